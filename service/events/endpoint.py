@@ -1,0 +1,60 @@
+"""Where an engine's events come from: one entry of ZMQ_ENDPOINT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+_SCHEMES = ("tcp://", "ipc://", "inproc://")
+_OPTIONS = ("pod", "model", "replay")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address to subscribe to, and what its topic may leave unsaid.
+
+    `pod` and `model` name the source of messages whose topic is not `kv@<pod>@<model>` (vLLM's default topic is
+    empty); `replay` is the address of the engine's replay socket.
+    """
+
+    address: str
+    pod: str | None = None
+    model: str | None = None
+    replay: str | None = None
+
+    @property
+    def binds(self) -> bool:
+        """Whether we listen there and engines connect: vLLM's rule, mirrored (zmq_event_publisher, vLLM 0.33)."""
+        return "*" in self.address or "[::]" in self.address or self.address.startswith(("ipc://", "inproc://"))
+
+
+def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
+    """Reads `ADDRESS[,pod=…][,model=…][,replay=…][,ADDRESS…]`; an option belongs to the address before it.
+
+    Raises ValueError with a sentence that names the offending part.
+    """
+    endpoints: list[Endpoint] = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        option, equals, value = part.partition("=")
+        if equals and option in _OPTIONS:
+            if not endpoints:
+                raise ValueError(f"{part!r} stands before any address")
+            if not value:
+                raise ValueError(f"{part!r} has no value")
+            if option == "replay":
+                _check_address(value)
+            endpoints[-1] = replace(endpoints[-1], **{option: value})
+        else:
+            _check_address(part)
+            endpoints.append(Endpoint(part))
+    if not endpoints:
+        raise ValueError("names no address")
+    return tuple(endpoints)
+
+
+def _check_address(address: str) -> None:
+    if not address.startswith(_SCHEMES):
+        raise ValueError(f"{address!r} is no address: it must start with {', '.join(_SCHEMES)}")
+    if address.startswith("tcp://"):
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        if not host or not (port.isdecimal() and 0 < int(port) < 65536 or port == "*"):
+            raise ValueError(f"{address!r} must be tcp://HOST:PORT with a port from 1 to 65535")

@@ -1,0 +1,145 @@
+"""What an index of KV blocks promises, and the values that go in and out of it."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple, Protocol, TypeAlias
+
+BlockHash: TypeAlias = int | bytes
+"""An engine's own name for a block: opaque, and unique only within one rank."""
+
+TokenIds: TypeAlias = "array[int]"
+"""Token ids as unsigned 32-bit integers, typecode "I"."""
+
+
+class Tier(IntEnum):
+    """Where a block lives, fastest first."""
+
+    GPU = 0
+    CPU = 1
+    STORAGE = 2
+
+
+class TierWeights(NamedTuple):
+    """What a token in each tier counts by, from 0 to 1; `weights[tier]` gives one."""
+
+    gpu: float = 1.0
+    cpu: float = 0.8
+    storage: float = 0.5
+
+
+class Rank(NamedTuple):
+    """One prefix cache: a data-parallel rank of a pod, for one model."""
+
+    pod: str
+    model: str
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A tokenized prompt, with all else that an engine hashes into its blocks.
+
+    `pods` restricts the answer to those pods; None asks for all.
+    """
+
+    model: str
+    tokens: TokenIds
+    lora_name: str | None = None
+    cache_salt: str | None = None
+    pods: Collection[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankMatch:
+    """How much of a prompt one rank holds, in tokens; each token is counted in the fastest tier that has it."""
+
+    rank: Rank
+    block_size: int
+    tokens_by_tier: Mapping[Tier, int]
+
+    @property
+    def tokens(self) -> int:
+        """The length of the prefix match in tokens, over all tiers."""
+        return sum(self.tokens_by_tier.values())
+
+
+@dataclass(frozen=True, slots=True)
+class RankBlocks:
+    """What one rank holds, for `/pods` and the metrics."""
+
+    rank: Rank
+    block_sizes: Sequence[int]
+    blocks_by_tier: Mapping[Tier, int]
+    ungrouped: Sequence[str] = field(default=())
+    """Kinds of KV-cache groups that the rank announces and the index does not understand; they do not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """`BlockStored`: consecutive blocks of one chain that entered a rank's cache.
+
+    `tokens` has len(hashes) * block_size ids, or none when only hashes were announced (offloading).
+    `extras` has one entry per block: what the engine hashed into it besides tokens and LoRA name, or None.
+    """
+
+    hashes: Sequence[BlockHash]
+    parent: BlockHash | None
+    tokens: TokenIds
+    block_size: int
+    tier: Tier = Tier.GPU
+    lora_name: str | None = None
+    extras: Sequence[bytes | None] = ()
+    group: int | None = None
+    kind: str | None = None
+    """`kv_cache_spec_kind` of the group: full_attention, sliding_window, mamba, …; None where events have no groups."""
+    window: int | None = None
+    """Tokens of a sliding window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """`BlockRemoved`: each hash lost one copy on this tier."""
+
+    hashes: Sequence[BlockHash]
+    tier: Tier = Tier.GPU
+    group: int | None = None
+
+
+class Index(Protocol):
+    """Which rank holds which block. Not safe for threads: one event loop owns it."""
+
+    def store(self, rank: Rank, stored: Stored) -> int:
+        """Adds blocks; gives how many were left out because their parent or their tokens are unknown."""
+        ...
+
+    def remove(self, rank: Rank, removed: Removed) -> int:
+        """Takes one copy of each block away; gives how many of the hashes were unknown."""
+        ...
+
+    def clear(self, rank: Rank) -> None:
+        """Forgets all blocks of a rank, on every tier, at once for lookups; memory follows in `sweep`."""
+        ...
+
+    def hide(self, rank: Rank, hidden: bool) -> None:
+        """Takes a rank out of all matches, its blocks kept, or puts it back."""
+        ...
+
+    def forget(self, rank: Rank) -> None:
+        """Clears a rank and drops it from `ranks`."""
+        ...
+
+    def sweep(self, blocks: int) -> bool:
+        """Frees what was cleared, at most that many blocks of it; True while more is left."""
+        ...
+
+    def match(self, prompt: Prompt) -> list[RankMatch]:
+        """The ranks that hold a prefix of the prompt of one block or more, in no order."""
+        ...
+
+    def ranks(self) -> Iterable[RankBlocks]:
+        """Every rank that was ever stored to and not forgotten."""
+        ...

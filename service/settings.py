@@ -1,0 +1,181 @@
+"""All that the environment says to the service. A variable's name is its field's name in capitals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from service.events.endpoint import Endpoint, parse_endpoints
+from service.index.base import TierWeights
+
+_BYTE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_TIME_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class SettingsError(Exception):
+    """A variable holds what it must not; the text names it and says what it takes."""
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value.strip()
+
+
+def _any_text(value: str) -> str:
+    return value
+
+
+def _flag(value: str) -> bool:
+    match value.strip().lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "" | "0" | "false" | "no" | "off":
+            return False
+    raise ValueError("must be true or false")
+
+
+def _path(value: str) -> Path:
+    return Path(_text(value)).expanduser()
+
+
+def _count(low: int, high: int | None = None) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        bounds = f"from {low} to {high}" if high is not None else f"of {low} or more"
+        try:
+            number = int(value)
+        except ValueError:
+            raise ValueError(f"must be a whole number {bounds}") from None
+        if number < low or (high is not None and number > high):
+            raise ValueError(f"must be a whole number {bounds}")
+        return number
+
+    return parse
+
+
+def _bytes(value: str) -> int:
+    number = value.strip().lower().removesuffix("b").removesuffix("i")
+    unit = number[-1:] if number[-1:] in "kmg" else ""
+    digits = number.removesuffix(unit)
+    if not digits.isdecimal():
+        raise ValueError("must be a size in bytes, such as 1048576 or 64MiB")
+    return int(digits) * _BYTE_UNITS[unit]
+
+
+def _seconds(value: str) -> float:
+    number = value.strip().lower()
+    unit = number[-1:] if number[-1:] in "smh" else ""
+    try:
+        seconds = float(number.removesuffix(unit)) * _TIME_UNITS[unit]
+    except ValueError:
+        seconds = math.nan
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ValueError("must be a time above zero, such as 30, 30s or 5m")
+    return seconds
+
+
+def _choice(*options: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.strip().lower() not in options:
+            raise ValueError(f"must be one of {', '.join(options)}")
+        return value.strip().lower()
+
+    return parse
+
+
+def _weights(value: str) -> TierWeights:
+    weights = TierWeights()
+    for part in filter(None, (piece.strip() for piece in value.split(","))):
+        name, _, number = part.partition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if name.strip() not in TierWeights._fields or not 0 <= weight <= 1:
+            raise ValueError(f"{part!r} must be gpu=, cpu= or storage= and a number from 0 to 1")
+        weights = weights._replace(**{name.strip(): weight})
+    return weights
+
+
+def _setting(default: Any, parse: Callable[[str], Any], meaning: str) -> Any:
+    return field(default=default, metadata={"parse": parse, "meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every choice of one run of the service, parsed and checked."""
+
+    container_env: bool = _setting(False, _flag, "set by kvcache: this process is the service, not the host command")
+
+    model_name: str = _setting(
+        "ibm-granite/granite-3.3-2b-instruct", _text, "model of requests that name none, and of topics that name none"
+    )
+    models_dir: Path = _setting(Path("/models"), _path, "folder of models on disk, as <org>/<name>/tokenizer.json")
+    max_models: int = _setting(8, _count(1), "models kept loaded; the least recently used goes first")
+    hub_timeout: float = _setting(10.0, _seconds, "how long one call to the hub may take")
+    hub_retry_after: float = _setting(30.0, _seconds, "how long a failed load is remembered before the hub is asked again")
+    trust_request_chat_template: bool = _setting(False, _flag, "whether a request may bring its own chat template")
+    token_cache_bytes: int = _setting(64 << 20, _bytes, "memory for tokens of text that was seen before; 0 turns it off")
+    render_timeout: float = _setting(5.0, _seconds, "how long one chat template may render")
+
+    zmq_endpoint: tuple[Endpoint, ...] = _setting(
+        (Endpoint("tcp://localhost:5557"),),
+        parse_endpoints,
+        "where events come from: ADDRESS[,pod=…][,model=…][,replay=…], several separated by commas",
+    )
+    zmq_topic: str = _setting("kv@", _any_text, "only topics that start with this; empty for all")
+    pool_concurrency: int = _setting(4, _count(1, 256), "workers that apply events")
+    pool_queue_batches: int = _setting(100_000, _count(1), "batches that may wait for a worker")
+    pod_ttl: float = _setting(300.0, _seconds, "how long a lost connection keeps its pod in the scores")
+
+    block_size: int = _setting(256, _count(1), "tokens that count as a score of 1")
+    tier_weights: TierWeights = _setting(
+        TierWeights(), _weights, "what a token counts by where its block lives"
+    )
+    index_max_blocks: int = _setting(20_000_000, _count(1), "blocks held over all pods; the oldest go first")
+
+    http_host: str = _setting("0.0.0.0", _text, "address to listen on")  # noqa: S104 - the container's own network
+    http_port: int = _setting(8080, _count(1, 65535), "port to listen on")
+    max_body_bytes: int = _setting(16 << 20, _bytes, "largest request body")
+    max_prompt_characters: int = _setting(4_000_000, _count(1), "longest prompt, rendered or plain")
+    max_messages: int = _setting(10_000, _count(1), "most messages of one chat")
+    max_requests_in_flight: int = _setting(256, _count(1), "requests worked on at once; more are told 429")
+    header_timeout: float = _setting(10.0, _seconds, "how long a client may take to send a request's headers")
+    body_timeout: float = _setting(30.0, _seconds, "how long a client may take to send a request's body")
+
+    log_format: str = _setting("human", _choice("human", "json"), "log lines for people or for machines")
+    log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "least severe line logged")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Reads the variables that are there; raises SettingsError with the name of one that is wrong."""
+        values: dict[str, Any] = {}
+        for setting in fields(cls):
+            name = setting.name.upper()
+            if name in environment:
+                try:
+                    values[setting.name] = setting.metadata["parse"](environment[name])
+                except ValueError as error:
+                    raise SettingsError(f"{name}={environment[name]!r}: {error}") from None
+        return cls(**values)
+
+
+def describe() -> Iterator[tuple[str, str, str]]:
+    """Gives (variable, default, meaning) of every setting, in order."""
+    for setting in fields(Settings):
+        yield setting.name.upper(), _shown(setting), setting.metadata["meaning"]
+
+
+def _shown(setting: Field[Any]) -> str:
+    default = setting.default
+    assert default is not MISSING  # noqa: S101 - every setting has one
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, TierWeights):
+        return ",".join(f"{tier}={weight}" for tier, weight in default._asdict().items())
+    if isinstance(default, tuple):
+        return ",".join(endpoint.address for endpoint in default)
+    return f"{default:g}" if isinstance(default, float) else str(default)
