@@ -116,9 +116,13 @@ class Settings:
     models_dir: Path = _setting(Path("/models"), _path, "folder of models on disk, as <org>/<name>/tokenizer.json")
     max_models: int = _setting(8, _count(1), "models kept loaded; the least recently used goes first")
     hub_timeout: float = _setting(10.0, _seconds, "how long one call to the hub may take")
-    hub_retry_after: float = _setting(30.0, _seconds, "how long a failed load is remembered before the hub is asked again")
+    hub_retry_after: float = _setting(
+        30.0, _seconds, "how long a failed load is remembered before the hub is asked again"
+    )
     trust_request_chat_template: bool = _setting(False, _flag, "whether a request may bring its own chat template")
-    token_cache_bytes: int = _setting(64 << 20, _bytes, "memory for tokens of text that was seen before; 0 turns it off")
+    token_cache_bytes: int = _setting(
+        64 << 20, _bytes, "memory for tokens of text that was seen before; 0 turns it off"
+    )
     render_timeout: float = _setting(5.0, _seconds, "how long one chat template may render")
 
     zmq_endpoint: tuple[Endpoint, ...] = _setting(
@@ -132,9 +136,7 @@ class Settings:
     pod_ttl: float = _setting(300.0, _seconds, "how long a lost connection keeps its pod in the scores")
 
     block_size: int = _setting(256, _count(1), "tokens that count as a score of 1")
-    tier_weights: TierWeights = _setting(
-        TierWeights(), _weights, "what a token counts by where its block lives"
-    )
+    tier_weights: TierWeights = _setting(TierWeights(), _weights, "what a token counts by where its block lives")
     index_max_blocks: int = _setting(20_000_000, _count(1), "blocks held over all pods; the oldest go first")
 
     http_host: str = _setting("0.0.0.0", _text, "address to listen on")  # noqa: S104 - the container's own network

@@ -56,5 +56,5 @@ def _check_address(address: str) -> None:
         raise ValueError(f"{address!r} is no address: it must start with {', '.join(_SCHEMES)}")
     if address.startswith("tcp://"):
         host, _, port = address.removeprefix("tcp://").rpartition(":")
-        if not host or not (port.isdecimal() and 0 < int(port) < 65536 or port == "*"):
+        if not host or not ((port.isdecimal() and 0 < int(port) < 65536) or port == "*"):
             raise ValueError(f"{address!r} must be tcp://HOST:PORT with a port from 1 to 65535")
