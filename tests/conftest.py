@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """Events of real vLLM, with the truth: tests/recordings/README.md says what is in each."""
+    return ROOT / "tests" / "recordings"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real tokenizers and chat templates, which may not be copied into the project."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "models").is_dir():
+        reason = f"{folder} with real tokenizers and templates is not on this machine"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
