@@ -1,0 +1,51 @@
+# Two commands do all on a fresh machine with Python 3.11 or newer: `make up` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: up down test e2e lint smoke lock clean
+
+up: $(VENV)/runtime       ## The service, on whatever engine is there; options in ARGS
+	exec $(BIN)/kvcache up $(ARGS)
+
+down: $(VENV)/runtime     ## Removes it
+	$(BIN)/kvcache down $(ARGS)
+
+test: $(VENV)/dev         ## All tests that need no container engine
+	$(BIN)/python -m pytest -q --ignore tests/e2e $(ARGS)
+
+e2e: $(VENV)/dev          ## The real image and containers, on every engine that is there
+	$(BIN)/python -m pytest -q -rs tests/e2e $(ARGS)
+
+lint: $(VENV)/dev         ## Linter, formatter and type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+smoke: $(VENV)/runtime    ## Up, one call of each endpoint, down
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/smoke $(ARGS)
+
+lock:                     ## Pins dependencies again (needs uv)
+	scripts/lock
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "kvcache needs Python 3.11 or newer: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "Python's venv is missing: apt-get install python3-venv (Debian, Ubuntu)" >&2; exit 1; }
+
+# What is installed is written down, so that it happens again only when a lock file changes.
+$(VENV)/runtime: requirements.lock pyproject.toml | $(BIN)/python
+	@echo "Installing kvcache into $(VENV) (once)"
+	@$(PIP_INSTALL) --require-hashes -r requirements.lock
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev: requirements-dev.lock $(VENV)/runtime
+	@echo "Installing what the tests need into $(VENV) (once)"
+	@$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $@
