@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -11,12 +12,19 @@ from typing import Any
 from service.events.endpoint import Endpoint, parse_endpoints
 from service.index.base import TierWeights
 
-_BYTE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_TIME_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE = re.compile(r"([0-9]+) ?(?:([kmg])i?)?b?", re.IGNORECASE)
+_SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h)?", re.IGNORECASE)
+_TIME_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 class SettingsError(Exception):
     """A variable holds what it must not; the text names it and says what it takes."""
+
+
+def _shortened(value: str) -> str:
+    return repr(value if len(value) <= 100 else f"{value[:100]}…")
 
 
 def _text(value: str) -> str:
@@ -39,16 +47,18 @@ def _flag(value: str) -> bool:
 
 
 def _path(value: str) -> Path:
-    return Path(_text(value)).expanduser()
+    try:
+        return Path(_text(value)).expanduser()
+    except RuntimeError:
+        raise ValueError("starts with the home of a user that is not known here") from None
 
 
 def _count(low: int, high: int | None = None) -> Callable[[str], int]:
     def parse(value: str) -> int:
+        digits = value.strip()
         bounds = f"from {low} to {high}" if high is not None else f"of {low} or more"
-        try:
-            number = int(value)
-        except ValueError:
-            raise ValueError(f"must be a whole number {bounds}") from None
+        # Python reads no number of more than 4,300 digits, and says so in its own words.
+        number = int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 20 else -1
         if number < low or (high is not None and number > high):
             raise ValueError(f"must be a whole number {bounds}")
         return number
@@ -56,24 +66,22 @@ def _count(low: int, high: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def _bytes(value: str) -> int:
-    number = value.strip().lower().removesuffix("b").removesuffix("i")
-    unit = number[-1:] if number[-1:] in "kmg" else ""
-    digits = number.removesuffix(unit)
-    if not digits.isdecimal():
-        raise ValueError("must be a size in bytes, such as 1048576 or 64MiB")
-    return int(digits) * _BYTE_UNITS[unit]
+def _size(low: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        match = _SIZE.fullmatch(value.strip())
+        size = int(match[1][:20]) * _SIZE_UNITS[(match[2] or "").lower()] if match else -1
+        if size < low:
+            raise ValueError(f"must be a size of {low} bytes or more, such as 1048576 or 64MiB")
+        return size
+
+    return parse
 
 
 def _seconds(value: str) -> float:
-    number = value.strip().lower()
-    unit = number[-1:] if number[-1:] in "smh" else ""
-    try:
-        seconds = float(number.removesuffix(unit)) * _TIME_UNITS[unit]
-    except ValueError:
-        seconds = math.nan
+    match = _TIME.fullmatch(value.strip())
+    seconds = float(match[1]) * _TIME_UNITS[(match[2] or "").lower()] if match else 0
     if not (seconds > 0 and math.isfinite(seconds)):
-        raise ValueError("must be a time above zero, such as 30, 30s or 5m")
+        raise ValueError("must be a time above zero, such as 30, 30s, 5m or 250ms")
     return seconds
 
 
@@ -89,14 +97,11 @@ def _choice(*options: str) -> Callable[[str], str]:
 def _weights(value: str) -> TierWeights:
     weights = TierWeights()
     for part in filter(None, (piece.strip() for piece in value.split(","))):
-        name, _, number = part.partition("=")
-        try:
-            weight = float(number)
-        except ValueError:
-            weight = math.nan
-        if name.strip() not in TierWeights._fields or not 0 <= weight <= 1:
+        tier, _, number = (word.strip() for word in part.partition("="))
+        weight = float(number) if _NUMBER.fullmatch(number) else math.inf
+        if tier not in TierWeights._fields or weight > 1:
             raise ValueError(f"{part!r} must be gpu=, cpu= or storage= and a number from 0 to 1")
-        weights = weights._replace(**{name.strip(): weight})
+        weights = weights._replace(**{tier: weight})
     return weights
 
 
@@ -121,7 +126,7 @@ class Settings:
     )
     trust_request_chat_template: bool = _setting(False, _flag, "whether a request may bring its own chat template")
     token_cache_bytes: int = _setting(
-        64 << 20, _bytes, "memory for tokens of text that was seen before; 0 turns it off"
+        64 << 20, _size(0), "memory for tokens of text that was seen before; 0 turns it off"
     )
     render_timeout: float = _setting(5.0, _seconds, "how long one chat template may render")
 
@@ -140,13 +145,16 @@ class Settings:
     index_max_blocks: int = _setting(20_000_000, _count(1), "blocks held over all pods; the oldest go first")
 
     http_host: str = _setting("0.0.0.0", _text, "address to listen on")  # noqa: S104 - the container's own network
-    http_port: int = _setting(8080, _count(1, 65535), "port to listen on")
-    max_body_bytes: int = _setting(16 << 20, _bytes, "largest request body")
-    max_prompt_characters: int = _setting(4_000_000, _count(1), "longest prompt, rendered or plain")
+    http_port: int = _setting(8080, _count(0, 65535), "port to listen on; 0 for any free one")
+    max_body_bytes: int = _setting(16 << 20, _size(1), "largest request body")
+    max_prompt_characters: int = _setting(4_000_000, _count(1), "longest prompt of text, rendered or plain")
+    max_prompt_tokens: int = _setting(1_000_000, _count(1), "longest prompt of token ids")
+    max_prompts: int = _setting(256, _count(1), "most prompts of one request")
     max_messages: int = _setting(10_000, _count(1), "most messages of one chat")
     max_requests_in_flight: int = _setting(256, _count(1), "requests worked on at once; more are told 429")
     header_timeout: float = _setting(10.0, _seconds, "how long a client may take to send a request's headers")
     body_timeout: float = _setting(30.0, _seconds, "how long a client may take to send a request's body")
+    keepalive_timeout: float = _setting(75.0, _seconds, "how long a connection may stay open between requests")
 
     log_format: str = _setting("human", _choice("human", "json"), "log lines for people or for machines")
     log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "least severe line logged")
@@ -161,7 +169,7 @@ class Settings:
                 try:
                     values[setting.name] = setting.metadata["parse"](environment[name])
                 except ValueError as error:
-                    raise SettingsError(f"{name}={environment[name]!r}: {error}") from None
+                    raise SettingsError(f"{name}={_shortened(environment[name])}: {error}") from None
         return cls(**values)
 
 

@@ -52,8 +52,8 @@ def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
 
 
 def _check_address(address: str) -> None:
-    if not address.startswith(_SCHEMES):
-        raise ValueError(f"{address!r} is no address: it must start with {', '.join(_SCHEMES)}")
+    if not address.startswith(_SCHEMES) or address in _SCHEMES:
+        raise ValueError(f"{address!r} is no address: it must start with {', '.join(_SCHEMES)} and name something")
     if address.startswith("tcp://"):
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         if not host or not ((port.isdecimal() and 0 < int(port) < 65536) or port == "*"):

@@ -1,0 +1,49 @@
+"""Log lines on standard output: for people, or one JSON object per line."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from datetime import UTC, datetime
+
+import msgspec
+
+
+class HumanFormatter(logging.Formatter):
+    """`2026-01-31 12:00:00.123 INFO    service.app: ready`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+
+
+class JsonFormatter(logging.Formatter):
+    """An object per record: time (RFC 3339, UTC), level, logger, message; and error, the traceback, if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _printable(record.getMessage()),
+        }
+        if record.exc_info:
+            line["error"] = _printable(self.formatException(record.exc_info))
+        return msgspec.json.encode(line).decode()
+
+
+def _printable(text: str) -> str:
+    """Text from outside may hold lone surrogates, which UTF-8 cannot."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def configure(log_format: str, log_level: str) -> None:
+    """Sends every record of `log_level` or above to standard output, each line as soon as it is written."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
+    logging.basicConfig(level=log_level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
+    for library in ("asyncio", "httpx", "httpcore", "httpx2", "urllib3", "filelock", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.WARNING)
