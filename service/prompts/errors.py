@@ -1,0 +1,31 @@
+"""What can be wrong with a prompt or with a model, as values that a caller can show."""
+
+from __future__ import annotations
+
+
+class PromptError(Exception):
+    """The request cannot become a prompt. `param` names the field that is at fault, or is None."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class ModelNotFound(Exception):
+    """No model of that name exists anywhere that we look."""
+
+    def __init__(self, name: str, reason: str = "") -> None:
+        super().__init__(f"Model {name!r} was not found" + (f": {reason}" if reason else ""))
+        self.name = name
+        self.reason = reason
+
+
+class ModelUnavailable(Exception):
+    """The model may exist, but its files cannot be had or read at this time."""
+
+    def __init__(self, name: str, reason: str, remedy: str) -> None:
+        super().__init__(f"Model {name!r} is not available: {reason}. {remedy}")
+        self.name = name
+        self.reason = reason
+        self.remedy = remedy

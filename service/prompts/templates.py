@@ -1,0 +1,137 @@
+"""A model's chat templates: which one a request gets, and what it is given to render."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from service.prompts.chat import Chat
+from service.prompts.content_format import content_format
+from service.prompts.conversation import ContentFormat, Message, check_tool_choice, parse_messages, parse_tools
+from service.prompts.environment import chat_environment
+from service.prompts.errors import PromptError
+
+_CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
+_REFUSED_VARIABLES = frozenset({"messages", "conversation", "tokenize", "chat_template"})
+_IGNORED_VARIABLES = frozenset(
+    {
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "sanitize_control_tokens",
+        "tokenizer_kwargs",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """One chat ready to be rendered: a template's source and the variables that it sees."""
+
+    source: str
+    variables: dict[str, Any]
+
+
+@lru_cache(maxsize=64)
+def content_format_of(source: str) -> ContentFormat:
+    """Gives the content format of a template's source; raises PromptError for one that does not parse."""
+    try:
+        return content_format(chat_environment().parse(source))
+    except (TemplateError, RecursionError) as error:
+        raise PromptError(f"the chat template does not parse: {error}", "chat_template") from None
+
+
+def prepare(chat: Chat, source: str, special_tokens: Mapping[str, str]) -> Rendering:
+    """Gives what `safe_apply_chat_template` in vLLM 0.33 hands to transformers; raises PromptError."""
+    if chat.continue_final_message and chat.add_generation_prompt:
+        raise PromptError(
+            "continue_final_message and add_generation_prompt cannot both be true (the latter is, unless it is given)",
+            "continue_final_message",
+        )
+    tools = parse_tools(chat.tools)
+    check_tool_choice(chat.tool_choice, tools)
+    messages = parse_messages(chat.messages, content_format_of(source))
+    if any(message["role"] == "developer" for message in messages) and not _knows_developers(source):
+        messages = _as_system_messages(messages)
+    variables: dict[str, Any] = {
+        **special_tokens,
+        "tools": tools,
+        "documents": None,
+        **_given_variables(chat),
+        "add_generation_prompt": chat.add_generation_prompt,
+        "messages": messages,
+    }
+    if chat.continue_final_message:
+        _tag_final_message(messages, source)
+    return Rendering(source, variables)
+
+
+def finish(text: str, chat: Chat) -> str:
+    """Cuts the text after the final message where that is to be continued, as transformers 5.23 does."""
+    if not chat.continue_final_message:
+        return text
+    tag = _CONTINUE_TAG.strip()
+    at = text.rfind(tag)
+    if at < 0:
+        raise PromptError("the chat template does not show the final message, so none can be continued", "messages")
+    return text[:at] if text.startswith(_CONTINUE_TAG, at) else text[:at].rstrip()
+
+
+def _given_variables(chat: Chat) -> dict[str, Any]:
+    """What the request gives by name, in the order of precedence of `build_chat_params` and `with_defaults`."""
+    given = dict(chat.chat_template_kwargs or {})
+    if refused := _REFUSED_VARIABLES & given.keys():
+        raise PromptError(f"chat_template_kwargs may not give {', '.join(sorted(refused))}", "chat_template_kwargs")
+    if chat.reasoning_effort is not None:
+        given = {"enable_thinking": chat.reasoning_effort != "none", **given, "reasoning_effort": chat.reasoning_effort}
+    if chat.documents is not None:
+        given["documents"] = chat.documents
+    return {
+        name: value
+        for name, value in given.items()
+        if value is not None and value != "auto" and name not in _IGNORED_VARIABLES
+    }
+
+
+def _knows_developers(source: str) -> bool:
+    return '"developer"' in source or "'developer'" in source
+
+
+def _as_system_messages(messages: list[Message]) -> list[Message]:
+    """Turns developer messages into system messages, and all system messages into one at the start."""
+    turned = [
+        {field: value for field, value in message.items() if field != "tools"} | {"role": "system"}
+        if message["role"] == "developer"
+        else message
+        for message in messages
+    ]
+    if all(message["role"] != "system" for message in turned[1:]):
+        return turned
+    texts = [_joined(message["content"]) for message in turned if message["role"] == "system"]
+    system = {"role": "system", "content": "\n\n".join(filter(None, texts))}
+    return [system, *(message for message in turned if message["role"] != "system")]
+
+
+def _joined(content: str | list[dict[str, Any]]) -> str:
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content if "text" in part)
+
+
+def _tag_final_message(messages: list[Message], source: str) -> None:
+    """Marks the end of the final message, whose place in the text `finish` looks for."""
+    if "content" not in source:
+        raise PromptError("the chat template does not read the content of messages", "continue_final_message")
+    content = messages[-1]["content"]
+    if isinstance(content, str):
+        messages[-1]["content"] = content + _CONTINUE_TAG
+        return
+    part = next((part for part in reversed(content) if "text" in part), None)
+    if part is None:
+        raise PromptError("the final message has no text to continue", "messages")
+    part["text"] += _CONTINUE_TAG
