@@ -1,0 +1,5 @@
+"""`python -m orchestrator` is `kvcache`."""
+
+from orchestrator.cli import main
+
+main()

@@ -1,0 +1,186 @@
+"""What kvcache asks of whatever runs the service, stated once.
+
+An engine touches only services that carry its label (`Service.ours`); telling and keeping that is the engine's duty,
+so `stop` and `remove` of anything else do nothing. Methods raise Problem, never an SDK's own error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+NAME_LABEL = "io.kvcache.name"
+OWNER_LABEL = "io.kvcache.owner"
+MODEL_LABEL = "io.kvcache.model"
+ADDRESS_LABEL = "io.kvcache.address"
+PORT_LABEL = "io.kvcache.port"
+CONTENT_LABEL = "io.kvcache.content"
+
+# The name by which a container reaches this machine: Podman's own, which Docker is given too.
+HOST_NAME = "host.containers.internal"
+
+
+class EngineKind(StrEnum):
+    PODMAN = "podman"
+    DOCKER = "docker"
+    PROCESS = "process"
+
+
+class Health(StrEnum):
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A port that is reached at `address` of the host under the number that it has inside."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A folder or file of the host inside a container; a `private` one is for no other container (SELinux)."""
+
+    source: Path
+    target: str
+    read_only: bool
+    private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """Storage of the engine's own that outlives containers."""
+
+    name: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The service as an engine is to run it; a child process has no use for what concerns images and mounts."""
+
+    name: str
+    labels: Mapping[str, str]
+    environment: Mapping[str, str]
+    publications: tuple[Publication, ...] = ()
+    image: str = ""
+    mounts: tuple[Mount, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    user: str | None = None
+    cpus: float | None = None
+    memory: int | None = None
+    lives_with_parent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What an engine says about the holder of a name."""
+
+    engine: EngineKind
+    name: str
+    ours: bool
+    image: str
+    state: str
+    running: bool
+    health: Health
+    exit_code: int | None = None
+    started_at: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    publications: tuple[Publication, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """Which lines of a log: the last `tail` of those written since `since` (seconds since the epoch)."""
+
+    tail: int | None = None
+    since: float | None = None
+    follow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBuild:
+    """What an engine needs to build an image: a tar archive with a Containerfile at its root, arguments and labels."""
+
+    reference: str
+    context: bytes
+    arguments: Mapping[str, str]
+    labels: Mapping[str, str]
+    use_cache: bool = True
+
+
+class Images(Protocol):
+    """The images of a container engine."""
+
+    def labels(self, reference: str) -> Mapping[str, str] | None:
+        """An image's labels; None when there is no such image here."""
+        ...
+
+    def build(self, build: ImageBuild) -> Generator[str, None, None]:
+        """Builds and tags; gives the build's output line by line as it comes. Raises BuildFailed.
+
+        Closing it ends the build and what it runs. The image that had the tag before is removed if nothing uses it.
+        """
+        ...
+
+    def refusal(self, reference: str) -> str | None:
+        """Why a registry would not give an image; None when the image is here or would be given."""
+        ...
+
+
+class Engine(Protocol):
+    """One place where the service can run. `images` is None where no image is needed."""
+
+    @property
+    def kind(self) -> EngineKind: ...
+
+    @property
+    def description(self) -> str:
+        """Its version and where it answers, for people."""
+        ...
+
+    @property
+    def images(self) -> Images | None: ...
+
+    def services(self) -> Iterable[Service]:
+        """All services of ours, running or not."""
+        ...
+
+    def find(self, name: str) -> Service | None:
+        """Who has this name, ours or not."""
+        ...
+
+    def holder_of_port(self, port: int) -> str | None:
+        """The name of what publishes this host port through this engine."""
+        ...
+
+    def start(self, workload: Workload) -> None:
+        """Starts the service. After an error nothing of it is left."""
+        ...
+
+    def confirm_health(self, name: str) -> Health:
+        """The engine's own health check of a running service, run anew where the engine lets us."""
+        ...
+
+    def logs(self, name: str, query: LogQuery) -> Iterator[str]:
+        """Lines of the service's output, without line ends; with `follow` until it stops."""
+        ...
+
+    def stop(self, name: str, grace: float) -> None:
+        """Asks the service to end, and ends it after `grace` seconds. Nothing happens if it does not run."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Removes the service, running or not, and all that only it used. Nothing happens if it is not there."""
+        ...
+
+    def close(self) -> None:
+        """Ends the connection, and what was started for it."""
+        ...

@@ -1,0 +1,91 @@
+"""Podman's API, served by a child process of ours for as long as it is needed.
+
+Most machines have the `podman` command and nobody who listens on its API socket.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from orchestrator.engines import tether
+from orchestrator.errors import EngineUnavailable
+
+_START_SECONDS = 20.0
+_STOP_SECONDS = 5.0
+
+
+class PodmanService:
+    """`podman system service` on a socket that only this user reaches; ends with us even if we are killed."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="kvcache-"))
+        self._socket = self._folder / "podman.sock"
+        self._output = self._folder / "output"
+        command = ["podman", "system", "service", "--time=0", f"unix://{self._socket}"]
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-IS", tether.__file__, str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_it_listens()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def url(self) -> str:
+        return f"http+unix://{self._socket}"
+
+    def _wait_until_it_listens(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._listens():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                said = self._output.read_text(errors="replace").strip().splitlines()
+                raise EngineUnavailable(
+                    f"Podman's API does not start: {said[-1] if said else 'it says nothing'}",
+                    "Run `podman info`, which shows the same; or choose another engine with --engine.",
+                )
+            time.sleep(0.01)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self._socket)) == 0
+
+    def end_build_step(self) -> None:
+        """Ends what a build runs. Podman's API cannot: 4.3 lets a step run on after its client is gone, then panics.
+
+        The build itself sees a failed step and cleans up.
+        """
+        try:
+            children = psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return
+        for child in children:
+            try:
+                if not child.children():
+                    child.kill()
+            except psutil.NoSuchProcess:
+                continue
+
+    def close(self) -> None:
+        """Ends the API and removes its socket."""
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,26 @@
+"""What can go wrong on the host, as something that a user can act on."""
+
+from __future__ import annotations
+
+
+class Problem(Exception):
+    """A command cannot go on. `what` happened, with the offending value; `remedy` says what to do; `details` are lines
+    of somebody else's output (a build, a service's log) that show why."""
+
+    def __init__(self, what: str, remedy: str, details: tuple[str, ...] = ()) -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+        self.details = details
+
+
+class UsageError(Problem):
+    """The command line itself is wrong."""
+
+
+class EngineUnavailable(Problem):
+    """A container engine is not there or does not answer."""
+
+
+class BuildFailed(Problem):
+    """An engine could not build the image."""

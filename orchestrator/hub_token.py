@@ -1,0 +1,42 @@
+"""The Hugging Face token: where it is found, and the file by which a service gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def find_token(environment: Mapping[str, str]) -> str | None:
+    """The token that huggingface_hub would use here (get_token): HF_TOKEN, else the file of HF_TOKEN_PATH or HF_HOME.
+
+    HF_HUB_DISABLE_IMPLICIT_TOKEN leaves the file out.
+    """
+    if token := environment.get("HF_TOKEN", "").strip():
+        return token
+    if environment.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return None
+    try:
+        return _token_file(environment).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _token_file(environment: Mapping[str, str]) -> Path:
+    if path := environment.get("HF_TOKEN_PATH"):
+        return Path(path).expanduser()
+    if home := environment.get("HF_HOME"):
+        return Path(home).expanduser() / "token"
+    return Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "token"
+
+
+def write_token_file(folder: Path, token: str) -> Path:
+    """Writes the token into a folder that only this user can enter, open to all who are given the file itself.
+
+    Mounted by itself it can be read inside by a user of another number, while nobody reaches it from outside.
+    """
+    path = folder / "hf-token"
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(token, encoding="utf-8")
+    path.chmod(0o444)
+    return path

@@ -1,0 +1,107 @@
+"""Every choice of one `kvcache up`, made once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.engines.base import EngineKind
+from orchestrator.errors import UsageError
+
+DEFAULT_NAME = "kv-cache-unified-online"
+DEFAULT_BASE_IMAGE = "docker.io/library/python:3.12-slim"
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[kmgt]?)i?b?", re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Variables with an option of their own, and what they are called there.
+_SPOKEN_FOR = {
+    "MODEL_NAME": "--model",
+    "MODELS_DIR": "--models-dir",
+    "ZMQ_ENDPOINT": "--zmq-endpoint",
+    "ZMQ_TOPIC": "--zmq-topic",
+    "POOL_CONCURRENCY": "--pool-concurrency",
+    "BLOCK_SIZE": "--block-size",
+    "HTTP_PORT": "--port",
+    "HTTP_HOST": "--publish-address",
+    "HF_HOME": "--hf-cache",
+    "HF_TOKEN": "HF_TOKEN=… in front of the command, so that nobody reads it in `inspect`",
+    "HF_TOKEN_PATH": "HF_TOKEN_PATH=… in front of the command",
+    "CONTAINER_ENV": "nothing: it is always set",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What is to run, where and how; flags, environment and defaults are resolved already.
+
+    `engine` None: the first that answers. `build` True forces a build, False forbids it, None builds what changed.
+    `memory` is in bytes, `timeout` in seconds.
+    """
+
+    engine: EngineKind | None
+    name: str
+    image: str
+    base_image: str
+    port: int
+    publish_address: str
+    model: str
+    models_dir: Path | None
+    hf_cache: Path | None
+    zmq_endpoint: str
+    zmq_topic: str
+    pool_concurrency: int
+    block_size: int
+    environment: Mapping[str, str]
+    ca_bundle: Path | None
+    build: bool | None
+    timeout: float
+    cpus: float | None
+    memory: int | None
+    detach: bool
+    token: str | None = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        for option, folder in (("--models-dir", self.models_dir), ("--ca-bundle", self.ca_bundle)):
+            if folder is not None and not folder.exists():
+                raise UsageError(f"{option}: {folder} does not exist.", "Name one that does.")
+
+    @property
+    def url(self) -> str:
+        """Where users reach the service from this machine."""
+        host = self.publish_address
+        if host in {"127.0.0.1", "0.0.0.0", "::", "::1"}:  # noqa: S104 - told apart, not bound
+            host = "localhost"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError for what no engine takes as a name."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"--name: {name!r} is no name.", "Use letters, digits, and - _ . after the first.")
+
+
+def parse_environment(pairs: Iterable[str], host: Mapping[str, str]) -> dict[str, str]:
+    """Reads KEY=VALUE, or KEY for its value on this host; raises UsageError for what has an option of its own."""
+    environment = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not _VARIABLE.fullmatch(name):
+            raise UsageError(f"--env: {pair!r} is not KEY=VALUE.", "Example: --env LOG_FORMAT=json")
+        if name in _SPOKEN_FOR:
+            raise UsageError(f"--env: {name} is not given this way.", f"Use {_SPOKEN_FOR[name]}.")
+        if not equals and name not in host:
+            raise UsageError(f"--env: {name} is not set here.", f"Give a value: --env {name}=VALUE")
+        environment[name] = value if equals else host[name]
+    return environment
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of 512m, 2g, 1.5GiB or 1073741824; raises UsageError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"--memory: {text!r} is no size.", "Examples: 512m, 2g")
+    return int(float(match["number"]) * 1024 ** " kmgt".index(match["unit"].lower() or " "))

@@ -1,0 +1,237 @@
+"""`up` and `down`, step by step."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import closing
+
+from orchestrator.console import Console
+from orchestrator.engines.base import OWNER_LABEL, Engine, EngineKind, LogQuery, Service
+from orchestrator.engines.discovery import answering, choose
+from orchestrator.errors import BuildFailed, Problem
+from orchestrator.health import answers, pauses
+from orchestrator.image import image_build, is_up_to_date, recipe
+from orchestrator.launch import Launch
+from orchestrator.ownership import Owner
+from orchestrator.ports import is_free, listener
+from orchestrator.signals import ShutdownRequested, Signals
+from orchestrator.state import forget_service
+from orchestrator.workload import ports, workload
+
+_GRACE_SECONDS = 10.0
+_LINES_OF_A_DEAD_SERVICE = 20
+_WATCH_SECONDS = 2.0
+_HEALTH_SECONDS = 30.0
+
+
+def up(launch: Launch, console: Console) -> None:
+    """Starts the service and, unless detached, stays until Ctrl+C or SIGTERM. Raises Problem; nothing is left then."""
+    begun = time.monotonic()
+    with Signals() as signals:
+        try:
+            choice = choose(launch.engine)
+        except ShutdownRequested:
+            console.step("Received shutdown signal")
+            return
+        engine = choice.engine
+        with closing(engine):
+            console.step("Starting kvcache")
+            console.step(f"Running on host - orchestrating {engine.description} ({choice.reason})")
+            _UpRun(launch, engine, console, signals, begun).run()
+
+
+class _UpRun:
+    """One `up` on one engine."""
+
+    def __init__(self, launch: Launch, engine: Engine, console: Console, signals: Signals, begun: float) -> None:
+        self._launch = launch
+        self._engine = engine
+        self._console = console
+        self._signals = signals
+        self._begun = begun
+        self._started = False
+
+    def run(self) -> None:
+        stays = False
+        try:
+            self._clean_up()
+            self._check_ports()
+            self._build()
+            self._start()
+            self._wait()
+            self._tell()
+            if self._launch.detach:
+                stays = True
+                return
+            self._console.step("Press Ctrl+C to stop")
+            self._watch()
+        except ShutdownRequested:
+            self._signals.disarm()
+            self._console.step("Received shutdown signal")
+            self._console.step("Shutting down...")
+        finally:
+            self._signals.disarm()
+            if not stays and self._started:
+                self._remove()
+
+    def _clean_up(self) -> None:
+        launch = self._launch
+        self._console.step("Cleaning up any existing container...")
+        there = self._engine.find(launch.name)
+        if there is None:
+            return
+        refuse_if_foreign(there)
+        if there.running and not _is_orphan(there):
+            raise Problem(
+                f"The service {launch.name} is already up on {self._engine.kind}.",
+                f"Stop it (kvcache down --name {launch.name}), or choose another --name and --port.",
+            )
+        remove(self._engine, launch.name)
+
+    def _check_ports(self) -> None:
+        launch = self._launch
+        wanted = [launch.port] if self._engine.kind is EngineKind.PROCESS else ports(launch)
+        for port in wanted:
+            if not is_free(launch.publish_address, port):
+                holder = self._engine.holder_of_port(port) or listener(port)
+                raise Problem(
+                    f"Port {port} of {launch.publish_address} is taken by {holder or 'another user'}.",
+                    f"Stop it, or choose another port: kvcache up --port {port + 1}",
+                )
+
+    def _build(self) -> None:
+        images = self._engine.images
+        launch = self._launch
+        if images is None:
+            return
+        if launch.build is False:
+            if images.labels(launch.image) is None:
+                raise Problem(
+                    f"There is no image {launch.image}, and --no-build forbids to make it.", "Leave out --no-build."
+                )
+            self._console.step(f"Using image {launch.image} as it is (--no-build)")
+            return
+        wanted = recipe(launch, os.environ)
+        if launch.build is None and is_up_to_date(images, launch.image, wanted):
+            self._console.step(f"Image {launch.image} is up to date, build skipped")
+            return
+        with self._console.building(launch.image, wanted.steps) as view:
+            try:
+                with closing(images.build(image_build(launch, wanted))) as output:
+                    for line in output:
+                        view.said(line)
+                        self._signals.check()
+            except BuildFailed as failure:
+                raise BuildFailed(failure.what, failure.remedy, view.last_lines) from failure
+        view.done(launch.image)
+
+    def _start(self) -> None:
+        self._console.step("Starting container...")
+        with self._signals.deferred():
+            self._started = True
+            self._engine.start(workload(self._launch, self._engine.kind))
+
+    def _wait(self) -> None:
+        launch, engine = self._launch, self._engine
+        self._console.step("Waiting for container to be ready...")
+        deadline = time.monotonic() + launch.timeout
+        for pause in pauses():
+            if answers(launch.publish_address, launch.port):
+                engine.confirm_health(launch.name)
+                break
+            service = engine.find(launch.name)
+            if service is None or not service.running:
+                raise self._died(service, "while it started")
+            if time.monotonic() > deadline:
+                raise Problem(
+                    f"The service is not healthy after {launch.timeout:g} s.",
+                    "Its last lines are above; give it longer with --timeout, or look at kvcache doctor.",
+                    self._last_lines(),
+                )
+            self._signals.check()
+            time.sleep(pause)
+        self._console.step("Container is ready!")
+
+    def _tell(self) -> None:
+        self._console.ready(self._launch.url, self._engine.kind, time.monotonic() - self._begun)
+
+    def _watch(self) -> None:
+        """Until a signal; raises Problem when the service ends by itself."""
+        name = self._launch.name
+        next_check = time.monotonic() + _HEALTH_SECONDS
+        while True:
+            time.sleep(_WATCH_SECONDS)
+            self._signals.check()
+            service = self._engine.find(name)
+            if service is None:
+                self._started = False
+                self._console.step("The service was removed by someone else")
+                return
+            if not service.running:
+                raise self._died(service, "while it ran")
+            if time.monotonic() > next_check:
+                self._engine.confirm_health(name)
+                next_check = time.monotonic() + _HEALTH_SECONDS
+
+    def _died(self, service: Service | None, when: str) -> Problem:
+        if service is None:
+            self._started = False
+            return Problem(f"The service was removed by someone else {when}.", "Start it again: kvcache up")
+        code = "an unknown code" if service.exit_code is None else f"code {service.exit_code}"
+        return Problem(
+            f"The service ended {when}, with {code}.",
+            "Its last lines are above; kvcache doctor looks for usual causes.",
+            self._last_lines(),
+        )
+
+    def _last_lines(self) -> tuple[str, ...]:
+        return tuple(self._engine.logs(self._launch.name, LogQuery(tail=_LINES_OF_A_DEAD_SERVICE)))
+
+    def _remove(self) -> None:
+        name = self._launch.name
+        try:
+            with self._signals.armed():
+                self._engine.stop(name, _GRACE_SECONDS)
+        except ShutdownRequested:
+            self._console.step("Received a second shutdown signal, not waiting")
+        remove(self._engine, name)
+        self._console.step("Container removed successfully")
+
+
+def remove(engine: Engine, name: str) -> None:
+    """Removes a service of ours and what the host kept for it."""
+    engine.remove(name)
+    forget_service(engine.kind, name)
+
+
+def refuse_if_foreign(there: Service) -> None:
+    """Raises Problem for a container that is not ours, which is never touched."""
+    if not there.ours:
+        raise Problem(
+            f"The name {there.name} is taken by a container that is not ours (image {there.image}, {there.state}).",
+            f"Choose another --name, or remove it yourself: {there.engine} rm -f {there.name}",
+        )
+
+
+def _is_orphan(service: Service) -> bool:
+    """Whether the `up` that a running service belongs to is gone; a detached one belongs to nobody and is none."""
+    text = service.labels.get(OWNER_LABEL)
+    owner = Owner.parse(text) if text else None
+    return owner is not None and not owner.lives
+
+
+def down(name: str, kind: EngineKind | None, console: Console, *, every: bool = False) -> None:
+    """Stops and removes the service of that name, or all of ours, wherever they run. Done already is done well."""
+    removed = 0
+    for engine in answering(kind):
+        with closing(engine):
+            for service in list(engine.services()):
+                if every or service.name == name:
+                    console.step(f"Stopping {service.name} on {engine.kind}...")
+                    engine.stop(service.name, _GRACE_SECONDS)
+                    remove(engine, service.name)
+                    console.step("Container removed successfully")
+                    removed += 1
+    if not removed:
+        console.step("Nothing to remove" if every else f"Nothing to remove: no service named {name}")

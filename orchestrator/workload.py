@@ -1,0 +1,119 @@
+"""A Launch turned into what an engine runs: the service's environment, and what it is given of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestrator.endpoints import ports_to_publish, seen_from_container
+from orchestrator.engines.base import (
+    ADDRESS_LABEL,
+    HOST_NAME,
+    MODEL_LABEL,
+    NAME_LABEL,
+    OWNER_LABEL,
+    PORT_LABEL,
+    EngineKind,
+    Mount,
+    Publication,
+    Volume,
+    Workload,
+)
+from orchestrator.hub_token import write_token_file
+from orchestrator.launch import Launch
+from orchestrator.ownership import Owner
+from orchestrator.state import make_service_folder
+
+_MODELS = "/models"
+_HUB_CACHE = "/cache/huggingface"
+_TOKEN = "/run/secrets/hf-token"  # noqa: S105 - a path
+HUB_CACHE_VOLUME = "kvcache-huggingface"
+PROXY_VARIABLES = tuple(
+    variant for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY") for variant in (name, name.lower())
+)
+
+
+def workload(launch: Launch, engine: EngineKind) -> Workload:
+    """What to run, for an engine of this kind. Writes the token's file if there is a token."""
+    token = write_token_file(make_service_folder(engine, launch.name), launch.token) if launch.token else None
+    if engine is EngineKind.PROCESS:
+        return _as_child(launch, token)
+    return _in_container(launch, token)
+
+
+def _labels(launch: Launch) -> dict[str, str]:
+    return {
+        NAME_LABEL: launch.name,
+        MODEL_LABEL: launch.model,
+        ADDRESS_LABEL: launch.publish_address,
+        PORT_LABEL: str(launch.port),
+        **({} if launch.detach else {OWNER_LABEL: str(Owner.this_process())}),
+    }
+
+
+def _settings(launch: Launch) -> dict[str, str]:
+    return {
+        "CONTAINER_ENV": "true",
+        "MODEL_NAME": launch.model,
+        "ZMQ_ENDPOINT": launch.zmq_endpoint,
+        "ZMQ_TOPIC": launch.zmq_topic,
+        "POOL_CONCURRENCY": str(launch.pool_concurrency),
+        "BLOCK_SIZE": str(launch.block_size),
+        "HTTP_PORT": str(launch.port),
+        **proxies(os.environ),
+        **launch.environment,
+    }
+
+
+def proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """The proxies by which this machine reaches the outside, for what runs and is built on it."""
+    return {name: environment[name] for name in PROXY_VARIABLES if environment.get(name)}
+
+
+def _as_child(launch: Launch, token: Path | None) -> Workload:
+    environment = {**_settings(launch), "HTTP_HOST": launch.publish_address}
+    for variable, path in (("MODELS_DIR", launch.models_dir), ("HF_HOME", launch.hf_cache), ("HF_TOKEN_PATH", token)):
+        if path is not None:
+            environment[variable] = str(path.resolve())
+    return Workload(
+        name=launch.name,
+        labels=_labels(launch),
+        environment=environment,
+        publications=(Publication(launch.publish_address, launch.port),),
+        lives_with_parent=not launch.detach,
+    )
+
+
+def _in_container(launch: Launch, token: Path | None) -> Workload:
+    mounts = []
+    environment = {
+        **_settings(launch),
+        "ZMQ_ENDPOINT": seen_from_container(launch.zmq_endpoint, HOST_NAME),
+        "HTTP_HOST": "0.0.0.0",  # noqa: S104 - of the container, of which one port is published
+        "MODELS_DIR": _MODELS,
+        "HF_HOME": _HUB_CACHE,
+    }
+    if launch.models_dir:
+        mounts.append(Mount(launch.models_dir.resolve(), _MODELS, read_only=True))
+    if launch.hf_cache:
+        mounts.append(Mount(launch.hf_cache.resolve(), _HUB_CACHE, read_only=False))
+    if token:
+        environment["HF_TOKEN_PATH"] = _TOKEN
+        mounts.append(Mount(token, _TOKEN, read_only=True, private=True))
+    return Workload(
+        name=launch.name,
+        image=launch.image,
+        labels=_labels(launch),
+        environment=environment,
+        publications=tuple(Publication(launch.publish_address, port) for port in ports(launch)),
+        mounts=tuple(mounts),
+        volumes=() if launch.hf_cache else (Volume(HUB_CACHE_VOLUME, _HUB_CACHE),),
+        cpus=launch.cpus,
+        memory=launch.memory,
+    )
+
+
+def ports(launch: Launch) -> list[int]:
+    """Ports of this machine that a container of this launch takes; raises UsageError if two of them are one."""
+    return [launch.port, *ports_to_publish(launch.zmq_endpoint)]
