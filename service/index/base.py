@@ -11,6 +11,9 @@ from typing import NamedTuple, Protocol, TypeAlias
 BlockHash: TypeAlias = int | bytes
 """An engine's own name for a block: opaque, and unique only within one rank."""
 
+BlockKey: TypeAlias = int
+"""Our name for a block: a hash over its tokens and all that precede it; service/index/keys.py makes them."""
+
 TokenIds: TypeAlias = "array[int]"
 """Token ids as unsigned 32-bit integers, typecode "I"."""
 
@@ -76,13 +79,16 @@ class RankBlocks:
     blocks_by_tier: Mapping[Tier, int]
     ungrouped: Sequence[str] = field(default=())
     """Kinds of KV-cache groups that the rank announces and the index does not understand; they do not count."""
+    flaw: str | None = None
+    """Why the answers for this rank may differ from what its engine holds, though no event was lost; None if not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """`BlockStored`: consecutive blocks of one chain that entered a rank's cache.
 
-    `tokens` has len(hashes) * block_size ids, or none when only hashes were announced (offloading).
+    `tokens` has len(hashes) * block_size ids, or none when only hashes were announced (offloading). Groups of another
+    kind than full attention may announce fewer hashes than blocks: their last ones.
     `extras` has one entry per block: what the engine hashed into it besides tokens and LoRA name, or None.
     """
 
@@ -98,6 +104,8 @@ class Stored:
     """`kv_cache_spec_kind` of the group: full_attention, sliding_window, mamba, …; None where events have no groups."""
     window: int | None = None
     """Tokens of a sliding window."""
+    lookahead: int = 0
+    """How many tokens past each block the engine hashes into it; `extras` holds them then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,4 +150,12 @@ class Index(Protocol):
 
     def ranks(self) -> Iterable[RankBlocks]:
         """Every rank that was ever stored to and not forgotten."""
+        ...
+
+    def flaw(self, rank: Rank) -> str | None:
+        """Why the answers for a rank may differ from what its engine holds, apart from lost events; None if not."""
+        ...
+
+    def lora_model(self, lora_name: str) -> str | None:
+        """The model for which some rank stored blocks under that LoRA, so that a request may name just the LoRA."""
         ...

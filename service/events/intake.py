@@ -1,0 +1,164 @@
+"""From batches to the index: puts every stream in order, and keeps account of what its rank's answers are worth."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from time import monotonic, time
+
+from service.events.notices import Notices
+from service.events.statistics import EventStatistics
+from service.events.stream import Arrival, Stream, Verdict
+from service.events.wire import Batch, Cleared
+from service.index.base import Index, Rank, Removed, Stored
+
+_log = logging.getLogger(__name__)
+
+
+class Intake:
+    """All streams there are, and the one way from a batch to the index.
+
+    `ask` is called for a stream whose replay socket is to be asked; the stream is marked `asking` then, and what
+    arrives for it waits until `asked` is called.
+    """
+
+    def __init__(self, index: Index, statistics: EventStatistics, ask: Callable[[Stream], None]) -> None:
+        self.notices = Notices(_log)
+        self._index = index
+        self._statistics = statistics
+        self._ask = ask
+        self._streams: dict[tuple[str, Rank], Stream] = {}
+        self._of_rank: dict[Rank, int] = {}
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(list(self._streams.values()))
+
+    def stream(self, endpoint: str, rank: Rank, replay: str | None) -> Stream:
+        """The stream of a rank at an endpoint, made when it is heard for the first time."""
+        stream = self._streams.get((endpoint, rank))
+        if stream is None:
+            stream = Stream(rank, endpoint, replay)
+            self._streams[endpoint, rank] = stream
+            self._of_rank[rank] = self._of_rank.get(rank, 0) + 1
+        return stream
+
+    def known(self, endpoint: str, rank: Rank) -> bool:
+        return (endpoint, rank) in self._streams
+
+    def shared(self, rank: Rank) -> bool:
+        """Whether several endpoints claim to speak for one rank, so that neither sequence tells what it holds."""
+        return self._of_rank.get(rank, 0) > 1
+
+    def receive(self, stream: Stream, arrival: Arrival) -> None:
+        """Takes a live batch: applies it when it is next, else finds out what is missing."""
+        if stream.asking:
+            stream.waiting.append(arrival)
+            return
+        match stream.judge(arrival):
+            case Verdict.NEXT:
+                self.apply(stream, arrival)
+            case Verdict.REPEATED:
+                self._statistics.batches_repeated += 1
+            case Verdict.RESTARTED:
+                self.restart(stream)
+                self.receive(stream, arrival)
+            case Verdict.GAP:
+                self._statistics.gaps += 1
+                if stream.replay is None:
+                    self.lose(stream, arrival.sequence)
+                    self.apply(stream, arrival)
+                else:
+                    stream.waiting.append(arrival)
+                    self.ask(stream)
+
+    def ask(self, stream: Stream) -> None:
+        stream.asking = True
+        self._ask(stream)
+
+    def asked(self, stream: Stream) -> None:
+        """The replay is over: takes the live batches that came meanwhile. What is still missing is lost."""
+        stream.asking = False
+        waiting, stream.waiting = stream.waiting, type(stream.waiting)()
+        for arrival in waiting:
+            if not stream.asking and stream.judge(arrival) is Verdict.GAP:
+                self.lose(stream, arrival.sequence)
+            self.receive(stream, arrival)
+
+    def lose(self, stream: Stream, sequence: int) -> None:
+        """Gives up on the batches before `sequence`; until the rank is cleared or rebuilt its answers may be wrong."""
+        count = sequence - stream.next
+        if stream.next == 0:
+            reason = f"joined at batch {sequence}; what came before is unknown"
+        else:
+            reason = f"batches {stream.next} to {sequence - 1} were lost"
+        self._statistics.batches_lost += count
+        self.distrust(stream, reason)
+
+    def distrust(self, stream: Stream, reason: str) -> None:
+        """Marks a stream as inexact; the first reason stays."""
+        self.notices.say(logging.WARNING, stream.rank, "%s is inexact: %s", _name(stream.rank), reason)
+        stream.inexact = stream.inexact or reason
+
+    def restart(self, stream: Stream) -> None:
+        """The engine began anew: its blocks are gone."""
+        self._statistics.restarts += 1
+        self.notices.say(logging.WARNING, stream.rank, "%s restarted: its blocks are gone", _name(stream.rank))
+        self._index.clear(stream.rank)
+        stream.restart()
+
+    def apply(self, stream: Stream, arrival: Arrival) -> None:
+        """Puts a batch into the index, whatever is missing before it."""
+        self._apply_events(stream, arrival.batch)
+        stream.advance(arrival)
+        if stream.lost_at is None:
+            self._index.hide(stream.rank, False)
+        self._statistics.batches_applied += 1
+        if arrival.batch.timestamp is not None:
+            self._statistics.lag_seconds = max(0.0, time() - arrival.batch.timestamp)
+            self._statistics.lag.observe(self._statistics.lag_seconds)
+
+    def _apply_events(self, stream: Stream, batch: Batch) -> None:
+        for event in batch.events:
+            if isinstance(event, Stored):
+                self._index.store(stream.rank, event)
+            elif isinstance(event, Removed):
+                self._index.remove(stream.rank, event)
+            elif isinstance(event, Cleared):
+                self._index.clear(stream.rank)
+                stream.inexact = None
+        self._statistics.events_applied += len(batch.events)
+        for reason, count in batch.unread.items():
+            self.skip(stream.rank, reason, count)
+            self.distrust(stream, f"an event could not be read ({reason})")
+
+    def skip(self, subject: object, reason: str, count: int = 1) -> None:
+        self._statistics.skipped[reason] += count
+        self.notices.say(logging.WARNING, subject, "Skipped %d of %s: %s", count, _name(subject), reason)
+
+    def lost(self, stream: Stream) -> None:
+        """The connection is gone, for now."""
+        if stream.lost_at is None:
+            stream.lost_at = monotonic()
+        stream.reconnected = True
+
+    def found(self, stream: Stream) -> None:
+        """The connection is back; whether something was missed, the sequence or the replay socket will show."""
+        stream.lost_at = None
+        if stream.replay is not None and not stream.asking:
+            self.ask(stream)
+
+    def forget(self, stream: Stream) -> None:
+        """Drops a stream; its rank goes with it when no other endpoint speaks for it."""
+        if self._streams.pop((stream.endpoint, stream.rank), None) is None:
+            return
+        stream.forgotten = True
+        self._of_rank[stream.rank] -= 1
+        if not self._of_rank[stream.rank]:
+            del self._of_rank[stream.rank]
+            self._index.forget(stream.rank)
+
+
+def _name(subject: object) -> str:
+    if isinstance(subject, Rank):
+        return f"{subject.pod} ({subject.model}, rank {subject.number})"
+    return str(subject)

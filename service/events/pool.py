@@ -1,0 +1,213 @@
+"""The events pool: subscriptions on one side, the index on the other, and workers in between."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine
+from time import monotonic
+from typing import Any, NamedTuple
+
+import xxhash
+import zmq
+
+from service.events.intake import Intake
+from service.events.recovery import Recovery
+from service.events.statistics import EventStatistics
+from service.events.stream import Arrival, Stream, StreamState
+from service.events.subscription import Message, Subscription
+from service.events.topic import read_topic
+from service.events.wire import WireError, read_batch
+from service.index.base import Index, Rank
+from service.settings import Settings
+
+_log = logging.getLogger(__name__)
+_SLICE_SECONDS = 0.005
+_SWEEP_BLOCKS = 4096
+_SWEEP_INTERVAL = 0.1
+_QUIET = 1.0
+"""Seconds after which the last batch of a burst is looked for at the replay socket: its loss shows in no gap."""
+_FORGOTTEN_AFTER_TTLS = 12
+"""A pod that stayed away this many times POD_TTL will not come back to what it held: its memory is given up."""
+
+
+class _Work(NamedTuple):
+    subscription: Subscription
+    message: Message
+
+
+class _Queue:
+    """The messages that wait for one worker."""
+
+    __slots__ = ("filled", "work")
+
+    def __init__(self) -> None:
+        self.work: deque[_Work] = deque()
+        self.filled = asyncio.Event()
+
+
+class EventPool:
+    """Receives what engines publish and applies it to an index, in the order of each rank.
+
+    `pool_concurrency` workers share the event loop in turns of a few milliseconds. All messages of a topic go to the
+    same worker, which keeps their order; a topic that floods its worker delays only those that share it.
+    """
+
+    def __init__(self, settings: Settings, index: Index) -> None:
+        self.statistics = EventStatistics()
+        self._settings = settings
+        self._index = index
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._intake = Intake(index, self.statistics, self._ask)
+        self._recovery = Recovery(self._context, self._intake, self.statistics)
+        self._subscriptions = [
+            Subscription(self._context, endpoint, settings.zmq_topic, self) for endpoint in settings.zmq_endpoint
+        ]
+        self._queues: list[_Queue] = []
+        self._queue_of: dict[tuple[str, bytes], _Queue] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Opens the sockets and starts the workers; a socket that cannot be opened is a problem, not an error."""
+        self._queues = [_Queue() for _ in range(self._settings.pool_concurrency)]
+        for number, queue in enumerate(self._queues):
+            self._run(self._work(queue), f"events worker {number}")
+        self._run(self._sweep(), "index sweeper")
+        self._run(self._watch(), "events watch")
+        for subscription in self._subscriptions:
+            subscription.open()
+        addresses = ", ".join(subscription.endpoint.address for subscription in self._subscriptions)
+        _log.info("Events pool started: %d workers, %s", len(self._queues), addresses)
+        for problem in self.problems():
+            _log.warning("Events pool: %s", problem)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._recovery.close()
+        for subscription in self._subscriptions:
+            await subscription.close()
+        self._context.destroy(linger=0)
+
+    def problems(self) -> list[str]:
+        """A sentence for each socket that is not up. An engine that is not there yet is no problem."""
+        return [subscription.problem for subscription in self._subscriptions if subscription.problem]
+
+    def addresses(self) -> list[str]:
+        """Where each endpoint is, with the ports that the system chose filled in."""
+        return [subscription.address for subscription in self._subscriptions]
+
+    def streams(self) -> list[StreamState]:
+        """Where each rank's blocks come from, and whether its answers can be trusted."""
+        return [self._state(stream) for stream in self._intake]
+
+    def forget(self, pod: str) -> bool:
+        """Drops a pod's blocks and streams; False when it is unknown. It is back with its next event."""
+        streams = [stream for stream in self._intake if stream.rank.pod == pod]
+        for stream in streams:
+            self._intake.forget(stream)
+        return bool(streams)
+
+    def _state(self, stream: Stream) -> StreamState:
+        reason = stream.inexact or self._index.flaw(stream.rank)
+        if self._intake.shared(stream.rank):
+            reason = reason or "several endpoints speak for this rank"
+        if stream.asking:
+            reason = reason or "a replay is under way"
+        if stream.lost_at is not None:
+            reason = reason or "the connection is lost"
+        return StreamState(
+            rank=stream.rank,
+            endpoint=stream.endpoint,
+            last_sequence=stream.next - 1 if stream.next else None,
+            last_event_at=stream.last_event_at,
+            exact=reason is None,
+            inexact_reason=reason,
+            connected=stream.lost_at is None,
+        )
+
+    def received(self, subscription: Subscription, message: Message) -> None:
+        self.statistics.messages_received += 1
+        if self.statistics.queue_depth >= self._settings.pool_queue_batches:
+            self.statistics.messages_dropped += 1
+            self._intake.notices.say(logging.WARNING, subscription, "The queue is full: dropped a batch of events")
+            return
+        topic = (subscription.endpoint.address, message.topic)
+        queue = self._queue_of.get(topic)
+        if queue is None:
+            queue = self._queue_of[topic] = self._queues[len(self._queue_of) % len(self._queues)]
+        queue.work.append(_Work(subscription, message))
+        queue.filled.set()
+        self.statistics.queue_depth += 1
+
+    def malformed(self, subscription: Subscription) -> None:
+        self.statistics.messages_received += 1
+        self._intake.skip(subscription.endpoint.address, "frames")
+
+    async def _work(self, queue: _Queue) -> None:
+        while True:
+            await queue.filled.wait()
+            slice_ends = monotonic() + _SLICE_SECONDS
+            while queue.work and monotonic() < slice_ends:
+                self.statistics.queue_depth -= 1
+                self._apply(*queue.work.popleft())
+            if not queue.work:
+                queue.filled.clear()
+            await asyncio.sleep(0)
+
+    def _apply(self, subscription: Subscription, message: Message) -> None:
+        try:
+            batch = read_batch(message.payload)
+        except WireError as error:
+            self._intake.skip(subscription.endpoint.address, str(error))
+            return
+        endpoint = subscription.endpoint
+        source = read_topic(message.topic, endpoint, self._settings.model_name, message.peer)
+        rank = Rank(source.pod, source.model, batch.rank)
+        stream = self._intake.stream(endpoint.address, rank, endpoint.replay)
+        stream.connection = message.connection
+        stream.lost_at = None
+        stream.check_at = monotonic() + _QUIET
+        digest = xxhash.xxh3_64_intdigest(message.payload)
+        self._intake.receive(stream, Arrival(message.sequence, digest, batch))
+
+    def connected(self, subscription: Subscription, connection: int) -> None:
+        for stream in self._intake:
+            if stream.endpoint == subscription.endpoint.address and not subscription.endpoint.binds:
+                self._intake.found(stream)
+
+    def disconnected(self, subscription: Subscription, connection: int) -> None:
+        for stream in self._intake:
+            if stream.endpoint == subscription.endpoint.address and stream.connection in (None, connection):
+                self._intake.lost(stream)
+
+    async def _sweep(self) -> None:
+        while True:
+            more = self._index.sweep(_SWEEP_BLOCKS)
+            await asyncio.sleep(0 if more else _SWEEP_INTERVAL)
+
+    async def _watch(self) -> None:
+        ttl = self._settings.pod_ttl
+        while True:
+            await asyncio.sleep(min(1.0, ttl / 4))
+            for subscription in self._subscriptions:
+                subscription.open()
+            for stream in self._intake:
+                if stream.lost_at is None:
+                    self._check(stream)
+                elif monotonic() - stream.lost_at > _FORGOTTEN_AFTER_TTLS * ttl:
+                    self._intake.forget(stream)
+                elif monotonic() - stream.lost_at > ttl:
+                    self._index.hide(stream.rank, True)
+
+    def _ask(self, stream: Stream) -> None:
+        self._recovery.begin(stream)
+
+    def _check(self, stream: Stream) -> None:
+        if stream.replay is not None and not stream.asking and monotonic() > stream.check_at:
+            self._intake.ask(stream)
+
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))

@@ -1,0 +1,66 @@
+"""Recorded event streams: JSON lines of `{"pod", "topic", "seq", "payload"}`, the last three base64 of the frames."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+
+class Recorded(NamedTuple):
+    """One published message; `pod` is what the recorder called the engine that sent it."""
+
+    pod: str
+    topic: bytes
+    sequence: int
+    payload: bytes
+
+
+class _Line(msgspec.Struct):
+    pod: str
+    topic: str
+    seq: str
+    payload: str
+
+
+@dataclass(slots=True)
+class Recording:
+    """Iterates over the messages of a recording, line by line, in the order in which they were recorded.
+
+    A line that is torn or otherwise unreadable is passed over: `malformed` counts them, `first_malformed` is the
+    number of the first one, from 1.
+    """
+
+    lines: Iterable[bytes]
+    malformed: int = 0
+    first_malformed: int | None = None
+
+    def __iter__(self) -> Iterator[Recorded]:
+        decode = msgspec.json.Decoder(_Line).decode
+        for number, line in enumerate(self.lines, 1):
+            if not line.strip():
+                continue
+            try:
+                yield _message(decode(line))
+            except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, ValueError):
+                self.malformed += 1
+                self.first_malformed = self.first_malformed or number
+
+
+def _message(line: _Line) -> Recorded:
+    sequence = base64.b64decode(line.seq, validate=True)
+    if len(sequence) != 8:
+        raise ValueError("a sequence number has eight bytes")
+    topic, payload = base64.b64decode(line.topic, validate=True), base64.b64decode(line.payload, validate=True)
+    return Recorded(line.pod, topic, int.from_bytes(sequence, "big"), payload)
+
+
+def recorded_line(message: Recorded) -> bytes:
+    """The line that stands for a message, with its newline."""
+    frames = (message.topic, message.sequence.to_bytes(8, "big"), message.payload)
+    topic, sequence, payload = (base64.b64encode(frame).decode() for frame in frames)
+    return msgspec.json.encode(_Line(message.pod, topic, sequence, payload)) + b"\n"

@@ -1,0 +1,67 @@
+"""Asking an engine's replay socket for batches that were missed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import NamedTuple
+
+import zmq
+import zmq.asyncio
+
+END = b"\xff" * 8
+_ANSWER_TIMEOUT = 5.0
+_SLICE = 128
+
+
+class ReplayError(Exception):
+    """The replay socket gave no usable answer; the text says what it did."""
+
+
+class Replayed(NamedTuple):
+    """One batch that was published before; `topic` is None where the engine does not repeat it (vLLM before 0.26)."""
+
+    topic: bytes | None
+    sequence: int
+    payload: bytes
+
+
+async def ask(context: zmq.Context[zmq.Socket[bytes]], address: str, start: int) -> AsyncGenerator[Replayed]:
+    """Gives the batches that the engine still has from sequence number `start` on, in its order.
+
+    Raises ReplayError when the engine does not answer for a while or answers something else.
+    """
+    with context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.rcvhwm = 0
+        socket.connect(address)
+        socket.send_multipart((b"", start.to_bytes(8, "big")))
+        readable = zmq.asyncio.Socket.from_socket(socket)
+        while True:
+            if not await readable.poll(_ANSWER_TIMEOUT * 1000):
+                raise ReplayError(f"{address} does not answer")
+            for _ in range(_SLICE):
+                try:
+                    frames = socket.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                replayed = _read(frames, address)
+                if replayed is None:
+                    return
+                yield replayed
+
+
+def _read(frames: list[bytes], address: str) -> Replayed | None:
+    """The batch in a reply; None at the end of the replay."""
+    topic: bytes | None = None
+    match frames:
+        case [b"", sequence, payload]:
+            pass
+        case [b"", topic, sequence, payload]:
+            pass
+        case _:
+            raise ReplayError(f"{address} answers in {len(frames)} frames")
+    if sequence == END:
+        return None
+    if len(sequence) != 8:
+        raise ReplayError(f"{address} answers with a sequence number of {len(sequence)} bytes")
+    return Replayed(topic, int.from_bytes(sequence, "big"), payload)

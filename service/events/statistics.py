@@ -1,0 +1,38 @@
+"""What the event pool did since it was made: plain counters that the metrics read at scrape time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from service.index.statistics import Histogram
+
+
+def _lag_seconds() -> Histogram:
+    return Histogram((0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0))
+
+
+@dataclass(slots=True)
+class EventStatistics:
+    """Messages are what was received from a socket; each carries one batch of events."""
+
+    messages_received: int = 0
+    messages_dropped: int = 0
+    """Not queued because the queue was full; each shows as a gap in its stream."""
+    batches_applied: int = 0
+    batches_repeated: int = 0
+    """Not applied because they had been."""
+    batches_lost: int = 0
+    """Missed, and no replay brought them."""
+    events_applied: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Messages and events that could not be read, by reason."""
+    gaps: int = 0
+    replays: int = 0
+    replay_failures: int = 0
+    restarts: int = 0
+    queue_depth: int = 0
+    """Messages that wait for a worker."""
+    lag_seconds: float = 0.0
+    """From the last batch's own time to its application."""
+    lag: Histogram = field(default_factory=_lag_seconds)

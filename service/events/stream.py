@@ -1,0 +1,112 @@
+"""One publisher's batches in order: what is next, what is missing, what is a repetition, what is a restart."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from time import time
+
+from service.events.wire import Batch
+from service.index.base import Rank
+
+_REMEMBERED = 1024
+
+
+class Verdict(Enum):
+    """What a batch is, seen from what came before it."""
+
+    NEXT = auto()
+    GAP = auto()
+    REPEATED = auto()
+    RESTARTED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A batch as it came, live or replayed; `digest` tells its payload from others."""
+
+    sequence: int
+    digest: int
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What `/pods` says about where a rank's blocks come from. Times are Unix seconds."""
+
+    rank: Rank
+    endpoint: str
+    last_sequence: int | None
+    last_event_at: float | None
+    exact: bool
+    inexact_reason: str | None
+    connected: bool
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """The order of one rank's batches. Holds no blocks: those are in the index."""
+
+    rank: Rank
+    endpoint: str
+    replay: str | None
+    """Address of the engine's replay socket."""
+    connection: int | None = None
+    """Which of several connections of a bound socket the last batch came through."""
+
+    next: int = 0
+    last_event_at: float | None = None
+    inexact: str | None = None
+    lost_at: float | None = None
+    """When the connection was lost, by the monotonic clock; None while it is there."""
+    reconnected: bool = False
+    """Whether the connection was lost since the last batch, so that a sequence from 0 means a restart for certain."""
+    asking: bool = False
+    """Whether a replay is under way; live batches wait in `waiting` meanwhile."""
+    forgotten: bool = False
+    waiting: deque[Arrival] = field(default_factory=deque)
+    check_at: float = 0.0
+    """When to ask the replay socket whether the last batches were lost, by the monotonic clock."""
+    _timestamp: float = 0.0
+    _digests: deque[int | None] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+
+    def judge(self, arrival: Arrival) -> Verdict:
+        """Says what a batch is; changes nothing.
+
+        A number below the expected one is a repetition when its content is what was applied under it, or when it was
+        given up as lost and comes late. Any other content under a number that was used means a restarted engine.
+        """
+        if arrival.sequence == self.next:
+            return Verdict.NEXT
+        if arrival.sequence > self.next:
+            return Verdict.GAP
+        if arrival.sequence == 0 and self.reconnected:
+            return Verdict.RESTARTED
+        behind = self.next - arrival.sequence
+        if behind <= len(self._digests):
+            digest = self._digests[-behind]
+            return Verdict.REPEATED if digest in (None, arrival.digest) else Verdict.RESTARTED
+        newer = (arrival.batch.timestamp or 0.0) > self._timestamp
+        return Verdict.RESTARTED if newer else Verdict.REPEATED
+
+    def knows(self, arrival: Arrival) -> bool:
+        """Whether this batch is the very one that was applied under its number."""
+        behind = self.next - arrival.sequence
+        return 0 < behind <= len(self._digests) and self._digests[-behind] == arrival.digest
+
+    def advance(self, arrival: Arrival) -> None:
+        """Takes a batch as the last one applied."""
+        self._digests.extend([None] * min(arrival.sequence - self.next, _REMEMBERED))
+        self._digests.append(arrival.digest)
+        self.next = arrival.sequence + 1
+        self.reconnected = False
+        self.last_event_at = time()
+        self._timestamp = arrival.batch.timestamp or 0.0
+
+    def restart(self) -> None:
+        """Begins anew, as the engine did: all that it said before no longer counts."""
+        self.next = 0
+        self.inexact = None
+        self.reconnected = False
+        self._digests.clear()

@@ -1,0 +1,69 @@
+"""Block keys: our own names for blocks, chained so that a key stands for a block and all that precede it."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Sequence
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from service.index.base import BlockKey, Prompt, TokenIds
+
+_TOKEN_BYTES = 4
+assert array("I").itemsize == _TOKEN_BYTES  # noqa: S101 - keys are defined over 32-bit tokens
+
+
+def root_key(model: str, lora_name: str | None, block_size: int) -> BlockKey:
+    """The key that the first block of a chain is chained to."""
+    return xxh3_64_intdigest(msgspec.msgpack.encode((model, lora_name, block_size)))
+
+
+def block_keys(
+    parent: BlockKey, tokens: TokenIds, block_size: int, extras: Sequence[bytes | None] = ()
+) -> list[BlockKey]:
+    """One key per whole block of `tokens`; the first is chained to `parent`.
+
+    `extras` names what else an engine hashed into each block, None where there is nothing; it may be shorter than
+    there are blocks.
+    """
+    whole = len(tokens) // block_size * block_size
+    keys: list[BlockKey] = []
+    key = parent
+    if not any(extras):
+        for (block,) in struct.iter_unpack(f"{block_size * _TOKEN_BYTES}s", memoryview(tokens)[:whole]):
+            key = xxh3_64_intdigest(block, key)
+            keys.append(key)
+        return keys
+    for position, start in enumerate(range(0, whole, block_size)):
+        block = tokens[start : start + block_size].tobytes()
+        extra = extras[position] if position < len(extras) else None
+        key = xxh3_64_intdigest(block + extra if extra else block, key)
+        keys.append(key)
+    return keys
+
+
+def block_extra(names: Sequence[object]) -> bytes | None:
+    """What an engine hashed into one block besides its tokens, as bytes for `block_keys`; None where that is nothing.
+
+    `names` may hold text (a salt), bytes (a digest of prompt embeddings), numbers and lists of them (multimodal ids).
+    """
+    return msgspec.msgpack.encode(names) if names else None
+
+
+def lookahead_extra(extra: bytes | None, tokens: TokenIds) -> bytes:
+    """Adds the tokens that follow a block, where the engine hashes them into the block (EAGLE, vLLM 0.33)."""
+    return tokens.tobytes() + (extra or b"")
+
+
+def prompt_keys(prompt: Prompt, block_size: int, lookahead: int = 0) -> list[BlockKey]:
+    """The keys of a prompt's whole blocks, as an engine hashes them that looks `lookahead` tokens past each block."""
+    root = root_key(prompt.model, prompt.lora_name, block_size)
+    salt = block_extra([prompt.cache_salt]) if prompt.cache_salt else None
+    if not lookahead:
+        return block_keys(root, prompt.tokens, block_size, (salt,))
+    extras: list[bytes | None] = []
+    for end in range(block_size, len(prompt.tokens) - lookahead + 1, block_size):
+        extras.append(lookahead_extra(None if extras else salt, prompt.tokens[end : end + lookahead]))
+    return block_keys(root, prompt.tokens[: len(extras) * block_size], block_size, extras)

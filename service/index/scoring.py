@@ -1,0 +1,27 @@
+"""Scores: what a router compares pods by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from service.index.base import RankMatch, TierWeights
+
+
+def pod_scores(matches: Iterable[RankMatch], weights: TierWeights, block_size: int) -> dict[str, int | float] | None:
+    """Each pod's best rank: matched tokens weighted by tier, in units of `block_size` tokens; best pod first.
+
+    A whole score is an int. None when no pod has a score above zero.
+    """
+    best: dict[str, float] = {}
+    for match in matches:
+        weighted = sum(weights[tier] * tokens for tier, tokens in match.tokens_by_tier.items())
+        if weighted > best.get(match.rank.pod, 0.0):
+            best[match.rank.pod] = weighted
+    if not best:
+        return None
+    ordered = sorted(best.items(), key=lambda item: (-item[1], item[0]))
+    return {pod: _number(round(weighted / block_size, 9)) for pod, weighted in ordered}
+
+
+def _number(score: float) -> int | float:
+    return int(score) if score.is_integer() else score

@@ -1,0 +1,128 @@
+"""A publisher of KV-cache events that speaks vLLM's protocol: PUB, and ROUTER for replays out of a bounded buffer.
+
+Source: ZmqEventPublisher in vllm/distributed/kv_events.py, vLLM 0.33 (before 0.26 replies to a replay had no topic).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from types import TracebackType
+
+import zmq
+import zmq.asyncio
+
+END = b"\xff" * 8
+
+
+class Publisher:
+    """Publishes batches under consecutive sequence numbers. To be used as an asynchronous context manager.
+
+    An address with `*` or `::`, or of ipc or inproc, is bound and any other connected to; the replay address is always
+    bound. `repeats_topic` is whether replies to a replay carry the topic.
+    """
+
+    def __init__(
+        self,
+        address: str = "tcp://127.0.0.1:*",
+        replay: str | None = "tcp://127.0.0.1:*",
+        *,
+        topic: str = "",
+        buffered: int = 10_000,
+        repeats_topic: bool = True,
+    ) -> None:
+        self.topic = topic.encode()
+        self.sequence = 0
+        self._requested = address, replay
+        self._repeats_topic = repeats_topic
+        self._buffer: deque[tuple[int, bytes]] = deque(maxlen=buffered)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        # An XPUB is on the wire what a PUB is, and tells besides when somebody subscribes.
+        self._pub = self._context.socket(zmq.XPUB)
+        self._pub.sndhwm = 0
+        self._pub.linger = 1000
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.sndhwm = 0
+        self._router.linger = 0
+        self._subscribed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.requests = 0
+        """How many replays were asked for."""
+
+    async def __aenter__(self) -> Publisher:
+        address, replay = self._requested
+        binds = "*" in address or "::" in address or address.startswith(("ipc://", "inproc://"))
+        if binds:
+            self._pub.bind(address)
+        else:
+            self._pub.connect(address)
+        if replay is not None:
+            self._router.bind(replay)
+            self._tasks.append(asyncio.create_task(self._serve_replays()))
+        self._tasks.append(asyncio.create_task(self._watch_subscriptions()))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stops, once what was published has left."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._pub.close()
+        self._router.close()
+        await asyncio.to_thread(self._context.term)
+
+    @property
+    def address(self) -> str:
+        """Where a subscriber connects to."""
+        return self._pub.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    @property
+    def replay(self) -> str:
+        """Where replays are asked for."""
+        return self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    async def subscribed(self) -> None:
+        """Waits for the first subscriber, without whom everything published is lost."""
+        await self._subscribed.wait()
+
+    def publish(self, payload: bytes, *, sequence: int | None = None, lost: bool = False) -> int:
+        """Publishes a batch under the next sequence number, or the one given, and gives the number.
+
+        A batch that is `lost` is buffered for replays but never sent.
+        """
+        number = self.sequence if sequence is None else sequence
+        if not lost:
+            self._pub.send_multipart((self.topic, number.to_bytes(8, "big"), payload))
+        self._buffer.append((number, payload))
+        self.sequence = number + 1
+        return number
+
+    async def _watch_subscriptions(self) -> None:
+        readable = zmq.asyncio.Socket.from_socket(self._pub)
+        while True:
+            await readable.poll()
+            if self._pub.recv(zmq.NOBLOCK)[:1] == b"\x01":
+                self._subscribed.set()
+
+    async def _serve_replays(self) -> None:
+        readable = zmq.asyncio.Socket.from_socket(self._router)
+        while True:
+            await readable.poll()
+            frames = self._router.recv_multipart(zmq.NOBLOCK)
+            if len(frames) != 3:
+                continue
+            self.requests += 1
+            identity, _, start = frames
+            for number, payload in self._buffer:
+                if number >= int.from_bytes(start, "big"):
+                    self._reply(identity, self.topic, number.to_bytes(8, "big"), payload)
+            self._reply(identity, b"", END, b"")
+
+    def _reply(self, identity: bytes, topic: bytes, sequence: bytes, payload: bytes) -> None:
+        shape = (topic, sequence, payload) if self._repeats_topic else (sequence, payload)
+        self._router.send_multipart((identity, b"", *shape))
