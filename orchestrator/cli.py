@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -11,12 +12,13 @@ import typer
 
 from orchestrator import options
 from orchestrator.errors import Problem, UsageError
-from orchestrator.launch import DEFAULT_BASE_IMAGE, DEFAULT_NAME
+from orchestrator.launch import DEFAULTS, Launch
 
 app = typer.Typer(
     name="kvcache",
     help="Tells which LLM engine already holds the longest prefix of a prompt in its KV cache.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # loading Rich to draw boxes takes twice as long as all else
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -25,24 +27,25 @@ app = typer.Typer(
 @app.command()
 def up(
     engine: options.Engine = "auto",
-    name: options.Name = DEFAULT_NAME,
-    port: options.Port = 8080,
-    publish_address: options.PublishAddress = "127.0.0.1",
-    image: options.Image = DEFAULT_NAME,
-    base_image: options.BaseImage = DEFAULT_BASE_IMAGE,
+    name: options.Name = DEFAULTS.name,
+    port: options.Port = DEFAULTS.port,
+    publish_address: options.PublishAddress = DEFAULTS.publish_address,
+    image: options.Image = DEFAULTS.image,
+    base_image: options.BaseImage = DEFAULTS.base_image,
     ca_bundle: options.CaBundle = None,
     build: options.Build = None,
-    model: options.Model = "ibm-granite/granite-3.3-2b-instruct",
+    model: options.Model = DEFAULTS.model,
     models_dir: options.ModelsDir = None,
     hf_cache: options.HfCache = None,
-    zmq_endpoint: options.ZmqEndpoint = "tcp://localhost:5557",
-    zmq_topic: options.ZmqTopic = "kv@",
-    pool_concurrency: options.PoolConcurrency = 4,
-    block_size: options.BlockSize = 256,
+    hf_endpoint: options.HfEndpoint = DEFAULTS.hf_endpoint,
+    zmq_endpoint: options.ZmqEndpoint = DEFAULTS.zmq_endpoint,
+    zmq_topic: options.ZmqTopic = DEFAULTS.zmq_topic,
+    pool_concurrency: options.PoolConcurrency = DEFAULTS.pool_concurrency,
+    block_size: options.BlockSize = DEFAULTS.block_size,
     env: options.Environment = None,
     cpus: options.Cpus = None,
     memory: options.Memory = None,
-    timeout: options.Timeout = 30.0,
+    timeout: options.Timeout = DEFAULTS.timeout,
     detach: options.Detach = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -53,7 +56,7 @@ def up(
     """
     from orchestrator.console import Console
     from orchestrator.hub_token import find_token
-    from orchestrator.launch import Launch, parse_environment, parse_memory
+    from orchestrator.launch import parse_environment, parse_memory
     from orchestrator.lifecycle import up as bring_up
 
     def run() -> None:
@@ -67,6 +70,7 @@ def up(
             model=model,
             models_dir=models_dir,
             hf_cache=hf_cache,
+            hf_endpoint=hf_endpoint,
             zmq_endpoint=zmq_endpoint,
             zmq_topic=zmq_topic,
             pool_concurrency=pool_concurrency,
@@ -82,12 +86,12 @@ def up(
         )
         bring_up(launch, Console(quiet=quiet))
 
-    _end(run, debug)
+    _end(run, debug=debug)
 
 
 @app.command()
 def down(
-    name: options.Name = DEFAULT_NAME,
+    name: options.Name = DEFAULTS.name,
     every: Annotated[bool, typer.Option("--all", help="Remove all services, whatever their names.")] = False,
     engine: options.OneEngine = "auto",
     quiet: options.Quiet = False,
@@ -97,12 +101,12 @@ def down(
     from orchestrator.console import Console
     from orchestrator.lifecycle import down as bring_down
 
-    _end(lambda: bring_down(name, options.engine_kind(engine), Console(quiet=quiet), every=every), debug)
+    _end(lambda: bring_down(name, options.engine_kind(engine), Console(quiet=quiet), every=every), debug=debug)
 
 
 @app.command()
 def logs(
-    name: options.Name = DEFAULT_NAME,
+    name: options.Name = DEFAULTS.name,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it stops, or Ctrl+C.")] = False,
     tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only the last N lines.")] = None,
     since: Annotated[
@@ -120,7 +124,7 @@ def logs(
         query = LogQuery(tail=tail, since=parse_moment(since) if since else None, follow=follow)
         show_logs(name, options.engine_kind(engine), query, Console())
 
-    _end(run, debug)
+    _end(run, debug=debug)
 
 
 @app.command()
@@ -132,10 +136,52 @@ def status(
     """Show every service: where it runs, how it is, what it reports. Exit code 1 if there is none."""
     from orchestrator.status import show_status
 
-    _end(lambda: show_status(options.engine_kind(engine), as_json=as_json), debug)
+    _end(lambda: show_status(options.engine_kind(engine), as_json=as_json), debug=debug)
 
 
-def _end(run: Callable[[], None], debug: bool) -> None:
+@app.command()
+def doctor(
+    as_json: options.AsJson = False,
+    engine: options.Engine = "auto",
+    name: options.Name = DEFAULTS.name,
+    port: options.Port = DEFAULTS.port,
+    publish_address: options.PublishAddress = DEFAULTS.publish_address,
+    image: options.Image = DEFAULTS.image,
+    base_image: options.BaseImage = DEFAULTS.base_image,
+    ca_bundle: options.CaBundle = None,
+    model: options.Model = DEFAULTS.model,
+    models_dir: options.ModelsDir = None,
+    hf_cache: options.HfCache = None,
+    hf_endpoint: options.HfEndpoint = DEFAULTS.hf_endpoint,
+    zmq_endpoint: options.ZmqEndpoint = DEFAULTS.zmq_endpoint,
+    debug: options.Debug = False,
+) -> None:
+    """Look for what would stop `up` with these options, and say what to do. Exit code 1 if something would."""
+    from orchestrator.doctor.examination import examine
+    from orchestrator.hub_token import find_token
+
+    def run() -> None:
+        launch = Launch(
+            engine=options.engine_kind(engine),
+            name=name,
+            image=image,
+            base_image=base_image,
+            port=port,
+            publish_address=publish_address,
+            model=model,
+            models_dir=models_dir,
+            hf_cache=hf_cache,
+            hf_endpoint=hf_endpoint,
+            zmq_endpoint=zmq_endpoint,
+            ca_bundle=ca_bundle,
+            token=find_token(os.environ),
+        )
+        examine(launch, as_json=as_json)
+
+    _end(run, debug=debug)
+
+
+def _end(run: Callable[[], None], *, debug: bool) -> None:
     """Runs a command and turns its problem into two lines and an exit code."""
     try:
         run()
@@ -154,4 +200,7 @@ def _end(run: Callable[[], None], debug: bool) -> None:
 
 
 def main() -> None:
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # terminals without Unicode
+    app(prog_name="kvcache")

@@ -11,6 +11,14 @@ _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noq
 _ANSWER_SECONDS = 2.0
 
 
+def url(address: str, port: int) -> str:
+    """Where users of this machine find what is published on `address`."""
+    host = reachable(address)
+    if host in {"127.0.0.1", "::1"}:
+        host = "localhost"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def reachable(address: str) -> str:
     """An address at which this machine reaches what listens on `address`."""
     return _EVERY_INTERFACE.get(address, address)

@@ -10,9 +10,6 @@ from pathlib import Path
 from orchestrator.engines.base import EngineKind
 from orchestrator.errors import UsageError
 
-DEFAULT_NAME = "kv-cache-unified-online"
-DEFAULT_BASE_IMAGE = "docker.io/library/python:3.12-slim"
-
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[kmgt]?)i?b?", re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -27,6 +24,7 @@ _SPOKEN_FOR = {
     "HTTP_PORT": "--port",
     "HTTP_HOST": "--publish-address",
     "HF_HOME": "--hf-cache",
+    "HF_ENDPOINT": "--hf-endpoint",
     "HF_TOKEN": "HF_TOKEN=… in front of the command, so that nobody reads it in `inspect`",
     "HF_TOKEN_PATH": "HF_TOKEN_PATH=… in front of the command",
     "CONTAINER_ENV": "nothing: it is always set",
@@ -41,41 +39,34 @@ class Launch:
     `memory` is in bytes, `timeout` in seconds.
     """
 
-    engine: EngineKind | None
-    name: str
-    image: str
-    base_image: str
-    port: int
-    publish_address: str
-    model: str
-    models_dir: Path | None
-    hf_cache: Path | None
-    zmq_endpoint: str
-    zmq_topic: str
-    pool_concurrency: int
-    block_size: int
-    environment: Mapping[str, str]
-    ca_bundle: Path | None
-    build: bool | None
-    timeout: float
-    cpus: float | None
-    memory: int | None
-    detach: bool
-    token: str | None = field(repr=False)
+    engine: EngineKind | None = None
+    name: str = "kv-cache-unified-online"
+    image: str = "kv-cache-unified-online"
+    base_image: str = "docker.io/library/python:3.12-slim"
+    port: int = 8080
+    publish_address: str = "127.0.0.1"
+    model: str = "ibm-granite/granite-3.3-2b-instruct"
+    models_dir: Path | None = None
+    hf_cache: Path | None = None
+    hf_endpoint: str = "https://huggingface.co"
+    zmq_endpoint: str = "tcp://localhost:5557"
+    zmq_topic: str = "kv@"
+    pool_concurrency: int = 4
+    block_size: int = 256
+    environment: Mapping[str, str] = field(default_factory=dict)
+    ca_bundle: Path | None = None
+    build: bool | None = None
+    timeout: float = 30.0
+    cpus: float | None = None
+    memory: int | None = None
+    detach: bool = False
+    token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_name(self.name)
         for option, folder in (("--models-dir", self.models_dir), ("--ca-bundle", self.ca_bundle)):
             if folder is not None and not folder.exists():
                 raise UsageError(f"{option}: {folder} does not exist.", "Name one that does.")
-
-    @property
-    def url(self) -> str:
-        """Where users reach the service from this machine."""
-        host = self.publish_address
-        if host in {"127.0.0.1", "0.0.0.0", "::", "::1"}:  # noqa: S104 - told apart, not bound
-            host = "localhost"
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 def check_name(name: str) -> None:
@@ -105,3 +96,6 @@ def parse_memory(text: str) -> int:
     if match is None:
         raise UsageError(f"--memory: {text!r} is no size.", "Examples: 512m, 2g")
     return int(float(match["number"]) * 1024 ** " kmgt".index(match["unit"].lower() or " "))
+
+
+DEFAULTS = Launch()

@@ -10,18 +10,20 @@ from orchestrator.console import Console
 from orchestrator.engines.base import OWNER_LABEL, Engine, EngineKind, LogQuery, Service
 from orchestrator.engines.discovery import answering, choose
 from orchestrator.errors import BuildFailed, Problem
-from orchestrator.health import answers, pauses
+from orchestrator.health import answers, pauses, url
 from orchestrator.image import image_build, is_up_to_date, recipe
 from orchestrator.launch import Launch
 from orchestrator.ownership import Owner
 from orchestrator.ports import is_free, listener
+from orchestrator.readiness import ReadinessWatch
 from orchestrator.signals import ShutdownRequested, Signals
 from orchestrator.state import forget_service
-from orchestrator.workload import ports, workload
+from orchestrator.workload import ports, prepare, service_address
 
 _GRACE_SECONDS = 10.0
 _LINES_OF_A_DEAD_SERVICE = 20
 _WATCH_SECONDS = 2.0
+_LOADING_SECONDS = 2.0  # in which a model that is at hand is loaded
 _HEALTH_SECONDS = 30.0
 
 
@@ -50,7 +52,10 @@ class _UpRun:
         self._console = console
         self._signals = signals
         self._begun = begun
+        self._address = service_address(launch, engine)
+        self._readiness = ReadinessWatch(console, self._address, launch.port)
         self._started = False
+        self._thing = engine.kind.thing
 
     def run(self) -> None:
         stays = False
@@ -77,7 +82,9 @@ class _UpRun:
 
     def _clean_up(self) -> None:
         launch = self._launch
-        self._console.step("Cleaning up any existing container...")
+        if self._engine.kind is EngineKind.PROCESS and (launch.cpus or launch.memory):
+            self._console.warn("--cpus and --memory have no effect on a child process.", "Use a container engine.")
+        self._console.step(f"Cleaning up any existing {self._thing}...")
         there = self._engine.find(launch.name)
         if there is None:
             return
@@ -91,6 +98,8 @@ class _UpRun:
 
     def _check_ports(self) -> None:
         launch = self._launch
+        if self._engine.machine:
+            return
         wanted = [launch.port] if self._engine.kind is EngineKind.PROCESS else ports(launch)
         for port in wanted:
             if not is_free(launch.publish_address, port):
@@ -127,17 +136,17 @@ class _UpRun:
         view.done(launch.image)
 
     def _start(self) -> None:
-        self._console.step("Starting container...")
+        self._console.step(f"Starting {self._thing}...")
         with self._signals.deferred():
             self._started = True
-            self._engine.start(workload(self._launch, self._engine.kind))
+            self._engine.start(prepare(self._launch, self._engine))
 
     def _wait(self) -> None:
         launch, engine = self._launch, self._engine
-        self._console.step("Waiting for container to be ready...")
+        self._console.step(f"Waiting for {self._thing} to be ready...")
         deadline = time.monotonic() + launch.timeout
         for pause in pauses():
-            if answers(launch.publish_address, launch.port):
+            if answers(self._address, launch.port):
                 engine.confirm_health(launch.name)
                 break
             service = engine.find(launch.name)
@@ -151,10 +160,18 @@ class _UpRun:
                 )
             self._signals.check()
             time.sleep(pause)
-        self._console.step("Container is ready!")
+        self._console.step(f"{self._thing.capitalize()} is ready!")
 
     def _tell(self) -> None:
-        self._console.ready(self._launch.url, self._engine.kind, time.monotonic() - self._begun)
+        seconds = time.monotonic() - self._begun
+        self._console.ready(url(self._address, self._launch.port), self._engine.kind, seconds)
+        deadline = time.monotonic() + _LOADING_SECONDS
+        for pause in pauses():
+            if self._readiness.missing() == () or time.monotonic() > deadline:
+                break
+            self._signals.check()
+            time.sleep(pause)
+        self._readiness.tell()
 
     def _watch(self) -> None:
         """Until a signal; raises Problem when the service ends by itself."""
@@ -170,6 +187,8 @@ class _UpRun:
                 return
             if not service.running:
                 raise self._died(service, "while it ran")
+            if self._readiness.told or time.monotonic() > next_check:
+                self._readiness.tell()
             if time.monotonic() > next_check:
                 self._engine.confirm_health(name)
                 next_check = time.monotonic() + _HEALTH_SECONDS
@@ -196,7 +215,7 @@ class _UpRun:
         except ShutdownRequested:
             self._console.step("Received a second shutdown signal, not waiting")
         remove(self._engine, name)
-        self._console.step("Container removed successfully")
+        self._console.step(f"{self._thing.capitalize()} removed successfully")
 
 
 def remove(engine: Engine, name: str) -> None:
@@ -231,7 +250,7 @@ def down(name: str, kind: EngineKind | None, console: Console, *, every: bool = 
                     console.step(f"Stopping {service.name} on {engine.kind}...")
                     engine.stop(service.name, _GRACE_SECONDS)
                     remove(engine, service.name)
-                    console.step("Container removed successfully")
+                    console.step(f"{engine.kind.thing.capitalize()} removed successfully")
                     removed += 1
     if not removed:
         console.step("Nothing to remove" if every else f"Nothing to remove: no service named {name}")

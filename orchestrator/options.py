@@ -10,53 +10,39 @@ import typer
 from orchestrator.engines.base import EngineKind
 from orchestrator.errors import UsageError
 
-_WHAT, _IMAGE, _SERVICE, _RUN = "Where it runs", "Image", "Service", "How it runs"
-
-
 Engine = Annotated[
     str,
     typer.Option(
         envvar="KVCACHE_ENGINE",
         help="auto, podman, docker, or process (a child process, no container). auto takes the first that answers.",
-        rich_help_panel=_WHAT,
     ),
 ]
-Name = Annotated[
-    str, typer.Option(envvar="KVCACHE_NAME", help="Name of the container or process.", rich_help_panel=_WHAT)
-]
+Name = Annotated[str, typer.Option(envvar="KVCACHE_NAME", help="Name of the container or process.")]
 OneEngine = Annotated[
     str,
     typer.Option(envvar="KVCACHE_ENGINE", help="Look only at auto (all that answer), podman, docker or process."),
 ]
 Port = Annotated[
     int,
-    typer.Option(
-        "--port", "-p", envvar="HTTP_PORT", min=1, max=65535, help="Port of the HTTP endpoints.", rich_help_panel=_WHAT
-    ),
+    typer.Option("--port", "-p", envvar="HTTP_PORT", min=1, max=65535, help="Port of the HTTP endpoints."),
 ]
 PublishAddress = Annotated[
     str,
     typer.Option(
         envvar="KVCACHE_PUBLISH_ADDRESS",
         help="Address of this machine on which ports are published; 0.0.0.0 for all.",
-        rich_help_panel=_WHAT,
     ),
 ]
-Image = Annotated[
-    str, typer.Option(envvar="KVCACHE_IMAGE", help="Name of the image that is built and run.", rich_help_panel=_IMAGE)
-]
+Image = Annotated[str, typer.Option(envvar="KVCACHE_IMAGE", help="Name of the image that is built and run.")]
 BaseImage = Annotated[
     str,
-    typer.Option(
-        envvar="KVCACHE_BASE_IMAGE", help="Image to build on: Linux with Python 3.11 or newer.", rich_help_panel=_IMAGE
-    ),
+    typer.Option(envvar="KVCACHE_BASE_IMAGE", help="Image to build on: Linux with Python 3.11 or newer."),
 ]
 CaBundle = Annotated[
     Path | None,
     typer.Option(
         envvar=["KVCACHE_CA_BUNDLE", "SSL_CERT_FILE"],
         help="Certificates (PEM) to trust beside the image's own, while building and serving.",
-        rich_help_panel=_IMAGE,
     ),
 ]
 Build = Annotated[
@@ -66,7 +52,6 @@ Build = Annotated[
         envvar="KVCACHE_BUILD",
         help="Build even if nothing changed, or never build.",
         show_default="build what changed",
-        rich_help_panel=_IMAGE,
     ),
 ]
 Model = Annotated[
@@ -74,7 +59,6 @@ Model = Annotated[
     typer.Option(
         envvar="MODEL_NAME",
         help="Model of requests that name none; builtin/demo needs no hub.",
-        rich_help_panel=_SERVICE,
     ),
 ]
 ModelsDir = Annotated[
@@ -82,7 +66,6 @@ ModelsDir = Annotated[
     typer.Option(
         envvar="KVCACHE_MODELS_DIR",
         help="Folder of models on disk, as <org>/<name>/tokenizer.json; mounted read-only.",
-        rich_help_panel=_SERVICE,
     ),
 ]
 HfCache = Annotated[
@@ -91,8 +74,11 @@ HfCache = Annotated[
         envvar="KVCACHE_HF_CACHE",
         help="Folder in which downloads from the hub are kept.",
         show_default="a volume kept between runs",
-        rich_help_panel=_SERVICE,
     ),
+]
+HfEndpoint = Annotated[
+    str,
+    typer.Option(envvar="HF_ENDPOINT", help="Address of the hub, or of a mirror of it."),
 ]
 ZmqEndpoint = Annotated[
     str,
@@ -100,22 +86,19 @@ ZmqEndpoint = Annotated[
         envvar="ZMQ_ENDPOINT",
         help="Where events come from: ADDRESS[,pod=…][,model=…][,replay=…], several separated by commas. "
         "localhost is this machine; tcp://*:PORT is bound, and published.",
-        rich_help_panel=_SERVICE,
     ),
 ]
 ZmqTopic = Annotated[
     str,
-    typer.Option(envvar="ZMQ_TOPIC", help="Only topics that start with this.", rich_help_panel=_SERVICE),
+    typer.Option(envvar="ZMQ_TOPIC", help="Only topics that start with this."),
 ]
 PoolConcurrency = Annotated[
     int,
-    typer.Option(
-        envvar="POOL_CONCURRENCY", min=1, max=256, help="Workers that apply events.", rich_help_panel=_SERVICE
-    ),
+    typer.Option(envvar="POOL_CONCURRENCY", min=1, max=256, help="Workers that apply events."),
 ]
 BlockSize = Annotated[
     int,
-    typer.Option(envvar="BLOCK_SIZE", min=1, help="Tokens that count as a score of 1.", rich_help_panel=_SERVICE),
+    typer.Option(envvar="BLOCK_SIZE", min=1, help="Tokens that count as a score of 1."),
 ]
 Environment = Annotated[
     list[str] | None,
@@ -125,32 +108,31 @@ Environment = Annotated[
         envvar="KVCACHE_ENV",
         metavar="KEY=VALUE",
         help="A further setting of the service (KEY alone: its value here). May be repeated.",
-        rich_help_panel=_SERVICE,
     ),
 ]
 Cpus = Annotated[
     float | None,
-    typer.Option(envvar="KVCACHE_CPUS", min=0.01, help="Most CPUs it may use.", rich_help_panel=_RUN),
+    typer.Option(envvar="KVCACHE_CPUS", min=0.01, help="Most CPUs it may use."),
 ]
 Memory = Annotated[
     str | None,
-    typer.Option(envvar="KVCACHE_MEMORY", help="Most memory it may use, such as 2g.", rich_help_panel=_RUN),
+    typer.Option(envvar="KVCACHE_MEMORY", help="Most memory it may use, such as 2g."),
 ]
 Timeout = Annotated[
     float,
-    typer.Option(envvar="KVCACHE_TIMEOUT", min=0.1, help="Seconds to wait until it is healthy.", rich_help_panel=_RUN),
+    typer.Option(envvar="KVCACHE_TIMEOUT", min=0.1, help="Seconds to wait until it is healthy."),
 ]
 Detach = Annotated[
     bool,
-    typer.Option("--detach", "-d", envvar="KVCACHE_DETACH", help="Return once it is healthy.", rich_help_panel=_RUN),
+    typer.Option("--detach", "-d", envvar="KVCACHE_DETACH", help="Return once it is healthy."),
 ]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", envvar="KVCACHE_QUIET", help="Say only what went wrong.", rich_help_panel=_RUN),
+    typer.Option("--quiet", "-q", envvar="KVCACHE_QUIET", help="Say only what went wrong."),
 ]
 Debug = Annotated[
     bool,
-    typer.Option("--debug", envvar="KVCACHE_DEBUG", help="Show tracebacks.", rich_help_panel=_RUN),
+    typer.Option("--debug", envvar="KVCACHE_DEBUG", help="Show tracebacks."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
 

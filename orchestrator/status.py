@@ -12,9 +12,10 @@ import typer
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from orchestrator.engines.base import ADDRESS_LABEL, MODEL_LABEL, OWNER_LABEL, PORT_LABEL, EngineKind, Service
+from orchestrator.engines.base import ADDRESS_LABEL, MODEL_LABEL, OWNER_LABEL, PORT_LABEL, Engine, EngineKind, Service
 from orchestrator.engines.discovery import answering
 from orchestrator.health import ask
+from orchestrator.readiness import reasons
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def show_status(kind: EngineKind | None, *, as_json: bool) -> None:
     found: list[Status] = []
     for engine in answering(kind):
         with closing(engine):
-            found.extend(_status(service) for service in engine.services())
+            found.extend(_status(engine, service) for service in engine.services())
     if as_json:
         typer.echo(json.dumps([asdict(status) for status in found], indent=2))
     elif found:
@@ -61,13 +62,13 @@ def show_status(kind: EngineKind | None, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _status(service: Service) -> Status:
+def _status(engine: Engine, service: Service) -> Status:
     return Status(
         name=service.name,
         engine=service.engine,
         image=service.image,
         state=service.state,
-        health=service.health,
+        health=engine.confirm_health(service.name) if service.running else service.health,
         ports=tuple(f"{published.address}:{published.port}" for published in service.publications),
         uptime=None if service.started_at is None else round(time.time() - service.started_at, 1),
         detached=OWNER_LABEL not in service.labels,
@@ -90,11 +91,6 @@ def _report(service: Service) -> Report | None:
         blocks=sum(sum(rank["blocks"].values()) for rank in ranks),
         exact=all(rank["exact"] for rank in ranks),
     )
-
-
-def reasons(body: Any) -> tuple[str, ...]:
-    """Why a service says that it is not ready (the body of GET /ready)."""
-    return tuple(body.get("reasons") or ()) if isinstance(body, dict) else ()
 
 
 def _print(status: Status) -> None:

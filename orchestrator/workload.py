@@ -14,13 +14,16 @@ from orchestrator.engines.base import (
     NAME_LABEL,
     OWNER_LABEL,
     PORT_LABEL,
+    Engine,
     EngineKind,
     Mount,
     Publication,
     Volume,
     Workload,
 )
+from orchestrator.errors import Problem, UsageError
 from orchestrator.hub_token import write_token_file
+from orchestrator.identity import identity, refuse_unreadable
 from orchestrator.launch import Launch
 from orchestrator.ownership import Owner
 from orchestrator.state import make_service_folder
@@ -34,19 +37,28 @@ PROXY_VARIABLES = tuple(
 )
 
 
-def workload(launch: Launch, engine: EngineKind) -> Workload:
-    """What to run, for an engine of this kind. Writes the token's file if there is a token."""
-    token = write_token_file(make_service_folder(engine, launch.name), launch.token) if launch.token else None
-    if engine is EngineKind.PROCESS:
+def prepare(launch: Launch, engine: Engine) -> Workload:
+    """What to run, for this engine. Writes the token's file, and makes the folder of the hub's cache, if asked for.
+
+    Raises Problem where the engine could not give the service what the launch promises.
+    """
+    token = write_token_file(make_service_folder(engine.kind, launch.name), launch.token) if launch.token else None
+    if engine.kind is EngineKind.PROCESS:
         return _as_child(launch, token)
-    return _in_container(launch, token)
+    found = _in_container(launch, token, engine)
+    if engine.machine and found.mounts:
+        raise Problem(
+            f"The engine is on another machine, {engine.machine}, which cannot mount {found.mounts[0].source}.",
+            "Leave out --models-dir, --hf-cache and the token, or use an engine of this machine.",
+        )
+    return found
 
 
-def _labels(launch: Launch) -> dict[str, str]:
+def _labels(launch: Launch, address: str) -> dict[str, str]:
     return {
         NAME_LABEL: launch.name,
         MODEL_LABEL: launch.model,
-        ADDRESS_LABEL: launch.publish_address,
+        ADDRESS_LABEL: address,
         PORT_LABEL: str(launch.port),
         **({} if launch.detach else {OWNER_LABEL: str(Owner.this_process())}),
     }
@@ -61,6 +73,7 @@ def _settings(launch: Launch) -> dict[str, str]:
         "POOL_CONCURRENCY": str(launch.pool_concurrency),
         "BLOCK_SIZE": str(launch.block_size),
         "HTTP_PORT": str(launch.port),
+        "HF_ENDPOINT": launch.hf_endpoint,
         **proxies(os.environ),
         **launch.environment,
     }
@@ -78,14 +91,15 @@ def _as_child(launch: Launch, token: Path | None) -> Workload:
             environment[variable] = str(path.resolve())
     return Workload(
         name=launch.name,
-        labels=_labels(launch),
+        labels=_labels(launch, launch.publish_address),
         environment=environment,
         publications=(Publication(launch.publish_address, launch.port),),
         lives_with_parent=not launch.detach,
     )
 
 
-def _in_container(launch: Launch, token: Path | None) -> Workload:
+def _in_container(launch: Launch, token: Path | None, engine: Engine) -> Workload:
+    who = identity(engine.kind, rootless=bool(launch.hf_cache) and engine.rootless, hf_cache=launch.hf_cache)
     mounts = []
     environment = {
         **_settings(launch),
@@ -95,6 +109,7 @@ def _in_container(launch: Launch, token: Path | None) -> Workload:
         "HF_HOME": _HUB_CACHE,
     }
     if launch.models_dir:
+        refuse_unreadable(launch.models_dir)
         mounts.append(Mount(launch.models_dir.resolve(), _MODELS, read_only=True))
     if launch.hf_cache:
         mounts.append(Mount(launch.hf_cache.resolve(), _HUB_CACHE, read_only=False))
@@ -104,16 +119,26 @@ def _in_container(launch: Launch, token: Path | None) -> Workload:
     return Workload(
         name=launch.name,
         image=launch.image,
-        labels=_labels(launch),
+        labels=_labels(launch, service_address(launch, engine)),
         environment=environment,
         publications=tuple(Publication(launch.publish_address, port) for port in ports(launch)),
         mounts=tuple(mounts),
         volumes=() if launch.hf_cache else (Volume(HUB_CACHE_VOLUME, _HUB_CACHE),),
+        user=who.user,
+        as_caller=who.as_caller,
         cpus=launch.cpus,
         memory=launch.memory,
     )
 
 
 def ports(launch: Launch) -> list[int]:
-    """Ports of this machine that a container of this launch takes; raises UsageError if two of them are one."""
-    return [launch.port, *ports_to_publish(launch.zmq_endpoint)]
+    """Ports that a container of this launch takes; raises UsageError if two of them are one."""
+    taken = [launch.port, *ports_to_publish(launch.zmq_endpoint)]
+    if twice := [port for port in taken if taken.count(port) > 1]:
+        raise UsageError(f"Port {twice[0]} is wanted twice.", "Give --port and each bound --zmq-endpoint its own.")
+    return taken
+
+
+def service_address(launch: Launch, engine: Engine) -> str:
+    """Where this machine reaches what the launch publishes."""
+    return engine.machine or launch.publish_address

@@ -28,6 +28,11 @@ class EngineKind(StrEnum):
     DOCKER = "docker"
     PROCESS = "process"
 
+    @property
+    def thing(self) -> str:
+        """What it runs the service as, for people."""
+        return "process" if self is EngineKind.PROCESS else "container"
+
 
 class Health(StrEnum):
     STARTING = "starting"
@@ -73,7 +78,8 @@ class Workload:
     image: str = ""
     mounts: tuple[Mount, ...] = ()
     volumes: tuple[Volume, ...] = ()
-    user: str | None = None
+    user: str = ""
+    as_caller: bool = False
     cpus: float | None = None
     memory: int | None = None
     lives_with_parent: bool = False
@@ -144,6 +150,16 @@ class Engine(Protocol):
     @property
     def description(self) -> str:
         """Its version and where it answers, for people."""
+        ...
+
+    @property
+    def machine(self) -> str | None:
+        """Name of the machine where it runs services and publishes their ports; None for this one."""
+        ...
+
+    @property
+    def rootless(self) -> bool:
+        """Whether root inside a container is an ordinary user outside."""
         ...
 
     @property

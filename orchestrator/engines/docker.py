@@ -29,6 +29,7 @@ from orchestrator.engines.base import (
 )
 from orchestrator.engines.hardening import HEALTH_CHECK, LOG_BYTES, PIDS_LIMIT, TMP_BYTES, sysctls
 from orchestrator.engines.inspection import service_from
+from orchestrator.engines.remote import remote_machine
 from orchestrator.engines.streams import lines
 from orchestrator.errors import BuildFailed, EngineUnavailable, Problem
 
@@ -44,6 +45,7 @@ class Docker:
 
     def __init__(self, client: docker.DockerClient, where: str) -> None:
         self._client = client
+        self._where = where
         self.images: Images = DockerImages(client)
         self.description = f"Docker {client.version()['Version']} at {where}"
 
@@ -60,6 +62,10 @@ class Docker:
                 f"Docker does not answer at {where}: {_cause(error)}",
                 "Start it (`sudo systemctl start docker`, or Docker Desktop), or see what `docker info` says.",
             ) from error
+
+    @property
+    def machine(self) -> str | None:
+        return remote_machine(self._where)
 
     @cached_property
     def rootless(self) -> bool:
@@ -152,7 +158,7 @@ class DockerImages:
         try:
             self._client.images.get_registry_data(reference)
         except (APIError, requests.RequestException) as error:
-            return _cause(error)
+            return getattr(error, "explanation", None) or _cause(error)
         return None
 
     def _output(self, build: ImageBuild) -> Iterator[str]:
@@ -235,7 +241,7 @@ def _options(mount: Mount) -> str:
 def _where() -> str:
     """The address that docker-py takes, for people; raises EngineUnavailable for a context that is not there."""
     if host := os.environ.get("DOCKER_HOST"):
-        return f"DOCKER_HOST={host}"
+        return host
     name = os.environ.get("DOCKER_CONTEXT")
     context = ContextAPI.get_context(name)
     if context is None:

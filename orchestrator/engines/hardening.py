@@ -7,7 +7,6 @@ from orchestrator.engines.base import Workload
 TMP_BYTES = 64 << 20
 LOG_BYTES = 16 << 20
 PIDS_LIMIT = 512
-CONTAINER_USER = "10001:10001"
 
 _SECOND = 1_000_000_000
 # Of the image too; given again since an image in OCI format cannot hold one.

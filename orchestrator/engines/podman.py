@@ -29,6 +29,7 @@ from orchestrator.engines.base import (
 from orchestrator.engines.hardening import HEALTH_CHECK, LOG_BYTES, PIDS_LIMIT, TMP_BYTES, sysctls
 from orchestrator.engines.inspection import service_from
 from orchestrator.engines.podman_service import PodmanService
+from orchestrator.engines.remote import remote_machine
 from orchestrator.engines.streams import lines
 from orchestrator.errors import BuildFailed, EngineUnavailable, Problem
 
@@ -78,7 +79,9 @@ class Podman:
         self._client = api.client(timeout=_CALL_SECONDS)
         self._stream_client = api.client()
         self.images: Images = PodmanImages(self._client, api, service)
-        self.description = f"Podman {self._client.version()['Version']} at {api}"
+        self._address = str(api)
+        shown = "an API of our own" if service else self._address
+        self.description = f"Podman {self._client.version()['Version']} at {shown}"
 
     @classmethod
     def connect(cls) -> Self:
@@ -109,6 +112,10 @@ class Podman:
         except BaseException:
             service.close()
             raise
+
+    @property
+    def machine(self) -> str | None:
+        return remote_machine(self._address)
 
     @cached_property
     def rootless(self) -> bool:
@@ -220,7 +227,7 @@ class PodmanImages:
         try:
             self._client.manifests.get(reference)
         except (APIError, requests.RequestException) as error:
-            return str(error)
+            return getattr(error, "explanation", None) or str(error)
         return None
 
     def _remove_unused(self, before: Any) -> None:
@@ -279,6 +286,7 @@ def _creation(workload: Workload) -> dict[str, Any]:
         "labels": dict(workload.labels),
         "environment": dict(workload.environment),
         "user": workload.user,
+        **({"userns_mode": {"nsmode": "keep-id", "value": _kept(workload.user)}} if workload.as_caller else {}),
         "ports": {f"{published.port}/tcp": (published.address, published.port) for published in workload.publications},
         "mounts": [
             # Without a source a folder would be made instead of a file system in memory.
@@ -298,6 +306,11 @@ def _creation(workload: Workload) -> dict[str, Any]:
         "mem_limit": workload.memory,
         **({"cpu_period": 100_000, "cpu_quota": int(workload.cpus * 100_000)} if workload.cpus else {}),
     }
+
+
+def _kept(user: str) -> str:
+    uid, gid = user.split(":")
+    return f"uid={uid},gid={gid}"
 
 
 def _mount(mount: Mount) -> dict[str, Any]:

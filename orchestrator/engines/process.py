@@ -67,7 +67,8 @@ class Processes:
     kind = EngineKind.PROCESS
     description = f"a child process of {sys.executable}"
     images = None
-    rootless = True
+    machine = None
+    rootless = False
 
     def __init__(self) -> None:
         self._children: dict[str, subprocess.Popen[bytes]] = {}

@@ -1,0 +1,38 @@
+"""Whether the image is there and up to date, and if not, whether it could be built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from orchestrator.doctor.finding import Finding, ok, problem
+from orchestrator.engines.base import Images
+from orchestrator.errors import Problem
+from orchestrator.image import is_up_to_date, recipe
+from orchestrator.launch import Launch
+
+
+def check_image(launch: Launch, images: Images) -> Iterator[Finding]:
+    try:
+        wanted = recipe(launch, os.environ)
+    except Problem as found:
+        yield problem("image", found.what, found.remedy)
+        return
+    if is_up_to_date(images, launch.image, wanted):
+        yield ok("image", f"{launch.image} is up to date")
+        return
+    there = images.labels(launch.image) is not None
+    yield ok("image", f"{launch.image} {'is out of date' if there else 'is not there'}; `up` builds it")
+    yield _check_base(launch, images)
+
+
+def _check_base(launch: Launch, images: Images) -> Finding:
+    if images.labels(launch.base_image) is not None:
+        return ok("base image", f"{launch.base_image} is here")
+    if refusal := images.refusal(launch.base_image):
+        return problem(
+            "base image",
+            f"{launch.base_image} is not here and cannot be had: {refusal}",
+            "Name an image that can, with Python 3.11 or newer: --base-image (scripts/base-image makes one on Debian).",
+        )
+    return ok("base image", f"{launch.base_image} can be had from its registry")

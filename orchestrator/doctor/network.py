@@ -1,0 +1,64 @@
+"""Ports that `up` needs, and engines whose events it would wait for."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+from orchestrator.doctor.finding import Finding, ok, problem, warning
+from orchestrator.endpoints import Address, addresses
+from orchestrator.engines.base import Engine, EngineKind
+from orchestrator.errors import UsageError
+from orchestrator.launch import Launch
+from orchestrator.ports import is_free, listener, listens_on_loopback_only
+from orchestrator.workload import ports
+
+_CONNECT_SECONDS = 2.0
+
+
+def check_ports(launch: Launch, engine: Engine) -> Iterator[Finding]:
+    if engine.machine:
+        return
+    try:
+        wanted = [launch.port] if engine.kind is EngineKind.PROCESS else ports(launch)
+    except UsageError as error:
+        yield problem("port", error.what, error.remedy)
+        return
+    for port in wanted:
+        holder = engine.holder_of_port(port)
+        if is_free(launch.publish_address, port):
+            yield ok("port", f"{port} of {launch.publish_address} is free")
+        elif holder == launch.name:
+            yield ok("port", f"{port} of {launch.publish_address} is held by {holder} itself")
+        else:
+            yield problem(
+                "port",
+                f"{port} of {launch.publish_address} is taken by {holder or listener(port) or 'another user'}",
+                f"Stop it, or choose another: --port {port + 1}",
+            )
+
+
+def check_events(launch: Launch, engine: Engine) -> Iterator[Finding]:
+    """Silence is no failure: an engine may come later."""
+    for address in addresses(launch.zmq_endpoint):
+        if address.binds or address.host is None or address.port is None:
+            continue
+        yield _check_publisher(address, address.host, address.port, contained=engine.kind is not EngineKind.PROCESS)
+
+
+def _check_publisher(address: Address, host: str, port: int, *, contained: bool) -> Finding:
+    try:
+        socket.create_connection((host.strip("[]"), port), _CONNECT_SECONDS).close()
+    except OSError as error:
+        return warning(
+            "events",
+            f"nothing answers at {address.text} ({error.strerror or error})",
+            "Start the engine with --kv-events-config; the service connects as soon as it is there.",
+        )
+    if contained and address.loopback and listens_on_loopback_only(port):
+        return warning(
+            "events",
+            f"what answers at {address.text} listens only there, which a container does not reach",
+            f"Let the engine bind tcp://*:{port}, or use --engine process.",
+        )
+    return ok("events", f"something answers at {address.text}")

@@ -1,0 +1,16 @@
+"""Whether an engine is on another machine: then it neither mounts our folders nor publishes ports here."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+_LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")  # a virtual machine's, such as `podman machine`
+
+
+def remote_machine(address: str) -> str | None:
+    """The machine's name in an engine's address (unix, tcp, http, ssh); None when it is this one."""
+    url = urlsplit(address)
+    if url.scheme.endswith(("unix", "npipe")) or url.hostname is None or _LOOPBACK.fullmatch(url.hostname):
+        return None
+    return url.hostname

@@ -1,0 +1,39 @@
+"""What a healthy service still lacks: its default model, an event socket. Said once, and once more when it has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.console import Console
+from orchestrator.health import ask
+
+
+class ReadinessWatch:
+    """Looks at GET /ready and tells what changed since the last look. `told` is what was said to be missing."""
+
+    def __init__(self, console: Console, address: str, port: int) -> None:
+        self._console = console
+        self._address = address
+        self._port = port
+        self.told: tuple[str, ...] = ()
+
+    def missing(self) -> tuple[str, ...] | None:
+        """Reasons why the service is not ready, none when it is; None when it does not say."""
+        answer = ask(self._address, self._port, "/ready")
+        return None if answer is None else reasons(answer[1])
+
+    def tell(self) -> None:
+        """Says what is missing unless it was said before, and that nothing is missing any more."""
+        missing = self.missing()
+        if missing is None or missing == self.told:
+            return
+        for reason in missing:
+            self._console.warn(reason, "The service stays up and tries again; `kvcache doctor` looks for the cause.")
+        if not missing:
+            self._console.step("Ready now: the default model is loaded and all event sockets are up")
+        self.told = missing
+
+
+def reasons(body: Any) -> tuple[str, ...]:
+    """Why a service is not ready, from the body of its GET /ready."""
+    return tuple(body.get("reasons") or ()) if isinstance(body, dict) else ()
