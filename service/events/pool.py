@@ -9,16 +9,15 @@ from collections.abc import Coroutine
 from time import monotonic
 from typing import Any, NamedTuple
 
-import xxhash
 import zmq
 
 from service.events.intake import Intake
 from service.events.recovery import Recovery
 from service.events.statistics import EventStatistics
-from service.events.stream import Arrival, Stream, StreamState
+from service.events.stream import Stream, StreamState, arrival
 from service.events.subscription import Message, Subscription
 from service.events.topic import read_topic
-from service.events.wire import WireError, read_batch
+from service.events.wire import WireError
 from service.index.base import Index, Rank
 from service.settings import Settings
 
@@ -159,19 +158,18 @@ class EventPool:
 
     def _apply(self, subscription: Subscription, message: Message) -> None:
         try:
-            batch = read_batch(message.payload)
+            arrived = arrival(message.sequence, message.payload)
         except WireError as error:
             self._intake.skip(subscription.endpoint.address, str(error))
             return
         endpoint = subscription.endpoint
         source = read_topic(message.topic, endpoint, self._settings.model_name, message.peer)
-        rank = Rank(source.pod, source.model, batch.rank)
+        rank = Rank(source.pod, source.model, arrived.batch.rank)
         stream = self._intake.stream(endpoint.address, rank, endpoint.replay)
         stream.connection = message.connection
         stream.lost_at = None
         stream.check_at = monotonic() + _QUIET
-        digest = xxhash.xxh3_64_intdigest(message.payload)
-        self._intake.receive(stream, Arrival(message.sequence, digest, batch))
+        self._intake.receive(stream, arrived)
 
     def connected(self, subscription: Subscription, connection: int) -> None:
         for stream in self._intake:

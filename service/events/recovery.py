@@ -8,14 +8,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from time import monotonic
 
-import xxhash
-
 from service.events.intake import Intake
 from service.events.replay import Replayed, ReplayError, ask
 from service.events.statistics import EventStatistics
-from service.events.stream import Arrival, Stream
+from service.events.stream import Arrival, Stream, arrival, payload_digest
 from service.events.subscription import Context
-from service.events.wire import Batch, WireError, read_batch
+from service.events.wire import Batch, WireError
 
 _SLICE_SECONDS = 0.005
 _IDLE_INTERVAL = 30.0
@@ -64,28 +62,28 @@ class Recovery:
         slice_ends = monotonic() + _SLICE_SECONDS
         async with aclosing(replies):
             async for replayed in replies:
-                arrival = self._read(stream, replayed)
-                if first and arrival.sequence < applied and not stream.knows(arrival):
+                arrived = self._read(stream, replayed)
+                if first and arrived.sequence < applied and not stream.knows(arrived):
                     return False
                 first = False
-                if arrival.sequence > stream.next:
-                    self._intake.lose(stream, arrival.sequence)
-                if arrival.sequence >= stream.next:
-                    self._intake.apply(stream, arrival)
+                if arrived.sequence > stream.next:
+                    self._intake.lose(stream, arrived.sequence)
+                if arrived.sequence >= stream.next:
+                    self._intake.apply(stream, arrived)
                 if monotonic() > slice_ends:
                     await asyncio.sleep(0)
                     slice_ends = monotonic() + _SLICE_SECONDS
                 if stream.forgotten:
                     break
-        nothing_newer_is_heard = all(arrival.sequence < applied for arrival in stream.waiting)
+        nothing_newer_is_heard = all(waiting.sequence < applied for waiting in stream.waiting)
         return not (first and applied and nothing_newer_is_heard)
 
     def _read(self, stream: Stream, replayed: Replayed) -> Arrival:
-        digest = xxhash.xxh3_64_intdigest(replayed.payload)
         try:
-            batch = read_batch(replayed.payload)
+            arrived = arrival(replayed.sequence, replayed.payload)
         except WireError as error:
-            return Arrival(replayed.sequence, digest, Batch(None, (), stream.rank.number, {str(error): 1}))
-        if batch.rank != stream.rank.number:
-            raise ReplayError(f"{stream.replay} is the replay socket of rank {batch.rank}")
-        return Arrival(replayed.sequence, digest, batch)
+            unread = Batch(None, (), stream.rank.number, {str(error): 1})
+            return Arrival(replayed.sequence, payload_digest(replayed.payload), unread)
+        if arrived.batch.rank != stream.rank.number:
+            raise ReplayError(f"{stream.replay} is the replay socket of rank {arrived.batch.rank}")
+        return arrived

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from time import time
 
-from service.events.wire import Batch
+import xxhash
+
+from service.events.wire import Batch, read_batch
 from service.index.base import Rank
 
 _REMEMBERED = 1024
@@ -29,6 +31,15 @@ class Arrival:
     sequence: int
     digest: int
     batch: Batch
+
+
+def arrival(sequence: int, payload: bytes) -> Arrival:
+    """Reads a message's payload. Raises WireError."""
+    return Arrival(sequence, payload_digest(payload), read_batch(payload))
+
+
+def payload_digest(payload: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(payload)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ import pytest
 
 from service.events.recording import Recording
 from service.simulation.playback import Playback
-from tests.service.events.conftest import Listen, Truth
+from service.simulation.truth import Truth
+from tests.service.events.conftest import Listen
 
 RECORDINGS = {
     "a_simple": "a_simple",
@@ -33,5 +34,5 @@ async def test_what_the_index_answers_is_what_vllm_would_reuse(listen: Listen, r
         listening = await listen(*playback.endpoints)
         await playback.play()
         await listening.heard(truth.last_sequence)
-    assert truth.wrong(listening.index) == []
+    assert list(truth.differences(listening.index)) == []
     assert all(state.exact for state in listening.pool.streams())
