@@ -19,7 +19,7 @@ class Publisher:
     """Publishes batches under consecutive sequence numbers. To be used as an asynchronous context manager.
 
     An address with `*` or `::`, or of ipc or inproc, is bound and any other connected to; the replay address is always
-    bound. `repeats_topic` is whether replies to a replay carry the topic.
+    bound; `binds` says otherwise. `repeats_topic` is whether replies to a replay carry the topic.
     """
 
     def __init__(
@@ -30,11 +30,14 @@ class Publisher:
         topic: str = "",
         buffered: int = 10_000,
         repeats_topic: bool = True,
+        binds: bool | None = None,
     ) -> None:
         self.topic = topic.encode()
         self.sequence = 0
         self._requested = address, replay
         self._repeats_topic = repeats_topic
+        wildcard = "*" in address or "::" in address or address.startswith(("ipc://", "inproc://"))
+        self._binds = wildcard if binds is None else binds
         self._buffer: deque[tuple[int, bytes]] = deque(maxlen=buffered)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         # An XPUB is on the wire what a PUB is, and tells besides when somebody subscribes.
@@ -51,8 +54,7 @@ class Publisher:
 
     async def __aenter__(self) -> Publisher:
         address, replay = self._requested
-        binds = "*" in address or "::" in address or address.startswith(("ipc://", "inproc://"))
-        if binds:
+        if self._binds:
             self._pub.bind(address)
         else:
             self._pub.connect(address)

@@ -1,0 +1,42 @@
+"""What the tools' command lines have in common: how a parser is made and how values are read."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+
+_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parser(tool: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser under the name by which the user called the tool: `kvcache record` runs `python -m service record`."""
+    program = os.environ.get("KVCACHE_PROGRAM", "python -m service")
+    return argparse.ArgumentParser(prog=f"{program} {tool}", description=description, allow_abbrev=False)
+
+
+def seconds(text: str) -> float:
+    """Reads 60, 60s, 5m or 250ms."""
+    match = _TIME.fullmatch(text.strip())
+    if match is None or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a time above zero, such as 60s, 5m or 250ms")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def positive(text: str) -> int:
+    """Reads a whole number of 1 or more."""
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 10**12):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of 1 or more")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """Reads a number above zero."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above zero")
+    return number

@@ -1,0 +1,145 @@
+"""Plays seeded conversations against simulated engines, each sent to the pod that a running service scores best.
+
+Writes a JSON object per line: `begin`, a `request` for each, `end`. Exit code 1 when what the service predicted differs
+from what an engine did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+
+import msgspec
+
+from service.commands.command_line import above_zero, parser, positive, seconds
+from service.events.endpoint import Endpoint, parse_endpoints
+from service.prompts.models import Models
+from service.settings import Settings
+from service.simulation.asking import Router, ServiceError
+from service.simulation.conversations import Conversations
+from service.simulation.demonstration import Demonstration, Ended, Limits, Routed
+from service.simulation.engine import SimulatedEngine
+from service.simulation.pod import Pod
+from service.simulation.rivals import rivals
+
+MODEL = "builtin/demo"
+_SUBSCRIBE_SECONDS = 20.0
+_CONVERSATIONS_PER_POD = 4
+
+
+class Begun(msgspec.Struct, tag="begin", tag_field="kind"):
+    """What is played: simulated pods of so many usable blocks each."""
+
+    model: str
+    pods: list[str]
+    blocks: int
+    block_size: int
+    seed: int
+    requests: int | None
+    seconds: float | None
+
+
+def main(arguments: list[str], environment: Mapping[str, str]) -> int:
+    options = _read(arguments, environment)
+    try:
+        return asyncio.run(_simulate(options))
+    except (ServiceError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 130
+
+
+def _read(arguments: list[str], environment: Mapping[str, str]) -> argparse.Namespace:
+    made = parser("simulate", __doc__)
+    made.add_argument("--url", default=f"http://127.0.0.1:{environment.get('HTTP_PORT', 8080)}", help="the service")
+    made.add_argument(
+        "--endpoints",
+        default=environment.get("ZMQ_ENDPOINT", ""),
+        help="where the service listens for the engines, one address with its replay= for each (default: ZMQ_ENDPOINT)",
+    )
+    made.add_argument("--blocks", type=positive, default=256, help="blocks of each engine's cache (256)")
+    made.add_argument("--block-size", type=positive, default=16, help="tokens of a block (16)")
+    made.add_argument("--seed", type=int, default=7, help="equal seeds give equal conversations (7)")
+    made.add_argument("--conversations", type=positive, help="how many go on at once (4 for each engine)")
+    made.add_argument("--requests", type=positive, help="stop after so many")
+    made.add_argument("--duration", type=seconds, help="stop after that time, such as 60s")
+    made.add_argument("--rate", type=above_zero, help="requests per second at most (as fast as it goes)")
+    made.add_argument("--stay", action="store_true", help="keep the engines up afterwards, until SIGTERM")
+    options = made.parse_args(arguments)
+    try:
+        options.endpoints = parse_endpoints(options.endpoints)
+    except ValueError as error:
+        made.error(f"--endpoints: {error}")
+    return options
+
+
+async def _simulate(options: argparse.Namespace) -> int:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    models = Models(Settings())
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(models.close)
+        pods = await _pods(options, stack)
+        demonstration = Demonstration(
+            pods,
+            rivals(lambda: _engines(options), options.seed),
+            await models.get(MODEL),
+            await stack.enter_async_context(Router(options.url, MODEL)),
+            options.block_size,
+        )
+        _write(_begun(options, pods))
+        at_once = options.conversations or _CONVERSATIONS_PER_POD * len(pods)
+        limits = Limits(options.requests, options.duration, options.rate)
+        different = False
+        async for line in demonstration.run(Conversations(options.seed, at_once), limits):
+            _write(line)
+            if isinstance(line, Ended):
+                different = bool(line.differences)
+            if stop.is_set():
+                return 130
+        if options.stay:
+            await stop.wait()
+    return 1 if different else 0
+
+
+async def _pods(options: argparse.Namespace, stack: AsyncExitStack) -> list[Pod]:
+    endpoints: Sequence[Endpoint] = options.endpoints
+    pods = [
+        await stack.enter_async_context(Pod(f"10.0.0.{number}:8000", MODEL, engine, endpoint))
+        for number, (engine, endpoint) in enumerate(zip(_engines(options), endpoints, strict=True), 1)
+    ]
+    for pod, endpoint in zip(pods, endpoints, strict=True):
+        try:
+            await asyncio.wait_for(pod.subscribed(), _SUBSCRIBE_SECONDS)
+        except TimeoutError:
+            raise ServiceError(f"the service does not listen at {endpoint.address} (ZMQ_ENDPOINT)") from None
+    return pods
+
+
+def _engines(options: argparse.Namespace) -> list[SimulatedEngine]:
+    return [
+        SimulatedEngine(options.blocks, options.block_size, options.seed + number)
+        for number in range(len(options.endpoints))
+    ]
+
+
+def _begun(options: argparse.Namespace, pods: Sequence[Pod]) -> Begun:
+    return Begun(
+        MODEL,
+        [pod.name for pod in pods],
+        options.blocks - 1,
+        options.block_size,
+        options.seed,
+        options.requests,
+        options.duration,
+    )
+
+
+def _write(line: Begun | Routed | Ended) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+    sys.stdout.buffer.flush()

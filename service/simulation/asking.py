@@ -1,0 +1,99 @@
+"""What a router asks of the service, over HTTP: how much of a prompt each pod holds, and how far it has listened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+_ANSWER_SECONDS = 30.0
+_APPLY_SECONDS = 20.0
+_POLL_SECONDS = 0.002
+
+
+class ServiceError(Exception):
+    """The service does not answer, or not as it should; the text says what it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The service's answer for one prompt: its tokens, and how many of them each pod holds."""
+
+    prompt_tokens: int
+    text: str
+    matched_tokens: Mapping[str, int]
+    matched_characters: Mapping[str, int]
+    scores: Mapping[str, int | float]
+
+
+@dataclass(frozen=True, slots=True)
+class PodReport:
+    """What the service says of a pod, its ranks taken together."""
+
+    last_sequence: int | None
+    blocks: int
+    inexact_reason: str | None
+
+
+class Router:
+    """A client of one service. An asynchronous context manager; methods raise ServiceError."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self._model = model
+        self._url = url
+        self._session = aiohttp.ClientSession(
+            url, timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS), raise_for_status=False
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def predict(self, messages: Sequence[Mapping[str, Any]]) -> Prediction:
+        """Asks how much of a chat each pod holds."""
+        answer = await self._answer("POST", "/explain", {"model": self._model, "messages": list(messages)})
+        matches = answer["matches"]
+        return Prediction(
+            prompt_tokens=answer["tokens"],
+            text=answer["text"],
+            matched_tokens={match["pod"]: match["matched_tokens"] for match in matches},
+            matched_characters={match["pod"]: match["matched_characters"] for match in matches},
+            scores=answer["pod_scores"] or {},
+        )
+
+    async def pods(self) -> dict[str, PodReport]:
+        """Asks what the service knows of each pod."""
+        return {
+            pod["pod"]: PodReport(pod["last_sequence"], sum(pod["blocks"].values()), pod["inexact_reason"])
+            for pod in (await self._answer("GET", "/pods"))["pods"]
+        }
+
+    async def applied(self, pod: str, sequence: int | None) -> None:
+        """Waits until the service has applied a pod's batch of that number; None is no batch to wait for."""
+        deadline = monotonic() + _APPLY_SECONDS
+        while sequence is not None:
+            report = (await self.pods()).get(pod)
+            if report and report.last_sequence is not None and report.last_sequence >= sequence:
+                return
+            if monotonic() > deadline:
+                raise ServiceError(f"batch {sequence} of {pod} was published and not applied in {_APPLY_SECONDS:g} s")
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _answer(self, method: str, path: str, body: object = None) -> Any:
+        try:
+            async with self._session.request(method, path, json=body) as response:
+                answer = await response.json()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise ServiceError(f"{method} {self._url}{path}: {error or type(error).__name__}") from error
+        if response.status != 200:
+            raise ServiceError(f"{method} {self._url}{path}: {response.status} {answer['error']['message']}")
+        return answer

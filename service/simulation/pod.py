@@ -1,0 +1,67 @@
+"""A pod without a GPU: a simulated engine whose cache events go out on the wire."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from service.events.endpoint import Endpoint
+from service.simulation.engine import Served, SimulatedEngine
+from service.simulation.publisher import Publisher
+
+
+def batch_payload(events: Sequence[dict[str, Any]], rank: int = 0) -> bytes:
+    """A batch as vLLM 0.33 packs it: an array of time, events and rank, the events maps without what is None."""
+    maps = [{name: value for name, value in event.items() if value is not None} for event in events]
+    return msgspec.msgpack.encode([time.time(), maps, rank])
+
+
+class Pod:
+    """An engine under the name by which its topic calls it, with a tally of what it served.
+
+    Publishes at the endpoint's address and answers at its replay address, both bound. An asynchronous context manager.
+    """
+
+    def __init__(self, name: str, model: str, engine: SimulatedEngine, endpoint: Endpoint) -> None:
+        self.name = name
+        self.engine = engine
+        self.requests = 0
+        self.prompt_tokens = 0
+        self.reused_tokens = 0
+        self.evictions = 0
+        self._publisher = Publisher(
+            endpoint.address, endpoint.replay, topic=f"kv@{name}@{model}", binds=True, buffered=100_000
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._publisher.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._publisher.close()
+
+    @property
+    def last_sequence(self) -> int | None:
+        """The number of the last batch published; None before the first."""
+        return self._publisher.sequence - 1 if self._publisher.sequence else None
+
+    async def subscribed(self) -> None:
+        """Waits until somebody listens."""
+        await self._publisher.subscribed()
+
+    def serve(self, tokens: Sequence[int], output: Sequence[int]) -> Served:
+        """Serves one request and publishes what it did to the cache."""
+        served = self.engine.serve(tokens, output)
+        for events in served.batches:
+            self._publisher.publish(batch_payload(events))
+        self.requests += 1
+        self.prompt_tokens += len(tokens)
+        self.reused_tokens += served.cached_tokens
+        self.evictions += served.evicted
+        return served
