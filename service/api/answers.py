@@ -1,0 +1,223 @@
+"""Bodies out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from service.api.errors import ErrorBody
+from service.index.base import Tier
+
+Scores: TypeAlias = dict[str, int | float] | None
+"""Pod to score; null when no pod has any of the prompt."""
+
+_encoder = msgspec.json.Encoder()
+
+
+def json_answer(body: object, status: int = 200) -> web.Response:
+    """Any of these, or what is made of them, as a response."""
+    return web.Response(body=_encoder.encode(body), status=status, content_type="application/json")
+
+
+class ScoredChat(Struct):
+    """Answer of /score_completions."""
+
+    pod_scores: Scores
+    model: str
+    rendered_template: str
+    original_messages: Raw
+
+
+class Usage(Struct):
+    """Tokens of a prompt and of what was answered."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Message(Struct):
+    """What the assistant says."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class Choice(Struct):
+    """The one choice of a completion."""
+
+    index: int
+    message: Message
+    finish_reason: str
+    logprobs: None = None
+
+
+class Completion(Struct, kw_only=True):
+    """OpenAI's chat.completion, with the scores of the prompt beside it."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    pod_scores: Scores
+
+
+class Delta(Struct, omit_defaults=True):
+    """What a chunk adds to the message."""
+
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChunkChoice(Struct):
+    """The one choice of a chunk."""
+
+    index: int
+    delta: Delta
+    finish_reason: str | None = None
+    logprobs: None = None
+
+
+class Chunk(Struct, kw_only=True):
+    """OpenAI's chat.completion.chunk; the scores come with the first."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | UnsetType | None = UNSET
+    pod_scores: Scores | UnsetType = UNSET
+
+
+class RenderedChat(Struct):
+    """What would be sent to the model: vLLM's GenerateRequest without sampling, and the text beside the tokens."""
+
+    request_id: str
+    model: str
+    token_ids: list[int]
+    prompt: str
+    lora_name: str | None
+    cache_salt: str | None
+
+
+class ByTier(Struct):
+    """Tokens or blocks in each tier."""
+
+    gpu: int = 0
+    cpu: int = 0
+    storage: int = 0
+
+    @classmethod
+    def of(cls, counts: Mapping[Tier, int]) -> ByTier:
+        return cls(counts.get(Tier.GPU, 0), counts.get(Tier.CPU, 0), counts.get(Tier.STORAGE, 0))
+
+
+class Match(Struct):
+    """What one rank of one pod holds of a prompt."""
+
+    pod: str
+    rank: int
+    score: int | float
+    block_size: int
+    blocks: int
+    """Full blocks of the whole prompt."""
+    matched_blocks: int
+    matched_tokens: int
+    matched_tokens_by_tier: ByTier
+    matched_characters: int | None
+    """How far into the text the match reaches; null for a prompt of token ids."""
+
+
+class Explanation(Struct):
+    """Answer of /explain; `matches` has the best first."""
+
+    model: str
+    lora_name: str | None
+    tokens: int
+    text: str | None
+    pod_scores: Scores
+    matches: list[Match]
+
+
+class Tokenized(Struct):
+    """vLLM's answer of /tokenize."""
+
+    count: int
+    max_model_len: int | None
+    tokens: list[int]
+    token_strs: list[str | None] | None = None
+
+
+class Detokenized(Struct):
+    """vLLM's answer of /detokenize."""
+
+    prompt: str
+
+
+class ModelCard(Struct, kw_only=True):
+    """OpenAI's model object; a LoRA has its base model as parent, as in vLLM's answer."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    parent: str | None
+    owned_by: str = "kvcache"
+
+
+class ModelList(Struct, kw_only=True):
+    """Answer of /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class PodRank(Struct):
+    """One prefix cache: a data-parallel rank of a pod, for one model."""
+
+    pod: str
+    model: str
+    rank: int
+    endpoint: str | None
+    connected: bool
+    exact: bool
+    inexact_reason: str | None
+    last_sequence: int | None
+    last_event_age_seconds: float | None
+    block_sizes: list[int]
+    blocks: ByTier
+    not_understood: list[str]
+    """Kinds of KV-cache groups that are announced and do not count."""
+
+
+class PodList(Struct):
+    """Answer of /pods."""
+
+    pods: list[PodRank]
+
+
+class Forgotten(Struct):
+    """Answer of DELETE /pods/{pod}."""
+
+    pod: str
+    forgotten: bool
+
+
+class Ready(Struct):
+    """Answer of /ready when all is up."""
+
+    ready: bool
+    reasons: list[str]
+
+
+class NotReady(ErrorBody):
+    """Answer of /ready with status 503: an error, and each reason by itself."""
+
+    ready: bool
+    reasons: list[str]

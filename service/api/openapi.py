@@ -1,0 +1,64 @@
+"""The OpenAPI document, made from the table of endpoints and the types of their bodies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import msgspec
+
+from service.api.errors import ErrorBody
+from service.api.routes import Route
+
+_TEMPLATE: Final = "#/components/schemas/{name}"
+_PATTERN: Final = re.compile(r"\{(\w+):[^}]*\}")
+
+
+def document(routes: Sequence[Route]) -> bytes:
+    """An OpenAPI 3.1 document as JSON."""
+    types = [ErrorBody, *(body for route in routes for body in (*route.bodies, *route.answers.values()))]
+    schemas, components = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
+    schema_of = dict(zip(map(repr, types), schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        path = _PATTERN.sub(r"{\1}", route.path)
+        paths.setdefault(path, {})[route.method.lower()] = _operation(route, path, schema_of)
+    described = {
+        "openapi": "3.1.0",
+        "info": {"title": "kvcache", "version": _version(), "description": "Which engine holds most of a prompt?"},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+    return msgspec.json.encode(described)
+
+
+def _operation(route: Route, path: str, schema_of: dict[str, Any]) -> dict[str, Any]:
+    summary = (route.handler.__doc__ or "").strip().partition("\n")[0]
+    content = {media: {"schema": schema_of[repr(answer)]} for media, answer in route.answers.items()}
+    operation: dict[str, Any] = {
+        "operationId": route.handler.__name__,
+        "summary": summary,
+        "responses": {"200": {"description": "OK", "content": content}},
+    }
+    error = {"application/json": {"schema": schema_of[repr(ErrorBody)]}}
+    for status in sorted(route.errors):
+        operation["responses"][str(status)] = {"description": HTTPStatus(status).phrase, "content": error}
+    if route.bodies:
+        bodies = [schema_of[repr(body)] for body in route.bodies]
+        schema = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if names := re.findall(r"\{(\w+)\}", path):
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
+    return operation
+
+
+def _version() -> str:
+    try:
+        return version("kvcache")
+    except PackageNotFoundError:
+        return "unknown"

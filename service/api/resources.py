@@ -1,0 +1,23 @@
+"""What the handlers find in the application: started and stopped by service/app.py."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from service.api.traffic import Traffic
+from service.events.pool import EventPool
+from service.index.memory import MemoryIndex
+from service.prompts.models import Models
+from service.readiness import Readiness
+from service.settings import Settings
+
+SETTINGS = web.AppKey("settings", Settings)
+INDEX = web.AppKey("index", MemoryIndex)
+POOL = web.AppKey("pool", EventPool)
+MODELS = web.AppKey("models", Models)
+READINESS = web.AppKey("readiness", Readiness)
+TRAFFIC = web.AppKey("traffic", Traffic)
+REGISTRY = web.AppKey("registry", CollectorRegistry)
+DOCUMENT = web.AppKey("document", bytes)
+"""The OpenAPI document, as JSON."""

@@ -1,0 +1,90 @@
+"""POST /score, /score_completions and /explain: how much of a prompt each pod already has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+from aiohttp import web
+
+from service.api.answers import ByTier, Explanation, Match, ScoredChat, Scores, json_answer
+from service.api.errors import Refusal
+from service.api.prompts import Asked, AskedChat, ask_chat, ask_plain
+from service.api.requests import ChatRequest, Either, Messages, ScoreRequest, decode, read
+from service.api.resources import INDEX, SETTINGS
+from service.index.base import RankMatch
+from service.index.scoring import pod_scores
+
+_score = msgspec.json.Decoder(ScoreRequest)
+_chat = msgspec.json.Decoder(ChatRequest)
+_messages = msgspec.json.Decoder(Messages)
+_either = msgspec.json.Decoder(Either)
+
+
+async def score(request: web.Request) -> web.Response:
+    """The scores of a prompt; several prompts of one request add up."""
+    app = request.app
+    asked = await ask_plain(app, decode(_score, await read(request)))
+    return json_answer(added([scores(app, app[INDEX].match(one.prompt)) for one in asked]))
+
+
+async def score_completions(request: web.Request) -> web.Response:
+    """The scores of a chat, with the text that they are of."""
+    app, body = request.app, await read(request)
+    asked = await ask_chat(app, decode(_chat, body))
+    found = scores(app, app[INDEX].match(asked.prompt))
+    return json_answer(ScoredChat(found, asked.target.name, asked.text, decode(_messages, body).messages))
+
+
+async def explain(request: web.Request) -> web.Response:
+    """Every rank that holds part of a prompt or chat: how much, on which tiers, and how far into the text."""
+    app, body = request.app, await read(request)
+    if decode(_either, body).is_chat():
+        asked: Asked | AskedChat = await ask_chat(app, decode(_chat, body))
+    else:
+        prompts = await ask_plain(app, decode(_score, body))
+        if len(prompts) > 1:
+            raise Refusal(400, "`prompt` must be a single prompt here", param="prompt")
+        asked = prompts[0]
+    matches = app[INDEX].match(asked.prompt)
+    explained = [await _explained(app, asked, match) for match in matches]
+    explained.sort(key=lambda match: (-match.score, match.pod, match.rank))
+    tokens = len(asked.prompt.tokens)
+    return json_answer(
+        Explanation(asked.target.name, asked.target.lora_name, tokens, asked.text, scores(app, matches), explained)
+    )
+
+
+def scores(app: web.Application, matches: Iterable[RankMatch]) -> Scores:
+    """The best rank of each pod, in the operator's unit and weights."""
+    settings = app[SETTINGS]
+    return pod_scores(matches, settings.tier_weights, settings.block_size)
+
+
+def added(several: list[Scores]) -> Scores:
+    """Scores of prompts that one pod would get together."""
+    if len(several) == 1:
+        return several[0]
+    total: dict[str, int | float] = {}
+    for one in several:
+        for pod, score in (one or {}).items():
+            total[pod] = total.get(pod, 0) + score
+    ordered = sorted(total.items(), key=lambda item: (-item[1], item[0]))
+    return {pod: int(score) if score == int(score) else score for pod, score in ordered} or None
+
+
+async def _explained(app: web.Application, asked: Asked | AskedChat, match: RankMatch) -> Match:
+    reach = None
+    if asked.model is not None and asked.text is not None:
+        reach = await asked.model.reach(asked.text, asked.prompt.tokens, match.tokens)
+    return Match(
+        pod=match.rank.pod,
+        rank=match.rank.number,
+        score=next(iter((scores(app, [match]) or {}).values()), 0),
+        block_size=match.block_size,
+        blocks=len(asked.prompt.tokens) // match.block_size,
+        matched_blocks=match.tokens // match.block_size,
+        matched_tokens=match.tokens,
+        matched_tokens_by_tier=ByTier.of(match.tokens_by_tier),
+        matched_characters=reach,
+    )

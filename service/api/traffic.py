@@ -1,0 +1,51 @@
+"""What the API counts: plain numbers that the metrics read when they are scraped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from service.index.statistics import Histogram
+
+
+class Answered(NamedTuple):
+    """What one kind of answered request is counted under."""
+
+    method: str
+    route: str
+    status: int
+
+
+def _seconds() -> Histogram:
+    return Histogram((0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10))
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Requests of one run."""
+
+    in_flight: int = 0
+    answered: Counter[Answered] = field(default_factory=Counter)
+    seconds: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(_seconds))
+    """From headers to answer, by route."""
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begin(self) -> None:
+        self.in_flight += 1
+
+    def end(self) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._idle.set()
+
+    async def settled(self) -> None:
+        """Waits until no request is in flight."""
+        while self.in_flight:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def count(self, answered: Answered, seconds: float) -> None:
+        self.answered[answered] += 1
+        self.seconds[answered.route].observe(seconds)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import logging
+from service import log
+log.configure({format!r}, "info")
+logger = logging.getLogger("service.test")
+logger.debug("left out")
+logger.info("hello %s", "wörld\\udc80\\nsecond line")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logger.exception("failed")
+input()
+"""
+
+
+def lines_of(log_format: str, **environment: str) -> list[str]:
+    """What a process has written to a pipe while it still runs."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(format=log_format)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **environment},
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        lines: list[bytes] = []
+        while not lines or b"division by zero" not in lines[-1]:
+            lines.append(process.stdout.readline())
+        process.stdin.close()
+    assert process.returncode != 0
+    return [line.decode().rstrip("\n") for line in lines]
+
+
+def test_json_lines_are_one_object_each_and_come_at_once() -> None:
+    hello, failed = map(json.loads, lines_of("json"))
+    assert hello["level"] == "info"
+    assert hello["logger"] == "service.test"
+    assert hello["message"] == "hello wörld\\udc80\nsecond line"
+    assert hello["time"].endswith("+00:00")
+    assert failed["message"] == "failed"
+    assert "ZeroDivisionError" in failed["error"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_human_lines_show_what_the_output_cannot_hold_as_escapes(encoding: str) -> None:
+    first = lines_of("human", PYTHONIOENCODING=encoding)[0]
+    assert "INFO    service.test: hello w" in first
+    assert "\\udc80" in first

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession
+
+_LISTENING = re.compile(rb"listening on http://\S+:(\d+)")
+
+
+def environment_of(folder: Path, **changes: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "CONTAINER_ENV": "true",
+        "MODEL_NAME": "builtin/demo",
+        "ZMQ_ENDPOINT": f"ipc://{folder}/events",
+        "HTTP_HOST": "127.0.0.1",
+        "HTTP_PORT": "0",
+        **changes,
+    }
+
+
+async def started(environment: dict[str, str], *arguments: str) -> Process:
+    command = (sys.executable, "-m", "service", *arguments)
+    return await asyncio.create_subprocess_exec(*command, env=environment, stdout=PIPE, stderr=PIPE)
+
+
+async def ended(environment: dict[str, str], *arguments: str) -> tuple[int | None, str, str]:
+    process = await started(environment, *arguments)
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+@asynccontextmanager
+async def running(environment: dict[str, str]) -> AsyncIterator[tuple[Process, int]]:
+    """A real service process and the port that its log names."""
+    process = await started(environment, "serve")
+    assert process.stdout is not None
+    try:
+        async for line in process.stdout:
+            if listening := _LISTENING.search(line):
+                yield process, int(listening[1])
+                break
+        else:
+            pytest.fail("the service ended before it listened")
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def stopped(process: Process) -> tuple[float, str]:
+    """Waits for the end after SIGTERM; gives the seconds it took and what was logged meanwhile."""
+    at = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    out, _ = await process.communicate()
+    return time.monotonic() - at, out.decode()
+
+
+async def request_in_flight(client: ClientSession) -> None:
+    """Waits until the service is at work on a request."""
+    async with asyncio.timeout(10):
+        while "kvcache_http_requests_in_flight 1" not in await (await client.get("/metrics")).text():
+            pass
+
+
+async def test_without_container_env_it_says_what_to_run_instead(folder: Path) -> None:
+    code, out, err = await ended(environment_of(folder, CONTAINER_ENV="", HTTP_PORT="nonsense"))
+    assert (code, out) == (2, "")
+    assert "kvcache up" in err
+    assert "CONTAINER_ENV=true python -m service serve" in err
+
+
+async def test_a_wrong_setting_is_refused_in_one_line_with_its_name(folder: Path) -> None:
+    code, out, err = await ended(environment_of(folder, HTTP_PORT="eighty"))
+    assert (code, out) == (1, "")
+    assert err == "HTTP_PORT='eighty': must be a whole number from 0 to 65535\n"
+
+
+async def test_an_unknown_command_is_wrong_usage(folder: Path) -> None:
+    code, _, err = await ended(environment_of(folder), "dance")
+    assert code == 2
+    assert "serve" in err
+
+
+async def test_a_port_that_is_taken_is_said_in_one_line(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, out, err = await ended(environment_of(folder, HTTP_PORT=str(port), LOG_FORMAT="json"))
+    assert (code, err) == (1, "")
+    last = json.loads(out.splitlines()[-1])
+    assert last["level"] == "error"
+    assert f"HTTP_PORT={port}" in last["message"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_it_within_a_second_with_exit_code_0(folder: Path, number: signal.Signals) -> None:
+    async with running(environment_of(folder)) as (process, _):
+        at = time.monotonic()
+        process.send_signal(number)
+        out, err = await process.communicate()
+        assert time.monotonic() - at < 1
+    assert process.returncode == 0
+    assert b"Received shutdown signal" in out
+    assert err == b""
+
+
+async def test_a_request_in_flight_is_answered_before_the_stop(folder: Path) -> None:
+    body = b'{"prompt": [1, 2, 3]}'
+    async with running(environment_of(folder)) as (process, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:5])
+        async with ClientSession(f"http://127.0.0.1:{port}") as client:
+            await request_in_flight(client)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        async for line in process.stdout:
+            if b"Received shutdown signal" in line:
+                break
+        writer.write(body[5:])
+        answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert answer.endswith(b"\r\n\r\nnull")
+        assert await process.wait() == 0
+
+
+async def test_a_request_that_never_ends_does_not_hold_up_the_stop(folder: Path) -> None:
+    async with running(environment_of(folder)) as (process, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{")
+        async with ClientSession(f"http://127.0.0.1:{port}") as client:
+            await request_in_flight(client)
+        seconds, _ = await stopped(process)
+        writer.close()
+    assert process.returncode == 0
+    assert seconds < 1
+
+
+async def test_long_work_in_a_thread_does_not_hold_up_the_stop(folder: Path) -> None:
+    text = " ".join(f"{number}{number * 7919}x" for number in range(200_000))
+    body = io.BytesIO(json.dumps({"prompt": text}).encode())
+    async with running(environment_of(folder)) as (process, port), ClientSession(f"http://127.0.0.1:{port}") as client:
+        scoring = asyncio.create_task(client.post("/score", data=body))
+        await request_in_flight(client)
+        seconds, _ = await stopped(process)
+        await asyncio.gather(scoring, return_exceptions=True)
+    assert process.returncode == 0
+    assert seconds < 1
+
+
+async def test_the_health_check_tells_a_service_that_answers_from_one_that_does_not(folder: Path) -> None:
+    async with running(environment_of(folder)) as (_, port):
+        environment = {**os.environ, "HTTP_PORT": str(port)}
+        command = (sys.executable, "-m", "service.healthcheck")
+        assert await (await asyncio.create_subprocess_exec(*command, env=environment)).wait() == 0
+    assert await (await asyncio.create_subprocess_exec(*command, env=environment)).wait() == 1

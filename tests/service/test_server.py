@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+
+from tests.service.conftest import Serve
+
+HEAD = b"Host: localhost\r\n"
+
+
+def port_of(client: ClientSession) -> int:
+    base = client._base_url
+    assert base is not None and base.port is not None
+    return base.port
+
+
+async def said(client: ClientSession, sent: bytes, until: bytes = b"") -> bytes:
+    """What the service answers to raw bytes, up to `until` or to the end of the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(client))
+    try:
+        writer.write(sent)
+        return await asyncio.wait_for(reader.readuntil(until) if until else reader.read(), 10)
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def status_and_error(answer: bytes) -> tuple[int, dict[str, Any]]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return int(head.split()[1]), error
+
+
+async def test_headers_that_do_not_come_in_time_are_answered_with_408(serve: Serve) -> None:
+    client = await serve(header_timeout=0.2)
+    status, error = status_and_error(await said(client, b"GET /health HTTP/1.1\r\n" + HEAD))
+    assert status == 408
+    assert error["code"] == "request_timeout"
+
+
+async def test_headers_that_trickle_are_cut_off_all_the_same(serve: Serve) -> None:
+    client = await serve(header_timeout=0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(client))
+
+    async def trickle() -> None:
+        writer.write(b"GET /health HTTP/1.1\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b"X-A: b\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    trickling = asyncio.create_task(trickle())
+    try:
+        async with asyncio.timeout(5):
+            with suppress(ConnectionError):
+                assert b"408" in await reader.read()
+    finally:
+        trickling.cancel()
+        writer.close()
+
+
+async def test_a_connection_that_says_nothing_is_closed(serve: Serve) -> None:
+    client = await serve(header_timeout=0.2)
+    assert await said(client, b"") == b""
+
+
+async def test_slow_headers_of_a_second_request_are_cut_off_too(serve: Serve) -> None:
+    client = await serve(header_timeout=0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(client))
+    writer.write(b"GET /health HTTP/1.1\r\n" + HEAD + b"\r\n")
+    assert (await reader.readuntil(b"OK")).startswith(b"HTTP/1.1 200")
+    writer.write(b"GET /health HTTP/1.1\r\n")
+    assert b"HTTP/1.1 408" in await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+
+
+async def test_an_idle_connection_is_kept_longer_than_headers_may_take(serve: Serve) -> None:
+    client = await serve(header_timeout=0.1, keepalive_timeout=0.6)
+    started = asyncio.get_running_loop().time()
+    answer = await said(client, b"GET /health HTTP/1.1\r\n" + HEAD + b"\r\n")
+    assert asyncio.get_running_loop().time() - started > 0.5
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+async def test_a_body_that_does_not_come_is_answered_with_408(serve: Serve) -> None:
+    client = await serve(body_timeout=0.1)
+    begun = b"POST /score HTTP/1.1\r\n" + HEAD + b'Content-Length: 10\r\n\r\n{"'
+    status, error = status_and_error(await said(client, begun, until=b"}}"))
+    assert status == 408
+    assert "0.1 s" in error["message"]
+
+
+async def test_a_body_that_is_too_large_is_answered_with_413(serve: Serve) -> None:
+    client = await serve(max_body_bytes=1000)
+    async with client.post("/score", data=b'{"prompt": "' + b"x" * 10_000 + b'"}') as answer:
+        error = (await answer.json())["error"]
+    assert answer.status == 413
+    assert "MAX_BODY_BYTES" in error["message"]
+
+
+async def test_a_compressed_body_counts_by_what_it_unpacks_to(serve: Serve) -> None:
+    client = await serve(max_body_bytes=1000)
+    async with client.post(
+        "/score", data=gzip.compress(b" " * 1_000_000), headers={"Content-Encoding": "gzip"}
+    ) as answer:
+        assert answer.status == 413
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (b"hello\r\n\r\n", 400),
+        (b"GET /health HTTP/9.9\r\n" + HEAD + b"\r\n", 400),
+        (b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
+        (b"POST /score HTTP/1.1\r\n" + HEAD + b"Content-Length: many\r\n\r\n", 400),
+        (b"POST /score HTTP/1.1\r\nConnection: close\r\n" + HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (
+            b"POST /score HTTP/1.1\r\nConnection: close\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n"
+            + HEAD
+            + b"\r\nabc",
+            400,
+        ),
+        (
+            b"POST /score HTTP/1.1\r\nConnection: close\r\nExpect: a miracle\r\nContent-Length: 0\r\n" + HEAD + b"\r\n",
+            417,
+        ),
+        (b"POST /nothing HTTP/1.1\r\nConnection: close\r\nExpect: it\r\nContent-Length: 0\r\n" + HEAD + b"\r\n", 417),
+        (b"BREW /health HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
+        (b"PATCH /health HTTP/1.1\r\nConnection: close\r\n" + HEAD + b"\r\n", 405),
+        (b"GET /nothing HTTP/1.1\r\nConnection: close\r\n" + HEAD + b"\r\n", 404),
+    ],
+)
+async def test_what_is_not_http_or_not_ours_gets_the_same_form_of_error(
+    serve: Serve, caplog: pytest.LogCaptureFixture, request_bytes: bytes, status: int
+) -> None:
+    got, error = status_and_error(await said(await serve(), request_bytes))
+    assert got == status
+    assert "bytearray" not in error["message"]
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+async def test_a_client_that_goes_away_in_the_middle_of_a_body_leaves_no_error(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(client))
+    writer.write(b"POST /score HTTP/1.1\r\n" + HEAD + b'Content-Length: 10\r\n\r\n{"')
+    writer.write_eof()
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+@pytest.mark.parametrize("path", ["/health", "/pods", "/metrics", "/v1/models", "/openapi.json"])
+async def test_head_works_where_get_does(serve: Serve, path: str) -> None:
+    client = await serve()
+    async with client.head(path) as head, client.get(path) as get:
+        assert head.status == get.status == 200
+        assert head.headers["Content-Type"] == get.headers["Content-Type"]
+        assert await head.read() == b""
