@@ -24,3 +24,13 @@ class EngineUnavailable(Problem):
 
 class BuildFailed(Problem):
     """An engine could not build the image."""
+
+
+class ToolFailed(Problem):
+    """A tool of the service ended with another exit code than 0; `details` are the last lines of its errors."""
+
+    def __init__(self, tool: str, exit_code: int, details: tuple[str, ...]) -> None:
+        super().__init__(
+            f"`python -m service {tool}` ended with code {exit_code}.", "Its last lines are above.", details
+        )
+        self.exit_code = exit_code

@@ -61,6 +61,8 @@ class Launch:
     memory: int | None = None
     detach: bool = False
     token: str | None = field(default=None, repr=False)
+    engines_beside: bool = False
+    """Whether the engines run where the service does, so that loopback in `zmq_endpoint` is the container's own."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import closing
 
 from orchestrator.console import Console
@@ -22,13 +23,16 @@ from orchestrator.workload import ports, prepare, service_address
 
 _GRACE_SECONDS = 10.0
 _LINES_OF_A_DEAD_SERVICE = 20
-_WATCH_SECONDS = 2.0
+_WATCH_SECONDS = 1.0
 _LOADING_SECONDS = 2.0  # in which a model that is at hand is loaded
 _HEALTH_SECONDS = 30.0
 
 
-def up(launch: Launch, console: Console) -> None:
-    """Starts the service and, unless detached, stays until Ctrl+C or SIGTERM. Raises Problem; nothing is left then."""
+def up(launch: Launch, console: Console, while_up: Callable[[Engine], None] | None = None) -> None:
+    """Starts the service and, unless detached, stays until Ctrl+C or SIGTERM. Raises Problem; nothing is left then.
+
+    With `while_up` it stays only until that returns.
+    """
     begun = time.monotonic()
     with Signals() as signals:
         try:
@@ -40,7 +44,7 @@ def up(launch: Launch, console: Console) -> None:
         with closing(engine):
             console.step("Starting kvcache")
             console.step(f"Running on host - orchestrating {engine.description} ({choice.reason})")
-            _UpRun(launch, engine, console, signals, begun).run()
+            _UpRun(launch, engine, console, signals, begun).run(while_up)
 
 
 class _UpRun:
@@ -57,7 +61,7 @@ class _UpRun:
         self._started = False
         self._thing = engine.kind.thing
 
-    def run(self) -> None:
+    def run(self, while_up: Callable[[Engine], None] | None) -> None:
         stays = False
         try:
             self._clean_up()
@@ -68,6 +72,9 @@ class _UpRun:
             self._tell()
             if self._launch.detach:
                 stays = True
+                return
+            if while_up is not None:
+                while_up(self._engine)
                 return
             self._console.step("Press Ctrl+C to stop")
             self._watch()

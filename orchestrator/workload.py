@@ -103,7 +103,7 @@ def _in_container(launch: Launch, token: Path | None, engine: Engine) -> Workloa
     mounts = []
     environment = {
         **_settings(launch),
-        "ZMQ_ENDPOINT": seen_from_container(launch.zmq_endpoint, HOST_NAME),
+        "ZMQ_ENDPOINT": launch.zmq_endpoint if launch.engines_beside else _seen_from_container(launch),
         "HTTP_HOST": "0.0.0.0",  # noqa: S104 - of the container, of which one port is published
         "MODELS_DIR": _MODELS,
         "HF_HOME": _HUB_CACHE,
@@ -129,6 +129,10 @@ def _in_container(launch: Launch, token: Path | None, engine: Engine) -> Workloa
         cpus=launch.cpus,
         memory=launch.memory,
     )
+
+
+def _seen_from_container(launch: Launch) -> str:
+    return seen_from_container(launch.zmq_endpoint, HOST_NAME)
 
 
 def ports(launch: Launch) -> list[int]:

@@ -6,7 +6,7 @@ so `stop` and `remove` of anything else do nothing. Methods raise Problem, never
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -187,6 +187,13 @@ class Engine(Protocol):
 
     def logs(self, name: str, query: LogQuery) -> Iterator[str]:
         """Lines of the service's output, without line ends; with `follow` until it stops."""
+        ...
+
+    def run_tool(self, name: str, arguments: Sequence[str]) -> Generator[str, None, None]:
+        """Runs `python -m service ARGUMENTS` where a service runs; gives the lines of its output as they come.
+
+        Raises ToolFailed when it ends with another exit code than 0. It ends with the service at the latest.
+        """
         ...
 
     def stop(self, name: str, grace: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Self
@@ -30,7 +30,7 @@ from orchestrator.engines.base import (
 from orchestrator.engines.hardening import HEALTH_CHECK, LOG_BYTES, PIDS_LIMIT, TMP_BYTES, sysctls
 from orchestrator.engines.inspection import service_from
 from orchestrator.engines.remote import remote_machine
-from orchestrator.engines.streams import lines
+from orchestrator.engines.streams import lines, tool_lines
 from orchestrator.errors import BuildFailed, EngineUnavailable, Problem
 
 _ANSWER_SECONDS = 5
@@ -115,6 +115,13 @@ class Docker:
                 since=None if query.since is None else query.since,
             )
             yield from lines(chunks)
+
+    def run_tool(self, name: str, arguments: Sequence[str]) -> Generator[str, None, None]:
+        api = self._client.api
+        with _errors("run a command in the container"):
+            identity = api.exec_create(name, ["python", "-m", "service", *arguments])["Id"]
+            pieces = api.exec_start(identity, stream=True, demux=True)
+            yield from tool_lines(arguments, pieces, lambda: int(api.exec_inspect(identity)["ExitCode"]))
 
     def stop(self, name: str, grace: float) -> None:
         if (service := self.find(name)) and service.ours and service.running:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -30,7 +30,7 @@ from orchestrator.engines.hardening import HEALTH_CHECK, LOG_BYTES, PIDS_LIMIT, 
 from orchestrator.engines.inspection import service_from
 from orchestrator.engines.podman_service import PodmanService
 from orchestrator.engines.remote import remote_machine
-from orchestrator.engines.streams import lines
+from orchestrator.engines.streams import frames, lines, tool_lines
 from orchestrator.errors import BuildFailed, EngineUnavailable, Problem
 
 _ANSWER_SECONDS = 5.0
@@ -167,6 +167,24 @@ class Podman:
             since = None if query.since is None else int(query.since)
             chunks = container.logs(stream=True, follow=query.follow, tail=query.tail, since=since)
             yield from lines(chunks)
+
+    def run_tool(self, name: str, arguments: Sequence[str]) -> Generator[str, None, None]:
+        # podman-py's own exec_run does not say which exec it was, so that its exit code could not be asked for.
+        wanted = {"AttachStdout": True, "AttachStderr": True, "Cmd": ["python", "-m", "service", *arguments]}
+        api = self._stream_client.api
+        with _errors("run a command in the container"):
+            created = api.post(f"/containers/{name}/exec", data=json.dumps(wanted))
+            created.raise_for_status()
+            identity = created.json()["Id"]
+            started = api.post(f"/exec/{identity}/start", data=json.dumps({"Detach": False, "Tty": False}), stream=True)
+            started.raise_for_status()
+            with closing(started):
+                yield from tool_lines(arguments, frames(started.raw.read), lambda: self._exit_code(identity))
+
+    def _exit_code(self, identity: str) -> int:
+        response = self._client.api.get(f"/exec/{identity}/json")
+        response.raise_for_status()
+        return int(response.json()["ExitCode"])
 
     def stop(self, name: str, grace: float) -> None:
         if (service := self.find(name)) and service.ours and service.running:

@@ -8,18 +8,20 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from tempfile import TemporaryFile
+from typing import IO, Any, Self
 
 import psutil
 
 from orchestrator.engines import tether
 from orchestrator.engines.base import EngineKind, Health, LogQuery, Publication, Service, Workload
 from orchestrator.engines.log_file import read_log
+from orchestrator.engines.streams import tool_lines
 from orchestrator.errors import EngineUnavailable, Problem
 from orchestrator.health import answers
 from orchestrator.ownership import process
@@ -117,7 +119,7 @@ class Processes:
 
     def start(self, workload: Workload) -> None:
         folder = make_service_folder(self.kind, workload.name)
-        tied = [sys.executable, "-IS", tether.__file__, str(os.getpid())] if workload.lives_with_parent else []
+        tied = _tied() if workload.lives_with_parent else []
         with _log_path(workload.name).open("wb") as log:
             child = subprocess.Popen(
                 [*tied, sys.executable, "-m", "service", "serve"],
@@ -150,6 +152,25 @@ class Processes:
         record = _Record.read(name)
         yield from read_log(_log_path(name), query, lambda: record is not None and record.process is not None)
 
+    def run_tool(self, name: str, arguments: Sequence[str]) -> Generator[str, None, None]:
+        with TemporaryFile() as errors:
+            tool = subprocess.Popen(
+                [*_tied(), sys.executable, "-m", "service", *arguments],
+                cwd=_PACKAGES,
+                env=_surroundings(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+            assert tool.stdout is not None  # noqa: S101 - it is a pipe
+            try:
+                with tool.stdout as output:
+                    yield from tool_lines(arguments, _pieces(output, errors), tool.wait)
+            finally:
+                tool.kill()
+                tool.wait()
+
     def stop(self, name: str, grace: float) -> None:
         if (record := _Record.read(name)) and (running := record.process):
             with suppress(psutil.NoSuchProcess):
@@ -171,6 +192,18 @@ class Processes:
 
     def close(self) -> None:
         """Nothing was opened; a detached service runs on."""
+
+
+def _tied() -> list[str]:
+    """What is put in front of a command that is to end with this process."""
+    return [sys.executable, "-IS", tether.__file__, str(os.getpid())]
+
+
+def _pieces(output: IO[bytes], errors: IO[bytes]) -> Iterator[tuple[bytes | None, bytes | None]]:
+    for line in output:
+        yield line, None
+    errors.seek(0)
+    yield None, errors.read()
 
 
 def missing_packages() -> list[str]:

@@ -1,9 +1,16 @@
-"""Lines out of the pieces in which container engines send a log."""
+"""Lines out of the pieces in which container engines send what a process writes."""
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator
+import struct
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+from orchestrator.errors import ToolFailed
+
+_LINES_OF_A_FAILED_TOOL = 20
+_ERRORS = 2  # the number of standard error in a multiplexed stream
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[str]:
@@ -16,3 +23,34 @@ def lines(chunks: Iterable[bytes]) -> Iterator[str]:
             yield line.rstrip("\r")
     if rest := rest + decoder.decode(b"", final=True):
         yield rest
+
+
+def frames(read: Callable[[int], bytes]) -> Iterator[tuple[bytes | None, bytes | None]]:
+    """Pieces of standard output and standard error, out of the stream in which Docker and Podman multiplex them.
+
+    Source: Docker Engine API, ContainerAttach, "Stream format".
+    """
+    while len(header := read(8)) == 8:
+        number, length = struct.unpack(">BxxxL", header)
+        piece = read(length)
+        yield (None, piece) if number == _ERRORS else (piece, None)
+
+
+def tool_lines(
+    arguments: Sequence[str],
+    pieces: Iterable[tuple[bytes | None, bytes | None]],
+    exit_code: Callable[[], int],
+) -> Generator[str, None, None]:
+    """The lines of a tool's output; raises ToolFailed at its end if it failed, with what it wrote of errors."""
+    errors: deque[bytes] = deque(maxlen=256)
+
+    def output() -> Iterator[bytes]:
+        for written, complained in pieces:
+            if complained:
+                errors.append(complained)
+            if written:
+                yield written
+
+    yield from lines(output())
+    if code := exit_code():
+        raise ToolFailed(arguments[0], code, tuple(lines(errors))[-_LINES_OF_A_FAILED_TOOL:])
