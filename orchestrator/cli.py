@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from orchestrator import options
-from orchestrator.errors import Problem, UsageError
 from orchestrator.launch import DEFAULTS, Launch
 
 app = typer.Typer(
@@ -22,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(study)
 
 
 @app.command()
@@ -86,7 +86,7 @@ def up(
         )
         bring_up(launch, Console(quiet=quiet))
 
-    _end(run, debug=debug)
+    end(run, debug=debug)
 
 
 @app.command()
@@ -101,7 +101,7 @@ def down(
     from orchestrator.console import Console
     from orchestrator.lifecycle import down as bring_down
 
-    _end(lambda: bring_down(name, options.engine_kind(engine), Console(quiet=quiet), every=every), debug=debug)
+    end(lambda: bring_down(name, options.engine_kind(engine), Console(quiet=quiet), every=every), debug=debug)
 
 
 @app.command()
@@ -124,7 +124,7 @@ def logs(
         query = LogQuery(tail=tail, since=parse_moment(since) if since else None, follow=follow)
         show_logs(name, options.engine_kind(engine), query, Console())
 
-    _end(run, debug=debug)
+    end(run, debug=debug)
 
 
 @app.command()
@@ -136,7 +136,7 @@ def status(
     """Show every service: where it runs, how it is, what it reports. Exit code 1 if there is none."""
     from orchestrator.status import show_status
 
-    _end(lambda: show_status(options.engine_kind(engine), as_json=as_json), debug=debug)
+    end(lambda: show_status(options.engine_kind(engine), as_json=as_json), debug=debug)
 
 
 @app.command()
@@ -178,25 +178,7 @@ def doctor(
         )
         examine(launch, as_json=as_json)
 
-    _end(run, debug=debug)
-
-
-def _end(run: Callable[[], None], *, debug: bool) -> None:
-    """Runs a command and turns its problem into two lines and an exit code."""
-    try:
-        run()
-    except Problem as problem:
-        if debug:
-            raise
-        from orchestrator.console import Console
-
-        Console().problem(problem)
-        raise typer.Exit(2 if isinstance(problem, UsageError) else 1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    except BrokenPipeError:
-        # Whoever read our output has enough; Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    end(run, debug=debug)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -145,3 +146,13 @@ def engine_kind(text: str) -> EngineKind | None:
         return EngineKind(text)
     except ValueError:
         raise UsageError(f"--engine: {text!r} is no engine.", "Use auto, podman, docker or process.") from None
+
+
+def seconds(text: str | None) -> float | None:
+    """Reads a time such as 60, 60s, 5m or 1h; None stays None."""
+    if text is None:
+        return None
+    match = _TIME.fullmatch(text.strip())
+    if match is None or float(match["number"]) == 0:
+        raise UsageError(f"{text!r} is no time above zero.", "Examples: 30s, 5m, 1h")
+    return float(match["number"]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match["unit"]]

@@ -1,0 +1,32 @@
+"""How a command ends: its problem as two lines and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+
+from orchestrator.errors import Problem, UsageError
+
+
+def end(run: Callable[[], int | None], *, debug: bool) -> None:
+    """Runs a command, whose exit code is what `run` gives (None: 0), and turns its problem into two lines and a code."""
+    try:
+        code = run()
+    except Problem as problem:
+        if debug:
+            raise
+        from orchestrator.console import Console
+
+        Console().problem(problem)
+        raise typer.Exit(2 if isinstance(problem, UsageError) else 1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    else:
+        if code:
+            raise typer.Exit(code)

@@ -1,0 +1,104 @@
+"""The `kvcache` command as a user runs it, for tests that look at what it says, does and leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+# What would change a command's meaning, on the machine of whoever runs the tests.
+_OPTIONS = ("KVCACHE_", "HF_", "ZMQ_", "HTTP_PORT", "MODEL_NAME", "POOL_CONCURRENCY", "BLOCK_SIZE", "XDG_")
+_KEPT = ("KVCACHE_BASE_IMAGE",)
+
+
+class Finished(NamedTuple):
+    code: int
+    output: str
+    seconds: float
+
+
+class Command:
+    """A `kvcache` command that runs. Standard output and standard error go into one text, in their order."""
+
+    def __init__(self, folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        self._begun = time.monotonic()
+        self._path = folder / f"output-{time.monotonic_ns()}"
+        kept = {name: value for name, value in os.environ.items() if name in _KEPT or not name.startswith(_OPTIONS)}
+        with self._path.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "orchestrator", *arguments],
+                env={**kept, "XDG_STATE_HOME": str(folder / "state"), "PYTHONUNBUFFERED": "1", **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # A test runner in the background ignores Ctrl+C, and its children would inherit that.
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._path.read_text()
+
+    def wait_for(self, text: str, seconds: float = 30.0) -> None:
+        """Until the command has said this; fails if it ends, or takes longer."""
+        wait_until(lambda: text in self.output or self.process.poll() is not None, seconds, lambda: self.output)
+        assert text in self.output, self.output
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def finish(self, seconds: float = 30.0) -> Finished:
+        """Waits for its end."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"still running after {seconds} s: {self.output}") from None
+        return Finished(self.process.returncode, self.output, time.monotonic() - self._begun)
+
+
+class Commands:
+    """Starts commands that share a state folder, and ends what is left of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started: list[Command] = []
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state" / "kvcache"
+
+    def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Command:
+        command = Command(self.folder, arguments, environment or {})
+        self._started.append(command)
+        return command
+
+    def run(self, *arguments: str, environment: Mapping[str, str] | None = None, seconds: float = 60.0) -> Finished:
+        return self.start(*arguments, environment=environment).finish(seconds)
+
+    def close(self) -> None:
+        for command in self._started:
+            if command.process.poll() is None:
+                command.process.kill()
+                command.process.wait()
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 10.0, told: Callable[[], str] = lambda: "") -> None:
+    """Looks until something holds; fails after so many seconds, with what `told` gives."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {told()}"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

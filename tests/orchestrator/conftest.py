@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command import Commands
+
+
+@pytest.fixture
+def kvcache(tmp_path: Path) -> Iterator[Commands]:
+    """The `kvcache` command, with a state folder of the test's own."""
+    commands = Commands(tmp_path)
+    yield commands
+    if any(commands.state.glob("process/*")):
+        commands.run("down", "--all", "--engine", "process")
+    commands.close()

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from orchestrator.doctor.finding import Verdict
+from orchestrator.doctor.network import check_events, check_ports
+from orchestrator.engines.process import Processes
+from orchestrator.launch import Launch
+from tests.command import free_port
+
+
+@pytest.fixture
+def engine(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Processes:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return Processes()
+
+
+def test_a_taken_port_is_a_problem_that_names_who_has_it(engine: Processes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        (finding,) = check_ports(Launch(port=server.getsockname()[1]), engine)
+    assert finding.verdict is Verdict.PROBLEM
+    assert "(process " in finding.text
+
+    (finding,) = check_ports(Launch(port=free_port()), engine)
+    assert finding.verdict is Verdict.OK
+
+
+def test_an_engine_that_is_not_there_yet_is_no_problem(engine: Processes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there, nowhere = server.getsockname()[1], free_port()
+        launch = Launch(zmq_endpoint=f"tcp://localhost:{there},replay=tcp://127.0.0.1:{nowhere},tcp://*:{nowhere}")
+        answers, silent = check_events(launch, engine)
+
+    assert answers.verdict is Verdict.OK
+    assert silent.verdict is Verdict.WARNING
+    assert f"nothing answers at tcp://127.0.0.1:{nowhere} (Connection refused)" in silent.text

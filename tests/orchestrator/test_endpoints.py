@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.endpoints import addresses, ports_to_publish, seen_from_container
+from orchestrator.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("written", "seen"),
+    [
+        ("tcp://localhost:5557", "tcp://host:5557"),
+        ("tcp://127.0.0.1:5557", "tcp://host:5557"),
+        ("tcp://127.8.9.1:5557", "tcp://host:5557"),
+        ("tcp://[::1]:5557", "tcp://host:5557"),
+        ("tcp://LOCALHOST:5557", "tcp://host:5557"),
+        ("tcp://10.0.0.7:5557", "tcp://10.0.0.7:5557"),
+        ("tcp://localhost.example.org:5557", "tcp://localhost.example.org:5557"),
+        ("tcp://*:5557", "tcp://*:5557"),
+        (
+            "tcp://localhost:5557,pod=a:8000,model=org/m,replay=tcp://localhost:5558, tcp://10.0.0.7:5557",
+            "tcp://host:5557,pod=a:8000,model=org/m,replay=tcp://host:5558,tcp://10.0.0.7:5557",
+        ),
+        ("tcp://10.0.0.7:5557,pod=localhost:8000", "tcp://10.0.0.7:5557,pod=localhost:8000"),
+    ],
+)
+def test_a_loopback_host_becomes_the_name_by_which_a_container_reaches_this_machine(written: str, seen: str) -> None:
+    assert seen_from_container(written, "host") == seen
+
+
+def test_ports_of_bound_endpoints_are_published_and_no_others() -> None:
+    assert ports_to_publish("tcp://*:5557,tcp://10.0.0.7:5558,replay=tcp://10.0.0.7:5559,tcp://[::]:5560") == [
+        5557,
+        5560,
+    ]
+
+
+@pytest.mark.parametrize("endpoint", ["ipc:///tmp/events", "inproc://events", "tcp://*:*", "tcp://127.0.0.1:*"])
+def test_what_cannot_be_reached_inside_a_container_is_refused(endpoint: str) -> None:
+    with pytest.raises(UsageError, match="cannot be bound from inside a container"):
+        ports_to_publish(endpoint)
+
+
+def test_addresses_are_those_of_engines_and_of_their_replay_sockets() -> None:
+    found = addresses("tcp://a:1,pod=x,replay=tcp://a:2,ipc:///tmp/b")
+    assert [(address.host, address.port) for address in found] == [("a", 1), ("a", 2), (None, None)]

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import UsageError
+from orchestrator.launch import Launch, parse_environment, parse_memory
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1073741824", 1 << 30), ("512m", 512 << 20), ("2g", 2 << 30), ("1.5GiB", 3 << 29), ("64KB", 64 << 10)],
+)
+def test_memory_is_a_number_with_a_unit(text: str, size: int) -> None:
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1g", "1x", "g"])
+def test_memory_that_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--memory"):
+        parse_memory(text)
+
+
+def test_a_variable_has_a_value_or_takes_that_of_this_host() -> None:
+    host = {"LOG_FORMAT": "json"}
+    assert parse_environment(["MAX_MODELS=3", "LOG_FORMAT", "A=b=c", "EMPTY="], host) == {
+        "MAX_MODELS": "3",
+        "LOG_FORMAT": "json",
+        "A": "b=c",
+        "EMPTY": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("NOT_SET", "is not set here"),
+        ("=x", "is not KEY=VALUE"),
+        ("HF_TOKEN=x", "HF_TOKEN"),
+        ("HTTP_PORT=1", "HTTP_PORT"),
+    ],
+)
+def test_a_variable_that_cannot_be_given_this_way_is_refused_with_the_way(pair: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        parse_environment([pair], {})
+
+
+def test_the_token_is_not_shown_when_a_launch_is() -> None:
+    assert "secret" not in repr(Launch(token="secret"))  # noqa: S106 - so it says
+
+
+@pytest.mark.parametrize("name", ["", "-x", "a b", "a/b"])
+def test_a_name_that_no_engine_takes_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="--name"):
+        Launch(name=name)
+
+
+def test_folders_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--models-dir"):
+        Launch(models_dir=tmp_path / "none")
+    with pytest.raises(UsageError, match="--ca-bundle"):
+        Launch(ca_bundle=tmp_path / "none")

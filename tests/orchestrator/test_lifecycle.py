@@ -1,0 +1,169 @@
+"""`up` and `down` for real, on the engine that every machine has: a child process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+import pytest
+
+from tests.command import Commands, free_port, wait_until
+from tests.orchestrator.launched import Up
+
+
+@pytest.fixture
+def up(kvcache: Commands) -> Up:
+    return Up(kvcache)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_says_each_step_and_ctrl_c_removes_what_it_started(up: Up, number: signal.Signals) -> None:
+    command = up.start()
+    command.wait_for("Press Ctrl+C to stop")
+    assert up.get("/health") == (200, "OK")
+
+    command.process.send_signal(number)
+    done = command.finish()
+
+    said = [
+        "Running on host",
+        "Cleaning up any existing process...",
+        "Starting process...",
+        "Waiting for process to be ready...",
+        "Process is ready!",
+        "kvcache is ready!",
+        f"POST http://localhost:{up.port}/score ",
+        f"POST http://localhost:{up.port}/score_completions ",
+        f"POST http://localhost:{up.port}/v1/chat/completions ",
+        "Press Ctrl+C to stop",
+        "Received shutdown signal",
+        "Shutting down...",
+        "Process removed successfully",
+    ]
+    places = [done.output.find(text) for text in said]
+    assert -1 not in places, done.output
+    assert places == sorted(places)
+    assert done.code == 0
+    assert up.left() == []
+
+
+def test_a_detached_service_stays_until_down_which_may_come_twice(up: Up) -> None:
+    done = up.run("--detach")
+    assert done.code == 0, done.output
+    assert "Press Ctrl+C" not in done.output
+    assert up.get("/health") == (200, "OK")
+
+    assert "Process removed successfully" in up.kvcache.run("down", "--name", up.name, "--engine", "process").output
+    assert up.left() == []
+    again = up.kvcache.run("down", "--name", up.name, "--engine", "process")
+    assert (again.code, again.output.strip()) == (0, f"Nothing to remove: no service named {up.name}")
+
+
+def test_down_all_removes_every_service(kvcache: Commands) -> None:
+    one, other = Up(kvcache, "kv-one"), Up(kvcache, "kv-other")
+    assert one.run("-d").code == other.run("-d").code == 0
+
+    assert kvcache.run("down", "--all", "--engine", "process").code == 0
+    assert one.left() == other.left() == []
+
+
+def test_the_service_of_a_killed_up_ends_with_it_and_the_next_up_cleans_up(up: Up) -> None:
+    first = up.start()
+    first.wait_for("Press Ctrl+C to stop")
+    service = up.service
+    first.process.kill()
+    wait_until(lambda: not service.is_running())
+
+    second = up.start()
+    second.wait_for("Press Ctrl+C to stop")
+    second.interrupt()
+    assert second.finish().code == 0
+    assert up.left() == []
+
+
+def test_a_taken_port_is_named_with_the_one_who_has_it(up: Up) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", up.port))
+        holder.listen()
+        done = up.run()
+
+    assert done.code == 1
+    assert f"Error: Port {up.port} of 127.0.0.1 is taken by" in done.output
+    assert f"(process {os.getpid()})" in done.output
+    assert "Starting process" not in done.output
+    assert not up.folder.exists()
+
+
+def test_a_service_that_dies_while_starting_shows_its_last_lines_and_code(up: Up) -> None:
+    done = up.run("--env", "TIER_WEIGHTS=heavy")
+
+    assert done.code == 1
+    assert "| TIER_WEIGHTS='heavy'" in done.output
+    assert "Error: The service ended while it started, with code 1." in done.output
+    assert "Traceback" not in done.output
+    assert up.left() == []
+
+
+def test_a_service_that_is_not_healthy_in_time_is_removed(up: Up) -> None:
+    done = up.run("--timeout", "0.1")
+
+    assert done.code == 1
+    assert "Error: The service is not healthy after 0.1 s." in done.output
+    assert up.left() == []
+
+
+def test_up_ends_when_its_service_dies(up: Up) -> None:
+    command = up.start()
+    command.wait_for("Press Ctrl+C to stop")
+    up.service.kill()
+    done = command.finish()
+
+    assert done.code == 1
+    assert "Error: The service ended while it ran, with code -9." in done.output
+    assert up.left() == []
+
+
+def test_up_ends_well_when_somebody_else_takes_its_service_down(up: Up) -> None:
+    command = up.start()
+    command.wait_for("Press Ctrl+C to stop")
+    assert up.kvcache.run("down", "--name", up.name, "--engine", "process").code == 0
+    done = command.finish()
+
+    assert done.code == 0
+    assert "The service was removed by someone else" in done.output
+    assert up.left() == []
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_service_that_does_not_stop(up: Up) -> None:
+    command = up.start()
+    command.wait_for("Press Ctrl+C to stop")
+    up.service.suspend()
+    command.interrupt()
+    command.wait_for("Shutting down...")
+    command.interrupt()
+    done = command.finish(5)
+
+    assert done.code == 0
+    assert "Received a second shutdown signal, not waiting" in done.output
+    assert up.left() == []
+
+
+def test_ctrl_c_while_waiting_for_the_service_removes_it(up: Up) -> None:
+    command = up.start()
+    command.wait_for("Waiting for process to be ready...")
+    command.interrupt()
+    done = command.finish()
+
+    assert done.code == 0
+    assert "Received shutdown signal" in done.output
+    assert up.left() == []
+
+
+def test_a_model_that_is_not_to_be_had_is_told_while_the_service_stays_up(up: Up) -> None:
+    done = up.run("-d", "--model", "some/model", "--hf-endpoint", f"http://127.0.0.1:{free_port()}")
+
+    assert done.code == 0
+    assert "Warning: " in done.output
+    assert "some/model" in done.output
+    assert up.get("/health") == (200, "OK")
