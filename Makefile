@@ -4,7 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: up down test e2e lint smoke lock clean
+.PHONY: demo up down test e2e lint smoke lock clean
+
+demo: $(VENV)/runtime     ## See it work: simulated engines, no GPU and no hub
+	exec $(BIN)/kvcache demo $(ARGS)
 
 up: $(VENV)/runtime       ## The service, on whatever engine is there; options in ARGS
 	exec $(BIN)/kvcache up $(ARGS)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from orchestrator import options
 from orchestrator.launch import DEFAULTS, Launch
+from orchestrator.outcome import end
+from orchestrator.study_commands import study
 
 app = typer.Typer(
     name="kvcache",
@@ -21,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(study)
 
 
 @app.command()
@@ -179,6 +179,9 @@ def doctor(
         examine(launch, as_json=as_json)
 
     end(run, debug=debug)
+
+
+app.add_typer(study)
 
 
 def main() -> None:

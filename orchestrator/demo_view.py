@@ -49,7 +49,7 @@ class DemoView:
         elif self._terminal.is_terminal:
             self._terminal.print(self.frame(request))
         else:
-            self._terminal.print(Text(_plain(request)))
+            self._terminal.print(Text(_plain(request)), soft_wrap=True)
 
     def frame(self, request: Routed) -> RenderableType:
         """The live view as it stands after a request."""
@@ -106,7 +106,9 @@ class DemoView:
         line.add_column(width=_WIDTH - 22)
         line.add_column(width=21, justify="right")
         line.add_row(
-            Text.assemble(("kvcache demo ", "bold"), f"{self._engine}, {self._title()}"[: _WIDTH - 36]),
+            Text.assemble(
+                ("kvcache demo", "bold"), f" on {self._engine}, {len(begun.pods)} engines, seed {begun.seed}"
+            ),
             Text(f"{done} in {request.seconds:.0f} s"),
         )
         return line

@@ -11,6 +11,8 @@ import typer
 from orchestrator.engines.base import EngineKind
 from orchestrator.errors import UsageError
 
+_TIME = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smh]?)")
+
 Engine = Annotated[
     str,
     typer.Option(

@@ -12,13 +12,13 @@ from orchestrator.errors import Problem, UsageError
 
 
 def end(run: Callable[[], int | None], *, debug: bool) -> None:
-    """Runs a command, whose exit code is what `run` gives (None: 0), and turns its problem into two lines and a code."""
+    """Runs a command and turns its problem into two lines and an exit code; `run` may give another code than 0."""
     try:
         code = run()
     except Problem as problem:
         if debug:
             raise
-        from orchestrator.console import Console
+        from orchestrator.console import Console  # noqa: PLC0415 - loaded only to complain
 
         Console().problem(problem)
         raise typer.Exit(2 if isinstance(problem, UsageError) else 1) from None
