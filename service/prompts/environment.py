@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import types
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -11,12 +11,12 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Macro
+from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+from jinja2.utils import Namespace, missing
 
 
-class _Generation(Extension):
+class Generation(Extension):
     """`{% generation %}`, which marks what an assistant said for training; here it only encloses its body."""
 
     tags = {"generation"}  # noqa: RUF012 - declared so by jinja2
@@ -40,7 +40,7 @@ class _Dict:
         return dict.fromkeys(*args)
 
 
-class _Namespace(Namespace):
+class ChatNamespace(Namespace):
     """A namespace that holds no name with a leading underscore, as none may be read."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
@@ -51,8 +51,21 @@ class _Namespace(Namespace):
         Namespace.__init__(self, values)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        _check_name(name)
-        super().__setitem__(name, value)
+        if name.startswith("_"):
+            _check_name(name)
+        object.__getattribute__(self, _NAMESPACE)[name] = value
+
+
+_NAMESPACE = "_Namespace__attrs"
+"""Where jinja2 keeps what a namespace holds."""
+
+_PLAIN = frozenset((str, bool, int, float, type(None), list, dict))
+_DICT_ATTRIBUTES = frozenset(dir(dict))
+_SAFE_DICT_METHODS = frozenset({"get", "items", "keys", "values"})
+_SAFE_STR_METHODS = frozenset(name for name in dir(str) if not name.startswith(("_", "format")))
+_LOOP_FIELDS = frozenset(
+    {"depth", "depth0", "first", "index", "index0", "last", "length", "nextitem", "previtem", "revindex", "revindex0"}
+)
 
 
 def _check_name(name: Any) -> None:
@@ -60,15 +73,15 @@ def _check_name(name: Any) -> None:
         raise SecurityError(f"a namespace may not hold the name {name!r}")
 
 
-def _raise_exception(message: str) -> NoReturn:
+def raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def _strftime_now(format: str) -> str:  # noqa: A002 - the name that templates may use
+def strftime_now(format: str) -> str:  # noqa: A002 - the name that templates may use
     return datetime.now().strftime(format)
 
 
-def _tojson(
+def tojson(
     value: Any,
     ensure_ascii: bool = False,
     indent: int | str | None = None,
@@ -78,17 +91,55 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def chat_environment() -> ImmutableSandboxedEnvironment:
-    """Gives an environment that renders as `_cached_compile_jinja_template` in transformers 5.23 does."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    globals_: dict[str, Callable[..., Any]] = {
-        "raise_exception": _raise_exception,
-        "strftime_now": _strftime_now,
-        "dict": _Dict(),
-        "namespace": _Namespace,
-    }
-    environment.globals.update(globals_)
-    return environment
+class ChatEnvironment(ImmutableSandboxedEnvironment):
+    """Renders as `_cached_compile_jinja_template` in transformers 5.23 does.
+
+    The sandbox asks at length whether an attribute is safe; for those that templates mostly use, the answer is known.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+        self.filters["tojson"] = tojson
+        self.globals |= {
+            "raise_exception": raise_exception,
+            "strftime_now": strftime_now,
+            "dict": _Dict(),
+            "namespace": ChatNamespace,
+        }
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        kind = type(obj)
+        if kind is dict:
+            if attribute not in _DICT_ATTRIBUTES:
+                return self._item(obj, attribute)
+            if attribute in _SAFE_DICT_METHODS:
+                return getattr(obj, attribute)
+        elif kind is ChatNamespace:
+            value = object.__getattribute__(obj, _NAMESPACE).get(attribute, missing)
+            if type(value) in _PLAIN:
+                return value
+        elif (kind is str and attribute in _SAFE_STR_METHODS) or (kind is LoopContext and attribute in _LOOP_FIELDS):
+            return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        try:
+            return obj[argument]
+        except (TypeError, LookupError):
+            if type(obj) is dict and type(argument) is str and argument not in _DICT_ATTRIBUTES:
+                return self.undefined(obj=obj, name=argument)
+            return super().getitem(obj, argument)
+
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if type(obj) is not types.BuiltinMethodType:
+            return super().call(context, obj, *args, **kwargs)
+        kwargs.pop("_loop_vars", None)
+        kwargs.pop("_block_vars", None)
+        try:
+            return obj(*args, **kwargs)
+        except StopIteration:
+            return self.undefined("value was undefined because a callable raised a StopIteration exception")
+
+    def _item(self, obj: dict[str, Any], key: str) -> Any:
+        value = obj.get(key, missing)
+        return value if value is not missing else self.undefined(obj=obj, name=key)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from functools import lru_cache
+from functools import partial
 from typing import NamedTuple, TypeVar
-
-import jinja2
 
 from service.index.base import TokenIds
 from service.prompts.chat import Chat
-from service.prompts.environment import chat_environment
-from service.prompts.errors import PromptError
+from service.prompts.errors import ModelUnavailable, PromptError
 from service.prompts.model_files import ModelFiles
-from service.prompts.templates import Rendering, finish, prepare
+from service.prompts.rendering import Renderer, RenderingUnavailable
+from service.prompts.template_variables import finished, template_variables
+from service.prompts.token_cache import TokenCache
 from service.prompts.tokenization import TextTokenizer
 from service.settings import Settings
 
 _T = TypeVar("_T")
-_SHORT_TEXT = 2_000
+
+_SHORT_TEXT = 4_000
+"""Characters that are tokenized at once: about a millisecond's work."""
+
+_FEW_TOKENS = 1_000
 
 
 class Rendered(NamedTuple):
@@ -32,33 +34,58 @@ class Rendered(NamedTuple):
 
 
 class Model:
-    """Renders, tokenizes and detokenizes for one model; long work is done in threads of `executor`."""
+    """Renders, tokenizes and detokenizes for one model. Its methods are for the event loop; long work leaves it."""
 
-    def __init__(self, name: str, files: ModelFiles, settings: Settings, executor: Executor) -> None:
+    def __init__(
+        self,
+        name: str,
+        files: ModelFiles,
+        *,
+        settings: Settings,
+        renderer: Renderer,
+        cache: TokenCache,
+        workers: Executor,
+    ) -> None:
         """Raises BadModelFile. Blocks while it reads the vocabulary."""
         self.name = name
-        self.templates = files.templates
-        self._files = files
-        self._settings = settings
-        self._executor = executor
-        self._tokenizer = TextTokenizer(files)
-        self._special_tokens = files.special_token_variables
-        self.vocabulary_size = self._tokenizer.vocabulary_size
         self.max_model_length = files.max_length
+        self._settings = settings
+        self._renderer = renderer
+        self._workers = workers
+        self._templates = files.templates
+        self._special_tokens = files.special_token_variables
+        self._tokenizer = TextTokenizer(files, cache)
+        self.vocabulary_size = self._tokenizer.vocabulary_size
 
     async def render(self, chat: Chat) -> Rendered:
-        """Gives the text and tokens that vLLM would make of a chat request; raises PromptError."""
-        rendering = prepare(chat, self._template(chat), self._special_tokens)
-        text = finish(await self._off_the_loop(lambda: self._render(rendering)), chat)
-        tokens = await self.tokenize(text, add_special_tokens=chat.add_special_tokens)
-        return Rendered(text, self._truncated(tokens, chat))
+        """Gives the text and tokens that vLLM would make of a chat request; raises PromptError, ModelUnavailable."""
+        try:
+            template = await self._renderer.template(self._template_source(chat))
+            variables = template_variables(chat, template, self._special_tokens)
+            text = finished(await self._renderer.render(template, variables), chat)
+        except RenderingUnavailable as error:
+            raise ModelUnavailable(self.name, f"its chat template cannot be rendered: {error}", "Try again") from None
+        if chat.truncate_prompt_tokens is None:
+            return Rendered(text, await self.tokenize(text, add_special_tokens=chat.add_special_tokens))
+        return Rendered(text, await self._truncated(text, chat))
+
+    async def prepare(self) -> None:
+        """Looks into the chat template that most requests get, so that the first of them need not wait for it."""
+        if (source := self._templates.get("default")) is not None:
+            try:
+                await self._renderer.template(source)
+            except (PromptError, RenderingUnavailable):
+                return  # Whoever needs the template is told.
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenIds:
-        """Gives the tokens of a text; raises PromptError for one that is too long."""
-        self._check_length(len(text))
-        if len(text) <= _SHORT_TEXT:
-            return self._tokenizer.encode(text, add_special_tokens)
-        return await self._off_the_loop(lambda: self._tokenizer.encode(text, add_special_tokens))
+        """Gives the tokens of a text; raises PromptError for one that is too long or no text."""
+        if len(text) > (most := self._settings.max_prompt_characters):
+            raise PromptError(f"the prompt has {len(text)} characters, more than the {most} allowed", "prompt")
+        recalled = self._tokenizer.recall(text)
+        encode = partial(self._tokenizer.encode, text, add_special_tokens=add_special_tokens, recalled=recalled)
+        if len(text) - recalled.done <= _SHORT_TEXT:
+            return encode()
+        return await self._off_the_loop(encode)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """Gives the text of tokens, special tokens as they are spelled; raises PromptError."""
@@ -72,56 +99,43 @@ class Model:
         """Gives how many characters of `text`, from its start, the first `count` of its `tokens` cover."""
         return await self._off_the_loop(lambda: self._tokenizer.reach(text, tokens, count))
 
-    def _template(self, chat: Chat) -> str:
-        given = chat.chat_template
-        if given is not None and not self._settings.trust_request_chat_template:
-            raise PromptError(
-                "a request may not bring its own chat_template here (TRUST_REQUEST_CHAT_TEMPLATE is false)",
-                "chat_template",
-            )
+    def _template_source(self, chat: Chat) -> str:
+        """The template that `resolve_chat_template` in vLLM 0.33 would take, given or the model's own."""
+        given = chat.chat_template or (chat.chat_template_kwargs or {}).get("chat_template")
         if given is not None:
-            return self.templates.get(given, given)
-        source = self.templates.get("tool_use") if chat.tools is not None else None
-        source = source if source is not None else self.templates.get("default")
+            if not self._settings.trust_request_chat_template:
+                raise PromptError(
+                    "a request may not bring its own chat template here: TRUST_REQUEST_CHAT_TEMPLATE is not set",
+                    "chat_template",
+                )
+            if not isinstance(given, str):
+                raise PromptError("chat_template must be a string", "chat_template")
+            return self._templates.get(given, given)
+        source = self._templates.get("tool_use") if chat.tools is not None else None
+        source = source if source is not None else self._templates.get("default")
         if source is None:
             raise PromptError(f"model {self.name!r} has no chat template", "messages")
         return source
 
-    def _render(self, rendering: Rendering) -> str:
-        limit = self._settings.max_prompt_characters
-        deadline = time.monotonic() + self._settings.render_timeout
-        pieces: list[str] = []
-        length = 0
-        try:
-            for piece in _compiled(rendering.source).generate(rendering.variables):
-                pieces.append(piece)
-                length += len(piece)
-                if length > limit or time.monotonic() > deadline:
-                    raise PromptError("the chat template takes too long or renders too much", "messages")
-        except PromptError:
-            raise
-        except Exception as error:
-            raise PromptError(f"the chat template failed: {error}", "messages") from None
-        return "".join(pieces)
+    async def _truncated(self, text: str, chat: Chat) -> TokenIds:
+        """Keeps the last tokens, or the first where the request says so (`TokenizeParams`, vLLM 0.33).
 
-    def _truncated(self, tokens: TokenIds, chat: Chat) -> TokenIds:
+        Where it says nothing, vLLM has the tokenizer truncate, which then keeps its special tokens whole.
+        """
         keep = chat.truncate_prompt_tokens
         if keep == -1:
-            keep = self.max_model_length
+            keep = None if self.max_model_length is None else self.max_model_length - 1
+        if keep is not None and keep < 0:
+            raise PromptError("truncate_prompt_tokens must be -1 or more", "truncate_prompt_tokens")
+        tokens = await self.tokenize(text, add_special_tokens=chat.add_special_tokens)
         if keep is None or len(tokens) <= keep:
             return tokens
         if chat.truncation_side == "right":
             return tokens[:keep]
-        return tokens[len(tokens) - keep :]
-
-    def _check_length(self, characters: int) -> None:
-        if characters > (limit := self._settings.max_prompt_characters):
-            raise PromptError(f"the prompt has {characters} characters, more than the {limit} allowed", "prompt")
+        before, after = self._tokenizer.special_tokens_around if chat.add_special_tokens else (0, 0)
+        if chat.truncation_side == "left" or keep < before + after:
+            return tokens[len(tokens) - keep :]
+        return tokens[:before] + tokens[len(tokens) - keep + before :]
 
     async def _off_the_loop(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-
-@lru_cache(maxsize=64)
-def _compiled(source: str) -> jinja2.Template:
-    return chat_environment().from_string(source)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)

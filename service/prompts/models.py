@@ -13,6 +13,8 @@ from service.prompts.errors import ModelNotFound, ModelUnavailable
 from service.prompts.hub import fetch_model_folder
 from service.prompts.model import Model
 from service.prompts.model_files import TOKENIZER, BadModelFile, read_model_files
+from service.prompts.rendering import Renderer
+from service.prompts.token_cache import TokenCache
 from service.settings import Settings
 
 _BUILTIN = Path(__file__).parent / "builtin"
@@ -25,6 +27,8 @@ class Models:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._renderer = Renderer(settings)
+        self._cache = TokenCache(settings.token_cache_bytes)
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Model]] = {}
         self._failed: OrderedDict[str, tuple[float, Exception]] = OrderedDict()
@@ -58,12 +62,14 @@ class Models:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._renderer.close()
         self._loaders.shutdown(wait=False, cancel_futures=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     async def _load(self, name: str) -> Model:
         try:
             model = await asyncio.get_running_loop().run_in_executor(self._loaders, self._read, name)
+            await model.prepare()
         except (ModelNotFound, ModelUnavailable) as error:
             self._failed[name] = (time.monotonic() + self._settings.hub_retry_after, error)
             while len(self._failed) > _REMEMBERED_FAILURES:
@@ -79,7 +85,14 @@ class Models:
     def _read(self, name: str) -> Model:
         folder = self._folder(name)
         try:
-            return Model(name, read_model_files(folder), self._settings, self._workers)
+            return Model(
+                name,
+                read_model_files(folder),
+                settings=self._settings,
+                renderer=self._renderer,
+                cache=self._cache,
+                workers=self._workers,
+            )
         except BadModelFile as error:
             raise ModelUnavailable(
                 name, str(error), "Replace the file, or remove it to have it fetched again"

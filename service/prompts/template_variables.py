@@ -1,24 +1,20 @@
-"""A model's chat templates: which one a request gets, and what it is given to render."""
+"""What a chat template is given to render, and what is made of the text it gives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
 from service.prompts.chat import Chat
-from service.prompts.content_format import content_format
-from service.prompts.conversation import ContentFormat, Message, check_tool_choice, parse_messages, parse_tools
-from service.prompts.environment import chat_environment
+from service.prompts.conversation import Message, check_tool_choice, parse_messages, parse_tools
 from service.prompts.errors import PromptError
+from service.prompts.rendering import Template
 
 _CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
-_REFUSED_VARIABLES = frozenset({"messages", "conversation", "tokenize", "chat_template"})
+_REFUSED_VARIABLES = frozenset({"messages", "conversation", "tokenize"})
 _IGNORED_VARIABLES = frozenset(
     {
+        "chat_template",
         "padding",
         "truncation",
         "max_length",
@@ -31,25 +27,8 @@ _IGNORED_VARIABLES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Rendering:
-    """One chat ready to be rendered: a template's source and the variables that it sees."""
-
-    source: str
-    variables: dict[str, Any]
-
-
-@lru_cache(maxsize=64)
-def content_format_of(source: str) -> ContentFormat:
-    """Gives the content format of a template's source; raises PromptError for one that does not parse."""
-    try:
-        return content_format(chat_environment().parse(source))
-    except (TemplateError, RecursionError) as error:
-        raise PromptError(f"the chat template does not parse: {error}", "chat_template") from None
-
-
-def prepare(chat: Chat, source: str, special_tokens: Mapping[str, str]) -> Rendering:
-    """Gives what `safe_apply_chat_template` in vLLM 0.33 hands to transformers; raises PromptError."""
+def template_variables(chat: Chat, template: Template, special_tokens: Mapping[str, str]) -> dict[str, Any]:
+    """Gives what the template of a chat sees, as vLLM 0.33 and transformers 5.23 have it; raises PromptError."""
     if chat.continue_final_message and chat.add_generation_prompt:
         raise PromptError(
             "continue_final_message and add_generation_prompt cannot both be true (the latter is, unless it is given)",
@@ -57,10 +36,12 @@ def prepare(chat: Chat, source: str, special_tokens: Mapping[str, str]) -> Rende
         )
     tools = parse_tools(chat.tools)
     check_tool_choice(chat.tool_choice, tools)
-    messages = parse_messages(chat.messages, content_format_of(source))
-    if any(message["role"] == "developer" for message in messages) and not _knows_developers(source):
+    messages = parse_messages(chat.messages, template.content_format)
+    if any(message["role"] == "developer" for message in messages) and not _knows_developers(template.source):
         messages = _as_system_messages(messages)
-    variables: dict[str, Any] = {
+    if chat.continue_final_message:
+        _tag_final_message(messages, template.source)
+    return {
         **special_tokens,
         "tools": tools,
         "documents": None,
@@ -68,12 +49,9 @@ def prepare(chat: Chat, source: str, special_tokens: Mapping[str, str]) -> Rende
         "add_generation_prompt": chat.add_generation_prompt,
         "messages": messages,
     }
-    if chat.continue_final_message:
-        _tag_final_message(messages, source)
-    return Rendering(source, variables)
 
 
-def finish(text: str, chat: Chat) -> str:
+def finished(text: str, chat: Chat) -> str:
     """Cuts the text after the final message where that is to be continued, as transformers 5.23 does."""
     if not chat.continue_final_message:
         return text
@@ -124,7 +102,7 @@ def _joined(content: str | list[dict[str, Any]]) -> str:
 
 
 def _tag_final_message(messages: list[Message], source: str) -> None:
-    """Marks the end of the final message, whose place in the text `finish` looks for."""
+    """Marks the end of the final message, whose place in the text `finished` looks for."""
     if "content" not in source:
         raise PromptError("the chat template does not read the content of messages", "continue_final_message")
     content = messages[-1]["content"]

@@ -1,0 +1,228 @@
+"""Where a text can be cut so that its pieces tokenize, each on its own, to the tokens of the whole.
+
+A tokenizer (`AddedVocabulary::extract_and_normalize`, tokenizers 0.23) first takes added tokens out of the text: those
+that are not `normalized` from the text itself, then the others from what the normalizer made of each piece between.
+Only the pieces go on to the pre-tokenizer and the model, each for itself. So a text may be cut at such a token, unless
+a flag of some token lets that one reach past its own characters. Within a piece, `word_breaks` says where to cut.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from tokenizers import AddedToken, Tokenizer
+
+from service.prompts.word_breaks import WORD_BREAK, cuts_at_word_breaks
+
+_CHUNK = 1024
+"""Characters after which a piece is cut at the next safe place."""
+
+_WINDOW = 16_384
+"""Characters looked through for added tokens at a time."""
+
+_PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^`{|}~")
+
+_PRE_TOKENIZERS = frozenset(
+    {
+        "BertPreTokenizer",
+        "ByteLevel",
+        "CharDelimiterSplit",
+        "Digits",
+        "Metaspace",
+        "Punctuation",
+        "Split",
+        "UnicodeScripts",
+        "Whitespace",
+        "WhitespaceSplit",
+    }
+)
+"""Those that treat each piece for itself, but for the scheme "first" of Metaspace, which asks where a piece stands."""
+
+_NORMALIZERS = frozenset(
+    {
+        "BertNormalizer",
+        "ByteLevel",
+        "Lowercase",
+        "NFC",
+        "NFD",
+        "NFKC",
+        "NFKD",
+        "Nmt",
+        "Precompiled",
+        "Prepend",
+        "Replace",
+        "Strip",
+        "StripAccents",
+    }
+)
+
+_MODELS = frozenset({"BPE", "Unigram", "WordLevel", "WordPiece"})
+
+
+class Segment(NamedTuple):
+    """A stretch of a text: an added token, or text that tokenizes on its own (`token` is None)."""
+
+    start: int
+    end: int
+    token: int | None
+
+
+class Segmentation:
+    """The cuts of one tokenizer's texts."""
+
+    def __init__(self, first: _Cuts, second: _Cuts, chunks: bool, context: str | None) -> None:
+        self._first = first
+        self._second = second
+        self._chunks = chunks
+        self.context = context
+        """A token to put before a piece that does not start the text, where that makes a difference."""
+        self.lookahead = 2 * max(first.longest, second.longest) + 2
+        """A cut is settled once that many characters after it are known, whatever follows them."""
+
+    def segments(self, text: str, start: int = 0) -> Iterator[Segment]:
+        """Gives the segments of the text from `start`, which must be 0 or the end of a segment."""
+        for piece in self._first.cut(text, start, len(text)):
+            if piece.token is not None:
+                yield piece
+                continue
+            for part in self._second.cut(text, piece.start, piece.end):
+                if part.token is None and self._chunks:
+                    yield from _chunks(text, part.start, part.end)
+                else:
+                    yield part
+
+
+def segmentation_of(tokenizer: Tokenizer) -> Segmentation | None:
+    """Gives the cuts that are safe for a tokenizer, or None when none are known to be."""
+    normalizers = list(_types(_state(tokenizer.normalizer), "normalizers"))
+    pre_tokenizer = _state(tokenizer.pre_tokenizer)
+    steps = list(_types(pre_tokenizer, "pretokenizers"))
+    if (
+        tokenizer.encode_special_tokens
+        or type(tokenizer.model).__name__ not in _MODELS
+        or getattr(tokenizer.model, "dropout", None)
+        or not _NORMALIZERS.issuperset(step["type"] for step in normalizers)
+        or not _PRE_TOKENIZERS.issuperset(step["type"] for step in steps)
+    ):
+        return None
+    added = tokenizer.get_added_tokens_decoder()
+    first = _Cuts({number: token for number, token in added.items() if not token.normalized})
+    late = {number: token for number, token in added.items() if token.normalized}
+    second = _Cuts(late if not normalizers and first.takes_all else {})
+    hidden = [] if second.takes_all and not normalizers else list(late.values())
+    chunks = (
+        first.takes_all
+        and second.takes_all
+        and all(step["type"] == "NFC" for step in normalizers)
+        and not any(_reaches(token) or re.search("[A-Za-z] ", token.content) for token in hidden)
+        and cuts_at_word_breaks(pre_tokenizer)
+    )
+    context = None
+    if any(step["type"] == "Metaspace" and step.get("prepend_scheme") == "first" for step in steps):
+        context = first.plainest(added.values())
+        if context is None:
+            return None
+    return Segmentation(first, second, chunks, context)
+
+
+class _Cuts:
+    """Cuts at the added tokens of one of the two rounds."""
+
+    def __init__(self, tokens: Mapping[int, AddedToken]) -> None:
+        self.takes_all = not any(_reaches(token) for token in tokens.values())
+        self.longest = max((len(token.content) for token in tokens.values()), default=0)
+        self._numbers = {
+            token.content: number
+            for number, token in tokens.items()
+            if not _reaches(token)
+            and (self.takes_all or _PUNCTUATION.issuperset((token.content[0], token.content[-1])))
+        }
+        contents = [token.content for token in tokens.values()]
+        self._pattern = re.compile(_pattern(contents)) if self._numbers else None
+
+    def cut(self, text: str, start: int, end: int) -> Iterator[Segment]:
+        """Gives the tokens in text[start:end] and the pieces between them."""
+        for at, after, number in self._found(text, start, end):
+            if start < at:
+                yield Segment(start, at, None)
+            yield Segment(at, after, number)
+            start = after
+        if start < end:
+            yield Segment(start, end, None)
+
+    def _found(self, text: str, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Looks through a window at a time, since a search holds up every other thread until it finds something."""
+        while self._pattern is not None and start < end:
+            stop = min(start + _WINDOW, end)
+            for match in self._pattern.finditer(text, start, min(stop + self.longest, end)):
+                at, start = match.span()
+                if at >= stop:
+                    start = at
+                    break
+                number = self._numbers.get(match[0])
+                if number is not None:
+                    yield at, start, number
+            start = max(start, stop)
+
+    def plainest(self, added: Iterable[AddedToken]) -> str | None:
+        """Gives a token of this round that is the start of no other, whatever follows it."""
+        contents = [token.content for token in added]
+        for content in self._numbers:
+            if sum(other.startswith(content) for other in contents) == 1:
+                return content
+        return None
+
+
+def _reaches(token: AddedToken) -> bool:
+    """Whether a token takes white space around it along, or looks at what stands there."""
+    return token.lstrip or token.rstrip or token.single_word
+
+
+def _chunks(text: str, start: int, end: int) -> Iterator[Segment]:
+    while (found := WORD_BREAK.search(text, start + _CHUNK, end)) is not None:
+        yield Segment(start, found.end(), None)
+        start = found.end()
+    yield Segment(start, end, None)
+
+
+def _pattern(contents: Iterable[str]) -> str:
+    """A pattern that finds the longest of the leftmost: as fast as its tree is narrow."""
+    tree: dict[str, Any] = {}
+    for content in contents:
+        node = tree
+        for character in content:
+            node = node.setdefault(character, {})
+        node[""] = {}
+    return _branch(tree)
+
+
+def _branch(tree: Mapping[str, Any]) -> str:
+    branches = []
+    for start, below in tree.items():
+        text, node = start, below
+        while len(node) == 1 and "" not in node:
+            ((character, node),) = node.items()
+            text += character
+        if start:
+            branches.append(re.escape(text) + (_branch(node) if node.keys() - {""} else ""))
+    body = f"(?:{'|'.join(branches)})"
+    return f"{body}?" if "" in tree else body
+
+
+def _state(part: Any) -> dict[str, Any] | None:
+    """A part of a tokenizer, as tokenizer.json describes it."""
+    return None if part is None else json.loads(part.__getstate__())
+
+
+def _types(part: Mapping[str, Any] | None, members: str) -> Iterator[Mapping[str, Any]]:
+    """The parts of a part, out of any sequences of them."""
+    if part is None:
+        return
+    if part["type"] == "Sequence":
+        for member in part[members]:
+            yield from _types(member, members)
+    else:
+        yield part
