@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -11,12 +12,17 @@ from prometheus_client.registry import Collector
 
 from service.api.traffic import Traffic
 from service.events.pool import EventPool
+from service.index.base import Rank
 from service.index.memory import MemoryIndex
 from service.index.statistics import Histogram
 
+_Family = TypeVar("_Family", CounterMetricFamily, GaugeMetricFamily)
+
+_RANK = ("pod", "model", "rank")
+
 
 def registry(index: MemoryIndex, pool: EventPool, traffic: Traffic) -> CollectorRegistry:
-    """All series of one service; those of a pod exist as long as the pod is known."""
+    """All series of one service; those of a pod are there as long as the pod is known."""
     made = CollectorRegistry(auto_describe=False)
     made.register(ServiceCollector(index, pool, traffic))
     ProcessCollector(registry=made)
@@ -24,7 +30,7 @@ def registry(index: MemoryIndex, pool: EventPool, traffic: Traffic) -> Collector
 
 
 class ServiceCollector(Collector):
-    """Reads; hot paths only ever add to plain integers."""
+    """Reads counters; what counts never waits for Prometheus."""
 
     def __init__(self, index: MemoryIndex, pool: EventPool, traffic: Traffic) -> None:
         self._index = index
@@ -33,53 +39,108 @@ class ServiceCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield from self._of_index()
+        yield from self._of_events()
         yield from self._of_pods()
         yield from self._of_api()
 
     def _of_index(self) -> Iterator[Metric]:
         counted = self._index.statistics
-        yield _counter("kvcache_index_admissions", "Blocks that a rank came to hold", counted.admissions)
-        yield _counter("kvcache_index_evictions", "Blocks that a rank ceased to hold", counted.evictions)
-        yield _counter("kvcache_index_displaced", "Blocks let go to keep to INDEX_MAX_BLOCKS", counted.displaced)
-        yield _counter("kvcache_index_cleared", "Blocks of ranks that were cleared", counted.cleared)
-        yield _counter("kvcache_index_unknown_parents", "Blocks left out: no known parent", counted.unknown_parents)
-        yield _counter("kvcache_index_unknown_blocks", "Hashes that the index does not know", counted.unknown_blocks)
-        yield GaugeMetricFamily("kvcache_index_blocks", "Blocks held, over all ranks and tiers", self._index.blocks)
-        yield _counter("kvcache_index_lookup_requests", "Prompts looked up", counted.lookups)
-        yield _counter("kvcache_index_lookup_hits", "Lookups that found a block", counted.lookup_hits)
-        latency = HistogramMetricFamily("kvcache_index_lookup_latency_seconds", "Time of a lookup")
-        _add(latency, (), counted.lookup_seconds)
-        yield latency
+        yield _counter("index_admissions", "Blocks that a rank came to hold", counted.admissions)
+        yield _counter("index_evictions", "Blocks that a rank ceased to hold", counted.evictions)
+        yield _counter("index_displaced", "Blocks let go to keep to INDEX_MAX_BLOCKS", counted.displaced)
+        yield _counter("index_cleared", "Blocks of ranks that were cleared or forgotten", counted.cleared)
+        yield _counter("index_unknown_parents", "Blocks left out for want of their parent", counted.unknown_parents)
+        yield _counter("index_unknown_blocks", "Hashes that the index did not know", counted.unknown_blocks)
+        yield _gauge("index_blocks", "Blocks held, over all ranks and tiers", self._index.blocks)
+        yield _counter("index_lookup_requests", "Prompts looked up", counted.lookups)
+        yield _counter("index_lookup_hits", "Lookups that found a block on any pod", counted.lookup_hits)
+        yield _histogram("index_lookup_latency_seconds", "Duration of a lookup", {(): counted.lookup_seconds})
+
+    def _of_events(self) -> Iterator[Metric]:
+        counted = self._pool.statistics
+        yield _counter("events_messages_received", "Messages that came in, a batch each", counted.messages_received)
+        yield _counter("events_messages_dropped", "Messages that found the queue full", counted.messages_dropped)
+        yield _counter("events_batches_applied", "Batches applied", counted.batches_applied)
+        yield _counter("events_batches_repeated", "Batches that had been applied before", counted.batches_repeated)
+        yield _counter("events_batches_lost", "Batches missed that no replay brought", counted.batches_lost)
+        yield _counter("events_applied", "Events applied to the index", counted.events_applied)
+        yield _labelled(
+            CounterMetricFamily("kvcache_events_skipped", "Messages and events left out", labels=("reason",)),
+            (((reason,), count) for reason, count in counted.skipped.items()),
+        )
+        yield _counter("events_gaps", "Times that a sequence number jumped", counted.gaps)
+        yield _counter("events_replays", "Replays asked for", counted.replays)
+        yield _counter("events_replay_failures", "Replays that did not bring what was missing", counted.replay_failures)
+        yield _counter("events_restarts", "Times that a sequence started over", counted.restarts)
+        yield _gauge("events_queue_depth", "Messages that wait for a worker", counted.queue_depth)
+        yield _gauge(
+            "events_last_lag_seconds", "From the last batch's own time to its application", counted.lag_seconds
+        )
+        yield _histogram("events_lag_seconds", "From a batch's own time to its application", {(): counted.lag})
 
     def _of_pods(self) -> Iterator[Metric]:
-        labels = ("pod", "model", "rank")
-        blocks = GaugeMetricFamily("kvcache_pod_blocks", "Blocks held by a rank", labels=(*labels, "tier"))
-        for held in self._index.ranks():
-            for tier, count in held.blocks_by_tier.items():
-                blocks.add_metric(
-                    (held.rank.pod, held.rank.model, str(held.rank.number), tier.name.lower()), float(count)
-                )
-        yield blocks
+        yield _labelled(
+            GaugeMetricFamily("kvcache_pod_blocks", "Blocks that a rank holds", labels=(*_RANK, "tier")),
+            (
+                ((*_labels(held.rank), tier.name.lower()), count)
+                for held in self._index.ranks()
+                for tier, count in held.blocks_by_tier.items()
+            ),
+        )
+        heard = [(_labels(stream.rank), stream) for stream in self._pool.streams()]
+        yield _labelled(
+            GaugeMetricFamily("kvcache_pod_exact", "1 when a rank's answers are those of its engine", labels=_RANK),
+            ((rank, stream.exact) for rank, stream in heard),
+        )
+        yield _labelled(
+            GaugeMetricFamily("kvcache_pod_connected", "1 while the connection to a rank is there", labels=_RANK),
+            ((rank, stream.connected) for rank, stream in heard),
+        )
+        yield _labelled(
+            GaugeMetricFamily("kvcache_pod_last_sequence", "Sequence number of a rank's last batch", labels=_RANK),
+            ((rank, stream.last_sequence) for rank, stream in heard if stream.last_sequence is not None),
+        )
+        yield _labelled(
+            GaugeMetricFamily("kvcache_pod_last_event_timestamp_seconds", "When it came", labels=_RANK),
+            ((rank, stream.last_event_at) for rank, stream in heard if stream.last_event_at is not None),
+        )
 
     def _of_api(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily(
-            "kvcache_http_requests", "Requests answered", labels=("method", "route", "status")
+        yield _labelled(
+            CounterMetricFamily("kvcache_http_requests", "Requests answered", labels=("method", "route", "status")),
+            (((one.method, one.route, str(one.status)), count) for one, count in self._traffic.answered.items()),
         )
-        for answered, count in self._traffic.answered.items():
-            requests.add_metric((answered.method, answered.route, str(answered.status)), float(count))
-        yield requests
-        seconds = HistogramMetricFamily("kvcache_http_request_seconds", "From headers to answer", labels=("route",))
-        for route, histogram in self._traffic.seconds.items():
-            _add(seconds, (route,), histogram)
-        yield seconds
-        yield GaugeMetricFamily("kvcache_http_requests_in_flight", "Requests worked on", self._traffic.in_flight)
+        seconds: dict[tuple[str, ...], Histogram] = {
+            (route,): histogram for route, histogram in self._traffic.seconds.items()
+        }
+        yield _histogram("http_request_seconds", "From a request's headers to its answer", seconds, ("route",))
+        yield _gauge("http_requests_in_flight", "Requests worked on", self._traffic.in_flight)
+
+
+def _labels(rank: Rank) -> tuple[str, ...]:
+    return (rank.pod, rank.model, str(rank.number))
 
 
 def _counter(name: str, meaning: str, count: int) -> Metric:
-    return CounterMetricFamily(name, meaning, value=count)
+    return CounterMetricFamily(f"kvcache_{name}", meaning, value=count)
 
 
-def _add(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:
-    bounds = (*map(str, histogram.bounds), "+Inf")
-    buckets = list(zip(bounds, map(float, accumulate(histogram.counts)), strict=True))
-    family.add_metric(labels, buckets, histogram.total)
+def _gauge(name: str, meaning: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"kvcache_{name}", meaning, value=value)
+
+
+def _labelled(family: _Family, values: Iterable[tuple[Sequence[str], float]]) -> Metric:
+    for labels, value in values:
+        family.add_metric(labels, float(value))
+    return family
+
+
+def _histogram(
+    name: str, meaning: str, histograms: Mapping[tuple[str, ...], Histogram], labels: Sequence[str] = ()
+) -> Metric:
+    family = HistogramMetricFamily(f"kvcache_{name}", meaning, labels=labels)
+    for values, histogram in histograms.items():
+        bounds = (*map(str, map(float, histogram.bounds)), "+Inf")
+        reached = map(float, accumulate(histogram.counts))
+        family.add_metric(values, list(zip(bounds, reached, strict=True)), histogram.total)
+    return family

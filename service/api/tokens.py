@@ -45,6 +45,11 @@ async def detokenize(request: web.Request) -> web.Response:
     app = request.app
     body = decode(_tokens, await read(request))
     model = await app[MODELS].get(target_of(app, body.model).model)
+    limit = app[SETTINGS].max_prompt_tokens
+    if len(body.tokens) > limit:
+        raise Refusal(
+            413, f"`tokens` holds {len(body.tokens)}, the limit is {limit} (MAX_PROMPT_TOKENS)", param="tokens"
+        )
     spelled = await model.token_strings(body.tokens)
     if None in spelled:
         position = spelled.index(None)

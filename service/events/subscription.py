@@ -79,6 +79,7 @@ class Subscription:
                 socket.connect(self.endpoint.address)
         except zmq.ZMQError as error:
             socket.disable_monitor()
+            monitor.close()
             socket.close()
             verb = "bind" if self.endpoint.binds else "connect to"
             self._problem = f"cannot {verb} {self.endpoint.address}: {error.strerror}"

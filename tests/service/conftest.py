@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -12,10 +13,18 @@ from aiohttp import ClientSession
 
 from service.app import create_app
 from service.events.endpoint import Endpoint
+from service.events.recording import Recording
 from service.server import listening
 from service.settings import Settings
+from service.simulation.playback import Playback
+from service.simulation.truth import Truth
 
 Serve: TypeAlias = Callable[..., Awaitable[ClientSession]]
+
+
+def url_of(client: ClientSession) -> str:
+    """Where the service of a client listens."""
+    return str(client._base_url).rstrip("/")
 
 
 @pytest.fixture
@@ -48,3 +57,40 @@ async def serve(settings: Settings) -> AsyncIterator[Serve]:
             return await stack.enter_async_context(ClientSession(f"http://127.0.0.1:{port}"))
 
         yield start
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A service that has heard all of a recording, and what the engine itself would have answered."""
+
+    client: ClientSession
+    truth: Truth
+
+
+Play: TypeAlias = Callable[..., Awaitable[Recorded]]
+
+
+@pytest.fixture
+async def play(serve: Serve, recordings: Path) -> AsyncIterator[Play]:
+    """Plays a recording to a real service through real sockets."""
+    async with AsyncExitStack() as stack:
+
+        async def start(name: str, **changes: Any) -> Recorded:
+            truth = Truth.read(recordings / f"{name}.truth.json")
+            with (recordings / f"{name}.jsonl").open("rb") as lines:
+                playback = await stack.enter_async_context(Playback(Recording(lines)))
+            client = await serve(zmq_endpoint=playback.endpoints, **changes)
+            await playback.play()
+            await _heard(client, truth)
+            return Recorded(client, truth)
+
+        yield start
+
+
+async def _heard(client: ClientSession, truth: Truth) -> None:
+    expected = {(rank.pod, rank.number): sequence for rank, sequence in truth.last_sequence.items()}
+    async with asyncio.timeout(10):
+        while True:
+            pods = (await (await client.get("/pods")).json())["pods"]
+            if {(pod["pod"], pod["rank"]): pod["last_sequence"] for pod in pods} == expected:
+                return

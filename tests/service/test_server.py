@@ -115,38 +115,40 @@ async def test_a_compressed_body_counts_by_what_it_unpacks_to(serve: Serve) -> N
         assert answer.status == 413
 
 
-@pytest.mark.parametrize(
-    ("request_bytes", "status"),
-    [
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
-        (b"hello\r\n\r\n", 400),
-        (b"GET /health HTTP/9.9\r\n" + HEAD + b"\r\n", 400),
-        (b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
-        (b"GET /\xff HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
-        (b"POST /score HTTP/1.1\r\n" + HEAD + b"Content-Length: many\r\n\r\n", 400),
-        (b"POST /score HTTP/1.1\r\nConnection: close\r\n" + HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
-        (
-            b"POST /score HTTP/1.1\r\nConnection: close\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n"
-            + HEAD
-            + b"\r\nabc",
-            400,
-        ),
-        (
-            b"POST /score HTTP/1.1\r\nConnection: close\r\nExpect: a miracle\r\nContent-Length: 0\r\n" + HEAD + b"\r\n",
-            417,
-        ),
-        (b"POST /nothing HTTP/1.1\r\nConnection: close\r\nExpect: it\r\nContent-Length: 0\r\n" + HEAD + b"\r\n", 417),
-        (b"BREW /health HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
-        (b"PATCH /health HTTP/1.1\r\nConnection: close\r\n" + HEAD + b"\r\n", 405),
-        (b"GET /nothing HTTP/1.1\r\nConnection: close\r\n" + HEAD + b"\r\n", 404),
-    ],
+NOT_HTTP_OR_NOT_OURS = (
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    (b"hello\r\n\r\n", 400),
+    (b"GET /health HTTP/9.9\r\n" + HEAD + b"\r\n", 400),
+    (b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
+    (b"GET /\xff HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
+    (b"POST /score HTTP/1.1\r\n" + HEAD + b"Content-Length: many\r\n\r\n", 400),
+    (b"POST /score HTTP/1.1\r\nConnection: close\r\n" + HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    (
+        b"POST /score HTTP/1.1\r\nConnection: close\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n"
+        + HEAD
+        + b"\r\nabc",
+        400,
+    ),
+    (
+        b"POST /score HTTP/1.1\r\nConnection: close\r\nExpect: a miracle\r\nContent-Length: 0\r\n" + HEAD + b"\r\n",
+        417,
+    ),
+    (b"POST /nothing HTTP/1.1\r\nConnection: close\r\nExpect: it\r\nContent-Length: 0\r\n" + HEAD + b"\r\n", 417),
+    (b"BREW /health HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
+    (b"PATCH /health HTTP/1.1\r\nConnection: close\r\n" + HEAD + b"\r\n", 405),
+    (b"GET /nothing HTTP/1.1\r\nConnection: close\r\n" + HEAD + b"\r\n", 404),
 )
+
+
 async def test_what_is_not_http_or_not_ours_gets_the_same_form_of_error(
-    serve: Serve, caplog: pytest.LogCaptureFixture, request_bytes: bytes, status: int
+    serve: Serve, caplog: pytest.LogCaptureFixture, subtests: pytest.Subtests
 ) -> None:
-    got, error = status_and_error(await said(await serve(), request_bytes))
-    assert got == status
-    assert "bytearray" not in error["message"]
+    client = await serve()
+    for request, status in NOT_HTTP_OR_NOT_OURS:
+        with subtests.test(request=request):
+            got, error = status_and_error(await said(client, request))
+            assert got == status
+            assert "bytearray" not in error["message"]
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
@@ -162,10 +164,10 @@ async def test_a_client_that_goes_away_in_the_middle_of_a_body_leaves_no_error(
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
-@pytest.mark.parametrize("path", ["/health", "/pods", "/metrics", "/v1/models", "/openapi.json"])
-async def test_head_works_where_get_does(serve: Serve, path: str) -> None:
+async def test_head_works_where_get_does(serve: Serve) -> None:
     client = await serve()
-    async with client.head(path) as head, client.get(path) as get:
-        assert head.status == get.status == 200
-        assert head.headers["Content-Type"] == get.headers["Content-Type"]
-        assert await head.read() == b""
+    for path in ("/health", "/pods", "/metrics", "/v1/models", "/openapi.json"):
+        async with client.head(path) as head, client.get(path) as get:
+            assert head.status == get.status == 200
+            assert head.headers["Content-Type"] == get.headers["Content-Type"]
+            assert await head.read() == b""

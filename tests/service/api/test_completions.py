@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionMessageParam
+
+from tests.service.api.conftest import CHAT, Join, post, refused
+from tests.service.conftest import Serve, url_of
+
+MESSAGES: list[ChatCompletionMessageParam] = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": "What is a KV-cache, and why would two engines share one?"},
+]
+
+
+async def test_the_official_client_gets_a_completion(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4)
+    tokens = (await post(client, "/tokenize", CHAT))["tokens"]
+    await (await join(client, "a:1")).stores(tokens)
+    async with AsyncOpenAI(base_url=f"{url_of(client)}/v1", api_key="none") as official:
+        completion = await official.chat.completions.create(
+            model="builtin/demo", messages=MESSAGES, temperature=0.5, max_tokens=5, extra_body={"top_k": 3}
+        )
+    rendered = (await post(client, "/v1/chat/completions/render", CHAT))["prompt"]
+    assert completion.object == "chat.completion"
+    assert completion.id.startswith("chatcmpl-")
+    assert completion.model == "builtin/demo"
+    (choice,) = completion.choices
+    assert choice.message.role == "assistant"
+    assert choice.message.content == f"Response based on template: {rendered}..."
+    assert choice.finish_reason == "stop"
+    answered = await post(client, "/tokenize", {"prompt": choice.message.content, "add_special_tokens": False})
+    assert completion.usage is not None
+    assert completion.usage.prompt_tokens == len(tokens)
+    assert completion.usage.completion_tokens == answered["count"]
+    assert completion.usage.total_tokens == len(tokens) + answered["count"]
+    assert completion.model_extra == {"pod_scores": {"a:1": len(tokens) // 4}}
+
+
+async def test_the_official_client_gets_a_streamed_completion(serve: Serve) -> None:
+    client = await serve()
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "a long question: " + "why? " * 1000}]
+    async with AsyncOpenAI(base_url=f"{url_of(client)}/v1", api_key="none") as official:
+        whole = await official.chat.completions.create(model="builtin/demo", messages=messages)
+        stream = await official.chat.completions.create(
+            model="builtin/demo", messages=messages, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+    *parts, last = chunks
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in parts) == whole.choices[0].message.content
+    assert len(parts) > 4
+    assert parts[0].choices[0].delta.role == "assistant"
+    assert parts[0].model_extra == {"pod_scores": None}
+    assert [chunk.choices[0].finish_reason for chunk in parts] == [None] * (len(parts) - 1) + ["stop"]
+    assert last.choices == []
+    assert last.usage == whole.usage
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+async def test_a_stream_is_made_of_server_sent_events_and_ends_in_done(serve: Serve) -> None:
+    client = await serve()
+    async with client.post("/v1/chat/completions", json={**CHAT, "stream": True}) as answer:
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        text = await answer.text()
+    *events, end = text.split("\n\n")
+    assert end == ""
+    assert events[-1] == "data: [DONE]"
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-1]]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+async def test_the_official_client_raises_its_own_errors(serve: Serve) -> None:
+    client = await serve()
+    async with AsyncOpenAI(base_url=f"{url_of(client)}/v1", api_key="none", max_retries=0) as official:
+        with pytest.raises(openai.NotFoundError) as unknown:
+            await official.chat.completions.create(model="no such: model", messages=MESSAGES)
+        with pytest.raises(openai.BadRequestError) as wrong:
+            await official.chat.completions.create(model="builtin/demo", messages=[], stream=True)
+    assert unknown.value.code == "model_not_found"
+    assert unknown.value.param == "model"
+    assert wrong.value.param == "messages"
+
+
+async def test_stream_options_need_a_stream(serve: Serve) -> None:
+    client = await serve()
+    body = {**CHAT, "stream_options": {"include_usage": True}}
+    assert (await refused(client, "/v1/chat/completions", body))[:2] == (400, "stream_options")
+
+
+async def test_rendering_gives_what_the_model_would_get(serve: Serve) -> None:
+    client = await serve()
+    body = {**CHAT, "cache_salt": "pepper", "lora_name": "sql"}
+    rendered = await post(client, "/v1/chat/completions/render", body)
+    assert rendered["token_ids"] == (await post(client, "/tokenize", CHAT))["tokens"]
+    assert (await post(client, "/detokenize", {"tokens": rendered["token_ids"]}))["prompt"] == rendered["prompt"]
+    assert (rendered["model"], rendered["cache_salt"], rendered["lora_name"]) == ("builtin/demo", "pepper", "sql")
+
+
+REFUSED: tuple[tuple[dict[str, object], str | None], ...] = (
+    ({"messages": None}, "messages"),
+    ({"messages": []}, "messages"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ({"messages": [{"content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, None),
+    ({"continue_final_message": True, "add_generation_prompt": True}, None),
+    ({"chat_template": "{{ 1 }}"}, "chat_template"),
+    ({"reasoning_effort": "heroic"}, "reasoning_effort"),
+    ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
+    ({"tools": {}}, "tools"),
+    ({"tools": []}, "tools"),
+    ({"chat_template_kwargs": []}, "chat_template_kwargs"),
+)
+
+
+@pytest.mark.parametrize("path", ["/score_completions", "/v1/chat/completions", "/v1/chat/completions/render"])
+async def test_a_chat_that_no_engine_would_take_is_refused(serve: Serve, path: str, subtests: pytest.Subtests) -> None:
+    client = await serve()
+    for fields, param in REFUSED:
+        with subtests.test(str(fields)):
+            status, named, message = await refused(client, path, {**CHAT, **fields})
+            assert status == 400
+            assert message
+            assert param is None or named == param

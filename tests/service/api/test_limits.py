@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aiohttp import ClientSession
+
+from tests.service.api.conftest import post
+from tests.service.conftest import Serve
+
+
+async def in_flight(client: ClientSession, number: int) -> None:
+    """Waits until the service is at work on so many requests."""
+    async with asyncio.timeout(10):
+        while f"kvcache_http_requests_in_flight {number}.0" not in await (await client.get("/metrics")).text():
+            pass
+
+
+async def test_requests_past_the_limit_are_told_429_and_when_to_come_back(serve: Serve) -> None:
+    client = await serve(max_requests_in_flight=2)
+    finish = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"prompt": '
+        await finish.wait()
+        yield b"[1, 2, 3]}"
+
+    slow = [asyncio.create_task(client.post("/score", data=body())) for _ in range(2)]
+    await in_flight(client, 2)
+    async with client.post("/score", json={"prompt": [1]}) as answer:
+        error = (await answer.json())["error"]
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "1")
+    assert error["type"] == "rate_limit_error"
+    assert "MAX_REQUESTS_IN_FLIGHT" in error["message"]
+    for path in ("/health", "/ready", "/pods", "/metrics"):
+        async with client.get(path) as answer:
+            assert answer.status in (200, 503)
+    finish.set()
+    assert [answer.status for answer in await asyncio.gather(*slow)] == [200, 200]
+    await post(client, "/score", {"prompt": [1]})
+
+
+async def test_requests_are_worked_on_side_by_side(serve: Serve) -> None:
+    client = await serve()
+    answers = await asyncio.gather(*(post(client, "/score", {"prompt": f"text {n} " * n}) for n in range(100)))
+    assert answers == [None] * 100
+
+
+async def test_the_content_type_of_a_body_does_not_matter(serve: Serve) -> None:
+    client = await serve()
+    for content_type in ("", "text/plain", "application/x-www-form-urlencoded", "nonsense"):
+        async with client.post("/score", data=b'{"prompt": [1]}', headers={"Content-Type": content_type}) as answer:
+            assert (answer.status, await answer.json()) == (200, None)
+
+
+async def test_wrong_paths_and_methods_are_said_to_be_so(serve: Serve) -> None:
+    client = await serve()
+    for method, path, status in (
+        ("GET", "/score", 405),
+        ("POST", "/health", 405),
+        ("DELETE", "/pods", 405),
+        ("GET", "/", 404),
+        ("POST", "/x", 404),
+    ):
+        async with client.request(method, path) as answer:
+            error = (await answer.json())["error"]
+            assert answer.status == status
+            assert path in error["message"]
+            assert ("Allow" in answer.headers) == (status == 405)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import ClientSession
+
+from service.api.routes import ROUTES, Route
+from tests.service.api.conftest import CHAT
+from tests.service.conftest import Serve
+
+ATOMS: Sequence[Any] = (
+    *(None, True, False, 0, -1, 1, 1.5, -0.0, 1e308, 2**31, 2**32 - 1, 2**32, 2**63, 2**64, -(2**63), 10**30),
+    *(
+        "",
+        " ",
+        "\0",
+        "\u2028",
+        "\ufeff",
+        "😀",
+        "{{ 1/0 }}",
+        "{% for x in y %}",
+        "<|end|>",
+        "../../etc",
+        "a\nb",
+        "x" * 3000,
+    ),
+    *("user", "assistant", "tool", "text", "image_url", "function", "auto", "required", "low"),
+)
+KEYS = (
+    "role",
+    "content",
+    "type",
+    "text",
+    "tool_calls",
+    "function",
+    "name",
+    "arguments",
+    "parameters",
+    "",
+    "\0",
+    "__class__",
+)
+GOOD: dict[str, Any] = {**CHAT, "prompt": "hello", "tokens": [1, 2, 3]}
+POSTS = [route for route in ROUTES if route.method == "POST"]
+
+
+def nonsense(chance: random.Random, depth: int = 0) -> Any:
+    """Any JSON value, most often one that means something elsewhere."""
+    kind = chance.random()
+    if depth > 4 or kind < 0.5:
+        return chance.choice(ATOMS)
+    if kind < 0.75:
+        return [nonsense(chance, depth + 1) for _ in range(chance.randrange(4))]
+    return {chance.choice(KEYS): nonsense(chance, depth + 1) for _ in range(chance.randrange(4))}
+
+
+def bodies(route: Route, chance: random.Random, number: int) -> list[dict[str, Any]]:
+    """Bodies that are good but for one or two fields. No name of a model is made up: the hub would be asked for it."""
+    made = []
+    for _ in range(number):
+        fields = [field.encode_name for field in msgspec.structs.fields(chance.choice(route.bodies))]
+        body = {name: GOOD[name] for name in fields if name in GOOD}
+        for name in chance.choices([name for name in fields if name != "model"], k=chance.choice((1, 1, 2))):
+            body[name] = nonsense(chance)
+        made.append(body)
+    return made
+
+
+async def check(client: ClientSession, path: str, data: bytes) -> int:
+    async with client.post(path, data=data) as answer:
+        text = await answer.text()
+    assert answer.status in (200, 400, 413), (data, text)
+    if answer.status != 200:
+        error = json.loads(text)["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert len(error["message"]) < 1000, data
+        assert "Traceback" not in error["message"] and "object at 0x" not in error["message"], (data, error)
+    return answer.status
+
+
+@pytest.mark.parametrize("route", POSTS, ids=lambda route: route.path)
+async def test_nonsense_in_any_field_is_never_a_fault_of_the_service(
+    serve: Serve, route: Route, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await serve()
+    chance = random.Random(route.path)
+    statuses = {await check(client, route.path, json.dumps(body).encode()) for body in bodies(route, chance, 300)}
+    assert 400 in statuses
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+NOT_JSON_OR_NOT_TEXT = (
+    b"",
+    b"null",
+    b"[]",
+    b'"text"',
+    b"{",
+    b"\xff\xfe",
+    b'{"prompt": "\\ud800", "messages": [{"role": "user", "content": "\\udc00"}], "tokens": ["\\ud800"]}',
+    b'{"prompt": "\xff", "messages": [{"role": "user", "content": "\xff"}], "tokens": ["\xff"]}',
+    b'{"prompt": NaN, "messages": NaN, "tokens": NaN}',
+    b'{"prompt": [NaN], "messages": [NaN], "tokens": [NaN]}',
+    b'{"prompt": ' + b"[" * 50_000 + b"]" * 50_000 + b', "tokens": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+    b'{"messages": [{"role": "user", "content": ' + b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"}]}",
+)
+
+
+@pytest.mark.parametrize("route", POSTS, ids=lambda route: route.path)
+async def test_what_is_not_json_or_not_text_is_a_bad_request(serve: Serve, route: Route) -> None:
+    client = await serve()
+    for data in NOT_JSON_OR_NOT_TEXT:
+        assert await check(client, route.path, data) == 400, data[:80]
+
+
+@pytest.mark.parametrize("depth", [100, 300, 600, 900, 2000])
+async def test_deep_nesting_is_a_bad_request_or_is_rendered(
+    serve: Serve, depth: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await serve()
+    deep = '{"a":' * depth + "1" + "}" * depth
+    message = '{"role": "user", "content": "x"}'
+    for fields in (
+        f'"messages": [{{"role": "assistant", "tool_calls": [{deep}], "content": "x"}}]',
+        f'"messages": [{{"role": "user", "content": "x", "extra": {deep}}}]',
+        f'"messages": [{message}], "tools": [{{"type": "function", "function": {deep}}}]',
+        f'"messages": [{message}], "tools": [{{"function": {{"name": "f", "parameters": {deep}}}}}]',
+        f'"messages": [{message}], "documents": [{deep}]',
+        f'"messages": [{message}], "chat_template_kwargs": {deep}',
+    ):
+        for path in ("/score_completions", "/v1/chat/completions", "/tokenize", "/explain"):
+            await check(client, path, f"{{{fields}}}".encode())
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from typing import Any
+
+import msgspec
+from aiohttp import ClientSession
+
+from service.api.answers import PodList
+from service.app import create_app
+from service.events.endpoint import Endpoint
+from service.settings import Settings
+from tests.service.api.conftest import CHAT, Join, post
+from tests.service.conftest import Play, Serve
+
+
+async def fetch(client: ClientSession, path: str) -> Any:
+    async with client.get(path) as answer:
+        assert answer.status == 200
+        return await answer.json()
+
+
+async def until_ready(client: ClientSession) -> Any:
+    async with asyncio.timeout(10):
+        while True:
+            async with client.get("/ready") as answer:
+                if answer.status == 200:
+                    return await answer.json()
+
+
+async def samples(client: ClientSession) -> dict[str, float]:
+    """Every series of /metrics with its value."""
+    async with client.get("/metrics") as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=")
+        lines = [line for line in (await answer.text()).splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+async def test_health_answers_ok(serve: Serve) -> None:
+    client = await serve()
+    async with client.get("/health") as answer:
+        assert (answer.status, await answer.text()) == (200, "OK")
+
+
+async def test_ready_comes_with_the_default_model(serve: Serve) -> None:
+    assert await until_ready(await serve()) == {"ready": True, "reasons": []}
+
+
+async def test_ready_says_why_not_while_the_default_model_is_missing(serve: Serve) -> None:
+    client = await serve(model_name="no such: model", hub_retry_after=0.05)
+    async with asyncio.timeout(10):
+        while True:
+            async with client.get("/ready") as answer:
+                assert answer.status == 503
+                body = await answer.json()
+                if "not found" in body["error"]["message"]:
+                    break
+    assert body["ready"] is False
+    assert body["reasons"] == [body["error"]["message"]]
+    assert body["error"]["code"] == "not_ready"
+    async with client.get("/health") as answer:
+        assert answer.status == 200
+
+
+async def test_ready_says_why_not_while_a_socket_is_not_up(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp://*:{taken.getsockname()[1]}"
+        client = await serve(zmq_endpoint=(Endpoint(address),))
+        async with asyncio.timeout(10):
+            while True:
+                async with client.get("/ready") as answer:
+                    assert answer.status == 503
+                    reasons = (await answer.json())["reasons"]
+                    if len(reasons) == 1 and "loaded" not in reasons[0]:
+                        break
+    assert address in reasons[0]
+
+
+async def test_pods_says_what_every_rank_holds_and_whether_to_trust_it(play: Play) -> None:
+    recorded = await play("g_dp")
+    body = await fetch(recorded.client, "/pods")
+    pods = msgspec.convert(body, PodList).pods
+    assert [(pod.pod, pod.rank, pod.last_sequence) for pod in pods] == [
+        ("10.0.0.1:8000", 0, 5),
+        ("10.0.0.1:8000", 1, 3),
+    ]
+    for pod in pods:
+        assert pod.model == recorded.truth.model
+        assert pod.block_sizes == [16]
+        assert pod.blocks.gpu > 0
+        assert (pod.exact, pod.inexact_reason, pod.connected) == (True, None, True)
+        assert pod.last_event_age_seconds is not None and 0 <= pod.last_event_age_seconds < 60
+        assert pod.endpoint is not None and pod.endpoint.startswith("tcp://127.0.0.1:")
+
+
+async def test_a_deleted_pod_is_gone_from_scores_pods_and_metrics(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4)
+    kept, gone = await join(client, "kept:1"), await join(client, "gone/é%:2")
+    await kept.stores([1, 2, 3, 4])
+    await gone.stores([1, 2, 3, 4])
+    assert await post(client, "/score", {"prompt": [1, 2, 3, 4]}) == {"gone/é%:2": 1, "kept:1": 1}
+    assert 'kvcache_pod_blocks{model="builtin/demo",pod="gone/é%:2",rank="0",tier="gpu"}' in await samples(client)
+    async with client.delete("/pods/gone%2F%C3%A9%25:2") as answer:
+        assert (answer.status, await answer.json()) == (200, {"pod": "gone/é%:2", "forgotten": True})
+    async with client.delete("/pods/gone%2F%C3%A9%25:2") as answer:
+        assert answer.status == 404
+        assert (await answer.json())["error"]["code"] == "pod_not_found"
+    assert await post(client, "/score", {"prompt": [1, 2, 3, 4]}) == {"kept:1": 1}
+    assert [pod["pod"] for pod in (await fetch(client, "/pods"))["pods"]] == ["kept:1"]
+    series = await samples(client)
+    assert not [name for name in series if "gone" in name]
+    assert [name for name in series if "kept:1" in name]
+
+
+async def test_metrics_count_what_happened(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4)
+    engine = await join(client, "a:1")
+    await engine.stores([1, 2, 3, 4, 5, 6, 7, 8])
+    await engine.says([{"type": "BlockRemoved", "block_hashes": [hash(("a:1", 0, 1, *range(1, 9))) % 2**64]}])
+    await engine.says([{"type": "Unheard"}])
+    await post(client, "/score", {"prompt": [1, 2, 3, 4]})
+    await post(client, "/score", {"prompt": [9, 9, 9, 9]})
+    async with client.post("/score", json={}) as answer:
+        assert answer.status == 400
+    async with client.post("/made/up") as answer:
+        assert answer.status == 404
+    counted = await samples(client)
+    rank = 'model="builtin/demo",pod="a:1",rank="0"'
+    expected = {
+        "kvcache_index_admissions_total": 2,
+        "kvcache_index_evictions_total": 1,
+        "kvcache_index_blocks": 1,
+        "kvcache_index_lookup_requests_total": 2,
+        "kvcache_index_lookup_hits_total": 1,
+        "kvcache_index_lookup_latency_seconds_count": 2,
+        'kvcache_index_lookup_latency_seconds_bucket{le="+Inf"}': 2,
+        "kvcache_events_messages_received_total": 3,
+        "kvcache_events_applied_total": 2,
+        "kvcache_events_gaps_total": 0,
+        "kvcache_events_queue_depth": 0,
+        "kvcache_events_lag_seconds_count": 3,
+        f'kvcache_pod_blocks{{{rank},tier="gpu"}}': 1,
+        f'kvcache_pod_blocks{{{rank},tier="cpu"}}': 0,
+        f"kvcache_pod_exact{{{rank}}}": 0,
+        f"kvcache_pod_connected{{{rank}}}": 1,
+        f"kvcache_pod_last_sequence{{{rank}}}": 2,
+        'kvcache_http_requests_total{method="POST",route="/score",status="200"}': 2,
+        'kvcache_http_requests_total{method="POST",route="/score",status="400"}': 1,
+        'kvcache_http_requests_total{method="other",route="other",status="404"}': 1,
+        'kvcache_http_request_seconds_count{route="/score"}': 3,
+        "kvcache_http_requests_in_flight": 0,
+    }
+    assert {name: counted.get(name) for name in expected} == expected
+    assert sum(value for name, value in counted.items() if name.startswith("kvcache_events_skipped_total")) == 1
+    assert counted["process_resident_memory_bytes"] > 0
+
+
+async def test_metrics_are_written_in_openmetrics_when_the_scraper_asks_for_it(serve: Serve) -> None:
+    client = await serve()
+    async with client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}) as answer:
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+        assert (await answer.text()).endswith("# EOF\n")
+
+
+async def test_models_lists_the_default_those_of_pods_and_loras_with_their_base(serve: Serve, join: Join) -> None:
+    client = await serve()
+    await (await join(client, "a:1", model="org/other")).stores([1, 2, 3, 4], lora_name="sql")
+    found = await fetch(client, "/v1/models")
+    assert found["object"] == "list"
+    assert [(card["id"], card["parent"]) for card in found["data"]] == [
+        ("builtin/demo", None),
+        ("org/other", None),
+        ("sql", "org/other"),
+    ]
+
+
+async def test_the_openapi_document_lists_exactly_what_is_routed(serve: Serve) -> None:
+    document = await fetch(await serve(), "/openapi.json")
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    routed = {
+        (route.method, route.resource.canonical)
+        for route in create_app(Settings()).router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    assert described == routed
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert operation["summary"].endswith(".")
+            assert [parameter["name"] for parameter in operation.get("parameters", [])] == re.findall(r"{(\w+)}", path)
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references == set(document["components"]["schemas"])
+
+
+async def test_the_openapi_document_describes_bodies_by_their_fields(serve: Serve) -> None:
+    document = await fetch(await serve(), "/openapi.json")
+    schemas = document["components"]["schemas"]
+    assert schemas["ScoreRequest"]["required"] == ["prompt"]
+    assert {"model", "lora_name", "cache_salt", "pods"} <= set(schemas["ScoreRequest"]["properties"])
+    assert {"messages", "tools", "stream", "truncate_prompt_tokens"} <= set(schemas["CompletionRequest"]["properties"])
+    assert set(schemas["ErrorDetail"]["properties"]) == {"message", "type", "param", "code"}
+
+
+async def test_answers_of_the_api_have_the_fields_that_the_document_says(serve: Serve) -> None:
+    client = await serve()
+    document = await fetch(client, "/openapi.json")
+    for path in ("/score_completions", "/v1/chat/completions", "/v1/chat/completions/render", "/explain", "/tokenize"):
+        schema = document["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+        described = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        assert set(await post(client, path, CHAT)) == set(described["properties"])

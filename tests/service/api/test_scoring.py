@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from service.index.base import TierWeights
+from tests.service.api.conftest import CHAT, Join, post, refused
+from tests.service.conftest import Play, Recorded, Serve
+
+
+def asked(recorded: Recorded, probe: int) -> dict[str, object]:
+    prompt, _ = recorded.truth.probes[probe]
+    return {
+        "model": recorded.truth.model,
+        "prompt": prompt.tokens.tolist(),
+        "lora_name": prompt.lora_name,
+        "cache_salt": prompt.cache_salt,
+    }
+
+
+def best_of_ranks(recorded: Recorded, probe: int) -> dict[str, int] | None:
+    best: dict[str, int] = {}
+    for rank, blocks in recorded.truth.probes[probe][1].items():
+        best[rank.pod] = max(best.get(rank.pod, 0), blocks)
+    return {pod: blocks for pod, blocks in best.items() if blocks} or None
+
+
+@pytest.mark.parametrize("name", ["a_simple", "b3_copy_left", "c_lora_salt", "d_bytes", "g_dp"])
+async def test_scores_are_what_vllm_itself_would_have_reused(play: Play, name: str) -> None:
+    recorded = await play(name, block_size=16)
+    for probe in range(len(recorded.truth.probes)):
+        assert await post(recorded.client, "/score", asked(recorded, probe)) == best_of_ranks(recorded, probe)
+
+
+async def test_a_score_counts_in_units_of_the_block_size_and_a_whole_one_is_an_integer(play: Play) -> None:
+    recorded = await play("a_simple", block_size=32)
+    held = best_of_ranks(recorded, 0)
+    assert held is not None
+    async with recorded.client.post("/score", json=asked(recorded, 0)) as answer:
+        assert await answer.text() == json.dumps(
+            {pod: blocks // 2 for pod, blocks in held.items()}, separators=(",", ":")
+        )
+
+
+async def test_a_request_may_name_a_lora_as_its_model(play: Play) -> None:
+    recorded = await play("c_lora_salt", block_size=16)
+    named = [
+        probe
+        for probe, (prompt, _) in enumerate(recorded.truth.probes)
+        if prompt.lora_name and best_of_ranks(recorded, probe)
+    ]
+    assert named
+    for probe in named:
+        body = asked(recorded, probe)
+        body["model"] = body.pop("lora_name")
+        assert await post(recorded.client, "/score", body) == best_of_ranks(recorded, probe)
+    contradiction = {**asked(recorded, named[0]), "model": asked(recorded, named[0])["lora_name"], "lora_name": "other"}
+    assert (await refused(recorded.client, "/score", contradiction))[:2] == (400, "lora_name")
+
+
+async def test_pods_restricts_the_answer(play: Play) -> None:
+    recorded = await play("c_lora_salt", block_size=16)
+    held = best_of_ranks(recorded, 0)
+    assert held is not None and len(held) == 2
+    for pod, blocks in held.items():
+        assert await post(recorded.client, "/score", {**asked(recorded, 0), "pods": [pod]}) == {pod: blocks}
+    assert await post(recorded.client, "/score", {**asked(recorded, 0), "pods": ["another"]}) is None
+
+
+async def test_several_prompts_of_one_request_add_up(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4)
+    first, second = await join(client, "a:1"), await join(client, "b:2")
+    await first.stores([1, 2, 3, 4, 5, 6, 7, 8])
+    await second.stores([1, 2, 3, 4])
+    await second.stores([9, 9, 9, 9, 9, 9, 9, 9])
+    prompts = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 9, 9, 9, 9, 9, 9, 9], [7, 7, 7, 7]]
+    assert await post(client, "/score", {"prompt": prompts}) == {"b:2": 3, "a:1": 2}
+    assert await post(client, "/score", {"prompt": [prompts[0]]}) == {"a:1": 2, "b:2": 1}
+    assert await post(client, "/score", {"prompt": [[7, 7, 7, 7]]}) is None
+
+
+async def test_text_is_scored_by_the_tokens_that_the_engine_computes(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4)
+    text = "The quick brown fox jumps over the lazy dog, again and again."
+    tokens = (await post(client, "/tokenize", {"prompt": text}))["tokens"]
+    bare = (await post(client, "/tokenize", {"prompt": text, "add_special_tokens": False}))["tokens"]
+    assert tokens != bare
+    await (await join(client, "a:1")).stores(tokens)
+    assert await post(client, "/score", {"prompt": text}) == {"a:1": len(tokens) // 4}
+    assert await post(client, "/score", {"prompt": [text]}) == {"a:1": len(tokens) // 4}
+    assert await post(client, "/score", {"prompt": text, "model": ""}) == {"a:1": len(tokens) // 4}
+    assert await post(client, "/score", {"prompt": text, "add_special_tokens": False}) is None
+
+
+async def test_tiers_are_weighted(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4, tier_weights=TierWeights(cpu=0.5, storage=0.0))
+    tokens = list(range(8))
+    await (await join(client, "a:1")).stores(tokens, medium="CPU")
+    await (await join(client, "b:2")).stores(tokens, medium="STORAGE")
+    assert await post(client, "/score", {"prompt": tokens}) == {"a:1": 1}
+
+
+async def test_token_ids_need_no_model(serve: Serve, join: Join) -> None:
+    client = await serve()
+    await (await join(client, "a:1", model="no such: model")).stores([1, 2, 3, 4])
+    assert await post(client, "/score", {"prompt": [1, 2, 3, 4], "model": "no such: model"}) == {"a:1": 0.015625}
+    assert (await refused(client, "/score", {"prompt": "text", "model": "no such: model"}))[:2] == (404, "model")
+
+
+REFUSED: tuple[tuple[object, int, str], ...] = (
+    ([], 400, "prompt"),
+    ([[]], 400, "prompt"),
+    ([[1], []], 400, "prompt"),
+    ([1, "a"], 400, "prompt"),
+    (["a", 1], 400, "prompt"),
+    ([[1], "a"], 400, "prompt"),
+    ([[1], 1], 400, "prompt"),
+    ([True], 400, "prompt[0]"),
+    ([-1], 400, "prompt[0]"),
+    ([2**32], 400, "prompt[0]"),
+    ([2**70], 400, "prompt[0]"),
+    ([1.5], 400, "prompt[0]"),
+    ([None], 400, "prompt[0]"),
+    ({"a": 1}, 400, "prompt"),
+    (None, 400, "prompt"),
+    ("x" * 101, 413, "prompt"),
+    (["x" * 60, "x" * 60], 413, "prompt"),
+    ([1] * 51, 413, "prompt"),
+    ([[1] * 30, [1] * 30], 413, "prompt"),
+    ([[1]] * 6, 413, "prompt"),
+)
+
+
+async def test_a_prompt_that_cannot_be_scored_is_refused(serve: Serve, subtests: pytest.Subtests) -> None:
+    client = await serve(max_prompt_characters=100, max_prompt_tokens=50, max_prompts=5)
+    for prompt, status, param in REFUSED:
+        with subtests.test(prompt=prompt):
+            assert (await refused(client, "/score", {"prompt": prompt}))[:2] == (status, param)
+
+
+async def test_a_chat_is_scored_with_its_text_and_its_messages_unchanged(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4)
+    tokens = (await post(client, "/tokenize", CHAT))["tokens"]
+    await (await join(client, "a:1")).stores(tokens)
+    messages = '[ {"role": "user","content":"h\\u00e9llo",  "x": [1.0, 12345678901234567890123, 1e5, null]} ]'
+    async with client.post("/score_completions", data=f'{{"messages": {messages}}}') as answer:
+        assert messages in await answer.text()
+        found = await answer.json()
+    assert found["pod_scores"] is None
+    found = await post(client, "/score_completions", CHAT)
+    assert found == {
+        "pod_scores": {"a:1": len(tokens) // 4},
+        "model": "builtin/demo",
+        "rendered_template": found["rendered_template"],
+        "original_messages": CHAT["messages"],
+    }
+    assert "What is a KV-cache" in found["rendered_template"]
+
+
+async def test_a_chat_takes_salt_lora_and_pods(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4)
+    tokens = (await post(client, "/tokenize", CHAT))["tokens"][:8]
+    await (await join(client, "salted:1")).stores(tokens, extra_keys=[["pepper"], None])
+    await (await join(client, "tuned:2")).stores(tokens, lora_name="sql", extra_keys=[["sql"], ["sql"]])
+    plain = await join(client, "plain:3")
+    await plain.stores(tokens)
+
+    async def scores(**fields: object) -> object:
+        return (await post(client, "/score_completions", {**CHAT, **fields}))["pod_scores"]
+
+    assert await scores() == {"plain:3": 2}
+    assert await scores(cache_salt="pepper") == {"salted:1": 2}
+    assert await scores(cache_salt="salt") is None
+    assert await scores(lora_name="sql") == {"tuned:2": 2}
+    assert await scores(model="sql") == {"tuned:2": 2}
+    assert (await post(client, "/score_completions", {**CHAT, "model": "sql"}))["model"] == "sql"
+    assert await scores(pods=["salted:1"]) is None
+
+
+async def test_too_many_messages_are_refused(serve: Serve) -> None:
+    client = await serve(max_messages=1)
+    assert (await refused(client, "/score_completions", CHAT))[:2] == (413, "messages")
+
+
+async def test_explain_gives_every_rank_with_its_tiers_and_its_reach(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4)
+    text = "The quick brown fox jumps over the lazy dog, again and again."
+    tokens = (await post(client, "/tokenize", {"prompt": text}))["tokens"]
+    engine = await join(client, "a:1")
+    other = await join(client, "b:2")
+    await engine.stores(tokens[:8])
+    await other.stores(tokens[:4], medium="CPU")
+    found = await post(client, "/explain", {"prompt": text})
+    assert found["tokens"] == len(tokens)
+    assert found["text"] == text
+    assert found["pod_scores"] == {"a:1": 2, "b:2": 0.8}
+    first, second = found["matches"]
+    assert (first["pod"], first["rank"], first["score"]) == ("a:1", 0, 2)
+    assert (first["blocks"], first["matched_blocks"], first["matched_tokens"]) == (len(tokens) // 4, 2, 8)
+    assert first["matched_tokens_by_tier"] == {"gpu": 8, "cpu": 0, "storage": 0}
+    assert second["matched_tokens_by_tier"] == {"gpu": 0, "cpu": 4, "storage": 0}
+    start = text[: first["matched_characters"]]
+    assert 0 < len(text[: second["matched_characters"]]) < len(start) < len(text)
+    assert (await post(client, "/tokenize", {"prompt": start}))["tokens"] == tokens[:8]
+
+
+async def test_explain_shows_the_ranks_that_a_score_takes_the_best_of(play: Play) -> None:
+    recorded = await play("g_dp", block_size=16)
+    for probe, (_, held) in enumerate(recorded.truth.probes):
+        found = await post(recorded.client, "/explain", asked(recorded, probe))
+        assert found["text"] is None
+        assert {(match["pod"], match["rank"]): match["matched_blocks"] for match in found["matches"]} == {
+            (rank.pod, rank.number): blocks for rank, blocks in held.items() if blocks
+        }
+        assert all(match["matched_characters"] is None for match in found["matches"])
+
+
+async def test_explain_takes_a_chat_too_but_not_both_and_not_several(serve: Serve) -> None:
+    client = await serve()
+    assert "What is a KV-cache" in (await post(client, "/explain", {**CHAT, "prompt": None}))["text"]
+    assert (await refused(client, "/explain", {**CHAT, "prompt": "a"}))[:2] == (400, "prompt")
+    assert (await refused(client, "/explain", {"prompt": ["a", "b"]}))[:2] == (400, "prompt")
+    assert (await refused(client, "/explain", {}))[:2] == (400, "prompt")
