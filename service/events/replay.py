@@ -9,7 +9,7 @@ import zmq
 import zmq.asyncio
 
 END = b"\xff" * 8
-_ANSWER_TIMEOUT = 5.0
+_ANSWER_MILLISECONDS = 5000
 _SLICE = 128
 
 
@@ -30,14 +30,16 @@ async def ask(context: zmq.Context[zmq.Socket[bytes]], address: str, start: int)
 
     Raises ReplayError when the engine does not answer for a while or answers something else.
     """
-    with context.socket(zmq.DEALER) as socket:
+    # Closed as the asynchronous socket that it is: else the loop goes on watching its number, which the next connection
+    # of anybody gets, and is then never read.
+    with zmq.asyncio.Context(context).socket(zmq.DEALER) as readable:
+        socket: zmq.Socket[bytes] = zmq.Socket.shadow(readable)
         socket.linger = 0
         socket.rcvhwm = 0
         socket.connect(address)
         socket.send_multipart((b"", start.to_bytes(8, "big")))
-        readable = zmq.asyncio.Socket.from_socket(socket)
         while True:
-            if not await readable.poll(_ANSWER_TIMEOUT * 1000):
+            if not await readable.poll(_ANSWER_MILLISECONDS):
                 raise ReplayError(f"{address} does not answer")
             for _ in range(_SLICE):
                 try:

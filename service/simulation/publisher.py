@@ -41,10 +41,14 @@ class Publisher:
         self._buffer: deque[tuple[int, bytes]] = deque(maxlen=buffered)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         # An XPUB is on the wire what a PUB is, and tells besides when somebody subscribes.
-        self._pub = self._context.socket(zmq.XPUB)
+        # Closed as the asynchronous sockets that they are, or the loop goes on watching numbers that others get then.
+        waiting = zmq.asyncio.Context(self._context)
+        self._readable_pub = waiting.socket(zmq.XPUB)
+        self._pub: zmq.Socket[bytes] = zmq.Socket.shadow(self._readable_pub)
         self._pub.sndhwm = 0
         self._pub.linger = 1000
-        self._router = self._context.socket(zmq.ROUTER)
+        self._readable_router = waiting.socket(zmq.ROUTER)
+        self._router: zmq.Socket[bytes] = zmq.Socket.shadow(self._readable_router)
         self._router.sndhwm = 0
         self._router.linger = 0
         self._subscribed = asyncio.Event()
@@ -74,8 +78,8 @@ class Publisher:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._pub.close()
-        self._router.close()
+        self._readable_pub.close()
+        self._readable_router.close()
         await asyncio.to_thread(self._context.term)
 
     @property
@@ -105,16 +109,14 @@ class Publisher:
         return number
 
     async def _watch_subscriptions(self) -> None:
-        readable = zmq.asyncio.Socket.from_socket(self._pub)
         while True:
-            await readable.poll()
+            await self._readable_pub.poll()
             if self._pub.recv(zmq.NOBLOCK)[:1] == b"\x01":
                 self._subscribed.set()
 
     async def _serve_replays(self) -> None:
-        readable = zmq.asyncio.Socket.from_socket(self._router)
         while True:
-            await readable.poll()
+            await self._readable_router.poll()
             frames = self._router.recv_multipart(zmq.NOBLOCK)
             if len(frames) != 3:
                 continue
