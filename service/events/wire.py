@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import msgspec
 
-from service.index.base import BlockHash, Removed, Stored, Tier, TokenIds
+from service.index.base import BlockHash, Removed, Reuse, Stored, Tier, TokenIds
 from service.index.keys import block_extra, lookahead_extra
 
 _STORED = (
@@ -100,7 +100,34 @@ def read_batch(payload: bytes) -> Batch:
             read.append(_event(event))
         except WireError as error:
             unread[str(error)] = unread.get(str(error), 0) + 1
+    _mark_reports_of_reuse(read)
     return Batch(float(timestamp) if isinstance(timestamp, int | float) else None, read, rank or 0, unread)
+
+
+def _mark_reports_of_reuse(events: list[Event]) -> None:
+    """Finds the stores that may be reports of reuse, which nothing but their place in the batch tells from copies.
+
+    vLLM (0.22.0 and later, by its fields) sends such a report from the first block on, for each KV-cache group, and
+    before the request takes any blocks; a copy comes after the removal of what the blocks held that it took. What the
+    request adds to what it reused follows in the same batch.
+    """
+    parents = {event.parent for event in events if isinstance(event, Stored)}
+    first: Stored | None = None
+    for position, event in enumerate(events):
+        if not isinstance(event, Stored) or event.parent is not None or event.kind is None or not event.hashes:
+            first = None
+        elif first is not None and _same_for_another_group(first, event):
+            events[position] = replace(event, reuse=first.reuse and Reuse.AS_BEFORE)
+        else:
+            follows_removal = position > 0 and isinstance(events[position - 1], Removed)
+            reuse = Reuse.NO if follows_removal else Reuse.POSSIBLE
+            first = replace(event, reuse=Reuse.CONTINUED if event.hashes[-1] in parents else reuse)
+            events[position] = first
+
+
+def _same_for_another_group(first: Stored, event: Stored) -> bool:
+    same_group = (event.group, event.block_size) == (first.group, first.block_size)
+    return not same_group and event.tokens == first.tokens[: len(event.tokens)]
 
 
 def _event(event: Any) -> Event:

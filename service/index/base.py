@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, auto
 from typing import NamedTuple, Protocol, TypeAlias
 
 BlockHash: TypeAlias = int | bytes
@@ -83,6 +83,20 @@ class RankBlocks:
     """Why the answers for this rank may differ from what its engine holds, though no event was lost; None if not."""
 
 
+class Reuse(IntEnum):
+    """Whether a `BlockStored` may be no store at all but a report of blocks that a request reused, which vLLM sends
+    when asked to (kv_cache_report_mode "full") and which nothing but the event's place in its batch tells from a copy.
+    """
+
+    NO = 0
+    POSSIBLE = auto()
+    """It is one if the rank holds all of it, unless a request had to compute its last block anew."""
+    CONTINUED = auto()
+    """It is one if the rank holds all of it: the batch goes on to store what follows."""
+    AS_BEFORE = auto()
+    """It is one if the last event of another kind was, which says the same of another KV-cache group."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """`BlockStored`: consecutive blocks of one chain that entered a rank's cache.
@@ -106,6 +120,7 @@ class Stored:
     """Tokens of a sliding window."""
     lookahead: int = 0
     """How many tokens past each block the engine hashes into it; `extras` holds them then."""
+    reuse: Reuse = Reuse.NO
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,51 +3,31 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from time import perf_counter
-from typing import NamedTuple
 
-from service.index.base import BlockHash, BlockKey, Prompt, Rank, RankBlocks, RankMatch, Removed, Stored, Tier
+from service.index.base import BlockHash, BlockKey, Prompt, Rank, RankBlocks, RankMatch, Removed, Reuse, Stored, Tier
+from service.index.holders import Cut, Holder, RankState, tail_blocks
 from service.index.keys import block_keys, prompt_keys, root_key
+from service.index.matching import Chain, bits, hybrid_match, prefix_match
 from service.index.statistics import IndexStatistics
 
-
-class Cut(NamedTuple):
-    """How a prompt is cut into blocks; ranks with the same cut are looked up together."""
-
-    block_size: int
-    lookahead: int
-
-
-class Holder:
-    """One KV-cache group of one rank: the bit that stands for it in all masks, and its engine's names for blocks."""
-
-    __slots__ = ("bit", "copies", "cut", "group", "keys", "rank", "sizes")
-
-    def __init__(self, rank: Rank, group: int | None, cut: Cut, bit: int) -> None:
-        self.rank = rank
-        self.group = group
-        self.cut = cut
-        self.bit = bit
-        self.keys: dict[BlockHash, BlockKey] = {}
-        self.copies: dict[tuple[BlockHash, Tier], int] = {}  # beyond the first: most blocks have one
-        self.sizes = [0] * len(Tier)
-
-
-class RankState:
-    """What is known of one rank."""
-
-    __slots__ = ("flaw", "hidden", "holders", "ungrouped")
-
-    def __init__(self) -> None:
-        self.holders: list[Holder] = []
-        self.hidden = False
-        self.flaw: str | None = None
-        self.ungrouped: set[str] = set()
+_UNKNOWN_PARENT = "blocks were left out because the block before them is unknown"
+_SAME_TOKENS = "blocks of the same tokens have several hashes, and nothing says what sets them apart"
+_DISPLACED = "blocks were let go to keep to INDEX_MAX_BLOCKS"
+_NO_EXTRAS = "blocks were left out that may be salted"
+_SPARSE = "which blocks a window keeps cannot be told"
+_ENDS_OF_BLOCKS = "parts of blocks were left out, which its engine can reuse"
+_REUSE_GUESSED = "blocks were announced again; that these are reports of reuse and no copies is a guess"
 
 
 class MemoryIndex:
-    """Implements service.index.base.Index."""
+    """Implements service.index.base.Index.
+
+    `blocks` is how many blocks are held: a block counts once per rank, KV-cache group and tier that has it. Above
+    `max_blocks` of them, those that came first go.
+    """
 
     def __init__(self, max_blocks: int) -> None:
         self.statistics = IndexStatistics()
@@ -55,51 +35,99 @@ class MemoryIndex:
         self._max_blocks = max_blocks
         self._holding: tuple[dict[BlockKey, int], ...] = tuple({} for _ in Tier)
         self._ranks: dict[Rank, RankState] = {}
-        self._wanted: dict[str, dict[Cut, int]] = {}
+        self._primaries: dict[str, dict[Cut, int]] = {}
+        """Per model and cut, the mask of the groups of full attention that lookups begin with."""
+        self._windowed: dict[str, list[RankState]] = {}
+        """Per model, the ranks that have no such group."""
         self._holders: list[Holder | None] = []
-        self._free_bits: list[int] = []
-        self._retired: deque[Holder] = deque()
-        self._ages: deque[list[Holder | int]] = deque()
+        """The holder that each bit stands for."""
+        self._free: list[int] = []
+        self._cleared: deque[Holder] = deque()
+        """Holders that nothing finds any more, and whose blocks wait for `sweep`."""
+        self._era = max(1, max_blocks >> 10)
         self._loras: dict[str, str] = {}
 
     def store(self, rank: Rank, stored: Stored) -> int:
         state = self._ranks.setdefault(rank, RankState())
-        if not stored.tokens:
-            return self._store_known(state, stored)
+        if not stored.tokens or (stored.tier is not Tier.GPU and state.knows_all(stored)):
+            # Tokens of offloaded blocks come without what else was hashed into them, so what is known is trusted more.
+            return self._store_by_hash(state, stored)
         holder = self._holder(rank, state, stored)
-        if stored.parent is None:
-            parent: int | None = root_key(rank.model, stored.lora_name, stored.block_size)
-            if stored.lora_name is not None:
-                self._loras.setdefault(stored.lora_name, rank.model)
-        else:
-            parent = holder.keys.get(stored.parent)
-        if parent is None:
-            self.statistics.unknown_parents += len(stored.hashes)
-            state.flaw = "blocks were left out because the block before them is unknown"
+        if holder is None:
+            return 0
+        keys = self._keys(rank, holder, stored)
+        if keys is None:
+            self._mistrust(rank, holder)
             return len(stored.hashes)
-        keys = block_keys(parent, stored.tokens, stored.block_size, stored.extras)
-        self._add(holder, stored.tier, stored.hashes, keys)
+        if stored.reuse is Reuse.NO or not self._reports_reuse(holder, stored, keys):
+            self._add(holder, stored.tier, stored.hashes, keys)
         return 0
 
-    def _add(self, holder: Holder, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> None:
-        holding, names, bit = self._holding[tier], holder.keys, holder.bit
-        added = 0
-        for block_hash, key in zip(hashes, keys, strict=True):
-            mask = holding.get(key, 0)
-            if mask & bit:
-                holder.copies[block_hash, tier] = holder.copies.get((block_hash, tier), 0) + 1
-            else:
-                holding[key] = mask | bit
-                names[block_hash] = key
-                added += 1
-        holder.sizes[tier] += added
-        self.blocks += added
-        self.statistics.admissions += added
+    def _keys(self, rank: Rank, holder: Holder, stored: Stored) -> Sequence[BlockKey] | None:
+        """The keys of an event's blocks; None when they cannot be told, for which the rank's flaw gives the reason."""
+        state = holder.state
+        if stored.lora_name is not None:
+            self._loras.setdefault(stored.lora_name, rank.model)
+        if stored.parent is None:
+            parent: BlockKey | None = root_key(rank.model, stored.lora_name, stored.block_size)
+            if state.salted and stored.tier is not Tier.GPU and not stored.extras:
+                state.flaw = state.flaw or _NO_EXTRAS
+                return None
+        else:
+            parent = holder.keys.get(stored.parent)
+            if parent is None:
+                parent = state.known(stored.parent, holder.cut)
+        if parent is None:
+            self.statistics.unknown_parents += len(stored.hashes)
+            state.flaw = state.flaw or _UNKNOWN_PARENT
+            return None
+        state.salted |= any(stored.extras)
+        keys = block_keys(parent, stored.tokens, stored.block_size, stored.extras)
+        if len(keys) == len(stored.hashes):
+            return keys
+        some = _keys_of_some(stored.hashes, keys, holder)
+        if some is None:
+            state.flaw = state.flaw or _SPARSE
+        return some
 
-    def _store_known(self, state: RankState, stored: Stored) -> int:
+    def _reports_reuse(self, holder: Holder, stored: Stored, keys: Sequence[BlockKey]) -> bool:
+        """Whether a store that may be a report of reuse is one, as far as can be told.
+
+        A single block is as likely a copy: a prompt of one block that is asked again. Taking a report for a copy keeps
+        a block too long; taking a copy for a report may lose a whole chain.
+        """
+        state = holder.state
+        if stored.reuse is Reuse.AS_BEFORE:
+            return state.reported
+        state.reported = self._would_reuse(holder, stored, keys)
+        if state.reported and stored.reuse is Reuse.CONTINUED:
+            state.reports = True
+            state.flaw = state.flaw or (_REUSE_GUESSED if holder.doubts else None)
+        elif state.reported:
+            state.reported = len(keys) > 1
+            if not state.reported:
+                holder.doubts.update(stored.hashes)
+            if state.reported or state.reports:
+                state.flaw = state.flaw or _REUSE_GUESSED
+        return state.reported
+
+    def _would_reuse(self, holder: Holder, stored: Stored, keys: Sequence[BlockKey]) -> bool:
+        if not holder.state.hybrid:
+            return all(self._holding[stored.tier].get(key, 0) & holder.bit for key in keys)
+
+        def chain(cut: Cut) -> Chain:
+            root = root_key(holder.rank.model, stored.lora_name, cut.block_size)
+            return Chain(block_keys(root, stored.tokens, cut.block_size, stored.extras[:1]), self._holding)
+
+        return any(
+            match.tokens == len(stored.tokens) for match in hybrid_match(holder.state, len(stored.tokens), chain)
+        )
+
+    def _store_by_hash(self, state: RankState, stored: Stored) -> int:
+        """Adds a tier to blocks that are known; what comes with no tokens and is not known cannot be matched."""
         unknown = 0
         for block_hash in stored.hashes:
-            for holder in state.holders:
+            for holder in state.of_group(stored.group):
                 key = holder.keys.get(block_hash)
                 if key is not None:
                     self._add(holder, stored.tier, (block_hash,), (key,))
@@ -109,73 +137,132 @@ class MemoryIndex:
         self.statistics.unknown_blocks += unknown
         return unknown
 
+    def _add(self, holder: Holder, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> None:
+        holding, names, bit = self._holding[tier], holder.keys, holder.bit
+        added = 0
+        for block_hash, key in zip(hashes, keys, strict=True):
+            mask = holding.get(key, 0)
+            if not mask & bit:
+                holding[key] = mask | bit
+                names[block_hash] = key
+                added += 1
+            elif holder.doubts and holder.state.reports and block_hash in holder.doubts and block_hash != hashes[-1]:
+                # Computed anew on the way to other blocks: the engine no longer had it, so it was no copy before.
+                holder.doubts.discard(block_hash)
+                holder.copies.pop((block_hash, tier), None)
+            elif block_hash in names:
+                holder.copies[block_hash, tier] = holder.copies.get((block_hash, tier), 0) + 1
+            else:
+                holder.doubles[key, tier] = holder.doubles.get((key, tier), 0) + 1
+                names[block_hash] = key
+                holder.state.flaw = holder.state.flaw or _SAME_TOKENS
+        if added:
+            holder.sizes[tier] += added
+            holder.ages.add(self.statistics.admissions // self._era, added, sum(holder.sizes))
+            self.statistics.admissions += added
+            self.blocks += added
+            if self.blocks > self._max_blocks:
+                self._displace()
+
     def remove(self, rank: Rank, removed: Removed) -> int:
         state = self._ranks.get(rank)
-        holders = state.holders if state else ()
-        unknown = sum(
-            not any(self._remove(holder, removed.tier, block_hash) for holder in holders)
-            for block_hash in removed.hashes
-        )
+        if state is None:
+            self.statistics.unknown_blocks += len(removed.hashes)
+            return len(removed.hashes)
+        holders = state.of_group(removed.group)
+        unknown = 0
+        for block_hash in removed.hashes:
+            for holder in holders:
+                if block_hash in holder.keys and self._remove(holder, removed.tier, block_hash):
+                    break
+            else:
+                unknown += 1
         self.statistics.evictions += len(removed.hashes) - unknown
         self.statistics.unknown_blocks += unknown
         return unknown
 
     def _remove(self, holder: Holder, tier: Tier, block_hash: BlockHash) -> bool:
-        key = holder.keys.get(block_hash)
-        if key is None:
-            return False
-        copies = holder.copies.get((block_hash, tier))
-        if copies:
-            if copies == 1:
-                del holder.copies[block_hash, tier]
-            else:
-                holder.copies[block_hash, tier] = copies - 1
-            return True
-        return self._drop(holder, tier, block_hash, key)
+        copies = holder.copies.get((block_hash, tier), 0) if holder.copies else 0
+        if copies > 1:
+            holder.copies[block_hash, tier] = copies - 1
+        elif copies:
+            del holder.copies[block_hash, tier]
+        else:
+            return self._let_go(holder, tier, block_hash)
+        return True
 
-    def _drop(self, holder: Holder, tier: Tier, block_hash: BlockHash, key: BlockKey) -> bool:
+    def _let_go(self, holder: Holder, tier: Tier, block_hash: BlockHash) -> bool:
+        """Takes the last copy of a block; False when there is none on this tier."""
+        key = holder.keys[block_hash]
         holding, bit = self._holding[tier], holder.bit
         mask = holding.get(key, 0)
         if not mask & bit:
             return False
+        if doubles := holder.doubles.pop((key, tier), 0) if holder.doubles else 0:
+            if doubles > 1:
+                holder.doubles[key, tier] = doubles - 1
+            del holder.keys[block_hash]
+            return True
         if mask == bit:
             del holding[key]
         else:
             holding[key] = mask ^ bit
         holder.sizes[tier] -= 1
         self.blocks -= 1
-        if not any(tier_masks.get(key, 0) & bit for tier_masks in self._holding):
+        if not any(holder.sizes[other] and self._holding[other].get(key, 0) & bit for other in Tier):
             del holder.keys[block_hash]
+            holder.doubts.discard(block_hash)
         return True
+
+    def _displace(self) -> None:
+        """Lets go of the oldest blocks, and of some more at once when there are millions."""
+        wanted = self._max_blocks - min(1024, self._max_blocks >> 10)
+        while self.blocks > wanted:
+            held = [holder for state in self._ranks.values() for holder in state.holders if holder.keys]
+            ages = {holder: age for holder in held if (age := holder.ages.oldest(sum(holder.sizes)))}
+            holder = min(ages, key=lambda holder: ages[holder][0])
+            before = self.blocks
+            for block_hash in list(islice(holder.keys, min(ages[holder][1], self.blocks - wanted))):
+                self._displace_block(holder, block_hash)
+            self.statistics.displaced += before - self.blocks
+            holder.state.flaw = holder.state.flaw or _DISPLACED
+
+    def _displace_block(self, holder: Holder, block_hash: BlockHash) -> None:
+        for tier in Tier:
+            holder.copies.pop((block_hash, tier), None)
+            if block_hash in holder.keys:
+                self._let_go(holder, tier, block_hash)
 
     def clear(self, rank: Rank) -> None:
         state = self._ranks.get(rank)
         if state is None:
             return
+        self._unlist(rank.model, state)
         for holder in state.holders:
-            self._wanted[rank.model][holder.cut] &= ~holder.bit
-            self.blocks -= sum(holder.sizes)
-            self.statistics.cleared += sum(holder.sizes)
-            self._retired.append(holder)
+            self._retire(holder)
         state.holders = []
         state.flaw = None
+        state.ungrouped = {}
+        state.reports = False
+        state.salted = False
 
     def hide(self, rank: Rank, hidden: bool) -> None:
         state = self._ranks.get(rank)
         if state is None or state.hidden == hidden:
             return
+        self._unlist(rank.model, state)
         state.hidden = hidden
-        for holder in state.holders:
-            self._wanted[rank.model][holder.cut] ^= holder.bit
+        self._list(rank.model, state)
 
     def forget(self, rank: Rank) -> None:
         self.clear(rank)
         self._ranks.pop(rank, None)
 
     def sweep(self, blocks: int) -> bool:
-        while self._retired and blocks > 0:
-            holder = self._retired[0]
-            for _ in range(min(blocks, len(holder.keys))):
+        while self._cleared and blocks > 0:
+            holder = self._cleared[0]
+            count = min(blocks, len(holder.keys))
+            for _ in range(count):
                 _, key = holder.keys.popitem()
                 for holding in self._holding:
                     mask = holding.get(key, 0)
@@ -183,64 +270,50 @@ class MemoryIndex:
                         del holding[key]
                     elif mask & holder.bit:
                         holding[key] = mask ^ holder.bit
-                blocks -= 1
+            blocks -= count
             if not holder.keys:
-                self._retired.popleft()
+                self._cleared.popleft()
                 number = holder.bit.bit_length() - 1
                 self._holders[number] = None
-                self._free_bits.append(number)
-        return bool(self._retired)
+                self._free.append(number)
+        return bool(self._cleared)
 
     def match(self, prompt: Prompt) -> list[RankMatch]:
         started = perf_counter()
-        matches: list[RankMatch] = []
         pods = None if prompt.pods is None else frozenset(prompt.pods)
-        for cut, wanted in self._wanted.get(prompt.model, {}).items():
-            keys = prompt_keys(prompt, cut.block_size, cut.lookahead) if wanted else ()
-            if keys:
-                matches += (match for match in self._walk(keys, wanted) if pods is None or match.rank.pod in pods)
+        matches = [match for match in self._matches(prompt) if pods is None or match.rank.pod in pods]
         self.statistics.lookups += 1
         self.statistics.lookup_hits += bool(matches)
         self.statistics.lookup_seconds.observe(perf_counter() - started)
         return matches
 
-    def _walk(self, keys: Sequence[BlockKey], wanted: int) -> Iterator[RankMatch]:
-        gpu, cpu, storage = self._holding
-        alive = wanted
-        ends: list[tuple[int, int]] = []
-        runs: list[tuple[int, int, int]] = []
-        count = 0
-        for count, key in enumerate(keys):
-            on_gpu, on_cpu = gpu.get(key, 0), cpu.get(key, 0)
-            still = alive & (on_gpu | on_cpu | storage.get(key, 0))
-            if still != alive:
-                if count:
-                    ends.append((count, alive ^ still))
-                alive = still
-                if not alive:
-                    break
-            run = (on_gpu & alive, on_cpu & alive)
-            if not runs or runs[-1][1:] != run:
-                runs.append((count, *run))
-        else:
-            ends.append((len(keys), alive))
-        for length, mask in ends:
-            for holder in self._held_by(mask):
-                yield RankMatch(holder.rank, holder.cut.block_size, _tiers(holder, length, runs))
+    def _matches(self, prompt: Prompt) -> list[RankMatch]:
+        chains: dict[Cut, Chain] = {}
 
-    def _held_by(self, mask: int) -> Iterator[Holder]:
-        while mask:
-            low = mask & -mask
-            holder = self._holders[low.bit_length() - 1]
-            assert holder is not None  # noqa: S101 - bits of retired holders are in no wanted mask
-            yield holder
-            mask ^= low
+        def chain(cut: Cut) -> Chain:
+            if cut not in chains:
+                chains[cut] = Chain(prompt_keys(prompt, cut.block_size, cut.lookahead), self._holding)
+            return chains[cut]
+
+        matches: list[RankMatch] = []
+        for cut, wanted in self._primaries.get(prompt.model, {}).items():
+            ends, runs = chain(cut).prefixes(wanted) if wanted else ((), ())
+            for blocks, mask in ends:
+                for number in bits(mask):
+                    holder = self._holders[number]
+                    assert holder is not None  # noqa: S101 - bits without a holder are in no primaries
+                    if holder.state.hybrid:
+                        matches += hybrid_match(holder.state, blocks * cut.block_size, chain)
+                    else:
+                        matches.append(prefix_match(holder, blocks, runs))
+        for state in self._windowed.get(prompt.model, ()):
+            matches += hybrid_match(state, len(prompt.tokens), chain)
+        return matches
 
     def ranks(self) -> Iterable[RankBlocks]:
         for rank, state in self._ranks.items():
-            sizes = sorted({holder.cut.block_size for holder in state.holders})
             tiers = {tier: sum(holder.sizes[tier] for holder in state.holders) for tier in Tier}
-            yield RankBlocks(rank, sizes, tiers, sorted(state.ungrouped), state.flaw)
+            yield RankBlocks(rank, sorted(state.sizes), tiers, sorted(set(state.ungrouped.values())), state.flaw)
 
     def flaw(self, rank: Rank) -> str | None:
         state = self._ranks.get(rank)
@@ -249,28 +322,83 @@ class MemoryIndex:
     def lora_model(self, lora_name: str) -> str | None:
         return self._loras.get(lora_name)
 
-    def _holder(self, rank: Rank, state: RankState, stored: Stored) -> Holder:
+    def loras(self) -> dict[str, str]:
+        """LoRA name to the model that it was announced under."""
+        return dict(self._loras)
+
+    def _holder(self, rank: Rank, state: RankState, stored: Stored) -> Holder | None:
+        """The holder of an event's blocks, made when they are its first; None when they are not to be held.
+
+        Such are those of a group that is not understood, and parts of blocks.
+        """
         cut = Cut(stored.block_size, stored.lookahead)
         for holder in state.holders:
             if holder.cut == cut and holder.group == stored.group:
                 return holder
-        number = self._free_bits.pop() if self._free_bits else len(self._holders)
+        if stored.group in state.ungrouped:
+            return None
+        if state.ends_a_block(stored):
+            state.flaw = state.flaw or (_ENDS_OF_BLOCKS if state.recurrent else None)
+            return None
+        try:
+            tail = tail_blocks(stored)
+        except ValueError as error:
+            state.ungrouped[stored.group] = str(error)
+            return None
+        number = self._free.pop() if self._free else len(self._holders)
         if number == len(self._holders):
             self._holders.append(None)
-        holder = Holder(rank, stored.group, cut, 1 << number)
-        self._holders[number] = holder
+        holder = self._holders[number] = Holder(rank, state, 1 << number, group=stored.group, cut=cut, tail=tail)
+        self._unlist(rank.model, state)
+        state.sizes.add(cut.block_size)
         state.holders.append(holder)
-        wanted = self._wanted.setdefault(rank.model, {})
-        wanted[cut] = wanted.get(cut, 0) | (0 if state.hidden else holder.bit)
+        self._list(rank.model, state)
         return holder
 
+    def _list(self, model: str, state: RankState) -> None:
+        """Lets lookups find a rank."""
+        primary = state.primary
+        if primary is None or state.hidden:
+            return
+        if primary.tail is None:
+            primaries = self._primaries.setdefault(model, {})
+            primaries[primary.cut] = primaries.get(primary.cut, 0) | primary.bit
+        else:
+            self._windowed.setdefault(model, []).append(state)
 
-def _tiers(holder: Holder, length: int, runs: Sequence[tuple[int, int, int]]) -> dict[Tier, int]:
-    tokens: dict[Tier, int] = {}
-    for position, (start, on_gpu, on_cpu) in enumerate(runs):
-        if start >= length:
-            break
-        stop = min(runs[position + 1][0], length) if position + 1 < len(runs) else length
-        tier = Tier.GPU if on_gpu & holder.bit else Tier.CPU if on_cpu & holder.bit else Tier.STORAGE
-        tokens[tier] = tokens.get(tier, 0) + (stop - start) * holder.cut.block_size
-    return tokens
+    def _unlist(self, model: str, state: RankState) -> None:
+        primary = state.primary
+        if primary is None or state.hidden:
+            return
+        if primary.tail is None:
+            self._primaries[model][primary.cut] ^= primary.bit
+        else:
+            self._windowed[model].remove(state)
+
+    def _mistrust(self, rank: Rank, holder: Holder) -> None:
+        """Takes a window that lacks blocks out of all lookups: it would hide what the engine has."""
+        state = holder.state
+        if holder.tail is not None:
+            self._unlist(rank.model, state)
+            state.holders.remove(holder)
+            self._list(rank.model, state)
+            state.ungrouped[holder.group] = "a window whose blocks are not all known"
+            self._retire(holder)
+
+    def _retire(self, holder: Holder) -> None:
+        self.blocks -= sum(holder.sizes)
+        self.statistics.cleared += sum(holder.sizes)
+        self._cleared.append(holder)
+
+
+def _keys_of_some(hashes: Sequence[BlockHash], keys: Sequence[BlockKey], holder: Holder) -> list[BlockKey] | None:
+    """The keys of blocks that came with the tokens of more blocks, as groups do that keep only what a window needs.
+
+    Another group knows them by their hashes. If none does, a single state (mamba) is the last one's; which blocks of a
+    wider window they are cannot be told.
+    """
+    known = [holder.state.known(block_hash, holder.cut) for block_hash in hashes]
+    if holder.tail == 1:
+        return [last if key is None else key for key, last in zip(known, keys[-len(hashes) :], strict=True)]
+    found = [key for key in known if key is not None]
+    return found if len(found) == len(hashes) else None

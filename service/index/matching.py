@@ -1,0 +1,150 @@
+"""From a prompt's block keys to how much of it each rank would reuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from operator import and_
+from typing import NamedTuple
+
+from service.index.base import BlockKey, RankMatch, Tier
+from service.index.holders import Cut, Holder, RankState
+
+
+class Run(NamedTuple):
+    """From block `start` on, the same holders hold each block of the chain in the same tiers."""
+
+    start: int
+    on_gpu: int
+    on_cpu: int
+
+
+class Chain:
+    """A prompt cut into blocks, and for each block who holds it: a mask per tier out of `holding`."""
+
+    def __init__(self, keys: Sequence[BlockKey], holding: Sequence[dict[BlockKey, int]]) -> None:
+        self.keys = keys
+        self._holding = holding
+        self._masks: list[int] = []
+        self._tails: dict[tuple[int, int], int] = {}
+
+    def prefixes(self, wanted: int) -> tuple[list[tuple[int, int]], list[Run]]:
+        """How many blocks from the first the wanted holders hold: (blocks, mask of those that hold just as many).
+
+        Costs a probe and an AND per block, up to the last block that any of them holds. Holders of none are left out.
+        """
+        gpu, cpu, storage = self._holding
+        gpu_alone = not (cpu or storage)
+        ends: list[tuple[int, int]] = []
+        runs: list[Run] = []
+        alive, on_gpu, on_cpu = wanted, -1, -1
+        for position, key in enumerate(self.keys):
+            mask = gpu.get(key, 0)
+            still = alive & mask
+            if not gpu_alone:
+                below = cpu.get(key, 0)
+                still |= alive & (below | storage.get(key, 0))
+                if mask & still != on_gpu or below & still != on_cpu:
+                    on_gpu, on_cpu = mask & still, below & still
+                    runs.append(Run(position, on_gpu, on_cpu))
+            if still != alive:
+                if position:
+                    ends.append((position, alive ^ still))
+                alive = still
+                if not alive:
+                    break
+        else:
+            if self.keys and alive:
+                ends.append((len(self.keys), alive))
+        return ends, runs or [Run(0, -1, 0)]
+
+    def longest(self, holder: Holder, blocks: int) -> int:
+        """The longest prefix, of at most `blocks` blocks, of which the holder has the part that it needs.
+
+        What reaches back to the first block counts however short.
+        """
+        tail = blocks if holder.tail is None else min(holder.tail, blocks)
+        if self._tail(blocks, tail) & holder.bit:
+            return blocks
+        held = [mask & holder.bit for mask in self._masks[:blocks]]
+        if holder.tail is None:
+            return held.index(0)
+        run = 0
+        for position in range(blocks - 1, -1, -1):
+            run = run + 1 if held[position] else 0
+            if run == holder.tail:
+                return position + run
+        return run
+
+    def tier(self, holder: Holder, position: int) -> Tier | None:
+        """The fastest tier in which a holder has a block."""
+        key = self.keys[position]
+        return next((tier for tier in Tier if self._holding[tier].get(key, 0) & holder.bit), None)
+
+    def _tail(self, blocks: int, tail: int) -> int:
+        """The holders of each of the last `tail` of so many blocks."""
+        gpu, cpu, storage = self._holding
+        for key in self.keys[len(self._masks) : blocks]:
+            self._masks.append(gpu.get(key, 0) | cpu.get(key, 0) | storage.get(key, 0))
+        mask = self._tails.get((blocks, tail))
+        if mask is None:
+            mask = self._tails[blocks, tail] = reduce(and_, self._masks[blocks - tail : blocks], -1)
+        return mask
+
+
+def prefix_match(holder: Holder, blocks: int, runs: Sequence[Run]) -> RankMatch:
+    """The match of a rank with one group of full attention, whose holder has the first `blocks` blocks."""
+    tokens: dict[Tier, int] = {}
+    for number, run in enumerate(runs):
+        stop = runs[number + 1].start if number + 1 < len(runs) else blocks
+        length = min(stop, blocks) - run.start
+        if length <= 0:
+            break
+        tier = Tier.GPU if run.on_gpu & holder.bit else Tier.CPU if run.on_cpu & holder.bit else Tier.STORAGE
+        tokens[tier] = tokens.get(tier, 0) + length * holder.cut.block_size
+    return RankMatch(holder.rank, holder.cut.block_size, tokens)
+
+
+def hybrid_match(state: RankState, tokens: int, chain: Callable[[Cut], Chain]) -> list[RankMatch]:
+    """The match, if any, of a rank with several groups, or with none of full attention; at most `tokens` tokens.
+
+    The longest prefix that suits every group. Source: HybridKVCacheCoordinator.find_longest_cache_hit, vLLM 0.33.
+    """
+    by_group: dict[int | None, list[Holder]] = {}
+    for holder in state.holders:
+        by_group.setdefault(holder.group, []).append(holder)
+    shorter = tokens
+    while True:
+        length = shorter
+        for holders in by_group.values():
+            shorter = max(_longest(holder, shorter, chain(holder.cut)) for holder in holders)
+        if shorter == length:
+            break
+    primary = state.primary
+    if not length or primary is None:
+        return []
+    return [RankMatch(primary.rank, primary.cut.block_size, _tiers(primary, length, chain(primary.cut)))]
+
+
+def _longest(holder: Holder, tokens: int, chain: Chain) -> int:
+    size = holder.cut.block_size
+    return chain.longest(holder, min(tokens // size, len(chain.keys))) * size
+
+
+def _tiers(primary: Holder, tokens: int, chain: Chain) -> dict[Tier, int]:
+    """Tokens by tier. What lies before a window is nowhere and counts with the block that follows it."""
+    size = primary.cut.block_size
+    tier = Tier.GPU
+    counted: dict[Tier, int] = {}
+    for position in range(tokens // size - 1, -1, -1):
+        tier = chain.tier(primary, position) or tier
+        counted[tier] = counted.get(tier, 0) + size
+    return counted
+
+
+def bits(mask: int) -> Iterator[int]:
+    """The numbers of the bits that are set, lowest first."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
