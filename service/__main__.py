@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from service import log
-from service.app import create_app
 from service.commands import TOOLS, run_tool
-from service.server import ListenError, listening
 from service.settings import Settings, SettingsError
-
-logger = logging.getLogger("service")
 
 _ELSEWHERE = """\
 This is the service that `kvcache up` builds, starts and watches: run `kvcache up`.
@@ -41,34 +34,11 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
-    log.configure(settings.log_format, settings.log_level)
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(settings))
-    except ListenError as error:
-        logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
-        return 1
-    return 0
+    # The first process of a container ignores a signal that it does not handle, and what follows takes its time.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    from service.serving import run  # noqa: PLC0415 - half a second that wrong usage need not wait for
 
-
-async def serve(settings: Settings) -> None:
-    """Runs the service until SIGTERM or SIGINT; raises ListenError."""
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with listening(create_app(settings)) as port:
-        logger.info("listening on http://%s:%d", settings.http_host, port)
-        await stop.wait()
-        logger.info("Received shutdown signal")
-    logger.info("stopped")
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # noqa: PLC0415 - not on every platform
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
+    return run(settings)
 
 
 if __name__ == "__main__":

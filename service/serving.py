@@ -1,0 +1,46 @@
+"""Runs the service until a signal stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+from service import log
+from service.app import create_app
+from service.server import ListenError, listening
+from service.settings import Settings
+
+logger = logging.getLogger("service")
+
+
+def run(settings: Settings) -> int:
+    """Gives the exit code: 0 after SIGTERM or SIGINT, 1 when the address to listen on cannot be had."""
+    log.configure(settings.log_format, settings.log_level)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(settings))
+    except ListenError as error:
+        logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
+        return 1
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with listening(create_app(settings)) as port:
+        logger.info("listening on http://%s:%d", settings.http_host, port)
+        await stop.wait()
+        logger.info("Received shutdown signal")
+    logger.info("stopped")
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
