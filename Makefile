@@ -29,6 +29,9 @@ lint: $(VENV)/dev         ## Linter, formatter and type checker
 smoke: $(VENV)/runtime    ## Up, one call of each endpoint, down
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/smoke $(ARGS)
 
+bench: $(VENV)/dev        ## Speed, side by side with what else there is; parts in ARGS
+	$(BIN)/python -m scripts.bench $(ARGS)
+
 lock:                     ## Pins dependencies again (needs uv)
 	scripts/lock
 
