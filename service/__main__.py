@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
 from service.commands import TOOLS, run_tool
 from service.settings import Settings, SettingsError
@@ -43,6 +44,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 if __name__ == "__main__":
     code = main(sys.argv[1:], os.environ)
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
     # Python would wait for threads that are in a download or in a long text; nobody waits for their results.
     os._exit(code)
