@@ -12,6 +12,7 @@ from service.api.errors import Refusal
 from service.api.requests import ChatRequest, PromptValue, ScoreRequest
 from service.api.resources import INDEX, MODELS, SETTINGS
 from service.index.base import Prompt, TokenIds
+from service.prompts.chat import Chat
 from service.prompts.model import Model
 from service.settings import Settings
 
@@ -78,13 +79,38 @@ async def ask_plain(app: web.Application, body: ScoreRequest) -> list[Asked]:
     check_size(app[SETTINGS], parts)
     asked = []
     for part in parts:
-        text, model, tokens = None, None, part
-        if isinstance(tokens, str):
-            text, model = tokens, await app[MODELS].get(target.model)
-            tokens = await model.tokenize(text, add_special_tokens=body.add_special_tokens)
+        if isinstance(part, str):
+            text, model = part, await app[MODELS].get(target.model)
+            tokens = await _tokenized(model, part, body)
+        else:
+            text, model = None, None
+            tokens = part if body.truncate_prompt_tokens is None else await _cut(app, target, part, body)
         prompt = Prompt(target.model, tokens, target.lora_name, body.cache_salt, body.pods)
         asked.append(Asked(target, prompt, text, model))
     return asked
+
+
+async def _tokenized(model: Model, text: str, body: ScoreRequest) -> TokenIds:
+    if body.truncate_prompt_tokens is None:
+        return await model.tokenize(text, add_special_tokens=body.add_special_tokens)
+    limits = Chat(
+        messages=[],
+        add_special_tokens=body.add_special_tokens,
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
+        truncation_side=body.truncation_side,
+    )
+    return await model.tokenize_truncated(text, limits)
+
+
+async def _cut(app: web.Application, target: Target, tokens: TokenIds, body: ScoreRequest) -> TokenIds:
+    """Token ids as `TokenizeParams._token_truncation` of vLLM 0.33 cuts them."""
+    keep = body.truncate_prompt_tokens
+    if keep == -1:
+        longest = (await app[MODELS].get(target.model)).max_model_length
+        keep = None if longest is None else longest - 1
+    if keep is None or keep >= len(tokens):
+        return tokens
+    return tokens[:keep] if body.truncation_side == "right" else tokens[len(tokens) - keep :]
 
 
 def parts_of(value: PromptValue) -> list[Part]:

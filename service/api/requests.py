@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -28,10 +28,6 @@ CacheSalt: TypeAlias = Annotated[Name | None, Meta(description="what the engine 
 Pods: TypeAlias = Annotated[
     Annotated[list[str], Meta(min_length=1)] | None, Meta(description="only these pods; all if left out")
 ]
-Truncation: TypeAlias = Annotated[
-    Annotated[int, Meta(ge=-1)] | None,
-    Meta(description="only the last so many tokens; -1: as many as the model takes"),
-]
 
 
 class ScoreRequest(Struct, kw_only=True):
@@ -45,9 +41,12 @@ class ScoreRequest(Struct, kw_only=True):
     lora_name: LoraName = None
     cache_salt: CacheSalt = None
     pods: Pods = None
-    add_special_tokens: Annotated[bool, Meta(description="whether text gets the special tokens of the tokenizer")] = (
-        True
-    )
+    add_special_tokens: bool = True
+    """Whether text gets the special tokens that the tokenizer adds."""
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
+    """Tokens to keep; -1 keeps as many as the model takes."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Where tokens are cut away; the left when not said."""
 
 
 class StreamOptions(Struct, kw_only=True):

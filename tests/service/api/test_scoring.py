@@ -93,6 +93,30 @@ async def test_text_is_scored_by_the_tokens_that_the_engine_computes(serve: Serv
     assert await post(client, "/score", {"prompt": text, "add_special_tokens": False}) is None
 
 
+async def test_a_prompt_is_cut_as_the_engine_cuts_it(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4)
+    text = "The quick brown fox jumps over the lazy dog, again and again."
+    tokens = (await post(client, "/tokenize", {"prompt": text, "add_special_tokens": False}))["tokens"]
+    engine = await join(client, "a:1")
+    await engine.stores(tokens[-8:])
+    await engine.stores(tokens[:12])
+
+    async def score(prompt: object, keep: int, **fields: object) -> object:
+        body = {"prompt": prompt, "add_special_tokens": False, "truncate_prompt_tokens": keep, **fields}
+        return await post(client, "/score", body)
+
+    for prompt in (text, tokens):
+        assert await score(prompt, 8) == {"a:1": 2}
+        assert await score(prompt, 8, truncation_side="left") == {"a:1": 2}
+        assert await score(prompt, 9) is None
+        assert await score(prompt, 9, truncation_side="right") == {"a:1": 2}
+        assert await score(prompt, -1) == {"a:1": 3}
+        assert await score(prompt, 0) is None
+    assert (await refused(client, "/score", {"prompt": text, "truncate_prompt_tokens": -2}))[
+        1
+    ] == "truncate_prompt_tokens"
+
+
 async def test_tiers_are_weighted(serve: Serve, join: Join) -> None:
     client = await serve(block_size=4, tier_weights=TierWeights(cpu=0.5, storage=0.0))
     tokens = list(range(8))
