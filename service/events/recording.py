@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
+
+from service.index.base import Rank
+
+_MOST_MALFORMED_LINES = 100
 
 
 class Recorded(NamedTuple):
@@ -31,24 +35,26 @@ class _Line(msgspec.Struct):
 class Recording:
     """Iterates over the messages of a recording, line by line, in the order in which they were recorded.
 
-    A line that is torn or otherwise unreadable is passed over: `malformed` counts them, `first_malformed` is the
-    number of the first one, from 1.
+    A line that is torn or otherwise unreadable is passed over: `malformed` counts them, `malformed_lines` has the
+    numbers of the first ones, from 1. `line` is the number of the line read last.
     """
 
     lines: Iterable[bytes]
     malformed: int = 0
-    first_malformed: int | None = None
+    malformed_lines: list[int] = field(default_factory=list)
+    line: int = 0
 
     def __iter__(self) -> Iterator[Recorded]:
         decode = msgspec.json.Decoder(_Line).decode
-        for number, line in enumerate(self.lines, 1):
+        for self.line, line in enumerate(self.lines, 1):  # noqa: B020 - the number of it and its text
             if not line.strip():
                 continue
             try:
                 yield _message(decode(line))
             except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, ValueError):
                 self.malformed += 1
-                self.first_malformed = self.first_malformed or number
+                if len(self.malformed_lines) < _MOST_MALFORMED_LINES:
+                    self.malformed_lines.append(self.line)
 
 
 def _message(line: _Line) -> Recorded:
@@ -57,6 +63,11 @@ def _message(line: _Line) -> Recorded:
         raise ValueError("a sequence number has eight bytes")
     topic, payload = base64.b64decode(line.topic, validate=True), base64.b64decode(line.payload, validate=True)
     return Recorded(line.pod, topic, int.from_bytes(sequence, "big"), payload)
+
+
+def recorded_pod(rank: Rank) -> str:
+    """What a recording calls a rank: the pod, and `#dpN` for a data-parallel rank above 0."""
+    return f"{rank.pod}#dp{rank.number}" if rank.number else rank.pod
 
 
 def recorded_line(message: Recorded) -> bytes:

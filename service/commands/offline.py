@@ -1,0 +1,221 @@
+"""Scoring without a container and without sockets: analyses a recording of events, or scores prompts against it.
+
+Prompts are JSON lines: "prompt" (text or token ids), "tokens" or "messages"; "model", "lora_name", "cache_salt",
+"pods". They are asked when all events are applied, or where a line says: "after": N messages, or "before": {"POD": N},
+when the last message of each pod is the one numbered N. With "pod" and "cached_tokens" (or "leading_blocks"), or
+"blocks" by pod, a line says what the engine found, to compare with. A data-parallel rank above 0 is "POD#dpN".
+
+Exit code 1 when an answer differs from what an engine said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import gzip
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import IO, cast
+
+import msgspec
+
+from service.commands.command_line import parser, positive
+from service.events.recording import Recording
+from service.index.memory import MemoryIndex
+from service.offline.analysis import analyse
+from service.offline.feed import Feed
+from service.offline.prompt_lines import PromptLines
+from service.offline.schedule import Schedule, TooFarApart
+from service.offline.scoring import Scored, Scorer
+from service.offline.summary import summary
+from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
+from service.prompts.models import Models
+from service.settings import Settings, SettingsError
+
+_GRANITE_BYTES = 81_920
+"""Of a token's keys and values: 40 layers, 8 heads of 64, 16 bits, twice (Granite 3.3 2B)."""
+
+
+class Summary(msgspec.Struct, tag="summary", tag_field="kind"):
+    """What came of all prompts."""
+
+    messages: int
+    malformed_lines: int
+    first_malformed_lines: list[int]
+    prompts: int
+    malformed_prompts: int
+    first_malformed_prompts: list[int]
+    prompt_tokens: int
+    matched_tokens: int
+    compared: int
+    different: int
+
+
+def main(arguments: list[str], environment: Mapping[str, str]) -> int:
+    options = _options(arguments)
+    logging.getLogger("service").setLevel(logging.CRITICAL)  # what it would warn of is in the report
+    try:
+        settings = _settings(options, environment)
+        if options.prompts is None:
+            return _analyse(options, settings)
+        return asyncio.run(_score(options, settings))
+    except (SettingsError, OSError, TooFarApart, ModelNotFound, ModelUnavailable, PromptError) as error:
+        print(f"offline: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    made = parser("offline", __doc__)
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
+    made.add_argument("events", type=Path, help="a recording: JSON lines, as `record` writes them; .gz is unpacked")
+    made.add_argument("--prompts", type=Path, help="score these instead of analysing")
+    made.add_argument("--json", action="store_true", help="JSON lines for machines")
+    made.add_argument("--model", help="model of topics and prompts that name none (MODEL_NAME)")
+    made.add_argument("--models-dir", type=Path, help="folder of models on disk (MODELS_DIR)")
+    made.add_argument("--block-size", type=positive, help="tokens that count as a score of 1 (BLOCK_SIZE)")
+    made.add_argument("--prefixes", type=positive, default=10, help="how many of the longest prefixes to list (10)")
+    made.add_argument(
+        "--kv-bytes-per-token",
+        type=positive,
+        default=_GRANITE_BYTES,
+        help=f"memory of a token's keys and values ({_GRANITE_BYTES}: Granite 3.3 2B in 16 bits)",
+    )
+    made.add_argument("--plot", type=Path, metavar="DIR", help="draw the analysis into this folder")
+    made.add_argument("--plot-format", choices=("png", "svg"), default="png", help="kind of the pictures (png)")
+    options = made.parse_args(arguments)
+    if options.plot and options.prompts:
+        made.error("--plot draws the analysis, which is made without --prompts")
+    return options
+
+
+def _settings(options: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
+    settings = Settings.from_environment(environment)
+    return dataclasses.replace(
+        settings,
+        model_name=options.model or settings.model_name,
+        models_dir=options.models_dir or settings.models_dir,
+        block_size=options.block_size or settings.block_size,
+    )
+
+
+def _analyse(options: argparse.Namespace, settings: Settings) -> int:
+    if options.plot:
+        try:
+            from service.offline.plot import plot  # noqa: PLC0415 - an extra, and slow to load
+        except ImportError:
+            print("offline: --plot needs matplotlib: pip install 'kvcache[plot]'", file=sys.stderr)  # noqa: T201
+            return 1
+    with closing(_open(options.events)) as lines:
+        analysis = analyse(
+            Recording(lines),
+            settings.model_name,
+            prefixes=options.prefixes,
+            bytes_per_token=options.kv_bytes_per_token,
+        )
+    if options.json:
+        _write([msgspec.json.encode(analysis, enc_hook=str).decode()])
+    else:
+        _write(summary(analysis))
+    if options.plot:
+        drawn = plot(analysis, options.plot, options.plot_format)
+        print("drawn:", *drawn, file=sys.stderr)  # noqa: T201
+    return 0
+
+
+async def _score(options: argparse.Namespace, settings: Settings) -> int:
+    index = MemoryIndex(settings.index_max_blocks)
+    feed = Feed(index, settings.model_name)
+    models = Models(settings)
+    scorer = Scorer(
+        index, feed, models, model=settings.model_name, weights=settings.tier_weights, unit=settings.block_size
+    )
+    try:
+        with closing(_open(options.events)) as lines:
+            recording = Recording(lines)
+            total = _Total(as_json=options.json)
+            schedule = Schedule(iter(recording), feed)
+            with closing(_open(options.prompts)) as prompt_lines:
+                async for scored in scorer.timed(PromptLines(prompt_lines), schedule):
+                    total.add(scored)
+            schedule.finish()
+            with closing(_open(options.prompts)) as prompt_lines:
+                prompts = PromptLines(prompt_lines)
+                async for scored in scorer.final(prompts):
+                    total.add(scored)
+    finally:
+        await models.close()
+    _write(total.lines(recording, feed, prompts))
+    return 1 if total.different else 0
+
+
+class _Total:
+    """Writes each answer as it comes, and adds them up."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._json = as_json
+        self.prompts = self.tokens = self.matched = self.compared = self.different = 0
+
+    def add(self, scored: Scored) -> None:
+        self.prompts += 1
+        self.tokens += scored.tokens
+        self.matched += max(scored.matched.values(), default=0)
+        self.compared += scored.differences is not None
+        self.different += bool(scored.differences)
+        _write([msgspec.json.encode(scored).decode()] if self._json else _lines(scored))
+
+    def lines(self, recording: Recording, feed: Feed, prompts: PromptLines) -> Iterator[str]:
+        made = Summary(
+            messages=feed.statistics.messages_received,
+            malformed_lines=recording.malformed,
+            first_malformed_lines=recording.malformed_lines,
+            prompts=self.prompts,
+            malformed_prompts=prompts.malformed,
+            first_malformed_prompts=prompts.malformed_lines,
+            prompt_tokens=self.tokens,
+            matched_tokens=self.matched,
+            compared=self.compared,
+            different=self.different,
+        )
+        if self._json:
+            yield msgspec.json.encode(made).decode()
+            return
+        share = f" ({self.matched / self.tokens:.1%})" if self.tokens else ""
+        yield f"{self.prompts:,} prompts of {self.tokens:,} tokens after {made.messages:,} messages;"
+        yield f"the best pod of each held {self.matched:,} of them{share}"
+        for what, count, numbers in (
+            ("lines of the recording", recording.malformed, recording.malformed_lines),
+            ("lines of prompts", prompts.malformed, prompts.malformed_lines),
+        ):
+            if count:
+                yield f"{count:,} malformed {what} passed over (line {', '.join(map(str, numbers[:10]))})"
+        if self.compared:
+            yield f"{self.compared - self.different:,} of {self.compared:,} agree with what the engines said"
+
+
+def _lines(scored: Scored) -> Iterator[str]:
+    scores = scored.scores or {}
+    shown = "  ".join(f"{pod} {score:g}" for pod, score in scores.items()) or "null"
+    late = "" if scored.reached else "  (asked at another moment than the line says)"
+    yield f"{scored.line}: {scored.tokens:,} tokens  {shown}{late}"
+    for difference in scored.differences or ():
+        yield f"    {difference}"
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def _write(lines: Iterable[str]) -> None:
+    try:
+        for line in lines:
+            sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,39 @@
+"""The timeline of an analysis in a given number of equal steps, for drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.offline.analysis import Analysis
+
+
+def held_over_time(analysis: Analysis, steps: int) -> list[float]:
+    """Blocks held by all pods, the most in each step; where nothing happened, what was held before."""
+    most: list[float | None] = [None] * steps
+    last: list[float] = [0.0] * steps
+    for step, span in zip(_steps(analysis, steps), analysis.timeline, strict=True):
+        last[step] = float(sum((span.held or {}).values()))
+        most[step] = max(most[step] or 0.0, last[step])
+    filled, before = [], 0.0
+    for step, value in enumerate(most):
+        filled.append(before if value is None else value)
+        before = before if value is None else last[step]
+    return filled
+
+
+def rate_over_time(analysis: Analysis, counts: Sequence[int], steps: int) -> list[float]:
+    """Counts of the spans, per second, in each step."""
+    sums = [0] * steps
+    for step, count in zip(_steps(analysis, steps), counts, strict=True):
+        sums[step] += count
+    return [total / _duration(analysis) * steps for total in sums]
+
+
+def _steps(analysis: Analysis, steps: int) -> list[int]:
+    """The step that each span begins in."""
+    spans = analysis.timeline
+    return [min(int((span.start - spans[0].start) / _duration(analysis) * steps), steps - 1) for span in spans]
+
+
+def _duration(analysis: Analysis) -> float:
+    return max(analysis.seconds, analysis.span_seconds)
