@@ -60,6 +60,7 @@ _KNOWN_PART_FIELDS = frozenset(
         "video_url",
     }
 )
+_FUNCTION = ("name", "description", "parameters", "strict")
 _BILLING_HEADER = "x-anthropic-billing-header"
 
 
@@ -67,7 +68,11 @@ def parse_messages(messages: list[dict[str, Any]], content_format: ContentFormat
     """Gives the messages as a template of that content format takes them; raises PromptError that names the field."""
     if not messages:
         raise PromptError("messages must hold at least one message", "messages")
-    return [_parse_message(message, content_format, f"messages[{n}]") for n, message in enumerate(messages)]
+    return [
+        # Most messages are as they should be, and nothing changes what it is given.
+        message if content_format == "string" and _is_plain(message) else _parse_message(message, content_format, n)
+        for n, message in enumerate(messages)
+    ]
 
 
 def parse_tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
@@ -122,7 +127,16 @@ def _parse_tool(tool: Any, where: str) -> dict[str, Any]:
     return outer
 
 
-def _parse_message(message: Mapping[str, Any], content_format: ContentFormat, where: str) -> Message:
+def _is_plain(message: Message) -> bool:
+    """Whether a message is text by someone who can say nothing else."""
+    if len(message) != 2 or type(content := message.get("content")) is not str:
+        return False
+    role = message.get("role")
+    return role in ("user", "assistant") or (role == "system" and not content.startswith(_BILLING_HEADER))
+
+
+def _parse_message(message: Mapping[str, Any], content_format: ContentFormat, number: int) -> Message:
+    where = f"messages[{number}]"
     role = message.get("role")
     if not isinstance(role, str):
         raise PromptError(f"{where}.role must be a string", f"{where}.role")
@@ -137,8 +151,8 @@ def _parse_message(message: Mapping[str, Any], content_format: ContentFormat, wh
         if reasoning is not None:
             if not isinstance(reasoning, str):
                 raise PromptError(f"{where}.reasoning must be a string", f"{where}.reasoning")
-            # `thinking` is the name that transformers adds for templates which read that one.
-            parsed["thinking"] = parsed["reasoning"] = parsed["reasoning_content"] = reasoning
+            # `thinking` is the name that transformers adds, in front, for templates which read that one.
+            parsed = {"thinking": reasoning, **parsed, "reasoning": reasoning, "reasoning_content": reasoning}
     elif role == "tool":
         if message.get("tool_call_id") is not None:
             parsed["tool_call_id"] = message["tool_call_id"]
@@ -147,7 +161,7 @@ def _parse_message(message: Mapping[str, Any], content_format: ContentFormat, wh
         if isinstance(message.get(field), str):
             parsed[field] = message[field]
     if role == "developer" and message.get("tools") is not None:
-        parsed["tools"] = message["tools"]
+        parsed["tools"] = _developer_tools(message["tools"], f"{where}.tools")
     return parsed
 
 
@@ -214,6 +228,26 @@ def _tool_content(content: str | list[dict[str, Any]]) -> str | list[dict[str, A
     return "\n".join(part["text"] for part in content)
 
 
+def _developer_tools(tools: Any, where: str) -> list[dict[str, Any]]:
+    """Gives the tools of a developer message with their fields in the order of vLLM's typed messages."""
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise PromptError(f"{where} must be a list of objects", where)
+    return [
+        _in_order(tool, "function", "type") | {"function": _in_order(tool.get("function"), *_FUNCTION)}
+        for tool in tools
+    ]
+
+
+def _in_order(fields: Any, *first: str) -> Any:
+    if not isinstance(fields, dict):
+        return fields
+    return {
+        field: fields[field]
+        for field in (*first, *(field for field in fields if field not in first))
+        if field in fields
+    }
+
+
 def _parse_tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
     if not isinstance(calls, list):
         raise PromptError(f"{where} must be a list", where)
@@ -227,12 +261,9 @@ def _parse_tool_call(call: Any, where: str) -> dict[str, Any]:
     if not isinstance(function.get("name"), str):
         raise PromptError(f"{where}.function.name must be a string", f"{where}.function.name")
     # The order in which the typed request of the engine holds the fields, whatever the order they were sent in.
-    arguments = _arguments(function.get("arguments"))
-    rest = {field: value for field, value in function.items() if field not in ("arguments", "name")}
-    parsed = {"id": call.get("id"), "function": {"arguments": arguments, "name": function["name"], **rest}}
-    parsed["type"] = call.get("type")
-    parsed |= {field: value for field, value in call.items() if field not in ("id", "function", "type")}
-    return {field: value for field, value in parsed.items() if field in call}
+    parsed = {**function, "arguments": _arguments(function.get("arguments"))}
+    ordered = {**call, "function": _in_order(parsed, "arguments", "name")}
+    return dict(_in_order(ordered, "id", "function", "type"))
 
 
 def _arguments(arguments: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext, Macro
+from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, missing
 
@@ -59,7 +59,8 @@ class ChatNamespace(Namespace):
 _NAMESPACE = "_Namespace__attrs"
 """Where jinja2 keeps what a namespace holds."""
 
-_PLAIN = frozenset((str, bool, int, float, type(None), list, dict))
+_MOST_UNDEFINED_FIELDS = 1000
+
 _DICT_ATTRIBUTES = frozenset(dir(dict))
 _SAFE_DICT_METHODS = frozenset({"get", "items", "keys", "values"})
 _SAFE_STR_METHODS = frozenset(name for name in dir(str) if not name.startswith(("_", "format")))
@@ -100,6 +101,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
         self.filters["tojson"] = tojson
+        self._undefined_fields: dict[str, Undefined] = {}
         self.globals |= {
             "raise_exception": raise_exception,
             "strftime_now": strftime_now,
@@ -111,12 +113,15 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         kind = type(obj)
         if kind is dict:
             if attribute not in _DICT_ATTRIBUTES:
-                return self._item(obj, attribute)
+                try:
+                    return obj[attribute]
+                except KeyError:
+                    return self._absent(attribute)
             if attribute in _SAFE_DICT_METHODS:
                 return getattr(obj, attribute)
         elif kind is ChatNamespace:
             value = object.__getattribute__(obj, _NAMESPACE).get(attribute, missing)
-            if type(value) in _PLAIN:
+            if value is not missing:
                 return value
         elif (kind is str and attribute in _SAFE_STR_METHODS) or (kind is LoopContext and attribute in _LOOP_FIELDS):
             return getattr(obj, attribute)
@@ -127,7 +132,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             return obj[argument]
         except (TypeError, LookupError):
             if type(obj) is dict and type(argument) is str and argument not in _DICT_ATTRIBUTES:
-                return self.undefined(obj=obj, name=argument)
+                return self._absent(argument)
             return super().getitem(obj, argument)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -140,6 +145,11 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         except StopIteration:
             return self.undefined("value was undefined because a callable raised a StopIteration exception")
 
-    def _item(self, obj: dict[str, Any], key: str) -> Any:
-        value = obj.get(key, missing)
-        return value if value is not missing else self.undefined(obj=obj, name=key)
+    def _absent(self, field: str) -> Undefined:
+        """What reading a field gives that a dict lacks. The same each time: nothing tells one from another."""
+        absent = self._undefined_fields.get(field)
+        if absent is None:
+            absent = self.undefined(obj={}, name=field)
+            if len(self._undefined_fields) < _MOST_UNDEFINED_FIELDS:
+                self._undefined_fields[field] = absent
+        return absent

@@ -53,7 +53,7 @@ class Model:
         self._renderer = renderer
         self._workers = workers
         self._templates = files.templates
-        self._special_tokens = files.special_token_variables
+        self._special_tokens = files.special_tokens.variables
         self._tokenizer = TextTokenizer(files, cache)
         self.vocabulary_size = self._tokenizer.vocabulary_size
 
@@ -67,7 +67,7 @@ class Model:
             raise ModelUnavailable(self.name, f"its chat template cannot be rendered: {error}", "Try again") from None
         if chat.truncate_prompt_tokens is None:
             return Rendered(text, await self.tokenize(text, add_special_tokens=chat.add_special_tokens))
-        return Rendered(text, await self._truncated(text, chat))
+        return Rendered(text, await self.tokenize_truncated(text, chat))
 
     async def prepare(self) -> None:
         """Looks into the chat template that most requests get, so that the first of them need not wait for it."""
@@ -117,7 +117,7 @@ class Model:
             raise PromptError(f"model {self.name!r} has no chat template", "messages")
         return source
 
-    async def _truncated(self, text: str, chat: Chat) -> TokenIds:
+    async def tokenize_truncated(self, text: str, chat: Chat) -> TokenIds:
         """Keeps the last tokens, or the first where the request says so (`TokenizeParams`, vLLM 0.33).
 
         Where it says nothing, vLLM has the tokenizer truncate, which then keeps its special tokens whole.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.prompts.special_tokens import special_token_variables
+from service.prompts.special_tokens import SpecialTokens
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -35,7 +35,7 @@ class ModelFiles:
 
     folder: Path
     config: Mapping[str, Any]
-    special_tokens: Mapping[str, Any]
+    special_tokens: SpecialTokens
     templates: Mapping[str, str]
     """Chat templates by name; the unnamed one is "default"."""
 
@@ -43,11 +43,6 @@ class ModelFiles:
     def tokenizer(self) -> Path:
         """Where tokenizer.json is."""
         return self.folder / TOKENIZER
-
-    @property
-    def special_token_variables(self) -> dict[str, str]:
-        """Special tokens by the names that chat templates use."""
-        return special_token_variables(self.config, self.special_tokens)
 
     @property
     def max_length(self) -> int | None:
@@ -59,7 +54,12 @@ class ModelFiles:
 def read_model_files(folder: Path) -> ModelFiles:
     """Reads what is there; raises BadModelFile for what is there and cannot be read. Blocks on the disk."""
     config = _read_object(folder / CONFIG)
-    return ModelFiles(folder, config, _read_object(folder / SPECIAL_TOKENS), _read_templates(folder, config))
+    legacy = _read_object(folder / SPECIAL_TOKENS)
+    try:
+        special_tokens = SpecialTokens(config, legacy)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BadModelFile(folder / CONFIG, f"its special tokens are none ({error})") from None
+    return ModelFiles(folder, config, special_tokens, _read_templates(folder, config))
 
 
 def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 from tokenizers import AddedToken, Tokenizer
 
@@ -62,12 +62,8 @@ _NORMALIZERS = frozenset(
 _MODELS = frozenset({"BPE", "Unigram", "WordLevel", "WordPiece"})
 
 
-class Segment(NamedTuple):
-    """A stretch of a text: an added token, or text that tokenizes on its own (`token` is None)."""
-
-    start: int
-    end: int
-    token: int | None
+Segment: TypeAlias = tuple[int, int, int | None]
+"""A stretch of a text, from where to where: an added token by its id, or text (None) that tokenizes on its own."""
 
 
 class Segmentation:
@@ -82,17 +78,14 @@ class Segmentation:
         self.lookahead = 2 * max(first.longest, second.longest) + 2
         """A cut is settled once that many characters after it are known, whatever follows them."""
 
-    def segments(self, text: str, start: int = 0) -> Iterator[Segment]:
+    def segments(self, text: str, start: int = 0) -> Iterable[Segment]:
         """Gives the segments of the text from `start`, which must be 0 or the end of a segment."""
-        for piece in self._first.cut(text, start, len(text)):
-            if piece.token is not None:
-                yield piece
-                continue
-            for part in self._second.cut(text, piece.start, piece.end):
-                if part.token is None and self._chunks:
-                    yield from _chunks(text, part.start, part.end)
-                else:
-                    yield part
+        segments = self._first.cut(text, start, len(text))
+        if self._second.cuts:
+            segments = _within(segments, lambda start, end: self._second.cut(text, start, end))
+        if self._chunks:
+            segments = _within(segments, lambda start, end: _chunks(text, start, end))
+        return segments
 
 
 def segmentation_of(tokenizer: Tokenizer) -> Segmentation | None:
@@ -143,29 +136,33 @@ class _Cuts:
         contents = [token.content for token in tokens.values()]
         self._pattern = re.compile(_pattern(contents)) if self._numbers else None
 
-    def cut(self, text: str, start: int, end: int) -> Iterator[Segment]:
-        """Gives the tokens in text[start:end] and the pieces between them."""
-        for at, after, number in self._found(text, start, end):
-            if start < at:
-                yield Segment(start, at, None)
-            yield Segment(at, after, number)
-            start = after
-        if start < end:
-            yield Segment(start, end, None)
+    @property
+    def cuts(self) -> bool:
+        """Whether there is anything to cut at."""
+        return self._pattern is not None
 
-    def _found(self, text: str, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Looks through a window at a time, since a search holds up every other thread until it finds something."""
-        while self._pattern is not None and start < end:
-            stop = min(start + _WINDOW, end)
-            for match in self._pattern.finditer(text, start, min(stop + self.longest, end)):
-                at, start = match.span()
-                if at >= stop:
-                    start = at
+    def cut(self, text: str, start: int, end: int) -> Iterable[Segment]:
+        """Gives the tokens in text[start:end] and the pieces between them."""
+        at = start if self._pattern is not None else end
+        while at < end:
+            # A window at a time, since a search holds up every other thread until it finds something.
+            stop = min(at + _WINDOW, end)
+            matches = self._pattern.finditer(text, at, min(stop + self.longest, end)) if self._pattern else ()
+            at = stop
+            for match in matches:
+                found, after = match.span()
+                if found >= stop:
                     break
+                at = max(stop, after)
                 number = self._numbers.get(match[0])
-                if number is not None:
-                    yield at, start, number
-            start = max(start, stop)
+                if number is None:
+                    continue
+                if start < found:
+                    yield start, found, None
+                yield found, after, number
+                start = after
+        if start < end:
+            yield start, end, None
 
     def plainest(self, added: Iterable[AddedToken]) -> str | None:
         """Gives a token of this round that is the start of no other, whatever follows it."""
@@ -181,11 +178,20 @@ def _reaches(token: AddedToken) -> bool:
     return token.lstrip or token.rstrip or token.single_word
 
 
-def _chunks(text: str, start: int, end: int) -> Iterator[Segment]:
-    while (found := WORD_BREAK.search(text, start + _CHUNK, end)) is not None:
-        yield Segment(start, found.end(), None)
+def _within(segments: Iterable[Segment], cut: Callable[[int, int], Iterable[Segment]]) -> Iterable[Segment]:
+    for segment in segments:
+        start, end, token = segment
+        if token is None:
+            yield from cut(start, end)
+        else:
+            yield segment
+
+
+def _chunks(text: str, start: int, end: int) -> Iterable[Segment]:
+    while end - start > _CHUNK and (found := WORD_BREAK.search(text, start + _CHUNK, end)) is not None:
+        yield start, found.end(), None
         start = found.end()
-    yield Segment(start, end, None)
+    yield start, end, None
 
 
 def _pattern(contents: Iterable[str]) -> str:

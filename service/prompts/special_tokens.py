@@ -1,4 +1,7 @@
-"""The special tokens that a chat template sees as variables, and those that a tokenizer must know."""
+"""The special tokens that a chat template sees as variables, and those that a tokenizer must know besides its own.
+
+Follows `PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__` in transformers 5.23.
+"""
 
 from __future__ import annotations
 
@@ -10,52 +13,46 @@ from tokenizers import AddedToken, Tokenizer
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-def special_token_variables(config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[str, str]:
-    """Gives name → text, as `special_tokens_map` in transformers 5.23: the seven standard names and a model's own.
+class SpecialTokens:
+    """What tokenizer_config.json and the older special_tokens_map.json say of special tokens."""
 
-    `config` is tokenizer_config.json, `legacy` is special_tokens_map.json.
-    """
-    merged = _merged(config, legacy)
-    found = {name: text for name in _NAMES if (text := _text(merged.get(name))) is not None}
-    own = {name: value for name, value in merged.items() if name.endswith("_token") and name not in _NAMES}
-    extra = merged.get("extra_special_tokens")
-    if isinstance(extra, dict):
-        own |= extra
-    found |= {name: text for name, value in own.items() if (text := _text(value)) is not None}
-    return found
+    def __init__(self, config: Mapping[str, Any], legacy: Mapping[str, Any]) -> None:
+        # The older file counts only where the configuration does not list its added tokens itself.
+        merged = dict(config) if "added_tokens_decoder" in config else {**config, **legacy}
+        self._listed = merged.get("added_tokens_decoder") or {}
+        extra = merged.get("extra_special_tokens") or merged.get("additional_special_tokens") or []
+        own = {name: value for name, value in merged.items() if name.endswith("_token") and name not in _NAMES}
+        if isinstance(extra, dict):
+            own |= extra
+        named = {name: merged.get(name) for name in _NAMES} | own
+        self._named = {name: value for name, value in named.items() if _text(value) is not None}
+        self._extra = [value for value in extra if _text(value) is not None] if isinstance(extra, list) else []
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The text of each special token by its name, as a chat template may ask for it."""
+        return {name: _text(value) or "" for name, value in self._named.items()}
 
-def add_special_tokens(tokenizer: Tokenizer, config: Mapping[str, Any], legacy: Mapping[str, Any]) -> None:
-    """Adds what the configuration names and tokenizer.json lacks, in the order of `TokenizersBackend.__init__`."""
-    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    missing = {
-        token.content: token
-        for token in _configured_tokens(config, legacy)
-        if token.content and token.content not in known
-    }
-    if missing:
-        tokenizer.add_tokens(list(missing.values()))
+    def add_to(self, tokenizer: Tokenizer) -> None:
+        """Adds the tokens that the tokenizer lacks, and mends the flags of those that are listed with others."""
+        known = tokenizer.get_added_tokens_decoder().values()
+        as_listed = {repr(token) for token in known}
+        missing = [token for token in self._listed_tokens() if repr(token) not in as_listed]
+        contents = {token.content for token in (*known, *missing)}
+        for value in (*self._named.values(), *self._extra):
+            token = _added_token(value)
+            if token.content not in contents:
+                contents.add(token.content)
+                missing.append(token)
+        special = {_text(value) for value in self._named.values()}
+        for token in missing:
+            token.special = token.special or token.content in special
+        if missing:
+            tokenizer.add_tokens(missing)
 
-
-def _configured_tokens(config: Mapping[str, Any], legacy: Mapping[str, Any]) -> Iterator[AddedToken]:
-    decoder = config.get("added_tokens_decoder") or {}
-    for _, token in sorted(decoder.items(), key=lambda item: int(item[0])):
-        yield _added_token(token, special=bool(token.get("special", False)))
-    merged = _merged(config, legacy)
-    for name in special_token_variables(config, legacy):
-        value = merged.get(name, (merged.get("extra_special_tokens") or {}))
-        value = value.get(name) if isinstance(value, dict) and "content" not in value else value
-        yield _added_token(value, special=True)
-    extra = merged.get("extra_special_tokens") or merged.get("additional_special_tokens")
-    if isinstance(extra, list):
-        for token in extra:
-            if _text(token) is not None:
-                yield _added_token(token, special=True)
-
-
-def _merged(config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[str, Any]:
-    """special_tokens_map.json counts only where the configuration does not list its added tokens itself."""
-    return {**config} if "added_tokens_decoder" in config else {**config, **legacy}
+    def _listed_tokens(self) -> Iterator[AddedToken]:
+        for _, token in sorted(self._listed.items(), key=lambda item: int(item[0])):
+            yield AddedToken(**{flag: value for flag, value in token.items() if flag != "__type"})
 
 
 def _text(token: Any) -> str | None:
@@ -64,13 +61,7 @@ def _text(token: Any) -> str | None:
     return token if isinstance(token, str) else None
 
 
-def _added_token(token: Any, *, special: bool) -> AddedToken:
-    flags = token if isinstance(token, dict) else {}
-    return AddedToken(
-        _text(token) or "",
-        single_word=bool(flags.get("single_word", False)),
-        lstrip=bool(flags.get("lstrip", False)),
-        rstrip=bool(flags.get("rstrip", False)),
-        normalized=bool(flags.get("normalized", not special)),
-        special=special,
-    )
+def _added_token(token: Any) -> AddedToken:
+    if not isinstance(token, dict):
+        return AddedToken(token, special=True)
+    return AddedToken(**{"special": True, **{flag: value for flag, value in token.items() if flag != "__type"}})

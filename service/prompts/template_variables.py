@@ -65,17 +65,18 @@ def finished(text: str, chat: Chat) -> str:
 def _given_variables(chat: Chat) -> dict[str, Any]:
     """What the request gives by name, in the order of precedence of `build_chat_params` and `with_defaults`."""
     given = dict(chat.chat_template_kwargs or {})
-    if refused := _REFUSED_VARIABLES & given.keys():
-        raise PromptError(f"chat_template_kwargs may not give {', '.join(sorted(refused))}", "chat_template_kwargs")
     if chat.reasoning_effort is not None:
         given = {"enable_thinking": chat.reasoning_effort != "none", **given, "reasoning_effort": chat.reasoning_effort}
     if chat.documents is not None:
         given["documents"] = chat.documents
-    return {
+    said = {
         name: value
         for name, value in given.items()
         if value is not None and value != "auto" and name not in _IGNORED_VARIABLES
     }
+    if refused := _REFUSED_VARIABLES & said.keys():
+        raise PromptError(f"chat_template_kwargs may not give {', '.join(sorted(refused))}", "chat_template_kwargs")
+    return said
 
 
 def _knows_developers(source: str) -> bool:
@@ -107,7 +108,7 @@ def _tag_final_message(messages: list[Message], source: str) -> None:
         raise PromptError("the chat template does not read the content of messages", "continue_final_message")
     content = messages[-1]["content"]
     if isinstance(content, str):
-        messages[-1]["content"] = content + _CONTINUE_TAG
+        messages[-1] = {**messages[-1], "content": content + _CONTINUE_TAG}
         return
     part = next((part for part in reversed(content) if "text" in part), None)
     if part is None:

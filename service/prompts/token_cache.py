@@ -8,25 +8,50 @@ from sys import getsizeof
 from threading import Lock
 from typing import NamedTuple
 
-_ENTRY_BYTES = 250
+STRETCH = 2048
+"""Characters of a stretch. The start of a text is found by stretches, which is less work than by segments."""
+
+_ENTRY_BYTES = 350
 """What an entry takes besides its text and its tokens: the key, the place in the order, the objects' heads."""
 
+_names = count()
 
-class Known(NamedTuple):
-    """The tokens of a text, or of a stretch of it that ends at `done`, as the bytes of unsigned 32-bit integers.
 
-    `name` stands for the text from its start to here, where stretches follow one another.
+class Known:
+    """A text and its tokens, or a stretch of a text and the tokens that it settles, up to character `done`.
+
+    `name` stands for all up to here, to what may follow; `last` is what was last seen to follow. Tokens are unsigned
+    32-bit integers in the machine's order.
     """
 
-    tokens: bytes
-    name: int = 0
-    done: int = 0
+    __slots__ = ("done", "kept", "last", "name", "place", "text", "tokens")
+
+    def __init__(self, place: int = -1, text: str = "", tokens: bytes = b"", done: int = 0) -> None:
+        self.name = next(_names)
+        self.place = place
+        self.text = text
+        self.tokens = tokens
+        self.done = done
+        self.kept = True
+        self.last: Known | None = None
+
+
+class Recalled(NamedTuple):
+    """The start of a text as far as it was seen before: the tokens up to character `done`, in pieces.
+
+    `stretch` is the last one seen; it ends at character `seen`, which is `done` or after it.
+    """
+
+    tokens: list[bytes]
+    stretch: Known
+    seen: int
+    done: int
 
 
 class TokenCache:
-    """Tokens by text. A key is a pair: the name of a space or of what came before, and the text.
+    """Tokens by text. Safe for threads: long texts are tokenized away from the event loop, short ones on it.
 
-    Safe for threads: long texts are tokenized away from the event loop, short ones on it.
+    A text is looked up in a place: a stretch that it follows, or a space that some tokenizer has for itself.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -34,43 +59,80 @@ class TokenCache:
         self.capacity = capacity
         self.used = 0
         self.hits = 0
+        """Characters that were known when they were looked up, and those that were not."""
         self.misses = 0
         self._entries: OrderedDict[tuple[int, str], Known] = OrderedDict()
-        self._names = count(1)
         self._lock = Lock()
 
-    def name(self) -> int:
-        """Gives a number that no other space or stretch has."""
-        return next(self._names)
-
-    def get(self, key: tuple[int, str]) -> Known | None:
-        """Gives what is known, and counts it as used just then."""
+    def get(self, place: Known, text: str) -> bytes | None:
+        """Gives the tokens of a text, if they are known."""
+        key = (place.name, text)
         with self._lock:
             known = self._entries.get(key)
             if known is None:
-                self.misses += 1
-            else:
-                self.hits += 1
-                self._entries.move_to_end(key)
-        return known
+                self.misses += len(text)
+                return None
+            self.hits += len(text)
+            self._entries.move_to_end(key)
+            return known.tokens
 
-    def put(self, key: tuple[int, str], known: Known) -> None:
-        """Keeps an entry, at the cost of the oldest ones; one larger than the cache is not kept."""
-        size = _size(key, known)
-        if size > self.capacity:
-            return
+    def put(self, place: Known, text: str, tokens: bytes) -> None:
+        """Keeps the tokens of a text."""
         with self._lock:
-            old = self._entries.pop(key, None)
-            if old is not None:
-                self.used -= _size(key, old)
-            self._entries[key] = known
-            self.used += size
-            while self.used > self.capacity:
-                self.used -= _size(*self._entries.popitem(last=False))
+            self._keep(Known(place.name, text, tokens))
+
+    def recall(self, start: Known, text: str) -> Recalled:
+        """Gives what is known of the start of a text; quick, however long it is."""
+        tokens = []
+        found = []
+        stretch, seen = start, 0
+        with self._lock:
+            while seen + STRETCH <= len(text):
+                following = stretch.last
+                if following is None or not following.kept or not text.startswith(following.text, seen):
+                    following = self._entries.get((stretch.name, text[seen : seen + STRETCH]))
+                    if following is None:
+                        break
+                    stretch.last = following
+                stretch = following
+                seen += STRETCH
+                found.append(stretch)
+                tokens.append(stretch.tokens)
+            # The first stretch was used last, so that it goes last: what follows it is not found without it.
+            for known in reversed(found):
+                self._entries.move_to_end((known.place, known.text))
+            self.hits += stretch.done
+        return Recalled(tokens, stretch, seen, stretch.done)
+
+    def follow(self, stretch: Known, text: str, end: int, tokens: bytes, done: int) -> Known:
+        """Keeps the stretch of a text that ends at `end` and follows another; gives the new one."""
+        following = Known(stretch.name, text[end - STRETCH : end], tokens, done)
+        with self._lock:
+            self._keep(following)
+        return following
 
     def __len__(self) -> int:
         return len(self._entries)
 
+    def _keep(self, known: Known) -> None:
+        size = _size(known)
+        if size > self.capacity:
+            known.kept = False
+            return
+        key = (known.place, known.text)
+        if (old := self._entries.pop(key, None)) is not None:
+            self._let_go(old)
+        self._entries[key] = known
+        self.used += size
+        while self.used > self.capacity:
+            _, oldest = self._entries.popitem(last=False)
+            self._let_go(oldest)
 
-def _size(key: tuple[int, str], known: Known) -> int:
-    return getsizeof(key[1]) + len(known.tokens) + _ENTRY_BYTES
+    def _let_go(self, known: Known) -> None:
+        self.used -= _size(known)
+        known.kept = False
+        known.text, known.tokens, known.last = "", b"", None
+
+
+def _size(known: Known) -> int:
+    return getsizeof(known.text) + len(known.tokens) + _ENTRY_BYTES

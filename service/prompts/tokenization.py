@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
 from service.index.base import TokenIds
 from service.prompts.errors import PromptError
-from service.prompts.model_files import BadModelFile, ModelFiles
+from service.prompts.model_files import CONFIG, BadModelFile, ModelFiles
 from service.prompts.segmentation import Segment, segmentation_of
-from service.prompts.special_tokens import add_special_tokens
-from service.prompts.token_cache import Known, TokenCache
-
-_STRETCH = 1024
-"""Characters of a stretch. The start of a text is looked up by stretches, which is less work than by segments."""
+from service.prompts.token_cache import STRETCH, Known, Recalled, TokenCache
 
 _TOKEN_BYTES = 4
 _PROBES = ("a", "b c")
-
-
-class Recalled(NamedTuple):
-    """The start of a text as far as it was seen before: the tokens up to character `done`, in pieces.
-
-    `name` is that of the last stretch, and `seen` is where it ends, at `done` or after it.
-    """
-
-    tokens: list[bytes]
-    name: int
-    seen: int
-    done: int
 
 
 class TextTokenizer:
@@ -49,15 +32,18 @@ class TextTokenizer:
             raise BadModelFile(files.tokenizer, error) from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        add_special_tokens(self._tokenizer, files.config, files.special_tokens)
+        try:
+            files.special_tokens.add_to(self._tokenizer)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise BadModelFile(files.folder / CONFIG, f"its added tokens are none ({error})") from None
         self._tokenizer.encode_special_tokens = bool(files.config.get("split_special_tokens", False))
         self.vocabulary_size: int = self._tokenizer.get_vocab_size()
         self._file = files.tokenizer
         self._cache = cache
         self._segmentation = segmentation_of(self._tokenizer)
-        self._root, self._at_start, self._anywhere = cache.name(), cache.name(), cache.name()
-        if self._segmentation is None or self._segmentation.context is None:
-            self._at_start = self._anywhere
+        self._start, self._anywhere = Known(), Known()
+        needs_context = self._segmentation is not None and self._segmentation.context is not None
+        self._at_start = Known() if needs_context else self._anywhere
         self._around = self._special_tokens_around()
 
     @property
@@ -67,16 +53,8 @@ class TextTokenizer:
         return len(before) // _TOKEN_BYTES, len(after) // _TOKEN_BYTES
 
     def recall(self, text: str) -> Recalled:
-        """Gives what is known of the start of a text; quick, whatever its length."""
-        tokens: list[bytes] = []
-        name, seen, done = self._root, 0, 0
-        while seen + _STRETCH <= len(text):
-            known = self._cache.get((name, text[seen : seen + _STRETCH]))
-            if known is None:
-                break
-            tokens.append(known.tokens)
-            name, seen, done = known.name, seen + _STRETCH, known.done
-        return Recalled(tokens, name, seen, done)
+        """Gives what is known of the start of a text; quick, however long it is."""
+        return self._cache.recall(self._start, text)
 
     def encode(self, text: str, *, add_special_tokens: bool, recalled: Recalled | None = None) -> TokenIds:
         """Gives the ids of a text; raises PromptError for one that is no text (a lone surrogate)."""
@@ -104,61 +82,64 @@ class TextTokenizer:
         `tokens` are those of the text, with special tokens around them or not, and cut at one end or not; raises
         PromptError for others.
         """
-        segments = list(self._segments(text, 0))
+        segments = self._segments(text)
         pieces = [self._piece(text, segment) for segment in segments]
         left = self._offset(tokens.tobytes(), b"".join(pieces)) + count
         reached = 0
         for segment, piece in zip(segments, pieces, strict=True):
+            start, end, _ = segment
             size = len(piece) // _TOKEN_BYTES
             if left < size:
-                return max((reached, *(segment.start + end for end in self._ends(text, segment)[: max(left, 0)])))
+                return max((reached, *(start + within for within in self._ends(text, segment)[: max(left, 0)])))
             left -= size
-            reached = segment.end
+            reached = end
         return reached
 
     def _encode(self, text: str, recalled: Recalled) -> list[bytes]:
         """Gives the tokens of a text in pieces, and remembers them by segments and by stretches."""
-        pieces = recalled.tokens
-        stretch, end = recalled.name, recalled.seen + _STRETCH
+        pieces, stretch, seen, settled = recalled
+        if self._segmentation is None:
+            return [self._piece(text, (0, len(text), None))] if text else []
         fresh = len(pieces)
-        settled = recalled.done
-        for segment in self._segments(text, recalled.done):
-            while (
-                self._segmentation is not None and end <= len(text) and segment.end + self._segmentation.lookahead > end
-            ):
-                known = Known(b"".join(pieces[fresh:]), self._cache.name(), settled)
-                self._cache.put((stretch, text[end - _STRETCH : end]), known)
-                stretch, end, fresh = known.name, end + _STRETCH, len(pieces)
+        lookahead = self._segmentation.lookahead
+        end = seen + STRETCH if seen + STRETCH <= len(text) else sys.maxsize
+        for segment in self._segmentation.segments(text, settled):
+            while segment[1] + lookahead > end:
+                stretch = self._cache.follow(stretch, text, end, b"".join(pieces[fresh:]), settled)
+                fresh = len(pieces)
+                end = end + STRETCH if end + STRETCH <= len(text) else sys.maxsize
             pieces.append(self._piece(text, segment))
-            settled = segment.end
+            settled = segment[1]
         return pieces
 
-    def _segments(self, text: str, start: int) -> Iterator[Segment]:
-        if self._segmentation is not None:
-            return self._segmentation.segments(text, start)
-        return iter([Segment(start, len(text), None)] if start < len(text) else [])
+    def _segments(self, text: str) -> list[Segment]:
+        if self._segmentation is None:
+            return [(0, len(text), None)]
+        return list(self._segmentation.segments(text))
 
     def _piece(self, text: str, segment: Segment) -> bytes:
-        if segment.token is not None:
-            return segment.token.to_bytes(_TOKEN_BYTES, sys.byteorder)
-        piece = text[segment.start : segment.end]
-        key = (self._anywhere if segment.start else self._at_start, piece)
-        known = self._cache.get(key)
-        if known is None:
+        start, end, token = segment
+        if token is not None:
+            return token.to_bytes(_TOKEN_BYTES, sys.byteorder)
+        piece = text[start:end]
+        place = self._anywhere if start else self._at_start
+        tokens = self._cache.get(place, piece)
+        if tokens is None:
             context = self._context(segment)
             (encoding,) = self._tokenizer.encode_batch_fast([context + piece], add_special_tokens=False)
-            known = Known(array("I", encoding.ids[bool(context) :]).tobytes())
-            self._cache.put(key, known)
-        return known.tokens
+            tokens = array("I", encoding.ids[bool(context) :]).tobytes()
+            self._cache.put(place, piece, tokens)
+        return tokens
 
     def _context(self, segment: Segment) -> str:
         """What to put before a segment that tokenizes otherwise when it starts a text: text of one token, or none."""
-        return (self._segmentation and segment.start and self._segmentation.context) or ""
+        return (self._segmentation and segment[0] and self._segmentation.context) or ""
 
     def _ends(self, text: str, segment: Segment) -> list[int]:
         """Where each token of a segment ends, in characters from the segment's start."""
         context = self._context(segment)
-        piece = context + text[segment.start : segment.end]
+        start, end, _ = segment
+        piece = context + text[start:end]
         (encoding,) = self._tokenizer.encode_batch([piece], add_special_tokens=False)
         return [end - len(context) for _, end in encoding.offsets[bool(context) :]]
 

@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""What scoring a conversation costs, turn by turn, when its past was seen before and when it was not.
+
+A seeded conversation grows turn by turn to the given number of tokens. After each turn it is scored: rendered,
+tokenized, cut into blocks, and looked up in an index that holds all turns before. Prints CPU time (of all threads) in
+milliseconds, the median over several conversations:
+
+  anew   its text tokenized as a whole, by the tokenizer alone: no rendering, no blocks, no lookup (`Tokenizer.encode`)
+  first  all of scoring it, seen for the first time at that turn
+  next   all of scoring it, the turn before having been scored
+  ratio  anew / next
+
+Usage: scripts/bench/prompts.py [--model NAME] [--models-dir FOLDER] [--turns N] [--tokens N] [--repeat N] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import sys
+import time
+from array import array
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from service.index.base import Prompt, Rank, Stored, TierWeights, TokenIds  # noqa: E402 - the checkout is on the path
+from service.index.keys import block_keys  # noqa: E402
+from service.index.memory import MemoryIndex  # noqa: E402
+from service.index.scoring import pod_scores  # noqa: E402
+from service.prompts.chat import Chat  # noqa: E402
+from service.prompts.model import Model, Rendered  # noqa: E402
+from service.prompts.models import Models  # noqa: E402
+from service.settings import Settings  # noqa: E402
+
+WORDS = (ROOT / "scripts" / "demo_corpus.txt").read_text(encoding="utf-8").split("\n\nEin Sprachmodell")[0].split(" ")
+SYSTEM_SHARE = 0.1
+USER_SHARE = 0.3
+ENGINE_BLOCK = 16
+BLOCK_SIZE = 256
+WEIGHTS = TierWeights()
+
+Message = dict[str, Any]
+
+
+class Turn(NamedTuple):
+    """What one turn of a conversation cost, in milliseconds of CPU time."""
+
+    tokens: int
+    anew: float
+    first: float
+    next: float
+
+
+class Stopwatch:
+    """Takes the CPU time of this process, all its threads together."""
+
+    milliseconds: float
+
+    def __enter__(self) -> Stopwatch:
+        self._started = time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.milliseconds = (time.process_time() - self._started) * 1000
+
+
+class Bench:
+    """Scores conversations with one model, against an index that stands for one engine's cache."""
+
+    def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._index = MemoryIndex(1_000_000)
+        self._rank = Rank("engine:8000", model.name)
+
+    async def score(self, messages: list[Message]) -> Rendered:
+        """All that a request costs beyond its HTTP: rendering, tokens, block keys, lookup and scores."""
+        rendered = await self._model.render(Chat(messages=messages))
+        matches = self._index.match(Prompt(self._model.name, rendered.tokens))
+        pod_scores(matches, WEIGHTS, BLOCK_SIZE)
+        return rendered
+
+    def anew(self, text: str) -> TokenIds:
+        """The tokens of a text, by the tokenizer alone."""
+        return array("I", self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def served(self, tokens: TokenIds) -> None:
+        """Lets the engine hold what it was asked."""
+        whole = tokens[: len(tokens) // ENGINE_BLOCK * ENGINE_BLOCK]
+        self._index.store(self._rank, Stored(block_keys(0, whole, ENGINE_BLOCK), None, whole, ENGINE_BLOCK))
+
+
+def conversation(seed: int, turns: int, words: int) -> list[Message]:
+    """Gives a system message and `turns` questions, each but the last with its answer; about `words` words."""
+    random_ = random.Random(seed)
+    share = words * (1 - SYSTEM_SHARE) / turns
+    messages = [{"role": "system", "content": _prose(random_, words * SYSTEM_SHARE)}]
+    for _ in range(turns):
+        messages.append({"role": "user", "content": _prose(random_, share * USER_SHARE)})
+        messages.append({"role": "assistant", "content": _prose(random_, share * (1 - USER_SHARE))})
+    return messages[:-1]
+
+
+def _prose(random_: random.Random, words: float) -> str:
+    count = max(1, round(words * random_.uniform(0.7, 1.3)))
+    chosen: list[str] = []
+    while len(chosen) < count:
+        start = random_.randrange(len(WORDS))
+        chosen += WORDS[start : start + random_.randrange(3, 12)]
+    return " ".join(chosen[:count])
+
+
+def upto(messages: list[Message], turn: int) -> list[Message]:
+    """The conversation as it is asked at a turn, counted from 0: it ends in that turn's question."""
+    return [dict(message) for message in messages[: 2 * turn + 2]]
+
+
+async def words_for(bench: Bench, turns: int, tokens: int) -> int:
+    """How many words make a conversation of that many tokens."""
+    words = tokens
+    for _ in range(4):
+        rendered = await bench.score(conversation(0, turns, words))
+        words = round(words * tokens / len(rendered.tokens))
+    return words
+
+
+async def measure(bench: Bench, turns: int, words: int, seed: int) -> list[Turn]:
+    """Scores a conversation after each turn; then tokenizes its texts; then scores others, each for the first time."""
+    known = conversation(seed, turns, words)
+    asked = [upto(known, turn) for turn in range(turns)]
+    unseen = [upto(conversation(seed * 1000 + turn + 1, turns, words), turn) for turn in range(turns)]
+    rendered, again = [], []
+    for messages in asked:
+        with Stopwatch() as watch:
+            answer = await bench.score(messages)
+        again.append(watch.milliseconds)
+        rendered.append(answer)
+        bench.served(answer.tokens)
+    anew = []
+    for text, tokens in rendered:
+        with Stopwatch() as watch:
+            whole = bench.anew(text)
+        anew.append(watch.milliseconds)
+        assert whole == tokens, "the tokens from the cache are not those of the text"  # noqa: S101
+    first = []
+    for messages in unseen:
+        with Stopwatch() as watch:
+            await bench.score(messages)
+        first.append(watch.milliseconds)
+    return [Turn(len(answer.tokens), *times) for answer, *times in zip(rendered, anew, first, again, strict=True)]
+
+
+async def run(arguments: argparse.Namespace) -> list[Turn]:
+    models = Models(Settings(models_dir=arguments.models_dir))
+    try:
+        model = await models.get(arguments.model)
+        folder = ROOT / "service" / "prompts" if arguments.model.startswith("builtin/") else arguments.models_dir
+        bench = Bench(model, Tokenizer.from_file(str(folder / arguments.model / "tokenizer.json")))
+        words = await words_for(bench, arguments.turns, arguments.tokens)
+        runs = [await measure(bench, arguments.turns, words, seed) for seed in range(1, arguments.repeat + 1)]
+    finally:
+        await models.close()
+    return [
+        Turn(round(statistics.median(tokens)), *(statistics.median(times) for times in rest))
+        for tokens, *rest in (zip(*turns, strict=True) for turns in zip(*runs, strict=True))
+    ]
+
+
+def show(turns: list[Turn]) -> None:
+    print(f"{'turn':>4} {'tokens':>7} {'anew':>8} {'first':>8} {'next':>8} {'ratio':>6}")
+    for number, turn in enumerate(turns, 1):
+        if number in (1, 2, 3) or number % 5 == 0:
+            ratio = turn.anew / turn.next
+            print(f"{number:4} {turn.tokens:7} {turn.anew:8.3f} {turn.first:8.3f} {turn.next:8.3f} {ratio:6.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="builtin/demo")
+    parser.add_argument("--models-dir", type=Path, default=Settings().models_dir)
+    parser.add_argument("--turns", type=int, default=40)
+    parser.add_argument("--tokens", type=int, default=8000)
+    parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    turns = asyncio.run(run(arguments))
+    if arguments.json:
+        print(json.dumps([turn._asdict() for turn in turns]))
+    else:
+        show(turns)
+
+
+if __name__ == "__main__":
+    main()

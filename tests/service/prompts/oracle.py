@@ -1,0 +1,39 @@
+"""transformers, as the measure of what this package does."""
+
+from __future__ import annotations
+
+import json
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+
+class Oracle:
+    """A tokenizer of transformers, loaded from a model's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._template: str | None = None
+        # Not AutoTokenizer, which without a model's config.json takes another class and another pre-tokenizer.
+        self.tokenizer = transformers.TokenizersBackend.from_pretrained(str(folder))
+
+    def with_template(self, template: str) -> Oracle:
+        """The same tokenizer with another template."""
+        other = copy(self)
+        other._template = template
+        return other
+
+    def render(self, messages: list[dict[str, Any]], given: dict[str, Any]) -> str:
+        """Gives the text of a conversation; raises whatever the template raises."""
+        arguments = {"add_generation_prompt": True, **given}
+        text = self.tokenizer.apply_chat_template(
+            json.loads(json.dumps(messages)), tokenize=False, chat_template=self._template, **arguments
+        )
+        assert isinstance(text, str)
+        return text
+
+    def tokens(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Gives the tokens of a text."""
+        tokens: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+        return tokens
