@@ -10,10 +10,10 @@ demo: $(VENV)/runtime     ## See it work: simulated engines, no GPU and no hub
 	exec $(BIN)/kvcache demo $(ARGS)
 
 up: $(VENV)/runtime       ## The service, on whatever engine is there; options in ARGS
-	exec $(BIN)/kvcache up $(ARGS)
+	@exec $(BIN)/kvcache up $(ARGS)
 
 down: $(VENV)/runtime     ## Removes it
-	$(BIN)/kvcache down $(ARGS)
+	@$(BIN)/kvcache down $(ARGS)
 
 test: $(VENV)/dev         ## All tests that need no container engine
 	$(BIN)/python -m pytest -q --ignore tests/e2e $(ARGS)
