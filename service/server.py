@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -47,17 +48,23 @@ class AccessLogger(AbstractAccessLogger):
 class Connection(web.RequestHandler):
     """One client connection: aiohttp's, with a time limit on headers and every error in OpenAI's form."""
 
-    __slots__ = ("_header_timeout", "_headers_due", "_heard")
+    __slots__ = ("_answer_timeout", "_header_timeout", "_headers_due", "_heard")
 
-    def __init__(self, *args: Any, header_timeout: float, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, header_timeout: float, answer_timeout: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._header_timeout = header_timeout
+        self._answer_timeout = answer_timeout
         self._headers_due: asyncio.TimerHandle | None = None
         self._heard = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._arm()
+        # A client that does not read its answer: the system ends the connection when no byte of it gets through.
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            limit = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._answer_timeout * 1000))
+            with suppress(OSError):
+                transport.get_extra_info("socket").setsockopt(*limit)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._disarm()
@@ -146,6 +153,7 @@ async def listening(app: web.Application) -> AsyncIterator[int]:
                 server,
                 loop=loop,
                 header_timeout=settings.header_timeout,
+                answer_timeout=settings.body_timeout,
                 keepalive_timeout=settings.keepalive_timeout,
                 lingering_time=_LINGER_SECONDS,
                 access_log=access_log,

@@ -153,7 +153,9 @@ class Settings:
     max_messages: int = _setting(10_000, _count(1), "most messages of one chat")
     max_requests_in_flight: int = _setting(256, _count(1), "requests worked on at once; more are told 429")
     header_timeout: float = _setting(10.0, _seconds, "how long a client may take to send a request's headers")
-    body_timeout: float = _setting(30.0, _seconds, "how long a client may take to send a request's body")
+    body_timeout: float = _setting(
+        30.0, _seconds, "how long a client may take to send a body, or leave an answer unread"
+    )
     keepalive_timeout: float = _setting(75.0, _seconds, "how long a connection may stay open between requests")
 
     log_format: str = _setting("human", _choice("human", "json"), "log lines for people or for machines")

@@ -120,8 +120,7 @@ async def _stream(request: web.Request, written: _Written, *, include_usage: boo
     await response.prepare(request)
     for chunk in written.chunks(include_usage=include_usage):
         await response.write(b"data: " + _encoder.encode(chunk) + b"\n\n")
-    await response.write(b"data: [DONE]\n\n")
-    await response.write_eof()
+    await response.write_eof(b"data: [DONE]\n\n")
     return response
 
 

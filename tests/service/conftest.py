@@ -27,6 +27,13 @@ def url_of(client: ClientSession) -> str:
     return str(client._base_url).rstrip("/")
 
 
+def port_of(client: ClientSession) -> int:
+    """The port that the service of a client listens on."""
+    base = client._base_url
+    assert base is not None and base.port is not None
+    return base.port
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder whose path is short enough for ipc:// addresses, which may have about a hundred characters."""

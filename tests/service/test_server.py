@@ -9,15 +9,9 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from tests.service.conftest import Serve
+from tests.service.conftest import Serve, port_of
 
 HEAD = b"Host: localhost\r\n"
-
-
-def port_of(client: ClientSession) -> int:
-    base = client._base_url
-    assert base is not None and base.port is not None
-    return base.port
 
 
 async def said(client: ClientSession, sent: bytes, until: bytes = b"") -> bytes:

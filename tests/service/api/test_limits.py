@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from aiohttp import ClientSession
 
 from tests.service.api.conftest import post
-from tests.service.conftest import Serve
+from tests.service.conftest import Serve, port_of
 
 
 async def in_flight(client: ClientSession, number: int) -> None:
@@ -67,3 +70,23 @@ async def test_wrong_paths_and_methods_are_said_to_be_so(serve: Serve) -> None:
             assert answer.status == status
             assert path in error["message"]
             assert ("Allow" in answer.headers) == (status == 405)
+
+
+async def test_a_client_that_does_not_read_its_stream_is_let_go(serve: Serve) -> None:
+    client = await serve(body_timeout=0.5)
+    long = "\x01" * 1_000_000  # six characters each in JSON, so that no buffer of the system takes all of the answer
+    body = json.dumps({"messages": [{"role": "user", "content": long}], "stream": True}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+    loop = asyncio.get_running_loop()
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.setblocking(False)
+        await loop.sock_connect(deaf, ("127.0.0.1", port_of(client)))
+        await loop.sock_sendall(deaf, head % len(body) + body)
+        await in_flight(client, 1)
+        await in_flight(client, 0)
+        received = b""
+        with suppress(ConnectionResetError):
+            while part := await loop.sock_recv(deaf, 1 << 20):
+                received = received[-100:] + part
+        assert b"[DONE]" not in received
