@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 
 from service.api.answers import (
     Choice,
@@ -91,20 +92,19 @@ class _Written:
 
     def chunks(self, *, include_usage: bool) -> Iterator[Chunk]:
         """Chunks as OpenAI sends them: the role, the content, the end, and the usage if asked for."""
-        first = self._chunk([ChunkChoice(0, Delta(role="assistant", content=""))])
+        usage = None if include_usage else UNSET
+        first = self._chunk([ChunkChoice(0, Delta(role="assistant", content=""))], usage)
         first.pod_scores = self.pod_scores
         yield first
         for start in range(0, len(self.content), _CHUNK_CHARACTERS):
             piece = self.content[start : start + _CHUNK_CHARACTERS]
-            yield self._chunk([ChunkChoice(0, Delta(content=piece))])
-        yield self._chunk([ChunkChoice(0, Delta(), "stop")])
+            yield self._chunk([ChunkChoice(0, Delta(content=piece))], usage)
+        yield self._chunk([ChunkChoice(0, Delta(), "stop")], usage)
         if include_usage:
-            last = self._chunk([])
-            last.usage = self.usage
-            yield last
+            yield self._chunk([], self.usage)
 
-    def _chunk(self, choices: list[ChunkChoice]) -> Chunk:
-        return Chunk(id=self.id, created=self.created, model=self.model, choices=choices)
+    def _chunk(self, choices: list[ChunkChoice], usage: Usage | UnsetType | None) -> Chunk:
+        return Chunk(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
 
 
 async def _write(asked: AskedChat, found: Scores) -> _Written:

@@ -12,7 +12,7 @@ from service.api.errors import Refusal
 from service.api.prompts import Asked, AskedChat, ask_chat, ask_plain
 from service.api.requests import ChatRequest, Either, Messages, ScoreRequest, decode, read
 from service.api.resources import INDEX, SETTINGS
-from service.index.base import RankMatch
+from service.index.base import Prompt, RankMatch
 from service.index.scoring import pod_scores
 
 _score = msgspec.json.Decoder(ScoreRequest)
@@ -47,11 +47,18 @@ async def explain(request: web.Request) -> web.Response:
             raise Refusal(400, "`prompt` must be a single prompt here", param="prompt")
         asked = prompts[0]
     matches = app[INDEX].match(asked.prompt)
-    explained = [await _explained(app, asked, match) for match in matches]
+    reach = {length: await _reach(asked, length) for length in {match.tokens for match in matches}}
+    explained = [_explained(app, asked.prompt, match, reach[match.tokens]) for match in matches]
     explained.sort(key=lambda match: (-match.score, match.pod, match.rank))
-    tokens = len(asked.prompt.tokens)
     return json_answer(
-        Explanation(asked.target.name, asked.target.lora_name, tokens, asked.text, scores(app, matches), explained)
+        Explanation(
+            model=asked.target.model,
+            lora_name=asked.target.lora_name,
+            tokens=len(asked.prompt.tokens),
+            text=asked.text,
+            pod_scores=scores(app, matches),
+            matches=explained,
+        )
     )
 
 
@@ -70,19 +77,22 @@ def added(several: list[Scores]) -> Scores:
         for pod, score in (one or {}).items():
             total[pod] = total.get(pod, 0) + score
     ordered = sorted(total.items(), key=lambda item: (-item[1], item[0]))
-    return {pod: int(score) if score == int(score) else score for pod, score in ordered} or None
+    return {pod: int(score) if score == int(score) else round(score, 9) for pod, score in ordered} or None
 
 
-async def _explained(app: web.Application, asked: Asked | AskedChat, match: RankMatch) -> Match:
-    reach = None
-    if asked.model is not None and asked.text is not None:
-        reach = await asked.model.reach(asked.text, asked.prompt.tokens, match.tokens)
+async def _reach(asked: Asked | AskedChat, tokens: int) -> int | None:
+    if asked.model is None or asked.text is None:
+        return None
+    return await asked.model.reach(asked.text, asked.prompt.tokens, tokens)
+
+
+def _explained(app: web.Application, prompt: Prompt, match: RankMatch, reach: int | None) -> Match:
     return Match(
         pod=match.rank.pod,
         rank=match.rank.number,
         score=next(iter((scores(app, [match]) or {}).values()), 0),
         block_size=match.block_size,
-        blocks=len(asked.prompt.tokens) // match.block_size,
+        blocks=len(prompt.tokens) // match.block_size,
         matched_blocks=match.tokens // match.block_size,
         matched_tokens=match.tokens,
         matched_tokens_by_tier=ByTier.of(match.tokens_by_tier),

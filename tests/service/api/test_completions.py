@@ -57,6 +57,7 @@ async def test_the_official_client_gets_a_streamed_completion(serve: Serve) -> N
     assert [chunk.choices[0].finish_reason for chunk in parts] == [None] * (len(parts) - 1) + ["stop"]
     assert last.choices == []
     assert last.usage == whole.usage
+    assert all(chunk.usage is None and "usage" in chunk.model_fields_set for chunk in parts)
     assert len({chunk.id for chunk in chunks}) == 1
 
 
