@@ -13,13 +13,15 @@ import zmq
 import zmq.asyncio
 
 END = b"\xff" * 8
+_NO_ROOM_SECONDS = 0.001
 
 
 class Publisher:
     """Publishes batches under consecutive sequence numbers. To be used as an asynchronous context manager.
 
     An address with `*` or `::`, or of ipc or inproc, is bound and any other connected to; the replay address is always
-    bound; `binds` says otherwise. `repeats_topic` is whether replies to a replay carry the topic.
+    bound; `binds` says otherwise. `repeats_topic` is whether replies to a replay carry the topic. With `high_water`, at
+    most so many batches wait for a subscriber (`push` waits then); `linger` is how many seconds they may at the end.
     """
 
     def __init__(
@@ -31,6 +33,8 @@ class Publisher:
         buffered: int = 10_000,
         repeats_topic: bool = True,
         binds: bool | None = None,
+        high_water: int = 0,
+        linger: float = 1.0,
     ) -> None:
         self.topic = topic.encode()
         self.sequence = 0
@@ -45,8 +49,11 @@ class Publisher:
         waiting = zmq.asyncio.Context(self._context)
         self._readable_pub = waiting.socket(zmq.XPUB)
         self._pub: zmq.Socket[bytes] = zmq.Socket.shadow(self._readable_pub)
-        self._pub.sndhwm = 0
-        self._pub.linger = 1000
+        self._pub.sndhwm = high_water
+        self._pub.linger = int(linger * 1000)
+        if high_water:
+            # Else a batch for which there is no room would be dropped without a word.
+            self._pub.setsockopt(zmq.XPUB_NODROP, 1)
         self._readable_router = waiting.socket(zmq.ROUTER)
         self._router: zmq.Socket[bytes] = zmq.Socket.shadow(self._readable_router)
         self._router.sndhwm = 0
@@ -71,6 +78,8 @@ class Publisher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self._pub.linger = 0
         await self.close()
 
     async def close(self) -> None:
@@ -103,10 +112,24 @@ class Publisher:
         """
         number = self.sequence if sequence is None else sequence
         if not lost:
-            self._pub.send_multipart((self.topic, number.to_bytes(8, "big"), payload))
+            self._pub.send_multipart((self.topic, number.to_bytes(8, "big"), payload), zmq.NOBLOCK)
         self._buffer.append((number, payload))
         self.sequence = number + 1
         return number
+
+    async def push(self, payload: bytes, *, sequence: int) -> None:
+        """Publishes a batch as soon as every subscriber has room for it."""
+        while True:
+            try:
+                self.publish(payload, sequence=sequence)
+            except zmq.Again:
+                await asyncio.sleep(_NO_ROOM_SECONDS)
+            else:
+                return
+
+    def forget(self) -> None:
+        """Empties the buffer for replays, as that of a restarted engine is."""
+        self._buffer.clear()
 
     async def _watch_subscriptions(self) -> None:
         while True:

@@ -1,0 +1,35 @@
+"""A live count on standard error: one line that changes on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from time import monotonic
+
+_ON_A_TERMINAL, _ELSEWHERE = 0.2, 10.0
+
+
+class Progress:
+    """Says how far something is. `quiet` says nothing but the end."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._next = monotonic() + (0 if self._terminal else _ELSEWHERE)
+        self._width = 0
+
+    def say(self, text: str) -> None:
+        """Shows the present state, if it is time for it."""
+        if self._quiet or monotonic() < self._next:
+            return
+        self._next = monotonic() + (_ON_A_TERMINAL if self._terminal else _ELSEWHERE)
+        self._show(text, end="" if self._terminal else "\n")
+
+    def end(self, text: str) -> None:
+        """Shows what came out."""
+        self._show(text, end="\n")
+
+    def _show(self, text: str, end: str) -> None:
+        start = "\r" if self._terminal else ""
+        sys.stderr.write(f"{start}{text.ljust(self._width if self._terminal else 0)}{end}")
+        sys.stderr.flush()
+        self._width = len(text)
