@@ -84,13 +84,13 @@ def _steps(pre_tokenizer: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any
 def _kind(step: Mapping[str, Any]) -> Step:
     """Whether a step cuts at each break, or leaves letters and the spaces between them alone for the next to see."""
     match step:
-        case {"type": "Digits"} | {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}:
+        case {"type": "Digits"} | {"type": "Punctuation", "behavior": "Isolated"}:
             return "apart"
+        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": uses_regex}:
+            return "cuts" if uses_regex else "apart"
         case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"} if pattern in _APART:
             return "apart"
         case {"type": "Whitespace" | "WhitespaceSplit" | "BertPreTokenizer"} | {"type": "Metaspace", "split": True}:
-            return "cuts"
-        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
             return "cuts"
         case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert}:
             # Both keep what the pattern matches as words; the second drops what it does not match.

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer, models
+
+from service.prompts.segmentation import Segmentation, segmentation_of
+from tests.service.prompts.tokenizers_of_all_kinds import KINDS, tokenizer_of
+
+PROSE = "The cat sat on the mat and looked at the moon. " * 100
+
+
+def cuts_of(segmentation: Segmentation, text: str) -> list[str]:
+    return [text[start:end] for start, end, _ in segmentation.segments(text)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_segments_are_the_text(kind: str) -> None:
+    segmentation = segmentation_of(tokenizer_of(kind))
+    assert segmentation is not None
+    text = f"<s>{PROSE}</s><n> <r> [INST]"
+    assert "".join(cuts_of(segmentation, text)) == text
+
+
+def test_a_text_is_cut_at_added_tokens() -> None:
+    segmentation = segmentation_of(tokenizer_of("gpt2"))
+    assert segmentation is not None
+    assert cuts_of(segmentation, "<s>one<|im_end|>two [INST]") == ["<s>", "one", "<|im_end|>", "two ", "[INST]"]
+
+
+def test_a_token_that_strips_white_space_is_left_in_its_piece() -> None:
+    segmentation = segmentation_of(tokenizer_of("tokens that strip"))
+    assert segmentation is not None
+    assert cuts_of(segmentation, "<s>one <l> two<r> three<s>four") == ["<s>", "one <l> two<r> three", "<s>", "four"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pieces"),
+    [
+        ("gpt2", 5),
+        ("qwen", 5),
+        ("o200k", 5),
+        ("digits and punctuation", 5),
+        ("metaspace first", 5),
+        ("words", 5),
+        ("metaspace in one piece", 1),
+        ("an unknown pattern", 1),
+        ("gpt2 with a space before the text", 1),
+        ("llama 2", 1),
+        ("bert", 1),
+        ("tokens that strip", 1),
+    ],
+)
+def test_long_prose_is_cut_between_words_where_the_pre_tokenizer_is_known_to(kind: str, pieces: int) -> None:
+    segmentation = segmentation_of(tokenizer_of(kind))
+    assert segmentation is not None
+    assert len(cuts_of(segmentation, PROSE)) == pieces
+
+
+def test_a_tokenizer_that_draws_lots_is_not_cut() -> None:
+    assert segmentation_of(Tokenizer(models.BPE(dropout=0.1))) is None
+
+
+def test_a_tokenizer_that_splits_special_tokens_is_not_cut() -> None:
+    tokenizer = Tokenizer.from_str(tokenizer_of("gpt2").to_str())
+    tokenizer.encode_special_tokens = True
+    assert segmentation_of(tokenizer) is None
+
+
+def test_a_search_for_tokens_goes_on_past_a_token_at_the_border_of_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.prompts.segmentation._WINDOW", 4)
+    segmentation = segmentation_of(tokenizer_of("gpt2"))
+    assert segmentation is not None
+    assert cuts_of(segmentation, "ab<|im_start|><|im_end|>cd<s>") == ["ab", "<|im_start|>", "<|im_end|>", "cd", "<s>"]

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.prompts import tokenization
+from service.prompts.model_files import read_model_files
+from service.prompts.token_cache import STRETCH, Known, TokenCache
+from service.prompts.tokenization import TextTokenizer
+
+BUILTIN = Path(tokenization.__file__).parent / "builtin" / "demo"
+
+
+def conversation(number: int) -> str:
+    turns = (f"<|role|>user<|say|>Question {number} of {turn}: what is there to say?<|end|>\n" for turn in range(300))
+    return "<|begin|>" + "".join(turns)
+
+
+def test_what_was_kept_is_known() -> None:
+    cache, place = TokenCache(10_000), Known()
+    cache.put(place, "text", b"1234")
+    assert cache.get(place, "text") == b"1234"
+    assert cache.get(Known(), "text") is None
+
+
+def test_the_least_recently_used_is_let_go() -> None:
+    cache, place = TokenCache(5_000), Known()
+    for number in range(100):
+        cache.put(place, str(number), b"")
+        cache.get(place, "0")
+    assert cache.get(place, "0") is not None
+    assert cache.get(place, "1") is None
+    assert cache.get(place, "99") is not None
+    assert 0 < len(cache) < 20
+    assert cache.used <= cache.capacity
+
+
+def test_a_cache_without_room_keeps_nothing() -> None:
+    cache = TokenCache(0)
+    tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
+    assert tokenizer.encode(conversation(1), add_special_tokens=False) == tokenizer.encode(
+        conversation(1), add_special_tokens=False
+    )
+    assert (len(cache), cache.used, cache.hits) == (0, 0, 0)
+
+
+def test_the_start_of_a_text_is_recalled_up_to_where_another_differs() -> None:
+    cache = TokenCache(10_000_000)
+    tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
+    text = conversation(1)
+    tokenizer.encode(text, add_special_tokens=False)
+    assert tokenizer.recall(text).seen == len(text) // STRETCH * STRETCH
+    middle = len(text) // 2
+    recalled = tokenizer.recall(text[:middle] + "!" + text[middle:])
+    assert recalled.seen == middle // STRETCH * STRETCH
+    assert recalled.seen - 200 < recalled.done <= recalled.seen
+
+
+def test_conversations_that_share_a_start_do_not_disturb_each_other() -> None:
+    cache = TokenCache(10_000_000)
+    tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
+    plain = TextTokenizer(read_model_files(BUILTIN), TokenCache(0))
+    for _ in range(2):
+        for number in range(4):
+            text = conversation(0) + conversation(number)
+            assert tokenizer.encode(text, add_special_tokens=True) == plain.encode(text, add_special_tokens=True)
+
+
+def test_a_cache_that_is_always_full_still_gives_the_right_tokens_and_keeps_to_its_bound() -> None:
+    cache = TokenCache(60_000)
+    tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
+    plain = TextTokenizer(read_model_files(BUILTIN), TokenCache(0))
+    for number in (0, 1, 2, 1, 0, 3, 0):
+        text = conversation(number)
+        assert tokenizer.encode(text, add_special_tokens=False) == plain.encode(text, add_special_tokens=False)
+        assert cache.used <= cache.capacity
+
+
+def test_tokens_of_one_tokenizer_are_not_those_of_another(tmp_path: Path) -> None:
+    other = (BUILTIN / "tokenizer.json").read_text(encoding="utf-8").replace('"<|say|>"', '"<|SAY|>"')
+    (tmp_path / "tokenizer.json").write_text(other, encoding="utf-8")
+    cache = TokenCache(10_000_000)
+    one, two = (TextTokenizer(read_model_files(folder), cache) for folder in (BUILTIN, tmp_path))
+    tokens = [tokenizer.encode(conversation(1), add_special_tokens=False) for tokenizer in (one, two)]
+    assert tokens[0] != tokens[1]
