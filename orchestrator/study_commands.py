@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,9 @@ from orchestrator.launch import DEFAULTS, Launch
 from orchestrator.outcome import end
 
 study = typer.Typer()
+
+_Url = Annotated[str | None, typer.Option(envvar="KVCACHE_URL", help="Address of the service, instead of a name.")]
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 @study.command()
@@ -65,3 +69,73 @@ def demo(
         return play_demo(launch, play)
 
     end(run, debug=debug)
+
+
+@study.command()
+def score(
+    prompt: Annotated[str | None, typer.Argument(help="A text.")] = None,
+    chat: Annotated[Path | None, typer.Option(help="A chat request in JSON, from a file or - instead.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model, or a LoRA; the service's own if left out.")] = None,
+    lora_name: Annotated[str | None, typer.Option(help="The LoRA adapter that the request is for.")] = None,
+    cache_salt: Annotated[str | None, typer.Option(help="What the engine salts the blocks with.")] = None,
+    as_json: options.AsJson = False,
+    name: options.Name = DEFAULTS.name,
+    url: _Url = None,
+    engine: options.OneEngine = "auto",
+    debug: options.Debug = False,
+) -> None:
+    """Ask a running service how much of a prompt each pod has."""
+    from orchestrator.running import find_running
+    from orchestrator.score import Question
+    from orchestrator.score import score as ask
+
+    def run() -> None:
+        body = Question(prompt, chat, model, lora_name, cache_salt).body()
+        ask(find_running(name, url, options.engine_kind(engine)), body, as_json=as_json)
+
+    end(run, debug=debug)
+
+
+@study.command()
+def top(
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    count: Annotated[int | None, typer.Option(min=1, help="Stop after so many looks; in a pipe 1.")] = None,
+    as_json: options.AsJson = False,
+    name: options.Name = DEFAULTS.name,
+    url: _Url = None,
+    engine: options.OneEngine = "auto",
+    debug: options.Debug = False,
+) -> None:
+    """Watch a running service's pods: blocks, events per second, lag, exact or not."""
+    from orchestrator.running import find_running
+    from orchestrator.top import top as watch
+
+    def run() -> None:
+        running = find_running(name, url, options.engine_kind(engine))
+        watch(running, interval=interval, count=count, as_json=as_json)
+
+    end(run, debug=debug)
+
+
+@study.command(context_settings=_PASSED_ON)
+def record(context: typer.Context) -> None:
+    """Write what engines publish to a file."""
+    _run_tool(context)
+
+
+@study.command(context_settings=_PASSED_ON)
+def replay(context: typer.Context) -> None:
+    """Publish a recording as its engines did."""
+    _run_tool(context)
+
+
+@study.command(context_settings=_PASSED_ON)
+def offline(context: typer.Context) -> None:
+    """Analyse a recording, or score prompts against it, without container and sockets."""
+    _run_tool(context)
+
+
+def _run_tool(context: typer.Context) -> None:
+    from orchestrator.tools import run_tool
+
+    end(lambda: run_tool(str(context.info_name), context.args), debug=False)

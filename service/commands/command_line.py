@@ -10,10 +10,20 @@ _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
 
 
+class _Paragraphs(argparse.HelpFormatter):
+    """Keeps the paragraphs of a description apart, each as wide as the terminal."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
+
+
 def parser(tool: str, description: str | None) -> argparse.ArgumentParser:
     """A parser under the name by which the user called the tool: `kvcache record` runs `python -m service record`."""
     program = os.environ.get("KVCACHE_PROGRAM", "python -m service")
-    return argparse.ArgumentParser(prog=f"{program} {tool}", description=description, allow_abbrev=False)
+    return argparse.ArgumentParser(
+        prog=f"{program} {tool}", description=description, allow_abbrev=False, formatter_class=_Paragraphs
+    )
 
 
 def seconds(text: str) -> float:

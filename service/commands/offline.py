@@ -73,7 +73,6 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     made = parser("offline", __doc__)
-    made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.add_argument("events", type=Path, help="a recording: JSON lines, as `record` writes them; .gz is unpacked")
     made.add_argument("--prompts", type=Path, help="score these instead of analysing")
     made.add_argument("--json", action="store_true", help="JSON lines for machines")

@@ -1,0 +1,75 @@
+"""A running service, asked over HTTP."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from typing import Any
+
+import requests
+
+from orchestrator.engines.base import ADDRESS_LABEL, PORT_LABEL, EngineKind
+from orchestrator.engines.discovery import answering
+from orchestrator.errors import Problem
+from orchestrator.health import url
+
+_ANSWER_SECONDS = 30.0
+
+
+class Running:
+    """The service at a URL. Methods raise Problem."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._session = requests.Session()
+        self._session.trust_env = False  # no proxy has any business between a host and itself
+
+    def get(self, path: str) -> Any:
+        """The JSON that a GET gives."""
+        return self._json("GET", path, None)
+
+    def post(self, path: str, body: object) -> Any:
+        """The JSON that a POST of JSON gives."""
+        return self._json("POST", path, body)
+
+    def text(self, path: str) -> str:
+        """The text that a GET gives."""
+        return self._answer("GET", path, None).text
+
+    def _json(self, method: str, path: str, body: object) -> Any:
+        try:
+            return self._answer(method, path, body).json()
+        except json.JSONDecodeError as error:
+            raise self._stranger() from error
+
+    def _answer(self, method: str, path: str, body: object) -> requests.Response:
+        try:
+            response = self._session.request(method, self.url + path, json=body, timeout=_ANSWER_SECONDS)
+        except requests.RequestException as error:
+            raise Problem(
+                f"No service answers at {self.url}.",
+                "Start one (kvcache up), or name it: --name NAME, --url http://HOST:PORT",
+            ) from error
+        if not response.ok:
+            try:
+                said = response.json()["error"]["message"]
+            except (ValueError, KeyError, TypeError):
+                raise self._stranger() from None
+            raise Problem(f"The service refuses: {said}", f"It is {method} {path} at {self.url} that it answered.")
+        return response
+
+    def _stranger(self) -> Problem:
+        return Problem(f"What answers at {self.url} is not kvcache.", "Name another address: --url http://HOST:PORT")
+
+
+def find_running(name: str, address: str | None, kind: EngineKind | None) -> Running:
+    """The service at an address, else the one of that name, wherever it runs. Raises Problem if it does not run."""
+    if address is not None:
+        return Running(address if "://" in address else f"http://{address}")
+    for engine in answering(kind):
+        with closing(engine):
+            service = engine.find(name)
+            if service is not None and service.ours and service.running:
+                labels = service.labels
+                return Running(url(labels.get(ADDRESS_LABEL, "127.0.0.1"), int(labels.get(PORT_LABEL, 8080))))
+    raise Problem(f"No service named {name} is up.", "Start one (kvcache up), or name it: --name NAME, --url URL")

@@ -1,0 +1,92 @@
+"""`kvcache score`: how much of a prompt each pod of a running service has, a bar for each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console as Terminal
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.errors import UsageError
+from orchestrator.running import Running
+
+_BAR = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt, or a file with a chat (`-`: standard input), and what else decides its blocks."""
+
+    prompt: str | None
+    chat: Path | None
+    model: str | None
+    lora_name: str | None
+    cache_salt: str | None
+
+    def body(self) -> dict[str, Any]:
+        """The request. Raises UsageError."""
+        if (self.prompt is None) == (self.chat is None):
+            raise UsageError("Give a text or --chat FILE, and not both.", 'Example: kvcache score "Once upon a time"')
+        body = {"prompt": self.prompt} if self.chat is None else _chat(self.chat)
+        named = {"model": self.model, "lora_name": self.lora_name, "cache_salt": self.cache_salt}
+        return {**body, **{name: value for name, value in named.items() if value is not None}}
+
+
+def score(running: Running, question: Mapping[str, Any], *, as_json: bool) -> None:
+    """Asks and shows. Raises Problem."""
+    answer = running.post("/explain", question)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    terminal = Terminal(highlight=False, emoji=False)
+    lora = f" with {answer['lora_name']}" if answer["lora_name"] else ""
+    terminal.print(Text(f"{answer['tokens']:,} tokens of {answer['model']}{lora}"))
+    pods = _best_ranks(answer["matches"])
+    others = {pod["pod"] for pod in running.get("/pods")["pods"] if pod["model"] == answer["model"]} - set(pods)
+    if not pods and not others:
+        terminal.print(Text("No engine has announced a block of this model yet."))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name, justify in (("pod", "left"), ("", "left"), ("tokens", "right"), ("", "right"), ("score", "right")):
+        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    for pod, match in pods.items():
+        table.add_row(*_row(pod, answer["tokens"], match["matched_tokens"], answer["pod_scores"].get(pod, 0)))
+    for pod in sorted(others):
+        table.add_row(*_row(pod, answer["tokens"], 0, 0))
+    terminal.print(table)
+
+
+def _row(pod: str, tokens: int, matched: int, scored: float) -> tuple[Text, ProgressBar, str, str, str]:
+    bar = ProgressBar(max(tokens, 1), matched, width=_BAR)
+    return Text(pod), bar, f"{matched:,}", f"{matched / max(tokens, 1):.0%}", f"{scored:g}"
+
+
+def _best_ranks(matches: list[dict[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Each pod's best rank, best pod first, as the service has ordered them."""
+    best: dict[str, Mapping[str, Any]] = {}
+    for match in matches:
+        best.setdefault(match["pod"], match)
+    return best
+
+
+def _chat(path: Path) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        chat = json.loads(text)
+    except OSError as error:
+        raise UsageError(f"--chat: {path}: {error.strerror}.", "Name a file with a chat request in JSON.") from error
+    except ValueError as error:
+        raise UsageError(f"--chat: {path} is not JSON: {error}.", 'Example: {"messages": [{"role": …}]}') from error
+    if isinstance(chat, list):
+        return {"messages": chat}
+    if not isinstance(chat, dict) or "messages" not in chat:
+        raise UsageError(f"--chat: {path} holds no messages.", 'Example: {"messages": [{"role": …}]}')
+    return chat
