@@ -59,7 +59,7 @@ class ServiceCollector(Collector):
     def _of_events(self) -> Iterator[Metric]:
         counted = self._pool.statistics
         yield _counter("events_messages_received", "Messages that came in, a batch each", counted.messages_received)
-        yield _counter("events_messages_dropped", "Messages that found the queue full", counted.messages_dropped)
+        yield _counter("events_pauses", "Times that reading stopped because the queue was full", counted.pauses)
         yield _counter("events_batches_applied", "Batches applied", counted.batches_applied)
         yield _counter("events_batches_repeated", "Batches that had been applied before", counted.batches_repeated)
         yield _counter("events_batches_lost", "Batches missed that no replay brought", counted.batches_lost)

@@ -13,7 +13,7 @@ class Endpoint:
     """An address to subscribe to, and what its topic may leave unsaid.
 
     `pod` and `model` name the source of messages whose topic is not `kv@<pod>@<model>` (vLLM's default topic is
-    empty); `replay` is the address of the engine's replay socket.
+    empty); `replay` is the address of the engine's replay socket. Where engines connect to us, its host may be `*`.
     """
 
     address: str
@@ -25,6 +25,14 @@ class Endpoint:
     def binds(self) -> bool:
         """Whether we listen there and engines connect: vLLM's rule, mirrored (zmq_event_publisher, vLLM 0.33)."""
         return "*" in self.address or "[::]" in self.address or self.address.startswith(("ipc://", "inproc://"))
+
+    def replay_of(self, pod: str, rank: int) -> str | None:
+        """Where to ask a rank for a replay. The host `*` is that of the pod, and then each rank has its own port: the
+        one given plus its number, as vLLM counts them."""
+        if self.replay is None or not self.replay.startswith("tcp://*:"):
+            return self.replay
+        host, colon, port = pod.rpartition(":")
+        return f"tcp://{host if colon and port.isdecimal() else pod}:{int(self.replay[8:]) + rank}"
 
 
 def parse_endpoints(text: str) -> tuple[Endpoint, ...]:

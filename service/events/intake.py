@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic, time
 
@@ -19,11 +20,14 @@ class Intake:
     """All streams there are, and the one way from a batch to the index.
 
     `ask` is called for a stream whose replay socket is to be asked; the stream is marked `asking` then, and what
-    arrives for it waits until `asked` is called.
+    arrives for it and is not next waits until `asked` is called, at most `most_waiting` batches.
     """
 
-    def __init__(self, index: Index, statistics: EventStatistics, ask: Callable[[Stream], None]) -> None:
+    def __init__(
+        self, index: Index, statistics: EventStatistics, ask: Callable[[Stream], None], most_waiting: int = 100_000
+    ) -> None:
         self.notices = Notices(_log)
+        self._most_waiting = most_waiting
         self._index = index
         self._statistics = statistics
         self._ask = ask
@@ -42,25 +46,23 @@ class Intake:
             self._of_rank[rank] = self._of_rank.get(rank, 0) + 1
         return stream
 
-    def known(self, endpoint: str, rank: Rank) -> bool:
-        return (endpoint, rank) in self._streams
-
     def shared(self, rank: Rank) -> bool:
         """Whether several endpoints claim to speak for one rank, so that neither sequence tells what it holds."""
         return self._of_rank.get(rank, 0) > 1
 
     def receive(self, stream: Stream, arrival: Arrival) -> None:
         """Takes a live batch: applies it when it is next, else finds out what is missing."""
-        if stream.asking:
-            stream.waiting.append(arrival)
+        verdict = stream.judge(arrival)
+        if stream.asking and (verdict is not Verdict.NEXT or stream.waiting):
+            self._keep_waiting(stream, arrival)
             return
-        match stream.judge(arrival):
+        match verdict:
             case Verdict.NEXT:
                 self.apply(stream, arrival)
             case Verdict.REPEATED:
                 self._statistics.batches_repeated += 1
             case Verdict.RESTARTED:
-                self.restart(stream)
+                self.restart(stream, arrival.batch.timestamp)
                 self.receive(stream, arrival)
             case Verdict.GAP:
                 self._statistics.gaps += 1
@@ -68,19 +70,29 @@ class Intake:
                     self.lose(stream, arrival.sequence)
                     self.apply(stream, arrival)
                 else:
-                    stream.waiting.append(arrival)
+                    self._keep_waiting(stream, arrival)
                     self.ask(stream)
 
-    def ask(self, stream: Stream) -> None:
-        stream.asking = True
-        self._ask(stream)
+    def _keep_waiting(self, stream: Stream, arrival: Arrival) -> None:
+        # One that finds no place shows as a gap when its successor is received.
+        if len(stream.waiting) < self._most_waiting:
+            stream.waiting.append(arrival)
 
-    def asked(self, stream: Stream) -> None:
-        """The replay is over: takes the live batches that came meanwhile. What is still missing is lost."""
+    def ask(self, stream: Stream) -> None:
+        """Has the replay socket asked, unless it is being asked."""
+        if stream.replay is not None and not stream.asking:
+            stream.asking = True
+            self._ask(stream)
+
+    def asked(self, stream: Stream, in_vain: bool) -> None:
+        """The replay is over: takes the live batches that came meanwhile.
+
+        What is missing before them is lost when the replay that should have brought it was in vain.
+        """
         stream.asking = False
-        waiting, stream.waiting = stream.waiting, type(stream.waiting)()
+        waiting, stream.waiting = stream.waiting, deque()
         for arrival in waiting:
-            if not stream.asking and stream.judge(arrival) is Verdict.GAP:
+            if in_vain and not stream.asking and stream.judge(arrival) is Verdict.GAP:
                 self.lose(stream, arrival.sequence)
             self.receive(stream, arrival)
 
@@ -92,6 +104,7 @@ class Intake:
         else:
             reason = f"batches {stream.next} to {sequence - 1} were lost"
         self._statistics.batches_lost += count
+        stream.beyond_replay = False
         self.distrust(stream, reason)
 
     def distrust(self, stream: Stream, reason: str) -> None:
@@ -99,19 +112,22 @@ class Intake:
         self.notices.say(logging.WARNING, stream.rank, "%s is inexact: %s", _name(stream.rank), reason)
         stream.inexact = stream.inexact or reason
 
-    def restart(self, stream: Stream) -> None:
-        """The engine began anew: its blocks are gone."""
+    def restart(self, stream: Stream, began_at: float | None) -> None:
+        """The engine began anew, at that time if it is known: its blocks are gone."""
         self._statistics.restarts += 1
         self.notices.say(logging.WARNING, stream.rank, "%s restarted: its blocks are gone", _name(stream.rank))
+        self.rebuild(stream, began_at)
+
+    def rebuild(self, stream: Stream, began_at: float | None) -> None:
+        """Empties a rank, to be filled from its first batch on."""
         self._index.clear(stream.rank)
-        stream.restart()
+        stream.restart(began_at)
 
     def apply(self, stream: Stream, arrival: Arrival) -> None:
         """Puts a batch into the index, whatever is missing before it."""
         self._apply_events(stream, arrival.batch)
         stream.advance(arrival)
-        if stream.lost_at is None:
-            self._index.hide(stream.rank, False)
+        self.verified(stream)
         self._statistics.batches_applied += 1
         if arrival.batch.timestamp is not None:
             self._statistics.lag_seconds = max(0.0, time() - arrival.batch.timestamp)
@@ -144,8 +160,13 @@ class Intake:
     def found(self, stream: Stream) -> None:
         """The connection is back; whether something was missed, the sequence or the replay socket will show."""
         stream.lost_at = None
-        if stream.replay is not None and not stream.asking:
-            self.ask(stream)
+        self.ask(stream)
+
+    def verified(self, stream: Stream) -> None:
+        """The sequence shows that nothing is missing that is not accounted for: the blocks count, if they did not."""
+        stream.reconnected = False
+        if stream.lost_at is None:
+            self._index.hide(stream.rank, False)
 
     def forget(self, stream: Stream) -> None:
         """Drops a stream; its rank goes with it when no other endpoint speaks for it."""

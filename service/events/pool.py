@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine
+from contextlib import suppress
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import zmq
 
 from service.events.intake import Intake
 from service.events.recovery import Recovery
+from service.events.replay import Replayed
 from service.events.statistics import EventStatistics
 from service.events.stream import Stream, StreamState, arrival
 from service.events.subscription import Message, Subscription
@@ -23,7 +25,7 @@ from service.settings import Settings
 
 _log = logging.getLogger(__name__)
 _SLICE_SECONDS = 0.005
-_SWEEP_BLOCKS = 4096
+SWEEP_BLOCKS = 1024
 _SWEEP_INTERVAL = 0.1
 _QUIET = 1.0
 """Seconds after which the last batch of a burst is looked for at the replay socket: its loss shows in no gap."""
@@ -58,13 +60,13 @@ class EventPool:
         self._settings = settings
         self._index = index
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._intake = Intake(index, self.statistics, self._ask)
+        self._intake = Intake(index, self.statistics, self._ask, settings.pool_queue_batches)
         self._recovery = Recovery(self._context, self._intake, self.statistics)
         self._subscriptions = [
             Subscription(self._context, endpoint, settings.zmq_topic, self) for endpoint in settings.zmq_endpoint
         ]
         self._queues: list[_Queue] = []
-        self._queue_of: dict[tuple[str, bytes], _Queue] = {}
+        self._room = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -100,7 +102,8 @@ class EventPool:
 
     def streams(self) -> list[StreamState]:
         """Where each rank's blocks come from, and whether its answers can be trusted."""
-        return [self._state(stream) for stream in self._intake]
+        heard_last = sorted(self._intake, key=lambda stream: stream.last_event_at or 0.0)
+        return list({stream.rank: self._state(stream) for stream in heard_last}.values())
 
     def forget(self, pod: str) -> bool:
         """Drops a pod's blocks and streams; False when it is unknown. It is back with its next event."""
@@ -113,10 +116,12 @@ class EventPool:
         reason = stream.inexact or self._index.flaw(stream.rank)
         if self._intake.shared(stream.rank):
             reason = reason or "several endpoints speak for this rank"
-        if stream.asking:
+        if stream.waiting:
             reason = reason or "a replay is under way"
         if stream.lost_at is not None:
             reason = reason or "the connection is lost"
+        elif stream.reconnected:
+            reason = reason or "the connection was lost, and nothing shows yet whether something was missed"
         return StreamState(
             rank=stream.rank,
             endpoint=stream.endpoint,
@@ -129,17 +134,18 @@ class EventPool:
 
     def received(self, subscription: Subscription, message: Message) -> None:
         self.statistics.messages_received += 1
-        if self.statistics.queue_depth >= self._settings.pool_queue_batches:
-            self.statistics.messages_dropped += 1
-            self._intake.notices.say(logging.WARNING, subscription, "The queue is full: dropped a batch of events")
-            return
-        topic = (subscription.endpoint.address, message.topic)
-        queue = self._queue_of.get(topic)
-        if queue is None:
-            queue = self._queue_of[topic] = self._queues[len(self._queue_of) % len(self._queues)]
+        queue = self._queues[hash((subscription.endpoint.address, message.topic)) % len(self._queues)]
         queue.work.append(_Work(subscription, message))
         queue.filled.set()
         self.statistics.queue_depth += 1
+
+    async def wants_more(self) -> None:
+        if self.statistics.queue_depth < self._settings.pool_queue_batches:
+            return
+        self.statistics.pauses += 1
+        self._intake.notices.say(logging.WARNING, self, "Events come faster than they are applied: reading pauses")
+        self._room.clear()
+        await self._room.wait()
 
     def malformed(self, subscription: Subscription) -> None:
         self.statistics.messages_received += 1
@@ -151,7 +157,14 @@ class EventPool:
             slice_ends = monotonic() + _SLICE_SECONDS
             while queue.work and monotonic() < slice_ends:
                 self.statistics.queue_depth -= 1
-                self._apply(*queue.work.popleft())
+                work = queue.work.popleft()
+                try:
+                    self._apply(*work)
+                except Exception:
+                    _log.exception("A batch of %s could not be applied", work.message.topic)
+                    self._intake.skip(work.subscription.endpoint.address, "an error of ours")
+            if self.statistics.queue_depth < self._settings.pool_queue_batches:
+                self._room.set()
             if not queue.work:
                 queue.filled.clear()
             await asyncio.sleep(0)
@@ -162,19 +175,40 @@ class EventPool:
         except WireError as error:
             self._intake.skip(subscription.endpoint.address, str(error))
             return
-        endpoint = subscription.endpoint
-        source = read_topic(message.topic, endpoint, self._settings.model_name, message.peer)
-        rank = Rank(source.pod, source.model, arrived.batch.rank)
-        stream = self._intake.stream(endpoint.address, rank, endpoint.replay)
+        stream = self._stream(subscription, message.topic, arrived.batch.rank, message.peer)
+        if message.connection != stream.connection and stream.connection in subscription.connections:
+            self._intake.distrust(stream, "several engines publish under its name")
+        if stream.lost_at is not None or (message.connection != stream.connection and stream.next):
+            self._intake.found(stream)
         stream.connection = message.connection
-        stream.lost_at = None
         stream.check_at = monotonic() + _QUIET
         self._intake.receive(stream, arrived)
 
+    def _stream(self, subscription: Subscription, topic: bytes, rank: int, peer: str | None = None) -> Stream:
+        endpoint = subscription.endpoint
+        source = read_topic(topic, endpoint, self._settings.model_name, peer)
+        replay = endpoint.replay_of(source.pod, rank)
+        return self._intake.stream(endpoint.address, Rank(source.pod, source.model, rank), replay)
+
     def connected(self, subscription: Subscription, connection: int) -> None:
-        for stream in self._intake:
-            if stream.endpoint == subscription.endpoint.address and not subscription.endpoint.binds:
-                self._intake.found(stream)
+        endpoint = subscription.endpoint
+        if endpoint.binds:
+            return  # the next message tells whose connection it is
+        streams = [stream for stream in self._intake if stream.endpoint == endpoint.address]
+        for stream in streams:
+            self._intake.found(stream)
+        if not streams and endpoint.replay is not None:
+            self._recovery.introduce(endpoint.replay, lambda replayed: self._introduced(subscription, replayed))
+
+    def _introduced(self, subscription: Subscription, replayed: Replayed) -> None:
+        topic = replayed.topic
+        if topic is None and subscription.endpoint.pod is not None:
+            topic = b""
+        if topic is None or not subscription.wants(topic):
+            return
+        with suppress(WireError):
+            rank = arrival(replayed.sequence, replayed.payload).batch.rank
+            self._intake.ask(self._stream(subscription, topic, rank))
 
     def disconnected(self, subscription: Subscription, connection: int) -> None:
         for stream in self._intake:
@@ -183,7 +217,7 @@ class EventPool:
 
     async def _sweep(self) -> None:
         while True:
-            more = self._index.sweep(_SWEEP_BLOCKS)
+            more = self._index.sweep(SWEEP_BLOCKS)
             await asyncio.sleep(0 if more else _SWEEP_INTERVAL)
 
     async def _watch(self) -> None:
@@ -204,7 +238,7 @@ class EventPool:
         self._recovery.begin(stream)
 
     def _check(self, stream: Stream) -> None:
-        if stream.replay is not None and not stream.asking and monotonic() > stream.check_at:
+        if monotonic() > stream.check_at:
             self._intake.ask(stream)
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing, suppress
 from time import monotonic
+from typing import Any
 
 from service.events.intake import Intake
 from service.events.replay import Replayed, ReplayError, ask
 from service.events.statistics import EventStatistics
-from service.events.stream import Arrival, Stream, arrival, payload_digest
+from service.events.stream import Arrival, Stream, Verdict, arrival, payload_digest
 from service.events.subscription import Context
 from service.events.wire import Batch, WireError
 
+_log = logging.getLogger(__name__)
 _SLICE_SECONDS = 0.005
 _IDLE_INTERVAL = 30.0
+_ATTEMPTS = 3
 
 
 class Recovery:
@@ -29,54 +32,93 @@ class Recovery:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, stream: Stream) -> None:
-        task = asyncio.create_task(self._recover(stream), name=f"replay of {stream.rank.pod}")
+        """Starts to ask for what a stream lacks; Intake.asked is called at the end."""
+        self._run(self._recover(stream), stream.rank.pod)
+
+    def introduce(self, address: str, heard: Callable[[Replayed], None]) -> None:
+        """Asks an engine that has not been heard yet for its first batch, which tells who it is."""
+        self._run(self._introduce(address, heard), address)
+
+    async def close(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _run(self, work: Coroutine[Any, Any, None], subject: str) -> None:
+        task = asyncio.create_task(work, name=f"replay of {subject}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    async def _introduce(self, address: str, heard: Callable[[Replayed], None]) -> None:
+        with suppress(ReplayError):
+            async with aclosing(ask(self._context, address, 0)) as replies:
+                async for replayed in replies:
+                    heard(replayed)
+                    break
 
     async def _recover(self, stream: Stream) -> None:
-        assert stream.replay is not None  # noqa: S101 - streams without one are never asked
         self._statistics.replays += 1
-        try:
-            if not await self._take(stream, ask(self._context, stream.replay, max(stream.next - 1, 0))):
-                self._intake.restart(stream)
-                await self._take(stream, ask(self._context, stream.replay, 0))
-        except ReplayError as error:
-            self._statistics.replay_failures += 1
-            self._intake.notices.say(logging.WARNING, stream.rank, "No replay for %s: %s", stream.rank.pod, str(error))
-        finally:
-            stream.check_at = monotonic() + _IDLE_INTERVAL
-            self._intake.asked(stream)
+        began_at, gap_is_known = stream.next, bool(stream.waiting)
+        answered = await self._answered(stream)
+        stream.check_at = monotonic() + _IDLE_INTERVAL
+        self._intake.asked(stream, in_vain=not answered or (gap_is_known and stream.next == began_at))
 
-    async def _take(self, stream: Stream, replies: AsyncGenerator[Replayed]) -> bool:
-        """Applies what is new among the replies. False when they show that the engine has restarted.
+    async def _answered(self, stream: Stream) -> bool:
+        """Asks until the engine has said all that it still has; False when it does not answer again and again."""
+        for _ in range(_ATTEMPTS):
+            try:
+                await self._catch_up(stream)
+            except ReplayError as error:
+                reason = str(error)
+            except Exception:
+                _log.exception("The replay of %s failed", stream.rank.pod)
+                reason = "an error of ours"
+                break
+            else:
+                return True
+        self._statistics.replay_failures += 1
+        self._intake.notices.say(logging.WARNING, stream.rank, "No replay of %s: %s", stream.rank.pod, reason)
+        return False
 
-        They are asked for from the last batch applied, which the engine still has under its number unless it
-        restarted or its buffer no longer reaches back to it.
-        """
+    async def _catch_up(self, stream: Stream) -> None:
+        # From the last batch applied on: that the engine has it under its number shows that it has not restarted.
+        # An inexact rank is rebuilt from the first batch on, if the engine still has all of them.
+        rebuilds = stream.inexact is not None and not stream.beyond_replay
+        start = 0 if rebuilds else max(stream.next - 1, 0)
+        if not await self._take(stream, start, rebuilds):
+            self._intake.restart(stream, None)
+            await self._take(stream, 0, rebuilds=True)
+        self._intake.verified(stream)
+
+    async def _take(self, stream: Stream, start: int, rebuilds: bool) -> bool:
+        """Applies what is new among the batches from `start` on. False when they show that the engine restarted."""
+        assert stream.replay is not None  # noqa: S101 - streams without one are never asked
         applied, first = stream.next, True
         slice_ends = monotonic() + _SLICE_SECONDS
-        async with aclosing(replies):
+        async with aclosing(ask(self._context, stream.replay, start)) as replies:
             async for replayed in replies:
                 arrived = self._read(stream, replayed)
-                if first and arrived.sequence < applied and not stream.knows(arrived):
+                if stream.forgotten:
+                    break
+                if first and start == 0:
+                    stream.beyond_replay = arrived.sequence > 0
+                    if rebuilds and arrived.sequence == 0:
+                        restarted = stream.judge(arrived) is Verdict.RESTARTED
+                        (self._intake.restart if restarted else self._intake.rebuild)(stream, arrived.batch.timestamp)
+                elif first and arrived.sequence < applied and not stream.knows(arrived):
                     return False
                 first = False
                 if arrived.sequence > stream.next:
                     self._intake.lose(stream, arrived.sequence)
+                    stream.beyond_replay = True
                 if arrived.sequence >= stream.next:
                     self._intake.apply(stream, arrived)
                 if monotonic() > slice_ends:
                     await asyncio.sleep(0)
                     slice_ends = monotonic() + _SLICE_SECONDS
-                if stream.forgotten:
-                    break
-        nothing_newer_is_heard = all(waiting.sequence < applied for waiting in stream.waiting)
-        return not (first and applied and nothing_newer_is_heard)
+        heard_since = stream.next > applied or any(waiting.sequence >= applied for waiting in stream.waiting)
+        return not (first and applied and not heard_since)
 
     def _read(self, stream: Stream, replayed: Replayed) -> Arrival:
         try:

@@ -9,7 +9,7 @@ import zmq
 import zmq.asyncio
 
 END = b"\xff" * 8
-_ANSWER_MILLISECONDS = 5000
+_ANSWER_MILLISECONDS = 2000
 _SLICE = 128
 
 

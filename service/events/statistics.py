@@ -17,8 +17,8 @@ class EventStatistics:
     """Messages are what was received from a socket; each carries one batch of events."""
 
     messages_received: int = 0
-    messages_dropped: int = 0
-    """Not queued because the queue was full; each shows as a gap in its stream."""
+    pauses: int = 0
+    """Times that reading stopped because the queue was full. What the sockets could not keep shows as a gap."""
     batches_applied: int = 0
     batches_repeated: int = 0
     """Not applied because they had been."""

@@ -72,22 +72,29 @@ class Stream:
     lost_at: float | None = None
     """When the connection was lost, by the monotonic clock; None while it is there."""
     reconnected: bool = False
-    """Whether the connection was lost since the last batch, so that a sequence from 0 means a restart for certain."""
+    """Whether the connection was lost since the last batch: something may be missing, and a sequence from 0 is a
+    restart for certain."""
     asking: bool = False
-    """Whether a replay is under way; live batches wait in `waiting` meanwhile."""
-    forgotten: bool = False
+    """Whether a replay is under way; live batches that are not next wait in `waiting` meanwhile."""
     waiting: deque[Arrival] = field(default_factory=deque)
+    beyond_replay: bool = False
+    """Whether a replay from the first batch on was tried in vain since the last loss."""
     check_at: float = 0.0
     """When to ask the replay socket whether the last batches were lost, by the monotonic clock."""
+    forgotten: bool = False
     _timestamp: float = 0.0
+    _began_at: float = 0.0
     _digests: deque[int | None] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
     def judge(self, arrival: Arrival) -> Verdict:
         """Says what a batch is; changes nothing.
 
         A number below the expected one is a repetition when its content is what was applied under it, or when it was
-        given up as lost and comes late. Any other content under a number that was used means a restarted engine.
+        given up as lost and comes late. Any other content under a number that was used means a restarted engine. What
+        was sent before a restart and comes after it counts no more.
         """
+        if (arrival.batch.timestamp or self._began_at) < self._began_at:
+            return Verdict.REPEATED
         if arrival.sequence == self.next:
             return Verdict.NEXT
         if arrival.sequence > self.next:
@@ -115,9 +122,10 @@ class Stream:
         self.last_event_at = time()
         self._timestamp = arrival.batch.timestamp or 0.0
 
-    def restart(self) -> None:
-        """Begins anew, as the engine did: all that it said before no longer counts."""
+    def restart(self, began_at: float | None = None) -> None:
+        """Begins anew: nothing that was sent before `began_at` (Unix seconds, by the engine's clock) counts."""
         self.next = 0
+        self._began_at = began_at or 0.0
         self.inexact = None
         self.reconnected = False
         self._digests.clear()

@@ -34,6 +34,10 @@ class Listener(Protocol):
 
     def received(self, subscription: Subscription, message: Message) -> None: ...
 
+    async def wants_more(self) -> None:
+        """Waits until more messages are wanted; what the sockets cannot keep meanwhile shows as a gap."""
+        ...
+
     def malformed(self, subscription: Subscription) -> None: ...
 
     def connected(self, subscription: Subscription, connection: int) -> None: ...
@@ -117,6 +121,7 @@ class Subscription:
             while monitor.poll(0):
                 self._monitored(monitor)
             self._drain(socket)
+            await self._listener.wants_more()
             await asyncio.sleep(0)
 
     def _monitored(self, monitor: zmq.Socket[bytes]) -> None:

@@ -12,12 +12,13 @@ from xxhash import xxh3_64_intdigest
 from service.index.base import BlockKey, Prompt, TokenIds
 
 _TOKEN_BYTES = 4
+_KEY_BITS = (1 << 60) - 1  # the most that Python keeps in 32 bytes; 64 bits take 48
 assert array("I").itemsize == _TOKEN_BYTES  # noqa: S101 - keys are defined over 32-bit tokens
 
 
 def root_key(model: str, lora_name: str | None, block_size: int) -> BlockKey:
     """The key that the first block of a chain is chained to."""
-    return xxh3_64_intdigest(msgspec.msgpack.encode((model, lora_name, block_size)))
+    return xxh3_64_intdigest(msgspec.msgpack.encode((model, lora_name, block_size))) & _KEY_BITS
 
 
 def block_keys(
@@ -33,13 +34,13 @@ def block_keys(
     key = parent
     if not any(extras):
         for (block,) in struct.iter_unpack(f"{block_size * _TOKEN_BYTES}s", memoryview(tokens)[:whole]):
-            key = xxh3_64_intdigest(block, key)
+            key = xxh3_64_intdigest(block, key) & _KEY_BITS
             keys.append(key)
         return keys
     for position, start in enumerate(range(0, whole, block_size)):
         block = tokens[start : start + block_size].tobytes()
         extra = extras[position] if position < len(extras) else None
-        key = xxh3_64_intdigest(block + extra if extra else block, key)
+        key = xxh3_64_intdigest(block + extra if extra else block, key) & _KEY_BITS
         keys.append(key)
     return keys
 

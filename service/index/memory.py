@@ -140,10 +140,13 @@ class MemoryIndex:
     def _add(self, holder: Holder, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> None:
         holding, names, bit = self._holding[tier], holder.keys, holder.bit
         added = 0
+        before, after = 0, bit
         for block_hash, key in zip(hashes, keys, strict=True):
             mask = holding.get(key, 0)
             if not mask & bit:
-                holding[key] = mask | bit
+                if mask != before:
+                    before, after = mask, mask | bit
+                holding[key] = after  # one object for all blocks of a run that the same holders have
                 names[block_hash] = key
                 added += 1
             elif holder.doubts and holder.state.reports and block_hash in holder.doubts and block_hash != hashes[-1]:
