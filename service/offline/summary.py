@@ -10,7 +10,7 @@ from service.offline.over_time import held_over_time, rate_over_time
 from service.offline.table import duration, size, table
 
 _BARS = " ▁▂▃▄▅▆▇█"
-_BARS_WIDTH = 60
+_BARS_WIDTH = 56
 _INCIDENTS_SHOWN = 10
 
 
