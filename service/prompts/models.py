@@ -7,10 +7,11 @@ import re
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from service.prompts.errors import ModelNotFound, ModelUnavailable
-from service.prompts.hub import fetch_model_folder
+from service.prompts.hub import cached_folder, fetched_folder
 from service.prompts.model import Model
 from service.prompts.model_files import TOKENIZER, BadModelFile, read_model_files
 from service.prompts.rendering import Renderer
@@ -18,6 +19,7 @@ from service.prompts.token_cache import TokenCache
 from service.settings import Settings
 
 _BUILTIN = Path(__file__).parent / "builtin"
+_BUILTIN_PREFIX = "builtin/"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.\-]{0,95})?")
 _REMEMBERED_FAILURES = 1000
 
@@ -32,7 +34,7 @@ class Models:
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Model]] = {}
         self._failed: OrderedDict[str, tuple[float, Exception]] = OrderedDict()
-        self._loaders = ThreadPoolExecutor(max_workers=4, thread_name_prefix="model-load")
+        self._fetchers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="hub")
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prompts")
 
     async def get(self, name: str) -> Model:
@@ -63,12 +65,12 @@ class Models:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._renderer.close()
-        self._loaders.shutdown(wait=False, cancel_futures=True)
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     async def _load(self, name: str) -> Model:
         try:
-            model = await asyncio.get_running_loop().run_in_executor(self._loaders, self._read, name)
+            model = await self._read(name)
             await model.prepare()
         except (ModelNotFound, ModelUnavailable) as error:
             self._failed[name] = (time.monotonic() + self._settings.hub_retry_after, error)
@@ -82,26 +84,46 @@ class Models:
             self._loaded.popitem(last=False)
         return model
 
-    def _read(self, name: str) -> Model:
-        folder = self._folder(name)
+    async def _read(self, name: str) -> Model:
+        """Reads a model from disk, else from the hub's cache, else from the hub."""
+        run = asyncio.get_running_loop().run_in_executor
+        if (folder := self._on_disk(name)) is not None:
+            try:
+                return await run(self._workers, self._model, name, folder)
+            except BadModelFile as error:
+                raise ModelUnavailable(name, str(error), "Replace the file") from None
+        timeout = self._settings.hub_timeout
+        folder = await run(self._fetchers, cached_folder, name)
+        if folder is None:
+            folder = await run(self._fetchers, fetched_folder, name, timeout)
         try:
-            return Model(
-                name,
-                read_model_files(folder),
-                settings=self._settings,
-                renderer=self._renderer,
-                cache=self._cache,
-                workers=self._workers,
-            )
-        except BadModelFile as error:
-            raise ModelUnavailable(
-                name, str(error), "Replace the file, or remove it to have it fetched again"
-            ) from None
+            return await run(self._workers, self._model, name, folder)
+        except BadModelFile as half_written:
+            try:
+                folder = await run(self._fetchers, partial(fetched_folder, name, timeout, anew=True))
+                return await run(self._workers, self._model, name, folder)
+            except ModelUnavailable as error:
+                reason = f"{half_written}, and it cannot be fetched anew: {error.reason}"
+                raise ModelUnavailable(name, reason, error.remedy) from None
+            except BadModelFile as error:
+                raise ModelUnavailable(name, str(error), "It is as bad on the hub: ask for another model") from None
 
-    def _folder(self, name: str) -> Path:
-        for parent in (_BUILTIN.parent if name.startswith("builtin/") else self._settings.models_dir,):
-            if (parent / name / TOKENIZER).is_file():
-                return parent / name
-        if name.startswith("builtin/"):
-            raise ModelNotFound(name)
-        return fetch_model_folder(name, self._settings.hub_timeout)
+    def _on_disk(self, name: str) -> Path | None:
+        """The folder of a model that is built in or in MODELS_DIR; raises ModelNotFound for one that should be."""
+        if name.startswith(_BUILTIN_PREFIX):
+            folder = _BUILTIN / name.removeprefix(_BUILTIN_PREFIX)
+            if not (folder / TOKENIZER).is_file():
+                raise ModelNotFound(name, "no model of that name is built in")
+            return folder
+        folder = self._settings.models_dir / name
+        return folder if (folder / TOKENIZER).is_file() else None
+
+    def _model(self, name: str, folder: Path) -> Model:
+        return Model(
+            name,
+            read_model_files(folder),
+            settings=self._settings,
+            renderer=self._renderer,
+            cache=self._cache,
+            workers=self._workers,
+        )

@@ -21,7 +21,8 @@ import jinja2
 from service.prompts.content_format import content_format
 from service.prompts.conversation import ContentFormat
 from service.prompts.environment import ChatEnvironment
-from service.prompts.guarded_environment import GuardedEnvironment, TooMuch
+from service.prompts.guarded_environment import GuardedEnvironment
+from service.prompts.guarded_syntax import TooMuch
 
 REQUEST = struct.Struct("!Q")
 ANSWER = struct.Struct("!cQ")

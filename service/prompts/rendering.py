@@ -15,7 +15,8 @@ import jinja2
 
 from service.prompts.conversation import ContentFormat
 from service.prompts.errors import PromptError
-from service.prompts.guarded_environment import GuardedEnvironment, TooMuch
+from service.prompts.guarded_environment import GuardedEnvironment
+from service.prompts.guarded_syntax import TooMuch
 from service.prompts.render_processes import START_SECONDS, RenderFailed, RenderProcess
 from service.prompts.render_worker import Findings, Job
 from service.settings import Settings
