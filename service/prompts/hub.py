@@ -87,7 +87,9 @@ def _explained(name: str, error: Exception, timeout: float) -> ModelNotFound | M
         return ModelNotFound(name, str(error))
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return ModelUnavailable(name, *_gated(name))
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes) and not (status == 401 and get_token()):
+    unknown = status == 401 or any(isinstance(cause, RepositoryNotFoundError) for cause in causes)
+    # Without a token, the hub answers 401 for a model that it does not know, too.
+    if unknown and not (status == 401 and get_token()):
         return ModelNotFound(name, f"the hub knows none of that name{'' if get_token() else ', or wants HF_TOKEN set'}")
     mount = f"put its files into MODELS_DIR/{name}/"
     if status is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 from service.prompts.errors import ModelNotFound, ModelUnavailable
 from service.prompts.hub import cached_folder, fetched_folder
@@ -46,7 +46,7 @@ class Models:
             raise ModelNotFound(name, "a model's name is NAME or ORGANISATION/NAME")
         if name in self._failed:
             until, error = self._failed[name]
-            if time.monotonic() < until:
+            if monotonic() < until:
                 raise error
             del self._failed[name]
         task = self._loading.get(name)
@@ -73,7 +73,7 @@ class Models:
             model = await self._read(name)
             await model.prepare()
         except (ModelNotFound, ModelUnavailable) as error:
-            self._failed[name] = (time.monotonic() + self._settings.hub_retry_after, error)
+            self._failed[name] = (monotonic() + self._settings.hub_retry_after, error)
             while len(self._failed) > _REMEMBERED_FAILURES:
                 self._failed.popitem(last=False)
             raise

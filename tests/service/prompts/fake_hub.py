@@ -1,0 +1,114 @@
+"""A small HTTP server that speaks the part of the hub's protocol by which huggingface_hub fetches files of a model."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Repository:
+    """A model on the hub, and what is the matter with it."""
+
+    files: dict[str, bytes]
+    gated: bool = False
+    private: bool = False
+    status: int | None = None
+    """What every request is answered with, if anything."""
+    silent: bool = False
+    """Whether requests are never answered."""
+    cut: str | None = None
+    """The file whose content ends half-way, with the connection."""
+
+
+@dataclass
+class FakeHub:
+    """The hub: its models, the tokens that it takes, and what it was asked."""
+
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    tokens: set[str] = field(default_factory=lambda: {"hf_good"})
+    asked: Counter[str] = field(default_factory=Counter)
+    html: bool = False
+    """Whether it is no hub at all but a page that says so."""
+    url: str = ""
+
+    def files_asked_for(self) -> set[str]:
+        """The names of the files whose content went out."""
+        return {
+            request.split("/resolve/main/")[1]
+            for request in self.asked
+            if request.startswith("GET") and "/resolve/" in request
+        }
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.asked[f"{request.method} {request.path}"] += 1
+        if self.html:
+            return web.Response(text="<html>Log in to the network</html>", content_type="text/html")
+        path = request.path.removeprefix("/api/models/").lstrip("/")
+        name, _, file = path.partition("/resolve/main/")
+        repository = self.repositories.get(name)
+        if (refusal := self._refusal(request, repository)) is not None:
+            return refusal
+        assert repository is not None
+        if repository.silent:
+            await asyncio.Event().wait()
+        return await self._file(request, repository, file) if file else self._info(name, repository)
+
+    def _refusal(self, request: web.Request, repository: Repository | None) -> web.Response | None:
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token and token not in self.tokens:
+            return _error(401, message="Invalid credentials in Authorization header")
+        if repository is None or (repository.private and not token):
+            # So that nobody learns which private models there are.
+            return _error(404, code="RepoNotFound") if token else _error(401, message="Invalid username or password.")
+        if repository.gated:
+            return _error(403 if token else 401, code="GatedRepo", message="Access to model is restricted")
+        return _error(repository.status) if repository.status is not None else None
+
+    def _info(self, name: str, repository: Repository) -> web.Response:
+        files = [
+            {"rfilename": file, "size": len(content), "blobId": file} for file, content in repository.files.items()
+        ]
+        return web.json_response({"id": name, "modelId": name, "sha": COMMIT, "private": False, "siblings": files})
+
+    async def _file(self, request: web.Request, repository: Repository, file: str) -> web.StreamResponse:
+        content = repository.files.get(file)
+        if content is None:
+            return _error(404, code="EntryNotFound", message="Entry not found")
+        headers = {"ETag": f'"{hashlib.sha1(content, usedforsecurity=False).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        headers["Content-Length"] = str(len(content))
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        if request.method == "GET":
+            await response.write(content[: len(content) // 2] if repository.cut == file else content)
+            if repository.cut == file:
+                assert request.transport is not None
+                request.transport.close()
+        return response
+
+
+def _error(status: int, *, code: str | None = None, message: str | None = None) -> web.Response:
+    headers = {"X-Error-Code": code, "X-Error-Message": message, "X-Repo-Commit": COMMIT}
+    return web.Response(status=status, headers={name: value for name, value in headers.items() if value is not None})
+
+
+@asynccontextmanager
+async def running_hub() -> AsyncIterator[FakeHub]:
+    """Runs a hub on a free port of this machine."""
+    hub = FakeHub()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", hub.answer)
+    server = TestServer(app)
+    await server.start_server()
+    hub.url = str(server.make_url("")).rstrip("/")
+    yield hub
+    await server.close()
