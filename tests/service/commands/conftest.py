@@ -9,6 +9,9 @@ from typing import TypeAlias
 import pytest
 
 from tests.conftest import ROOT
+from tests.service.events.conftest import listen
+
+__all__ = ["Tool", "listen", "tool"]
 
 Tool: TypeAlias = "Callable[..., subprocess.CompletedProcess[str]]"
 
