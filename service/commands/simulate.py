@@ -47,7 +47,10 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     options = _read(arguments, environment)
     try:
         return asyncio.run(_simulate(options))
-    except (ServiceError, ValueError, OSError) as error:
+    except ValueError as error:
+        print(f"{error}: the engines need more (--blocks)", file=sys.stderr)  # noqa: T201
+        return 1
+    except (ServiceError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
