@@ -47,7 +47,7 @@ class Models:
         if name in self._failed:
             until, error = self._failed[name]
             if monotonic() < until:
-                raise error
+                raise error.with_traceback(None)
             del self._failed[name]
         task = self._loading.get(name)
         if task is None:

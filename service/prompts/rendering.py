@@ -69,7 +69,7 @@ class Renderer:
         else:
             self._templates.move_to_end(source)
         if isinstance(found, PromptError):
-            raise found
+            raise found.with_traceback(None)
         return found
 
     async def render(self, template: Template, variables: dict[str, Any]) -> str:

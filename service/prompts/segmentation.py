@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from tokenizers import AddedToken, Tokenizer
 
-from service.prompts.word_breaks import WORD_BREAK, cuts_at_word_breaks
+from service.prompts.word_breaks import LOOKAHEAD, safe_breaks
 
 _CHUNK = 1024
 """Characters after which a piece is cut at the next safe place."""
@@ -69,13 +69,13 @@ Segment: TypeAlias = tuple[int, int, int | None]
 class Segmentation:
     """The cuts of one tokenizer's texts."""
 
-    def __init__(self, first: _Cuts, second: _Cuts, chunks: bool, context: str | None) -> None:
+    def __init__(self, first: _Cuts, second: _Cuts, breaks: re.Pattern[str] | None, context: str | None) -> None:
         self._first = first
         self._second = second
-        self._chunks = chunks
+        self._breaks = breaks
         self.context = context
         """A token to put before a piece that does not start the text, where that makes a difference."""
-        self.lookahead = 2 * max(first.longest, second.longest) + 2
+        self.lookahead = 2 * max(first.longest, second.longest) + LOOKAHEAD
         """A cut is settled once that many characters after it are known, whatever follows them."""
 
     def segments(self, text: str, start: int = 0) -> Iterable[Segment]:
@@ -83,8 +83,8 @@ class Segmentation:
         segments = self._first.cut(text, start, len(text))
         if self._second.cuts:
             segments = _within(segments, lambda start, end: self._second.cut(text, start, end))
-        if self._chunks:
-            segments = _within(segments, lambda start, end: _chunks(text, start, end))
+        if (breaks := self._breaks) is not None:
+            segments = _within(segments, lambda start, end: _chunks(text, start, end, breaks))
         return segments
 
 
@@ -106,19 +106,20 @@ def segmentation_of(tokenizer: Tokenizer) -> Segmentation | None:
     late = {number: token for number, token in added.items() if token.normalized}
     second = _Cuts(late if not normalizers and first.takes_all else {})
     hidden = [] if second.takes_all and not normalizers else list(late.values())
-    chunks = (
+    breaks = None
+    if (
         first.takes_all
         and second.takes_all
         and all(step["type"] == "NFC" for step in normalizers)
-        and not any(_reaches(token) or re.search("[A-Za-z] ", token.content) for token in hidden)
-        and cuts_at_word_breaks(pre_tokenizer)
-    )
+        and not any(_reaches(token) or _may_hold_a_break(token.content) for token in hidden)
+    ):
+        breaks = safe_breaks(pre_tokenizer)
     context = None
     if any(step["type"] == "Metaspace" and step.get("prepend_scheme") == "first" for step in steps):
         context = first.plainest(added.values())
         if context is None:
             return None
-    return Segmentation(first, second, chunks, context)
+    return Segmentation(first, second, breaks, context)
 
 
 class _Cuts:
@@ -187,11 +188,23 @@ def _within(segments: Iterable[Segment], cut: Callable[[int, int], Iterable[Segm
             yield segment
 
 
-def _chunks(text: str, start: int, end: int) -> Iterable[Segment]:
-    while end - start > _CHUNK and (found := WORD_BREAK.search(text, start + _CHUNK, end)) is not None:
-        yield start, found.end(), None
-        start = found.end()
+def _chunks(text: str, start: int, end: int, breaks: re.Pattern[str]) -> Iterable[Segment]:
+    at = start + _CHUNK
+    while at < end:
+        stop = at + _WINDOW
+        found = breaks.search(text, at, min(stop + LOOKAHEAD, end))
+        if found is None:
+            at = stop
+        else:
+            yield start, found.end(), None
+            start = found.end()
+            at = start + _CHUNK
     yield start, end, None
+
+
+def _may_hold_a_break(content: str) -> bool:
+    """Whether a token may reach over a place at which a piece may be cut."""
+    return re.search(r". |\n.", content, re.DOTALL) is not None
 
 
 def _pattern(contents: Iterable[str]) -> str:

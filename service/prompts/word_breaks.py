@@ -1,9 +1,10 @@
-r"""Whether a tokenizer's pre-tokenizer always cuts at a space between two ASCII letters.
+r"""Where a text may be cut within a piece without added tokens: where the pre-tokenizer is known to cut it anyway.
 
-Why such a place p is safe to cut at, if each alternative of the splitting pattern is one of `_ALTERNATIVES`: none of
-them matches a letter and the space after it, so no match reaches over p; the letter before p is matched by something,
-so a match ends at p; none looks back, so what follows p matches as if the text started there; and the only one that
-looks ahead asks for `(?!\S)`, to which the space at p gives the same answer as the end of a text.
+There are two kinds of such a place p: before a space between two letters, and after a lone line break before a letter.
+Why they are safe, where each alternative of the splitting pattern is one of `_ALTERNATIVES`: none of them matches a
+letter and then a space, or a line break and then a letter, so no match reaches over p; what stands before p is matched
+by something, so a match ends at p; none looks back, so what follows p matches as if the text started there; and the
+only one that looks ahead, `\s+(?!\S)`, gives way to `\s+` for a lone line break, and is not asked for anything else.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-WORD_BREAK = re.compile(r"[A-Za-z](?= [A-Za-z])")
-"""Matches the letter before a safe place."""
+_LETTER = "A-Za-zА-Яа-я가-힣"
+_BEFORE_SPACE = rf"[{_LETTER}](?= [{_LETTER}])"
+_AFTER_LINE = rf"(?<=[!-~{_LETTER}一-龥。，！？：；）])\n(?=[{_LETTER}一-龥])"
+
+LOOKAHEAD = 2
+"""How many characters after a place decide whether it is one."""
 
 _LETTERS = (
     r" ?\p{L}+",
@@ -57,18 +62,25 @@ _OTHERS = (
 _ALTERNATIVES = frozenset((*_LETTERS, *_CAPITALS, *_OTHERS))
 
 _APART = frozenset({r"\p{N}", r"\p{N}{1,3}", r"\p{N}+", "[一-龥\u3040-ゟ゠-ヿ]+"})
-"""Patterns that match neither letters of ASCII nor spaces, and look at nothing but what they match."""
+"""Patterns that match no white space and no letter of a break, or just all of it, and look at nothing else."""
 
-Step = Literal["cuts", "apart", "unknown"]
+Step = Literal["cuts", "cuts at spaces", "apart", "unknown"]
 
 
-def cuts_at_word_breaks(pre_tokenizer: Mapping[str, Any] | None) -> bool:
-    """Whether the pre-tokenizer, as tokenizer.json describes it, has a safe place at each WORD_BREAK."""
+def safe_breaks(pre_tokenizer: Mapping[str, Any] | None) -> re.Pattern[str] | None:
+    """Gives what finds the character before each safe place, or None where none are known.
+
+    `pre_tokenizer` is as tokenizer.json describes it.
+    """
     for step in _steps(pre_tokenizer):
-        kind = _kind(step)
-        if kind != "apart":
-            return kind == "cuts"
-    return False
+        match _kind(step):
+            case "cuts":
+                return re.compile(f"{_BEFORE_SPACE}|{_AFTER_LINE}")
+            case "cuts at spaces":
+                return re.compile(_BEFORE_SPACE)
+            case "unknown":
+                return None
+    return None
 
 
 def _steps(pre_tokenizer: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
@@ -82,22 +94,24 @@ def _steps(pre_tokenizer: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any
 
 
 def _kind(step: Mapping[str, Any]) -> Step:
-    """Whether a step cuts at each break, or leaves letters and the spaces between them alone for the next to see."""
+    """Whether a step cuts at safe places, or leaves them for the next to see: letters, and the white space between."""
+    kind: Step = "unknown"
     match step:
         case {"type": "Digits"} | {"type": "Punctuation", "behavior": "Isolated"}:
-            return "apart"
+            kind = "apart"
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": uses_regex}:
-            return "cuts" if uses_regex else "apart"
+            kind = "cuts" if uses_regex else "apart"
         case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"} if pattern in _APART:
-            return "apart"
-        case {"type": "Whitespace" | "WhitespaceSplit" | "BertPreTokenizer"} | {"type": "Metaspace", "split": True}:
-            return "cuts"
+            kind = "apart"
         case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert}:
             # Both keep what the pattern matches as words; the second drops what it does not match.
             keeps_words = (behavior, invert) in (("Isolated", False), ("Removed", True))
-            return "cuts" if keeps_words and _is_known(pattern) else "unknown"
-        case _:
-            return "unknown"
+            kind = "cuts" if keeps_words and _is_known(pattern) else "unknown"
+        case {"type": "Metaspace", "split": True}:
+            kind = "cuts at spaces"
+        case {"type": "Whitespace" | "WhitespaceSplit" | "BertPreTokenizer"}:
+            kind = "cuts"
+    return kind
 
 
 def _is_known(pattern: str) -> bool:

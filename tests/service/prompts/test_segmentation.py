@@ -71,3 +71,11 @@ def test_a_search_for_tokens_goes_on_past_a_token_at_the_border_of_its_window(mo
     segmentation = segmentation_of(tokenizer_of("gpt2"))
     assert segmentation is not None
     assert cuts_of(segmentation, "ab<|im_start|><|im_end|>cd<s>") == ["ab", "<|im_start|>", "<|im_end|>", "cd", "<s>"]
+
+
+def test_long_text_without_spaces_is_cut_at_line_breaks_where_the_pre_tokenizer_is_known_to() -> None:
+    text = "我们去市场买面包、奶酪和西红柿。\n" * 300
+    for kind, pieces in (("gpt2", 5), ("qwen", 5), ("metaspace first", 1)):
+        segmentation = segmentation_of(tokenizer_of(kind))
+        assert segmentation is not None
+        assert len(cuts_of(segmentation, text)) == pieces
