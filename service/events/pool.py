@@ -84,12 +84,12 @@ class EventPool:
             _log.warning("Events pool: %s", problem)
 
     async def close(self) -> None:
+        for subscription in self._subscriptions:
+            await subscription.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._recovery.close()
-        for subscription in self._subscriptions:
-            await subscription.close()
         self._context.destroy(linger=0)
 
     def problems(self) -> list[str]:

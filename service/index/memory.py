@@ -8,6 +8,7 @@ from itertools import islice
 from time import perf_counter
 
 from service.index.base import BlockHash, BlockKey, Prompt, Rank, RankBlocks, RankMatch, Removed, Reuse, Stored, Tier
+from service.index.consistency import disagreements
 from service.index.holders import Cut, Holder, RankState, tail_blocks
 from service.index.keys import block_keys, prompt_keys, root_key
 from service.index.matching import Chain, bits, hybrid_match, prefix_match
@@ -141,24 +142,27 @@ class MemoryIndex:
         holding, names, bit = self._holding[tier], holder.keys, holder.bit
         added = 0
         before, after = 0, bit
-        for block_hash, key in zip(hashes, keys, strict=True):
+        for block_hash, own_key in zip(hashes, keys, strict=True):
+            known = names.get(block_hash)
+            key = own_key if known is None else known  # a name keeps the key it was first given
             mask = holding.get(key, 0)
             if not mask & bit:
                 if mask != before:
                     before, after = mask, mask | bit
                 holding[key] = after  # one object for all blocks of a run that the same holders have
-                names[block_hash] = key
                 added += 1
+                if known is None:
+                    names[block_hash] = key
+            elif known is None:
+                names[block_hash] = key
+                holder.doubles[key, tier] = holder.doubles.get((key, tier), 0) + 1
+                holder.state.flaw = holder.state.flaw or _SAME_TOKENS
             elif holder.doubts and holder.state.reports and block_hash in holder.doubts and block_hash != hashes[-1]:
                 # Computed anew on the way to other blocks: the engine no longer had it, so it was no copy before.
                 holder.doubts.discard(block_hash)
                 holder.copies.pop((block_hash, tier), None)
-            elif block_hash in names:
-                holder.copies[block_hash, tier] = holder.copies.get((block_hash, tier), 0) + 1
             else:
-                holder.doubles[key, tier] = holder.doubles.get((key, tier), 0) + 1
-                names[block_hash] = key
-                holder.state.flaw = holder.state.flaw or _SAME_TOKENS
+                holder.copies[block_hash, tier] = holder.copies.get((block_hash, tier), 0) + 1
         if added:
             holder.sizes[tier] += added
             holder.ages.add(self.statistics.admissions // self._era, added, sum(holder.sizes))
@@ -317,6 +321,10 @@ class MemoryIndex:
         for rank, state in self._ranks.items():
             tiers = {tier: sum(holder.sizes[tier] for holder in state.holders) for tier in Tier}
             yield RankBlocks(rank, sorted(state.sizes), tiers, sorted(set(state.ungrouped.values())), state.flaw)
+
+    def disagreements(self) -> list[str]:
+        """What does not fit together, a sentence each: for tests, since it walks over every block."""
+        return list(disagreements(self._holding, self._holders, self._ranks.values(), self.blocks))
 
     def flaw(self, rank: Rank) -> str | None:
         state = self._ranks.get(rank)

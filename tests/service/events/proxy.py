@@ -43,7 +43,11 @@ class Proxy:
         socket = self._context.socket(zmq.XPUB)
         socket.sndhwm = 0
         socket.linger = 0
-        socket.bind(address)
+        try:
+            socket.bind(address)
+        except zmq.ZMQError:
+            socket.close()
+            raise
         return socket
 
     async def __aenter__(self) -> Self:

@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Feeds mutated event messages to all that reads them, and looks whether anything but a refusal comes of it.
+
+Frames of the recordings are damaged in their bytes or in their values, and go through decoding and ordering into an
+index that is asked in between. What must hold: nothing is raised, nothing takes long, and in the end the index still
+agrees with itself. Prints what became of the frames; exits 1 when something did not hold.
+
+Usage: scripts/fuzz_wire.py [--frames N] [--seed N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import sys
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from service.events.endpoint import Endpoint  # noqa: E402 - the checkout is on the path now
+from service.events.intake import Intake  # noqa: E402
+from service.events.recording import Recording  # noqa: E402
+from service.events.statistics import EventStatistics  # noqa: E402
+from service.events.stream import Stream, arrival  # noqa: E402
+from service.events.topic import read_topic  # noqa: E402
+from service.events.wire import WireError  # noqa: E402
+from service.index.base import Prompt, Rank  # noqa: E402
+from service.index.memory import MemoryIndex  # noqa: E402
+
+MODEL = "ibm-granite/granite-3.3-2b-instruct"
+SLOW_SECONDS = 0.25
+_MAX_BLOCKS = 500
+REPLAYS = (None, "tcp://127.0.0.1:2")
+_ODD_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    1,
+    -1,
+    16,
+    2**31,
+    2**32,
+    2**63,
+    2**64 - 1,
+    -(2**63),
+    0.5,
+    float("nan"),
+    "",
+    "GPU",
+    "CPU",
+    "full_attention",
+    "sliding_window",
+    "mamba",
+    "x" * 300,
+    b"",
+    b"\xff" * 32,
+    [],
+    [None],
+    [[]],
+    [[1, 2]],
+    {},
+    {"type": "BlockStored"},
+)
+
+
+@dataclass
+class Outcome:
+    """What became of the frames: how many were applied or refused, why parts were skipped, how long one took."""
+
+    frames: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    slowest: float = 0.0
+    disagreements: list[str] = field(default_factory=list)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    started = time.monotonic()
+    outcome = fuzz(arguments.frames, arguments.seed)
+    print(f"{outcome.frames:,} frames in {time.monotonic() - started:.0f} s, slowest {outcome.slowest * 1000:.1f} ms")
+    print(f"refused: {sum(outcome.refused.values()):,} {dict(outcome.refused.most_common())}")
+    print(f"events skipped: {sum(outcome.skipped.values()):,} {dict(outcome.skipped.most_common())}")
+    for disagreement in outcome.disagreements:
+        print(f"the index disagrees with itself: {disagreement}")
+    return 1 if outcome.disagreements or outcome.slowest > SLOW_SECONDS else 0
+
+
+def fuzz(frames: int, seed: int, recordings: Path = ROOT / "tests" / "recordings") -> Outcome:
+    """Feeds so many mutated frames; raises whatever they make any part raise."""
+    draw = random.Random(seed)
+    payloads = [payload for path in sorted(recordings.glob("*.jsonl")) for payload in payloads_of(path)]
+    index, statistics = MemoryIndex(_MAX_BLOCKS), EventStatistics()
+    intake = Intake(index, statistics, _never_answered)
+    outcome = Outcome(frames)
+    for number in range(frames):
+        payload = mutate(draw, draw.choice(payloads))
+        topic = b"kv@p@" + MODEL.encode()
+        if draw.random() < 0.05:
+            topic = mutate_bytes(draw, topic)
+        started = time.perf_counter()
+        try:
+            arrived = arrival(0, payload)
+        except WireError as error:
+            outcome.refused[str(error)] += 1
+        else:
+            source = read_topic(topic, Endpoint("tcp://127.0.0.1:1"), MODEL)
+            stream = intake.stream("fuzz", Rank(source.pod, source.model, arrived.batch.rank), draw.choice(REPLAYS))
+            sequence = stream.next if draw.random() < 0.99 else draw.choice((0, stream.next + 1, draw.getrandbits(64)))
+            intake.receive(stream, replace(arrived, sequence=sequence))
+        outcome.slowest = max(outcome.slowest, time.perf_counter() - started)
+        if number % 1000 == 999:
+            index.match(Prompt(MODEL, array("I", range(512))))
+            index.sweep(1000)
+            for stream in list(intake)[:-50]:
+                intake.forget(stream)
+    outcome.skipped = statistics.skipped
+    outcome.disagreements = index.disagreements()
+    return outcome
+
+
+def _never_answered(stream: Stream) -> None:
+    stream.asking = False
+    stream.waiting.clear()
+
+
+def payloads_of(path: Path) -> list[bytes]:
+    with path.open("rb") as lines:
+        return [message.payload for message in Recording(lines)]
+
+
+def mutate(draw: random.Random, payload: bytes) -> bytes:
+    """Damages a payload's bytes, its values, or both."""
+    kind = draw.random()
+    if kind < 0.8:
+        batch = msgspec.msgpack.decode(payload)
+        for _ in range(draw.randint(0, 2)):
+            batch[1] = mutate_value(draw, batch[1])
+        payload = msgspec.msgpack.encode(batch if draw.random() < 0.9 else mutate_value(draw, batch))
+    return mutate_bytes(draw, payload) if kind > 0.7 else payload
+
+
+def mutate_bytes(draw: random.Random, data: bytes) -> bytes:
+    """Flips, drops, repeats, inserts or swaps some bytes."""
+    mutable = bytearray(data)
+    for _ in range(draw.randint(1, 4)):
+        if not mutable:
+            break
+        draw.choice(_BYTE_DAMAGES)(draw, mutable)
+    return bytes(mutable)
+
+
+def _flip(draw: random.Random, data: bytearray) -> None:
+    data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+
+
+def _overwrite(draw: random.Random, data: bytearray) -> None:
+    data[draw.randrange(len(data))] = draw.choice((0x00, 0x80, 0x90, 0xC0, 0xC1, 0xD9, 0xDD, 0xDF, 0xFF))
+
+
+def _cut(draw: random.Random, data: bytearray) -> None:
+    start = draw.randrange(len(data))
+    del data[start : start + draw.choice((1, 8, len(data)))]
+
+
+def _repeat(draw: random.Random, data: bytearray) -> None:
+    start = draw.randrange(len(data))
+    data[start:start] = data[start : start + draw.randint(1, 64)]
+
+
+def _insert(draw: random.Random, data: bytearray) -> None:
+    start = draw.randrange(len(data))
+    data[start:start] = draw.randbytes(draw.randint(1, 8))
+
+
+_BYTE_DAMAGES: Sequence[Callable[[random.Random, bytearray], None]] = (_flip, _overwrite, _cut, _repeat, _insert)
+
+
+def mutate_value(draw: random.Random, value: Any) -> Any:
+    """Replaces, drops, repeats or shuffles one value somewhere in a structure."""
+    if not isinstance(value, list | dict) or not value or draw.random() < 0.05:
+        return draw.choice(_ODD_VALUES)
+    if isinstance(value, dict):
+        name = draw.choice(list(value))
+        changed = {**value, name: mutate_value(draw, value[name])}
+        if draw.random() < 0.2:
+            del changed[name]
+        return changed
+    position = draw.randrange(len(value))
+    match draw.randrange(8):
+        case 0:
+            return value[:position]
+        case 1:
+            return [*value, value[position]]
+        case 2:
+            return draw.sample(value, len(value))
+    return [*value[:position], mutate_value(draw, value[position]), *value[position + 1 :]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
