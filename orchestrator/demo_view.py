@@ -29,6 +29,7 @@ class DemoView:
         self._begun = begun
         self._engine = engine
         self._live: Live | None = None
+        self._differences = 0
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -44,6 +45,7 @@ class DemoView:
 
     def routed(self, request: Routed) -> None:
         """Takes one request."""
+        self._differences += len(request.differences)
         if self._live is not None:
             self._live.update(self.frame(request))
         elif self._terminal.is_terminal:
@@ -86,9 +88,9 @@ class DemoView:
         self._terminal.print(Text())
         self._terminal.print(self._pods(end.pods, None))
         self._terminal.print(Text())
-        self._differences(end)
+        self._show_differences(end)
 
-    def _differences(self, end: Ended) -> None:
+    def _show_differences(self, end: Ended) -> None:
         for difference in end.differences[:_DIFFERENCES_SHOWN]:
             self._terminal.print(Text(difference, style="red"))
         if (more := len(end.differences) - _DIFFERENCES_SHOWN) > 0:
@@ -124,7 +126,7 @@ class DemoView:
             rate = tally.reused_tokens / tally.prompt_tokens if tally.prompt_tokens else 0.0
             table.add_row(
                 tally.pod,
-                ProgressBar(self._begun.blocks, tally.blocks_held, width=16),
+                _bar(self._begun.blocks, tally.blocks_held, 16, "cyan"),
                 f"{tally.blocks_held:,}",
                 f"{tally.requests:,}",
                 f"{rate:.1%}",
@@ -135,14 +137,14 @@ class DemoView:
 
     def _check(self, request: Routed) -> Text:
         so_far = request.number * (len(self._begun.pods) + 1)
-        return _verdict(so_far, len(request.differences))
+        return _verdict(so_far, self._differences)
 
 
 def _conversation(request: Routed) -> list[RenderableType]:
     """The prompt as far as the chosen pod has it in its cache, and where the new part begins."""
     share = Table.grid(padding=(0, 2, 0, 0))
     share.add_row(
-        ProgressBar(request.prompt_tokens, request.reused, width=38),
+        _bar(request.prompt_tokens, request.reused, 38, "green"),
         f"{request.reused:,} of {request.prompt_tokens:,} tokens reused",
     )
     text, border = request.text.replace("\n", " "), request.cached_characters
@@ -161,8 +163,13 @@ def _conversation(request: Routed) -> list[RenderableType]:
 def _policies(tallies: Sequence[PolicyTally]) -> RenderableType:
     table = Table.grid(padding=(0, 2, 0, 0))
     for tally in tallies:
-        table.add_row(tally.policy, ProgressBar(1.0, tally.hit_rate, width=48), f"{tally.hit_rate:>6.1%}")
+        colour = "green" if tally is tallies[0] else "yellow"
+        table.add_row(tally.policy, _bar(1.0, tally.hit_rate, 48, colour), f"{tally.hit_rate:>6.1%}")
     return table
+
+
+def _bar(total: float, part: float, width: int, colour: str) -> ProgressBar:
+    return ProgressBar(total, part, width=width, complete_style=colour, finished_style=colour)
 
 
 def _verdict(predictions: int, differences: int) -> Text:

@@ -65,7 +65,7 @@ def score(running: Running, question: Mapping[str, Any], *, as_json: bool) -> No
 
 
 def _row(pod: str, tokens: int, matched: int, scored: float) -> tuple[Text, ProgressBar, str, str, str]:
-    bar = ProgressBar(max(tokens, 1), matched, width=_BAR)
+    bar = ProgressBar(max(tokens, 1), matched, width=_BAR, complete_style="green", finished_style="green")
     return Text(pod), bar, f"{matched:,}", f"{matched / max(tokens, 1):.0%}", f"{scored:g}"
 
 

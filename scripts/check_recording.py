@@ -12,22 +12,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from service.events.endpoint import Endpoint
-from service.events.intake import Intake
-from service.events.recording import Recorded, Recording
-from service.events.statistics import EventStatistics
-from service.events.stream import arrival
-from service.events.topic import read_topic
-from service.events.wire import WireError
-from service.index.base import Rank
+from service.events.recording import Recording
 from service.index.memory import MemoryIndex
+from service.offline.feed import Feed
 from service.simulation.truth import Truth
 
 
@@ -41,7 +34,10 @@ def main() -> int:
         truth = Truth.read(truth_path)
         with arguments.recording.open("rb") as lines:
             recording = Recording(lines)
-            index, intake = apply(recording, truth.model)
+            index = MemoryIndex(max_blocks=sys.maxsize)
+            feed = Feed(index, truth.model)
+            for message in recording:
+                feed.apply(message)
     except (OSError, msgspec.DecodeError) as error:
         print(f"check_recording: {error}", file=sys.stderr)
         return 2
@@ -51,29 +47,12 @@ def main() -> int:
             f"probe {difference.probe}: {difference.rank.pod} rank {difference.rank.number} held {difference.held} "
             f"blocks, the index says {difference.found}"
         )
-    for stream in intake:
+    for stream in feed:
         if reason := stream.inexact or index.flaw(stream.rank):
             print(f"{stream.rank.pod} rank {stream.rank.number} is inexact: {reason}")
     answers = sum(len(blocks) for _, blocks in truth.probes)
     print(f"{answers - len(differences)} of {answers} answers agree; {recording.malformed} malformed lines")
     return 1 if differences else 0
-
-
-def apply(messages: Iterable[Recorded], model: str) -> tuple[MemoryIndex, Intake]:
-    """Feeds every message to an index, as if it had come through a socket."""
-    index = MemoryIndex(max_blocks=sys.maxsize)
-    statistics = EventStatistics()
-    intake = Intake(index, statistics, lambda stream: None)
-    for message in messages:
-        try:
-            arrived = arrival(message.sequence, message.payload)
-        except WireError as error:
-            intake.skip(message.pod, str(error))
-            continue
-        source = read_topic(message.topic, Endpoint("recording", pod=message.pod), model)
-        rank = Rank(source.pod, source.model, arrived.batch.rank)
-        intake.receive(intake.stream(message.pod, rank, None), arrived)
-    return index, intake
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""Draws docs/demo.svg, the README's picture of `kvcache demo`: the live view in the middle of a real run, and its end.
+
+    python scripts/demo_screen.py
+
+Needs the service's half; runs it as a child process.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console as Terminal
+from rich.text import Text
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from orchestrator.console import Console
+from orchestrator.demo import MODEL, REQUESTS
+from orchestrator.demo_lines import Begun, Ended, Routed, read_line
+from orchestrator.demo_view import DemoView
+from orchestrator.engines.base import Engine, EngineKind
+from orchestrator.launch import Launch
+from orchestrator.lifecycle import up
+from tests.command import free_port
+from tests.conftest import ROOT
+
+_SHOWN_REQUEST = 227
+
+
+def main() -> int:
+    terminal = Terminal(record=True, width=80, force_terminal=True, file=io.StringIO(), color_system="truecolor")
+    ports = [free_port() for _ in range(7)]
+    endpoints = ",".join(f"tcp://127.0.0.1:{ports[n]},replay=tcp://127.0.0.1:{ports[n + 1]}" for n in (1, 3, 5))
+    launch = Launch(
+        engine=EngineKind.PROCESS,
+        name="kvcache-demo-screen",
+        port=ports[0],
+        model=MODEL,
+        zmq_endpoint=endpoints,
+        block_size=16,
+        engines_beside=True,
+    )
+
+    def play(engine: Engine) -> None:
+        url = f"http://127.0.0.1:{launch.port}"
+        arguments = ["simulate", f"--url={url}", f"--endpoints={endpoints}", f"--requests={REQUESTS}", "--rate=20"]
+        lines = map(read_line, engine.run_tool(launch.name, arguments))
+        view = DemoView(terminal, cast("Begun", next(lines)), engine.kind)
+        terminal.print(Text("$ kvcache demo", style="bold"))
+        for line in lines:
+            if isinstance(line, Routed) and line.number == _SHOWN_REQUEST:
+                terminal.print(view.frame(line))
+                terminal.print(Text("\n… and in the end\n", style="dim"))
+            elif isinstance(line, Ended):
+                view.ended(line)
+
+    up(launch, Console(quiet=True), play)
+    picture = ROOT / "docs" / "demo.svg"
+    picture.parent.mkdir(exist_ok=True)
+    terminal.save_svg(str(picture), title="kvcache demo")
+    print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
