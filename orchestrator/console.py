@@ -90,16 +90,23 @@ class BuildView:
         self._begun = time.monotonic()
         self._last: deque[str] = deque(maxlen=_LINES_OF_A_FAILED_BUILD)
         self._number = 0
+        self._instruction = ""
         self._total = steps
 
     @property
     def last_lines(self) -> tuple[str, ...]:
         return tuple(self._last)
 
+    @property
+    def fetches_base(self) -> bool:
+        """Whether the step that it is at fetches an image to build on."""
+        return self._instruction.startswith("FROM")
+
     def said(self, line: str) -> None:
         """Takes a line of the build's output."""
         self._last.append(line)
         if step := step_of(line):
+            self._instruction = step.instruction
             self._number = step.number or self._number + 1
             self._total = step.total or self._total
             shown = textwrap.shorten(step.instruction, _WIDTH_OF_A_STEP, placeholder="…")

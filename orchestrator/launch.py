@@ -69,6 +69,8 @@ class Launch:
         for option, folder in (("--models-dir", self.models_dir), ("--ca-bundle", self.ca_bundle)):
             if folder is not None and not folder.exists():
                 raise UsageError(f"{option}: {folder} does not exist.", "Name one that does.")
+        if self.models_dir is not None and self.hf_cache is not None and self.models_dir == self.hf_cache:
+            raise UsageError("--models-dir and --hf-cache name the same folder.", "Give each its own.")
 
 
 def check_name(name: str) -> None:

@@ -37,14 +37,12 @@ def up(launch: Launch, console: Console, while_up: Callable[[Engine], None] | No
     with Signals() as signals:
         try:
             choice = choose(launch.engine)
-        except ShutdownRequested:
+            with closing(choice.engine) as engine:
+                console.step("Starting kvcache")
+                console.step(f"Running on host - orchestrating {engine.description} ({choice.reason})")
+                _UpRun(launch, engine, console, signals, begun).run(while_up)
+        except ShutdownRequested:  # before there was anything to clean up
             console.step("Received shutdown signal")
-            return
-        engine = choice.engine
-        with closing(engine):
-            console.step("Starting kvcache")
-            console.step(f"Running on host - orchestrating {engine.description} ({choice.reason})")
-            _UpRun(launch, engine, console, signals, begun).run(while_up)
 
 
 class _UpRun:
@@ -59,6 +57,7 @@ class _UpRun:
         self._address = service_address(launch, engine)
         self._readiness = ReadinessWatch(console, self._address, launch.port)
         self._started = False
+        self._grace = 0.0  # until it is ready it has nothing to finish, and may not heed a signal yet
         self._thing = engine.kind.thing
 
     def run(self, while_up: Callable[[Engine], None] | None) -> None:
@@ -139,7 +138,11 @@ class _UpRun:
                         view.said(line)
                         self._signals.check()
             except BuildFailed as failure:
-                raise BuildFailed(failure.what, failure.remedy, view.last_lines) from failure
+                what, remedy = failure.what, failure.remedy
+                if view.fetches_base:
+                    what = f"The base image {launch.base_image} is not to be had. {what}"
+                    remedy = "Name one that is, with Python 3.11 or newer: --base-image; kvcache doctor checks it."
+                raise BuildFailed(what, remedy, view.last_lines) from failure
         view.done(launch.image)
 
     def _start(self) -> None:
@@ -167,6 +170,7 @@ class _UpRun:
                 )
             self._signals.check()
             time.sleep(pause)
+        self._grace = _GRACE_SECONDS
         self._console.step(f"{self._thing.capitalize()} is ready!")
 
     def _tell(self) -> None:
@@ -188,9 +192,8 @@ class _UpRun:
             time.sleep(_WATCH_SECONDS)
             self._signals.check()
             service = self._engine.find(name)
-            if service is None:
-                self._started = False
-                self._console.step("The service was removed by someone else")
+            if service is None or service.exit_code == 0:
+                self._console.step("The service was stopped by someone else")
                 return
             if not service.running:
                 raise self._died(service, "while it ran")
@@ -201,9 +204,8 @@ class _UpRun:
                 next_check = time.monotonic() + _HEALTH_SECONDS
 
     def _died(self, service: Service | None, when: str) -> Problem:
-        if service is None:
-            self._started = False
-            return Problem(f"The service was removed by someone else {when}.", "Start it again: kvcache up")
+        if service is None or service.exit_code == 0:
+            return Problem(f"The service was stopped by someone else {when}.", "Start it again: kvcache up")
         code = "an unknown code" if service.exit_code is None else f"code {service.exit_code}"
         return Problem(
             f"The service ended {when}, with {code}.",
@@ -212,13 +214,16 @@ class _UpRun:
         )
 
     def _last_lines(self) -> tuple[str, ...]:
-        return tuple(self._engine.logs(self._launch.name, LogQuery(tail=_LINES_OF_A_DEAD_SERVICE)))
+        try:
+            return tuple(self._engine.logs(self._launch.name, LogQuery(tail=_LINES_OF_A_DEAD_SERVICE)))
+        except Problem:  # somebody removed it meanwhile
+            return ()
 
     def _remove(self) -> None:
         name = self._launch.name
         try:
             with self._signals.armed():
-                self._engine.stop(name, _GRACE_SECONDS)
+                self._engine.stop(name, self._grace)
         except ShutdownRequested:
             self._console.step("Received a second shutdown signal, not waiting")
         remove(self._engine, name)

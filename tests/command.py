@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.conftest import ROOT
+
 # What would change a command's meaning, on the machine of whoever runs the tests.
 _OPTIONS = ("KVCACHE_", "HF_", "ZMQ_", "HTTP_PORT", "MODEL_NAME", "POOL_CONCURRENCY", "BLOCK_SIZE", "XDG_")
 _KEPT = ("KVCACHE_BASE_IMAGE",)
@@ -26,7 +28,7 @@ class Finished(NamedTuple):
 class Command:
     """A `kvcache` command that runs. Standard output and standard error go into one text, in their order."""
 
-    def __init__(self, folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, root: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
         self._begun = time.monotonic()
         self._path = folder / f"output-{time.monotonic_ns()}"
         kept = {name: value for name, value in os.environ.items() if name in _KEPT or not name.startswith(_OPTIONS)}
@@ -34,6 +36,7 @@ class Command:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "orchestrator", *arguments],
                 env={**kept, "XDG_STATE_HOME": str(folder / "state"), "PYTHONUNBUFFERED": "1", **environment},
+                cwd=root,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -64,10 +67,11 @@ class Command:
 
 
 class Commands:
-    """Starts commands that share a state folder, and ends what is left of them."""
+    """Starts commands of one checkout that share a state folder, and ends what is left of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, root: Path = ROOT) -> None:
         self.folder = folder
+        self.root = root
         self._started: list[Command] = []
 
     @property
@@ -75,7 +79,7 @@ class Commands:
         return self.folder / "state" / "kvcache"
 
     def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Command:
-        command = Command(self.folder, arguments, environment or {})
+        command = Command(self.folder, self.root, arguments, environment or {})
         self._started.append(command)
         return command
 

@@ -207,7 +207,7 @@ class DockerImages:
             return
         try:
             if not self._client.images.get(identity).tags:
-                self._client.images.remove(identity, noprune=True)
+                self._client.images.remove(identity)
         except (ImageNotFound, APIError):
             return  # still in use
 
@@ -221,11 +221,12 @@ def _creation(workload: Workload) -> dict[str, Any]:
         "environment": dict(workload.environment),
         "user": workload.user,
         "ports": {f"{published.port}/tcp": (published.address, published.port) for published in workload.publications},
-        # Binds, not mounts: only they can be relabelled for SELinux.
-        "volumes": [
-            *(f"{mount.source}:{mount.target}:{_options(mount)}" for mount in workload.mounts),
-            *(f"{volume.name}:{volume.target}:rw" for volume in workload.volumes),
-        ],
+        # Not docker-py's Mount, which cannot be relabelled for SELinux; nor its list of SOURCE:TARGET:MODE, of which it
+        # takes a mode other than ro and rw for a part of the target and makes a volume there.
+        "volumes": {
+            **{str(mount.source): {"bind": mount.target, "mode": _options(mount)} for mount in workload.mounts},
+            **{volume.name: {"bind": volume.target, "mode": "rw"} for volume in workload.volumes},
+        },
         "tmpfs": {"/tmp": f"size={TMP_BYTES},mode=1777"},  # noqa: S108
         "read_only": True,
         "cap_drop": ["ALL"],

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
 import podman
 import requests
@@ -63,7 +65,10 @@ class _Api:
         return str(self).startswith(("unix://", "http+unix://"))
 
     def check(self) -> None:
-        """Raises what podman-py raises if no Podman answers there."""
+        """Raises what podman-py raises, or OSError, if no Podman answers there."""
+        path = Path(unquote(urlsplit(str(self)).netloc or urlsplit(str(self)).path))
+        if self.local and not path.exists():
+            raise FileNotFoundError(f"there is no socket {path}")
         with self.client(_ANSWER_SECONDS) as client:
             if not client.ping():
                 raise ConnectionError(f"{self} is not Podman's API")
@@ -290,9 +295,9 @@ def _build_output(client: Any, build: ImageBuild, service: PodmanService | None)
         ended = True
     finally:
         if not ended and service:
-            service.end_build_step()
-            for _ in response.iter_lines():
-                pass
+            with service.ending_build(), suppress(requests.RequestException):
+                for _ in response.iter_lines():
+                    pass
         response.close()
 
 

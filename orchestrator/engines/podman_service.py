@@ -11,7 +11,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -19,6 +22,8 @@ import psutil
 from orchestrator.engines import tether
 from orchestrator.errors import EngineUnavailable
 
+_PREFIX = "kvcache-podman-"
+_SOCKET = "podman.sock"
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
 
@@ -27,8 +32,9 @@ class PodmanService:
     """`podman system service` on a socket that only this user reaches; ends with us even if we are killed."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="kvcache-"))
-        self._socket = self._folder / "podman.sock"
+        _sweep()
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._socket = self._folder / _SOCKET
         self._output = self._folder / "output"
         command = ["podman", "system", "service", "--time=0", f"unix://{self._socket}"]
         with self._output.open("wb") as output:
@@ -51,7 +57,7 @@ class PodmanService:
 
     def _wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        while not self._listens():
+        while not _listens(self._socket):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 said = self._output.read_text(errors="replace").strip().splitlines()
                 raise EngineUnavailable(
@@ -60,15 +66,31 @@ class PodmanService:
                 )
             time.sleep(0.01)
 
-    def _listens(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self._socket)) == 0
+    @contextmanager
+    def ending_build(self) -> Iterator[None]:
+        """Ends a build, which is over when its output is read to the end in here.
 
-    def end_build_step(self) -> None:
-        """Ends what a build runs. Podman's API cannot: 4.3 lets a step run on after its client is gone, then panics.
-
-        The build itself sees a failed step and cleans up.
+        Podman's API cannot: 4.3 lets a step run on after its client is gone, then panics. So what the build runs is
+        killed until it gives up and cleans up by itself; if it does not, the API is killed.
         """
+        over = threading.Event()
+
+        def end() -> None:
+            deadline = time.monotonic() + _STOP_SECONDS
+            while not over.wait(0.05):
+                self._kill_steps()
+                if time.monotonic() > deadline:
+                    self._process.kill()
+
+        ending = threading.Thread(target=end, daemon=True)
+        ending.start()
+        try:
+            yield
+        finally:
+            over.set()
+            ending.join()
+
+    def _kill_steps(self) -> None:
         try:
             children = psutil.Process(self._process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -89,3 +111,16 @@ class PodmanService:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def _sweep() -> None:
+    """Removes sockets of this user whose `kvcache` was killed, and nobody listens on any more."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_SOCKET}"):
+        with suppress(OSError):  # another `kvcache` may be at the same
+            if path.stat().st_uid == os.geteuid() and not _listens(path):
+                shutil.rmtree(path.parent)

@@ -61,3 +61,8 @@ def test_folders_that_are_not_there_are_refused(tmp_path: Path) -> None:
         Launch(models_dir=tmp_path / "none")
     with pytest.raises(UsageError, match="--ca-bundle"):
         Launch(ca_bundle=tmp_path / "none")
+
+
+def test_models_and_the_hubs_cache_are_two_folders(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the same folder"):
+        Launch(models_dir=tmp_path, hf_cache=tmp_path)

@@ -131,7 +131,7 @@ def test_up_ends_well_when_somebody_else_takes_its_service_down(up: Up) -> None:
     done = command.finish()
 
     assert done.code == 0
-    assert "The service was removed by someone else" in done.output
+    assert "The service was stopped by someone else" in done.output
     assert up.left() == []
 
 

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from orchestrator.engines.base import EngineKind
+from orchestrator.engines.discovery import connect
+from orchestrator.errors import EngineUnavailable
+from tests.command import Command, Commands
+from tests.e2e.containers import ContainerEngine, Up
+from tests.e2e.publishers import RecordedEngines
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="session", params=["podman", "docker"])
+def engine(request: pytest.FixtureRequest) -> Iterator[ContainerEngine]:
+    """Each engine of this machine; one that is missing is skipped, or a failure with KVCACHE_REQUIRE_ENGINES."""
+    try:
+        with closing(connect(EngineKind(request.param))):
+            pass
+    except EngineUnavailable as error:
+        if os.environ.get("KVCACHE_REQUIRE_ENGINES"):
+            pytest.fail(error.what)
+        pytest.skip(error.what)
+    found = ContainerEngine(request.param)
+    yield found
+    found.clean_up()
+
+
+@pytest.fixture(scope="session")
+def session(engine: ContainerEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """`kvcache`, with a state folder of this engine's tests."""
+    commands = Commands(tmp_path_factory.mktemp(engine.kind))
+    yield commands
+    commands.close()
+
+
+class Running(Up):
+    """An `up` in the foreground which built the image, listens to recorded engines and was given a token."""
+
+    TOKEN = "not-a-real-token"  # noqa: S105 - so it says
+
+    def __init__(self, engine: ContainerEngine, kvcache: Commands, engines: RecordedEngines) -> None:
+        super().__init__(engine, kvcache, "running")
+        self.engines = engines
+        options = ("--zmq-endpoint", engines.endpoint, "--block-size", str(engines.block_size))
+        # Nobody answers there, so that what needs a token fails at once.
+        self.command: Command = self.start(
+            *options, "--hf-endpoint", "http://127.0.0.1:9", environment={"HF_TOKEN": self.TOKEN}
+        )
+        self.command.wait_for("Press Ctrl+C to stop", seconds=240)
+
+
+@pytest.fixture(scope="session")
+def running(engine: ContainerEngine, session: Commands, recordings: Path) -> Iterator[Running]:
+    with RecordedEngines(recordings, "c_lora_salt") as engines:
+        found = Running(engine, session, engines)
+        yield found
+        found.command.interrupt()
+        found.command.finish()
+
+
+@pytest.fixture
+def make_up(running: Running, engine: ContainerEngine, tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    """Further services, on the image that is built already; `root` is the checkout whose `kvcache` runs them."""
+    made: list[Up] = []
+    started: list[Commands] = []
+
+    def make(root: Path | None = None) -> Up:
+        commands = Commands(tmp_path, root or running.kvcache.root)
+        started.append(commands)
+        made.append(Up(engine, commands, f"more-{len(made)}"))
+        return made[-1]
+
+    yield make
+    for commands in started:
+        commands.close()
+    for up in made:
+        engine("rm", "--force", up.name, check=False)

@@ -1,0 +1,79 @@
+"""A container engine as its own command sees it, beside `kvcache`, which is under test."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.command import Command, Commands, free_port
+from tests.conftest import ROOT
+
+
+class ContainerEngine:
+    """`podman` or `docker`; names what tests make so that nothing of anybody else's is touched."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.image = f"kvcache-e2e-{os.getpid()}"
+
+    def __call__(self, *arguments: str, check: bool = True) -> str:
+        """Runs the engine's own command; gives what it prints."""
+        done = subprocess.run([self.kind, *arguments], check=False, capture_output=True, text=True)
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        (found,) = json.loads(self("inspect", "--type", "container", name))
+        return dict(found)
+
+    def image_id(self) -> str:
+        return self("image", "inspect", "--format", "{{.Id}}", self.image)
+
+    def containers(self) -> set[str]:
+        """All there are, those of builds included."""
+        external = ["--external"] if self.kind == "podman" else []
+        return set(self("ps", "--all", "--quiet", "--no-trunc", *external).split())
+
+    def clean_up(self) -> None:
+        for name in self("ps", "-a", "--filter", f"name={self.image}", "--format", "{{.Names}}").split():
+            self("rm", "--force", name, check=False)
+        self("rmi", "--force", self.image, check=False)
+
+
+class Up:
+    """A service that `kvcache up` runs in a container of its own name, on a port of its own."""
+
+    def __init__(self, engine: ContainerEngine, kvcache: Commands, suffix: str) -> None:
+        self.engine = engine
+        self.kvcache = kvcache
+        self.name = f"{engine.image}-{suffix}"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self, *more: str, environment: Mapping[str, str] | None = None) -> Command:
+        options = ("--engine", self.engine.kind, "--name", self.name, "--image", self.engine.image)
+        where = ("--port", str(self.port), "--model", "builtin/demo")
+        return self.kvcache.start("up", *options, *where, *more, environment=environment)
+
+    @property
+    def folder(self) -> Path:
+        """What the host keeps for it."""
+        return self.kvcache.state / self.engine.kind / self.name
+
+    def left(self) -> list[str]:
+        """What is left of it."""
+        containers = self.engine("ps", "-a", "--filter", f"name={self.name}", "--format", "{{.Names}}").split()
+        return [*containers, *([str(self.folder)] if self.folder.exists() else [])]
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of what an image is built from and with, for tests that change it."""
+    for part in ("orchestrator", "service"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Containerfile", folder)
+    return folder

@@ -1,0 +1,149 @@
+"""What goes wrong with a container: said in a line with a remedy, exit code 1, and nothing left behind."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import psutil
+
+from tests.command import wait_until
+from tests.e2e.conftest import Running
+from tests.e2e.containers import ContainerEngine, Up
+
+
+def test_a_taken_port_is_told_before_anything_is_built(make_up: Callable[..., Up]) -> None:
+    up = make_up()
+    with socket.create_server(("127.0.0.1", up.port)):
+        done = up.start("--build").finish()
+
+    assert done.code == 1
+    assert f"Error: Port {up.port} of 127.0.0.1 is taken by" in done.output
+    assert "(process " in done.output
+    assert "Building" not in done.output
+    assert up.left() == []
+
+
+def test_a_port_that_another_container_publishes_is_told_with_its_name(
+    make_up: Callable[..., Up], running: Running
+) -> None:
+    up = make_up()
+    up.port = running.port
+    done = up.start().finish()
+
+    assert done.code == 1
+    assert f"Error: Port {up.port} of 127.0.0.1 is taken by {running.name}." in done.output
+
+
+def test_a_container_that_is_not_ours_is_never_removed(make_up: Callable[..., Up], engine: ContainerEngine) -> None:
+    up = make_up()
+    engine("create", "--name", up.name, engine.image)
+    before = engine.inspect(up.name)["Id"]
+
+    done = up.start().finish()
+    assert done.code == 1
+    assert f"Error: The name {up.name} is taken by a container that is not ours" in done.output
+    assert f"{engine.kind} rm -f {up.name}" in done.output
+
+    assert up.kvcache.run("down", "--engine", engine.kind, "--name", up.name).code == 0
+    assert engine.inspect(up.name)["Id"] == before
+
+
+def test_up_again_is_refused_while_it_is_up(running: Running) -> None:
+    done = running.start().finish()
+
+    assert done.code == 1
+    assert f"Error: The service {running.name} is already up on {running.engine.kind}." in done.output
+    assert running.engine.inspect(running.name)["State"]["Running"]
+
+
+def test_a_container_whose_up_was_killed_is_cleaned_up_by_the_next(make_up: Callable[..., Up]) -> None:
+    up = make_up()
+    first = up.start()
+    first.wait_for("Press Ctrl+C to stop")
+    first.process.kill()
+    first.process.wait()
+    orphan = up.engine.inspect(up.name)["Id"]
+
+    second = up.start()
+    second.wait_for("Press Ctrl+C to stop")
+    assert up.engine.inspect(up.name)["Id"] != orphan
+
+
+def test_a_container_that_stopped_is_cleaned_up(make_up: Callable[..., Up], engine: ContainerEngine) -> None:
+    up = make_up()
+    assert up.start("-d").finish().code == 0
+    engine("stop", up.name)
+    assert up.start("-d").finish().code == 0
+
+
+def test_a_container_that_dies_while_starting_shows_its_last_lines_and_code(make_up: Callable[..., Up]) -> None:
+    up = make_up()
+    done = up.start("--env", "TIER_WEIGHTS=heavy").finish()
+
+    assert done.code == 1
+    assert "| TIER_WEIGHTS='heavy'" in done.output
+    assert "Error: The service ended while it started, with code 1." in done.output
+    assert up.left() == []
+
+
+def test_a_container_that_dies_while_it_runs_ends_up(make_up: Callable[..., Up], engine: ContainerEngine) -> None:
+    up = make_up()
+    command = up.start()
+    command.wait_for("Press Ctrl+C to stop")
+    engine("kill", up.name)
+    done = command.finish()
+
+    assert done.code == 1
+    assert "Error: The service ended while it ran, with code 137." in done.output
+    assert up.left() == []
+
+
+def test_a_container_that_is_not_healthy_in_time_is_removed(make_up: Callable[..., Up]) -> None:
+    up = make_up()
+    done = up.start("--timeout", "0.1").finish()
+
+    assert done.code == 1
+    assert "Error: The service is not healthy after 0.1 s." in done.output
+    assert up.left() == []
+
+
+def test_ctrl_c_while_starting_and_while_waiting_removes_the_container(make_up: Callable[..., Up]) -> None:
+    for moment in ("Starting container...", "Waiting for container to be ready..."):
+        up = make_up()
+        command = up.start()
+        command.wait_for(moment)
+        command.interrupt()
+        done = command.finish()
+        assert done.code == 0, done.output
+        assert "Container removed successfully" in done.output
+        assert up.left() == []
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_container_that_does_not_stop(
+    make_up: Callable[..., Up], engine: ContainerEngine
+) -> None:
+    up = make_up()
+    command = up.start()
+    command.wait_for("Press Ctrl+C to stop")
+    psutil.Process(engine.inspect(up.name)["State"]["Pid"]).suspend()
+    command.interrupt()
+    command.wait_for("Shutting down...")
+    command.interrupt()
+    done = command.finish(8)
+
+    assert done.code == 0
+    assert "Received a second shutdown signal, not waiting" in done.output
+    assert up.left() == []
+
+
+def test_down_from_elsewhere_ends_up_well(make_up: Callable[..., Up]) -> None:
+    up = make_up()
+    command = up.start()
+    command.wait_for("Press Ctrl+C to stop")
+    assert up.kvcache.run("down", "--name", up.name, "--engine", up.engine.kind).code == 0
+    done = command.finish()
+
+    assert done.code == 0
+    assert "The service was stopped by someone else" in done.output
+    wait_until(lambda: up.left() == [])

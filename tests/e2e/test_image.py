@@ -1,0 +1,136 @@
+"""When the image is built, and what is left when that goes wrong or is ended."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.command import wait_until
+from tests.e2e.containers import ContainerEngine, Up, checkout
+
+# As long as nothing else on this machine sleeps.
+_SLEEP = "613.25"
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def _sleeps() -> bool:
+    return any(_SLEEP in (process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+
+
+def test_an_unchanged_up_skips_the_build_and_is_ready_soon(make_up: Callable[..., Up]) -> None:
+    up = make_up()
+    command = up.start()
+    command.wait_for("kvcache is ready!")
+
+    assert f"Image {up.engine.image} is up to date, build skipped" in command.output
+    assert "Building image" not in command.output
+
+
+def test_the_same_files_elsewhere_are_the_same_image(make_up: Callable[..., Up], tmp_path: Path) -> None:
+    command = make_up(checkout(tmp_path / "copy")).start("-d")
+    assert "is up to date, build skipped" in command.finish().output
+
+
+def test_a_changed_service_is_built_on_the_layers_that_did_not_change(
+    make_up: Callable[..., Up], engine: ContainerEngine, tmp_path: Path
+) -> None:
+    copy = checkout(tmp_path / "copy")
+    (copy / "service" / "changed.py").touch()
+    image = f"{engine.image}-changed"
+    engine("tag", engine.image, image)
+    before = engine("image", "inspect", "--format", "{{.Id}}", image)
+    try:
+        done = make_up(copy).start("-d", "--image", image).finish(120)
+        assert done.code == 0, done.output
+        assert f"Successfully tagged {image}" in done.output
+        assert done.seconds < 30
+        assert engine("image", "inspect", "--format", "{{.Id}}", image) != before
+
+        forced = make_up(copy).start("-d", "--image", image, "--build").finish(120)
+        assert f"Successfully tagged {image}" in forced.output
+    finally:
+        engine("rmi", "--force", image, check=False)
+
+
+def test_no_build_takes_the_image_as_it_is_and_says_what_to_do_without_one(make_up: Callable[..., Up]) -> None:
+    there = make_up().start("-d", "--no-build").finish()
+    assert there.code == 0
+    assert "(--no-build)" in there.output
+
+    missing = make_up().start("--no-build", "--image", "kvcache-e2e-none").finish()
+    assert missing.code == 1
+    assert "Error: There is no image kvcache-e2e-none, and --no-build forbids to make it." in missing.output
+
+
+def test_a_failed_build_shows_its_last_lines_and_leaves_nothing(
+    make_up: Callable[..., Up], engine: ContainerEngine, tmp_path: Path
+) -> None:
+    copy = checkout(tmp_path / "copy")
+    _edit(copy / "Containerfile", "ARG PIP_INDEX_URL\n", "RUN echo what went wrong && exit 7\n")
+    before = engine.containers()
+    up = make_up(copy)
+    done = up.start("--image", f"{engine.image}-failed").finish(60)
+
+    assert done.code == 1
+    assert "  | what went wrong" in done.output
+    assert "Error: The image does not build" in done.output
+    assert "Traceback" not in done.output
+    assert engine.containers() == before
+    assert up.left() == []
+
+
+def test_a_base_image_that_is_not_to_be_had_is_said_with_the_option_to_change_it(make_up: Callable[..., Up]) -> None:
+    done = make_up().start("--base-image", "localhost/kvcache-no-such-base:1").finish(120)
+    assert done.code == 1
+    assert "kvcache-no-such-base" in done.output
+    assert "--base-image" in done.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_during_the_build_ends_it_and_what_it_runs(
+    make_up: Callable[..., Up], engine: ContainerEngine, tmp_path: Path, number: signal.Signals
+) -> None:
+    copy = checkout(tmp_path / "copy")
+    _edit(copy / "Containerfile", "ARG PIP_INDEX_URL\n", f"RUN sleep {_SLEEP}\n")
+    before = engine.containers()
+    up = make_up(copy)
+    command = up.start("--image", f"{engine.image}-interrupted")
+    wait_until(_sleeps, 60, lambda: command.output)
+    command.process.send_signal(number)
+    done = command.finish(10)
+
+    assert done.code == 0
+    assert "Received shutdown signal" in done.output
+    wait_until(lambda: not _sleeps())
+    wait_until(lambda: engine.containers() == before)
+    assert up.left() == []
+
+
+def test_secrets_of_a_proxy_or_an_index_are_not_in_the_image(
+    make_up: Callable[..., Up], engine: ContainerEngine, tmp_path: Path
+) -> None:
+    image = f"{engine.image}-secret"
+    copy = checkout(tmp_path / "copy")
+    # Nothing answers at these addresses, so that what would be installed has to wait for another test.
+    _edit(copy / "Containerfile", "RUN /build/pip/bin/pip", 'RUN test -n "$PIP_INDEX_URL" || /build/pip/bin/pip')
+    environment = {
+        "HTTP_PROXY": "http://user:proxy-password@127.0.0.1:9",
+        "PIP_INDEX_URL": "https://user:index-password@127.0.0.1:9/simple",
+    }
+    try:
+        done = make_up(copy).start("--image", image, environment=environment).finish(120)
+        assert f"Successfully tagged {image}" in done.output
+        shown = engine("history", "--no-trunc", image) + engine("image", "inspect", image)
+        assert "io.kvcache.content" in shown
+        assert "-password" not in shown
+    finally:
+        engine("rmi", "--force", image, check=False)
