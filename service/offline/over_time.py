@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.offline.analysis import Analysis
+from service.offline.timeline import Series
 
 
-def held_over_time(analysis: Analysis, steps: int) -> list[float]:
-    """Blocks held by all pods, the most in each step; where nothing happened, what was held before."""
+def held_over_time(analysis: Analysis, series: Series, steps: int) -> list[float]:
+    """Blocks of a pod on a tier, the most in each step; where nothing happened, what was held before."""
     most: list[float | None] = [None] * steps
     last: list[float] = [0.0] * steps
     for step, span in zip(_steps(analysis, steps), analysis.timeline, strict=True):
-        last[step] = float(sum((span.held or {}).values()))
+        last[step] = float((span.held or {}).get(series, 0))
         most[step] = max(most[step] or 0.0, last[step])
     filled, before = [], 0.0
     for step, value in enumerate(most):

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from service.offline.analysis import Analysis
 from service.offline.over_time import held_over_time, rate_over_time
 from service.offline.table import duration, size, table
+from service.offline.timeline import Series
 
 _BARS = " ▁▂▃▄▅▆▇█"
-_BARS_WIDTH = 56
+_HELD_WIDTH, _RATES_WIDTH = 30, 56
 _INCIDENTS_SHOWN = 10
 
 
@@ -35,22 +36,26 @@ def _per_second(rate: float | None) -> str:
 
 
 def _pods(analysis: Analysis) -> Iterator[str]:
-    yield from table(
-        ("pod", "tier", "blocks", "at most"),
-        [(pod.pod, pod.tier, pod.blocks, pod.most_blocks) for pod in analysis.pods],
-        left=2,
-    )
-    if analysis.seconds:
-        stored, evicted = zip(*((span.stored, span.evicted) for span in analysis.timeline), strict=True)
-        yield f"held     {_drawn(held_over_time(analysis, _BARS_WIDTH))}"
-        yield f"stored   {_drawn(rate_over_time(analysis, stored, _BARS_WIDTH))}/s"
-        yield f"evicted  {_drawn(rate_over_time(analysis, evicted, _BARS_WIDTH))}/s"
+    timed = analysis.seconds > 0
+    rows = []
+    for pod in analysis.pods:
+        bars = (
+            _drawn(held_over_time(analysis, Series(pod.pod, pod.tier), _HELD_WIDTH), pod.most_blocks) if timed else ""
+        )
+        rows.append((pod.pod, pod.tier, bars, pod.blocks, pod.most_blocks))
+    yield from table(("pod", "tier", "blocks over time", "in the end", "at most"), rows, left=3)
+    if timed:
+        yield ""
+        for name, counts in (
+            ("stored", [span.stored for span in analysis.timeline]),
+            ("evicted", [span.evicted for span in analysis.timeline]),
+        ):
+            rates = rate_over_time(analysis, counts, _RATES_WIDTH)
+            yield f"{name:<9}{_drawn(rates, max(rates))} ≤ {max(rates):,.0f}/s"
 
 
-def _drawn(values: Sequence[float]) -> str:
-    most = max(values)
-    bars = (_BARS[math.ceil(value * (len(_BARS) - 1) / most)] if most else _BARS[0] for value in values)
-    return f"{''.join(bars)} ≤ {most:,.0f}"
+def _drawn(values: Sequence[float], most: float) -> str:
+    return "".join(_BARS[math.ceil(value * (len(_BARS) - 1) / most)] if most else _BARS[0] for value in values)
 
 
 def _lifetimes(analysis: Analysis) -> Iterable[str]:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from service.commands.offline import main
 from tests.service.commands.conftest import Tool
 
 REQUESTS = ["a_simple", "b3_copy_left", "c_lora_salt", "d_int", "d_bytes", "d_bytes_xxhash_cbor", "f_steps", "g_dp"]
@@ -100,3 +102,12 @@ def test_the_analysis_is_one_object_for_machines(recordings: Path, tool: Tool, t
         "rates.svg",
         "sharing.svg",
     ]
+
+
+def test_without_matplotlib_it_is_said_what_to_install(
+    recordings: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "service.offline.plot", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main([str(recordings / "a_simple.jsonl"), "--plot", "anywhere"], {}) == 1
+    assert "pip install 'kvcache[plot]'" in capsys.readouterr().err
