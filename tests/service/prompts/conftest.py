@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -8,9 +9,9 @@ from service.prompts.models import Models
 from service.settings import Settings
 
 
-@pytest.fixture
-async def models() -> AsyncIterator[Models]:
-    """Models that are on no disk but in the package."""
+@pytest.fixture(scope="module")
+def models() -> Iterator[Models]:
+    """The models that are built in; the same for all tests of a module."""
     models = Models(Settings())
     yield models
-    await models.close()
+    asyncio.run(models.close())

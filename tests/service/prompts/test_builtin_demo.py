@@ -1,19 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+from pathlib import Path
 
-import pytest
-
+from service.prompts import models as models_module
 from service.prompts.chat import Chat
 from service.prompts.models import Models
-from service.settings import Settings
 
-
-@pytest.fixture
-async def models() -> AsyncIterator[Models]:
-    models = Models(Settings())
-    yield models
-    await models.close()
+BUILTIN = Path(models_module.__file__).parent / "builtin" / "demo"
 
 
 async def test_the_builtin_model_renders_every_role_and_its_tools(models: Models) -> None:
@@ -53,3 +48,10 @@ async def test_a_plain_prompt_starts_with_the_token_that_begins_a_text(models: M
     tokens = await model.tokenize("Hello, world! 你好 🚀")
     assert await model.token_strings(tokens[:1]) == ["<|begin|>"]
     assert await model.tokenize("Hello, world! 你好 🚀", add_special_tokens=False) == tokens[1:]
+
+
+def test_training_gives_the_tokenizer_that_is_built_in(tmp_path: Path) -> None:
+    script = Path(__file__).parents[3] / "scripts" / "train_demo_tokenizer.py"
+    subprocess.run([sys.executable, script, "--output", tmp_path], check=True, capture_output=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / name).read_bytes() == (BUILTIN / name).read_bytes()
