@@ -34,3 +34,10 @@ class ToolFailed(Problem):
             f"`python -m service {tool}` ended with code {exit_code}.", "Its last lines are above.", details
         )
         self.exit_code = exit_code
+
+
+def cause_of(error: BaseException) -> str:
+    """The innermost reason of an SDK's error, the only one that a user can act on."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return str(error)

@@ -31,9 +31,9 @@ from orchestrator.engines.hardening import HEALTH_CHECK, LOG_BYTES, PIDS_LIMIT, 
 from orchestrator.engines.inspection import service_from
 from orchestrator.engines.remote import remote_machine
 from orchestrator.engines.streams import lines, tool_lines
-from orchestrator.errors import BuildFailed, EngineUnavailable, Problem
+from orchestrator.errors import BuildFailed, EngineUnavailable, Problem, cause_of
 
-_ANSWER_SECONDS = 5
+_ANSWER_SECONDS = 3
 _CALL_SECONDS = 60
 _BUILD_SECONDS = 3600  # between two lines of a build's output
 
@@ -59,7 +59,7 @@ class Docker:
             return cls(client, where)
         except (DockerException, requests.RequestException, OSError) as error:
             raise EngineUnavailable(
-                f"Docker does not answer at {where}: {_cause(error)}",
+                f"Docker does not answer at {where}: {cause_of(error)}",
                 "Start it (`sudo systemctl start docker`, or Docker Desktop), or see what `docker info` says.",
             ) from error
 
@@ -165,7 +165,7 @@ class DockerImages:
         try:
             self._client.images.get_registry_data(reference)
         except (APIError, requests.RequestException) as error:
-            return getattr(error, "explanation", None) or _cause(error)
+            return getattr(error, "explanation", None) or cause_of(error)
         return None
 
     def _output(self, build: ImageBuild) -> Iterator[str]:
@@ -259,13 +259,6 @@ def _where() -> str:
     return str(context.Host).replace("http+unix://", "unix://")
 
 
-def _cause(error: BaseException) -> str:
-    """The innermost reason, which is the only one that a user can act on."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return str(error)
-
-
 @contextmanager
 def _errors(doing: str) -> Iterator[None]:
     """Turns what docker-py raises into a Problem."""
@@ -278,6 +271,6 @@ def _errors(doing: str) -> Iterator[None]:
         ) from error
     except (DockerException, requests.RequestException, OSError) as error:
         raise EngineUnavailable(
-            f"Docker did not answer when asked to {doing}: {_cause(error)}",
+            f"Docker did not answer when asked to {doing}: {cause_of(error)}",
             "Run `docker info`, which should show the cause; or choose another engine with --engine.",
         ) from error

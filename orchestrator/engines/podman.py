@@ -33,9 +33,9 @@ from orchestrator.engines.inspection import service_from
 from orchestrator.engines.podman_service import PodmanService
 from orchestrator.engines.remote import remote_machine
 from orchestrator.engines.streams import frames, lines, tool_lines
-from orchestrator.errors import BuildFailed, EngineUnavailable, Problem
+from orchestrator.errors import BuildFailed, EngineUnavailable, Problem, cause_of
 
-_ANSWER_SECONDS = 5.0
+_ANSWER_SECONDS = 3.0
 _CALL_SECONDS = 60.0
 # Podman's own OCI format has no place for a health check.
 _DOCKER_FORMAT = "application/vnd.docker.distribution.manifest.v2+json"
@@ -351,13 +351,14 @@ def _errors(doing: str) -> Iterator[None]:
     """Turns what podman-py raises into a Problem."""
     try:
         yield
-    except APIError as error:
-        said = error.explanation or str(error)
-        raise Problem(
-            f"Podman could not {doing}: {said}", "Run `kvcache doctor`, which looks for the cause."
-        ) from error
-    except (PodmanError, requests.RequestException, OSError, KeyError, ValueError) as error:
+    except (APIError, PodmanError, requests.RequestException, OSError, KeyError, ValueError) as error:
+        # podman-py says APIError, too, when there was no answer.
+        if isinstance(error, APIError) and error.response is not None:
+            raise Problem(
+                f"Podman could not {doing}: {error.explanation or error}",
+                "Run `kvcache doctor`, which looks for the cause.",
+            ) from error
         raise EngineUnavailable(
-            f"Podman did not answer when asked to {doing}: {error}",
+            f"Podman did not answer when asked to {doing}: {cause_of(error)}",
             "Run `podman info`, which should show the cause; or choose another engine with --engine.",
         ) from error

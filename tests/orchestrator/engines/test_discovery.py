@@ -1,0 +1,91 @@
+"""Which engine is taken, when none is there or one does not answer. No container engine is needed for that."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command import Commands, free_port
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path) -> dict[str, str]:
+    """An environment in which there is neither Podman nor Docker."""
+    return {"CONTAINER_HOST": f"unix://{tmp_path}/no-podman", "DOCKER_HOST": f"unix://{tmp_path}/no-docker"}
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[socket.socket]:
+    """Something that listens and says nothing."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "silent"))
+        server.listen()
+        server.settimeout(20)
+        yield server
+
+
+def test_without_engines_auto_takes_a_child_process_and_says_why(kvcache: Commands, nowhere: dict[str, str]) -> None:
+    options = ("--name", "kv-auto", "--port", str(free_port()), "--model", "builtin/demo")
+    done = kvcache.run("up", "-d", *options, environment=nowhere)
+
+    assert done.code == 0, done.output
+    chosen = done.output.splitlines()[1]
+    assert chosen.startswith("Running on host - orchestrating a child process of")
+    for reason in ("no-podman", "Docker does not answer at"):
+        assert reason in chosen
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [("podman", "Error: Podman did not answer when asked to connect"), ("docker", "Error: Docker does not answer at")],
+)
+def test_an_engine_that_is_not_there_is_said_with_what_to_do(
+    kvcache: Commands, nowhere: dict[str, str], engine: str, said: str
+) -> None:
+    for command in ("up", "down"):
+        done = kvcache.run(command, "--engine", engine, environment=nowhere)
+        assert done.code == 1
+        assert said in done.output
+        assert f"{engine} info" in done.output.splitlines()[-1]
+        assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(("engine", "variable"), [("podman", "CONTAINER_HOST"), ("docker", "DOCKER_HOST")])
+def test_an_engine_that_does_not_answer_is_not_waited_for_long(
+    kvcache: Commands, silent: socket.socket, engine: str, variable: str
+) -> None:
+    done = kvcache.run("up", "--engine", engine, environment={variable: f"unix://{silent.getsockname()}"})
+
+    assert done.code == 1
+    assert "Error: " in done.output
+    assert "answer" in done.output
+    assert done.seconds < 10
+
+
+def test_ctrl_c_while_an_engine_is_asked_ends_well(kvcache: Commands, silent: socket.socket) -> None:
+    environment = {"DOCKER_HOST": f"unix://{silent.getsockname()}"}
+    command = kvcache.start("up", "--engine", "docker", environment=environment)
+    connection, _ = silent.accept()
+    with connection:
+        command.interrupt()
+        done = command.finish(10)
+    assert (done.code, done.output.strip()) == (0, "Received shutdown signal")
+
+
+def test_a_context_of_docker_that_is_not_there_is_said(kvcache: Commands, tmp_path: Path) -> None:
+    environment = {"DOCKER_CONTEXT": "kv-none", "DOCKER_CONFIG": str(tmp_path)}
+    done = kvcache.run("status", "--engine", "docker", environment=environment)
+
+    assert done.code == 1
+    assert "Error: Docker has no context 'kv-none'." in done.output
+
+
+def test_the_doctor_finds_that_nothing_answers(kvcache: Commands, nowhere: dict[str, str]) -> None:
+    options = ("--engine", "docker", "--model", "builtin/demo", "--zmq-endpoint", f"tcp://127.0.0.1:{free_port()}")
+    done = kvcache.run("doctor", *options, environment=nowhere)
+
+    assert done.code == 1
+    assert "problem  docker: Docker does not answer at" in done.output
