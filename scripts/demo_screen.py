@@ -58,7 +58,7 @@ def main() -> int:
                 view.ended(line)
 
     up(launch, Console(quiet=True), play)
-    picture = ROOT / "docs" / "demo.svg"
+    picture = ROOT / "scripts" / "demo_screen.svg"
     picture.parent.mkdir(exist_ok=True)
     terminal.save_svg(str(picture), title="kvcache demo")
     print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size} bytes")
