@@ -94,7 +94,9 @@ class Intake:
         for arrival in waiting:
             if in_vain and not stream.asking and stream.judge(arrival) is Verdict.GAP:
                 self.lose(stream, arrival.sequence)
-            self.receive(stream, arrival)
+                self.apply(stream, arrival)
+            else:
+                self.receive(stream, arrival)
 
     def lose(self, stream: Stream, sequence: int) -> None:
         """Gives up on the batches before `sequence`; until the rank is cleared or rebuilt its answers may be wrong."""
@@ -160,6 +162,7 @@ class Intake:
     def found(self, stream: Stream) -> None:
         """The connection is back; whether something was missed, the sequence or the replay socket will show."""
         stream.lost_at = None
+        stream.stir()
         self.ask(stream)
 
     def verified(self, stream: Stream) -> None:

@@ -27,8 +27,6 @@ _log = logging.getLogger(__name__)
 _SLICE_SECONDS = 0.005
 SWEEP_BLOCKS = 1024
 _SWEEP_INTERVAL = 0.1
-_QUIET = 1.0
-"""Seconds after which the last batch of a burst is looked for at the replay socket: its loss shows in no gap."""
 _FORGOTTEN_AFTER_TTLS = 12
 """A pod that stayed away this many times POD_TTL will not come back to what it held: its memory is given up."""
 
@@ -181,7 +179,7 @@ class EventPool:
         if stream.lost_at is not None or (message.connection != stream.connection and stream.next):
             self._intake.found(stream)
         stream.connection = message.connection
-        stream.check_at = monotonic() + _QUIET
+        stream.stir()
         self._intake.receive(stream, arrived)
 
     def _stream(self, subscription: Subscription, topic: bytes, rank: int, peer: str | None = None) -> Stream:
@@ -190,7 +188,7 @@ class EventPool:
         replay = endpoint.replay_of(source.pod, rank)
         return self._intake.stream(endpoint.address, Rank(source.pod, source.model, rank), replay)
 
-    def connected(self, subscription: Subscription, connection: int) -> None:
+    def connected(self, subscription: Subscription) -> None:
         endpoint = subscription.endpoint
         if endpoint.binds:
             return  # the next message tells whose connection it is

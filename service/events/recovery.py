@@ -18,7 +18,6 @@ from service.events.wire import Batch, WireError
 
 _log = logging.getLogger(__name__)
 _SLICE_SECONDS = 0.005
-_IDLE_INTERVAL = 30.0
 _ATTEMPTS = 3
 
 
@@ -61,7 +60,7 @@ class Recovery:
         self._statistics.replays += 1
         began_at, gap_is_known = stream.next, bool(stream.waiting)
         answered = await self._answered(stream)
-        stream.check_at = monotonic() + _IDLE_INTERVAL
+        stream.checked()
         self._intake.asked(stream, in_vain=not answered or (gap_is_known and stream.next == began_at))
 
     async def _answered(self, stream: Stream) -> bool:

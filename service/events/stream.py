@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from time import time
+from time import monotonic, time
 
 import xxhash
 
@@ -13,6 +13,8 @@ from service.events.wire import Batch, read_batch
 from service.index.base import Rank
 
 _REMEMBERED = 1024
+_FIRST_CHECK = 1.0
+_LAST_CHECKS = 30.0
 
 
 class Verdict(Enum):
@@ -80,10 +82,11 @@ class Stream:
     beyond_replay: bool = False
     """Whether a replay from the first batch on was tried in vain since the last loss."""
     check_at: float = 0.0
-    """When to ask the replay socket whether the last batches were lost, by the monotonic clock."""
+    """When to ask the replay socket whether the last batches were lost, which no gap shows; by the monotonic clock."""
     forgotten: bool = False
     _timestamp: float = 0.0
     _began_at: float = 0.0
+    _quiet: float = _FIRST_CHECK
     _digests: deque[int | None] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
     def judge(self, arrival: Arrival) -> Verdict:
@@ -121,6 +124,16 @@ class Stream:
         self.reconnected = False
         self.last_event_at = time()
         self._timestamp = arrival.batch.timestamp or 0.0
+
+    def stir(self) -> None:
+        """Something was heard: that it was the last is to be checked soon, and then ever more rarely."""
+        self._quiet = _FIRST_CHECK
+        self.check_at = monotonic() + self._quiet
+
+    def checked(self) -> None:
+        """The replay socket was asked."""
+        self._quiet = min(2 * self._quiet, _LAST_CHECKS)
+        self.check_at = monotonic() + self._quiet
 
     def restart(self, began_at: float | None = None) -> None:
         """Begins anew: nothing that was sent before `began_at` (Unix seconds, by the engine's clock) counts."""

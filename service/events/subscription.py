@@ -13,8 +13,9 @@ from service.events.endpoint import Endpoint
 
 _SLICE = 256
 _HIGH_WATER = 100_000
-_UP = zmq.Event.HANDSHAKE_SUCCEEDED
-_DOWN = zmq.Event.DISCONNECTED
+_MADE = zmq.Event.CONNECTED | zmq.Event.ACCEPTED
+_READY = zmq.Event.HANDSHAKE_SUCCEEDED
+_ENDED = zmq.Event.DISCONNECTED
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
@@ -40,7 +41,7 @@ class Listener(Protocol):
 
     def malformed(self, subscription: Subscription) -> None: ...
 
-    def connected(self, subscription: Subscription, connection: int) -> None: ...
+    def connected(self, subscription: Subscription) -> None: ...
 
     def disconnected(self, subscription: Subscription, connection: int) -> None: ...
 
@@ -75,7 +76,7 @@ class Subscription:
         socket.heartbeat_ivl, socket.heartbeat_timeout = 10_000, 30_000
         socket.reconnect_ivl, socket.reconnect_ivl_max = 100, 2_000
         socket.subscribe(self._topic)
-        monitor = socket.get_monitor_socket(_UP | _DOWN)
+        monitor = socket.get_monitor_socket(_MADE | _READY | _ENDED)
         try:
             if self.endpoint.binds:
                 socket.bind(self.endpoint.address)
@@ -126,10 +127,11 @@ class Subscription:
 
     def _monitored(self, monitor: zmq.Socket[bytes]) -> None:
         event = recv_monitor_message(monitor)
-        if event["event"] == _UP:
+        if event["event"] == _READY:
+            self._listener.connected(self)
+        elif event["event"] & _MADE:
             self.connections.add(event["value"])
-            self._listener.connected(self, event["value"])
-        elif event["event"] == _DOWN and event["value"] in self.connections:
+        elif event["value"] in self.connections:
             self.connections.remove(event["value"])
             self._listener.disconnected(self, event["value"])
 

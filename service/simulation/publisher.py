@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 
 import zmq
@@ -130,6 +131,10 @@ class Publisher:
     def forget(self) -> None:
         """Empties the buffer for replays, as that of a restarted engine is."""
         self._buffer.clear()
+
+    def publish_frames(self, frames: Sequence[bytes]) -> None:
+        """Sends frames as they are, whatever the protocol says of them."""
+        self._pub.send_multipart(frames)
 
     async def _watch_subscriptions(self) -> None:
         while True:

@@ -1,0 +1,159 @@
+"""Engines that go and come: what their blocks count for meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from service.events.endpoint import Endpoint
+from service.index.base import Rank
+from service.simulation.publisher import Publisher
+from tests.service.events.conftest import Listen, until
+from tests.service.events.proxy import Proxy, Weather
+from tests.service.events.test_order_and_loss import RANK, TOPIC, endpoint, held, state, stored
+
+CLEAR = Weather()
+
+
+async def test_a_connection_that_stays_lost_takes_the_blocks_out_of_the_scores_until_it_is_back(
+    listen: Listen,
+) -> None:
+    async with Publisher(topic=TOPIC) as publisher, Proxy(publisher.address, CLEAR) as proxy:
+        listening = await listen(Endpoint(proxy.address, replay=publisher.replay), pod_ttl=0.2)
+        await publisher.subscribed()
+        await proxy.subscribed()
+        publisher.publish(stored(0))
+        await listening.heard({RANK: 0})
+        await proxy.cut()
+        await until(lambda: not held(listening))
+        assert listening.states()[RANK].connected is False
+        assert state(listening) == (False, "the connection is lost")
+        await proxy.mend()
+        await until(lambda: held(listening) == {0})
+        assert state(listening) == (True, None)
+
+
+async def test_a_connection_that_comes_back_in_time_changes_nothing(listen: Listen) -> None:
+    async with Publisher(topic=TOPIC) as publisher, Proxy(publisher.address, CLEAR) as proxy:
+        listening = await listen(Endpoint(proxy.address, replay=publisher.replay), pod_ttl=60.0)
+        await publisher.subscribed()
+        await proxy.subscribed()
+        publisher.publish(stored(0))
+        await listening.heard({RANK: 0})
+        await proxy.cut()
+        await until(lambda: not listening.states()[RANK].connected)
+        assert held(listening) == {0}
+        publisher.publish(stored(1))
+        await proxy.mend()
+        await until(lambda: state(listening) == (True, None))
+        assert held(listening) == {0, 1}
+        assert listening.pool.statistics.restarts == 0
+
+
+async def test_without_a_replay_socket_the_next_batch_shows_whether_something_was_missed(listen: Listen) -> None:
+    async with Publisher(replay=None, topic=TOPIC) as publisher, Proxy(publisher.address, CLEAR) as proxy:
+        listening = await listen(Endpoint(proxy.address), pod_ttl=0.2)
+        await publisher.subscribed()
+        await proxy.subscribed()
+        publisher.publish(stored(0))
+        await listening.heard({RANK: 0})
+        for missed, reason in ((False, None), (True, "batches 2 to 2 were lost")):
+            await proxy.cut()
+            await until(lambda: not held(listening))
+            if missed:
+                lost = proxy.lost
+                publisher.publish(stored(90))
+                await until(lambda lost=lost: proxy.lost == lost + 1)  # type: ignore[misc]
+            await proxy.mend()
+            await proxy.subscribed()
+            await until(lambda: listening.states()[RANK].connected)
+            assert held(listening) == set()
+            publisher.publish(stored(publisher.sequence))
+            await until(lambda: 0 in held(listening))
+            assert state(listening) == (reason is None, reason)
+
+
+async def test_of_engines_that_connect_to_us_only_the_one_that_leaves_is_lost(listen: Listen, folder: Path) -> None:
+    address = f"ipc://{folder}/events"
+    listening = await listen(Endpoint(address), pod_ttl=0.2)
+    leaving = Publisher(address, None, topic="kv@a@m", binds=False)
+    await leaving.__aenter__()
+    async with Publisher(address, None, topic="kv@b@m", binds=False) as staying:
+        for publisher, number in ((leaving, 0), (staying, 1)):
+            await publisher.subscribed()
+            publisher.publish(stored(number))
+        await listening.heard({Rank("a", "m"): 0, Rank("b", "m"): 0})
+        await leaving.close()
+        await until(lambda: not held(listening, Rank("a", "m")))
+        assert listening.states()[Rank("a", "m")].connected is False
+        assert held(listening, Rank("b", "m")) == {1}
+        assert listening.states()[Rank("b", "m")].connected is True
+
+
+async def test_a_pod_that_stays_away_for_long_is_forgotten(listen: Listen) -> None:
+    async with Publisher(topic=TOPIC) as publisher, Proxy(publisher.address, CLEAR) as proxy:
+        listening = await listen(Endpoint(proxy.address), pod_ttl=0.02)
+        await publisher.subscribed()
+        await proxy.subscribed()
+        publisher.publish(stored(0))
+        await listening.heard({RANK: 0})
+        await proxy.cut()
+        await until(lambda: not listening.states())
+        assert list(listening.index.ranks()) == []
+
+
+async def test_a_pod_that_was_forgotten_by_hand_is_back_with_its_next_batch(listen: Listen) -> None:
+    async with Publisher(topic=TOPIC) as publisher:
+        listening = await listen(endpoint(publisher))
+        await publisher.subscribed()
+        publisher.publish(stored(0))
+        await listening.heard({RANK: 0})
+        assert listening.pool.forget(RANK.pod) is True
+        assert listening.pool.forget(RANK.pod) is False
+        assert held(listening) == set()
+        assert (listening.states(), list(listening.index.ranks())) == ({}, [])
+        publisher.publish(stored(1))
+        await listening.heard({RANK: 1})
+        assert held(listening) == {0, 1}
+
+
+async def test_a_socket_that_cannot_be_bound_is_a_problem_and_is_tried_again(listen: Listen, folder: Path) -> None:
+    missing = folder / "later"
+    listening = await listen(Endpoint(f"ipc://{missing}/events"), pod_ttl=0.1)
+    (problem,) = listening.pool.problems()
+    assert problem.startswith(f"cannot bind ipc://{missing}/events: ")
+    missing.mkdir()
+    await until(lambda: not listening.pool.problems())
+
+
+async def test_an_engine_that_is_not_there_yet_is_no_problem(listen: Listen) -> None:
+    listening = await listen(Endpoint("tcp://127.0.0.1:1"))
+    assert listening.pool.problems() == []
+
+
+async def test_the_pool_says_that_it_started(listen: Listen, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    await listen(Endpoint("tcp://127.0.0.1:1"), pool_concurrency=3)
+    assert "Events pool started: 3 workers, tcp://127.0.0.1:1" in caplog.messages
+
+
+async def test_topics_outside_the_filter_are_not_heard_unless_the_endpoint_names_its_pod(listen: Listen) -> None:
+    async with Publisher(topic="other@a@m") as strange, Publisher() as silent:
+        strange.publish(stored(0), lost=True)
+        listening = await listen(endpoint(strange), endpoint(silent, pod="b", model="m"))
+        await silent.subscribed()
+        await strange.subscribed()
+        strange.publish(stored(1))
+        silent.publish(stored(2))
+        await listening.heard({Rank("b", "m"): 0})
+        assert listening.pool.statistics.messages_received == 1
+
+
+async def test_a_pod_without_any_name_is_called_by_its_address(listen: Listen, folder: Path) -> None:
+    async with Publisher() as publisher:
+        listening = await listen(endpoint(publisher), zmq_topic="", model_name="m")
+        await publisher.subscribed()
+        publisher.publish(stored(0))
+        await listening.heard({Rank(publisher.address.removeprefix("tcp://"), "m"): 0})
