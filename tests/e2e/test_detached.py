@@ -66,8 +66,6 @@ def test_limits_ports_and_folders_are_given_to_the_container(
     model = tmp_path / "models" / "org" / "name"
     model.mkdir(parents=True)
     (model / "tokenizer.json").write_text("{}")
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)
     cache, port = tmp_path / "cache", free_port()
     up = make_up()
     limits = ("--cpus", "0.5", "--memory", "300m")
