@@ -103,7 +103,7 @@ class Recorder:
     def malformed(self, subscription: Subscription) -> None:
         self.statistics.unreadable += 1
 
-    def connected(self, subscription: Subscription, connection: int) -> None:
+    def connected(self, subscription: Subscription) -> None:
         if subscription.endpoint.replay is None:
             return
         known = [heard for (address, _), heard in self._heard.items() if address == subscription.endpoint.address]

@@ -1,0 +1,192 @@
+"""Models with several KV-cache groups: what suits all of them is what an engine reuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.index.base import Removed, Reuse, Stored
+from service.index.memory import MemoryIndex
+from tests.service.index.test_memory import SIZE, A, B, matches, stored, tokens
+
+WINDOW = 2 * SIZE + 1
+"""A window of two blocks, and the token that is being computed."""
+
+
+@pytest.fixture
+def index() -> MemoryIndex:
+    return MemoryIndex(max_blocks=10_000)
+
+
+def full(*blocks: int, **changes: Any) -> Stored:
+    return stored(*blocks, group=0, kind="full_attention", **changes)
+
+
+def windowed(*blocks: int, **changes: Any) -> Stored:
+    return stored(*blocks, **{"group": 1, "kind": "sliding_window", "window": WINDOW, **changes})
+
+
+def test_a_prefix_counts_as_far_as_the_window_before_its_end_is_held(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2, 3, 4, 5))
+    index.store(A, windowed(1, 2, 3, 4, 5))
+    for gone in (1, 2):
+        index.remove(A, Removed([gone], group=1))
+    assert matches(index, 1, 2, 3, 4, 5) == {A: 5}
+    assert matches(index, 1, 2, 3, 4) == {A: 4}
+    assert matches(index, 1, 2, 3) == {}
+    index.remove(A, Removed([5], group=1))
+    assert matches(index, 1, 2, 3, 4, 5) == {A: 4}
+
+
+def test_a_prefix_shorter_than_its_window_needs_all_of_it(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2, 3))
+    index.store(A, windowed(1))
+    assert matches(index, 1, 2, 3) == {A: 1}
+
+
+def test_full_attention_ends_the_prefix_whatever_a_window_holds(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2, 3, 4))
+    index.store(A, windowed(1, 2, 3, 4))
+    index.remove(A, Removed([3], group=0))
+    assert matches(index, 1, 2, 3, 4) == {A: 2}
+
+
+def test_every_window_has_its_say(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2, 3, 4))
+    index.store(A, windowed(1, 2, 3, 4))
+    index.store(A, windowed(1, 2, 3, 4, group=2, window=SIZE + 1))
+    index.remove(A, Removed([4], group=2))
+    assert matches(index, 1, 2, 3, 4) == {A: 3}
+    index.remove(A, Removed([2], group=1))
+    assert matches(index, 1, 2, 3, 4) == {A: 1}
+
+
+def test_a_window_without_full_attention_is_enough(index: MemoryIndex) -> None:
+    index.store(A, windowed(1, 2, 3, 4, group=0))
+    index.remove(A, Removed([1], group=0))
+    assert matches(index, 1, 2, 3, 4) == {A: 4}
+    assert matches(index, 1, 2) == {}
+    index.hide(A, True)
+    assert matches(index, 1, 2, 3, 4) == {}
+    index.hide(A, False)
+    index.clear(A)
+    assert matches(index, 1, 2, 3, 4) == {}
+
+
+def test_a_state_is_reused_only_at_its_own_end(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2, 3, 4))
+    index.store(A, Stored([3], None, tokens(1, 2, 3), SIZE, group=1, kind="mamba"))
+    assert matches(index, 1, 2, 3, 4) == {A: 3}
+    assert matches(index, 1, 2) == {}
+    index.store(A, Stored([4], 3, tokens(4), SIZE, group=1, kind="mamba"))
+    assert matches(index, 1, 2, 3, 4) == {A: 4}
+
+
+def test_a_group_s_blocks_may_have_a_size_of_their_own(index: MemoryIndex) -> None:
+    index.store(A, Stored([2, 4], None, tokens(1, 2, 3, 4), 2 * SIZE, group=0, kind="full_attention"))
+    index.store(A, windowed(1, 2, 3))
+    assert matches(index, 1, 2, 3, 4) == {A: 2}
+    index.store(A, windowed(4, parent=3))
+    assert matches(index, 1, 2, 3, 4) == {A: 4}
+
+
+def test_the_blocks_that_a_window_names_are_known_by_the_hashes_of_other_groups(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2, 3, 4, 5))
+    index.store(A, Stored([2, 3], None, tokens(1, 2, 3, 4, 5), SIZE, group=1, kind="sliding_window", window=WINDOW))
+    assert matches(index, 1, 2, 3, 4, 5) == {A: 3}
+
+
+def test_a_window_of_which_nobody_knows_which_blocks_it_keeps_does_not_count(index: MemoryIndex) -> None:
+    index.store(A, Stored([4], None, tokens(1, 2, 3, 4), 4 * SIZE, group=0, kind="full_attention"))
+    index.store(A, Stored([2, 3], None, tokens(1, 2, 3, 4), SIZE, group=1, kind="sliding_window", window=WINDOW))
+    assert matches(index, 1, 2, 3, 4) == {A: 4}
+    (held,) = index.ranks()
+    assert held.ungrouped == ["a window whose blocks are not all known"]
+    assert held.flaw == "which blocks a window keeps cannot be told"
+    index.store(A, windowed(5, parent=4))
+    assert index.disagreements() == []
+
+
+@pytest.mark.parametrize("kind", ["chunked_local_attention", "cross_attention", "unknown", None])
+def test_a_group_of_another_kind_is_told_and_full_attention_counts_alone(index: MemoryIndex, kind: str | None) -> None:
+    index.store(A, full(1, 2))
+    index.store(A, stored(1, group=1, kind=kind))
+    assert matches(index, 1, 2) == {A: 2}
+    (held,) = index.ranks()
+    assert held.ungrouped == [kind or "group 1"]
+
+
+def test_a_removal_is_of_its_group(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2))
+    index.store(A, windowed(1, 2))
+    index.remove(A, Removed([2], group=0))
+    assert matches(index, 1, 2) == {A: 1}
+    assert index.remove(A, Removed([2], group=0)) == 1
+    assert index.remove(A, Removed([1])) == 0
+
+
+def test_ordinary_ranks_are_not_kept_from_their_match_by_hybrid_ones(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2))
+    index.store(A, windowed(1))
+    index.store(B, full(1, 2))
+    assert matches(index, 1, 2) == {A: 1, B: 2}
+
+
+def test_a_part_of_a_block_at_a_prompt_s_end_is_no_block(index: MemoryIndex) -> None:
+    index.store(A, Stored([4], None, tokens(1, 2, 3, 4), 4 * SIZE, group=0, kind="full_attention"))
+    index.store(A, full(1))
+    assert matches(index, 1, 2, 3, 4) == {A: 4}
+    assert matches(index, 1, 2) == {}
+    assert index.flaw(A) is None
+
+
+def test_a_report_of_reuse_is_no_copy(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2, 3))
+    index.store(A, full(1, 2, reuse=Reuse.CONTINUED))
+    index.remove(A, Removed([2], group=0))
+    assert matches(index, 1, 2) == {A: 1}
+    assert index.flaw(A) is None
+
+
+def test_a_report_that_nothing_proves_is_told(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2, 3))
+    index.store(A, full(1, 2, reuse=Reuse.POSSIBLE))
+    index.remove(A, Removed([2], group=0))
+    assert matches(index, 1, 2) == {A: 1}
+    assert index.flaw(A) is not None
+
+
+def test_a_store_of_what_is_not_all_held_is_no_report(index: MemoryIndex) -> None:
+    index.store(A, full(1))
+    index.store(A, full(1, 2, reuse=Reuse.POSSIBLE))
+    index.remove(A, Removed([1], group=0))
+    assert matches(index, 1, 2) == {A: 2}
+
+
+def test_a_single_block_that_is_stored_again_is_a_copy(index: MemoryIndex) -> None:
+    index.store(A, full(1))
+    index.store(A, full(1, reuse=Reuse.POSSIBLE))
+    index.remove(A, Removed([1], group=0))
+    assert matches(index, 1) == {A: 1}
+    assert index.flaw(A) is None
+
+
+def test_what_had_to_be_computed_for_want_of_its_window_is_a_copy(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2, 3))
+    index.store(A, windowed(1, 2, 3))
+    index.remove(A, Removed([3], group=1))
+    index.remove(A, Removed([2], group=1))
+    index.store(A, full(1, 2, 3, reuse=Reuse.POSSIBLE))
+    index.store(A, windowed(1, 2, 3, reuse=Reuse.AS_BEFORE))
+    index.remove(A, Removed([3], group=0))
+    assert matches(index, 1, 2, 3) == {A: 3}
+
+
+def test_a_report_names_blocks_that_a_window_does_not_hold(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2, 3, 4))
+    index.store(A, windowed(1, 2, 3, 4))
+    index.remove(A, Removed([1], group=1))
+    index.store(A, full(1, 2, 3, 4, reuse=Reuse.CONTINUED))
+    index.store(A, windowed(1, 2, 3, 4, reuse=Reuse.AS_BEFORE))
+    assert matches(index, 1) == {}

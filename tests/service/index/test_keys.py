@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from array import array
+
+import pytest
+import xxhash
+
+from service.index.base import Prompt
+from service.index.keys import block_extra, block_keys, lookahead_extra, prompt_keys, root_key
+
+TOKENS = array("I", range(100, 112))
+
+
+def test_a_key_is_the_hash_of_a_block_s_tokens_seeded_with_the_key_before() -> None:
+    first = xxhash.xxh3_64_intdigest(TOKENS[:4].tobytes(), 5) & (2**60 - 1)
+    second = xxhash.xxh3_64_intdigest(TOKENS[4:8].tobytes(), first) & (2**60 - 1)
+    assert block_keys(5, TOKENS[:11], 4) == [first, second]
+
+
+def test_a_chain_may_be_cut_anywhere() -> None:
+    whole = block_keys(1, TOKENS, 4)
+    assert block_keys(whole[0], TOKENS[4:], 4) == whole[1:]
+
+
+def test_an_extra_changes_its_block_and_all_that_follow() -> None:
+    plain = block_keys(1, TOKENS, 4)
+    salted = block_keys(1, TOKENS, 4, [None, block_extra(["s"])])
+    assert salted[0] == plain[0]
+    assert not set(salted[1:]) & set(plain)
+    assert block_keys(1, TOKENS, 4, [None, None, None]) == plain
+
+
+@pytest.mark.parametrize("other", [("n", None, 4), ("m", "lora", 4), ("m", None, 8), ("m", "", 4)])
+def test_roots_of_other_models_loras_and_block_sizes_differ(other: tuple[str, str | None, int]) -> None:
+    assert root_key("m", None, 4) == root_key("m", None, 4) != root_key(*other)
+
+
+def test_a_prompt_has_the_keys_of_the_events_that_stored_it() -> None:
+    root = root_key("m", "lora", 4)
+    prompt = Prompt("m", TOKENS, lora_name="lora", cache_salt="s")
+    assert prompt_keys(prompt, 4) == block_keys(root, TOKENS, 4, [block_extra(["s"])])
+
+
+def test_a_prompt_that_is_looked_ahead_of_has_no_key_for_a_last_block_without_next_tokens() -> None:
+    root = root_key("m", None, 4)
+    extras = [lookahead_extra(None, TOKENS[end : end + 2]) for end in (4, 8)]
+    assert prompt_keys(Prompt("m", TOKENS), 4, lookahead=2) == block_keys(root, TOKENS[:8], 4, extras)
+    assert prompt_keys(Prompt("m", TOKENS[:5]), 4, lookahead=2) == []
+
+
+def test_text_and_bytes_are_different_extras() -> None:
+    assert block_extra(["a"]) != block_extra([b"a"]) != block_extra([["a"]])
+    assert block_extra([]) is None
