@@ -69,6 +69,10 @@ class Model:
             return Rendered(text, await self.tokenize(text, add_special_tokens=chat.add_special_tokens))
         return Rendered(text, await self.tokenize_truncated(text, chat))
 
+    def close(self) -> None:
+        """Gives up the tokenizing that still runs."""
+        self._tokenizer.close()
+
     async def prepare(self) -> None:
         """Looks into the chat template that most requests get, so that the first of them need not wait for it."""
         if (source := self._templates.get("default")) is not None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
+from service.prompts.daemon_threads import DaemonThreads
 from service.prompts.errors import ModelNotFound, ModelUnavailable
 from service.prompts.hub import cached_folder, fetched_folder
 from service.prompts.model import Model
@@ -30,11 +31,11 @@ class Models:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._renderer = Renderer(settings)
-        self._cache = TokenCache(settings.token_cache_bytes)
+        self.token_cache = TokenCache(settings.token_cache_bytes)
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Model]] = {}
         self._failed: OrderedDict[str, tuple[float, Exception]] = OrderedDict()
-        self._fetchers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="hub")
+        self._fetchers = DaemonThreads(4, "hub")
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prompts")
 
     async def get(self, name: str) -> Model:
@@ -64,6 +65,8 @@ class Models:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for model in self._loaded.values():
+            model.close()
         await self._renderer.close()
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
@@ -124,6 +127,6 @@ class Models:
             read_model_files(folder),
             settings=self._settings,
             renderer=self._renderer,
-            cache=self._cache,
+            cache=self.token_cache,
             workers=self._workers,
         )

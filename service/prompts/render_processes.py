@@ -34,6 +34,7 @@ class RenderProcess:
             if self._process is None or self._process.poll() is not None:
                 self.close()
                 self._process = _start()
+                _await_ready(self._process)
             return self._ask(self._process, job, time.monotonic() + job.seconds)
         except TimeoutError:
             self.close()
@@ -41,6 +42,9 @@ class RenderProcess:
         except (BrokenPipeError, EOFError, ValueError):
             self.close()
             raise RenderFailed("it brings down the process that renders it") from None
+        except OSError:
+            self.close()
+            raise
 
     def kill(self) -> None:
         """Ends the process, whatever it does; for any thread. `run` then fails, and `close` is still to be called."""
@@ -60,7 +64,10 @@ class RenderProcess:
 
     def _ask(self, process: subprocess.Popen[bytes], job: Job, deadline: float) -> str:
         assert process.stdin is not None and process.stdout is not None  # noqa: S101
-        request = pickle.dumps(job)
+        try:
+            request = pickle.dumps(job)
+        except RecursionError:
+            raise RenderFailed("what it is given goes too deep") from None
         answers = process.stdout.fileno()
         _write(process.stdin.fileno(), REQUEST.pack(len(request)) + request, deadline)
         kind, size = ANSWER.unpack(_read(answers, ANSWER.size, deadline))
@@ -113,10 +120,12 @@ def _start() -> subprocess.Popen[bytes]:
     )
     assert process.stdin is not None and process.stdout is not None  # noqa: S101
     os.set_blocking(process.stdin.fileno(), False)
+    return process
+
+
+def _await_ready(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdout is not None  # noqa: S101 - it was asked for
     try:
         _read(process.stdout.fileno(), len(READY), time.monotonic() + START_SECONDS)
     except (TimeoutError, EOFError):
-        process.kill()
-        process.wait()
         raise OSError("a new process does not answer") from None
-    return process

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 
 from tokenizers import Tokenizer
 
@@ -38,6 +39,7 @@ class TextTokenizer:
             raise BadModelFile(files.folder / CONFIG, f"its added tokens are none ({error})") from None
         self._tokenizer.encode_special_tokens = bool(files.config.get("split_special_tokens", False))
         self.vocabulary_size: int = self._tokenizer.get_vocab_size()
+        self._closed = False
         self._file = files.tokenizer
         self._cache = cache
         self._segmentation = segmentation_of(self._tokenizer)
@@ -51,6 +53,10 @@ class TextTokenizer:
         """How many tokens are put before and after a text when special tokens are asked for."""
         before, after = self._around
         return len(before) // _TOKEN_BYTES, len(after) // _TOKEN_BYTES
+
+    def close(self) -> None:
+        """Has every `encode` that still runs, in whatever thread, end with CancelledError after a moment."""
+        self._closed = True
 
     def recall(self, text: str) -> Recalled:
         """Gives what is known of the start of a text; quick, however long it is."""
@@ -108,6 +114,8 @@ class TextTokenizer:
                 stretch = self._cache.follow(stretch, text, end, b"".join(pieces[fresh:]), settled)
                 fresh = len(pieces)
                 end = end + STRETCH if end + STRETCH <= len(text) else sys.maxsize
+            if self._closed:
+                raise CancelledError
             pieces.append(self._piece(text, segment))
             settled = segment[1]
         return pieces

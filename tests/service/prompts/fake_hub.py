@@ -37,6 +37,10 @@ class FakeHub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     tokens: set[str] = field(default_factory=lambda: {"hf_good"})
     asked: Counter[str] = field(default_factory=Counter)
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once anything was asked."""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the hub shuts down."""
     html: bool = False
     """Whether it is no hub at all but a page that says so."""
     url: str = ""
@@ -51,6 +55,7 @@ class FakeHub:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked[f"{request.method} {request.path}"] += 1
+        self.heard.set()
         if self.html:
             return web.Response(text="<html>Log in to the network</html>", content_type="text/html")
         path = request.path.removeprefix("/api/models/").lstrip("/")
@@ -60,7 +65,8 @@ class FakeHub:
             return refusal
         assert repository is not None
         if repository.silent:
-            await asyncio.Event().wait()
+            await self.over.wait()
+            return _error(503)
         return await self._file(request, repository, file) if file else self._info(name, repository)
 
     def _refusal(self, request: web.Request, repository: Repository | None) -> web.Response | None:
@@ -111,4 +117,5 @@ async def running_hub() -> AsyncIterator[FakeHub]:
     await server.start_server()
     hub.url = str(server.make_url("")).rstrip("/")
     yield hub
+    hub.over.set()
     await server.close()

@@ -170,6 +170,18 @@ async def test_parts_stay_parts_for_a_template_that_walks_them() -> None:
     await models.close()
 
 
+async def test_what_is_nested_too_deep_is_refused_or_taken_for_nothing(model: Model) -> None:
+    deep: Any = "x"
+    for _ in range(100_000):
+        deep = [deep]
+    for fields in ({"chat_template_kwargs": {"deep": deep}}, {"documents": [{"title": "", "text": deep}]}):
+        with pytest.raises(PromptError, match="deep"):
+            await model.render(Chat(messages=HELLO, **fields))
+    call = {"function": {"name": "f", "arguments": "[" * 100_000}}
+    rendered = await model.render(Chat(messages=[{"role": "assistant", "content": "", "tool_calls": [call]}]))
+    assert "<|call|>f {}<|end|>" in rendered.text
+
+
 async def test_a_conversation_is_not_changed_by_rendering_it(model: Model) -> None:
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "x"}]},

@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -318,6 +320,45 @@ async def test_failures_are_remembered_for_a_while(hub: FakeHub, start: Start, m
     await unavailable(models)
     now = 1031.0
     assert (await models.get("org/model")).name == "org/model"
+
+
+async def test_closing_waits_neither_for_a_silent_hub_nor_for_a_long_text(hub: FakeHub) -> None:
+    hub.repositories["org/model"] = Repository(FILES, silent=True)
+    models = Models(Settings(hub_timeout=30.0))
+    model = await models.get("builtin/demo")
+    random_ = random.Random(1)
+    text = "".join(chr(random_.randrange(33, 0x3000)) + " a b" for _ in range(500_000))
+    loading = asyncio.create_task(models.get("org/model"))
+    tokenizing = asyncio.create_task(model.tokenize(text))
+    await hub.heard.wait()
+    started = time.perf_counter()
+    await models.close()
+    for task in (loading, tokenizing):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert time.perf_counter() - started < 1
+
+
+async def test_a_process_ends_though_the_hub_is_silent(hub: FakeHub, tmp_path: Path) -> None:
+    hub.repositories["org/model"] = Repository(FILES, silent=True)
+    program = (
+        "import asyncio, sys; from service.settings import Settings; from service.prompts.models import Models\n"
+        "async def main():\n"
+        "    models = Models(Settings(hub_timeout=30.0))\n"
+        "    task = asyncio.create_task(models.get('org/model'))\n"
+        "    await asyncio.to_thread(sys.stdin.read)\n"
+        "    await models.close()\n"
+        "asyncio.run(main())"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program),
+        env={"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url},
+        stdin=subprocess.PIPE,
+    )
+    await hub.heard.wait()
+    assert process.stdin is not None
+    process.stdin.close()
+    assert await asyncio.wait_for(process.wait(), 5) == 0
 
 
 async def test_the_hubs_own_variables_are_followed(hub: FakeHub, tmp_path: Path) -> None:
