@@ -134,8 +134,11 @@ async def test_an_engine_that_is_not_there_yet_is_no_problem(listen: Listen) -> 
 
 
 async def test_the_pool_says_that_it_started(listen: Listen, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    logger = logging.getLogger("service.events.pool")
+    caplog.set_level(logging.INFO, logger.name)
+    logger.addHandler(caplog.handler)  # setting up the service's own log takes all handlers off the root
     await listen(Endpoint("tcp://127.0.0.1:1"), pool_concurrency=3)
+    logger.removeHandler(caplog.handler)
     assert "Events pool started: 3 workers, tcp://127.0.0.1:1" in caplog.messages
 
 
