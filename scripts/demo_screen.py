@@ -1,4 +1,4 @@
-"""Draws demo_screen.svg, the README's picture of `kvcache demo`: the live view in the middle of a real run, and its end.
+"""Draws demo_screen.svg, the README's picture of `kvcache demo`: the live view amid a real run, and its end.
 
     python scripts/demo_screen.py
 
