@@ -3,14 +3,16 @@
 
 A seeded conversation grows turn by turn to the given number of tokens. After each turn it is scored: rendered,
 tokenized, cut into blocks, and looked up in an index that holds all turns before. Prints CPU time (of all threads) in
-milliseconds, the median over several conversations:
+milliseconds: for each conversation the least of several runs that start with nothing known, and of several
+conversations the median:
 
   anew   its text tokenized as a whole, by the tokenizer alone: no rendering, no blocks, no lookup (`Tokenizer.encode`)
   first  all of scoring it, seen for the first time at that turn
   next   all of scoring it, the turn before having been scored
   ratio  anew / next
 
-Usage: scripts/bench/prompts.py [--model NAME] [--models-dir FOLDER] [--turns N] [--tokens N] [--repeat N] [--json]
+Usage: scripts/bench/prompts.py [--model NAME] [--models-dir FOLDER] [--turns N] [--tokens N]
+                                [--conversations N] [--runs N] [--json]
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import statistics
 import sys
 import time
 from array import array
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +44,7 @@ from service.prompts.models import Models  # noqa: E402
 from service.settings import Settings  # noqa: E402
 
 WORDS = (ROOT / "scripts" / "demo_corpus.txt").read_text(encoding="utf-8").split("\n\nEin Sprachmodell")[0].split(" ")
-SYSTEM_SHARE = 0.1
+SYSTEM_SHARE = 0.15
 USER_SHARE = 0.3
 ENGINE_BLOCK = 16
 BLOCK_SIZE = 256
@@ -75,7 +78,8 @@ class Stopwatch:
 class Bench:
     """Scores conversations with one model, against an index that stands for one engine's cache."""
 
-    def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
+    def __init__(self, models: Models, model: Model, tokenizer: Tokenizer) -> None:
+        self._keys = models.key_cache.block_keys
         self._model = model
         self._tokenizer = tokenizer
         self._index = MemoryIndex(1_000_000)
@@ -84,7 +88,7 @@ class Bench:
     async def score(self, messages: list[Message]) -> Rendered:
         """All that a request costs beyond its HTTP: rendering, tokens, block keys, lookup and scores."""
         rendered = await self._model.render(Chat(messages=messages))
-        matches = self._index.match(Prompt(self._model.name, rendered.tokens))
+        matches = self._index.match(Prompt(self._model.name, rendered.tokens, keys=self._keys))
         pod_scores(matches, WEIGHTS, BLOCK_SIZE)
         return rendered
 
@@ -123,11 +127,11 @@ def upto(messages: list[Message], turn: int) -> list[Message]:
     return [dict(message) for message in messages[: 2 * turn + 2]]
 
 
-async def words_for(bench: Bench, turns: int, tokens: int) -> int:
-    """How many words make a conversation of that many tokens."""
+async def words_for(bench: Bench, seed: int, turns: int, tokens: int) -> int:
+    """How many words make a conversation of about that many tokens."""
     words = tokens
     for _ in range(4):
-        rendered = await bench.score(conversation(0, turns, words))
+        rendered = await bench.score(conversation(seed, turns, words))
         words = round(words * tokens / len(rendered.tokens))
     return words
 
@@ -159,19 +163,27 @@ async def measure(bench: Bench, turns: int, words: int, seed: int) -> list[Turn]
 
 
 async def run(arguments: argparse.Namespace) -> list[Turn]:
-    models = Models(Settings(models_dir=arguments.models_dir))
-    try:
-        model = await models.get(arguments.model)
-        folder = ROOT / "service" / "prompts" if arguments.model.startswith("builtin/") else arguments.models_dir
-        bench = Bench(model, Tokenizer.from_file(str(folder / arguments.model / "tokenizer.json")))
-        words = await words_for(bench, arguments.turns, arguments.tokens)
-        runs = [await measure(bench, arguments.turns, words, seed) for seed in range(1, arguments.repeat + 1)]
-    finally:
-        await models.close()
-    return [
-        Turn(round(statistics.median(tokens)), *(statistics.median(times) for times in rest))
-        for tokens, *rest in (zip(*turns, strict=True) for turns in zip(*runs, strict=True))
-    ]
+    """Gives what each turn costs, over all conversations and runs."""
+    folder = ROOT / "service" / "prompts" if arguments.model.startswith("builtin/") else arguments.models_dir
+    tokenizer = Tokenizer.from_file(str(folder / arguments.model / "tokenizer.json"))
+    words: dict[int, int] = {}
+    by_conversation: list[list[list[Turn]]] = [[] for _ in range(arguments.conversations)]
+    for _ in range(1 + arguments.runs):
+        for seed, runs in enumerate(by_conversation, 1):
+            models = Models(Settings(models_dir=arguments.models_dir))
+            bench = Bench(models, await models.get(arguments.model), tokenizer)
+            if seed in words:
+                runs.append(await measure(bench, arguments.turns, words[seed], seed))
+            else:
+                words[seed] = await words_for(bench, seed, arguments.turns, arguments.tokens)
+            await models.close()
+    best = [[_each(min, turn) for turn in zip(*runs, strict=True)] for runs in by_conversation]
+    return [_each(statistics.median, turn) for turn in zip(*best, strict=True)]
+
+
+def _each(choose: Callable[[Iterable[float]], float], turns: Iterable[Turn]) -> Turn:
+    tokens, *times = (choose(values) for values in zip(*turns, strict=True))
+    return Turn(round(tokens), *times)
 
 
 def show(turns: list[Turn]) -> None:
@@ -188,7 +200,8 @@ def main() -> None:
     parser.add_argument("--models-dir", type=Path, default=Settings().models_dir)
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--tokens", type=int, default=8000)
-    parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--conversations", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     turns = asyncio.run(run(arguments))

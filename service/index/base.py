@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
 from typing import NamedTuple, Protocol, TypeAlias
@@ -54,6 +54,8 @@ class Prompt:
     lora_name: str | None = None
     cache_salt: str | None = None
     pods: Collection[str] | None = None
+    keys: Callable[[BlockKey, TokenIds, int], Sequence[BlockKey]] | None = field(default=None, compare=False)
+    """Gives what `service.index.keys.block_keys` gives for a parent, tokens and a block size, but may remember it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,10 +58,12 @@ def lookahead_extra(extra: bytes | None, tokens: TokenIds) -> bytes:
     return tokens.tobytes() + (extra or b"")
 
 
-def prompt_keys(prompt: Prompt, block_size: int, lookahead: int = 0) -> list[BlockKey]:
+def prompt_keys(prompt: Prompt, block_size: int, lookahead: int = 0) -> Sequence[BlockKey]:
     """The keys of a prompt's whole blocks, as an engine hashes them that looks `lookahead` tokens past each block."""
     root = root_key(prompt.model, prompt.lora_name, block_size)
     salt = block_extra([prompt.cache_salt]) if prompt.cache_salt else None
+    if not (lookahead or salt) and prompt.keys is not None:
+        return prompt.keys(root, prompt.tokens, block_size)
     if not lookahead:
         return block_keys(root, prompt.tokens, block_size, (salt,))
     extras: list[bytes | None] = []

@@ -13,6 +13,7 @@ from time import monotonic
 from service.prompts.daemon_threads import DaemonThreads
 from service.prompts.errors import ModelNotFound, ModelUnavailable
 from service.prompts.hub import cached_folder, fetched_folder
+from service.prompts.key_cache import KeyCache
 from service.prompts.model import Model
 from service.prompts.model_files import TOKENIZER, BadModelFile, read_model_files
 from service.prompts.rendering import Renderer
@@ -31,7 +32,8 @@ class Models:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._renderer = Renderer(settings)
-        self.token_cache = TokenCache(settings.token_cache_bytes)
+        self.token_cache = TokenCache(settings.token_cache_bytes * 3 // 4)
+        self.key_cache = KeyCache(settings.token_cache_bytes // 4)
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Model]] = {}
         self._failed: OrderedDict[str, tuple[float, Exception]] = OrderedDict()
