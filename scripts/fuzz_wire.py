@@ -18,7 +18,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def fuzz(frames: int, seed: int, recordings: Path = ROOT / "tests" / "recordings
             source = read_topic(topic, Endpoint("tcp://127.0.0.1:1"), MODEL)
             stream = intake.stream("fuzz", Rank(source.pod, source.model, arrived.batch.rank), draw.choice(REPLAYS))
             sequence = stream.next if draw.random() < 0.99 else draw.choice((0, stream.next + 1, draw.getrandbits(64)))
-            intake.receive(stream, replace(arrived, sequence=sequence))
+            intake.receive(stream, msgspec.structs.replace(arrived, sequence=sequence))
         outcome.slowest = max(outcome.slowest, time.perf_counter() - started)
         if number % 1000 == 999:
             index.match(Prompt(MODEL, array("I", range(512))))

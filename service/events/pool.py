@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import zmq
 
+from service.events.endpoint import Endpoint
 from service.events.intake import Intake
 from service.events.recovery import Recovery
 from service.events.replay import Replayed
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 _SLICE_SECONDS = 0.005
 SWEEP_BLOCKS = 1024
 _SWEEP_INTERVAL = 0.1
+_MOST_TOPICS = 100_000
 _FORGOTTEN_AFTER_TTLS = 12
 """A pod that stayed away this many times POD_TTL will not come back to what it held: its memory is given up."""
 
@@ -65,6 +67,7 @@ class EventPool:
         ]
         self._queues: list[_Queue] = []
         self._room = asyncio.Event()
+        self._heard: dict[tuple[Endpoint, bytes, int, str | None], Stream] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -183,10 +186,16 @@ class EventPool:
         self._intake.receive(stream, arrived)
 
     def _stream(self, subscription: Subscription, topic: bytes, rank: int, peer: str | None = None) -> Stream:
-        endpoint = subscription.endpoint
-        source = read_topic(topic, endpoint, self._settings.model_name, peer)
-        replay = endpoint.replay_of(source.pod, rank)
-        return self._intake.stream(endpoint.address, Rank(source.pod, source.model, rank), replay)
+        stream = self._heard.get((subscription.endpoint, topic, rank, peer))
+        if stream is None or stream.forgotten:
+            endpoint = subscription.endpoint
+            source = read_topic(topic, endpoint, self._settings.model_name, peer)
+            replay = endpoint.replay_of(source.pod, rank)
+            stream = self._intake.stream(endpoint.address, Rank(source.pod, source.model, rank), replay)
+            if len(self._heard) >= _MOST_TOPICS:
+                self._heard.clear()
+            self._heard[subscription.endpoint, topic, rank, peer] = stream
+        return stream
 
     def connected(self, subscription: Subscription) -> None:
         endpoint = subscription.endpoint

@@ -12,7 +12,7 @@ from typing import Any
 from service.events.intake import Intake
 from service.events.replay import Replayed, ReplayError, ask
 from service.events.statistics import EventStatistics
-from service.events.stream import Arrival, Stream, Verdict, arrival, payload_digest
+from service.events.stream import Arrival, Stream, arrival, payload_digest
 from service.events.subscription import Context
 from service.events.wire import Batch, WireError
 
@@ -81,17 +81,21 @@ class Recovery:
         return False
 
     async def _catch_up(self, stream: Stream) -> None:
-        # From the last batch applied on: that the engine has it under its number shows that it has not restarted.
-        # An inexact rank is rebuilt from the first batch on, if the engine still has all of them.
         rebuilds = stream.inexact is not None and not stream.beyond_replay
-        start = 0 if rebuilds else max(stream.next - 1, 0)
+        if rebuilds:
+            start = 0
+        elif stream.waiting and not stream.reconnected:
+            start = stream.next
+        else:
+            # That the engine still has the last batch under its number shows that it has not restarted.
+            start = max(stream.next - 1, 0)
         if not await self._take(stream, start, rebuilds):
-            self._intake.restart(stream, None)
-            await self._take(stream, 0, rebuilds=True)
+            await self._take(stream, 0, rebuilds=False)
         self._intake.verified(stream)
 
     async def _take(self, stream: Stream, start: int, rebuilds: bool) -> bool:
-        """Applies what is new among the batches from `start` on. False when they show that the engine restarted."""
+        """Applies what is new among the batches from `start` on; False when the engine has restarted and is to be asked
+        for its first batch."""
         assert stream.replay is not None  # noqa: S101 - streams without one are never asked
         applied, first = stream.next, True
         slice_ends = monotonic() + _SLICE_SECONDS
@@ -99,13 +103,8 @@ class Recovery:
             async for replayed in replies:
                 arrived = self._read(stream, replayed)
                 if stream.forgotten:
-                    break
-                if first and start == 0:
-                    stream.beyond_replay = arrived.sequence > 0
-                    if rebuilds and arrived.sequence == 0:
-                        restarted = stream.judge(arrived) is Verdict.RESTARTED
-                        (self._intake.restart if restarted else self._intake.rebuild)(stream, arrived.batch.timestamp)
-                elif first and arrived.sequence < applied and not stream.knows(arrived):
+                    return True
+                if first and not self._continues(stream, arrived, start, rebuilds):
                     return False
                 first = False
                 if arrived.sequence > stream.next:
@@ -117,7 +116,21 @@ class Recovery:
                     await asyncio.sleep(0)
                     slice_ends = monotonic() + _SLICE_SECONDS
         heard_since = stream.next > applied or any(waiting.sequence >= applied for waiting in stream.waiting)
-        return not (first and applied and not heard_since)
+        if first and start < applied and not heard_since:
+            self._intake.restart(stream, None)
+            return False
+        return True
+
+    def _continues(self, stream: Stream, arrived: Arrival, start: int, rebuilds: bool) -> bool:
+        """Judges the first reply, which may show a restart. False when what comes before it is wanted then."""
+        if start == 0:
+            stream.beyond_replay = arrived.sequence > 0
+        if stream.contradicts(arrived):
+            self._intake.restart(stream, None)
+            return arrived.sequence == 0
+        if rebuilds and arrived.sequence == 0:
+            self._intake.rebuild(stream, None)
+        return True
 
     def _read(self, stream: Stream, replayed: Replayed) -> Arrival:
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from time import monotonic, time
 
+import msgspec
 import xxhash
 
 from service.events.wire import Batch, read_batch
@@ -26,8 +27,7 @@ class Verdict(Enum):
     RESTARTED = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A batch as it came, live or replayed; `digest` tells its payload from others."""
 
     sequence: int
@@ -112,9 +112,14 @@ class Stream:
         return Verdict.RESTARTED if newer else Verdict.REPEATED
 
     def knows(self, arrival: Arrival) -> bool:
-        """Whether this batch is the very one that was applied under its number."""
+        """Whether it is certain that this very batch was applied under its number."""
         behind = self.next - arrival.sequence
         return 0 < behind <= len(self._digests) and self._digests[-behind] == arrival.digest
+
+    def contradicts(self, arrival: Arrival) -> bool:
+        """Whether it is certain that another batch than this one was applied under its number."""
+        behind = self.next - arrival.sequence
+        return 0 < behind <= len(self._digests) and self._digests[-behind] not in (None, arrival.digest)
 
     def advance(self, arrival: Arrival) -> None:
         """Takes a batch as the last one applied."""
@@ -124,6 +129,8 @@ class Stream:
         self.reconnected = False
         self.last_event_at = time()
         self._timestamp = arrival.batch.timestamp or 0.0
+        if arrival.sequence == 0:
+            self._began_at = self._timestamp
 
     def stir(self) -> None:
         """Something was heard: that it was the last is to be checked soon, and then ever more rarely."""

@@ -138,12 +138,7 @@ class Subscription:
     def _drain(self, socket: zmq.Socket[bytes]) -> None:
         for _ in range(_SLICE):
             try:
-                if self.endpoint.binds:
-                    frame = socket.recv(zmq.NOBLOCK, copy=False)
-                    frames = [frame.bytes, *(socket.recv_multipart(zmq.NOBLOCK) if frame.more else ())]
-                    connection, peer = _origin(frame)
-                else:
-                    frames, connection, peer = socket.recv_multipart(zmq.NOBLOCK), None, None
+                frames, connection, peer = _receive(socket, traced=self.endpoint.binds)
             except zmq.Again:
                 return
             if len(frames) != 3 or len(frames[1]) != 8:
@@ -151,6 +146,20 @@ class Subscription:
                 continue
             topic, sequence, payload = frames
             self._listener.received(self, Message(topic, int.from_bytes(sequence, "big"), payload, connection, peer))
+
+
+def _receive(socket: zmq.Socket[bytes], traced: bool) -> tuple[list[bytes], int | None, str | None]:
+    """The frames of the next message and, if it is to be traced, where it came from. Raises zmq.Again."""
+    connection, peer = None, None
+    if traced:
+        frame = socket.recv(zmq.NOBLOCK, copy=False)
+        connection, peer = _origin(frame)
+        frames = [frame.bytes]
+    else:
+        frames = [socket.recv(zmq.NOBLOCK)]
+    while socket.get(zmq.RCVMORE):  # takes a third of the time of recv_multipart
+        frames.append(socket.recv(zmq.NOBLOCK))
+    return frames, connection, peer
 
 
 def _origin(frame: zmq.Frame) -> tuple[int | None, str | None]:

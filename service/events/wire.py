@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import msgspec
@@ -54,22 +53,20 @@ class WireError(Exception):
     """Something cannot be read; the text is the reason, in a word or two that can label a metric."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cleared:
+class Cleared(msgspec.Struct, frozen=True, gc=False):
     """`AllBlocksCleared`: the rank's cache is empty."""
 
 
 Event: TypeAlias = Stored | Removed | Cleared
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """What one message says: events in order, when (Unix seconds, or None), of which data-parallel rank."""
 
     timestamp: float | None
     events: Sequence[Event]
     rank: int
-    unread: Mapping[str, int] = field(default_factory=dict)
+    unread: Mapping[str, int] = {}
     """How many of its events could not be read, by reason."""
 
 
@@ -117,11 +114,11 @@ def _mark_reports_of_reuse(events: list[Event]) -> None:
         if not isinstance(event, Stored) or event.parent is not None or event.kind is None or not event.hashes:
             first = None
         elif first is not None and _same_for_another_group(first, event):
-            events[position] = replace(event, reuse=first.reuse and Reuse.AS_BEFORE)
+            events[position] = msgspec.structs.replace(event, reuse=first.reuse and Reuse.AS_BEFORE)
         else:
             follows_removal = position > 0 and isinstance(events[position - 1], Removed)
             reuse = Reuse.NO if follows_removal else Reuse.POSSIBLE
-            first = replace(event, reuse=Reuse.CONTINUED if event.hashes[-1] in parents else reuse)
+            first = msgspec.structs.replace(event, reuse=Reuse.CONTINUED if event.hashes[-1] in parents else reuse)
             events[position] = first
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, auto
 from typing import NamedTuple, Protocol, TypeAlias
 
+import msgspec
+
 BlockHash: TypeAlias = int | bytes
 """An engine's own name for a block: opaque, and unique only within one rank."""
 
@@ -99,8 +101,7 @@ class Reuse(IntEnum):
     """It is one if the last event of another kind was, which says the same of another KV-cache group."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """`BlockStored`: consecutive blocks of one chain that entered a rank's cache.
 
     `tokens` has len(hashes) * block_size ids, or none when only hashes were announced (offloading). Groups of another
@@ -125,8 +126,7 @@ class Stored:
     reuse: Reuse = Reuse.NO
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(msgspec.Struct, frozen=True, gc=False):
     """`BlockRemoved`: each hash lost one copy on this tier."""
 
     hashes: Sequence[BlockHash]
