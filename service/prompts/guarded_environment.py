@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import jinja2
@@ -89,8 +89,8 @@ class GuardedEnvironment(ChatEnvironment):
             "_flat": _flat,
             "_single": _single,
             "_tick": self._tick,
-            "join": _join,
-            "tojson": _tojson,
+            "join": self._after_tick(_join),
+            "tojson": self._after_tick(_tojson),
         }
 
     def compiled(self, source: str) -> jinja2.Template:
@@ -145,6 +145,13 @@ class GuardedEnvironment(ChatEnvironment):
         if left < 0:
             raise TooMuch
         self._look_again = time.monotonic() + left
+
+    def _after_tick(self, work: Callable[..., str]) -> Callable[..., str]:
+        def ticking(*args: Any, **kwargs: Any) -> str:
+            self._tick()
+            return work(*args, **kwargs)
+
+        return ticking
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
         guard(source)

@@ -13,6 +13,7 @@ from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
 
 _MOST_OPERANDS = 64
+_MOST_FILTERS = 300
 
 _STATEMENTS = (
     nodes.Assign,
@@ -34,7 +35,9 @@ class TooMuch(Exception):
 
 
 def guard(tree: nodes.Template) -> None:
-    """Changes the tree; raises TooMuch for one that does what no check covers."""
+    """Changes the tree; raises TooMuch for one that does what no check covers, or more than checks keep up with."""
+    if sum(1 for _ in tree.find_all(nodes.Filter)) > _MOST_FILTERS:
+        raise TooMuch
     _Guard().visit(tree)
 
 

@@ -22,6 +22,10 @@ class RenderFailed(Exception):
     """A template cannot be rendered; the text says why, and completes a sentence about the template."""
 
 
+class RenderLost(RenderFailed):
+    """The process did not come to an end by itself; another time it may."""
+
+
 class RenderProcess:
     """One process, started when it is first needed and again after it was killed. For one thread at a time."""
 
@@ -38,10 +42,10 @@ class RenderProcess:
             return self._ask(self._process, job, time.monotonic() + job.seconds)
         except TimeoutError:
             self.close()
-            raise RenderFailed(f"it takes longer than {job.seconds:g} s") from None
+            raise RenderLost(f"it takes longer than {job.seconds:g} s") from None
         except (BrokenPipeError, EOFError, ValueError):
             self.close()
-            raise RenderFailed("it brings down the process that renders it") from None
+            raise RenderLost("it brings down the process that renders it") from None
         except OSError:
             self.close()
             raise

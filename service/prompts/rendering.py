@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import jinja2
@@ -17,7 +18,7 @@ from service.prompts.conversation import ContentFormat
 from service.prompts.errors import PromptError
 from service.prompts.guarded_environment import GuardedEnvironment
 from service.prompts.guarded_syntax import TooMuch
-from service.prompts.render_processes import START_SECONDS, RenderFailed, RenderProcess
+from service.prompts.render_processes import START_SECONDS, RenderFailed, RenderLost, RenderProcess
 from service.prompts.render_worker import Findings, Job
 from service.settings import Settings
 
@@ -26,6 +27,9 @@ _T = TypeVar("_T")
 _PROCESSES = 2
 _PATIENCE = 3
 """How many renderings that take all their time one may wait for."""
+
+_TOLERATED_SECONDS = 0.05
+"""How long a template may hold the event loop once; after that it has to render elsewhere."""
 
 _KEPT_TEMPLATES = 64
 _LONGEST_ANSWER = 10_000
@@ -63,9 +67,8 @@ class Renderer:
         """Gives a template by its source; raises PromptError for one that does not parse, and RenderingUnavailable."""
         found = self._templates.get(source)
         if found is None:
-            found = self._templates[source] = await self._look_into(source)
-            while len(self._templates) > _KEPT_TEMPLATES:
-                self._templates.popitem(last=False)
+            found = await self._look_into(source)
+            self._keep(source, found)
         else:
             self._templates.move_to_end(source)
         if isinstance(found, PromptError):
@@ -75,12 +78,16 @@ class Renderer:
     async def render(self, template: Template, variables: dict[str, Any]) -> str:
         """Gives the text; raises PromptError where the template fails on the variables, and RenderingUnavailable."""
         if template.quick is not None:
+            started = time.thread_time()
             try:
                 return self._guarded.render(template.quick, variables)
             except (TooMuch, RecursionError, MemoryError):
                 pass  # It starts anew, where it may take its time.
             except Exception as error:  # a template may fail in any way
                 raise _failure(str(error) or type(error).__name__) from None
+            finally:
+                if time.thread_time() - started > _TOLERATED_SECONDS:
+                    self._keep(template.source, replace(template, quick=None))
         job = Job(template.source, variables, self._most, self._seconds)
         return await self._in_thread(lambda: self._process().run(job))
 
@@ -94,12 +101,20 @@ class Renderer:
             process.close()
 
     async def _look_into(self, source: str) -> Template | PromptError:
+        """Gives a template, or what is wrong with it for good."""
         if len(source) > _LONGEST_SOURCE:
             return PromptError(f"the chat template is longer than {_LONGEST_SOURCE} characters", "chat_template")
         try:
             return await self._in_thread(lambda: self._looked_into(source))
         except PromptError as error:
+            if isinstance(error.__cause__, RenderLost):
+                raise
             return error
+
+    def _keep(self, source: str, found: Template | PromptError) -> None:
+        self._templates[source] = found
+        while len(self._templates) > _KEPT_TEMPLATES:
+            self._templates.popitem(last=False)
 
     def _looked_into(self, source: str) -> Template:
         findings = Findings(*json.loads(self._process().run(Job(source, None, _LONGEST_ANSWER, self._seconds))))
@@ -121,7 +136,7 @@ class Renderer:
         except TimeoutError:
             raise RenderingUnavailable("other chat templates that take long keep it busy") from None
         except RenderFailed as error:
-            raise _failure(str(error)) from None
+            raise _failure(str(error)) from error
         except OSError as error:
             raise RenderingUnavailable(f"no process can be started to render in ({error})") from None
 

@@ -332,3 +332,16 @@ def test_large_variables_are_not_quick() -> None:
         deep = [deep]
     with pytest.raises(TooMuch):
         guarded.render(template, {"messages": deep})
+
+
+async def test_a_template_that_held_up_the_loop_is_rendered_elsewhere_from_then_on() -> None:
+    models = Models(Settings(trust_request_chat_template=True, render_timeout=30.0))
+    model = await models.get("builtin/demo")
+    template = "{% set c = messages[0].content %}" + "{{ c|title|length }} " * 140
+    chat = Chat(messages=[{"role": "user", "content": "ab " * 40_000}], chat_template=template)
+    first = (await model.render(chat)).text
+    assert first == "120000 " * 140
+    with pulse() as measured:
+        assert (await model.render(chat)).text == first
+    assert measured.longest < 0.05
+    await models.close()
