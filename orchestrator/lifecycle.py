@@ -18,7 +18,7 @@ from orchestrator.ownership import Owner
 from orchestrator.ports import is_free, listener
 from orchestrator.readiness import ReadinessWatch
 from orchestrator.signals import ShutdownRequested, Signals
-from orchestrator.state import forget_service
+from orchestrator.state import claim, forget_service
 from orchestrator.workload import ports, prepare, service_address
 
 _GRACE_SECONDS = 10.0
@@ -63,10 +63,11 @@ class _UpRun:
     def run(self, while_up: Callable[[Engine], None] | None) -> None:
         stays = False
         try:
-            self._clean_up()
-            self._check_ports()
-            self._build()
-            self._start()
+            with claim(self._engine.kind, self._launch.name):
+                self._clean_up()
+                self._check_ports()
+                self._build()
+                self._start()
             self._wait()
             self._tell()
             if self._launch.detach:
@@ -149,7 +150,13 @@ class _UpRun:
         self._console.step(f"Starting {self._thing}...")
         with self._signals.deferred():
             self._started = True
-            self._engine.start(prepare(self._launch, self._engine))
+            try:
+                self._engine.start(prepare(self._launch, self._engine))
+            except Problem:
+                # Nothing of ours is left then, and what has the name by now may be somebody else's.
+                self._started = False
+                forget_service(self._engine.kind, self._launch.name)
+                raise
 
     def _wait(self) -> None:
         launch, engine = self._launch, self._engine

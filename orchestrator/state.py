@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+from orchestrator.errors import Problem
 
 
 def state_home() -> Path:
@@ -23,6 +29,34 @@ def make_service_folder(engine: str, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     return folder
+
+
+@contextmanager
+def claim(engine: str, name: str) -> Iterator[None]:
+    """Lets one process of this user at a time start a service of that name; raises Problem if another is at it."""
+    path = state_home() / engine / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path, name):
+        try:
+            yield
+        finally:
+            path.unlink()
+
+
+def _locked(path: Path, name: str) -> IO[bytes]:
+    while True:
+        file = path.open("wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise Problem(
+                f"Another `kvcache up` is starting a service named {name}.", "Wait for it, or choose another --name."
+            ) from None
+        # Whoever had it before may have removed the file in between.
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
 
 
 def forget_service(engine: str, name: str) -> None:
