@@ -77,7 +77,7 @@ def test_kept_it_can_be_asked_and_watched_until_ctrl_c(kvcache: Commands) -> Non
     [
         (("--blocks", "20"), "do not fit into 19 blocks"),
         (("--duration", "soon"), "'soon' is no time"),
-        (("--pods", "0"), "greater than or equal to 1"),
+        (("--pods", "0"), "0 is not in the range"),
         (("--engine", "nonsense"), "is no engine"),
     ],
 )
