@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
@@ -284,21 +286,31 @@ def _build_output(client: Any, build: ImageBuild, service: PodmanService | None)
         stream=True,
     )
     response.raise_for_status()
-    messages = (json.loads(line) for line in response.iter_lines())
-    ended = False
+    # A signal that tears a read apart closes the connection, and with it the only way to see that a build is over.
+    lines: SimpleQueue[bytes | requests.RequestException | None] = SimpleQueue()
+    reader = Thread(target=_read, args=(response, lines), daemon=True)
+    reader.start()
     try:
-        for message in messages:
+        while (line := lines.get()) is not None:
+            if isinstance(line, requests.RequestException):
+                raise line
+            message = json.loads(line)
             if error := message.get("error"):
-                ended = True
                 raise BuildFailed(f"The image does not build: {error.strip()}", "Its last lines are above.")
             yield from message.get("stream", "").splitlines()
-        ended = True
     finally:
-        if not ended and service:
-            with service.ending_build(), suppress(requests.RequestException):
-                for _ in response.iter_lines():
-                    pass
+        if service:
+            service.end_build(reader)
         response.close()
+
+
+def _read(response: requests.Response, lines: SimpleQueue[bytes | requests.RequestException | None]) -> None:
+    try:
+        for line in response.iter_lines():
+            lines.put(line)
+    except requests.RequestException as error:
+        lines.put(error)
+    lines.put(None)
 
 
 def _creation(workload: Workload) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -66,41 +66,21 @@ class PodmanService:
                 )
             time.sleep(0.01)
 
-    @contextmanager
-    def ending_build(self) -> Iterator[None]:
-        """Ends a build, which is over when its output is read to the end in here.
+    def end_build(self, output: threading.Thread) -> None:
+        """Ends a build, which is over when the thread that reads its output is; returns when it is.
 
         Podman's API cannot: 4.3 lets a step run on after its client is gone, then panics. So what the build runs is
         killed until it gives up and cleans up by itself; if it does not, the API is killed.
         """
-        over = threading.Event()
-
-        def end() -> None:
-            deadline = time.monotonic() + _STOP_SECONDS
-            while not over.wait(0.05):
-                self._kill_steps()
-                if time.monotonic() > deadline:
-                    self._process.kill()
-
-        ending = threading.Thread(target=end, daemon=True)
-        ending.start()
-        try:
-            yield
-        finally:
-            over.set()
-            ending.join()
-
-    def _kill_steps(self) -> None:
-        try:
-            children = psutil.Process(self._process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return
-        for child in children:
-            try:
-                if not child.children():
-                    child.kill()
-            except psutil.NoSuchProcess:
-                continue
+        deadline = time.monotonic() + _STOP_SECONDS
+        steps: set[psutil.Process] = set()
+        while output.join(0.05) or output.is_alive():
+            with suppress(psutil.NoSuchProcess):
+                steps.update(psutil.Process(self._process.pid).children(recursive=True))
+            _kill_innermost(steps)
+            if time.monotonic() > deadline:
+                self._process.kill()
+        _kill_innermost(steps)
 
     def close(self) -> None:
         """Ends the API and removes its socket."""
@@ -111,6 +91,18 @@ class PodmanService:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _kill_innermost(processes: Iterable[psutil.Process]) -> None:
+    """Kills those that have no children; whoever loses all of them that way is next."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            # One that goes on could have a child between the look and the kill, and leave it behind.
+            process.suspend()
+            if process.children():
+                process.resume()
+            else:
+                process.kill()
 
 
 def _listens(path: Path) -> bool:
