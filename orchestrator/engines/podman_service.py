@@ -74,12 +74,14 @@ class PodmanService:
         """
         deadline = time.monotonic() + _STOP_SECONDS
         steps: set[psutil.Process] = set()
-        while output.join(0.05) or output.is_alive():
+        output.join(0.05)
+        while output.is_alive():
             with suppress(psutil.NoSuchProcess):
                 steps.update(psutil.Process(self._process.pid).children(recursive=True))
             _kill_innermost(steps)
             if time.monotonic() > deadline:
                 self._process.kill()
+            output.join(0.05)
         _kill_innermost(steps)
 
     def close(self) -> None:
