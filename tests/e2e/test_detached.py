@@ -54,7 +54,7 @@ def test_logs_have_a_tail_a_since_and_can_be_followed_to_the_end(up: Up) -> None
 
     following = up.kvcache.start(*named, "-f")
     following.wait_for("Events pool started")
-    assert up.kvcache.run("down", "--name", up.name, "--engine", up.engine.kind).code == 0
+    up.engine("stop", up.name)
     done = following.finish()
     assert done.code == 0
     assert "Received shutdown signal" in done.output
