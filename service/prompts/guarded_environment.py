@@ -52,7 +52,7 @@ _MOST_FORMAT = 100
 _FILTERS = frozenset(
     {
         *("capitalize", "count", "d", "default", "first", "items", "last", "length", "list", "lower", "map", "reject"),
-        *("rejectattr", "select", "selectattr", "string", "title", "trim", "upper"),
+        *("rejectattr", "select", "selectattr", "string", "trim", "upper"),
     }
 )
 _METHODS = frozenset(
