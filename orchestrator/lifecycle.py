@@ -26,6 +26,7 @@ _LINES_OF_A_DEAD_SERVICE = 20
 _WATCH_SECONDS = 1.0
 _LOADING_SECONDS = 2.0  # in which a model that is at hand is loaded
 _HEALTH_SECONDS = 30.0
+_LOG_SECONDS = 2.0
 
 
 def up(launch: Launch, console: Console, while_up: Callable[[Engine], None] | None = None) -> None:
@@ -221,10 +222,15 @@ class _UpRun:
         )
 
     def _last_lines(self) -> tuple[str, ...]:
+        query = LogQuery(tail=_LINES_OF_A_DEAD_SERVICE)
+        deadline = time.monotonic() + _LOG_SECONDS
         try:
-            return tuple(self._engine.logs(self._launch.name, LogQuery(tail=_LINES_OF_A_DEAD_SERVICE)))
+            # Podman may say that a container has ended before its last lines are written down.
+            while not (lines := tuple(self._engine.logs(self._launch.name, query))) and time.monotonic() < deadline:
+                time.sleep(0.1)
         except Problem:  # somebody removed it meanwhile
             return ()
+        return lines
 
     def _remove(self) -> None:
         name = self._launch.name
