@@ -31,7 +31,7 @@ TEMPLATES = (
 )
 SPECIAL_TOKENS = {"bos_token": "<|start_of_cite|>", "eos_token": {"__type": "AddedToken", "content": "<|end_of_text|>"}}
 WALKS_PARTS = ("moonshotai-Kimi-K2",)
-RANDOM_CASES = 40
+RANDOM_CASES = 25
 
 
 class Twins:
