@@ -97,6 +97,9 @@ class Intake:
                 self.apply(stream, arrival)
             else:
                 self.receive(stream, arrival)
+        if stream.again:
+            stream.again = False
+            self.ask(stream)
 
     def lose(self, stream: Stream, sequence: int) -> None:
         """Gives up on the batches before `sequence`; until the rank is cleared or rebuilt its answers may be wrong."""
@@ -163,6 +166,7 @@ class Intake:
         """The connection is back; whether something was missed, the sequence or the replay socket will show."""
         stream.lost_at = None
         stream.stir()
+        stream.again = stream.asking
         self.ask(stream)
 
     def verified(self, stream: Stream) -> None:

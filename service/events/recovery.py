@@ -91,7 +91,8 @@ class Recovery:
             start = max(stream.next - 1, 0)
         if not await self._take(stream, start, rebuilds):
             await self._take(stream, 0, rebuilds=False)
-        self._intake.verified(stream)
+        if not stream.again:
+            self._intake.verified(stream)
 
     async def _take(self, stream: Stream, start: int, rebuilds: bool) -> bool:
         """Applies what is new among the batches from `start` on; False when the engine has restarted and is to be asked

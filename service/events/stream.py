@@ -78,6 +78,8 @@ class Stream:
     restart for certain."""
     asking: bool = False
     """Whether a replay is under way; live batches that are not next wait in `waiting` meanwhile."""
+    again: bool = False
+    """Whether to ask once more: the connection came back after the replay under way was asked for."""
     waiting: deque[Arrival] = field(default_factory=deque)
     beyond_replay: bool = False
     """Whether a replay from the first batch on was tried in vain since the last loss."""

@@ -58,6 +58,7 @@ class Subscription:
         self._listener = listener
         self._problem: str | None = "is not opened yet"
         self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -89,17 +90,18 @@ class Subscription:
             verb = "bind" if self.endpoint.binds else "connect to"
             self._problem = f"cannot {verb} {self.endpoint.address}: {error.strerror}"
             return
-        self._socket = socket
+        self._socket, self._monitor = socket, monitor
         self._task = asyncio.create_task(self._run(socket, monitor), name=f"events of {self.endpoint.address}")
 
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._socket is not None:
+        if self._socket is not None and self._monitor is not None:
             self._socket.disable_monitor()
+            self._monitor.close()
             self._socket.close()
-            self._socket = None
+            self._socket = self._monitor = None
 
     def wants(self, topic: bytes) -> bool:
         """Whether a message of this topic would have come through the subscription."""
