@@ -119,7 +119,6 @@ class ImageBuild:
     context: bytes
     arguments: Mapping[str, str]
     labels: Mapping[str, str]
-    use_cache: bool = True
 
 
 class Images(Protocol):

@@ -28,7 +28,7 @@ from orchestrator.engines.base import (
     Workload,
 )
 from orchestrator.engines.hardening import HEALTH_CHECK, LOG_BYTES, PIDS_LIMIT, TMP_BYTES, sysctls
-from orchestrator.engines.inspection import service_from
+from orchestrator.engines.inspection import service_from, vanishes
 from orchestrator.engines.remote import remote_machine
 from orchestrator.engines.streams import lines, tool_lines
 from orchestrator.errors import BuildFailed, EngineUnavailable, Problem, cause_of
@@ -133,8 +133,9 @@ class Docker:
             with _errors("remove the container"):
                 try:
                     self._client.containers.get(name).remove(force=True, v=True)
-                except NotFound:
-                    return
+                except APIError:
+                    if not vanishes(lambda: self.find(name) is None):  # somebody else may be removing it
+                        raise
 
     def close(self) -> None:
         self._client.close()
@@ -180,7 +181,6 @@ class DockerImages:
                 tag=build.reference,
                 buildargs=dict(build.arguments),
                 labels=dict(build.labels),
-                nocache=not build.use_cache,
                 rm=True,
                 forcerm=True,
                 decode=True,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -50,3 +51,13 @@ def _publications(attributes: Mapping[str, Any]) -> tuple[Publication, ...]:
         for binding in bindings or ()
     }
     return tuple(sorted(found, key=lambda publication: publication.port))
+
+
+def vanishes(is_gone: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether something that is being removed is gone before long."""
+    deadline = time.monotonic() + seconds
+    while not is_gone():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

@@ -33,7 +33,7 @@ class PodmanService:
 
     def __init__(self) -> None:
         _sweep()
-        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         self._socket = self._folder / _SOCKET
         self._output = self._folder / "output"
         command = ["podman", "system", "service", "--time=0", f"unix://{self._socket}"]
@@ -113,8 +113,8 @@ def _listens(path: Path) -> bool:
 
 
 def _sweep() -> None:
-    """Removes sockets of this user whose `kvcache` was killed, and nobody listens on any more."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_SOCKET}"):
-        with suppress(OSError):  # another `kvcache` may be at the same
-            if path.stat().st_uid == os.geteuid() and not _listens(path):
-                shutil.rmtree(path.parent)
+    """Removes what a `kvcache` of this user that was killed left behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,66 @@
+"""Where Podman's API is, and what podman-py's errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import podman
+import requests
+from podman.errors import APIError, PodmanError
+
+from orchestrator.errors import EngineUnavailable, Problem, cause_of
+
+_ANSWER_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class PodmanApi:
+    """An address of Podman's API; None for where podman-py looks by itself, a `podman machine` included.
+
+    Never podman-py's `from_env`, which would take DOCKER_HOST for Podman's.
+    """
+
+    url: str | None
+
+    def client(self, timeout: float | None = None) -> Any:
+        named = {"base_url": self.url} if self.url else {}
+        return podman.PodmanClient(timeout=timeout, **named)
+
+    def __str__(self) -> str:
+        return str(self.client().api.base_url.geturl())
+
+    @property
+    def local(self) -> bool:
+        return str(self).startswith(("unix://", "http+unix://"))
+
+    def check(self) -> None:
+        """Raises what podman-py raises, or OSError, if no Podman answers there."""
+        path = Path(unquote(urlsplit(str(self)).netloc or urlsplit(str(self)).path))
+        if self.local and not path.exists():
+            raise FileNotFoundError(f"there is no socket {path}")
+        with self.client(_ANSWER_SECONDS) as client:
+            if not client.ping():
+                raise ConnectionError(f"{self} is not Podman's API")
+
+
+@contextmanager
+def podman_errors(doing: str) -> Iterator[None]:
+    """Turns what podman-py raises into a Problem."""
+    try:
+        yield
+    except (APIError, PodmanError, requests.RequestException, OSError, KeyError, ValueError) as error:
+        # podman-py says APIError, too, when there was no answer.
+        if isinstance(error, APIError) and error.response is not None:
+            raise Problem(
+                f"Podman could not {doing}: {error.explanation or error}",
+                "Run `kvcache doctor`, which looks for the cause.",
+            ) from error
+        raise EngineUnavailable(
+            f"Podman did not answer when asked to {doing}: {cause_of(error)}",
+            "Run `podman info`, which should show the cause; or choose another engine with --engine.",
+        ) from error
