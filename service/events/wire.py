@@ -7,13 +7,53 @@ yet, or leaves out, is read as None; fields that we do not know are passed over.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
+from msgspec import Raw
+from xxhash import xxh3_64_intdigest
 
 from service.index.base import BlockHash, Removed, Reuse, Stored, Tier, TokenIds
+from service.index.kernel import run, unpack_hashes, unpack_tokens
 from service.index.keys import block_extra, lookahead_extra
+
+_NIL = Raw(b"\xc0")
+
+
+class _Stored(msgspec.Struct, tag_field="type", tag="BlockStored", gc=False):
+    """The fields of `BlockStored` that count here. Lists of numbers are left packed where the form allows it."""
+
+    block_hashes: Raw
+    parent_block_hash: int | bytes | None = None
+    token_ids: Raw = _NIL
+    block_size: int | None = None
+    lora_id: int | None = None
+    medium: str | None = None
+    lora_name: str | None = None
+    extra_keys: list[Any] | None = None
+    group_idx: int | None = None
+    kv_cache_spec_kind: str | None = None
+    kv_cache_spec_sliding_window: int | None = None
+    lookahead_token_ids: list[Any] | None = None
+    cache_salt: str | None = None
+
+
+class _Removed(msgspec.Struct, tag_field="type", tag="BlockRemoved", gc=False):
+    block_hashes: Raw
+    medium: str | None = None
+    group_idx: int | None = None
+
+
+class _Cleared(msgspec.Struct, tag_field="type", tag="AllBlocksCleared", gc=False):
+    pass
+
+
+class _Batch(msgspec.Struct, array_like=True, gc=False):
+    ts: float | None
+    events: list[_Stored | _Removed | _Cleared]
+    rank: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
 
 _STORED = (
     "block_hashes",
@@ -47,6 +87,7 @@ _TIERS = {
 }
 _MAX_BLOCK_SIZE = 1 << 20
 _HASH_MASK = (1 << 64) - 1
+_HALF = 1 << 63
 
 
 class WireError(Exception):
@@ -56,6 +97,8 @@ class WireError(Exception):
 class Cleared(msgspec.Struct, frozen=True, gc=False):
     """`AllBlocksCleared`: the rank's cache is empty."""
 
+
+_CLEARED = Cleared()
 
 Event: TypeAlias = Stored | Removed | Cleared
 
@@ -71,10 +114,21 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
 
 
 _decode = msgspec.msgpack.Decoder().decode
+_decode_maps = msgspec.msgpack.Decoder(_Batch).decode
 
 
 def read_batch(payload: bytes) -> Batch:
     """Reads a payload frame. Raises WireError when nothing of it can be read."""
+    try:
+        batch = _decode_maps(payload)
+    except (ValueError, RecursionError, MemoryError, OverflowError):
+        return _read_any(payload)
+    read, unread = _read(batch.events, _quick_event)
+    return Batch(batch.ts, read, batch.rank or 0, unread)
+
+
+def _read_any(payload: bytes) -> Batch:
+    """Reads a batch of whatever form."""
     try:
         batch = _decode(payload)
     except (ValueError, RecursionError, MemoryError, OverflowError) as error:
@@ -90,15 +144,26 @@ def read_batch(payload: bytes) -> Batch:
         raise WireError("no events")
     if rank is not None and (not isinstance(rank, int) or rank < 0):
         raise WireError("no rank")
+    read, unread = _read(events, _event)
+    return Batch(float(timestamp) if isinstance(timestamp, int | float) else None, read, rank or 0, unread)
+
+
+def _read(events: list[Any], reader: Callable[[Any], Event]) -> tuple[list[Event], dict[str, int]]:
+    """The events that can be read, and how many cannot, by reason."""
     read: list[Event] = []
     unread: dict[str, int] = {}
+    from_first_block = False
     for event in events:
         try:
-            read.append(_event(event))
+            one = reader(event)
         except WireError as error:
             unread[str(error)] = unread.get(str(error), 0) + 1
-    _mark_reports_of_reuse(read)
-    return Batch(float(timestamp) if isinstance(timestamp, int | float) else None, read, rank or 0, unread)
+            continue
+        read.append(one)
+        from_first_block |= isinstance(one, Stored) and one.parent is None and one.kind is not None
+    if from_first_block:
+        _mark_reports_of_reuse(read)
+    return read, unread
 
 
 def _mark_reports_of_reuse(events: list[Event]) -> None:
@@ -127,7 +192,16 @@ def _same_for_another_group(first: Stored, event: Stored) -> bool:
     return not same_group and event.tokens == first.tokens[: len(event.tokens)]
 
 
+def _quick_event(event: _Stored | _Removed | _Cleared) -> Event:
+    if isinstance(event, _Stored):
+        return _stored(event)
+    if isinstance(event, _Removed):
+        return Removed(_hashes(event.block_hashes), _tier(event.medium), event.group_idx)
+    return _CLEARED
+
+
 def _event(event: Any) -> Event:
+    """Reads an event whose form nothing is known of."""
     if isinstance(event, dict):
         name, fields = event.get("type"), event
     elif isinstance(event, list) and event:
@@ -137,101 +211,134 @@ def _event(event: Any) -> Event:
         raise WireError("no event")
     match name:
         case "BlockStored":
-            return _stored(fields)
+            return _stored(_checked(fields))
         case "BlockRemoved":
-            return Removed(_hashes(fields), _tier(fields), _number(fields, "group_idx"))
+            return Removed(
+                _hashes(fields.get("block_hashes")), _tier(fields.get("medium")), _number(fields, "group_idx")
+            )
         case "AllBlocksCleared":
-            return Cleared()
+            return _CLEARED
     raise WireError("unknown event")
 
 
-def _stored(fields: Mapping[str, Any]) -> Stored:
-    hashes = _hashes(fields)
-    parent = fields.get("parent_block_hash")
-    lora_name = _lora_name(fields)
-    kind = _text(fields, "kv_cache_spec_kind")
-    tokens, lookahead = _tokens(fields)
-    block_size = _number(fields, "block_size") or 0
-    if len(tokens) and not 0 < block_size <= _MAX_BLOCK_SIZE:
-        raise WireError("block size")
-    if len(tokens) % block_size if block_size else len(tokens):
-        raise WireError("token count")
-    blocks = len(tokens) // block_size if block_size else 0
-    if len(tokens) and blocks != len(hashes) and (kind in (None, "full_attention") or blocks < len(hashes)):
-        raise WireError("token count")
-    return Stored(
-        hashes=hashes,
-        parent=None if parent is None else _hash(parent),
-        tokens=tokens,
-        block_size=block_size,
-        tier=_tier(fields),
-        lora_name=lora_name,
-        extras=_extras(fields, lora_name, lookahead),
-        group=_number(fields, "group_idx"),
-        kind=kind,
-        window=_number(fields, "kv_cache_spec_sliding_window"),
-        lookahead=len(lookahead[0]) if lookahead else 0,
+def _checked(fields: Mapping[str, Any]) -> _Stored:
+    """Fields of any types as those they must have, but for the lists."""
+    extra_keys = fields.get("extra_keys") or None
+    if extra_keys is not None and not isinstance(extra_keys, list):
+        raise WireError("extra keys")
+    return _Stored(
+        block_hashes=fields.get("block_hashes"),  # type: ignore[arg-type] # unpacked lists are what they are here
+        parent_block_hash=fields.get("parent_block_hash"),
+        token_ids=fields.get("token_ids") or _NIL,
+        block_size=_number(fields, "block_size"),
+        lora_id=fields.get("lora_id"),
+        medium=fields.get("medium"),
+        lora_name=_text(fields, "lora_name"),
+        extra_keys=extra_keys,
+        group_idx=_number(fields, "group_idx"),
+        kv_cache_spec_kind=_text(fields, "kv_cache_spec_kind"),
+        kv_cache_spec_sliding_window=_number(fields, "kv_cache_spec_sliding_window"),
+        lookahead_token_ids=fields.get("lookahead_token_ids"),
+        cache_salt=_text(fields, "cache_salt"),
     )
 
 
-def _hashes(fields: Mapping[str, Any]) -> list[BlockHash]:
-    hashes = fields.get("block_hashes")
+def _stored(event: _Stored) -> Stored:
+    hashes = _hashes(event.block_hashes)
+    block_size = event.block_size or 0
+    tokens, lookahead = _tokens(event.token_ids, event.lookahead_token_ids, block_size or 1)
+    blocks = 0
+    if tokens:
+        if not 0 < block_size <= _MAX_BLOCK_SIZE:
+            raise WireError("block size")
+        blocks, rest = divmod(len(tokens), block_size)
+        whole = event.kv_cache_spec_kind in (None, "full_attention")
+        if rest or (blocks != len(hashes) and (whole or blocks < len(hashes))):
+            raise WireError("token count")
+    lora_name = event.lora_name
+    if lora_name is None and event.lora_id is not None:
+        # vLLM before 0.14.0 numbers its LoRAs and does not name them: kept apart from all that a request can name.
+        lora_name = f"\0{event.lora_id}"
+    return Stored(
+        hashes,
+        None if event.parent_block_hash is None else _hash(event.parent_block_hash),
+        tokens,
+        block_size,
+        _tier(event.medium),
+        lora_name,
+        _extras(event, lora_name, lookahead) if event.extra_keys or event.cache_salt or lookahead else (),
+        event.group_idx,
+        event.kv_cache_spec_kind,
+        event.kv_cache_spec_sliding_window,
+        len(lookahead[0]) if lookahead else 0,
+    )
+
+
+def _hashes(hashes: Any) -> Sequence[BlockHash]:
+    if isinstance(hashes, Raw):
+        packed = bytes(hashes)
+        numbers = unpack_hashes(packed)
+        if numbers is not None:
+            return numbers
+        hashes = _unpacked(packed, "block hashes")
     if not isinstance(hashes, list):
         raise WireError("block hashes")
-    return [_hash(block_hash) for block_hash in hashes]
+    return run([_hash(block_hash) for block_hash in hashes])
+
+
+def _unpacked(packed: bytes, what: str) -> Any:
+    try:
+        return _decode(packed)
+    except (ValueError, RecursionError) as error:
+        raise WireError(what) from error
 
 
 def _hash(block_hash: Any) -> BlockHash:
     if isinstance(block_hash, int):
-        return block_hash & _HASH_MASK
+        return (block_hash + _HALF & _HASH_MASK) - _HALF
     if isinstance(block_hash, bytes):
-        return block_hash
+        return xxh3_64_intdigest(block_hash) - _HALF
     raise WireError("block hashes")
 
 
-def _tokens(fields: Mapping[str, Any]) -> tuple[TokenIds, Sequence[TokenIds]]:
+def _tokens(tokens: Any, lookahead: Any, block_size: int) -> tuple[TokenIds, Sequence[TokenIds]]:
     """The blocks' tokens, and per block the tokens past it that are hashed into it, if any."""
-    tokens = fields.get("token_ids") or []
-    lookahead = fields.get("lookahead_token_ids")
+    if isinstance(tokens, Raw):
+        packed = bytes(tokens)
+        ids = unpack_tokens(packed)
+        if ids is not None and not lookahead:
+            return ids, ()
+        tokens = _unpacked(packed, "token ids") or []
     try:
         if tokens and isinstance(tokens[0], list):
-            return _paired_tokens(fields, tokens)
+            return _paired_tokens(tokens, block_size)
         return array("I", tokens), [array("I", past) for past in lookahead or ()]
     except (TypeError, OverflowError, ValueError, KeyError, IndexError) as error:
         raise WireError("token ids") from error
 
 
-def _paired_tokens(fields: Mapping[str, Any], pairs: list[Any]) -> tuple[TokenIds, Sequence[TokenIds]]:
+def _paired_tokens(pairs: list[Any], block_size: int) -> tuple[TokenIds, Sequence[TokenIds]]:
     """SGLang with EAGLE hashes each token together with the next one, so that a block reaches one token further."""
-    block_size = _number(fields, "block_size") or 1
     tokens = array("I", (first for first, _ in pairs))
     return tokens, [array("I", pair[1:2]) for pair in pairs[block_size - 1 :: block_size]]
 
 
-def _tier(fields: Mapping[str, Any]) -> Tier:
-    medium = fields.get("medium")
+def _tier(medium: Any) -> Tier:
     try:
-        return _TIERS[medium.upper() if isinstance(medium, str) else medium]
-    except (KeyError, TypeError) as error:
+        return _TIERS[medium]
+    except (KeyError, TypeError):
+        pass
+    try:
+        return _TIERS[medium.upper()]
+    except (KeyError, AttributeError) as error:
         raise WireError("medium") from error
 
 
-def _lora_name(fields: Mapping[str, Any]) -> str | None:
-    name = _text(fields, "lora_name")
-    if name is None and fields.get("lora_id") is not None:
-        # vLLM before 0.14.0 numbers its LoRAs and does not name them: kept apart from all that a request can name.
-        return f"\0{fields['lora_id']}"
-    return name
-
-
-def _extras(fields: Mapping[str, Any], lora_name: str | None, lookahead: Sequence[TokenIds]) -> list[bytes | None]:
-    names = fields.get("extra_keys") or []
-    if not isinstance(names, list):
-        raise WireError("extra keys")
+def _extras(event: _Stored, lora_name: str | None, lookahead: Sequence[TokenIds]) -> list[bytes | None]:
+    names = event.extra_keys or []
     extras: list[bytes | None] = [_extra(block, lora_name) for block in names] if any(names) else []
-    salt = _text(fields, "cache_salt")
-    if salt and fields.get("parent_block_hash") is None and not extras:
-        extras = [block_extra([salt])]
+    if event.cache_salt and event.parent_block_hash is None and not extras:
+        extras = [block_extra([event.cache_salt])]
     if lookahead:
         extras = [
             lookahead_extra(extras[position] if position < len(extras) else None, past)

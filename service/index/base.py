@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-BlockHash: TypeAlias = int | bytes
-"""An engine's own name for a block: opaque, and unique only within one rank."""
+BlockHash: TypeAlias = int
+"""An engine's own name for a block, in 64 bits with a sign: opaque, and unique only within one rank."""
 
 BlockKey: TypeAlias = int
 """Our name for a block: a hash over its tokens and all that precede it; service/index/keys.py makes them."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from service.index.base import BlockKey, Tier
+from service.index.base import Tier
 from service.index.holders import Holder, RankState
+from service.index.kernel import Holding
 from service.index.matching import bits
 
 
 def disagreements(
-    holding: Sequence[Mapping[BlockKey, int]],
+    holding: Sequence[Holding],
     holders: Sequence[Holder | None],
     ranks: Iterable[RankState],
     blocks: int,
@@ -23,7 +24,7 @@ def disagreements(
     """
     counted: Counter[tuple[int, Tier]] = Counter()
     for tier, masks in zip(Tier, holding, strict=True):
-        for mask in masks.values():
+        for _, mask in masks.items():
             if not mask:
                 yield "a mask is empty"
             counted.update((number, tier) for number in bits(mask))
@@ -35,10 +36,10 @@ def disagreements(
             if counted[number, tier] != holder.sizes[tier]:
                 yield f"{holder.rank} holds {counted[number, tier]} blocks on {tier.name}, not {holder.sizes[tier]}"
         for block_hash, key in holder.keys.items():
-            if not any(masks.get(key, 0) & holder.bit for masks in holding):
+            if not any(masks.get(key) & holder.bit for masks in holding):
                 yield f"{holder.rank} names block {block_hash!r}, which it does not hold"
-        keys = set(holder.keys.values())
-        held = sum(any(masks.get(key, 0) & holder.bit for masks in holding) for key in keys)
+        keys = {key for _, key in holder.keys.items()}
+        held = sum(any(masks.get(key) & holder.bit for masks in holding) for key in keys)
         if held != len({key for masks in holding for key, mask in masks.items() if mask & holder.bit}):
             yield f"{holder.rank} holds a block that it has no name for"
         if any(count < 1 for count in (*holder.copies.values(), *holder.doubles.values())):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from service.index.ages import Ages
 from service.index.base import BlockHash, BlockKey, Rank, Stored, Tier
+from service.index.kernel import Table
 
 _WHOLE = ("full_attention", "mla_attention", "sink_full_attention")
 _WINDOWS = ("sliding_window", "sliding_window_mla")
@@ -33,7 +34,8 @@ class Holder:
         self.tail = tail
         """Blocks that must be held at the end of a reused prefix; None where all of it must be."""
         self.bit = bit
-        self.keys: dict[BlockHash, BlockKey] = {}
+        self.keys = Table()
+        """Its engine's names for blocks, to the blocks' keys."""
         self.copies: dict[tuple[BlockHash, Tier], int] = {}
         """Of blocks held more than once under one hash, the copies beyond the first."""
         self.doubles: dict[tuple[BlockKey, Tier], int] = {}
@@ -100,8 +102,8 @@ class RankState:
     def known(self, block_hash: BlockHash, cut: Cut) -> BlockKey | None:
         """The key of a block in any group with that cut: engines name a block alike in all groups that have it."""
         for holder in self.holders:
-            if holder.cut == cut and block_hash in holder.keys:
-                return holder.keys[block_hash]
+            if holder.cut == cut and (key := holder.keys.get(block_hash)) is not None:
+                return key
         return None
 
 

@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-import struct
 from array import array
 from collections.abc import Sequence
 
 import msgspec
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh64_intdigest
 
+from service.index import kernel
 from service.index.base import BlockKey, Prompt, TokenIds
 
 _TOKEN_BYTES = 4
-_KEY_BITS = (1 << 60) - 1  # the most that Python keeps in 32 bytes; 64 bits take 48
+_KEY_BITS = (1 << 60) - 1
 assert array("I").itemsize == _TOKEN_BYTES  # noqa: S101 - keys are defined over 32-bit tokens
 
 
 def root_key(model: str, lora_name: str | None, block_size: int) -> BlockKey:
     """The key that the first block of a chain is chained to."""
-    return xxh3_64_intdigest(msgspec.msgpack.encode((model, lora_name, block_size))) & _KEY_BITS
+    return xxh64_intdigest(msgspec.msgpack.encode((model, lora_name, block_size))) & _KEY_BITS
 
 
 def block_keys(
     parent: BlockKey, tokens: TokenIds, block_size: int, extras: Sequence[bytes | None] = ()
-) -> list[BlockKey]:
+) -> Sequence[BlockKey]:
     """One key per whole block of `tokens`; the first is chained to `parent`.
 
     `extras` names what else an engine hashed into each block, None where there is nothing; it may be shorter than
     there are blocks.
     """
+    if not any(extras):
+        return kernel.block_keys(parent, tokens.tobytes(), block_size * _TOKEN_BYTES)
     whole = len(tokens) // block_size * block_size
     keys: list[BlockKey] = []
     key = parent
-    if not any(extras):
-        for (block,) in struct.iter_unpack(f"{block_size * _TOKEN_BYTES}s", memoryview(tokens)[:whole]):
-            key = xxh3_64_intdigest(block, key) & _KEY_BITS
-            keys.append(key)
-        return keys
     for position, start in enumerate(range(0, whole, block_size)):
         block = tokens[start : start + block_size].tobytes()
         extra = extras[position] if position < len(extras) else None
-        key = xxh3_64_intdigest(block + extra if extra else block, key) & _KEY_BITS
+        key = xxh64_intdigest(block + extra if extra else block, key) & _KEY_BITS
         keys.append(key)
-    return keys
+    return kernel.run(keys)
 
 
 def block_extra(names: Sequence[object]) -> bytes | None:
@@ -62,7 +59,7 @@ def prompt_keys(prompt: Prompt, block_size: int, lookahead: int = 0) -> Sequence
     """The keys of a prompt's whole blocks, as an engine hashes them that looks `lookahead` tokens past each block."""
     root = root_key(prompt.model, prompt.lora_name, block_size)
     salt = block_extra([prompt.cache_salt]) if prompt.cache_salt else None
-    if not (lookahead or salt) and prompt.keys is not None:
+    if not (lookahead or salt or kernel.COMPILED) and prompt.keys is not None:  # compiled, it is quicker than a cache
         return prompt.keys(root, prompt.tokens, block_size)
     if not lookahead:
         return block_keys(root, prompt.tokens, block_size, (salt,))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from service.index.base import BlockKey, RankMatch, Tier
 from service.index.holders import Cut, Holder, RankState
+from service.index.kernel import Holding, run
 
 
 class Run(NamedTuple):
@@ -22,8 +23,8 @@ class Run(NamedTuple):
 class Chain:
     """A prompt cut into blocks, and for each block who holds it: a mask per tier out of `holding`."""
 
-    def __init__(self, keys: Sequence[BlockKey], holding: Sequence[dict[BlockKey, int]]) -> None:
-        self.keys = keys
+    def __init__(self, keys: Sequence[BlockKey], holding: Sequence[Holding]) -> None:
+        self.keys = run(keys)
         self._holding = holding
         self._masks: list[int] = []
         self._tails: dict[tuple[int, int], int] = {}
@@ -31,32 +32,40 @@ class Chain:
     def prefixes(self, wanted: int) -> tuple[list[tuple[int, int]], list[Run]]:
         """How many blocks from the first the wanted holders hold: (blocks, mask of those that hold just as many).
 
-        Costs a probe and an AND per block, up to the last block that any of them holds. Holders of none are left out.
+        Costs a probe per block, and an AND wherever who holds it changes. Holders of none are left out.
         """
         gpu, cpu, storage = self._holding
-        gpu_alone = not (cpu or storage)
-        ends: list[tuple[int, int]] = []
-        runs: list[Run] = []
-        alive, on_gpu, on_cpu = wanted, -1, -1
-        for position, key in enumerate(self.keys):
-            mask = gpu.get(key, 0)
-            still = alive & mask
-            if not gpu_alone:
-                below = cpu.get(key, 0)
-                still |= alive & (below | storage.get(key, 0))
-                if mask & still != on_gpu or below & still != on_cpu:
-                    on_gpu, on_cpu = mask & still, below & still
-                    runs.append(Run(position, on_gpu, on_cpu))
-            if still != alive:
-                if position:
-                    ends.append((position, alive ^ still))
-                alive = still
-                if not alive:
-                    break
+        if cpu or storage:
+            changes, runs = self._over_tiers(wanted)
         else:
-            if self.keys and alive:
-                ends.append((len(self.keys), alive))
-        return ends, runs or [Run(0, -1, 0)]
+            changes, runs = gpu.prefix(self.keys, wanted), [Run(0, -1, 0)]
+        ends: list[tuple[int, int]] = []
+        alive = wanted
+        for position, still in (*changes, (len(self.keys), 0)):
+            if still != alive and position:
+                ends.append((position, alive ^ still))
+            alive = still
+        return ends, runs
+
+    def _over_tiers(self, wanted: int) -> tuple[list[tuple[int, int]], list[Run]]:
+        """Who still holds all, wherever that changes, and in which tiers."""
+        spans = [dict(holding.spans(self.keys)) if holding else {} for holding in self._holding]
+        masks = [0] * len(spans)
+        changes: list[tuple[int, int]] = []
+        runs: list[Run] = []
+        alive = wanted
+        for position in sorted(set().union(*spans)):
+            masks = [span.get(position, mask) for span, mask in zip(spans, masks, strict=True)]
+            on_gpu, on_cpu, on_storage = (alive & mask for mask in masks)
+            still = on_gpu | on_cpu | on_storage
+            if still != alive:
+                changes.append((position, still))
+                alive = still
+            if not runs or (on_gpu, on_cpu) != runs[-1][1:]:
+                runs.append(Run(position, on_gpu, on_cpu))
+            if not alive:
+                break
+        return changes, runs
 
     def longest(self, holder: Holder, blocks: int) -> int:
         """The longest prefix, of at most `blocks` blocks, of which the holder has the part that it needs.
@@ -79,13 +88,14 @@ class Chain:
     def tier(self, holder: Holder, position: int) -> Tier | None:
         """The fastest tier in which a holder has a block."""
         key = self.keys[position]
-        return next((tier for tier in Tier if self._holding[tier].get(key, 0) & holder.bit), None)
+        return next((tier for tier in Tier if self._holding[tier].get(key) & holder.bit), None)
 
     def _tail(self, blocks: int, tail: int) -> int:
         """The holders of each of the last `tail` of so many blocks."""
         gpu, cpu, storage = self._holding
-        for key in self.keys[len(self._masks) : blocks]:
-            self._masks.append(gpu.get(key, 0) | cpu.get(key, 0) | storage.get(key, 0))
+        for position in range(len(self._masks), blocks):
+            key = self.keys[position]
+            self._masks.append(gpu.get(key) | cpu.get(key) | storage.get(key))
         mask = self._tails.get((blocks, tail))
         if mask is None:
             mask = self._tails[blocks, tail] = reduce(and_, self._masks[blocks - tail : blocks], -1)
@@ -95,12 +105,12 @@ class Chain:
 def prefix_match(holder: Holder, blocks: int, runs: Sequence[Run]) -> RankMatch:
     """The match of a rank with one group of full attention, whose holder has the first `blocks` blocks."""
     tokens: dict[Tier, int] = {}
-    for number, run in enumerate(runs):
+    for number, held in enumerate(runs):
         stop = runs[number + 1].start if number + 1 < len(runs) else blocks
-        length = min(stop, blocks) - run.start
+        length = min(stop, blocks) - held.start
         if length <= 0:
             break
-        tier = Tier.GPU if run.on_gpu & holder.bit else Tier.CPU if run.on_cpu & holder.bit else Tier.STORAGE
+        tier = Tier.GPU if held.on_gpu & holder.bit else Tier.CPU if held.on_cpu & holder.bit else Tier.STORAGE
         tokens[tier] = tokens.get(tier, 0) + length * holder.cut.block_size
     return RankMatch(holder.rank, holder.cut.block_size, tokens)
 

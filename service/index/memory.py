@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from time import perf_counter
 
 from service.index.base import BlockHash, BlockKey, Prompt, Rank, RankBlocks, RankMatch, Removed, Reuse, Stored, Tier
 from service.index.consistency import disagreements
 from service.index.holders import Cut, Holder, RankState, tail_blocks
+from service.index.kernel import Holding, run
 from service.index.keys import block_keys, prompt_keys, root_key
 from service.index.matching import Chain, bits, hybrid_match, prefix_match
 from service.index.statistics import IndexStatistics
@@ -34,7 +34,7 @@ class MemoryIndex:
         self.statistics = IndexStatistics()
         self.blocks = 0
         self._max_blocks = max_blocks
-        self._holding: tuple[dict[BlockKey, int], ...] = tuple({} for _ in Tier)
+        self._holding = tuple(Holding() for _ in Tier)
         self._ranks: dict[Rank, RankState] = {}
         self._primaries: dict[str, dict[Cut, int]] = {}
         """Per model and cut, the mask of the groups of full attention that lookups begin with."""
@@ -114,7 +114,7 @@ class MemoryIndex:
 
     def _would_reuse(self, holder: Holder, stored: Stored, keys: Sequence[BlockKey]) -> bool:
         if not holder.state.hybrid:
-            return all(self._holding[stored.tier].get(key, 0) & holder.bit for key in keys)
+            return all(self._holding[stored.tier].get(key) & holder.bit for key in keys)
 
         def chain(cut: Cut) -> Chain:
             root = root_key(holder.rank.model, stored.lora_name, cut.block_size)
@@ -139,30 +139,12 @@ class MemoryIndex:
         return unknown
 
     def _add(self, holder: Holder, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> None:
-        holding, names, bit = self._holding[tier], holder.keys, holder.bit
-        added = 0
-        before, after = 0, bit
-        for block_hash, own_key in zip(hashes, keys, strict=True):
-            known = names.get(block_hash)
-            key = own_key if known is None else known  # a name keeps the key it was first given
-            mask = holding.get(key, 0)
-            if not mask & bit:
-                if mask != before:
-                    before, after = mask, mask | bit
-                holding[key] = after  # one object for all blocks of a run that the same holders have
-                added += 1
-                if known is None:
-                    names[block_hash] = key
-            elif known is None:
-                names[block_hash] = key
-                holder.doubles[key, tier] = holder.doubles.get((key, tier), 0) + 1
-                holder.state.flaw = holder.state.flaw or _SAME_TOKENS
-            elif holder.doubts and holder.state.reports and block_hash in holder.doubts and block_hash != hashes[-1]:
-                # Computed anew on the way to other blocks: the engine no longer had it, so it was no copy before.
-                holder.doubts.discard(block_hash)
-                holder.copies.pop((block_hash, tier), None)
-            else:
-                holder.copies[block_hash, tier] = holder.copies.get((block_hash, tier), 0) + 1
+        hashes = run(hashes)
+        left_out = self._holding[tier].add(holder.bit, holder.keys, hashes, run(keys))
+        added = len(hashes) - len(left_out)
+        for position in left_out:
+            last = position == len(hashes) - 1
+            added += self._add_known(holder, tier, hashes[position], keys[position], last=last)
         if added:
             holder.sizes[tier] += added
             holder.ages.add(self.statistics.admissions // self._era, added, sum(holder.sizes))
@@ -170,6 +152,26 @@ class MemoryIndex:
             self.blocks += added
             if self.blocks > self._max_blocks:
                 self._displace()
+
+    def _add_known(self, holder: Holder, tier: Tier, block_hash: BlockHash, own_key: BlockKey, *, last: bool) -> bool:
+        """Adds a block that the holder names, or has under another name; True if one more is held on this tier."""
+        names, holding = holder.keys, self._holding[tier]
+        known = names.get(block_hash)
+        key = own_key if known is None else known  # a name keeps the key it was first given
+        if not holding.get(key) & holder.bit:
+            holding.set(holder.bit, key)
+            return True
+        if known is None:
+            names.put(block_hash, key)
+            holder.doubles[key, tier] = holder.doubles.get((key, tier), 0) + 1
+            holder.state.flaw = holder.state.flaw or _SAME_TOKENS
+        elif block_hash in holder.doubts and holder.state.reports and not last:
+            # Computed anew on the way to other blocks: the engine no longer had it, so it was no copy before.
+            holder.doubts.discard(block_hash)
+            holder.copies.pop((block_hash, tier), None)
+        else:
+            holder.copies[block_hash, tier] = holder.copies.get((block_hash, tier), 0) + 1
+        return False
 
     def remove(self, rank: Rank, removed: Removed) -> int:
         state = self._ranks.get(rank)
@@ -200,24 +202,20 @@ class MemoryIndex:
 
     def _let_go(self, holder: Holder, tier: Tier, block_hash: BlockHash) -> bool:
         """Takes the last copy of a block; False when there is none on this tier."""
-        key = holder.keys[block_hash]
+        key = holder.keys.get(block_hash)
         holding, bit = self._holding[tier], holder.bit
-        mask = holding.get(key, 0)
-        if not mask & bit:
+        if key is None or not holding.get(key) & bit:
             return False
         if doubles := holder.doubles.pop((key, tier), 0) if holder.doubles else 0:
             if doubles > 1:
                 holder.doubles[key, tier] = doubles - 1
-            del holder.keys[block_hash]
+            holder.keys.forget(block_hash)
             return True
-        if mask == bit:
-            del holding[key]
-        else:
-            holding[key] = mask ^ bit
+        holding.discard(bit, key)
         holder.sizes[tier] -= 1
         self.blocks -= 1
-        if not any(holder.sizes[other] and self._holding[other].get(key, 0) & bit for other in Tier):
-            del holder.keys[block_hash]
+        if not any(holder.sizes[other] and self._holding[other].get(key) & bit for other in Tier):
+            holder.keys.forget(block_hash)
             holder.doubts.discard(block_hash)
         return True
 
@@ -229,7 +227,7 @@ class MemoryIndex:
             ages = {holder: age for holder in held if (age := holder.ages.oldest(sum(holder.sizes)))}
             holder = min(ages, key=lambda holder: ages[holder][0])
             before = self.blocks
-            for block_hash in list(islice(holder.keys, min(ages[holder][1], self.blocks - wanted))):
+            for block_hash in holder.keys.oldest(min(ages[holder][1], self.blocks - wanted)):
                 self._displace_block(holder, block_hash)
             self.statistics.displaced += before - self.blocks
             holder.state.flaw = holder.state.flaw or _DISPLACED
@@ -268,16 +266,11 @@ class MemoryIndex:
     def sweep(self, blocks: int) -> bool:
         while self._cleared and blocks > 0:
             holder = self._cleared[0]
-            count = min(blocks, len(holder.keys))
-            for _ in range(count):
-                _, key = holder.keys.popitem()
-                for holding in self._holding:
-                    mask = holding.get(key, 0)
-                    if mask == holder.bit:
-                        del holding[key]
-                    elif mask & holder.bit:
-                        holding[key] = mask ^ holder.bit
-            blocks -= count
+            keys = holder.keys.drain(blocks)
+            for holding in self._holding:
+                if holding:
+                    holding.discard_all(holder.bit, keys)
+            blocks -= len(keys)
             if not holder.keys:
                 self._cleared.popleft()
                 number = holder.bit.bit_length() - 1

@@ -37,7 +37,7 @@ class KeyCache:
             entry = (parent, block_size, bytes(view[start * _TOKEN_BYTES : (start + run) * _TOKEN_BYTES]))
             known = self._entries.get(entry)
             if known is None:
-                known = block_keys(parent, tokens[start : start + run], block_size)
+                known = list(block_keys(parent, tokens[start : start + run], block_size))
                 self._keep(entry, known)
             else:
                 self._entries.move_to_end(entry)

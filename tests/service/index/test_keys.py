@@ -12,9 +12,9 @@ TOKENS = array("I", range(100, 112))
 
 
 def test_a_key_is_the_hash_of_a_block_s_tokens_seeded_with_the_key_before() -> None:
-    first = xxhash.xxh3_64_intdigest(TOKENS[:4].tobytes(), 5) & (2**60 - 1)
-    second = xxhash.xxh3_64_intdigest(TOKENS[4:8].tobytes(), first) & (2**60 - 1)
-    assert block_keys(5, TOKENS[:11], 4) == [first, second]
+    first = xxhash.xxh64_intdigest(TOKENS[:4].tobytes(), 5) & (2**60 - 1)
+    second = xxhash.xxh64_intdigest(TOKENS[4:8].tobytes(), first) & (2**60 - 1)
+    assert list(block_keys(5, TOKENS[:11], 4)) == [first, second]
 
 
 def test_a_chain_may_be_cut_anywhere() -> None:
@@ -45,7 +45,7 @@ def test_a_prompt_that_is_looked_ahead_of_has_no_key_for_a_last_block_without_ne
     root = root_key("m", None, 4)
     extras = [lookahead_extra(None, TOKENS[end : end + 2]) for end in (4, 8)]
     assert prompt_keys(Prompt("m", TOKENS), 4, lookahead=2) == block_keys(root, TOKENS[:8], 4, extras)
-    assert prompt_keys(Prompt("m", TOKENS[:5]), 4, lookahead=2) == []
+    assert not prompt_keys(Prompt("m", TOKENS[:5]), 4, lookahead=2)
 
 
 def test_text_and_bytes_are_different_extras() -> None:

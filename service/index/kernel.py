@@ -1,0 +1,44 @@
+"""The innermost loops of the index: compiled where service/native was built, plain Python otherwise.
+
+KVCACHE_KERNEL=plain leaves alone what was compiled.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+
+def _is_compiled() -> bool:
+    if os.environ.get("KVCACHE_KERNEL") == "plain":
+        return False
+    found = find_spec("service.native.kernel")
+    return found is not None and found.origin is not None and found.origin.endswith(tuple(EXTENSION_SUFFIXES))
+
+
+COMPILED = _is_compiled()
+
+if TYPE_CHECKING or not COMPILED:
+    from service.index.plain import Holding, Table, block_keys, run, unpack_hashes, unpack_tokens
+else:
+    from service.native import kernel as _compiled
+    from service.native.kernel import Holding, Table, block_keys, unpack_hashes
+
+    _Run = type(_compiled.run([]))
+
+    def run(numbers):
+        return numbers if type(numbers) is _Run else _compiled.run(list(numbers))
+
+    def unpack_tokens(packed):
+        ids = _compiled.unpack_tokens(packed)
+        if ids is None:
+            return None
+        tokens = array("I")
+        tokens.frombytes(memoryview(ids).cast("B"))
+        return tokens
+
+
+__all__ = ["COMPILED", "Holding", "Table", "block_keys", "run", "unpack_hashes", "unpack_tokens"]

@@ -1,0 +1,136 @@
+"""What service/native/kernel.py does, in plain Python, for where that is not compiled."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Sequence
+from itertools import islice
+
+import msgspec
+from xxhash import xxh64_intdigest
+
+from service.index.base import TokenIds
+
+_unpack = msgspec.msgpack.Decoder(list[int]).decode
+_KEY_BITS = (1 << 60) - 1  # the most that Python keeps in 32 bytes; 64 bits take 48
+
+
+def block_keys(parent: int, tokens: bytes, block_bytes: int) -> list[int]:
+    """XXH64 of each whole block, its seed the key before it, cut to 60 bits."""
+    whole = memoryview(tokens)[: len(tokens) // block_bytes * block_bytes]
+    keys: list[int] = []
+    key = parent
+    for (block,) in struct.iter_unpack(f"{block_bytes}s", whole):
+        key = xxh64_intdigest(block, key) & _KEY_BITS
+        keys.append(key)
+    return keys
+
+
+def run(numbers: Sequence[int]) -> Sequence[int]:
+    return numbers
+
+
+def unpack_hashes(packed: bytes) -> Sequence[int] | None:
+    """The numbers of a msgpack array, as 64 bits with a sign; None when it holds anything else."""
+    try:
+        numbers = _unpack(packed)
+    except (ValueError, RecursionError):
+        return None
+    return [number - (1 << 64) if number >> 63 > 0 else number for number in numbers]
+
+
+def unpack_tokens(packed: bytes) -> TokenIds | None:
+    """The numbers of a msgpack array as unsigned 32-bit integers; None when it holds anything else."""
+    try:
+        return array("I", _unpack(packed))
+    except (ValueError, RecursionError, OverflowError):
+        return None
+
+
+class Table(dict[int, int]):
+    """Names to values, in the order they came."""
+
+    __slots__ = ()
+
+    def put(self, name: int, value: int) -> None:
+        self[name] = value
+
+    def forget(self, name: int) -> None:
+        self.pop(name, None)
+
+    def oldest(self, most: int) -> list[int]:
+        return list(islice(self, most))
+
+    def drain(self, most: int) -> list[int]:
+        return [self.popitem()[1] for _ in range(min(most, len(self)))]
+
+
+class Holding:
+    """Block keys to masks of who holds them."""
+
+    __slots__ = ("_masks",)
+
+    def __init__(self) -> None:
+        self._masks: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def get(self, key: int) -> int:
+        return self._masks.get(key, 0)
+
+    def add(self, bit: int, names: Table, hashes: Sequence[int], keys: Sequence[int]) -> list[int]:
+        left_out: list[int] = []
+        masks = self._masks
+        before, after = 0, bit
+        for position, (name, key) in enumerate(zip(hashes, keys, strict=True)):
+            mask = masks.get(key, 0)
+            if mask & bit or name in names:
+                left_out.append(position)
+                continue
+            if mask != before:
+                before, after = mask, mask | bit
+            masks[key] = after  # one object for all blocks of a run that the same holders have
+            names[name] = key
+        return left_out
+
+    def set(self, bit: int, key: int) -> None:
+        self._masks[key] = self._masks.get(key, 0) | bit
+
+    def discard(self, bit: int, key: int) -> bool:
+        mask = self._masks.get(key, 0)
+        if mask == bit:
+            del self._masks[key]
+        elif mask & bit:
+            self._masks[key] = mask ^ bit
+        return bool(mask & bit)
+
+    def discard_all(self, bit: int, keys: Sequence[int]) -> None:
+        for key in keys:
+            self.discard(bit, key)
+
+    def prefix(self, keys: Sequence[int], wanted: int) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        get = self._masks.get
+        for position, key in enumerate(keys):
+            still = wanted & get(key, 0)
+            if still != wanted:
+                found.append((position, still))
+                wanted = still
+                if not still:
+                    break
+        return found
+
+    def spans(self, keys: Sequence[int]) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        last = -1
+        for position, key in enumerate(keys):
+            mask = self._masks.get(key, 0)
+            if mask != last:
+                last = mask
+                found.append((position, mask))
+        return found
+
+    def items(self) -> list[tuple[int, int]]:
+        return list(self._masks.items())
