@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, cast
 
+import msgspec
 from aiohttp import web
 
 from service.api.errors import Refusal
@@ -28,8 +28,7 @@ class Target(NamedTuple):
     lora_name: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """One prompt of a request, ready for the index; without text and model when it came as token ids."""
 
     target: Target
@@ -38,8 +37,7 @@ class Asked:
     model: Model | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AskedChat:
+class AskedChat(msgspec.Struct, frozen=True):
     """A rendered chat, ready for the index."""
 
     target: Target
@@ -115,9 +113,9 @@ async def _cut(app: web.Application, target: Target, tokens: TokenIds, body: Sco
     return tokens[:keep] if body.truncation_side == "right" else tokens[len(tokens) - keep :]
 
 
-def parts_of(value: PromptValue) -> list[Part]:
+def parts_of(value: PromptValue | TokenIds) -> list[Part]:
     """The prompts of a request: text, token ids, or a list of one kind of them, as /v1/completions takes."""
-    if isinstance(value, str):
+    if isinstance(value, str | array):
         return [value]
     if isinstance(value[0], int):
         return [_ids(value)]

@@ -10,12 +10,11 @@ from aiohttp import web
 from service.api.answers import ByTier, Explanation, Match, ScoredChat, Scores, json_answer
 from service.api.errors import Refusal
 from service.api.prompts import Asked, AskedChat, ask_chat, ask_plain
-from service.api.requests import ChatRequest, Either, Messages, ScoreRequest, decode, read
+from service.api.requests import ChatRequest, Either, Messages, decode, decode_score, read
 from service.api.resources import INDEX, SETTINGS
 from service.index.base import Prompt, RankMatch
 from service.index.scoring import pod_scores
 
-_score = msgspec.json.Decoder(ScoreRequest)
 _chat = msgspec.json.Decoder(ChatRequest)
 _messages = msgspec.json.Decoder(Messages)
 _either = msgspec.json.Decoder(Either)
@@ -24,7 +23,7 @@ _either = msgspec.json.Decoder(Either)
 async def score(request: web.Request) -> web.Response:
     """The scores of a prompt; several prompts of one request add up."""
     app = request.app
-    asked = await ask_plain(app, decode(_score, await read(request)))
+    asked = await ask_plain(app, decode_score(await read(request)))
     return json_answer(added([scores(app, app[INDEX].match(one.prompt)) for one in asked]))
 
 
@@ -42,7 +41,7 @@ async def explain(request: web.Request) -> web.Response:
     if decode(_either, body).is_chat():
         asked: Asked | AskedChat = await ask_chat(app, decode(_chat, body))
     else:
-        prompts = await ask_plain(app, decode(_score, body))
+        prompts = await ask_plain(app, decode_score(body))
         if len(prompts) > 1:
             raise Refusal(400, "`prompt` must be a single prompt here", param="prompt")
         asked = prompts[0]

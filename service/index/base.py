@@ -44,8 +44,7 @@ class Rank(NamedTuple):
     number: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(msgspec.Struct, frozen=True):
     """A tokenized prompt, with all else that an engine hashes into its blocks.
 
     `pods` restricts the answer to those pods; None asks for all.
@@ -56,12 +55,11 @@ class Prompt:
     lora_name: str | None = None
     cache_salt: str | None = None
     pods: Collection[str] | None = None
-    keys: Callable[[BlockKey, TokenIds, int], Sequence[BlockKey]] | None = field(default=None, compare=False)
+    keys: Callable[[BlockKey, TokenIds, int], Sequence[BlockKey]] | None = None
     """Gives what `service.index.keys.block_keys` gives for a parent, tokens and a block size, but may remember it."""
 
 
-@dataclass(frozen=True, slots=True)
-class RankMatch:
+class RankMatch(msgspec.Struct, frozen=True):
     """How much of a prompt one rank holds, in tokens; each token is counted in the fastest tier that has it."""
 
     rank: Rank

@@ -22,7 +22,7 @@ def _is_compiled() -> bool:
 COMPILED = _is_compiled()
 
 if TYPE_CHECKING or not COMPILED:
-    from service.index.plain import Holding, Table, block_keys, run, unpack_hashes, unpack_tokens
+    from service.index.plain import Holding, Table, block_keys, prompt_ids, run, unpack_hashes, unpack_tokens
 else:
     from service.native import kernel as _compiled
     from service.native.kernel import Holding, Table, block_keys, unpack_hashes
@@ -34,11 +34,16 @@ else:
 
     def unpack_tokens(packed):
         ids = _compiled.unpack_tokens(packed)
-        if ids is None:
-            return None
+        return None if ids is None else _tokens(ids)
+
+    def prompt_ids(body):
+        found = _compiled.prompt_ids(body)
+        return None if found is None else (_tokens(found[0]), found[1], found[2])
+
+    def _tokens(ids):
         tokens = array("I")
         tokens.frombytes(memoryview(ids).cast("B"))
         return tokens
 
 
-__all__ = ["COMPILED", "Holding", "Table", "block_keys", "run", "unpack_hashes", "unpack_tokens"]
+__all__ = ["COMPILED", "Holding", "Table", "block_keys", "prompt_ids", "run", "unpack_hashes", "unpack_tokens"]

@@ -104,6 +104,11 @@ class Chain:
 
 def prefix_match(holder: Holder, blocks: int, runs: Sequence[Run]) -> RankMatch:
     """The match of a rank with one group of full attention, whose holder has the first `blocks` blocks."""
+    size = holder.cut.block_size
+    if len(runs) == 1:
+        first = runs[0]
+        tier = Tier.GPU if first.on_gpu & holder.bit else Tier.CPU if first.on_cpu & holder.bit else Tier.STORAGE
+        return RankMatch(holder.rank, size, {tier: blocks * size})
     tokens: dict[Tier, int] = {}
     for number, held in enumerate(runs):
         stop = runs[number + 1].start if number + 1 < len(runs) else blocks
@@ -111,8 +116,8 @@ def prefix_match(holder: Holder, blocks: int, runs: Sequence[Run]) -> RankMatch:
         if length <= 0:
             break
         tier = Tier.GPU if held.on_gpu & holder.bit else Tier.CPU if held.on_cpu & holder.bit else Tier.STORAGE
-        tokens[tier] = tokens.get(tier, 0) + length * holder.cut.block_size
-    return RankMatch(holder.rank, holder.cut.block_size, tokens)
+        tokens[tier] = tokens.get(tier, 0) + length * size
+    return RankMatch(holder.rank, size, tokens)
 
 
 def hybrid_match(state: RankState, tokens: int, chain: Callable[[Cut], Chain]) -> list[RankMatch]:

@@ -280,8 +280,10 @@ class MemoryIndex:
 
     def match(self, prompt: Prompt) -> list[RankMatch]:
         started = perf_counter()
-        pods = None if prompt.pods is None else frozenset(prompt.pods)
-        matches = [match for match in self._matches(prompt) if pods is None or match.rank.pod in pods]
+        matches = self._matches(prompt)
+        if prompt.pods is not None:
+            pods = frozenset(prompt.pods)
+            matches = [match for match in matches if match.rank.pod in pods]
         self.statistics.lookups += 1
         self.statistics.lookup_hits += bool(matches)
         self.statistics.lookup_seconds.observe(perf_counter() - started)

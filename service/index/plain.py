@@ -48,6 +48,11 @@ def unpack_tokens(packed: bytes) -> TokenIds | None:
         return None
 
 
+def prompt_ids(body: bytes) -> tuple[TokenIds, int, int] | None:
+    """The token ids under "prompt" of a JSON object, and from where to where they stand, if that can be had quickly."""
+    return None
+
+
 class Table(dict[int, int]):
     """Names to values, in the order they came."""
 
