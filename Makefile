@@ -6,19 +6,19 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo up down test e2e lint smoke lock clean
 
-demo: $(VENV)/runtime     ## See it work: simulated engines, no GPU and no hub
+demo: $(VENV)/native      ## See it work: simulated engines, no GPU and no hub
 	exec $(BIN)/kvcache demo $(ARGS)
 
-up: $(VENV)/runtime       ## The service, on whatever engine is there; options in ARGS
+up: $(VENV)/native        ## The service, on whatever engine is there; options in ARGS
 	@exec $(BIN)/kvcache up $(ARGS)
 
 down: $(VENV)/runtime     ## Removes it
 	@$(BIN)/kvcache down $(ARGS)
 
-test: $(VENV)/dev         ## All tests that need no container engine
+test: $(VENV)/dev $(VENV)/native ## All tests that need no container engine
 	$(BIN)/python -m pytest -q --ignore tests/e2e $(ARGS)
 
-e2e: $(VENV)/dev          ## The real image and containers, on every engine that is there
+e2e: $(VENV)/dev $(VENV)/native ## The real image and containers, on every engine that is there
 	$(BIN)/python -m pytest -q -rs tests/e2e $(ARGS)
 
 lint: $(VENV)/dev         ## Linter, formatter and type checker
@@ -26,10 +26,10 @@ lint: $(VENV)/dev         ## Linter, formatter and type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-smoke: $(VENV)/runtime    ## Up, one call of each endpoint, down
+smoke: $(VENV)/native     ## Up, one call of each endpoint, down
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/smoke $(ARGS)
 
-bench: $(VENV)/dev        ## Speed, side by side with what else there is; parts in ARGS
+bench: $(VENV)/dev $(VENV)/native ## Speed, side by side with what else there is; parts in ARGS
 	$(BIN)/python -m scripts.bench $(ARGS)
 
 lock:                     ## Pins dependencies again (needs uv)
@@ -49,6 +49,14 @@ $(VENV)/runtime: requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing kvcache into $(VENV) (once)"
 	@$(PIP_INSTALL) --require-hashes -r requirements.lock
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The service as a child process runs on this Python; the image compiles its own.
+$(VENV)/native: service/native/kernel.py service/native/requirements.lock $(VENV)/runtime
+	@if command -v cc >/dev/null; then \
+	  echo "Compiling the service's inner loops (once)" && \
+	  $(PIP_INSTALL) --require-hashes -r service/native/requirements.lock && $(BIN)/python -m service.native.build; \
+	fi || echo "They could not be compiled, and run as plain Python: the service is slower"
 	@touch $@
 
 $(VENV)/dev: requirements-dev.lock $(VENV)/runtime

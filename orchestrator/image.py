@@ -18,6 +18,8 @@ from orchestrator.workload import proxies
 
 _PACKAGE = Path(__file__).resolve().parent
 _PACKAGE_INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+_MADE_HERE = (".so", ".built")
+"""Files of what was compiled for this machine's Python; the image compiles its own."""
 _STEP = re.compile(
     r"(?P<stage>\[\d+/\d+\] )?STEP (?P<number>\d+)/(?P<total>\d+)\s?: (?P<instruction>.*)", re.IGNORECASE
 )
@@ -63,7 +65,7 @@ def recipe(launch: Launch, environment: Mapping[str, str]) -> Recipe:
     containerfile, service = _sources()
     files = {"Containerfile": containerfile.read_bytes(), "certificates/extra.crt": _certificates(launch.ca_bundle)}
     for path in service.rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix not in _MADE_HERE:
             files[f"service/{path.relative_to(service).as_posix()}"] = path.read_bytes()
     indexes = {name: environment[name] for name in _PACKAGE_INDEXES if environment.get(name)}
     return Recipe(files, {"BASE_IMAGE": launch.base_image, **proxies(environment), **indexes})

@@ -24,7 +24,8 @@ class Ages:
         else:
             self._eras.append((era, blocks))
         self._total += blocks
-        self._settle(held)
+        if self._total > held:
+            self._settle(held)
 
     def oldest(self, held: int) -> tuple[int, int] | None:
         """The era of the oldest of the `held` blocks, and how many are of it; None when none is held."""

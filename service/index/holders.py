@@ -78,6 +78,13 @@ class RankState:
         """Whether more than one run of blocks from the first decides what the engine reuses."""
         return len(self.holders) > 1 or any(holder.tail is not None for holder in self.holders)
 
+    def holder_of(self, stored: Stored) -> Holder | None:
+        """The holder of an event's blocks, None before their first."""
+        for holder in self.holders:
+            if holder.group == stored.group and holder.cut == (stored.block_size, stored.lookahead):
+                return holder
+        return None
+
     def of_group(self, group: int | None) -> list[Holder]:
         """The holders of a group; all of them when the event or the holders name none."""
         return [holder for holder in self.holders if None in (group, holder.group) or group == holder.group]

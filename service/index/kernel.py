@@ -5,18 +5,28 @@ KVCACHE_KERNEL=plain leaves alone what was compiled.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from array import array
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 
 def _is_compiled() -> bool:
+    """Whether there is a compiled module, made from the source that lies beside it."""
     if os.environ.get("KVCACHE_KERNEL") == "plain":
         return False
     found = find_spec("service.native.kernel")
-    return found is not None and found.origin is not None and found.origin.endswith(tuple(EXTENSION_SUFFIXES))
+    if found is None or found.origin is None or not found.origin.endswith(tuple(EXTENSION_SUFFIXES)):
+        return False
+    folder = Path(found.origin).parent
+    try:
+        built = (folder / "kernel.built").read_text(encoding="ascii")
+        return built == hashlib.sha256((folder / "kernel.py").read_bytes()).hexdigest()
+    except OSError:
+        return False
 
 
 COMPILED = _is_compiled()

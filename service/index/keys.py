@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 from xxhash import xxh64_intdigest
@@ -16,6 +17,7 @@ _KEY_BITS = (1 << 60) - 1
 assert array("I").itemsize == _TOKEN_BYTES  # noqa: S101 - keys are defined over 32-bit tokens
 
 
+@lru_cache(maxsize=4096)
 def root_key(model: str, lora_name: str | None, block_size: int) -> BlockKey:
     """The key that the first block of a chain is chained to."""
     return xxh64_intdigest(msgspec.msgpack.encode((model, lora_name, block_size))) & _KEY_BITS
@@ -29,7 +31,7 @@ def block_keys(
     `extras` names what else an engine hashed into each block, None where there is nothing; it may be shorter than
     there are blocks.
     """
-    if not any(extras):
+    if not (extras and any(extras)):
         return kernel.block_keys(parent, tokens.tobytes(), block_size * _TOKEN_BYTES)
     whole = len(tokens) // block_size * block_size
     keys: list[BlockKey] = []

@@ -49,11 +49,13 @@ class MemoryIndex:
         self._loras: dict[str, str] = {}
 
     def store(self, rank: Rank, stored: Stored) -> int:
-        state = self._ranks.setdefault(rank, RankState())
+        state = self._ranks.get(rank)
+        if state is None:
+            state = self._ranks[rank] = RankState()
         if not stored.tokens or (stored.tier is not Tier.GPU and state.knows_all(stored)):
             # Tokens of offloaded blocks come without what else was hashed into them, so what is known is trusted more.
             return self._store_by_hash(state, stored)
-        holder = self._holder(rank, state, stored)
+        holder = state.holder_of(stored) or self._new_holder(rank, state, stored)
         if holder is None:
             return 0
         keys = self._keys(rank, holder, stored)
@@ -82,7 +84,8 @@ class MemoryIndex:
             self.statistics.unknown_parents += len(stored.hashes)
             state.flaw = state.flaw or _UNKNOWN_PARENT
             return None
-        state.salted |= any(stored.extras)
+        if stored.extras:
+            state.salted |= any(stored.extras)
         keys = block_keys(parent, stored.tokens, stored.block_size, stored.extras)
         if len(keys) == len(stored.hashes):
             return keys
@@ -332,15 +335,12 @@ class MemoryIndex:
         """LoRA name to the model that it was announced under."""
         return dict(self._loras)
 
-    def _holder(self, rank: Rank, state: RankState, stored: Stored) -> Holder | None:
-        """The holder of an event's blocks, made when they are its first; None when they are not to be held.
+    def _new_holder(self, rank: Rank, state: RankState, stored: Stored) -> Holder | None:
+        """A holder for an event's blocks, which are its first; None when they are not to be held.
 
         Such are those of a group that is not understood, and parts of blocks.
         """
         cut = Cut(stored.block_size, stored.lookahead)
-        for holder in state.holders:
-            if holder.cut == cut and holder.group == stored.group:
-                return holder
         if stored.group in state.ungrouped:
             return None
         if state.ends_a_block(stored):

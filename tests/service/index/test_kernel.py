@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from service.index import kernel, plain
+
+if not kernel.COMPILED and os.environ.get("KVCACHE_KERNEL") != "plain" and os.environ.get("CI"):
+    pytest.fail("the inner loops are not compiled: make .venv/native")
+compiled = pytest.mark.skipif(not kernel.COMPILED, reason="the inner loops are not compiled")
+
+EDGES = (0, 1, -1, 2**63 - 1, -(2**63))
+
+
+def numbers(random: Random, count: int) -> list[int]:
+    few = (*EDGES, *range(100))
+    return [random.getrandbits(64) - 2**63 if random.random() < 0.8 else random.choice(few) for _ in range(count)]
+
+
+def answer(function: Callable[..., Any], *arguments: Any) -> Any:
+    found = function(*arguments)
+    return list(found) if isinstance(found, Iterable) else found
+
+
+@compiled
+@pytest.mark.parametrize("block_size", [*range(1, 20), 64, 256])
+def test_block_keys_are_the_same_compiled_and_plain(block_size: int) -> None:
+    random = Random(block_size)
+    tokens = random.randbytes(4 * block_size * 5 + 4 * (block_size // 2))
+    for parent in (0, 1, 2**60 - 1, random.getrandbits(60)):
+        keys = list(kernel.block_keys(parent, tokens, 4 * block_size))
+        assert keys == plain.block_keys(parent, tokens, 4 * block_size)
+        assert len(keys) == 5
+        assert all(0 <= key < 2**60 for key in keys)
+
+
+@compiled
+@pytest.mark.parametrize("seed", range(3))
+def test_a_compiled_table_is_a_dict(seed: int) -> None:
+    random = Random(seed)
+    table, same = kernel.Table(), plain.Table()
+    names = numbers(random, 70_000)
+    for step, name in enumerate(names):
+        if random.random() < 0.9:
+            table.put(name, step)
+            same.put(name, step)
+        else:
+            gone = random.choice(names)
+            table.forget(gone)
+            same.forget(gone)
+        assert table.get(name) == same.get(name)
+    assert len(table) == len(same) > 16_384  # several shards
+    assert sorted(value for _, value in table.items()) == sorted(same.values())
+    assert all(table.get(name) == same.get(name) and (name in table) == (name in same) for name in names)
+
+
+@compiled
+def test_a_table_that_only_shrinks_still_finds_what_is_left() -> None:
+    random = Random(4)
+    names = list({*numbers(random, 50_000)})
+    table = kernel.Table()
+    for name in names:
+        table.put(name, 1)
+    random.shuffle(names)
+    while names:
+        table.forget(names.pop())
+        assert len(table) == len(names)
+        assert not names or names[-1] in table
+
+
+@compiled
+@pytest.mark.parametrize("count", [0, 5, 1000, 40_000])
+def test_draining_a_table_gives_every_value_once(count: int) -> None:
+    table = kernel.Table()
+    for name in range(count):
+        table.put(name * 2**20, name)
+    found: list[int] = []
+    while len(table):
+        values = list(table.drain(700))
+        assert 0 < len(values) <= 700
+        found += values
+    assert sorted(found) == list(range(count))
+
+
+@compiled
+def test_the_oldest_names_are_those_that_came_first() -> None:
+    table = kernel.Table()
+    for name in range(1000, 2000):
+        table.put(name, 0)
+    for name in range(1000, 1100, 2):
+        table.forget(name)
+    assert table.oldest(3) == [1001, 1003, 1005]
+    for name in table.oldest(50):
+        table.forget(name)
+    assert table.oldest(2) == [1100, 1101]
+    assert len(table.oldest(10_000)) == len(table)
+
+
+@compiled
+@pytest.mark.parametrize("seed", range(5))
+def test_who_holds_what_is_the_same_compiled_and_plain(seed: int) -> None:
+    random = Random(seed)
+    holdings = kernel.Holding(), plain.Holding()
+    holders = [1 << number for number in (0, 1, 2, 63, 64, 900)]
+    tables = [(kernel.Table(), plain.Table()) for _ in holders]
+    keys = [random.getrandbits(60) for _ in range(300)]
+    for _ in range(1500):
+        number = random.randrange(len(holders))
+        bit = holders[number]
+        start = random.randrange(len(keys))
+        run = keys[start : start + random.randrange(1, 40)]
+        match random.randrange(5):
+            case 0 | 1:
+                names = [key ^ number for key in run]
+                both = [
+                    holding.add(bit, table, kind.run(names), kind.run(run))
+                    for holding, table, kind in zip(holdings, tables[number], (kernel, plain), strict=True)
+                ]
+                assert both[0] == both[1]
+            case 2:
+                for key in run:
+                    assert holdings[0].discard(bit, key) == holdings[1].discard(bit, key)
+                    for table in tables[number]:
+                        table.forget(key ^ number)
+            case 3:
+                for holding, kind in zip(holdings, (kernel, plain), strict=True):
+                    holding.discard_all(bit, kind.run(run))
+            case _:
+                for holding in holdings:
+                    holding.set(bit, run[0])
+        asked = random.sample(keys, 5) + keys[start : start + 20]
+        wanted = random.getrandbits(1000)
+        assert holdings[0].prefix(kernel.run(asked), wanted) == holdings[1].prefix(asked, wanted)
+        assert holdings[0].spans(kernel.run(asked)) == holdings[1].spans(asked)
+        assert len(holdings[0]) == len(holdings[1])
+    assert sorted(holdings[0].items()) == sorted(holdings[1].items())
+    assert all(holdings[0].get(key) == holdings[1].get(key) for key in keys)
+
+
+@compiled
+def test_packed_numbers_are_read_alike_or_left_alone() -> None:
+    random = Random(6)
+    pack = msgspec.msgpack.encode
+    values = [
+        *range(-200, 300),
+        *(sign * 2**power + off for power in range(64) for off in (-1, 0, 1) for sign in (1, -1)),
+    ]
+    values = [value for value in values if -(2**63) <= value < 2**64]
+    for count in (0, 1, 15, 16, 70_000):
+        packed = pack([random.choice(values) for _ in range(count)])
+        assert answer(kernel.unpack_hashes, packed) == plain.unpack_hashes(packed)
+    for value in (*values, 1.5, "a", b"a", None, True, [1], {}):
+        packed = pack([1, value])
+        assert answer(kernel.unpack_hashes, packed) == plain.unpack_hashes(packed)
+        small = not isinstance(value, int) or isinstance(value, bool) or value < 0 or value >= 2**32
+        assert kernel.unpack_tokens(packed) == (None if small else array("I", [1, int(value)]))
+    for other in (None, 5, "x", {"a": 1}):
+        assert kernel.unpack_hashes(pack(other)) is None
+        assert kernel.unpack_tokens(pack(other)) is None
+
+
+@compiled
+@pytest.mark.parametrize("form", [{}, {"separators": (",", ":")}, {"indent": 2}])
+def test_token_ids_are_read_out_of_a_body_as_json_says(form: dict[str, Any]) -> None:
+    random = Random(7)
+    for _ in range(500):
+        ids = [
+            random.choice((random.randrange(10), 10 ** random.randrange(10), random.getrandbits(32))) for _ in range(30)
+        ]
+        ids = ids[: random.randrange(1, 30)]
+        other = {"model": 'a"[\\x', "o": {"prompt": [1, "]"]}}
+        body = json.dumps({**other, "prompt": ids, "pods": ["a"]}, **form).encode()
+        found = kernel.prompt_ids(body)
+        assert found is not None
+        tokens, start, end = found
+        assert tokens.tolist() == ids == json.loads(body[start:end])
+
+
+@compiled
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[",
+        b"{",
+        b'{"a":1}',
+        b'{"a":"\\',
+        b'{"prompt"',
+        b'{"prompt":',
+        b'{"prompt":[',
+        b'{"prompt":[1',
+        b'{"prompt":[]}',
+        b'{"prompt":[1,]}',
+        b'{"prompt":[1,,2,3,4,5,6]}',
+        b'{"prompt":[1 2]}',
+        b'{"prompt":[\x011,2222222]}',
+        b'{"prompt":[01]}',
+        b'{"prompt":[0000001,2,3]}',
+        b'{"prompt":[-1,2222222]}',
+        b'{"prompt":[12.5,2222222]}',
+        b'{"prompt":[1e5,2222222]}',
+        b'{"prompt":[4294967296]}',
+        b'{"prompt":[99999999999999999999999999]}',
+        b'{"prompt":[[1]]}',
+        b'{"prompt":[true]}',
+        b'{"prompt":"text"}',
+        b'{"\\u0070rompt":[1]}',
+        b'{"prompt":[1],"prompt":[2]}',
+        b'{"prompt":[1],"\\u0070rompt":[2]}',
+    ],
+)
+def test_a_prompt_of_any_other_form_is_left_to_the_json_decoder(body: bytes) -> None:
+    assert kernel.prompt_ids(body) is None
+    assert plain.prompt_ids(body) is None
