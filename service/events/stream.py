@@ -16,6 +16,10 @@ from service.index.base import Rank
 _REMEMBERED = 1024
 _FIRST_CHECK = 1.0
 _LAST_CHECKS = 30.0
+_STRAGGLING_SECONDS = 30.0
+"""For how long after a restart batches of the engine's former life are looked out for."""
+_MANY_RESTARTS = 5
+_RESTARTS_WITHIN = 60.0
 
 
 class Verdict(Enum):
@@ -38,6 +42,11 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 def arrival(sequence: int, payload: bytes) -> Arrival:
     """Reads a message's payload. Raises WireError."""
     return Arrival(sequence, payload_digest(payload), read_batch(payload))
+
+
+def unread_arrival(sequence: int, payload: bytes, rank: int, reason: str) -> Arrival:
+    """A message of which nothing can be read but its place."""
+    return Arrival(sequence, payload_digest(payload), Batch(None, (), rank, {reason: 1}))
 
 
 def payload_digest(payload: bytes) -> int:
@@ -65,8 +74,12 @@ class Stream:
     endpoint: str
     replay: str | None
     """Address of the engine's replay socket."""
+    topic: bytes | None = None
+    """The topic that its batches come under, once one came."""
     connection: int | None = None
     """Which of several connections of a bound socket the last batch came through."""
+    voices: set[int | None] = field(default_factory=set)
+    """All connections that batches came through and that are not lost."""
 
     next: int = 0
     last_event_at: float | None = None
@@ -80,6 +93,10 @@ class Stream:
     """Whether a replay is under way; live batches that are not next wait in `waiting` meanwhile."""
     again: bool = False
     """Whether to ask once more: the connection came back after the replay under way was asked for."""
+    catching_up: bool = False
+    """Whether a replay brought something and its end did not come yet: there may be more."""
+    repeats: bool = False
+    """Whether the replay socket ever repeated what was applied already, so that its silence says something."""
     waiting: deque[Arrival] = field(default_factory=deque)
     beyond_replay: bool = False
     """Whether a replay from the first batch on was tried in vain since the last loss."""
@@ -88,6 +105,9 @@ class Stream:
     forgotten: bool = False
     _timestamp: float = 0.0
     _began_at: float = 0.0
+    _stragglers_until: float = 0.0
+    _first_digest: int | None = None
+    _restarts: deque[float] = field(default_factory=lambda: deque(maxlen=_MANY_RESTARTS))
     _quiet: float = _FIRST_CHECK
     _digests: deque[int | None] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
@@ -96,32 +116,39 @@ class Stream:
 
         A number below the expected one is a repetition when its content is what was applied under it, or when it was
         given up as lost and comes late. Any other content under a number that was used means a restarted engine. What
-        was sent before a restart and comes after it counts no more.
+        was sent before a restart and comes soon after it counts no more.
         """
-        if (arrival.batch.timestamp or self._began_at) < self._began_at:
+        if arrival.sequence == 0 and self.next and self.reconnected:
+            return Verdict.RESTARTED
+        sent_at = arrival.batch.timestamp
+        if sent_at and sent_at < self._began_at and monotonic() < self._stragglers_until:
             return Verdict.REPEATED
         if arrival.sequence == self.next:
             return Verdict.NEXT
         if arrival.sequence > self.next:
             return Verdict.GAP
-        if arrival.sequence == 0 and self.reconnected:
-            return Verdict.RESTARTED
-        behind = self.next - arrival.sequence
-        if behind <= len(self._digests):
-            digest = self._digests[-behind]
-            return Verdict.REPEATED if digest in (None, arrival.digest) else Verdict.RESTARTED
-        newer = (arrival.batch.timestamp or 0.0) > self._timestamp
-        return Verdict.RESTARTED if newer else Verdict.REPEATED
+        digest = self._digest(arrival.sequence)
+        if digest is not None:
+            return Verdict.REPEATED if digest == arrival.digest else Verdict.RESTARTED
+        # What was given up as lost was sent before what was applied since, and does not come that late.
+        newer = (sent_at or 0.0) > self._timestamp
+        too_late = arrival.sequence == 0 and self.next > len(self._digests)
+        return Verdict.RESTARTED if newer or too_late or self.reconnected else Verdict.REPEATED
 
     def knows(self, arrival: Arrival) -> bool:
         """Whether it is certain that this very batch was applied under its number."""
-        behind = self.next - arrival.sequence
-        return 0 < behind <= len(self._digests) and self._digests[-behind] == arrival.digest
+        return self._digest(arrival.sequence) == arrival.digest
 
     def contradicts(self, arrival: Arrival) -> bool:
         """Whether it is certain that another batch than this one was applied under its number."""
-        behind = self.next - arrival.sequence
-        return 0 < behind <= len(self._digests) and self._digests[-behind] not in (None, arrival.digest)
+        return self._digest(arrival.sequence) not in (None, arrival.digest)
+
+    def _digest(self, sequence: int) -> int | None:
+        """The digest of the batch that was applied under a number; None when that is not known."""
+        behind = self.next - sequence
+        if 0 < behind <= len(self._digests):
+            return self._digests[-behind]
+        return self._first_digest if sequence == 0 and self.next else None
 
     def advance(self, arrival: Arrival) -> None:
         """Takes a batch as the last one applied."""
@@ -130,14 +157,20 @@ class Stream:
         self.next = arrival.sequence + 1
         self.reconnected = False
         self.last_event_at = time()
-        self._timestamp = arrival.batch.timestamp or 0.0
+        if arrival.batch.timestamp is not None:
+            self._timestamp = arrival.batch.timestamp
         if arrival.sequence == 0:
-            self._began_at = self._timestamp
+            self._began_at = arrival.batch.timestamp or 0.0
+            self._first_digest = arrival.digest
 
     def stir(self) -> None:
-        """Something was heard: that it was the last is to be checked soon, and then ever more rarely."""
+        """Something was heard: that it was the last is to be checked soon, and then ever more rarely.
+
+        A first check is not put off, however much is heard: it shows what the replay socket's silence will mean.
+        """
         self._quiet = _FIRST_CHECK
-        self.check_at = monotonic() + self._quiet
+        if self.repeats or not self.check_at:
+            self.check_at = monotonic() + self._quiet
 
     def checked(self) -> None:
         """The replay socket was asked."""
@@ -148,6 +181,18 @@ class Stream:
         """Begins anew: nothing that was sent before `began_at` (Unix seconds, by the engine's clock) counts."""
         self.next = 0
         self._began_at = began_at or 0.0
+        self._timestamp = 0.0
+        self._stragglers_until = monotonic() + _STRAGGLING_SECONDS
         self.inexact = None
         self.reconnected = False
         self._digests.clear()
+        self._first_digest = None
+
+    def restarted(self) -> None:
+        """The engine began anew, as far as can be told."""
+        self._restarts.append(monotonic())
+
+    @property
+    def restless(self) -> bool:
+        """Whether it restarted more often than an engine can, as it seems to when two publish under one name."""
+        return len(self._restarts) == _MANY_RESTARTS and monotonic() - self._restarts[0] < _RESTARTS_WITHIN
