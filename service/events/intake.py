@@ -91,7 +91,7 @@ class Intake:
         """
         stream.asking = False
         waiting, stream.waiting = stream.waiting, deque()
-        for arrival in waiting:
+        for arrival in () if stream.forgotten else waiting:
             if in_vain and not stream.asking and stream.judge(arrival) is Verdict.GAP:
                 self.lose(stream, arrival.sequence)
                 self.apply(stream, arrival)
@@ -120,6 +120,7 @@ class Intake:
     def restart(self, stream: Stream, began_at: float | None) -> None:
         """The engine began anew, at that time if it is known: its blocks are gone."""
         self._statistics.restarts += 1
+        stream.restarted()
         self.notices.say(logging.WARNING, stream.rank, "%s restarted: its blocks are gone", _name(stream.rank))
         self.rebuild(stream, began_at)
 

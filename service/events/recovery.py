@@ -12,9 +12,9 @@ from typing import Any
 from service.events.intake import Intake
 from service.events.replay import Replayed, ReplayError, ask
 from service.events.statistics import EventStatistics
-from service.events.stream import Arrival, Stream, arrival, payload_digest
+from service.events.stream import Arrival, Stream, arrival, unread_arrival
 from service.events.subscription import Context
-from service.events.wire import Batch, WireError
+from service.events.wire import WireError
 
 _log = logging.getLogger(__name__)
 _SLICE_SECONDS = 0.005
@@ -70,9 +70,9 @@ class Recovery:
                 await self._catch_up(stream)
             except ReplayError as error:
                 reason = str(error)
-            except Exception:
-                _log.exception("The replay of %s failed", stream.rank.pod)
-                reason = "an error of ours"
+            except Exception as error:
+                _log.debug("The replay of %s failed", stream.rank.pod, exc_info=True)
+                reason = f"an error of ours: {error!r}"
                 break
             else:
                 return True
@@ -82,16 +82,25 @@ class Recovery:
 
     async def _catch_up(self, stream: Stream) -> None:
         rebuilds = stream.inexact is not None and not stream.beyond_replay
+        fills_a_gap = bool(stream.waiting) and not stream.reconnected
         if rebuilds:
             start = 0
-        elif stream.waiting and not stream.reconnected:
+        elif fills_a_gap:
             start = stream.next
         else:
             # That the engine still has the last batch under its number shows that it has not restarted.
             start = max(stream.next - 1, 0)
-        if not await self._take(stream, start, rebuilds):
+        continues = await self._take(stream, start, rebuilds)
+        if continues and fills_a_gap and not rebuilds and start:
+            continues = await self._still_has(stream, start - 1)
+        if not continues:
             await self._take(stream, 0, rebuilds=False)
-        if not stream.again:
+        if stream.forgotten:
+            return
+        stream.catching_up = False
+        if rebuilds and stream.inexact is not None:
+            stream.beyond_replay = True  # what made it inexact is in what the engine replays
+        if not stream.again and (stream.repeats or not stream.reconnected):
             self._intake.verified(stream)
 
     async def _take(self, stream: Stream, start: int, rebuilds: bool) -> bool:
@@ -102,9 +111,9 @@ class Recovery:
         slice_ends = monotonic() + _SLICE_SECONDS
         async with aclosing(ask(self._context, stream.replay, start)) as replies:
             async for replayed in replies:
-                arrived = self._read(stream, replayed)
                 if stream.forgotten:
                     return True
+                arrived = self._read(stream, replayed)
                 if first and not self._continues(stream, arrived, start, rebuilds):
                     return False
                 first = False
@@ -112,14 +121,28 @@ class Recovery:
                     self._intake.lose(stream, arrived.sequence)
                     stream.beyond_replay = True
                 if arrived.sequence >= stream.next:
+                    stream.catching_up = True
                     self._intake.apply(stream, arrived)
                 if monotonic() > slice_ends:
                     await asyncio.sleep(0)
                     slice_ends = monotonic() + _SLICE_SECONDS
+        if stream.forgotten:
+            return True
         heard_since = stream.next > applied or any(waiting.sequence >= applied for waiting in stream.waiting)
-        if first and start < applied and not heard_since:
+        if first and start < applied and stream.repeats and not heard_since:
             self._intake.restart(stream, None)
             return False
+        return True
+
+    async def _still_has(self, stream: Stream, sequence: int) -> bool:
+        """Whether the engine has the batch that came before a gap: if not, it restarted, and filled the gap anew."""
+        assert stream.replay is not None  # noqa: S101 - streams without one are never asked
+        async with aclosing(ask(self._context, stream.replay, sequence)) as replies:
+            async for replayed in replies:
+                if not stream.forgotten and stream.contradicts(self._read(stream, replayed)):
+                    self._intake.restart(stream, None)
+                    return False
+                break
         return True
 
     def _continues(self, stream: Stream, arrived: Arrival, start: int, rebuilds: bool) -> bool:
@@ -128,17 +151,21 @@ class Recovery:
             stream.beyond_replay = arrived.sequence > 0
         if stream.contradicts(arrived):
             self._intake.restart(stream, None)
+            stream.catching_up = True
             return arrived.sequence == 0
+        stream.repeats |= stream.knows(arrived)
         if rebuilds and arrived.sequence == 0:
             self._intake.rebuild(stream, None)
+            stream.catching_up = True
         return True
 
     def _read(self, stream: Stream, replayed: Replayed) -> Arrival:
+        if replayed.topic is not None and stream.topic not in (None, replayed.topic):
+            raise ReplayError(f"{stream.replay} is the replay socket of {replayed.topic.decode(errors='replace')}")
         try:
             arrived = arrival(replayed.sequence, replayed.payload)
         except WireError as error:
-            unread = Batch(None, (), stream.rank.number, {str(error): 1})
-            return Arrival(replayed.sequence, payload_digest(replayed.payload), unread)
+            return unread_arrival(replayed.sequence, replayed.payload, stream.rank.number, str(error))
         if arrived.batch.rank != stream.rank.number:
             raise ReplayError(f"{stream.replay} is the replay socket of rank {arrived.batch.rank}")
         return arrived

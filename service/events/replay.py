@@ -11,6 +11,7 @@ import zmq.asyncio
 END = b"\xff" * 8
 _ANSWER_MILLISECONDS = 2000
 _SLICE = 128
+_MOST_REPEATED = 10_000
 
 
 class ReplayError(Exception):
@@ -28,7 +29,8 @@ class Replayed(NamedTuple):
 async def ask(context: zmq.Context[zmq.Socket[bytes]], address: str, start: int) -> AsyncGenerator[Replayed]:
     """Gives the batches that the engine still has from sequence number `start` on, in its order.
 
-    Raises ReplayError when the engine does not answer for a while or answers something else.
+    Raises ReplayError when the engine does not answer for a while or answers something else, or the same again
+    and again.
     """
     # Closed as the asynchronous socket that it is: else the loop goes on watching its number, which the next connection
     # of anybody gets, and is then never read.
@@ -36,8 +38,12 @@ async def ask(context: zmq.Context[zmq.Socket[bytes]], address: str, start: int)
         socket: zmq.Socket[bytes] = zmq.Socket.shadow(readable)
         socket.linger = 0
         socket.rcvhwm = 0
-        socket.connect(address)
-        socket.send_multipart((b"", start.to_bytes(8, "big")))
+        try:
+            socket.connect(address)
+            socket.send_multipart((b"", start.to_bytes(8, "big")), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            raise ReplayError(f"cannot ask {address}: {error.strerror}") from error
+        last, repeated = -1, 0
         while True:
             if not await readable.poll(_ANSWER_MILLISECONDS):
                 raise ReplayError(f"{address} does not answer")
@@ -49,6 +55,10 @@ async def ask(context: zmq.Context[zmq.Socket[bytes]], address: str, start: int)
                 replayed = _read(frames, address)
                 if replayed is None:
                     return
+                repeated += replayed.sequence <= last
+                if repeated > _MOST_REPEATED:
+                    raise ReplayError(f"{address} repeats itself without end")
+                last = replayed.sequence
                 yield replayed
 
 
