@@ -37,10 +37,23 @@ class Intake:
     def __iter__(self) -> Iterator[Stream]:
         return iter(list(self._streams.values()))
 
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def has(self, endpoint: str, rank: Rank) -> bool:
+        """Whether a rank was heard at an endpoint."""
+        return (endpoint, rank) in self._streams
+
     def stream(self, endpoint: str, rank: Rank, replay: str | None) -> Stream:
-        """The stream of a rank at an endpoint, made when it is heard for the first time."""
+        """The stream of a rank at an endpoint, made when it is heard for the first time.
+
+        A rank that is gone elsewhere and is heard here has moved: what it held there is gone.
+        """
         stream = self._streams.get((endpoint, rank))
         if stream is None:
+            for other in self._others(endpoint, rank):
+                if other.lost_at is not None:
+                    self.forget(other)
             stream = Stream(rank, endpoint, replay)
             self._streams[endpoint, rank] = stream
             self._of_rank[rank] = self._of_rank.get(rank, 0) + 1
@@ -49,6 +62,12 @@ class Intake:
     def shared(self, rank: Rank) -> bool:
         """Whether several endpoints claim to speak for one rank, so that neither sequence tells what it holds."""
         return self._of_rank.get(rank, 0) > 1
+
+    def _others(self, endpoint: str, rank: Rank) -> list[Stream]:
+        """The streams of a rank at other endpoints."""
+        if not self._of_rank.get(rank):
+            return []
+        return [stream for stream in self if stream.rank == rank and stream.endpoint != endpoint]
 
     def receive(self, stream: Stream, arrival: Arrival) -> None:
         """Takes a live batch: applies it when it is next, else finds out what is missing."""
@@ -59,6 +78,7 @@ class Intake:
         match verdict:
             case Verdict.NEXT:
                 self.apply(stream, arrival)
+                stream.catching_up = False
             case Verdict.REPEATED:
                 self._statistics.batches_repeated += 1
             case Verdict.RESTARTED:
@@ -117,6 +137,12 @@ class Intake:
         self.notices.say(logging.WARNING, stream.rank, "%s is inexact: %s", _name(stream.rank), reason)
         stream.inexact = stream.inexact or reason
 
+    def lose_track(self, stream: Stream, reason: str) -> None:
+        """Marks a stream as inexact; what its engine replays rebuilds it."""
+        stream.beyond_replay = False
+        self.distrust(stream, reason)
+        self.ask(stream)
+
     def restart(self, stream: Stream, began_at: float | None) -> None:
         """The engine began anew, at that time if it is known: its blocks are gone."""
         self._statistics.restarts += 1
@@ -158,10 +184,15 @@ class Intake:
         self.notices.say(logging.WARNING, subject, "Skipped %d of %s: %s", count, _name(subject), reason)
 
     def lost(self, stream: Stream) -> None:
-        """The connection is gone, for now."""
+        """The connection is gone, for now. If its rank is heard elsewhere too, it has moved there."""
         if stream.lost_at is None:
             stream.lost_at = monotonic()
         stream.reconnected = True
+        heard = [other for other in self._others(stream.endpoint, stream.rank) if other.lost_at is None]
+        if heard:
+            self.forget(stream)
+            for other in heard:
+                self.lose_track(other, "another endpoint spoke for this rank, too")
 
     def found(self, stream: Stream) -> None:
         """The connection is back; whether something was missed, the sequence or the replay socket will show."""
@@ -171,8 +202,11 @@ class Intake:
         self.ask(stream)
 
     def verified(self, stream: Stream) -> None:
-        """The sequence shows that nothing is missing that is not accounted for: the blocks count, if they did not."""
-        stream.reconnected = False
+        """The sequence shows that nothing is missing that is not accounted for: the blocks count, if they did not.
+
+        While the connection is lost that says nothing of what may be missed meanwhile.
+        """
+        stream.reconnected = stream.lost_at is not None
         if stream.lost_at is None:
             self._index.hide(stream.rank, False)
 

@@ -17,7 +17,7 @@ from service.events.intake import Intake
 from service.events.recovery import Recovery
 from service.events.replay import Replayed
 from service.events.statistics import EventStatistics
-from service.events.stream import Stream, StreamState, arrival
+from service.events.stream import Stream, StreamState, arrival, unread_arrival
 from service.events.subscription import Message, Subscription
 from service.events.topic import read_topic
 from service.events.wire import WireError
@@ -29,6 +29,8 @@ _SLICE_SECONDS = 0.005
 SWEEP_BLOCKS = 1024
 _SWEEP_INTERVAL = 0.1
 _MOST_TOPICS = 100_000
+_MOST_STREAMS = 20_000
+"""What a publisher makes up, or one gone mad, fills neither memory nor log nor metrics."""
 _FORGOTTEN_AFTER_TTLS = 12
 """A pod that stayed away this many times POD_TTL will not come back to what it held: its memory is given up."""
 
@@ -68,6 +70,7 @@ class EventPool:
         self._queues: list[_Queue] = []
         self._room = asyncio.Event()
         self._heard: dict[tuple[Endpoint, bytes, int, str | None], Stream] = {}
+        self._of_topic: dict[tuple[str, bytes], list[Stream]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -117,7 +120,11 @@ class EventPool:
         reason = stream.inexact or self._index.flaw(stream.rank)
         if self._intake.shared(stream.rank):
             reason = reason or "several endpoints speak for this rank"
-        if stream.waiting:
+        if len(stream.voices) > 1:
+            reason = reason or "several engines publish under its name"
+        if stream.restless:
+            reason = reason or "it restarts again and again, as if several engines published under its name"
+        if stream.waiting or stream.catching_up:
             reason = reason or "a replay is under way"
         if stream.lost_at is not None:
             reason = reason or "the connection is lost"
@@ -161,9 +168,11 @@ class EventPool:
                 work = queue.work.popleft()
                 try:
                     self._apply(*work)
-                except Exception:
-                    _log.exception("A batch of %s could not be applied", work.message.topic)
+                except Exception as error:
+                    _log.debug("A batch of %s could not be applied", work.message.topic, exc_info=True)
                     self._intake.skip(work.subscription.endpoint.address, "an error of ours")
+                    notice = "A batch of %s could not be applied: %r"
+                    self._intake.notices.say(logging.ERROR, work.message.topic, notice, work.message.topic, error)
             if self.statistics.queue_depth < self._settings.pool_queue_batches:
                 self._room.set()
             if not queue.work:
@@ -173,28 +182,50 @@ class EventPool:
     def _apply(self, subscription: Subscription, message: Message) -> None:
         try:
             arrived = arrival(message.sequence, message.payload)
+            stream = self._stream(subscription, message.topic, arrived.batch.rank, message.peer)
         except WireError as error:
-            self._intake.skip(subscription.endpoint.address, str(error))
+            self._unread(subscription, message, str(error))
             return
-        stream = self._stream(subscription, message.topic, arrived.batch.rank, message.peer)
-        if message.connection != stream.connection and stream.connection in subscription.connections:
-            self._intake.distrust(stream, "several engines publish under its name")
-        if stream.lost_at is not None or (message.connection != stream.connection and stream.next):
-            self._intake.found(stream)
-        stream.connection = message.connection
+        # What waited here while its connection was lost does not bring that back.
+        if subscription.stands(message.connection):
+            moved = message.connection != stream.connection and stream.next > 0
+            stream.voices.add(message.connection)
+            stream.connection = message.connection
+            stream.reconnected |= moved
+            if moved or stream.lost_at is not None:
+                self._intake.found(stream)
         stream.stir()
         self._intake.receive(stream, arrived)
 
+    def _unread(self, subscription: Subscription, message: Message, reason: str) -> None:
+        """Takes a message of which topic and number can be read at most: what it was to say is missing."""
+        endpoint = subscription.endpoint
+        streams = [one for one in self._of_topic.get((endpoint.address, message.topic), ()) if not one.forgotten]
+        if len(streams) == 1 and message.sequence == streams[0].next and not streams[0].asking:
+            rank = streams[0].rank.number
+            self._intake.receive(streams[0], unread_arrival(message.sequence, message.payload, rank, reason))
+            return
+        self._intake.skip(endpoint.address, reason)
+        for stream in streams:
+            if message.sequence >= stream.next and not stream.asking:  # else the replay brings it
+                self._intake.distrust(stream, f"a batch could not be read ({reason})")
+
     def _stream(self, subscription: Subscription, topic: bytes, rank: int, peer: str | None = None) -> Stream:
-        stream = self._heard.get((subscription.endpoint, topic, rank, peer))
+        """The stream of a rank, made when it is heard for the first time. Raises WireError when there are too many."""
+        endpoint = subscription.endpoint
+        stream = self._heard.get((endpoint, topic, rank, peer))
         if stream is None or stream.forgotten:
-            endpoint = subscription.endpoint
             source = read_topic(topic, endpoint, self._settings.model_name, peer)
-            replay = endpoint.replay_of(source.pod, rank)
-            stream = self._intake.stream(endpoint.address, Rank(source.pod, source.model, rank), replay)
+            name = Rank(source.pod, source.model, rank)
+            if len(self._intake) >= _MOST_STREAMS and not self._intake.has(endpoint.address, name):
+                raise WireError("too many ranks")
+            stream = self._intake.stream(endpoint.address, name, endpoint.replay_of(source.pod, rank))
+            stream.topic = topic
             if len(self._heard) >= _MOST_TOPICS:
                 self._heard.clear()
-            self._heard[subscription.endpoint, topic, rank, peer] = stream
+                self._of_topic.clear()
+            self._heard[endpoint, topic, rank, peer] = stream
+            self._of_topic.setdefault((endpoint.address, topic), []).append(stream)
         return stream
 
     def connected(self, subscription: Subscription) -> None:
@@ -219,8 +250,10 @@ class EventPool:
 
     def disconnected(self, subscription: Subscription, connection: int) -> None:
         for stream in self._intake:
-            if stream.endpoint == subscription.endpoint.address and stream.connection in (None, connection):
-                self._intake.lost(stream)
+            if stream.endpoint == subscription.endpoint.address:
+                stream.voices.discard(connection)
+                if stream.connection in (None, connection):
+                    self._intake.lost(stream)
 
     async def _sweep(self) -> None:
         while True:

@@ -95,6 +95,8 @@ class Stream:
     """Whether to ask once more: the connection came back after the replay under way was asked for."""
     catching_up: bool = False
     """Whether a replay brought something and its end did not come yet: there may be more."""
+    hole: int = -1
+    """The last number that a replay left out between others, for which it was asked again."""
     repeats: bool = False
     """Whether the replay socket ever repeated what was applied already, so that its silence says something."""
     waiting: deque[Arrival] = field(default_factory=deque)
@@ -155,7 +157,7 @@ class Stream:
         self._digests.extend([None] * min(arrival.sequence - self.next, _REMEMBERED))
         self._digests.append(arrival.digest)
         self.next = arrival.sequence + 1
-        self.reconnected = False
+        self.reconnected = self.lost_at is not None
         self.last_event_at = time()
         if arrival.batch.timestamp is not None:
             self._timestamp = arrival.batch.timestamp
@@ -180,6 +182,7 @@ class Stream:
     def restart(self, began_at: float | None = None) -> None:
         """Begins anew: nothing that was sent before `began_at` (Unix seconds, by the engine's clock) counts."""
         self.next = 0
+        self.hole = -1
         self._began_at = began_at or 0.0
         self._timestamp = 0.0
         self._stragglers_until = monotonic() + _STRAGGLING_SECONDS

@@ -52,6 +52,7 @@ class Subscription:
     def __init__(self, context: Context, endpoint: Endpoint, topic: str, listener: Listener) -> None:
         self.endpoint = endpoint
         self.connections: set[int] = set()
+        self._ended: set[int] = set()
         # An endpoint with a name of its own has it because its topic says nothing, so no topic can be asked for.
         self._topic = b"" if endpoint.pod or endpoint.model else topic.encode()
         self._context = context
@@ -107,6 +108,10 @@ class Subscription:
         """Whether a message of this topic would have come through the subscription."""
         return topic.startswith(self._topic)
 
+    def stands(self, connection: int | None) -> bool:
+        """Whether the connection that a message came through is still there, as far as is known."""
+        return connection not in self._ended if self.endpoint.binds else bool(self.connections)
+
     @property
     def address(self) -> str:
         """Where the socket really is, once it is up: a port that the system chose is filled in."""
@@ -133,8 +138,10 @@ class Subscription:
             self._listener.connected(self)
         elif event["event"] & _MADE:
             self.connections.add(event["value"])
+            self._ended.discard(event["value"])
         elif event["value"] in self.connections:
             self.connections.remove(event["value"])
+            self._ended.add(event["value"])
             self._listener.disconnected(self, event["value"])
 
     def _drain(self, socket: zmq.Socket[bytes]) -> None:

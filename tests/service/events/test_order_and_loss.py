@@ -314,7 +314,7 @@ async def test_a_batch_that_cannot_be_read_stops_nothing_and_is_told(listen: Lis
         publisher.publish(stored(3))
         await listening.heard({RANK: 3})
         assert held(listening) == {0, 3}
-        assert listening.pool.statistics.skipped["block hashes"] == 1
+        assert listening.pool.statistics.skipped["block hashes"] >= 1
         assert listening.pool.statistics.skipped["no msgpack"] >= 1
         assert state(listening) == (False, "an event could not be read (no msgpack)")
 
