@@ -404,6 +404,8 @@ def _keys_of_some(hashes: Sequence[BlockHash], keys: Sequence[BlockKey], holder:
     wider window they are cannot be told.
     """
     known = [holder.state.known(block_hash, holder.cut) for block_hash in hashes]
+    if not hashes:  # of blocks that a group skipped altogether nothing can be reused
+        return []
     if holder.tail == 1:
         return [last if key is None else key for key, last in zip(known, keys[-len(hashes) :], strict=True)]
     found = [key for key in known if key is not None]
