@@ -42,27 +42,42 @@ def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
     """
     endpoints: list[Endpoint] = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
-        option, equals, value = part.partition("=")
-        if equals and option in _OPTIONS:
-            if not endpoints:
-                raise ValueError(f"{part!r} stands before any address")
-            if not value:
-                raise ValueError(f"{part!r} has no value")
-            if option == "replay":
-                _check_address(value)
-            endpoints[-1] = replace(endpoints[-1], **{option: value})
-        else:
+        option, value = _option(part)
+        if option is None:
             _check_address(part)
+            if any(part == endpoint.address for endpoint in endpoints):
+                raise ValueError(f"{part!r} is named twice")
             endpoints.append(Endpoint(part))
+            continue
+        if not endpoints:
+            raise ValueError(f"{part!r} stands before any address")
+        if not value:
+            raise ValueError(f"{part!r} has no value")
+        if getattr(endpoints[-1], option) is not None:
+            raise ValueError(f"{part!r} is the second {option}= of {endpoints[-1].address}")
+        if option == "replay":
+            _check_address(value, replay=True)
+        endpoints[-1] = replace(endpoints[-1], **{option: value})
     if not endpoints:
         raise ValueError("names no address")
     return tuple(endpoints)
 
 
-def _check_address(address: str) -> None:
+def _option(part: str) -> tuple[str | None, str]:
+    """The name and value of an option; no name where a part is an address. Raises ValueError for any other option."""
+    name, equals, value = (word.strip() for word in part.partition("="))
+    if not equals or "://" in name:
+        return None, part
+    if name not in _OPTIONS:
+        raise ValueError(f"{part!r} is no option: there are {', '.join(f'{option}=' for option in _OPTIONS)}")
+    return name, value
+
+
+def _check_address(address: str, *, replay: bool = False) -> None:
     if not address.startswith(_SCHEMES) or address in _SCHEMES:
         raise ValueError(f"{address!r} is no address: it must start with {', '.join(_SCHEMES)} and name something")
     if address.startswith("tcp://"):
         host, _, port = address.removeprefix("tcp://").rpartition(":")
-        if not host or not ((port.isdecimal() and 0 < int(port) < 65536) or port == "*"):
+        numbered = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536
+        if not host or any(map(str.isspace, host)) or not (numbered or (port == "*" and not replay)):
             raise ValueError(f"{address!r} must be tcp://HOST:PORT with a port from 1 to 65535")

@@ -18,6 +18,9 @@ _UNKNOWN_PARENT = "blocks were left out because the block before them is unknown
 _SAME_TOKENS = "blocks of the same tokens have several hashes, and nothing says what sets them apart"
 _DISPLACED = "blocks were let go to keep to INDEX_MAX_BLOCKS"
 _NO_EXTRAS = "blocks were left out that may be salted"
+_OFFLOADED_UNKNOWN = "blocks were offloaded of which only an unknown hash was said"
+_OFFLOADED_IN_CHUNKS = "blocks were offloaded several at a time, and only the last one's hash was said"
+_NOT_UNDERSTOOD = "its groups of a kind that is not understood do not count"
 _SPARSE = "which blocks a window keeps cannot be told"
 _ENDS_OF_BLOCKS = "parts of blocks were left out, which its engine can reuse"
 _REUSE_GUESSED = "blocks were announced again; that these are reports of reuse and no copies is a guess"
@@ -134,11 +137,15 @@ class MemoryIndex:
             for holder in state.of_group(stored.group):
                 key = holder.keys.get(block_hash)
                 if key is not None:
+                    if not stored.tokens and stored.block_size > holder.cut.block_size:
+                        state.flaw = state.flaw or _OFFLOADED_IN_CHUNKS
                     self._add(holder, stored.tier, (block_hash,), (key,))
                     break
             else:
                 unknown += 1
         self.statistics.unknown_blocks += unknown
+        if unknown and stored.group not in state.ungrouped:
+            state.flaw = state.flaw or _OFFLOADED_UNKNOWN
         return unknown
 
     def _add(self, holder: Holder, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> None:
@@ -326,7 +333,9 @@ class MemoryIndex:
 
     def flaw(self, rank: Rank) -> str | None:
         state = self._ranks.get(rank)
-        return state.flaw if state else None
+        if state is None:
+            return None
+        return state.flaw or (_NOT_UNDERSTOOD if state.ungrouped else None)
 
     def lora_model(self, lora_name: str) -> str | None:
         return self._loras.get(lora_name)

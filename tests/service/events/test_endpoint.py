@@ -20,6 +20,12 @@ def test_options_belong_to_the_address_before_them() -> None:
     )
 
 
+def test_spaces_around_an_option_are_no_part_of_it() -> None:
+    assert parse_endpoints("tcp://a:1, pod = x , replay= tcp://*:2") == (
+        Endpoint("tcp://a:1", pod="x", replay="tcp://*:2"),
+    )
+
+
 @pytest.mark.parametrize("address", ["tcp://*:5557", "tcp://[::]:5557", "ipc:///run/events", "inproc://events"])
 def test_a_wildcard_or_a_local_name_is_bound(address: str) -> None:
     assert parse_endpoints(address)[0].binds
@@ -47,6 +53,12 @@ def test_any_other_address_is_connected_to(address: str) -> None:
         ("tcp://a:1,replay=a:2", "a:2"),
         ("tcp://a:1,colour=red", "colour=red"),
         ("ipc://", "ipc://"),
+        ("tcp://a:1,colour=red", "pod=, model=, replay="),
+        ("tcp://a:1,replay=tcp://*:*", "tcp://*:*"),
+        ("tcp://a:1,tcp://b:1,tcp://a:1", "'tcp://a:1' is named twice"),
+        ("tcp://a:1,pod=x,pod=y", "the second pod= of tcp://a:1"),
+        ("tcp://a:٥٥٥٧", "tcp://a:٥٥٥٧"),
+        ("tcp://a b:1", "tcp://a b:1"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, offender: str) -> None:
