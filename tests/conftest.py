@@ -8,6 +8,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos-seeds", type=int, default=2, help="how many different storms the chaos test goes through")
+
+
 @pytest.fixture(scope="session")
 def recordings() -> Path:
     """Events of real vLLM, with the truth: tests/recordings/README.md says what is in each."""

@@ -60,7 +60,7 @@ class Recovery:
         self._statistics.replays += 1
         began_at, gap_is_known = stream.next, bool(stream.waiting)
         answered = await self._answered(stream)
-        stream.checked()
+        stream.checked(in_vain=stream.next == began_at)
         self._intake.asked(stream, in_vain=not answered or (gap_is_known and stream.next == began_at))
 
     async def _answered(self, stream: Stream) -> bool:

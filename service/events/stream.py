@@ -135,7 +135,7 @@ class Stream:
         # What was given up as lost was sent before what was applied since, and does not come that late.
         newer = (sent_at or 0.0) > self._timestamp
         too_late = arrival.sequence == 0 and self.next > len(self._digests)
-        return Verdict.RESTARTED if newer or too_late or self.reconnected else Verdict.REPEATED
+        return Verdict.RESTARTED if newer or too_late else Verdict.REPEATED
 
     def knows(self, arrival: Arrival) -> bool:
         """Whether it is certain that this very batch was applied under its number."""
@@ -174,9 +174,9 @@ class Stream:
         if self.repeats or not self.check_at:
             self.check_at = monotonic() + self._quiet
 
-    def checked(self) -> None:
-        """The replay socket was asked."""
-        self._quiet = min(2 * self._quiet, _LAST_CHECKS)
+    def checked(self, *, in_vain: bool) -> None:
+        """The replay socket was asked. Where something was missing, more may be, so the next check comes soon."""
+        self._quiet = min(2 * self._quiet, _LAST_CHECKS) if in_vain else _FIRST_CHECK
         self.check_at = monotonic() + self._quiet
 
     def restart(self, began_at: float | None = None) -> None:
