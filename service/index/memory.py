@@ -109,7 +109,7 @@ class MemoryIndex:
         state.reported = self._would_reuse(holder, stored, keys)
         if state.reported and stored.reuse is Reuse.CONTINUED:
             state.reports = True
-            state.flaw = state.flaw or (_REUSE_GUESSED if holder.doubts else None)
+            state.flaw = state.flaw or (_REUSE_GUESSED if holder.doubts or holder.copies else None)
         elif state.reported:
             state.reported = len(keys) > 1
             if not state.reported:
@@ -181,6 +181,8 @@ class MemoryIndex:
             holder.copies.pop((block_hash, tier), None)
         else:
             holder.copies[block_hash, tier] = holder.copies.get((block_hash, tier), 0) + 1
+            if holder.state.reports and tier is Tier.GPU:  # a step of several requests shows them less clearly
+                holder.state.flaw = holder.state.flaw or _REUSE_GUESSED
         return False
 
     def remove(self, rank: Rank, removed: Removed) -> int:
