@@ -190,3 +190,21 @@ def test_a_report_names_blocks_that_a_window_does_not_hold(index: MemoryIndex) -
     index.store(A, full(1, 2, 3, 4, reuse=Reuse.CONTINUED))
     index.store(A, windowed(1, 2, 3, 4, reuse=Reuse.AS_BEFORE))
     assert matches(index, 1) == {}
+
+
+def test_an_event_that_names_no_block_of_a_single_state_group_changes_nothing(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2, 3))
+    index.store(A, windowed(1, 2, 3, hashes=[3], kind="mamba", window=None))
+    skipped = Stored([], 3, tokens(4, 5), SIZE, group=1, kind="mamba")
+    assert index.store(A, skipped) == 0
+    assert matches(index, 1, 2, 3) == {A: 3}
+    assert index.flaw(A) is None
+
+
+def test_a_rank_with_groups_that_are_not_understood_is_inexact(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2))
+    assert index.flaw(A) is None
+    index.store(A, windowed(1, 2, kind="chunked_local_attention"))
+    assert index.flaw(A) == "its groups of a kind that is not understood do not count"
+    index.clear(A)
+    assert index.flaw(A) is None

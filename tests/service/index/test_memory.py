@@ -129,6 +129,23 @@ def test_an_offloaded_block_without_tokens_is_known_by_its_hash(index: MemoryInd
     assert matches(index, 1, 2) == {A: 1}
 
 
+@pytest.mark.parametrize(
+    ("hashes", "size", "flaw"),
+    [
+        ([2], 0, None),
+        ([2], SIZE, None),
+        ([9], 0, "blocks were offloaded of which only an unknown hash was said"),
+        ([2], 2 * SIZE, "blocks were offloaded several at a time, and only the last one's hash was said"),
+    ],
+)
+def test_offloaded_blocks_that_cannot_be_told_make_the_rank_inexact(
+    index: MemoryIndex, hashes: list[int], size: int, flaw: str | None
+) -> None:
+    index.store(A, stored(1, 2))
+    index.store(A, Stored(hashes, None, array("I"), size, Tier.CPU))
+    assert index.flaw(A) == flaw
+
+
 def test_clearing_empties_every_tier_at_once(index: MemoryIndex) -> None:
     index.store(A, stored(1, 2))
     index.store(A, stored(1, 2, tier=Tier.CPU))
