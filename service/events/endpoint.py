@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 _SCHEMES = ("tcp://", "ipc://", "inproc://")
 _OPTIONS = ("pod", "model", "replay")
+_HOST = re.compile(r"\[[^\[\]\s/;]+\]|[^:\s/;=]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,5 +81,5 @@ def _check_address(address: str, *, replay: bool = False) -> None:
     if address.startswith("tcp://"):
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         numbered = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536
-        if not host or any(map(str.isspace, host)) or not (numbered or (port == "*" and not replay)):
+        if not _HOST.fullmatch(host) or not (numbered or (port == "*" and not replay)):
             raise ValueError(f"{address!r} must be tcp://HOST:PORT with a port from 1 to 65535")

@@ -59,6 +59,8 @@ def test_any_other_address_is_connected_to(address: str) -> None:
         ("tcp://a:1,pod=x,pod=y", "the second pod= of tcp://a:1"),
         ("tcp://a:٥٥٥٧", "tcp://a:٥٥٥٧"),
         ("tcp://a b:1", "tcp://a b:1"),
+        ("tcp://a:1;tcp://b:2", "tcp://a:1;tcp://b:2"),
+        ("tcp://fe80::1:5557", "tcp://fe80::1:5557"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, offender: str) -> None:
