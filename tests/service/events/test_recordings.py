@@ -31,6 +31,7 @@ RECORDINGS = {
     "g_dp": "g_dp",
     "h_block_sizes": "h_block_sizes",
     "h_mamba": "h_mamba",
+    "h_mamba_lora_salt": "h_mamba_lora_salt",
     "h_two_windows": "h_two_windows",
     "h_window": "h_window",
     "h_window_alone": "h_window_alone",
