@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What scoring a conversation costs, turn by turn, when its past was seen before and when it was not.
 
-A seeded conversation grows turn by turn to the given number of tokens. After each turn it is scored: rendered,
+A seeded conversation grows turn by turn to each given number of tokens. After each turn it is scored: rendered,
 tokenized, cut into blocks, and looked up in an index that holds all turns before. Prints CPU time (of all threads) in
 milliseconds: for each conversation the least of several runs that start with nothing known, and of several
 conversations the median:
@@ -11,7 +11,9 @@ conversations the median:
   next   all of scoring it, the turn before having been scored
   ratio  anew / next
 
-Usage: scripts/bench/prompts.py [--model NAME] [--models-dir FOLDER] [--turns N] [--tokens N]
+The last turn's ratio is to be 20 or more at 8,000 tokens, and 40 or more at 32,000.
+
+Usage: scripts/bench/prompts.py [--model NAME] [--models-dir FOLDER] [--turns N] [--tokens N ...]
                                 [--conversations N] [--runs N] [--json]
 """
 
@@ -162,8 +164,8 @@ async def measure(bench: Bench, turns: int, words: int, seed: int) -> list[Turn]
     return [Turn(len(answer.tokens), *times) for answer, *times in zip(rendered, anew, first, again, strict=True)]
 
 
-async def run(arguments: argparse.Namespace) -> list[Turn]:
-    """Gives what each turn costs, over all conversations and runs."""
+async def run(arguments: argparse.Namespace, tokens: int) -> list[Turn]:
+    """Gives what each turn costs on the way to that many tokens, over all conversations and runs."""
     folder = ROOT / "service" / "prompts" if arguments.model.startswith("builtin/") else arguments.models_dir
     tokenizer = Tokenizer.from_file(str(folder / arguments.model / "tokenizer.json"))
     words: dict[int, int] = {}
@@ -175,7 +177,7 @@ async def run(arguments: argparse.Namespace) -> list[Turn]:
             if seed in words:
                 runs.append(await measure(bench, arguments.turns, words[seed], seed))
             else:
-                words[seed] = await words_for(bench, seed, arguments.turns, arguments.tokens)
+                words[seed] = await words_for(bench, seed, arguments.turns, tokens)
             await models.close()
     best = [[_each(min, turn) for turn in zip(*runs, strict=True)] for runs in by_conversation]
     return [_each(statistics.median, turn) for turn in zip(*best, strict=True)]
@@ -192,6 +194,8 @@ def show(turns: list[Turn]) -> None:
         if number in (1, 2, 3) or number % 5 == 0:
             ratio = turn.anew / turn.next
             print(f"{number:4} {turn.tokens:7} {turn.anew:8.3f} {turn.first:8.3f} {turn.next:8.3f} {ratio:6.1f}")
+    last = turns[-1]
+    print(f"at {last.tokens:,} tokens, the next turn costs 1/{last.anew / last.next:.1f} of tokenizing anew")
 
 
 def main() -> None:
@@ -199,15 +203,16 @@ def main() -> None:
     parser.add_argument("--model", default="builtin/demo")
     parser.add_argument("--models-dir", type=Path, default=Settings().models_dir)
     parser.add_argument("--turns", type=int, default=40)
-    parser.add_argument("--tokens", type=int, default=8000)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[8000, 32000])
     parser.add_argument("--conversations", type=int, default=5)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    turns = asyncio.run(run(arguments))
+    measured = {tokens: asyncio.run(run(arguments, tokens)) for tokens in arguments.tokens}
     if arguments.json:
-        print(json.dumps([turn._asdict() for turn in turns]))
-    else:
+        print(json.dumps({tokens: [turn._asdict() for turn in turns] for tokens, turns in measured.items()}))
+        return
+    for turns in measured.values():
         show(turns)
 
 

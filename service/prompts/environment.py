@@ -128,11 +128,15 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
+        if type(obj) is dict and type(argument) is str:
+            # Templates ask often for what is not there, and an exception costs several times a lookup.
+            value = obj.get(argument, missing)
+            if value is missing:
+                return super().getitem(obj, argument) if argument in _DICT_ATTRIBUTES else self._absent(argument)
+            return value
         try:
             return obj[argument]
         except (TypeError, LookupError):
-            if type(obj) is dict and type(argument) is str and argument not in _DICT_ATTRIBUTES:
-                return self._absent(argument)
             return super().getitem(obj, argument)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:

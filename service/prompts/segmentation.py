@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from tokenizers import AddedToken, Tokenizer
 
-from service.prompts.word_breaks import LOOKAHEAD, safe_breaks
+from service.prompts.word_breaks import LOOKAHEAD, Breaks, safe_breaks
 
 _CHUNK = 1024
 """Characters after which a piece is cut at the next safe place."""
@@ -66,15 +66,28 @@ Segment: TypeAlias = tuple[int, int, int | None]
 """A stretch of a text, from where to where: an added token by its id, or text (None) that tokenizes on its own."""
 
 
+class Words(NamedTuple):
+    """How a piece without added tokens is cut into words, each of which tokenizes on its own."""
+
+    find: Callable[[str], list[str]]
+    separator: str
+    """An added token, by its id, that is found between any two words."""
+    separator_id: int
+
+
 class Segmentation:
     """The cuts of one tokenizer's texts."""
 
-    def __init__(self, first: _Cuts, second: _Cuts, breaks: re.Pattern[str] | None, context: str | None) -> None:
+    def __init__(
+        self, first: _Cuts, second: _Cuts, breaks: Breaks | None, context: str | None, words: Words | None
+    ) -> None:
         self._first = first
         self._second = second
         self._breaks = breaks
         self.context = context
         """A token to put before a piece that does not start the text, where that makes a difference."""
+        self.words = words
+        """How to cut a piece into its words, wherever it stands, if that can be done."""
         self.lookahead = 2 * max(first.longest, second.longest) + LOOKAHEAD
         """A cut is settled once that many characters after it are known, whatever follows them."""
 
@@ -84,7 +97,7 @@ class Segmentation:
         if self._second.cuts:
             segments = _within(segments, lambda start, end: self._second.cut(text, start, end))
         if (breaks := self._breaks) is not None:
-            segments = _within(segments, lambda start, end: _chunks(text, start, end, breaks))
+            segments = _within(segments, lambda start, end: _chunks(text, start, end, breaks.last))
         return segments
 
 
@@ -119,7 +132,11 @@ def segmentation_of(tokenizer: Tokenizer) -> Segmentation | None:
         context = first.plainest(added.values())
         if context is None:
             return None
-    return Segmentation(first, second, breaks, context)
+    separator = first.separator(added.values())
+    words = None
+    if breaks is not None and context is None and separator is not None:
+        words = Words(breaks.words.findall, *separator)
+    return Segmentation(first, second, breaks, context, words)
 
 
 class _Cuts:
@@ -173,6 +190,23 @@ class _Cuts:
                 return content
         return None
 
+    def separator(self, added: Iterable[AddedToken]) -> tuple[str, int] | None:
+        """Gives a token of this round, and its id, that is found wherever it is put between texts that hold no token.
+
+        So it is: no other token starts before it and goes on into it, or starts as it does and goes on after it.
+        """
+        contents = [token.content for token in added]
+        # The last, since the first may be the one that stands for the unknown.
+        for content, number in reversed(self._numbers.items()):
+            if all(content == other or not _touches(other, content) for other in contents):
+                return content, number
+        return None
+
+
+def _touches(content: str, start: str) -> bool:
+    """Whether some of a token, but for its first character, may be the first of `start`, or the whole starts as it."""
+    return start in content or any(start.startswith(content[n:]) for n in range(1, len(content)))
+
 
 def _reaches(token: AddedToken) -> bool:
     """Whether a token takes white space around it along, or looks at what stands there."""
@@ -188,11 +222,11 @@ def _within(segments: Iterable[Segment], cut: Callable[[int, int], Iterable[Segm
             yield segment
 
 
-def _chunks(text: str, start: int, end: int, breaks: re.Pattern[str]) -> Iterable[Segment]:
+def _chunks(text: str, start: int, end: int, last: re.Pattern[str]) -> Iterable[Segment]:
     at = start + _CHUNK
     while at < end:
         stop = at + _WINDOW
-        found = breaks.search(text, at, min(stop + LOOKAHEAD, end))
+        found = last.search(text, at, min(stop + LOOKAHEAD, end))
         if found is None:
             at = stop
         else:

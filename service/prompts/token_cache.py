@@ -8,6 +8,8 @@ from sys import getsizeof
 from threading import Lock
 from typing import NamedTuple
 
+from service.prompts.word_cache import WordCache
+
 STRETCH = 2048
 """Characters of a stretch. The start of a text is found by stretches, which is less work than by segments."""
 
@@ -55,8 +57,9 @@ class TokenCache:
     """
 
     def __init__(self, capacity: int) -> None:
-        """`capacity` in bytes; 0 keeps nothing."""
-        self.capacity = capacity
+        """`capacity` in bytes, of which an eighth is for words; 0 keeps nothing."""
+        self.words = WordCache(capacity // 8)
+        self.capacity = capacity - capacity // 8
         self.used = 0
         self.hits = 0
         """Characters that were known when they were looked up, and those that were not."""

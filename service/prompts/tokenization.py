@@ -16,6 +16,9 @@ from service.prompts.segmentation import Segment, segmentation_of
 from service.prompts.token_cache import STRETCH, Known, Recalled, TokenCache
 
 _TOKEN_BYTES = 4
+_LONGEST_OF_WORDS = 4096
+"""Characters of a piece above which it is not cut into words: it has few, if any."""
+
 _PROBES = ("a", "b c")
 
 
@@ -43,6 +46,7 @@ class TextTokenizer:
         self._file = files.tokenizer
         self._cache = cache
         self._segmentation = segmentation_of(self._tokenizer)
+        self._words = self._segmentation.words if self._segmentation is not None else None
         self._start, self._anywhere = Known(), Known()
         needs_context = self._segmentation is not None and self._segmentation.context is not None
         self._at_start = Known() if needs_context else self._anywhere
@@ -133,11 +137,35 @@ class TextTokenizer:
         place = self._anywhere if start else self._at_start
         tokens = self._cache.get(place, piece)
         if tokens is None:
-            context = self._context(segment)
-            (encoding,) = self._tokenizer.encode_batch_fast([context + piece], add_special_tokens=False)
-            tokens = array("I", encoding.ids[bool(context) :]).tobytes()
+            tokens = self._tokenized(segment, piece)
             self._cache.put(place, piece, tokens)
         return tokens
+
+    def _tokenized(self, segment: Segment, piece: str) -> bytes:
+        """The tokens of a segment of text that is not known as a whole."""
+        if self._words is not None and len(piece) <= _LONGEST_OF_WORDS:
+            return self._cache.words.tokens(self._anywhere.name, self._words.find(piece), self._tokens_of_words)
+        context = self._context(segment)
+        return self._ids(context + piece)[bool(context) :].tobytes()
+
+    def _tokens_of_words(self, words: Sequence[str]) -> list[bytes]:
+        """The tokens of each of several words: at once, since to tokenize one costs more than it is long."""
+        assert self._words is not None  # noqa: S101 - there are none otherwise
+        ids = self._ids(self._words.separator.join(words))
+        tokens, number = ids.tobytes(), self._words.separator_id
+        if ids.count(number) != len(words) - 1:
+            # The separator is also what the model gives for a character that it does not know.
+            return [self._ids(word).tobytes() for word in words]
+        pieces, start = [], 0
+        for _ in words[1:]:
+            end = ids.index(number, start)
+            pieces.append(tokens[start * _TOKEN_BYTES : end * _TOKEN_BYTES])
+            start = end + 1
+        return [*pieces, tokens[start * _TOKEN_BYTES :]]
+
+    def _ids(self, text: str) -> TokenIds:
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return array("I", encoding.ids)
 
     def _context(self, segment: Segment) -> str:
         """What to put before a segment that tokenizes otherwise when it starts a text: text of one token, or none."""

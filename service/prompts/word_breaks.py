@@ -1,21 +1,47 @@
 r"""Where a text may be cut within a piece without added tokens: where the pre-tokenizer is known to cut it anyway.
 
-There are two kinds of such a place p: before a space between two letters, and after a lone line break before a letter.
-Why they are safe, where each alternative of the splitting pattern is one of `_ALTERNATIVES`: none of them matches a
-letter and then a space, or a line break and then a letter, so no match reaches over p; what stands before p is matched
-by something, so a match ends at p; none looks back, so what follows p matches as if the text started there; and the
-only one that looks ahead, `\s+(?!\S)`, gives way to `\s+` for a lone line break, and is not asked for anything else.
+There are two kinds of such a place p: before a space that follows no white space, and after a lone line break before a
+letter. Why they are safe, where each alternative of the splitting pattern is one of `_ALTERNATIVES`: none of them
+matches a space after anything but white space, or a line break and then a letter, so no match reaches over p; a space
+or line break is matched by `\s+` if by nothing else, so a match starts or ends at p; none looks back, so what follows p
+matches as if the text started there; and the only one that looks ahead, `\s+(?!\S)`, gives way to `\s+` for a lone line
+break, and is not asked for anything else. Nothing composes with a space before it, so neither do normalizers that
+compose reach over p.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 _LETTER = "A-Za-zА-Яа-я가-힣"
-_BEFORE_SPACE = rf"[{_LETTER}](?= [{_LETTER}])"
-_AFTER_LINE = rf"(?<=[!-~{_LETTER}一-龥。，！？：；）])\n(?=[{_LETTER}一-龥])"
+_WORD = f"!-~{_LETTER}"
+_LINE_END = f"!-~{_LETTER}一-龥。，！？：；）"
+_LINE_START = f"{_LETTER}一-龥"
+_BEFORE_SPACE = rf"[{_WORD}](?= [{_WORD}])"
+_AFTER_LINE = rf"(?<=[{_LINE_END}])\n(?=[{_LINE_START}])"
+_UNSAFE_SPACE = rf"(?<![{_WORD}]) | (?![{_WORD}])"
+_UNSAFE_LINE = rf"(?<![{_LINE_END}])\n|\n(?![{_LINE_START}])"
+
+
+class Breaks(NamedTuple):
+    """Two patterns for the same safe places."""
+
+    last: re.Pattern[str]
+    """Finds the character before a safe place."""
+    words: re.Pattern[str]
+    """Matches from one safe place to the next."""
+
+
+_AT_SPACES = Breaks(
+    re.compile(_BEFORE_SPACE),
+    re.compile(rf" ?[^ ]*(?:(?:{_UNSAFE_SPACE})[^ ]*)*"),
+)
+_AT_SPACES_AND_LINES = Breaks(
+    re.compile(f"{_BEFORE_SPACE}|{_AFTER_LINE}"),
+    re.compile(rf" ?[^ \n]*(?:(?:{_UNSAFE_SPACE}|{_UNSAFE_LINE})[^ \n]*)*\n?"),
+)
 
 LOOKAHEAD = 2
 """How many characters after a place decide whether it is one."""
@@ -34,6 +60,8 @@ _CAPITALS = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
 )
+
+_SPACE = r"\s+"
 
 _OTHERS = (
     "'s",
@@ -57,7 +85,7 @@ _OTHERS = (
     r"\s*[\r\n]+",
     r"\s*[\r\n]",
     r"\s+(?!\S)",
-    r"\s+",
+    _SPACE,
 )
 _ALTERNATIVES = frozenset((*_LETTERS, *_CAPITALS, *_OTHERS))
 
@@ -67,17 +95,17 @@ _APART = frozenset({r"\p{N}", r"\p{N}{1,3}", r"\p{N}+", "[一-龥\u3040-ゟ゠-�
 Step = Literal["cuts", "cuts at spaces", "apart", "unknown"]
 
 
-def safe_breaks(pre_tokenizer: Mapping[str, Any] | None) -> re.Pattern[str] | None:
-    """Gives what finds the character before each safe place, or None where none are known.
+def safe_breaks(pre_tokenizer: Mapping[str, Any] | None) -> Breaks | None:
+    """Gives what finds the safe places, or None where none are known.
 
     `pre_tokenizer` is as tokenizer.json describes it.
     """
     for step in _steps(pre_tokenizer):
         match _kind(step):
             case "cuts":
-                return re.compile(f"{_BEFORE_SPACE}|{_AFTER_LINE}")
+                return _AT_SPACES_AND_LINES
             case "cuts at spaces":
-                return re.compile(_BEFORE_SPACE)
+                return _AT_SPACES
             case "unknown":
                 return None
     return None
@@ -117,7 +145,8 @@ def _kind(step: Mapping[str, Any]) -> Step:
 def _is_known(pattern: str) -> bool:
     alternatives = _alternatives(pattern.replace("\r", r"\r").replace("\n", r"\n"))
     small = any(alternative in _LETTERS for alternative in alternatives)
-    return small and _covers_capitals(alternatives) and all(part in _ALTERNATIVES for part in alternatives)
+    known = all(part in _ALTERNATIVES for part in alternatives)
+    return known and small and _covers_capitals(alternatives) and _SPACE in alternatives
 
 
 def _covers_capitals(alternatives: Sequence[str]) -> bool:

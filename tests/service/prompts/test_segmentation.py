@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from service.prompts.segmentation import Segmentation, segmentation_of
 from tests.service.prompts.tokenizers_of_all_kinds import KINDS, tokenizer_of
@@ -79,3 +79,33 @@ def test_long_text_without_spaces_is_cut_at_line_breaks_where_the_pre_tokenizer_
         segmentation = segmentation_of(tokenizer_of(kind))
         assert segmentation is not None
         assert len(cuts_of(segmentation, text)) == pieces
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen", "o200k", "metaspace always", "words"])
+def test_a_piece_is_cut_into_words_at_all_places_where_it_might_be_cut(kind: str) -> None:
+    segmentation = segmentation_of(tokenizer_of(kind))
+    assert segmentation is not None and segmentation.words is not None
+    words = segmentation.words.find('It costs 3 EUR,  "more"\u00a0or less  .')
+    assert [word for word in words if word] == ["It", " costs", " 3", ' EUR,  "more"\u00a0or', " less  ."]
+
+
+def test_a_piece_is_not_cut_into_words_where_it_matters_that_one_starts_the_text() -> None:
+    segmentation = segmentation_of(tokenizer_of("metaspace first"))
+    assert segmentation is not None
+    assert segmentation.words is None
+
+
+def test_words_are_kept_apart_by_a_token_that_no_other_reaches_into() -> None:
+    segmentation = segmentation_of(tokenizer_of("tokens in tokens"))
+    assert segmentation is not None and segmentation.words is not None
+    assert segmentation.words.separator == "<a><a>"
+    without = segmentation_of(_byte_level_with("ab", "bc", "ca"))
+    assert without is not None
+    assert without.words is None
+
+
+def _byte_level_with(*contents: str) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens([*contents])
+    return tokenizer
