@@ -128,8 +128,8 @@ def _parse_tool(tool: Any, where: str) -> dict[str, Any]:
 
 
 def _is_plain(message: Message) -> bool:
-    """Whether a message is text by someone who can say nothing else."""
-    if len(message) != 2 or type(content := message.get("content")) is not str:
+    """Whether a message is text by someone who can say nothing else, with its fields in the order of the engine's."""
+    if len(message) != 2 or type(content := message.get("content")) is not str or next(iter(message)) != "role":
         return False
     role = message.get("role")
     return role in ("user", "assistant") or (role == "system" and not content.startswith(_BILLING_HEADER))

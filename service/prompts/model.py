@@ -62,7 +62,7 @@ class Model:
         try:
             template = await self._renderer.template(self._template_source(chat))
             variables = template_variables(chat, template, self._special_tokens)
-            text = finished(await self._renderer.render(template, variables), chat)
+            text = finished(await self._renderer.render(template, variables), chat, variables)
         except RenderingUnavailable as error:
             raise ModelUnavailable(self.name, f"its chat template cannot be rendered: {error}", "Try again") from None
         if chat.truncate_prompt_tokens is None:
@@ -105,7 +105,8 @@ class Model:
 
     def _template_source(self, chat: Chat) -> str:
         """The template that `resolve_chat_template` in vLLM 0.33 would take, given or the model's own."""
-        given = chat.chat_template or (chat.chat_template_kwargs or {}).get("chat_template")
+        variables = chat.chat_template_kwargs or {}
+        given = chat.chat_template or variables.get("chat_template")
         if given is not None:
             if not self._settings.trust_request_chat_template:
                 raise PromptError(
@@ -115,7 +116,8 @@ class Model:
             if not isinstance(given, str):
                 raise PromptError("chat_template must be a string", "chat_template")
             return self._templates.get(given, given)
-        source = self._templates.get("tool_use") if chat.tools is not None else None
+        with_tools = chat.tools is not None or variables.get("tools") is not None
+        source = self._templates.get("tool_use") if with_tools else None
         source = source if source is not None else self._templates.get("default")
         if source is None:
             raise PromptError(f"model {self.name!r} has no chat template", "messages")

@@ -15,6 +15,7 @@ _REFUSED_VARIABLES = frozenset({"messages", "conversation", "tokenize"})
 _IGNORED_VARIABLES = frozenset(
     {
         "chat_template",
+        "continue_final_message",
         "padding",
         "truncation",
         "max_length",
@@ -51,14 +52,18 @@ def template_variables(chat: Chat, template: Template, special_tokens: Mapping[s
     }
 
 
-def finished(text: str, chat: Chat) -> str:
-    """Cuts the text after the final message where that is to be continued, as transformers 5.23 does."""
+def finished(text: str, chat: Chat, variables: Mapping[str, Any]) -> str:
+    """Cuts the text after the final message where that is to be continued, as transformers 5.23 does.
+
+    `variables` are those that the text was rendered with; raises PromptError.
+    """
     if not chat.continue_final_message:
         return text
-    tag = _CONTINUE_TAG.strip()
-    at = text.rfind(tag)
-    if at < 0:
-        raise PromptError("the chat template does not show the final message, so none can be continued", "messages")
+    at = text.rfind(_CONTINUE_TAG.strip())
+    final = _final_text(variables["messages"][-1]["content"]).removesuffix(_CONTINUE_TAG)
+    if at < 0 or final.strip() not in text:
+        message = "the chat template does not show all of the final message, so it cannot be continued"
+        raise PromptError(message, "messages")
     return text[:at] if text.startswith(_CONTINUE_TAG, at) else text[:at].rstrip()
 
 
@@ -109,8 +114,18 @@ def _tag_final_message(messages: list[Message], source: str) -> None:
     content = messages[-1]["content"]
     if isinstance(content, str):
         messages[-1] = {**messages[-1], "content": content + _CONTINUE_TAG}
-        return
-    part = next((part for part in reversed(content) if "text" in part), None)
-    if part is None:
+    elif (part := _final_part(content)) is not None:
+        part["text"] += _CONTINUE_TAG
+    else:
         raise PromptError("the final message has no text to continue", "messages")
-    part["text"] += _CONTINUE_TAG
+
+
+def _final_text(content: str | list[dict[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    part = _final_part(content)
+    return part["text"] if part is not None else ""
+
+
+def _final_part(content: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return next((part for part in reversed(content) if "text" in part), None)

@@ -66,6 +66,18 @@ CASES = [
         {"messages": TALK[:3], "add_generation_prompt": False, "continue_final_message": True},
         given={"add_generation_prompt": False, "continue_final_message": True},
     ),
+    *(
+        Case(
+            f"{said_last!r} is continued",
+            {
+                "messages": [HELLO, said("assistant", said_last)],
+                "add_generation_prompt": False,
+                "continue_final_message": True,
+            },
+            given={"add_generation_prompt": False, "continue_final_message": True},
+        )
+        for said_last in ("<think>so</think>\nThus", "</think>x", "  a  \n", "", " CONTINUE_FINAL_MESSAGE_TAG ")
+    ),
     Case("content in parts", {"messages": [said("user", PARTS)]}, [said("user", "one\ntwo ")]),
     Case(
         "parts of other names",
@@ -155,6 +167,16 @@ CASES = [
         [HELLO, said("assistant", "x"), said("user", "y")],
     ),
     Case("tools", {"messages": TALK, "tools": [WEATHER], "tool_choice": "auto"}, given={"tools": [WEATHER]}),
+    Case(
+        "a tool that is to be called",
+        {
+            "messages": TALK,
+            "tools": [WEATHER],
+            "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
+        },
+        given={"tools": [WEATHER]},
+    ),
+    Case("some tool", {"messages": TALK, "tools": [WEATHER], "tool_choice": "required"}, given={"tools": [WEATHER]}),
     Case(
         "tools that are not for now",
         {"messages": TALK, "tools": [WEATHER], "tool_choice": "none"},
@@ -278,8 +300,7 @@ def random_case(random_: random.Random, added: list[str]) -> Case:
     messages = [said("system", random_text(random_, added))] if random_.random() < 0.5 else []
     for _ in range(random_.randrange(1, 6)):
         for role in ("user", "assistant"):
-            text = random_.choice(ODDITIES) if random_.random() < 0.2 else random_text(random_, added)
-            messages.append(said(role, text))
+            messages.append(said(role, _random_content(random_, added)))
     if random_.random() < 0.7:
         messages.pop()
     if random_.random() < 0.1:
@@ -289,3 +310,12 @@ def random_case(random_: random.Random, added: list[str]) -> Case:
     if random_.random() < 0.3:
         request["tools"] = given["tools"] = [WEATHER]
     return Case("random", request, given=given)
+
+
+def _random_content(random_: random.Random, added: list[str]) -> str:
+    kind = random_.random()
+    if kind < 0.2:
+        return random_.choice(ODDITIES)
+    if kind < 0.25:
+        return random_text(random_, added).replace("\n", " ") * random_.randrange(50)
+    return random_text(random_, added)

@@ -170,6 +170,45 @@ async def test_parts_stay_parts_for_a_template_that_walks_them() -> None:
     await models.close()
 
 
+async def test_a_final_message_that_the_template_shows_in_part_cannot_be_continued() -> None:
+    models = Models(Settings(trust_request_chat_template=True))
+    model = await models.get("builtin/demo")
+    parts = [{"type": "text", "text": "first"}, {"type": "text", "text": "last  "}]
+    walks = "{% for m in messages %}{% for part in m.content %}PART;{% endfor %}{% endfor %}"
+    for content, template, text in (
+        ("two words", "{{ messages[-1].content.split()[-1] }}", None),
+        ("two words ", "{{ messages[-1].content }}!", "two words "),
+        ("two words ", "{{ messages[-1].content | trim }}!", "two words"),
+        (parts, walks.replace("PART", "{{ part.text }}"), "first;last  "),
+        (parts, walks.replace("PART", "{{ part.text[-20:] }}"), None),
+    ):
+        chat = Chat(
+            messages=[{"role": "assistant", "content": content}],
+            chat_template=template,
+            add_generation_prompt=False,
+            continue_final_message=True,
+        )
+        if text is None:
+            with pytest.raises(PromptError, match="cannot be continued"):
+                await model.render(chat)
+        else:
+            assert (await model.render(chat)).text == text
+    await models.close()
+
+
+async def test_what_the_fields_of_a_request_say_is_no_variable_of_its_template() -> None:
+    models = Models(Settings(trust_request_chat_template=True))
+    model = await models.get("builtin/demo")
+    template = "{{ continue_final_message is defined }} {{ messages[0] | tojson }}"
+    chat = Chat(
+        messages=[{"content": "x", "role": "user"}],
+        chat_template=template,
+        chat_template_kwargs={"continue_final_message": True},
+    )
+    assert (await model.render(chat)).text == 'False {"role": "user", "content": "x"}'
+    await models.close()
+
+
 async def test_what_is_nested_too_deep_is_refused_or_taken_for_nothing(model: Model) -> None:
     deep: Any = "x"
     for _ in range(100_000):
