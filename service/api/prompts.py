@@ -59,16 +59,26 @@ def target_of(app: web.Application, name: str | None, lora_name: str | None = No
 
 async def ask_chat(app: web.Application, body: ChatRequest) -> AskedChat:
     """Renders and tokenizes a chat as the engine would."""
-    limit = app[SETTINGS].max_messages
-    if len(body.messages) > limit:
-        message = f"`messages` holds {len(body.messages)} messages, the limit is {limit} (MAX_MESSAGES)"
-        raise Refusal(413, message, param="messages")
+    _check_number(app[SETTINGS], body)
     target = target_of(app, body.model, body.lora_name)
     model = await app[MODELS].get(target.model)
     rendered = await model.render(body)
     keys = app[MODELS].key_cache.block_keys
     prompt = Prompt(target.model, rendered.tokens, target.lora_name, body.cache_salt, body.pods, keys)
     return AskedChat(target, prompt, rendered.text, model)
+
+
+def _check_number(settings: Settings, body: ChatRequest) -> None:
+    """Raises Refusal 413 for a chat of more pieces than are gone through while others wait."""
+    lists = (message.get(field) for message in body.messages for field in ("content", "tool_calls", "tools"))
+    for number, what, param in (
+        (len(body.messages), "messages", "messages"),
+        (sum(len(pieces) for pieces in lists if isinstance(pieces, list)), "content parts and tool calls", "messages"),
+        (len(body.tools or ()), "tools", "tools"),
+    ):
+        if number > settings.max_messages:
+            message = f"`{param}` holds {number} {what}, the limit is {settings.max_messages} (MAX_MESSAGES)"
+            raise Refusal(413, message, param=param)
 
 
 async def ask_plain(app: web.Application, body: ScoreRequest) -> list[Asked]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import pickle
 import select
 import subprocess
 import sys
 import time
 
-from service.prompts.render_worker import ANSWER, ERROR, READY, REQUEST, Job
+from service.prompts.render_worker import ANSWER, ERROR, READY, REQUEST, Job, packed
 
 _WORKER = "import sys; sys.path[:] = {path!r}; from service.prompts.render_worker import main; main()"
 _KEPT_VARIABLES = ("TZ", "LD_LIBRARY_PATH")
@@ -69,7 +68,7 @@ class RenderProcess:
     def _ask(self, process: subprocess.Popen[bytes], job: Job, deadline: float) -> str:
         assert process.stdin is not None and process.stdout is not None  # noqa: S101
         try:
-            request = pickle.dumps(job)
+            request = packed(job)
         except RecursionError:
             raise RenderFailed("what it is given goes too deep") from None
         answers = process.stdout.fileno()

@@ -202,9 +202,23 @@ async def test_a_chat_takes_salt_lora_and_pods(serve: Serve, join: Join) -> None
     assert await scores(pods=["salted:1"]) is None
 
 
-async def test_too_many_messages_are_refused(serve: Serve) -> None:
-    client = await serve(max_messages=1)
-    assert (await refused(client, "/score_completions", CHAT))[:2] == (413, "messages")
+async def test_too_many_messages_parts_calls_or_tools_are_refused(serve: Serve) -> None:
+    client = await serve(max_messages=2)
+    hello = {"role": "user", "content": "Hello"}
+    call = {"function": {"name": "f", "arguments": "{}"}}
+    for fields, param in (
+        ({"messages": [hello] * 3}, "messages"),
+        ({"messages": [{"role": "user", "content": ["a", "b", "c"]}]}, "messages"),
+        (
+            {"messages": [{"role": "user", "content": ["a"]}, {"role": "assistant", "tool_calls": [call] * 2}]},
+            "messages",
+        ),
+        ({"messages": [hello], "tools": [{"function": {"name": "f"}}] * 3}, "tools"),
+    ):
+        status, at, message = await refused(client, "/score_completions", fields)
+        assert (status, at) == (413, param)
+        assert "holds 3 " in message and "MAX_MESSAGES" in message
+    await post(client, "/score_completions", {"messages": [hello, {"role": "user", "content": ["a", "b"]}]})
 
 
 async def test_explain_gives_every_rank_with_its_tiers_and_its_reach(serve: Serve, join: Join) -> None:

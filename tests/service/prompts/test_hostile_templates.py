@@ -203,6 +203,26 @@ async def test_a_conversation_with_a_lone_surrogate_is_refused(model: Model) -> 
         await model.tokenize("\ud800")
 
 
+async def test_variables_are_what_they_were_in_another_process(model: Model) -> None:
+    variables: dict[str, Any] = {
+        "numbers": [1 << 62, 10**30, -(10**30), 1.5, 1e300, float("inf")],
+        "order": {"z": None, "a": True, "": False},
+        "text": "\x00é\u2028🚀",
+    }
+    template = "{{ [numbers, order, text] | tojson }}{{ 'x' | center(3) }}"
+    for number in (10**30, 1):  # both ways of packing
+        variables["numbers"][1] = number
+        rendered = await model.render(Chat(messages=HELLO, chat_template=template, chat_template_kwargs=variables))
+        assert rendered.text == ChatEnvironment().from_string(template).render(variables)
+
+
+async def test_a_conversation_of_many_small_things_does_not_hold_up_the_loop(model: Model) -> None:
+    kwargs: dict[str, Any] = {f"a{n}": n for n in range(300_000)}
+    with pulse() as measured:
+        assert (await model.render(Chat(messages=HELLO, chat_template_kwargs=kwargs))).text
+    assert measured.longest < 0.2
+
+
 async def test_a_process_that_renders_sees_nothing_of_the_environment(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
