@@ -151,7 +151,7 @@ class Settings:
     max_prompt_tokens: int = _setting(1_000_000, _count(1), "longest prompt of token ids")
     max_prompts: int = _setting(256, _count(1), "most prompts of one request")
     max_messages: int = _setting(
-        10_000, _count(1), "most messages of one chat, content parts of all of them, and tools"
+        10_000, _count(1), "most messages of one chat, content parts of all of them, tools, and variables"
     )
     max_requests_in_flight: int = _setting(256, _count(1), "requests worked on at once; more are told 429")
     header_timeout: float = _setting(10.0, _seconds, "how long a client may take to send a request's headers")

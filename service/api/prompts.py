@@ -75,6 +75,7 @@ def _check_number(settings: Settings, body: ChatRequest) -> None:
         (len(body.messages), "messages", "messages"),
         (sum(len(pieces) for pieces in lists if isinstance(pieces, list)), "content parts and tool calls", "messages"),
         (len(body.tools or ()), "tools", "tools"),
+        (len(body.chat_template_kwargs or ()), "variables", "chat_template_kwargs"),
     ):
         if number > settings.max_messages:
             message = f"`{param}` holds {number} {what}, the limit is {settings.max_messages} (MAX_MESSAGES)"

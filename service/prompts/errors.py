@@ -29,3 +29,11 @@ class ModelUnavailable(Exception):
         self.name = name
         self.reason = reason
         self.remedy = remedy
+
+
+class HubAway(ModelUnavailable):
+    """The hub does not answer, whatever it is asked."""
+
+    def for_model(self, name: str) -> HubAway:
+        """The same, for one who asks for another model."""
+        return HubAway(name, self.reason, self.remedy.replace(self.name, name))

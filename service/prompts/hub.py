@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from service.prompts.errors import ModelNotFound, ModelUnavailable
+from service.prompts.errors import HubAway, ModelNotFound, ModelUnavailable
 from service.prompts.model_files import CONFIG, FILE_PATTERNS, TEMPLATE, TOKENIZER
 
 _LARGEST_FILE = 256 << 20
@@ -98,6 +98,8 @@ def _explained(name: str, error: Exception, timeout: float) -> ModelNotFound | M
         reason, remedy = "it is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it", "Unset it"
     else:
         reason, remedy = _without_answer(causes, timeout)
+        if not _kinds(causes).isdisjoint(_AWAY):
+            return HubAway(name, reason, f"{remedy}, or {mount}")
     return ModelUnavailable(name, reason, f"{remedy}, or {mount}")
 
 
@@ -108,6 +110,9 @@ _BY_STATUS = {
 }
 
 
+_AWAY = ("ConnectError", "TimeoutException")
+
+
 def _gated(name: str) -> tuple[str, str]:
     page = f"{constants.ENDPOINT}/{name}"
     if get_token() is None:
@@ -116,8 +121,7 @@ def _gated(name: str) -> tuple[str, str]:
 
 
 def _without_answer(causes: list[BaseException], timeout: float) -> tuple[str, str]:
-    # By name, since the hub's client has changed its HTTP library from one release to the next.
-    kinds = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
+    kinds = _kinds(causes)
     if "TimeoutException" in kinds:
         return f"the hub did not answer within {timeout:g} s", "Try again"
     if "TransportError" in kinds:
@@ -126,6 +130,11 @@ def _without_answer(causes: list[BaseException], timeout: float) -> tuple[str, s
         return f"the hub's cache cannot be used ({causes[0]})", "Let HF_HOME be a folder to write to"
     reason = f"{constants.ENDPOINT} does not answer as a hub does ({type(causes[0]).__name__}: {causes[0]})"
     return reason, "Set HF_ENDPOINT to a hub"
+
+
+def _kinds(causes: list[BaseException]) -> set[str]:
+    # By name, since the hub's client has changed its HTTP library from one release to the next.
+    return {kind.__name__ for cause in causes for kind in type(cause).__mro__}
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 from service.prompts.daemon_threads import DaemonThreads
-from service.prompts.errors import ModelNotFound, ModelUnavailable
+from service.prompts.errors import HubAway, ModelNotFound, ModelUnavailable
 from service.prompts.hub import cached_folder, fetched_folder
 from service.prompts.key_cache import KeyCache
 from service.prompts.model import Model
@@ -37,6 +37,7 @@ class Models:
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Model]] = {}
         self._failed: OrderedDict[str, tuple[float, Exception]] = OrderedDict()
+        self._away: tuple[float, HubAway] | None = None
         self._fetchers = DaemonThreads(4, "hub")
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prompts")
 
@@ -77,6 +78,8 @@ class Models:
         try:
             model = await self._read(name)
             await model.prepare()
+        except HubAway:
+            raise  # Whatever the model: `_fetched` remembers it.
         except (ModelNotFound, ModelUnavailable) as error:
             self._failed[name] = (monotonic() + self._settings.hub_retry_after, error)
             while len(self._failed) > _REMEMBERED_FAILURES:
@@ -97,21 +100,30 @@ class Models:
                 return await run(self._workers, self._model, name, folder)
             except BadModelFile as error:
                 raise ModelUnavailable(name, str(error), "Replace the file") from None
-        timeout = self._settings.hub_timeout
         folder = await run(self._fetchers, cached_folder, name)
         if folder is None:
-            folder = await run(self._fetchers, fetched_folder, name, timeout)
+            folder = await run(self._fetchers, self._fetched, name)
         try:
             return await run(self._workers, self._model, name, folder)
         except BadModelFile as half_written:
             try:
-                folder = await run(self._fetchers, partial(fetched_folder, name, timeout, anew=True))
+                folder = await run(self._fetchers, partial(self._fetched, name, anew=True))
                 return await run(self._workers, self._model, name, folder)
             except ModelUnavailable as error:
                 reason = f"{half_written}, and it cannot be fetched anew: {error.reason}"
                 raise ModelUnavailable(name, reason, error.remedy) from None
             except BadModelFile as error:
                 raise ModelUnavailable(name, str(error), "It is as bad on the hub: ask for another model") from None
+
+    def _fetched(self, name: str, *, anew: bool = False) -> Path:
+        """Fetches a model, unless the hub was found away, be it while this waited for a thread."""
+        if self._away is not None and monotonic() < self._away[0]:
+            raise self._away[1].for_model(name)
+        try:
+            return fetched_folder(name, self._settings.hub_timeout, anew=anew)
+        except HubAway as error:
+            self._away = (monotonic() + self._settings.hub_retry_after, error)
+            raise
 
     def _on_disk(self, name: str) -> Path | None:
         """The folder of a model that is built in or in MODELS_DIR; raises ModelNotFound for one that should be."""

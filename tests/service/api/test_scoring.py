@@ -202,7 +202,7 @@ async def test_a_chat_takes_salt_lora_and_pods(serve: Serve, join: Join) -> None
     assert await scores(pods=["salted:1"]) is None
 
 
-async def test_too_many_messages_parts_calls_or_tools_are_refused(serve: Serve) -> None:
+async def test_too_many_messages_parts_calls_tools_or_variables_are_refused(serve: Serve) -> None:
     client = await serve(max_messages=2)
     hello = {"role": "user", "content": "Hello"}
     call = {"function": {"name": "f", "arguments": "{}"}}
@@ -214,6 +214,7 @@ async def test_too_many_messages_parts_calls_or_tools_are_refused(serve: Serve) 
             "messages",
         ),
         ({"messages": [hello], "tools": [{"function": {"name": "f"}}] * 3}, "tools"),
+        ({"messages": [hello], "chat_template_kwargs": {"a": 1, "b": 2, "c": 3}}, "chat_template_kwargs"),
     ):
         status, at, message = await refused(client, "/score_completions", fields)
         assert (status, at) == (413, param)

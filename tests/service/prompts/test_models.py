@@ -93,7 +93,9 @@ async def test_a_model_is_fetched_without_its_weights_and_rendered(hub: FakeHub,
     rendered = await model.render(Chat(messages=[{"role": "user", "content": "Hi"}]))
     assert rendered.text == "<|begin|><|role|>user<|say|>Hi<|end|>\n<|role|>assistant<|say|>"
     tool = {"type": "function", "function": {"name": "f"}}
-    assert (await model.render(Chat(messages=[{"role": "user", "content": "Hi"}], tools=[tool]))).text == "tools!"
+    for fields in ({"tools": [tool]}, {"chat_template_kwargs": {"tools": [tool]}}):
+        chat = Chat(messages=[{"role": "user", "content": "Hi"}], **fields)
+        assert (await model.render(chat)).text == "tools!"
 
 
 async def test_what_was_fetched_once_is_not_asked_for_again(hub: FakeHub, start: Start) -> None:
@@ -320,6 +322,31 @@ async def test_failures_are_remembered_for_a_while(hub: FakeHub, start: Start, m
     await unavailable(models)
     now = 1031.0
     assert (await models.get("org/model")).name == "org/model"
+
+
+async def test_a_thousand_requests_at_once_make_one_call_that_fails(hub: FakeHub, start: Start) -> None:
+    hub.repositories["org/model"] = Repository(FILES, status=503)
+    models = start()
+    await asyncio.gather(*(unavailable(models) for _ in range(1000)))
+    assert hub.asked.total() == 1
+
+
+async def test_a_hub_that_is_silent_is_not_asked_for_each_of_a_thousand_models(
+    hub: FakeHub, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(models_module, "monotonic", lambda: now)
+    names = [f"org/model-{number}" for number in range(1000)]
+    hub.repositories |= {name: Repository(FILES, silent=True) for name in names}
+    models = start(hub_timeout=0.3, hub_retry_after=30.0)
+    errors = await asyncio.gather(*(unavailable(models, name) for name in names))
+    assert all("did not answer" in error.reason for error in errors)
+    assert all(f"MODELS_DIR/{name}/" in error.remedy for name, error in zip(names, errors, strict=True))
+    assert 1 <= hub.asked.total() <= 4  # those that had begun
+    await models.get("builtin/demo")
+    hub.repositories[names[0]].silent = False
+    now = 1031.0
+    assert (await models.get(names[0])).name == names[0]
 
 
 async def test_closing_waits_neither_for_a_silent_hub_nor_for_a_long_text(hub: FakeHub) -> None:
