@@ -64,9 +64,8 @@ def read_model_files(folder: Path) -> ModelFiles:
 
 def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Template files, if there are any, else those in the configuration (`_from_pretrained`, transformers 5.23)."""
-    templates = {path.stem: _read_text(path) for path in sorted((folder / NAMED_TEMPLATES).glob("*.jinja"))}
-    if (folder / TEMPLATE).is_file():
-        templates["default"] = _read_text(folder / TEMPLATE)
+    templates = {"default": _read_text(folder / TEMPLATE)} if (folder / TEMPLATE).is_file() else {}
+    templates |= {path.stem: _read_text(path) for path in sorted((folder / NAMED_TEMPLATES).glob("*.jinja"))}
     if templates:
         return templates
     for path, values in (
@@ -76,12 +75,19 @@ def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
         match values.get("chat_template"):
             case str(source):
                 return {"default": source}
-            case list(named):
-                try:
-                    return {template["name"]: template["template"] for template in named}
-                except (TypeError, KeyError):
-                    raise BadModelFile(path, "its chat_template is no list of names and templates") from None
+            case dict() | list() as named:
+                return _named_templates(path, named)
     return {}
+
+
+def _named_templates(path: Path, named: dict[str, Any] | list[Any]) -> dict[str, str]:
+    try:
+        templates = named if isinstance(named, dict) else {one["name"]: one["template"] for one in named}
+    except (TypeError, KeyError):
+        templates = {"": None}
+    if not all(isinstance(part, str) for template in templates.items() for part in template):
+        raise BadModelFile(path, "its chat_template is no list of names and templates")
+    return templates
 
 
 def _read_object(path: Path) -> dict[str, Any]:
