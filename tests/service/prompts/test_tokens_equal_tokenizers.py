@@ -56,8 +56,10 @@ def hold_against(whole: Tokenizer, files: ModelFiles, texts: int, seed: str) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_are_those_of_the_whole_text_for_tokenizers_of_all_kinds(kind: str, cuts: str, tmp_path: Path) -> None:
-    tokenizer_of(kind).save(str(tmp_path / "tokenizer.json"))
-    hold_against(tokenizer_of(kind), read_model_files(tmp_path), 40, kind + cuts)
+    file = str(tmp_path / "tokenizer.json")
+    tokenizer_of(kind).save(file)
+    # Also read from the file, which rounds what a trained model scores, so that what scored the same may no longer.
+    hold_against(Tokenizer.from_file(file), read_model_files(tmp_path), 40, kind + cuts)
 
 
 def test_tokens_are_those_of_the_whole_text_for_the_builtin_model(cuts: str) -> None:
