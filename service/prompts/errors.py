@@ -32,7 +32,7 @@ class ModelUnavailable(Exception):
 
 
 class HubAway(ModelUnavailable):
-    """The hub does not answer, whatever it is asked."""
+    """The hub does not answer, or asks for fewer requests, whichever model it is asked for."""
 
     def for_model(self, name: str) -> HubAway:
         """The same, for one who asks for another model."""

@@ -94,6 +94,8 @@ def _explained(name: str, error: Exception, timeout: float) -> ModelNotFound | M
     mount = f"put its files into MODELS_DIR/{name}/"
     if status is not None:
         reason, remedy = _BY_STATUS.get(status, (f"the hub has a problem (HTTP {status})", "Try again later"))
+        if status == _TOO_MANY_REQUESTS:
+            return HubAway(name, reason, f"{remedy}, or {mount}")
     elif any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
         reason, remedy = "it is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it", "Unset it"
     else:
@@ -103,10 +105,11 @@ def _explained(name: str, error: Exception, timeout: float) -> ModelNotFound | M
     return ModelUnavailable(name, reason, f"{remedy}, or {mount}")
 
 
+_TOO_MANY_REQUESTS = 429
 _BY_STATUS = {
     401: ("the hub refuses the token (401)", "Set HF_TOKEN to one that is valid"),
     403: ("the hub forbids it (403)", "Set HF_TOKEN to one that may read this model"),
-    429: ("the hub asks for fewer requests (429)", "Wait, set HF_TOKEN"),
+    _TOO_MANY_REQUESTS: ("the hub asks for fewer requests (429)", "Wait, set HF_TOKEN"),
 }
 
 

@@ -106,16 +106,18 @@ class Model:
     def _template_source(self, chat: Chat) -> str:
         """The template that `resolve_chat_template` in vLLM 0.33 would take, given or the model's own."""
         variables = chat.chat_template_kwargs or {}
-        given = chat.chat_template or variables.get("chat_template")
-        if given is not None:
+        field, variable = chat.chat_template, variables.get("chat_template")
+        if field is not None or variable is not None:
             if not self._settings.trust_request_chat_template:
                 raise PromptError(
                     "a request may not bring its own chat template here: TRUST_REQUEST_CHAT_TEMPLATE is not set",
                     "chat_template",
                 )
-            if not isinstance(given, str):
+            given = field or variable
+            if given and not isinstance(given, str):
                 raise PromptError("chat_template must be a string", "chat_template")
-            return self._templates.get(given, given)
+            if given:
+                return self._templates.get(given, given)
         with_tools = chat.tools is not None or variables.get("tools") is not None
         source = self._templates.get("tool_use") if with_tools else None
         source = source if source is not None else self._templates.get("default")

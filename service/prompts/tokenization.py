@@ -46,7 +46,8 @@ class TextTokenizer:
         self._file = files.tokenizer
         self._cache = cache
         self._segmentation = segmentation_of(self._tokenizer)
-        self._words = self._segmentation.words if self._segmentation is not None else None
+        # Words that are not kept cost more than the text as a whole.
+        self._words = self._segmentation.words if self._segmentation is not None and cache.capacity else None
         self._start, self._anywhere = Known(), Known()
         needs_context = self._segmentation is not None and self._segmentation.context is not None
         self._at_start = Known() if needs_context else self._anywhere

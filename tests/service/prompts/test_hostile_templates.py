@@ -176,6 +176,7 @@ async def test_a_template_of_a_request_is_refused_unless_it_is_trusted(models: M
     for chat in (
         Chat(messages=HELLO, chat_template="hi"),
         Chat(messages=HELLO, chat_template_kwargs={"chat_template": "hi"}),
+        Chat(messages=HELLO, chat_template=""),
     ):
         with pytest.raises(PromptError, match="TRUST_REQUEST_CHAT_TEMPLATE") as caught:
             await model.render(chat)
@@ -188,6 +189,8 @@ async def test_a_trusted_template_is_used_by_either_name(model: Model) -> None:
         Chat(messages=HELLO, chat_template_kwargs={"chat_template": "{{ messages[0].content }}!"}),
     ):
         assert (await model.render(chat)).text == "hello!"
+    own = (await model.render(Chat(messages=HELLO))).text
+    assert (await model.render(Chat(messages=HELLO, chat_template=""))).text == own
 
 
 async def test_a_template_that_takes_long_but_not_too_long_is_rendered(model: Model) -> None:

@@ -331,6 +331,15 @@ async def test_a_thousand_requests_at_once_make_one_call_that_fails(hub: FakeHub
     assert hub.asked.total() == 1
 
 
+async def test_a_hub_that_asks_for_fewer_requests_gets_none(hub: FakeHub, start: Start) -> None:
+    names = [f"org/model-{number}" for number in range(20)]
+    hub.repositories |= {name: Repository(FILES, status=429) for name in names}
+    models = start()
+    for name in names:
+        assert "fewer requests" in (await unavailable(models, name)).reason
+    assert hub.asked.total() == 1
+
+
 async def test_a_hub_that_is_silent_is_not_asked_for_each_of_a_thousand_models(
     hub: FakeHub, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
