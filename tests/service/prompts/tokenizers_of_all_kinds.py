@@ -42,9 +42,10 @@ def _split(pattern: str) -> Any:
     )
 
 
-def _metaspace(scheme: str, split: bool = True) -> Tokenizer:
+def _metaspace(scheme: str, split: bool = True, before: Any = None) -> Tokenizer:
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
+    last = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
+    tokenizer.pre_tokenizer = last if before is None else pre_tokenizers.Sequence([before, last])
     trainer = trainers.UnigramTrainer(vocab_size=1000, unk_token=UNKNOWN, special_tokens=[UNKNOWN], show_progress=False)
     _train(tokenizer, trainer)
     tokenizer.add_tokens([special(content) for content in (*SPECIAL, "<s>b")])
@@ -100,6 +101,11 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
     "metaspace first": lambda: _metaspace("first"),
     "metaspace always": lambda: _metaspace("always"),
     "metaspace never": lambda: _metaspace("never"),
+    "digits, then metaspace": lambda: _metaspace("always", before=pre_tokenizers.Digits(True)),
+    "punctuation, then metaspace": lambda: _metaspace("first", before=pre_tokenizers.Punctuation()),
+    "three digits, then metaspace": lambda: _metaspace(
+        "never", before=pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), "isolated")
+    ),
     "metaspace in one piece": lambda: _metaspace("first", split=False),
     "llama 2": _llama2,
     "llama 2 with tokens that are normalized": lambda: _llama2(AddedToken("foo"), AddedToken("<n>"), AddedToken("the")),
