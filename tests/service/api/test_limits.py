@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import socket
 import time
@@ -71,8 +72,8 @@ async def test_health_answers_at_once_while_long_texts_are_tokenized(serve: Serv
 
     for texts in (1, 3):
         tries = 0
-        while await slowest_health(texts) > 0.05:
-            # Again, since what else the machine does may have taken a turn.
+        # Longer where others want the processors too, and again, since they may have taken a turn.
+        while await slowest_health(texts) > 0.05 * max(1.0, os.getloadavg()[0]):
             assert (tries := tries + 1) < 4
 
 

@@ -220,10 +220,10 @@ async def test_variables_are_what_they_were_in_another_process(model: Model) -> 
 
 
 async def test_a_conversation_of_many_small_things_does_not_hold_up_the_loop(model: Model) -> None:
-    kwargs: dict[str, Any] = {f"a{n}": n for n in range(300_000)}
+    documents = [{str(n): n} for n in range(300_000)]
     with pulse() as measured:
-        assert (await model.render(Chat(messages=HELLO, chat_template_kwargs=kwargs))).text
-    assert measured.longest < 0.2
+        assert (await model.render(Chat(messages=HELLO, documents=[{"title": "", "text": "", "all": documents}]))).text
+    assert measured.longest < 0.2 * max(1.0, os.getloadavg()[0])
 
 
 async def test_a_process_that_renders_sees_nothing_of_the_environment(
