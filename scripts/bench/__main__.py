@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m scripts.bench [PART …] [--rounds N] [--json FILE]`.
+"""Runs the benchmarks: `python -m scripts.bench [PART …] [--rounds N] [--quick] [--json FILE] [--markdown]`.
 
 Peers that are not installed are left out and named. NVIDIA Dynamo's indexer: `pip install ai-dynamo-runtime`, here or
 in an environment of its own whose Python KVCACHE_BENCH_DYNAMO names; it listens on all addresses of this machine.
@@ -8,41 +8,88 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import platform
+import signal
 import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
+
+import psutil
+import uvloop
 
 from scripts.bench import events_to_index, ids_to_scores
-from scripts.bench.results import Measure, show, write
+from scripts.bench.plan import QUICK, Plan
+from scripts.bench.results import LeftOut, Measure, Report, read, write
 from scripts.bench.servers import dynamo_python
+from scripts.bench.tables import markdown, show
 
-PARTS = {"ids": ids_to_scores.run, "events": events_to_index.run}
+Part: TypeAlias = Callable[[Plan], AsyncIterator[Measure | LeftOut]]
+
+PARTS: dict[str, Part] = {
+    "ids": ids_to_scores.run,
+    "events": events_to_index.run,
+}
 
 
-async def measure(parts: list[str], rounds: int) -> list[Measure]:
+async def measure(parts: Sequence[str], plan: Plan) -> Report:
     """Runs the parts one after the other; says each figure as it is there."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     measures = []
+    left_out = [] if dynamo_python() else ["dynamo: pip install ai-dynamo-runtime, or set KVCACHE_BENCH_DYNAMO"]
     for part in parts:
-        async for measured in PARTS[part](rounds):
-            measures.append(measured)
-            print(f"{measured.part}: {measured.what}", file=sys.stderr)
-    return measures
+        async for figure in PARTS[part](plan):
+            if isinstance(figure, LeftOut):
+                left_out.append(figure.what)
+            else:
+                measures.append(figure)
+                print(f"{figure.part}: {figure.what}", file=sys.stderr)
+    return Report(_machine(), left_out, measures)
 
 
-def main() -> None:
+def _machine() -> str:
+    memory = psutil.virtual_memory().total / (1 << 30)
+    return f"{os.cpu_count()} CPUs, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}"
+
+
+def main() -> int:
+    """Gives the exit code: 0, 2 for wrong usage, 130 when it was interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all if left out")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=int, help=f"how often each figure is taken; {Plan().rounds} if left out")
+    parser.add_argument("--quick", action="store_true", help="a glimpse, in about a minute")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all rounds")
+    parser.add_argument("--markdown", action="store_true", help="print the figures that have targets, for the README")
+    parser.add_argument(
+        "--from", type=Path, metavar="FILE", dest="file", help="measure nothing; show what --json wrote"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    if not dynamo_python():
-        print("left out: dynamo (pip install ai-dynamo-runtime)", file=sys.stderr)
-    measures = asyncio.run(measure(arguments.parts or list(PARTS), arguments.rounds))
-    show(measures)
+    if arguments.rounds is not None and arguments.rounds < 1:
+        parser.error("--rounds must be 1 or more")
+    if arguments.file:
+        report = read(arguments.file)
+    else:
+        plan = QUICK if arguments.quick else Plan()
+        plan = replace(plan, rounds=arguments.rounds or plan.rounds)
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                report = runner.run(measure(arguments.parts or list(PARTS), plan))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            return 130
     if arguments.json:
-        write(measures, arguments.json)
+        write(report, arguments.json)
+    if arguments.markdown:
+        print(markdown(report))
+    else:
+        show(report)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,7 +13,6 @@ import zmq
 
 BLOCK_SIZE = 16
 MODEL = "m"
-VOCABULARY = 49_152
 
 
 class Chain(NamedTuple):
@@ -25,25 +24,40 @@ class Chain(NamedTuple):
 
 def chain(random: Random, blocks: int) -> Chain:
     """Gives blocks that nobody has seen before."""
-    tokens = array("I", random.randbytes(4 * blocks * BLOCK_SIZE))
-    return Chain([random.getrandbits(64) for _ in range(blocks)], [token % VOCABULARY for token in tokens])
+    return Chain(hashes(random, blocks), tokens(random, blocks * BLOCK_SIZE))
 
 
-def batch(chains: Sequence[Chain]) -> bytes:
-    """Gives the payload of one message: `[ts, [BlockStored, …], rank]`, the events as vLLM 0.33 writes them."""
-    events = [
-        {
-            "type": "BlockStored",
-            "block_hashes": stored.hashes,
-            "parent_block_hash": None,
-            "token_ids": stored.tokens,
-            "block_size": BLOCK_SIZE,
-            "lora_id": None,
-            "medium": "GPU",
-            "lora_name": None,
-        }
-        for stored in chains
-    ]
+def hashes(random: Random, blocks: int) -> list[int]:
+    """Gives names for blocks, as an engine of its own makes them."""
+    return array("Q", random.randbytes(8 * blocks)).tolist()
+
+
+def tokens(random: Random, count: int) -> list[int]:
+    """Gives ids of a vocabulary of 65,536."""
+    return array("H", random.randbytes(2 * count)).tolist()
+
+
+def stored(chain: Chain) -> dict[str, object]:
+    """Gives the event that a chain entered the cache, with the fields of vLLM 0.33."""
+    return {
+        "type": "BlockStored",
+        "block_hashes": chain.hashes,
+        "parent_block_hash": None,
+        "token_ids": chain.tokens,
+        "block_size": BLOCK_SIZE,
+        "lora_id": None,
+        "medium": "GPU",
+        "lora_name": None,
+    }
+
+
+def removed(names: Sequence[int]) -> dict[str, object]:
+    """Gives the event that blocks left the cache."""
+    return {"type": "BlockRemoved", "block_hashes": names, "medium": "GPU"}
+
+
+def batch(*events: dict[str, object]) -> bytes:
+    """Gives the payload of one message: `[ts, [event, …], rank]`."""
     return msgspec.msgpack.encode([time.time(), events, 0])
 
 

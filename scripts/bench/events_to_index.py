@@ -6,44 +6,53 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from random import Random
 
-from scripts.bench.engines import Engine, batch, chain
-from scripts.bench.pairs import held_by, servers
-from scripts.bench.results import Measure, compared
-from scripts.bench.servers import Server
+from scripts.bench.engines import batch, chain, stored
+from scripts.bench.pairs import Fed, held_by, servers
+from scripts.bench.plan import Plan
+from scripts.bench.results import Measure, Rounds
+from scripts.bench.scores_meanwhile import scores_meanwhile
 
-_BLOCKS = {1: 8_000, 32: 64_000, 512: 128_000}
+PART = "3 events → index"
+_BLOCKS = {1: 60_000, 32: 192_000, 512: 256_000}
 """How many blocks a round has, by how many are in a batch."""
 
 
-async def run(rounds: int) -> AsyncIterator[Measure]:
-    """Gives CPU and wall-clock microseconds per block, for batches of 1, 32 and 512 blocks, one and four publishers."""
+async def run(plan: Plan) -> AsyncIterator[Measure]:
+    """Gives CPU and time per block, for batches of 1, 32 and 512 blocks, from one publisher and from four.
+
+    Then how quickly scores are answered meanwhile.
+    """
     random = Random(2)
     for publishers in (1, 4):
-        async with servers(publishers) as both:
-            for size, blocks in _BLOCKS.items():
-                cpu: dict[str, list[float]] = {server.name: [] for server, _ in both}
-                wall: dict[str, list[float]] = {server.name: [] for server, _ in both}
-                for warm in (False, *[True] * rounds):
-                    payloads = [batch([chain(random, size)]) for _ in range(blocks // size)]
-                    for server, engines in both:
-                        used, taken = await _cost(server, engines, payloads, random)
-                        if warm:
-                            cpu[server.name].append(used * 1e6 / blocks)
-                            wall[server.name].append(taken * 1e6 / blocks)
-                what = f"{size} a batch, {publishers} publisher{'s' * (publishers > 1)}"
-                yield compared("events → index", f"{what}, CPU", "µs/block", cpu, target=1)
-                yield compared("events → index", f"{what}, time", "µs/block", wall)
+        for size, whole in _BLOCKS.items():
+            # Both begin empty, so that no size pays for what the others left.
+            async with servers(publishers) as fed:
+                rounds = Rounds()
+                for counts in plan.turns():
+                    payloads = [batch(stored(chain(random, size))) for _ in range(plan.count(whole // size))]
+                    for pair in fed:
+                        figures = await _round(pair, payloads, size, random)
+                        if counts:
+                            rounds.add(pair.server.name, figures)
+            what = f"{size} a batch, {publishers} publisher{'s' * (publishers > 1)}"
+            yield rounds.measure("cpu", part=PART, what=f"{what}, CPU", unit="µs/block", least_ratio=1)
+            yield rounds.measure(
+                "rate", part=PART, what=f"{what}, until answered", unit="blocks/s", more_is_better=True
+            )
+    async for measure in scores_meanwhile(PART, plan):
+        yield measure
 
 
-async def _cost(
-    server: Server, engines: Sequence[Engine], payloads: Sequence[bytes], random: Random
-) -> tuple[float, float]:
-    """CPU and wall-clock seconds from the first batch to the answer for the last one of every publisher."""
+async def _round(fed: Fed, payloads: Sequence[bytes], size: int, random: Random) -> dict[str, float]:
+    """Publishes the batches, dealt out to the engines, and waits for the answer for the last one of each."""
     last = chain(random, 1)
-    cpu, started = server.cpu(), time.perf_counter()
+    cpu, started = fed.server.usage.cpu(), time.perf_counter()
     for number, payload in enumerate(payloads):
-        engines[number % len(engines)].publish(payload)
-    for engine in engines:
-        engine.publish(batch([last]))
-    await held_by(server, last.tokens, len(engines))
-    return server.cpu() - cpu, time.perf_counter() - started
+        fed.engines[number % len(fed.engines)].publish(payload)
+    for engine in fed.engines:
+        engine.publish(batch(stored(last)))
+    await held_by(fed.server, last.tokens, len(fed.engines))
+    taken = time.perf_counter() - started
+    used = fed.server.usage.cpu() - cpu
+    blocks = len(payloads) * size
+    return {"cpu": used * 1e6 / blocks, "rate": blocks / taken}

@@ -2,45 +2,78 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import count, cycle
 from random import Random
 
-from scripts.bench.engines import BLOCK_SIZE, batch, chain
-from scripts.bench.pairs import held_by, servers
-from scripts.bench.results import Measure, compared
+from scripts.bench.client import drive
+from scripts.bench.engines import BLOCK_SIZE, Chain, batch, chain, stored
+from scripts.bench.pairs import Fed, held_by, servers
+from scripts.bench.plan import Plan
+from scripts.bench.results import Measure, Rounds
 from scripts.bench.servers import Server
 
+PART = "2 ids → scores"
 _PODS, _HOLDING = 8, 4
-_REQUESTS = 400
+_PROMPTS = 64
+_SECONDS = 1.2
+_MARK = 99_999
+"""An id that no prompt has, and as many digits as those that take its place."""
 
 
-async def run(rounds: int) -> AsyncIterator[Measure]:
-    """Gives CPU per request and its time over one connection, for 1,024 and 8,192 ids."""
+async def run(plan: Plan) -> AsyncIterator[Measure]:
+    """Gives CPU per request, and its time over one connection and over 16, for 1,024 and 8,192 ids."""
     random = Random(1)
-    async with servers(_PODS) as both:
-        for count in (1024, 8192):
-            prompt = chain(random, count // BLOCK_SIZE)
-            for server, engines in both:
-                for engine in engines[:_HOLDING]:
-                    engine.publish(batch([prompt]))
-                await held_by(server, prompt.tokens, _HOLDING)
-                await _cost(server, prompt.tokens)
-            cpu: dict[str, list[float]] = {server.name: [] for server, _ in both}
-            wall: dict[str, list[float]] = {server.name: [] for server, _ in both}
-            for _ in range(rounds):
-                for server, _engines in both:
-                    used, taken = await _cost(server, prompt.tokens)
-                    cpu[server.name].append(used)
-                    wall[server.name].append(taken)
-            yield compared("ids → scores", f"{count} ids, CPU", "ms/request", cpu, target=1)
-            yield compared("ids → scores", f"{count} ids, time", "ms/request", wall)
+    async with servers(_PODS) as fed:
+        for ids in (1024, 8192):
+            prompts = [chain(random, ids // BLOCK_SIZE) for _ in range(_PROMPTS)]
+            questions = {}
+            for pair in fed:
+                await _cache(pair, prompts)
+                questions[pair.server.name] = _questions(pair.server, prompts)
+            rounds = Rounds()
+            for counts in plan.turns():
+                for server, _ in fed:
+                    figures = await _round(server, questions[server.name], plan.seconds(_SECONDS))
+                    if counts:
+                        rounds.add(server.name, figures)
+            what = f"{ids:,} ids"
+            yield rounds.measure("cpu", part=PART, what=f"{what}, CPU", unit="ms/request", least_ratio=1)
+            yield rounds.measure("rate", part=PART, what=f"{what}, per core", unit="requests/s", more_is_better=True)
+            for figure in ("p50", "p99"):
+                for connections in (1, 16):
+                    name = f"{what}, {figure}, {connections} connection{'s' * (connections > 1)}"
+                    yield rounds.measure(f"{figure} {connections}", part=PART, what=name, unit="ms")
 
 
-async def _cost(server: Server, tokens: list[int]) -> tuple[float, float]:
-    """CPU and wall-clock milliseconds per request."""
-    path, body = server.request(tokens)
-    cpu, started = server.cpu(), time.perf_counter()
-    for _ in range(_REQUESTS):
-        await server.post(path, body)
-    return (server.cpu() - cpu) * 1000 / _REQUESTS, (time.perf_counter() - started) * 1000 / _REQUESTS
+async def _cache(fed: Fed, prompts: Sequence[Chain]) -> None:
+    for prompt in prompts:
+        for engine in fed.engines[:_HOLDING]:
+            engine.publish(batch(stored(prompt)))
+    for prompt in prompts:
+        await held_by(fed.server, prompt.tokens, _HOLDING)
+        found = await fed.server.matched(prompt.tokens)
+        if found != dict.fromkeys(range(_HOLDING), len(prompt.tokens)):
+            raise RuntimeError(f"{fed.server.name} found {found} of {len(prompt.tokens)} ids")
+
+
+def _questions(server: Server, prompts: Sequence[Chain]) -> Iterator[bytes]:
+    """Asks for the prompts in turn, each time with another id after its last block: no two bodies are the same."""
+    parts = [server.question([*prompt.tokens, _MARK]).rpartition(b"%d" % _MARK) for prompt in prompts]
+    for number, (before, _, after) in zip(count(), cycle(parts)):
+        yield before + b"%d" % (10_000 + number % 50_000) + after
+
+
+async def _round(server: Server, questions: Iterator[bytes], seconds: float) -> dict[str, float]:
+    before = server.usage.cpu()
+    alone = await drive(await server.connections(1), [questions], seconds)
+    cpu = (server.usage.cpu() - before) / len(alone.latencies)
+    crowd = await drive(await server.connections(16), [questions] * 16, seconds)
+    return {
+        "cpu": cpu * 1000,
+        "rate": 1 / cpu,
+        "p50 1": alone.percentile(50),
+        "p99 1": alone.percentile(99),
+        "p50 16": crowd.percentile(50),
+        "p99 16": crowd.percentile(99),
+    }

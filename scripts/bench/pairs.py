@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, contextmanager
+from typing import NamedTuple
 
 from scripts.bench.engines import Engine
-from scripts.bench.servers import Dynamo, Kvcache, Server, dynamo_python
+from scripts.bench.servers import Server, dynamo, dynamo_python, kvcache
+
+
+class Fed(NamedTuple):
+    """A server and the engines that it listens to."""
+
+    server: Server
+    engines: Sequence[Engine]
 
 
 @asynccontextmanager
-async def servers(count: int) -> AsyncIterator[list[tuple[Server, list[Engine]]]]:
-    """Starts ours, and Dynamo's where it is installed, each with `count` engines of its own, and ends them all.
+async def servers(count: int, **settings: str) -> AsyncIterator[list[Fed]]:
+    """Ours, and Dynamo's where it is installed, each with `count` engines of its own, until they are not needed.
 
     The one that is not measured is idle, so it takes nothing from the other.
     """
-    started: list[tuple[Server, list[Engine]]] = []
-    engines: list[Engine] = []
-    try:
-        for start in (Kvcache.start, Dynamo.start)[: 2 if dynamo_python() else 1]:
-            own = [Engine() for _ in range(count)]
-            engines += own
-            started.append((await start(own), own))
-            for engine in own:
+    async with AsyncExitStack() as stack:
+        fed = []
+        own = stack.enter_context(engines(count))
+        fed.append(Fed(await stack.enter_async_context(kvcache(own, **settings)), own))
+        if dynamo_python():
+            own = stack.enter_context(engines(count))
+            fed.append(Fed(await stack.enter_async_context(dynamo(own)), own))
+        for pair in fed:
+            for engine in pair.engines:
                 engine.wait_for_subscriber()
-        yield started
-    finally:
-        for server, _ in started:
-            await server.close()
-        for engine in engines:
-            engine.close()
+        yield fed
 
 
-async def held_by(server: Server, tokens: Sequence[int], engines: int) -> None:
+@contextmanager
+def engines(count: int) -> Iterator[Sequence[Engine]]:
+    """Gives so many engines, until they are not needed."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(Engine())) for _ in range(count)]
+
+
+async def held_by(server: Server, tokens: Sequence[int], count: int) -> None:
     """Waits until the server says that so many engines hold some of the tokens."""
     async with asyncio.timeout(120):
-        while len(await server.matched(tokens)) < engines:  # noqa: ASYNC110 - it is another process
+        while len(await server.matched(tokens)) < count:  # noqa: ASYNC110 - it is another process
             await asyncio.sleep(0.02)

@@ -1,83 +1,107 @@
-"""What was measured, as a table for people and as JSON for machines."""
+"""What was measured: each figure in rounds taken in turn, and all of them as JSON."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """One figure, in rounds taken in turn: `ours` and `theirs` hold one value per round, in `unit`; less is better.
-
-    `target` is the ratio theirs / ours that is wanted; `peer` says what theirs is.
-    """
+class Measure(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure. `ours` and `theirs` hold one value per round, in `unit`; `peer` says what theirs is."""
 
     part: str
     what: str
     unit: str
     ours: Sequence[float]
-    theirs: Sequence[float] = field(default=())
     peer: str = ""
-    target: float | None = None
+    theirs: Sequence[float] = ()
+    more_is_better: bool = False
+    least_ratio: float | None = None
+    """The target, as a ratio."""
+    most: float | None = None
+    """The target, in `unit`."""
 
     @property
     def ratio(self) -> float | None:
-        """How many times more the peer takes: the median over rounds of theirs / ours."""
+        """How many times better ours is than the peer's, which is above 1 when it is: the median over the rounds."""
         if not self.theirs:
             return None
-        return statistics.median(b / a for a, b in zip(self.ours, self.theirs, strict=True))
+        pairs = zip(self.ours, self.theirs, strict=True)
+        return statistics.median(a / b if self.more_is_better else b / a for a, b in pairs)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None when there is none, or no peer to compare to."""
+        if self.most is not None:
+            return statistics.median(self.ours) <= self.most
+        return None if self.least_ratio is None or self.ratio is None else self.ratio >= self.least_ratio
 
 
-def show(measures: Sequence[Measure]) -> None:
-    """Prints one table: medians, with the lowest and the highest round in brackets."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in ("part", "what", "unit"):
-        table.add_column(head)
-    for head in ("kvcache", "peer", "peer / kvcache", "wanted"):
-        table.add_column(head, justify="right")
-    for measure in measures:
-        ratio = "" if measure.ratio is None else f"{measure.ratio:.2f}"
-        wanted = "" if measure.target is None else f">= {measure.target:g}"
-        peer = f"{_spread(measure.theirs)} {measure.peer}" if measure.theirs else ""
-        table.add_row(measure.part, measure.what, measure.unit, _spread(measure.ours), peer, ratio, wanted)
-    Console().print(table)
+class LeftOut(NamedTuple):
+    """Something that could not be measured here, and why."""
+
+    what: str
 
 
-def write(measures: Sequence[Measure], file: Path) -> None:
+class Report(msgspec.Struct, frozen=True):
+    """All figures of a run, on what they were taken, and what was left out of it."""
+
+    machine: str
+    left_out: Sequence[str]
+    measures: Sequence[Measure]
+
+
+class Rounds:
+    """Collects, round by round, a value of each server for each of several figures."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, dict[str, list[float]]] = {}
+
+    def add(self, server: str, values: Mapping[str, float]) -> None:
+        """Adds what one round of a server gave, by figure."""
+        for figure, value in values.items():
+            self._values.setdefault(figure, {}).setdefault(server, []).append(value)
+
+    def measure(
+        self,
+        figure: str,
+        *,
+        part: str,
+        what: str,
+        unit: str,
+        more_is_better: bool = False,
+        least_ratio: float | None = None,
+        most: float | None = None,
+    ) -> Measure:
+        """The measure of one figure; the server that was first in the first round is ours, the other the peer."""
+        (_, ours), *others = self._values[figure].items()
+        peer, theirs = others[0] if others else ("", [])
+        return Measure(
+            part=part,
+            what=what,
+            unit=unit,
+            ours=ours,
+            peer=peer,
+            theirs=theirs,
+            more_is_better=more_is_better,
+            least_ratio=least_ratio,
+            most=most,
+        )
+
+
+def write(report: Report, file: Path) -> None:
     """Writes all rounds of all measures."""
     rows = [
-        {
-            "part": measure.part,
-            "what": measure.what,
-            "unit": measure.unit,
-            "ours": list(measure.ours),
-            "peer": measure.peer,
-            "theirs": list(measure.theirs),
-            "ratio": measure.ratio,
-            "target": measure.target,
-        }
-        for measure in measures
+        {**msgspec.structs.asdict(measure), "ratio": measure.ratio, "met": measure.met} for measure in report.measures
     ]
-    file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    text = msgspec.json.encode({"machine": report.machine, "left_out": report.left_out, "measures": rows})
+    file.write_bytes(msgspec.json.format(text, indent=2) + b"\n")
 
 
-def _spread(rounds: Sequence[float]) -> str:
-    middle = statistics.median(rounds)
-    return f"{middle:.3g}" if len(rounds) < 2 else f"{middle:.3g} ({min(rounds):.3g}-{max(rounds):.3g})"
-
-
-def compared(
-    part: str, what: str, unit: str, rounds: Mapping[str, Sequence[float]], target: float | None = None
-) -> Measure:
-    """Gives the measure of one figure from the rounds of each server, ours first."""
-    (ours, *theirs) = rounds.items()
-    peer, values = theirs[0] if theirs else ("", ())
-    return Measure(part, what, unit, ours[1], values, peer, target)
+def read(file: Path) -> Report:
+    """Reads what `write` wrote; raises OSError or msgspec.DecodeError."""
+    return msgspec.json.decode(file.read_bytes(), type=Report)

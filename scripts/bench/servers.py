@@ -8,14 +8,16 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import aiohttp
-import psutil
+import msgspec
 
+from scripts.bench.client import Connection, Refused, connect
 from scripts.bench.engines import BLOCK_SIZE, MODEL, Engine
+from scripts.bench.usage import Usage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,73 +26,71 @@ class Server(Protocol):
     """An index behind HTTP that was told which engines to listen to; engine number n is its pod or instance n."""
 
     name: str
+    usage: Usage
 
     async def matched(self, tokens: Sequence[int]) -> dict[int, int]:
         """How many leading tokens each engine holds."""
         ...
 
-    def request(self, tokens: Sequence[int]) -> tuple[str, bytes]:
-        """The path and body that ask for that."""
+    def question(self, tokens: Sequence[int]) -> bytes:
+        """The request that asks for that."""
         ...
 
     async def post(self, path: str, body: bytes) -> Any:
-        """One request over a connection that is kept."""
+        """One request over a connection that is kept; gives the JSON of the answer."""
         ...
 
-    def cpu(self) -> float:
-        """CPU seconds that the process has used, all its threads."""
+    async def connections(self, count: int) -> Sequence[Connection]:
+        """So many connections that are kept."""
         ...
-
-    def memory(self) -> int:
-        """Bytes that only this process uses."""
-        ...
-
-    async def close(self) -> None: ...
 
 
 class Process:
-    """A server process and one HTTP session to it."""
+    """A server process and connections to it."""
 
     def __init__(self, command: Sequence[str], port: int, environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        self._usage = psutil.Process(self._process.pid)
-        self._url = f"http://127.0.0.1:{port}"
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64))
+        self.usage = Usage(self._process.pid)
+        self._command = " ".join(command)
+        self._port = port
+        self._connections: list[Connection] = []
 
     async def answering(self, path: str) -> None:
         """Waits until the path answers 200; raises RuntimeError when the process ends or a minute has passed."""
-        for _ in range(600):
+        for _ in range(1200):
             if self._process.poll() is not None:
-                raise RuntimeError(f"{self._url} ended with exit code {self._process.returncode}")
+                raise RuntimeError(f"ended with exit code {self._process.returncode}: {self._command}")
             try:
-                async with self._session.get(self._url + path) as answer:
-                    if answer.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.1)
-        raise RuntimeError(f"{self._url}{path} does not answer")
+                (connection,) = await self.connections(1)
+                await connection.get(path)
+            except (ConnectionError, Refused):
+                await asyncio.sleep(0.05)
+            else:
+                return
+        raise RuntimeError(f"does not answer at {path}: {self._command}")
+
+    async def connections(self, count: int) -> Sequence[Connection]:
+        self._connections = [connection for connection in self._connections if not connection.closed]
+        while len(self._connections) < count:
+            self._connections.append(await connect(self._port))
+        return self._connections[:count]
 
     async def post(self, path: str, body: bytes) -> Any:
-        async with self._session.post(
-            self._url + path, data=body, headers={"Content-Type": "application/json"}
-        ) as answer:
-            answer.raise_for_status()
-            return await answer.json(content_type=None)
+        (connection,) = await self.connections(1)
+        return msgspec.json.decode(await connection.send(connection.post(path, body)))
 
-    def cpu(self) -> float:
-        times = self._usage.cpu_times()
-        return times.user + times.system
-
-    def memory(self) -> int:
-        return int(self._usage.memory_full_info().uss)
-
-    async def close(self) -> None:
-        await self._session.close()
+    def end(self) -> None:
+        """Ends the process and waits for its end."""
+        for connection in self._connections:
+            connection.close()
         self._process.terminate()
-        await asyncio.to_thread(self._process.wait, 10)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 class Kvcache(Process):
@@ -98,31 +98,40 @@ class Kvcache(Process):
 
     name = "kvcache"
 
-    @classmethod
-    async def start(cls, engines: Sequence[Engine] = (), **settings: str) -> Kvcache:
-        """Starts it and waits until it is ready; `settings` are environment variables of the service."""
-        port = free_port()
-        entries = [f"{engine.address},pod={number},model={MODEL}" for number, engine in enumerate(engines)]
-        environment = {
-            "CONTAINER_ENV": "true",
-            "HTTP_HOST": "127.0.0.1",
-            "HTTP_PORT": str(port),
-            "MODEL_NAME": "builtin/demo",
-            "ZMQ_ENDPOINT": ",".join(entries) or "tcp://127.0.0.1:*",
-            "BLOCK_SIZE": str(BLOCK_SIZE),
-            "LOG_LEVEL": "warning",
-            **settings,
-        }
-        server = cls([sys.executable, "-m", "service", "serve"], port, environment)
-        await server.answering("/ready")
-        return server
-
-    def request(self, tokens: Sequence[int]) -> tuple[str, bytes]:
-        return "/score", b'{"model":"%s","prompt":%s}' % (MODEL.encode(), _json(tokens))
+    def question(self, tokens: Sequence[int]) -> bytes:
+        return self._connections[0].post(
+            "/score", b'{"model":"%s","prompt":%s}' % (MODEL.encode(), msgspec.json.encode(tokens))
+        )
 
     async def matched(self, tokens: Sequence[int]) -> dict[int, int]:
-        scores = await self.post(*self.request(tokens))
+        scores = msgspec.json.decode(await self._connections[0].send(self.question(tokens)))
         return {int(pod): round(score * BLOCK_SIZE) for pod, score in (scores or {}).items()}
+
+
+@asynccontextmanager
+async def kvcache(
+    engines: Sequence[Engine] = (), model: str = MODEL, name: str = "kvcache", **settings: str
+) -> AsyncIterator[Kvcache]:
+    """Our service, ready, until it is not needed; `settings` are variables of its environment."""
+    port = _free_port()
+    entries = [f"{engine.address},pod={number},model={model}" for number, engine in enumerate(engines)]
+    environment = {
+        "CONTAINER_ENV": "true",
+        "HTTP_HOST": "127.0.0.1",
+        "HTTP_PORT": str(port),
+        "MODEL_NAME": "builtin/demo",
+        "ZMQ_ENDPOINT": ",".join(entries) or "tcp://127.0.0.1:*",
+        "BLOCK_SIZE": str(BLOCK_SIZE),
+        "LOG_LEVEL": "warning",
+        **settings,
+    }
+    server = Kvcache([sys.executable, "-m", "service", "serve"], port, environment)
+    server.name = name
+    try:
+        await server.answering("/ready")
+        yield server
+    finally:
+        server.end()
 
 
 class Dynamo(Process):
@@ -130,24 +139,39 @@ class Dynamo(Process):
 
     name = "dynamo"
 
-    @classmethod
-    async def start(cls, engines: Sequence[Engine], threads: int = 1) -> Dynamo:
-        """Starts it and registers the engines."""
-        port = free_port()
-        arguments = ["--port", str(port), "--block-size", str(BLOCK_SIZE), "--threads", str(threads)]
-        server = cls([dynamo_python() or sys.executable, "-m", "dynamo.indexer", *arguments], port, {"DYN_LOG": "warn"})
-        await server.answering("/health")
-        for number, engine in enumerate(engines):
-            body = b'{"instance_id":%d,"endpoint":"%s","model_name":"%s","block_size":%d}'
-            await server.post("/register", body % (number, engine.address.encode(), MODEL.encode(), BLOCK_SIZE))
-        return server
-
-    def request(self, tokens: Sequence[int]) -> tuple[str, bytes]:
-        return "/query", b'{"model_name":"%s","token_ids":%s}' % (MODEL.encode(), _json(tokens))
+    def question(self, tokens: Sequence[int]) -> bytes:
+        body = b'{"model_name":"%s","token_ids":%s}' % (MODEL.encode(), msgspec.json.encode(tokens))
+        return self._connections[0].post("/query", body)
 
     async def matched(self, tokens: Sequence[int]) -> dict[int, int]:
-        answer = await self.post(*self.request(tokens))
+        answer = msgspec.json.decode(await self._connections[0].send(self.question(tokens)))
         return {int(instance): max(ranks.values()) for instance, ranks in answer["scores"].items()}
+
+    async def register(self, number: int, engine: Engine) -> None:
+        """Tells it of an engine, which it knows by a number from then on."""
+        body = {
+            "instance_id": number,
+            "endpoint": engine.address,
+            "model_name": MODEL,
+            "block_size": BLOCK_SIZE,
+        }
+        (connection,) = await self.connections(1)
+        await connection.send(connection.post("/register", msgspec.json.encode(body)))
+
+
+@asynccontextmanager
+async def dynamo(engines: Sequence[Engine], threads: int = 1) -> AsyncIterator[Dynamo]:
+    """Dynamo's indexer, with these engines, until it is not needed."""
+    port = _free_port()
+    arguments = ["--port", str(port), "--block-size", str(BLOCK_SIZE), "--threads", str(threads)]
+    server = Dynamo([dynamo_python() or sys.executable, "-m", "dynamo.indexer", *arguments], port, {"DYN_LOG": "warn"})
+    try:
+        await server.answering("/health")
+        for number, engine in enumerate(engines):
+            await server.register(number, engine)
+        yield server
+    finally:
+        server.end()
 
 
 def dynamo_python() -> str | None:
@@ -160,11 +184,7 @@ def dynamo_python() -> str | None:
         return None
 
 
-def free_port() -> int:
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _json(tokens: Sequence[int]) -> bytes:
-    return b"[%s]" % ",".join(map(str, tokens)).encode()

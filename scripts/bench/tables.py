@@ -1,0 +1,84 @@
+"""What was measured as tables: one for a terminal, and a shorter one in Markdown for the README."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from scripts.bench.results import Measure, Report
+
+_WIDTH = 150
+
+
+def show(report: Report) -> None:
+    """Prints a table of all figures: medians, with the lowest and the highest round in brackets."""
+    console = Console()
+    if not console.is_terminal:
+        # What is not a terminal would be cut to 80 columns.
+        console = Console(width=_WIDTH)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("what")
+    table.add_column("unit")
+    for head in ("kvcache", "peer", "ratio", "wanted"):
+        table.add_column(head, justify="right")
+    table.add_column("")
+    for part, measures in groupby(report.measures, lambda measure: measure.part):
+        table.add_section()
+        table.add_row(f"[bold]{part}[/bold]")
+        for measure in measures:
+            peer = f"{_spread(measure.theirs)} {measure.peer}" if measure.theirs else ""
+            table.add_row(
+                f"  {measure.what}",
+                measure.unit,
+                _spread(measure.ours),
+                peer,
+                _ratio(measure),
+                _wanted(measure),
+                _verdict(measure),
+            )
+    console.print(table)
+    console.print("ratio: how many times less kvcache takes than the peer; for rates, how many times more it does")
+    console.print(report.machine)
+    for left_out in report.left_out:
+        console.print(f"left out: {left_out}")
+
+
+def markdown(report: Report) -> str:
+    """Gives a table of the figures that have a target, in medians."""
+    lines = ["| | kvcache | peer | ratio | target |", "| --- | --- | --- | --- | --- |"]
+    for measure in report.measures:
+        if measure.least_ratio is None and measure.most is None:
+            continue
+        ours = f"{_number(statistics.median(measure.ours))} {measure.unit}"
+        theirs = f"{_number(statistics.median(measure.theirs))}, {measure.peer}" if measure.theirs else ""
+        cells = (f"{measure.part}: {measure.what}", ours, theirs, _ratio(measure), _wanted(measure))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _ratio(measure: Measure) -> str:
+    return "" if measure.ratio is None else _number(measure.ratio)
+
+
+def _wanted(measure: Measure) -> str:
+    if measure.most is not None:
+        return f"≤ {measure.most:g} {measure.unit}"
+    return "" if measure.least_ratio is None else f"≥ {measure.least_ratio:g}"
+
+
+def _verdict(measure: Measure) -> str:
+    return "" if measure.met is None else "✓" if measure.met else "✗"
+
+
+def _spread(rounds: Sequence[float]) -> str:
+    middle = _number(statistics.median(rounds))
+    return middle if len(rounds) < 2 else f"{middle} ({_number(min(rounds))}-{_number(max(rounds))})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
