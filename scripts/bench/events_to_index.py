@@ -11,6 +11,7 @@ from scripts.bench.pairs import Fed, held_by, servers
 from scripts.bench.plan import Plan
 from scripts.bench.results import Measure, Rounds
 from scripts.bench.scores_meanwhile import scores_meanwhile
+from scripts.bench.servers import Server
 
 PART = "3 events → index"
 _BLOCKS = {1: 60_000, 32: 192_000, 512: 256_000}
@@ -43,7 +44,7 @@ async def run(plan: Plan) -> AsyncIterator[Measure]:
         yield measure
 
 
-async def _round(fed: Fed, payloads: Sequence[bytes], size: int, random: Random) -> dict[str, float]:
+async def _round(fed: Fed[Server], payloads: Sequence[bytes], size: int, random: Random) -> dict[str, float]:
     """Publishes the batches, dealt out to the engines, and waits for the answer for the last one of each."""
     last = chain(random, 1)
     cpu, started = fed.server.usage.cpu(), time.perf_counter()

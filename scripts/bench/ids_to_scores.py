@@ -46,7 +46,7 @@ async def run(plan: Plan) -> AsyncIterator[Measure]:
                     yield rounds.measure(f"{figure} {connections}", part=PART, what=name, unit="ms")
 
 
-async def _cache(fed: Fed, prompts: Sequence[Chain]) -> None:
+async def _cache(fed: Fed[Server], prompts: Sequence[Chain]) -> None:
     for prompt in prompts:
         for engine in fed.engines[:_HOLDING]:
             engine.publish(batch(stored(prompt)))

@@ -5,27 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, contextmanager
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from scripts.bench.engines import Engine
 from scripts.bench.servers import Server, dynamo, dynamo_python, kvcache
 
+AnyServer = TypeVar("AnyServer", bound=Server)
 
-class Fed(NamedTuple):
+
+class Fed(NamedTuple, Generic[AnyServer]):
     """A server and the engines that it listens to."""
 
-    server: Server
+    server: AnyServer
     engines: Sequence[Engine]
 
 
 @asynccontextmanager
-async def servers(count: int, **settings: str) -> AsyncIterator[list[Fed]]:
+async def servers(count: int, **settings: str) -> AsyncIterator[list[Fed[Server]]]:
     """Ours, and Dynamo's where it is installed, each with `count` engines of its own, until they are not needed.
 
     The one that is not measured is idle, so it takes nothing from the other.
     """
     async with AsyncExitStack() as stack:
-        fed = []
+        fed: list[Fed[Server]] = []
         own = stack.enter_context(engines(count))
         fed.append(Fed(await stack.enter_async_context(kvcache(own, **settings)), own))
         if dynamo_python():

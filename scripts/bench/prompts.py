@@ -22,21 +22,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 import statistics
 import sys
 import time
 from array import array
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from service.index.base import Prompt, Rank, Stored, TierWeights, TokenIds  # noqa: E402 - the checkout is on the path
+from scripts.bench.conversations import Message, conversation, upto  # noqa: E402 - the checkout is on the path now
+from service.index.base import Prompt, Rank, Stored, TierWeights, TokenIds  # noqa: E402
 from service.index.keys import block_keys  # noqa: E402
 from service.index.memory import MemoryIndex  # noqa: E402
 from service.index.scoring import pod_scores  # noqa: E402
@@ -45,14 +45,9 @@ from service.prompts.model import Model, Rendered  # noqa: E402
 from service.prompts.models import Models  # noqa: E402
 from service.settings import Settings  # noqa: E402
 
-WORDS = (ROOT / "scripts" / "demo_corpus.txt").read_text(encoding="utf-8").split("\n\nEin Sprachmodell")[0].split(" ")
-SYSTEM_SHARE = 0.15
-USER_SHARE = 0.3
 ENGINE_BLOCK = 16
 BLOCK_SIZE = 256
 WEIGHTS = TierWeights()
-
-Message = dict[str, Any]
 
 
 class Turn(NamedTuple):
@@ -102,31 +97,6 @@ class Bench:
         """Lets the engine hold what it was asked."""
         whole = tokens[: len(tokens) // ENGINE_BLOCK * ENGINE_BLOCK]
         self._index.store(self._rank, Stored(block_keys(0, whole, ENGINE_BLOCK), None, whole, ENGINE_BLOCK))
-
-
-def conversation(seed: int, turns: int, words: int) -> list[Message]:
-    """Gives a system message and `turns` questions, each but the last with its answer; about `words` words."""
-    random_ = random.Random(seed)
-    share = words * (1 - SYSTEM_SHARE) / turns
-    messages = [{"role": "system", "content": _prose(random_, words * SYSTEM_SHARE)}]
-    for _ in range(turns):
-        messages.append({"role": "user", "content": _prose(random_, share * USER_SHARE)})
-        messages.append({"role": "assistant", "content": _prose(random_, share * (1 - USER_SHARE))})
-    return messages[:-1]
-
-
-def _prose(random_: random.Random, words: float) -> str:
-    count = max(1, round(words * random_.uniform(0.7, 1.3)))
-    chosen: list[str] = []
-    while len(chosen) < count:
-        start = random_.randrange(len(WORDS))
-        chosen += WORDS[start : start + random_.randrange(3, 12)]
-    return " ".join(chosen[:count])
-
-
-def upto(messages: list[Message], turn: int) -> list[Message]:
-    """The conversation as it is asked at a turn, counted from 0: it ends in that turn's question."""
-    return [dict(message) for message in messages[: 2 * turn + 2]]
 
 
 async def words_for(bench: Bench, seed: int, turns: int, tokens: int) -> int:

@@ -13,6 +13,7 @@ from scripts.bench.engines import Chain, Engine, batch, chain, stored
 from scripts.bench.pairs import Fed, held_by, servers
 from scripts.bench.plan import Plan
 from scripts.bench.results import Measure, Rounds
+from scripts.bench.servers import Server
 
 _PUBLISHERS = 4
 _BLOCKS_A_SECOND = 100_000
@@ -45,7 +46,9 @@ async def scores_meanwhile(part: str, plan: Plan) -> AsyncIterator[Measure]:
     yield rounds.measure("late", part=part, what=f"{what}, until the last is found", unit="ms")
 
 
-async def _round(fed: Fed, payloads: Sequence[bytes], prompts: Sequence[Chain], random: Random) -> dict[str, float]:
+async def _round(
+    fed: Fed[Server], payloads: Sequence[bytes], prompts: Sequence[Chain], random: Random
+) -> dict[str, float]:
     last = chain(random, 1)
     requests = cycle([fed.server.question(prompt.tokens) for prompt in prompts])
     pace = asyncio.create_task(_publish(fed.engines, payloads))

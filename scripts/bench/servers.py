@@ -97,11 +97,11 @@ class Kvcache(Process):
     """Our service; engine number n is its pod "n"."""
 
     name = "kvcache"
+    model = MODEL
 
     def question(self, tokens: Sequence[int]) -> bytes:
-        return self._connections[0].post(
-            "/score", b'{"model":"%s","prompt":%s}' % (MODEL.encode(), msgspec.json.encode(tokens))
-        )
+        body = b'{"model":"%s","prompt":%s}' % (self.model.encode(), msgspec.json.encode(tokens))
+        return self._connections[0].post("/score", body)
 
     async def matched(self, tokens: Sequence[int]) -> dict[int, int]:
         scores = msgspec.json.decode(await self._connections[0].send(self.question(tokens)))
@@ -126,7 +126,7 @@ async def kvcache(
         **settings,
     }
     server = Kvcache([sys.executable, "-m", "service", "serve"], port, environment)
-    server.name = name
+    server.name, server.model = name, model
     try:
         await server.answering("/ready")
         yield server

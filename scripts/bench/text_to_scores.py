@@ -1,0 +1,161 @@
+"""Part 1, text → scores: chats over HTTP, turn by turn, with the token cache and without it.
+
+Without it every request is rendered and tokenized anew, as other routers do. All of each chat is cached on 4 of 8 pods.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from itertools import chain as joined
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import msgspec
+
+from scripts.bench.client import Connection, drive
+from scripts.bench.conversations import Message, conversation, upto
+from scripts.bench.engines import BLOCK_SIZE, Chain, batch, hashes, stored
+from scripts.bench.pairs import Fed, engines, held_by
+from scripts.bench.plan import Plan
+from scripts.bench.results import Measure, Rounds
+from scripts.bench.servers import ROOT, Kvcache, kvcache
+
+_PODS, _HOLDING = 8, 4
+_CONNECTIONS = 16
+_TURNS = 8
+_SECONDS = 1.0
+_REAL = "ibm-granite/granite-3.3-2b-instruct"
+_TARGETS = {1_000: None, 8_000: 20.0, 32_000: 40.0}
+"""Tokens of a chat, and how many times less its next turn is to take than tokenizing it anew."""
+
+
+class Chat(NamedTuple):
+    """A chat as it is first seen, its next turns, and the tokens of the last one."""
+
+    first: bytes
+    turns: Sequence[bytes]
+    tokens: list[int]
+
+
+async def run(plan: Plan) -> AsyncIterator[Measure]:
+    """Gives CPU per request and its time, for chats of 1,000, 8,000 and 32,000 tokens, and what a first sight costs."""
+    models = Path(os.environ.get("KVCACHE_BENCH_MODELS", ROOT.parent / "shared" / "models"))
+    model = _REAL if (models / _REAL).is_dir() else "builtin/demo"
+    part = f"1 text → scores ({model.rpartition('/')[2]})"
+    settings = {"MODEL_NAME": model, "MODELS_DIR": str(models)}
+    random = Random(4)
+    async with AsyncExitStack() as stack:
+        fed = []
+        for name, changed in (("kvcache", {}), ("cache off", {"TOKEN_CACHE_BYTES": "0"})):
+            own = stack.enter_context(engines(_PODS))
+            server = await stack.enter_async_context(kvcache(own, model, name, **settings, **changed))
+            for engine in own:
+                engine.wait_for_subscriber()
+            fed.append(Fed(server, own))
+        for tokens, target in _TARGETS.items():
+            rounds = Rounds()
+            writer = await Writer.start(fed[-1].server, tokens, random)
+            for counts in plan.turns():
+                one_by_one = [await writer.chat() for _ in range(plan.count(_CONNECTIONS))]
+                at_once = [await writer.chat() for _ in range(_CONNECTIONS)]
+                for pair in fed:
+                    await _cache(pair, [*one_by_one, *at_once], random)
+                    figures = await _round(pair.server, one_by_one, at_once, plan.seconds(_SECONDS))
+                    if counts:
+                        rounds.add(pair.server.name, figures)
+                await _agree([pair.server for pair in fed], one_by_one[0])
+            for measure in _measures(rounds, part, f"{tokens:,} tokens", target):
+                yield measure
+
+
+def _measures(rounds: Rounds, part: str, size: str, target: float | None) -> list[Measure]:
+    turn = f"{size}, next turn"
+    return [
+        rounds.measure("cpu", part=part, what=f"{turn}, CPU", unit="ms/request", least_ratio=target),
+        rounds.measure("rate", part=part, what=f"{turn}, per core", unit="requests/s", more_is_better=True),
+        *(
+            rounds.measure(
+                f"{figure} {connections}",
+                part=part,
+                what=f"{turn}, {figure}, {connections} connection{'s' * (connections > 1)}",
+                unit="ms",
+            )
+            for figure in ("p50", "p99")
+            for connections in (1, _CONNECTIONS)
+        ),
+        rounds.measure("first", part=part, what=f"{size}, first sight, CPU", unit="ms/request"),
+    ]
+
+
+class Writer:
+    """Writes chats that nobody has seen, of about so many tokens in the middle of the turns that are asked."""
+
+    def __init__(self, server: Kvcache, connection: Connection, tokens: int, random: Random) -> None:
+        turn = max(100, tokens // 40)
+        self._server = server
+        self._connection = connection
+        self._random = random
+        self._tokens = tokens + turn * _TURNS // 2
+        self._turns = round(self._tokens * 0.85 / turn)
+        self._words = float(self._tokens)
+
+    @classmethod
+    async def start(cls, server: Kvcache, tokens: int, random: Random) -> Writer:
+        """`server` is asked how many tokens a text has: one without a cache, which learns nothing from that."""
+        (connection,) = await server.connections(1)
+        writer = cls(server, connection, tokens, random)
+        for _ in range(2):
+            written = await writer.chat()
+            writer._words *= writer._tokens / len(written.tokens)
+        return writer
+
+    async def chat(self) -> Chat:
+        messages = conversation(self._random.getrandbits(32), self._turns, self._words)
+        asked = [self._request(upto(messages, turn)) for turn in range(self._turns - _TURNS - 1, self._turns)]
+        answer = await self._server.post("/tokenize", msgspec.json.encode({"messages": messages}))
+        return Chat(asked[0], asked[1:], answer["tokens"])
+
+    def _request(self, messages: list[Message]) -> bytes:
+        return self._connection.post("/score_completions", msgspec.json.encode({"messages": messages}))
+
+
+async def _cache(fed: Fed[Kvcache], chats: Sequence[Chat], random: Random) -> None:
+    wholes = [chat.tokens[: len(chat.tokens) // BLOCK_SIZE * BLOCK_SIZE] for chat in chats]
+    for engine in fed.engines[:_HOLDING]:
+        for whole in wholes:
+            engine.publish(batch(stored(Chain(hashes(random, len(whole) // BLOCK_SIZE), whole))))
+    for whole in wholes:
+        await held_by(fed.server, whole[:BLOCK_SIZE], _HOLDING)
+
+
+async def _round(
+    server: Kvcache, one_by_one: Sequence[Chat], at_once: Sequence[Chat], seconds: float
+) -> dict[str, float]:
+    single, crowd = await server.connections(1), await server.connections(_CONNECTIONS)
+    before = server.usage.cpu()
+    first = await drive(single, [[chat.first for chat in one_by_one]], seconds)
+    sight = (server.usage.cpu() - before) / len(first.latencies)
+    before = server.usage.cpu()
+    alone = await drive(single, [joined(*zip(*(chat.turns for chat in one_by_one), strict=True))], seconds)
+    cpu = (server.usage.cpu() - before) / len(alone.latencies)
+    await drive(crowd, [[chat.first] for chat in at_once], seconds)
+    together = await drive(crowd, [chat.turns for chat in at_once], seconds)
+    return {
+        "first": sight * 1000,
+        "cpu": cpu * 1000,
+        "rate": 1 / cpu,
+        "p50 1": alone.percentile(50),
+        "p99 1": alone.percentile(99),
+        "p50 16": together.percentile(50),
+        "p99 16": together.percentile(99),
+    }
+
+
+async def _agree(servers: Sequence[Kvcache], chat: Chat) -> None:
+    """Raises RuntimeError when the servers answer differently, or know of no pod."""
+    answers = [await (await server.connections(1))[0].send(chat.turns[-1]) for server in servers]
+    if len(set(answers)) > 1 or not msgspec.json.decode(answers[0])["pod_scores"]:
+        raise RuntimeError(f"with and without the token cache: {b' '.join(answers)[:2000].decode()}")
