@@ -20,7 +20,7 @@ from typing import TypeAlias
 import psutil
 import uvloop
 
-from scripts.bench import events_to_index, ids_to_scores, text_to_scores
+from scripts.bench import events_to_index, growth, host, ids_to_scores, memory, text_to_scores
 from scripts.bench.plan import QUICK, Plan
 from scripts.bench.results import LeftOut, Measure, Report, read, write
 from scripts.bench.servers import dynamo_python
@@ -32,6 +32,9 @@ PARTS: dict[str, Part] = {
     "text": text_to_scores.run,
     "ids": ids_to_scores.run,
     "events": events_to_index.run,
+    "memory": memory.run,
+    "growth": growth.run,
+    "host": host.run,
 }
 
 

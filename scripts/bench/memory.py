@@ -1,154 +1,127 @@
-#!/usr/bin/env python3
-"""What a held block costs in memory, and for how long clearing a million of them holds up everything else.
-
-Engines share some of their prefixes: of each pod's blocks, that share is of chains that all pods hold. The events go
-through the same decoding and ordering as off a socket. Prints bytes of resident memory per held block, in rounds each
-of which starts a process of its own; then the same after as many blocks again have come and gone; then the longest
-slice of a clear.
-
-Usage: scripts/bench/memory.py [--blocks N] [--pods N] [--shared SHARE] [--hash int|sha256] [--rounds N] [--json]
-"""
+"""Part 4, memory: what a held block takes of the whole process, and whether that stays so while blocks come and go."""
 
 from __future__ import annotations
 
-import argparse
-import gc
-import json
-import os
-import random
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import AsyncIterator, Sequence
+from random import Random
 
-import msgspec
+from scripts.bench.engines import BLOCK_SIZE, Chain, batch, chain, hashes, removed, stored, tokens
+from scripts.bench.pairs import Fed, held_by, servers
+from scripts.bench.plan import Plan
+from scripts.bench.results import Measure, Rounds
+from scripts.bench.servers import Server
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from service.events.intake import Intake  # noqa: E402 - the checkout is on the path now
-from service.events.pool import SWEEP_BLOCKS  # noqa: E402
-from service.events.statistics import EventStatistics  # noqa: E402
-from service.events.stream import arrival  # noqa: E402
-from service.index.base import Rank  # noqa: E402
-from service.index.memory import MemoryIndex  # noqa: E402
-
-_BLOCK_SIZE = 16
+PART = "4 memory"
+_PODS = 8
 _CHAIN = 32
+_SIZES = (1_000_000, 5_000_000)
+_CHAINS_A_SLICE = 400
+_MOST_ROUNDS = 1
+"""Memory is the same each time, and five million blocks take their time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One round. Bytes are per held block, the slice is in milliseconds."""
+async def run(plan: Plan) -> AsyncIterator[Measure]:
+    """Gives bytes per held block, of a million and of five million of them, and after all of those were replaced.
 
-    filled: float
-    turned_over: float
-    longest_slice: float
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=1_000_000, help="blocks held, over all pods")
-    parser.add_argument("--pods", type=int, default=8)
-    parser.add_argument("--shared", type=float, default=0.5, help="share of each pod's blocks that all pods hold")
-    parser.add_argument("--hash", choices=("int", "sha256"), default="int", help="what engines call their blocks by")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--one-round", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one_round:
-        print(json.dumps(asdict(measure(arguments))))
-        return
-    command = [sys.executable, __file__, *sys.argv[1:], "--one-round"]
-    rounds = [
-        Measured(**json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
-        for _ in range(arguments.rounds)
-    ]
-    medians = {name: statistics.median(getattr(one, name) for one in rounds) for name in asdict(rounds[0])}
-    if arguments.json:
-        print(json.dumps({"blocks": arguments.blocks, "pods": arguments.pods, "shared": arguments.shared, **medians}))
-        return
-    print(
-        f"{arguments.blocks:,} blocks on {arguments.pods} pods, {arguments.shared:.0%} shared, {arguments.hash} hashes"
+    A block counts once for each pod that holds it. Half of each pod's chains are held by all of them.
+    """
+    rounds = Rounds()
+    sizes = [plan.count(size) for size in _SIZES]
+    for number in range(min(plan.rounds, _MOST_ROUNDS)):
+        async with servers(_PODS) as fed:
+            for name, figures in (await _round(fed, sizes, Random(f"round {number}"))).items():
+                rounds.add(name, figures)
+    for size in sizes:
+        what = f"{size:,} blocks on {_PODS} pods"
+        yield rounds.measure(f"{size}", part=PART, what=what, unit="bytes/block", least_ratio=0.5)
+    yield rounds.measure("later", part=PART, what=f"{what}, all replaced once", unit="bytes/block", least_ratio=0.5)
+    later, before = (
+        rounds.measure("later", part=PART, what="", unit=""),
+        rounds.measure(f"{size}", part=PART, what="", unit=""),
     )
-    print(f"bytes per held block: {medians['filled']:.0f}; after turnover: {medians['turned_over']:.0f}")
-    print(f"longest slice of clearing them: {medians['longest_slice']:.1f} ms")
+    yield Measure(
+        part=PART,
+        what=f"{what}, replaced against before",
+        unit="bytes/block",
+        ours=later.ours,
+        peer="before",
+        theirs=before.ours,
+        least_ratio=0.9,
+    )
+    yield rounds.measure("all", part=PART, what=f"{what}, whole process", unit="MB")
 
 
-def measure(arguments: argparse.Namespace) -> Measured:
-    index = MemoryIndex(max_blocks=sys.maxsize)
-    intake = Intake(index, EventStatistics(), lambda stream: None)
-    engines = [Engine(pod, arguments) for pod in range(arguments.pods)]
-    streams = [
-        intake.stream(f"engine {engine.pod}", Rank(f"10.0.0.{engine.pod}:8000", "m"), None) for engine in engines
-    ]
+async def _round(fed: Sequence[Fed[Server]], sizes: Sequence[int], random: Random) -> dict[str, dict[str, float]]:
+    pods = Pods(fed, random)
+    figures: dict[str, dict[str, float]] = {server.name: {} for server, _ in fed}
+    empty = {server.name: server.usage.memory() for server, _ in fed}
 
-    def feed(first: int, last: int) -> None:
-        for number in range(first, last):
-            for engine, stream in zip(engines, streams, strict=True):
-                intake.receive(stream, arrival(stream.next, engine.batch(number)))
+    def weigh(figure: str) -> None:
+        for server, _ in fed:
+            used = server.usage.memory()
+            figures[server.name][figure] = (used - empty[server.name]) / pods.blocks
+            figures[server.name]["all"] = used / 1e6
 
-    empty = resident_bytes()
-    chains = engines[0].chains
-    feed(0, chains)
-    filled = (resident_bytes() - empty) / index.blocks
-    feed(chains, 2 * chains)
-    turned_over = (resident_bytes() - empty) / index.blocks
-    for stream in streams:
-        index.clear(stream.rank)
-    return Measured(filled, turned_over, max(sweep_milliseconds(index)))
+    for size in sizes:
+        await pods.fill(size)
+        weigh(f"{size}")
+    await pods.replace()
+    weigh("later")
+    return figures
 
 
-class Engine:
-    """A pod that holds so many chains of blocks and, once full, removes its oldest chain for each new one."""
+class Pods:
+    """Eight pods that say the same to each of the servers. Once full, they drop their oldest chain for each new one."""
 
-    def __init__(self, pod: int, arguments: argparse.Namespace) -> None:
-        self.pod = pod
-        self.chains = round(arguments.blocks / arguments.pods / _CHAIN)
-        self._shared = round(self.chains * arguments.shared)
-        self._bytes = arguments.hash == "sha256"
+    def __init__(self, fed: Sequence[Fed[Server]], random: Random) -> None:
+        self._fed = fed
+        self._random = random
+        self._first = 0
+        self._last = 0
 
-    def batch(self, number: int) -> bytes:
-        """The payload that announces the chain of that number."""
-        gone = self._hashes(number - self.chains) if number >= self.chains else []
-        events = [{"type": "BlockRemoved", "block_hashes": [name], "medium": "GPU", "group_idx": 0} for name in gone]
-        return msgspec.msgpack.encode([time.time(), [*events, self._stored(number)], 0])
+    @property
+    def blocks(self) -> int:
+        """How many blocks are held, over all pods."""
+        return (self._last - self._first) * _CHAIN * _PODS
 
-    def _hashes(self, number: int) -> list[int | bytes]:
-        names = random.Random(f"{self.pod} {number}")
-        return [names.randbytes(32) if self._bytes else names.getrandbits(64) for _ in range(_CHAIN)]
+    async def fill(self, blocks: int) -> None:
+        """Adds chains until so many blocks are held."""
+        wanted = blocks // _PODS // _CHAIN
+        while self._last - self._first < wanted:
+            await self._add(min(_CHAINS_A_SLICE, wanted - self._last + self._first), drop=False)
 
-    def _stored(self, number: int) -> dict[str, object]:
-        whose = "everyone" if number % self.chains < self._shared else self.pod
-        tokens = random.Random(f"{whose} {number}")
-        return {
-            "type": "BlockStored",
-            "block_hashes": self._hashes(number),
-            "parent_block_hash": None,
-            "token_ids": [tokens.randrange(128_000) for _ in range(_CHAIN * _BLOCK_SIZE)],
-            "block_size": _BLOCK_SIZE,
-            "medium": "GPU",
-            "extra_keys": [None] * _CHAIN,
-            "group_idx": 0,
-            "kv_cache_spec_kind": "full_attention",
-        }
+    async def replace(self) -> None:
+        """Replaces every chain with another."""
+        left = self._last - self._first
+        while left:
+            count = min(_CHAINS_A_SLICE, left)
+            await self._add(count, drop=True)
+            left -= count
 
+    async def _add(self, count: int, *, drop: bool) -> None:
+        """Adds chains to each pod, and waits until the servers know: what waits in a queue takes memory of its own."""
+        for _ in range(count):
+            shared = tokens(self._seeded(self._last), _CHAIN * BLOCK_SIZE) if self._last % 2 else None
+            for pod in range(_PODS):
+                own = self._seeded(self._last, pod)
+                added = stored(Chain(hashes(own, _CHAIN), shared or tokens(own, _CHAIN * BLOCK_SIZE)))
+                gone = [removed(hashes(self._seeded(self._first, pod), _CHAIN))] if drop else []
+                self._publish(pod, batch(*gone, added))
+            self._last += 1
+            self._first += drop
+        mark = chain(self._random, 1)
+        for pod in range(_PODS):
+            self._publish(pod, batch(stored(mark)))
+        for server, _ in self._fed:
+            await held_by(server, mark.tokens, _PODS)
+        for pod in range(_PODS):
+            self._publish(pod, batch(removed(mark.hashes)))
 
-def sweep_milliseconds(index: MemoryIndex) -> Iterator[float]:
-    more = True
-    while more:
-        started = time.perf_counter()
-        more = index.sweep(SWEEP_BLOCKS)
-        yield (time.perf_counter() - started) * 1000
+    def _publish(self, pod: int, payload: bytes) -> None:
+        for _, engines in self._fed:
+            engines[pod].publish(payload)
 
-
-def resident_bytes() -> int:
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-if __name__ == "__main__":
-    main()
+    @staticmethod
+    def _seeded(number: int, pod: int = _PODS) -> Random:
+        """What is random about a chain of a pod, or of all of them: the same each time."""
+        return Random(number * (_PODS + 1) + pod)

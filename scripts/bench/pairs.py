@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, contextmanager
 from typing import Generic, NamedTuple, TypeVar
@@ -47,7 +48,9 @@ def engines(count: int) -> Iterator[Sequence[Engine]]:
 
 
 async def held_by(server: Server, tokens: Sequence[int], count: int) -> None:
-    """Waits until the server says that so many engines hold some of the tokens."""
-    async with asyncio.timeout(120):
-        while len(await server.matched(tokens)) < count:  # noqa: ASYNC110 - it is another process
-            await asyncio.sleep(0.02)
+    """Waits until the server says that so many engines hold some of the tokens; raises TimeoutError after a minute."""
+    ends = time.monotonic() + 60
+    while len(held := await server.matched(tokens)) < count:
+        if time.monotonic() > ends:
+            raise TimeoutError(f"{server.name}: {count} engines hold a prompt, but it knows of {held}")
+        await asyncio.sleep(0.02)

@@ -73,20 +73,21 @@ class Rounds:
         part: str,
         what: str,
         unit: str,
+        servers: tuple[str, str] | None = None,
         more_is_better: bool = False,
         least_ratio: float | None = None,
         most: float | None = None,
     ) -> Measure:
-        """The measure of one figure; the server that was first in the first round is ours, the other the peer."""
-        (_, ours), *others = self._values[figure].items()
-        peer, theirs = others[0] if others else ("", [])
+        """The measure of one figure: of these two servers; or of the one that came first, and the other if any."""
+        values = self._values[figure]
+        ours, peer = servers or (*values, "")[:2]
         return Measure(
             part=part,
             what=what,
             unit=unit,
-            ours=ours,
+            ours=values[ours],
             peer=peer,
-            theirs=theirs,
+            theirs=values.get(peer, ()),
             more_is_better=more_is_better,
             least_ratio=least_ratio,
             most=most,

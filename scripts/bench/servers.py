@@ -113,7 +113,7 @@ async def kvcache(
     engines: Sequence[Engine] = (), model: str = MODEL, name: str = "kvcache", **settings: str
 ) -> AsyncIterator[Kvcache]:
     """Our service, ready, until it is not needed; `settings` are variables of its environment."""
-    port = _free_port()
+    port = free_port()
     entries = [f"{engine.address},pod={number},model={model}" for number, engine in enumerate(engines)]
     environment = {
         "CONTAINER_ENV": "true",
@@ -162,7 +162,7 @@ class Dynamo(Process):
 @asynccontextmanager
 async def dynamo(engines: Sequence[Engine], threads: int = 1) -> AsyncIterator[Dynamo]:
     """Dynamo's indexer, with these engines, until it is not needed."""
-    port = _free_port()
+    port = free_port()
     arguments = ["--port", str(port), "--block-size", str(BLOCK_SIZE), "--threads", str(threads)]
     server = Dynamo([dynamo_python() or sys.executable, "-m", "dynamo.indexer", *arguments], port, {"DYN_LOG": "warn"})
     try:
@@ -184,7 +184,7 @@ def dynamo_python() -> str | None:
         return None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

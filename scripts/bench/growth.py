@@ -1,0 +1,158 @@
+"""Part 5, growth: what the index costs as pods and blocks become many; in this process, by the index's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from array import array
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import cycle
+from random import Random
+from typing import NamedTuple
+
+from scripts.bench.engines import BLOCK_SIZE, MODEL, hashes, tokens
+from scripts.bench.plan import Plan
+from scripts.bench.results import Measure, Rounds
+from service.events.pool import SWEEP_BLOCKS
+from service.index.base import Prompt, Rank, Stored, TierWeights, TokenIds
+from service.index.memory import MemoryIndex
+from service.index.scoring import pod_scores
+
+PART = "5 growth"
+_PODS = (10, 100, 1_000, 10_000)
+_PROMPTS, _PROMPT_BLOCKS, _HOLDING = 32, 512, 4
+_SYSTEM_BLOCKS = 32
+_LOOKUP_SECONDS = 0.3
+"""For how long a round looks prompts up."""
+_CLEARED = 1_000_000
+_BOUND = 256_000
+_EVENT_BLOCKS = 32
+_MOST_ROUNDS = 3
+"""Of clears and evictions, which need an index of their own each time."""
+
+
+async def run(plan: Plan) -> AsyncIterator[Measure]:
+    """Gives CPU of a lookup by number of pods, of clearing a rank, and of storing at the bound and below it."""
+    for measure in [*await _lookups(plan), *await _clears(plan), *await _evictions(plan)]:
+        yield measure
+
+
+class Held(NamedTuple):
+    """Prompts of which four pods hold all, and prompts of which all pods hold the start."""
+
+    by: MemoryIndex
+    few: Sequence[Prompt]
+    all: Sequence[Prompt]
+
+
+async def _lookups(plan: Plan) -> list[Measure]:
+    indexes = {pods: _held(pods, Random(5)) for pods in _PODS if pods <= max(1_000, plan.count(max(_PODS)))}
+    rounds = {"few": Rounds(), "all": Rounds()}
+    for counts in plan.turns():
+        for pods, held in indexes.items():
+            for which, prompts in (("few", held.few), ("all", held.all)):
+                used = _looked_up(held.by, prompts, plan.seconds(_LOOKUP_SECONDS))
+                if counts:
+                    rounds[which].add(f"{pods:,} pods", {"cpu": used})
+            await asyncio.sleep(0)  # the place where Ctrl+C ends it
+    first, *others = (f"{pods:,} pods" for pods in indexes)
+    count = _PROMPT_BLOCKS * BLOCK_SIZE
+    wholly = f"a lookup of {count:,} ids, {_HOLDING} pods hold them"
+    partly = f"a lookup of {count:,} ids, all pods hold {_SYSTEM_BLOCKS * BLOCK_SIZE:,}"
+    return [
+        rounds[which].measure(
+            "cpu",
+            part=PART,
+            what=f"{what}, {pods}",
+            unit="ms",
+            servers=(pods, first),
+            least_ratio=0.5 if which == "few" and pods == "1,000 pods" else None,
+        )
+        for which, what in (("few", wholly), ("all", partly))
+        for pods in others
+    ]
+
+
+def _held(pods: int, random: Random) -> Held:
+    """Every pod has the system prompt and a few blocks of its own; each prompt is held by four of them."""
+    index = MemoryIndex(max_blocks=sys.maxsize)
+    ranks = [Rank(f"10.0.{number // 250}.{number % 250}:8000", MODEL) for number in range(pods)]
+    system = _ids(random, _SYSTEM_BLOCKS)
+    for rank in ranks:
+        index.store(rank, _stored(random, system))
+        index.store(rank, _stored(random, _ids(random, 2)))
+    few = [_ids(random, _PROMPT_BLOCKS) for _ in range(_PROMPTS)]
+    every = [system + _ids(random, _PROMPT_BLOCKS - _SYSTEM_BLOCKS) for _ in range(_PROMPTS)]
+    for ids in (*few, *every):
+        for rank in random.sample(ranks, _HOLDING):
+            index.store(rank, _stored(random, ids))
+    return Held(index, [Prompt(MODEL, ids) for ids in few], [Prompt(MODEL, ids) for ids in every])
+
+
+def _looked_up(index: MemoryIndex, prompts: Sequence[Prompt], seconds: float) -> float:
+    """CPU milliseconds of a lookup with its scores."""
+    weights = TierWeights()
+    started = time.process_time()
+    for count, prompt in enumerate(cycle(prompts), 1):
+        pod_scores(index.match(prompt), weights, BLOCK_SIZE)
+        used = time.process_time() - started
+        if used >= seconds:
+            return used * 1000 / count
+    raise AssertionError("a cycle of prompts has no end")
+
+
+async def _clears(plan: Plan) -> list[Measure]:
+    """A rank's blocks are gone for lookups at once; their memory follows in slices, between which others have turns."""
+    blocks = plan.count(_CLEARED)
+    rounds = Rounds()
+    for number in range(min(plan.rounds, _MOST_ROUNDS)):
+        index, rank = MemoryIndex(max_blocks=sys.maxsize), Rank("10.0.0.1:8000", MODEL)
+        for stored in _events(Random(number), blocks):
+            index.store(rank, stored)
+        cpu = time.process_time()
+        index.clear(rank)
+        slices, more = [time.process_time() - cpu], True
+        while more:
+            started = time.process_time()
+            more = index.sweep(SWEEP_BLOCKS)
+            slices.append(time.process_time() - started)
+        rounds.add("kvcache", {"cpu": (time.process_time() - cpu) * 1000, "slice": max(slices) * 1000})
+        await asyncio.sleep(0)
+    what = f"clearing {blocks:,} blocks"
+    return [
+        rounds.measure("cpu", part=PART, what=f"{what}, CPU", unit="ms"),
+        rounds.measure("slice", part=PART, what=f"{what}, longest slice, CPU", unit="ms"),
+    ]
+
+
+async def _evictions(plan: Plan) -> list[Measure]:
+    """Half of what an index may hold is there; what the other half costs, and then as much again at the bound."""
+    bound = plan.count(_BOUND)
+    rounds = Rounds()
+    for number in range(1 + min(plan.rounds, _MOST_ROUNDS)):
+        index, rank = MemoryIndex(max_blocks=bound), Rank("10.0.0.1:8000", MODEL)
+        random = Random(number)
+        for name in ("to half of it", "below the bound", "at the bound"):
+            events = list(_events(random, bound // 2))
+            started = time.process_time()
+            for stored in events:
+                index.store(rank, stored)
+            if number:
+                rounds.add(name, {"cpu": (time.process_time() - started) * 1e6 / (len(events) * _EVENT_BLOCKS)})
+            await asyncio.sleep(0)
+    what = f"storing a block with room for {bound:,}, at the bound"
+    return [rounds.measure("cpu", part=PART, what=what, unit="µs", servers=("at the bound", "below the bound"))]
+
+
+def _events(random: Random, blocks: int) -> Iterator[Stored]:
+    for _ in range(blocks // _EVENT_BLOCKS):
+        yield _stored(random, _ids(random, _EVENT_BLOCKS))
+
+
+def _stored(random: Random, ids: TokenIds) -> Stored:
+    return Stored(hashes(random, len(ids) // BLOCK_SIZE), None, ids, BLOCK_SIZE)
+
+
+def _ids(random: Random, blocks: int) -> TokenIds:
+    return array("I", tokens(random, blocks * BLOCK_SIZE))

@@ -1,0 +1,113 @@
+"""Part 6, host: what a user waits for at the `kvcache` command, on each engine that answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from orchestrator.engines.base import EngineKind
+from orchestrator.engines.discovery import connect
+from orchestrator.errors import EngineUnavailable
+from scripts.bench.plan import Plan
+from scripts.bench.results import LeftOut, Measure, Rounds
+from scripts.bench.servers import ROOT, free_port
+
+PART = "6 host"
+_NAME = f"kvcache-bench-{os.getpid()}"
+_MOST_ROUNDS = 3
+_TARGETS = {"up": 3.0, "status": None, "down": None}
+
+
+class Failed(Exception):
+    """A command that should have worked; the text is what it said."""
+
+
+async def run(plan: Plan) -> AsyncIterator[Measure | LeftOut]:
+    """Gives seconds of `up` with nothing to build, `status` and `down` on each engine, and of `--help`.
+
+    KVCACHE_ENGINE names the one engine to try, as it does for `kvcache up`.
+    """
+    rounds = Rounds()
+    with TemporaryDirectory(prefix="kvcache-bench-") as folder:
+        host = Host(Path(folder))
+        for counts in plan.turns():
+            taken = await host.seconds("--help")
+            if counts:
+                rounds.add("kvcache", {"help": taken})
+        yield rounds.measure("help", part=PART, what="kvcache --help", unit="s", most=0.3)
+        asked = os.environ.get("KVCACHE_ENGINE", "auto")
+        for kind in EngineKind if asked == "auto" else [EngineKind(asked)]:
+            try:
+                connect(kind)
+                measures = await _on(kind, host, min(plan.rounds, _MOST_ROUNDS))
+            except EngineUnavailable as error:
+                yield LeftOut(f"{kind.value}: {error.what}")
+            except Failed as error:
+                yield LeftOut(f"{kind.value}: {error}")
+            else:
+                for measure in measures:
+                    yield measure
+
+
+async def _on(kind: EngineKind, host: Host, count: int) -> list[Measure]:
+    rounds = Rounds()
+    engine = ("--engine", kind.value)
+    up = ("up", "--detach", *engine, "--name", _NAME, "--port", str(free_port()), "--model", "builtin/demo")
+    endpoint = ("--zmq-endpoint", "tcp://127.0.0.1:1")
+    down = ("down", *engine, "--name", _NAME)
+    try:
+        for number in range(1 + count):  # the first builds the image, where there is one to build
+            figures = {
+                "up": await host.seconds(*up, *endpoint),
+                "status": await host.seconds("status", *engine, "--name", _NAME),
+                "down": await host.seconds(*down),
+            }
+            if number:
+                rounds.add("kvcache", figures)
+    except BaseException:
+        # Even when this is interrupted: nobody else would remove it.
+        await asyncio.shield(host.seconds(*down))
+        raise
+    return [
+        rounds.measure(command, part=PART, what=f"kvcache {command}, {kind.value}", unit="s", most=most)
+        for command, most in _TARGETS.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Host:
+    """Runs commands, with a folder of their own for what they remember."""
+
+    folder: Path
+
+    async def seconds(self, *arguments: str) -> float:
+        """How long a command takes from its start to its end; raises Failed."""
+        started = time.perf_counter()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "orchestrator",
+            *arguments,
+            cwd=ROOT,
+            env={**os.environ, "XDG_STATE_HOME": str(self.folder)},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            output, _ = await process.communicate()
+        except asyncio.CancelledError:
+            process.terminate()
+            await process.wait()
+            raise
+        taken = time.perf_counter() - started
+        if process.returncode:
+            said = " ".join(output.decode(errors="replace").split())
+            raise Failed(f"`kvcache {arguments[0]}` fails: {said[-300:]}")
+        return taken
