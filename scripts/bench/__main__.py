@@ -36,6 +36,7 @@ PARTS: dict[str, Part] = {
     "growth": growth.run,
     "host": host.run,
 }
+_WITH_DYNAMO = {"ids", "events", "memory"}
 
 
 async def measure(parts: Sequence[str], plan: Plan) -> Report:
@@ -44,7 +45,9 @@ async def measure(parts: Sequence[str], plan: Plan) -> Report:
     assert task is not None  # noqa: S101 - a coroutine runs in one
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     measures = []
-    left_out = [] if dynamo_python() else ["dynamo: pip install ai-dynamo-runtime, or set KVCACHE_BENCH_DYNAMO"]
+    left_out = []
+    if _WITH_DYNAMO & set(parts) and not dynamo_python():
+        left_out.append("dynamo: pip install ai-dynamo-runtime, or set KVCACHE_BENCH_DYNAMO")
     for part in parts:
         async for figure in PARTS[part](plan):
             if isinstance(figure, LeftOut):

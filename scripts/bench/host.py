@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +32,7 @@ class Failed(Exception):
 async def run(plan: Plan) -> AsyncIterator[Measure | LeftOut]:
     """Gives seconds of `up` with nothing to build, `status` and `down` on each engine, and of `--help`.
 
-    KVCACHE_ENGINE names the one engine to try, as it does for `kvcache up`.
+    Variables such as KVCACHE_ENGINE and KVCACHE_BASE_IMAGE mean what they mean to `kvcache up`.
     """
     rounds = Rounds()
     with TemporaryDirectory(prefix="kvcache-bench-") as folder:
@@ -65,14 +66,15 @@ async def _on(kind: EngineKind, host: Host, count: int) -> list[Measure]:
         for number in range(1 + count):  # the first builds the image, where there is one to build
             figures = {
                 "up": await host.seconds(*up, *endpoint),
-                "status": await host.seconds("status", *engine, "--name", _NAME),
+                "status": await host.seconds("status", *engine),
                 "down": await host.seconds(*down),
             }
             if number:
                 rounds.add("kvcache", figures)
     except BaseException:
         # Even when this is interrupted: nobody else would remove it.
-        await asyncio.shield(host.seconds(*down))
+        with suppress(Failed):
+            await asyncio.shield(host.seconds(*down))
         raise
     return [
         rounds.measure(command, part=PART, what=f"kvcache {command}, {kind.value}", unit="s", most=most)
