@@ -55,7 +55,9 @@ def markdown(report: Report) -> str:
         if measure.least_ratio is None and measure.most is None:
             continue
         ours = f"{_number(statistics.median(measure.ours))} {measure.unit}"
-        theirs = f"{_number(statistics.median(measure.theirs))}, {measure.peer}" if measure.theirs else ""
+        theirs = (
+            f"{_number(statistics.median(measure.theirs))} {measure.unit}, {measure.peer}" if measure.theirs else ""
+        )
         cells = (f"{measure.part}: {measure.what}", ours, theirs, _ratio(measure), _wanted(measure))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scripts.bench.__main__ import PARTS
+from tests.conftest import ROOT
+
+
+def bench(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "scripts.bench", *arguments],
+        cwd=ROOT,
+        # Containers are for the tests in tests/e2e, and peers for whoever wants to compare.
+        env={**os.environ, "KVCACHE_ENGINE": "process", "KVCACHE_BENCH_DYNAMO": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_of_the_benchmark_runs_alone_and_prints_a_table(part: str, tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    running = bench(part, "--quick", "--rounds", "1", "--json", str(file))
+    output, errors = running.communicate()
+    assert running.returncode == 0, errors
+    measures = json.loads(file.read_text())["measures"]
+    assert measures
+    assert all(len(measure["ours"]) == 1 and measure["ours"][0] > 0 for measure in measures)
+    assert all(measure["what"][:20] in output for measure in measures)
+
+
+def test_results_of_an_earlier_run_become_a_table_for_the_readme(tmp_path: Path) -> None:
+    measure = {"part": "2 ids → scores", "unit": "ms", "ours": [1.0, 3.0, 2.0]}
+    file = tmp_path / "results.json"
+    file.write_text(
+        json.dumps(
+            {
+                "machine": "2 CPUs",
+                "left_out": [],
+                "measures": [
+                    measure | {"what": "1,024 ids", "peer": "dynamo", "theirs": [2.0, 6.0, 8.0], "least_ratio": 1},
+                    measure | {"what": "without a target"},
+                    measure | {"what": "up", "most": 3.0},
+                ],
+            }
+        )
+    )
+    running = bench("--from", str(file), "--markdown")
+    output, errors = running.communicate()
+    assert running.returncode == 0, errors
+    assert output.splitlines()[2:] == [
+        "| 2 ids → scores: 1,024 ids | 2 ms | 6 ms, dynamo | 2 | ≥ 1 |",
+        "| 2 ids → scores: up | 2 ms |  |  | ≤ 3 ms |",
+    ]
+
+
+def test_an_interrupted_benchmark_leaves_nothing_running() -> None:
+    running = bench("events", "--quick")
+    process = psutil.Process(running.pid)
+    assert running.stderr is not None
+    assert "events" in running.stderr.readline()  # the figure after which others follow, with servers of their own
+    servers = process.children(recursive=True)
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert not [server for server in servers if server.is_running()]
+
+
+def test_a_part_that_there_is_not_is_refused() -> None:
+    running = bench("speed")
+    _, errors = running.communicate()
+    assert running.returncode == 2
+    assert "no part speed" in errors
