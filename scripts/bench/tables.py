@@ -12,7 +12,7 @@ from rich.table import Table
 
 from scripts.bench.results import Measure, Report
 
-_WIDTH = 150
+_WIDTH = 170
 
 
 def show(report: Report) -> None:
