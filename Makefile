@@ -52,7 +52,7 @@ $(VENV)/runtime: requirements.lock pyproject.toml | $(BIN)/python
 	@touch $@
 
 # The service as a child process runs on this Python; the image compiles its own.
-$(VENV)/native: service/native/kernel.py service/native/requirements.lock $(VENV)/runtime
+$(VENV)/native: $(wildcard service/native/*.py) service/native/requirements.lock $(VENV)/runtime
 	@if command -v cc >/dev/null; then \
 	  echo "Compiling the service's inner loops (once)" && \
 	  $(PIP_INSTALL) --require-hashes -r service/native/requirements.lock && $(BIN)/python -m service.native.build; \

@@ -18,7 +18,7 @@ from orchestrator.workload import proxies
 
 _PACKAGE = Path(__file__).resolve().parent
 _PACKAGE_INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
-_MADE_HERE = (".so", ".built")
+_MADE_HERE = (".so", ".sha256")
 """Files of what was compiled for this machine's Python; the image compiles its own."""
 _STEP = re.compile(
     r"(?P<stage>\[\d+/\d+\] )?STEP (?P<number>\d+)/(?P<total>\d+)\s?: (?P<instruction>.*)", re.IGNORECASE

@@ -151,7 +151,8 @@ def _events(random: Random, blocks: int) -> Iterator[Stored]:
 
 
 def _stored(random: Random, ids: TokenIds) -> Stored:
-    return Stored(hashes(random, len(ids) // BLOCK_SIZE), None, ids, BLOCK_SIZE)
+    signed = [name - (1 << 63) for name in hashes(random, len(ids) // BLOCK_SIZE)]
+    return Stored(signed, None, ids, BLOCK_SIZE)
 
 
 def _ids(random: Random, blocks: int) -> TokenIds:

@@ -119,7 +119,7 @@ class Writer:
         return Chat(asked[0], asked[1:], answer["tokens"])
 
     def _request(self, messages: list[Message]) -> bytes:
-        return self._connection.post("/score_completions", msgspec.json.encode({"messages": messages}))
+        return self._connection.post("/score", msgspec.json.encode({"messages": messages}))
 
 
 async def _cache(fed: Fed[Kvcache], chats: Sequence[Chat], random: Random) -> None:

@@ -36,7 +36,14 @@ ROUTES: Final = (
     Route("GET", "/ready", operations.ready, _json(answers.Ready), errors=(503,)),
     Route("GET", "/metrics", operations.metrics, {"text/plain": str}),
     Route("GET", "/openapi.json", operations.openapi, _json(dict[str, Any])),
-    Route("POST", "/score", scoring.score, _json(answers.Scores), (requests.ScoreRequest,), _MODEL),
+    Route(
+        "POST",
+        "/score",
+        scoring.score,
+        _json(answers.Scores),
+        (requests.ScoreRequest, requests.ChatRequest),
+        _MODEL,
+    ),
     Route(
         "POST",
         "/score_completions",

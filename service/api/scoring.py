@@ -18,12 +18,16 @@ from service.index.scoring import pod_scores
 _chat = msgspec.json.Decoder(ChatRequest)
 _messages = msgspec.json.Decoder(Messages)
 _either = msgspec.json.Decoder(Either)
+_MESSAGES = b"messages"
 
 
 async def score(request: web.Request) -> web.Response:
-    """The scores of a prompt; several prompts of one request add up."""
-    app = request.app
-    asked = await ask_plain(app, decode_score(await read(request)))
+    """The scores of a prompt or chat; several prompts of one request add up."""
+    app, body = request.app, await read(request)
+    if _MESSAGES in body and decode(_either, body).is_chat():
+        chat = await ask_chat(app, decode(_chat, body))
+        return json_answer(scores(app, app[INDEX].match(chat.prompt)))
+    asked = await ask_plain(app, decode_score(body))
     return json_answer(added([scores(app, app[INDEX].match(one.prompt)) for one in asked]))
 
 

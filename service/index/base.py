@@ -59,7 +59,7 @@ class Prompt(msgspec.Struct, frozen=True):
     """Gives what `service.index.keys.block_keys` gives for a parent, tokens and a block size, but may remember it."""
 
 
-class RankMatch(msgspec.Struct, frozen=True):
+class RankMatch(msgspec.Struct, frozen=True, gc=False):
     """How much of a prompt one rank holds, in tokens; each token is counted in the fastest tier that has it."""
 
     rank: Rank

@@ -45,6 +45,11 @@ class Holder:
         self.sizes = [0] * len(Tier)
         self.ages = Ages()
 
+    @property
+    def is_simple(self) -> bool:
+        """Whether it holds every block once, on the device alone."""
+        return not (self.copies or self.doubles or self.doubts or self.sizes[Tier.CPU] or self.sizes[Tier.STORAGE])
+
 
 class RankState:
     """What is known of one rank."""
@@ -76,7 +81,7 @@ class RankState:
     @property
     def hybrid(self) -> bool:
         """Whether more than one run of blocks from the first decides what the engine reuses."""
-        return len(self.holders) > 1 or any(holder.tail is not None for holder in self.holders)
+        return len(self.holders) != 1 or self.holders[0].tail is not None
 
     def holder_of(self, stored: Stored) -> Holder | None:
         """The holder of an event's blocks, None before their first."""

@@ -29,16 +29,18 @@ class Chain:
         self._masks: list[int] = []
         self._tails: dict[tuple[int, int], int] = {}
 
-    def prefixes(self, wanted: int) -> tuple[list[tuple[int, int]], list[Run]]:
+    def prefixes(self, wanted: int) -> tuple[list[tuple[int, int]], list[Run] | None]:
         """How many blocks from the first the wanted holders hold: (blocks, mask of those that hold just as many).
 
-        Costs a probe per block, and an AND wherever who holds it changes. Holders of none are left out.
+        Costs a probe per block, and an AND wherever who holds it changes. Holders of none are left out. The runs say
+        in which tiers they hold them; None when all is on the device.
         """
         gpu, cpu, storage = self._holding
+        runs: list[Run] | None
         if cpu or storage:
             changes, runs = self._over_tiers(wanted)
         else:
-            changes, runs = gpu.prefix(self.keys, wanted), [Run(0, -1, 0)]
+            changes, runs = gpu.prefix(self.keys, wanted), None
         ends: list[tuple[int, int]] = []
         alive = wanted
         for position, still in (*changes, (len(self.keys), 0)):
@@ -105,10 +107,6 @@ class Chain:
 def prefix_match(holder: Holder, blocks: int, runs: Sequence[Run]) -> RankMatch:
     """The match of a rank with one group of full attention, whose holder has the first `blocks` blocks."""
     size = holder.cut.block_size
-    if len(runs) == 1:
-        first = runs[0]
-        tier = Tier.GPU if first.on_gpu & holder.bit else Tier.CPU if first.on_cpu & holder.bit else Tier.STORAGE
-        return RankMatch(holder.rank, size, {tier: blocks * size})
     tokens: dict[Tier, int] = {}
     for number, held in enumerate(runs):
         stop = runs[number + 1].start if number + 1 < len(runs) else blocks
@@ -157,8 +155,16 @@ def _tiers(primary: Holder, tokens: int, chain: Chain) -> dict[Tier, int]:
     return counted
 
 
+_BITS_OF_BYTE = [tuple(bit for bit in range(8) if byte >> bit & 1) for byte in range(256)]
+
+
 def bits(mask: int) -> Iterator[int]:
-    """The numbers of the bits that are set, lowest first."""
+    """The numbers of the bits that are set, lowest first; masks of thousands of holders take time for each byte."""
+    if mask >> 64:
+        for place, byte in enumerate(mask.to_bytes((mask.bit_length() + 7) // 8, "little")):
+            for bit in _BITS_OF_BYTE[byte]:
+                yield 8 * place + bit
+        return
     while mask:
         low = mask & -mask
         yield low.bit_length() - 1

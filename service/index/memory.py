@@ -239,16 +239,22 @@ class MemoryIndex:
             ages = {holder: age for holder in held if (age := holder.ages.oldest(sum(holder.sizes)))}
             holder = min(ages, key=lambda holder: ages[holder][0])
             before = self.blocks
-            for block_hash in holder.keys.oldest(min(ages[holder][1], self.blocks - wanted)):
-                self._displace_block(holder, block_hash)
+            self._displace_oldest(holder, min(ages[holder][1], self.blocks - wanted))
             self.statistics.displaced += before - self.blocks
             holder.state.flaw = holder.state.flaw or _DISPLACED
 
-    def _displace_block(self, holder: Holder, block_hash: BlockHash) -> None:
-        for tier in Tier:
-            holder.copies.pop((block_hash, tier), None)
-            if block_hash in holder.keys:
-                self._let_go(holder, tier, block_hash)
+    def _displace_oldest(self, holder: Holder, blocks: int) -> None:
+        if holder.is_simple:
+            keys = holder.keys.take_oldest(blocks)
+            self._holding[Tier.GPU].discard_all(holder.bit, keys)
+            holder.sizes[Tier.GPU] -= len(keys)
+            self.blocks -= len(keys)
+            return
+        for block_hash in holder.keys.oldest(blocks):
+            for tier in Tier:
+                holder.copies.pop((block_hash, tier), None)
+                if block_hash in holder.keys:
+                    self._let_go(holder, tier, block_hash)
 
     def clear(self, rank: Rank) -> None:
         state = self._ranks.get(rank)
@@ -283,7 +289,11 @@ class MemoryIndex:
                 if holding:
                     holding.discard_all(holder.bit, keys)
             blocks -= len(keys)
-            if not holder.keys:
+            for counts in (holder.copies, holder.doubles):
+                while counts and blocks > 0:
+                    counts.popitem()
+                    blocks -= 1
+            if not (holder.keys or holder.copies or holder.doubles):
                 self._cleared.popleft()
                 number = holder.bit.bit_length() - 1
                 self._holders[number] = None
@@ -311,13 +321,16 @@ class MemoryIndex:
 
         matches: list[RankMatch] = []
         for cut, wanted in self._primaries.get(prompt.model, {}).items():
-            ends, runs = chain(cut).prefixes(wanted) if wanted else ((), ())
+            ends, runs = chain(cut).prefixes(wanted) if wanted else ((), None)
             for blocks, mask in ends:
+                on_gpu = {Tier.GPU: blocks * cut.block_size}  # one for all: there may be thousands of them
                 for number in bits(mask):
                     holder = self._holders[number]
                     assert holder is not None  # noqa: S101 - bits without a holder are in no primaries
                     if holder.state.hybrid:
                         matches += hybrid_match(holder.state, blocks * cut.block_size, chain)
+                    elif runs is None:
+                        matches.append(RankMatch(holder.rank, cut.block_size, on_gpu))
                     else:
                         matches.append(prefix_match(holder, blocks, runs))
         for state in self._windowed.get(prompt.model, ()):

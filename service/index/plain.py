@@ -1,4 +1,4 @@
-"""What service/native/kernel.py does, in plain Python, for where that is not compiled."""
+"""What service/native does, in plain Python, for where that is not compiled."""
 
 from __future__ import annotations
 
@@ -66,6 +66,9 @@ class Table(dict[int, int]):
 
     def oldest(self, most: int) -> list[int]:
         return list(islice(self, most))
+
+    def take_oldest(self, most: int) -> list[int]:
+        return [self.pop(name) for name in self.oldest(most)]
 
     def drain(self, most: int) -> list[int]:
         return [self.popitem()[1] for _ in range(min(most, len(self)))]

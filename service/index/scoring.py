@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from service.index.base import RankMatch, TierWeights
+from service.index.base import RankMatch, Tier, TierWeights
 
 
 def pod_scores(matches: Iterable[RankMatch], weights: TierWeights, block_size: int) -> dict[str, int | float] | None:
@@ -13,8 +13,12 @@ def pod_scores(matches: Iterable[RankMatch], weights: TierWeights, block_size: i
     A whole score is an int. None when no pod has a score above zero.
     """
     best: dict[str, float] = {}
+    last: Mapping[Tier, int] | None = None
+    weighted = 0.0
     for match in matches:
-        weighted = sum(weights[tier] * tokens for tier, tokens in match.tokens_by_tier.items())
+        if match.tokens_by_tier is not last:  # ranks that hold as much share it
+            last = match.tokens_by_tier
+            weighted = sum(weights[tier] * tokens for tier, tokens in last.items())
         if weighted > best.get(match.rank.pod, 0.0):
             best[match.rank.pod] = weighted
     if not best:

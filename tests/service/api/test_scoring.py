@@ -117,6 +117,21 @@ async def test_a_prompt_is_cut_as_the_engine_cuts_it(serve: Serve, join: Join) -
     ] == "truncate_prompt_tokens"
 
 
+async def test_a_chat_is_scored_alike_with_its_text_and_without(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4)
+    tokens = (await post(client, "/tokenize", CHAT))["tokens"]
+    await (await join(client, "a:1")).stores(tokens)
+    held = {"a:1": len(tokens) // 4}
+    assert await post(client, "/score", CHAT) == held
+    assert await post(client, "/score", {**CHAT, "prompt": None}) == held
+    assert (await post(client, "/score_completions", CHAT))["pod_scores"] == held
+    assert await post(client, "/score", {**CHAT, "cache_salt": "s"}) is None
+    assert await post(client, "/score", {**CHAT, "pods": ["b:2"]}) is None
+    assert (await refused(client, "/score", {**CHAT, "prompt": "a"}))[:2] == (400, "prompt")
+    assert (await refused(client, "/score", {"messages": []}))[:2] == (400, "messages")
+    assert await post(client, "/score", {"prompt": 'tell me of "messages"'}) is None
+
+
 async def test_tiers_are_weighted(serve: Serve, join: Join) -> None:
     client = await serve(block_size=4, tier_weights=TierWeights(cpu=0.5, storage=0.0))
     tokens = list(range(8))

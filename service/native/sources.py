@@ -1,0 +1,33 @@
+"""What is compiled, and by what it is known to be compiled from the sources that are there."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+MODULES = ("hashing", "numerals", "table")
+_DIGEST = FOLDER / "compiled.sha256"
+
+
+def is_compiled() -> bool:
+    """Whether all modules are compiled, for this Python, from the sources beside them."""
+    if not all((FOLDER / f"{module}{EXTENSION_SUFFIXES[0]}").is_file() for module in MODULES):
+        return False
+    try:
+        return _DIGEST.read_text(encoding="ascii") == _digest()
+    except OSError:
+        return False
+
+
+def note_compiled() -> None:
+    """Writes down from which sources the modules are compiled."""
+    _DIGEST.write_text(_digest(), encoding="ascii")
+
+
+def _digest() -> str:
+    digest = hashlib.sha256()
+    for module in MODULES:
+        digest.update((FOLDER / f"{module}.py").read_bytes())
+    return digest.hexdigest()
