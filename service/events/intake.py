@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from time import monotonic, time
+from time import monotonic
 
 from service.events.notices import Notices
 from service.events.statistics import EventStatistics
@@ -162,7 +162,7 @@ class Intake:
         self.verified(stream)
         self._statistics.batches_applied += 1
         if arrival.batch.timestamp is not None:
-            self._statistics.lag_seconds = max(0.0, time() - arrival.batch.timestamp)
+            self._statistics.lag_seconds = max(0.0, (stream.last_event_at or 0.0) - arrival.batch.timestamp)
             self._statistics.lag.observe(self._statistics.lag_seconds)
 
     def _apply_events(self, stream: Stream, batch: Batch) -> None:

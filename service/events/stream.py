@@ -154,7 +154,8 @@ class Stream:
 
     def advance(self, arrival: Arrival) -> None:
         """Takes a batch as the last one applied."""
-        self._digests.extend([None] * min(arrival.sequence - self.next, _REMEMBERED))
+        if arrival.sequence > self.next:
+            self._digests.extend([None] * min(arrival.sequence - self.next, _REMEMBERED))
         self._digests.append(arrival.digest)
         self.next = arrival.sequence + 1
         self.reconnected = self.lost_at is not None

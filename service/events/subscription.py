@@ -52,6 +52,7 @@ class Subscription:
     def __init__(self, context: Context, endpoint: Endpoint, topic: str, listener: Listener) -> None:
         self.endpoint = endpoint
         self.connections: set[int] = set()
+        self._binds = endpoint.binds
         self._ended: set[int] = set()
         # An endpoint with a name of its own has it because its topic says nothing, so no topic can be asked for.
         self._topic = b"" if endpoint.pod or endpoint.model else topic.encode()
@@ -110,7 +111,7 @@ class Subscription:
 
     def stands(self, connection: int | None) -> bool:
         """Whether the connection that a message came through is still there, as far as is known."""
-        return connection not in self._ended if self.endpoint.binds else bool(self.connections)
+        return connection not in self._ended if self._binds else bool(self.connections)
 
     @property
     def address(self) -> str:
@@ -147,7 +148,7 @@ class Subscription:
     def _drain(self, socket: zmq.Socket[bytes]) -> None:
         for _ in range(_SLICE):
             try:
-                frames, connection, peer = _receive(socket, traced=self.endpoint.binds)
+                frames, connection, peer = _receive(socket, traced=self._binds)
             except zmq.Again:
                 return
             if len(frames) != 3 or len(frames[1]) != 8:

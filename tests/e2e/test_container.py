@@ -14,6 +14,7 @@ from tests.e2e.containers import ContainerEngine
 
 _LOOK = """
 import json, os
+from service.index.kernel import COMPILED
 def writes(path):
     try:
         with open(os.path.join(path, "probe"), "w") as file:
@@ -30,6 +31,7 @@ print(json.dumps({
     "no_new_privileges": status["NoNewPrivs"].strip(),
     "token": open(os.environ["HF_TOKEN_PATH"]).read(),
     "environment": dict(os.environ),
+    "compiled": COMPILED,
 }))
 """
 
@@ -48,6 +50,10 @@ def test_it_runs_as_a_plain_user_without_capabilities(inside: dict[str, Any]) ->
 
 def test_it_can_write_only_its_cache_and_a_temporary_folder_in_memory(inside: dict[str, Any]) -> None:
     assert inside["writes"] == ["/tmp", "/cache/huggingface"]
+
+
+def test_its_inner_loops_are_compiled(inside: dict[str, Any]) -> None:
+    assert inside["compiled"]
 
 
 def test_the_token_reaches_the_service_and_nobody_who_inspects_it(running: Running, inside: dict[str, Any]) -> None:
