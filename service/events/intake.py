@@ -33,6 +33,7 @@ class Intake:
         self._ask = ask
         self._streams: dict[tuple[str, Rank], Stream] = {}
         self._of_rank: dict[Rank, int] = {}
+        self._hidden: set[Rank] = set()
 
     def __iter__(self) -> Iterator[Stream]:
         return iter(list(self._streams.values()))
@@ -207,8 +208,14 @@ class Intake:
         While the connection is lost that says nothing of what may be missed meanwhile.
         """
         stream.reconnected = stream.lost_at is not None
-        if stream.lost_at is None:
+        if self._hidden and stream.lost_at is None and stream.rank in self._hidden:
+            self._hidden.remove(stream.rank)
             self._index.hide(stream.rank, False)
+
+    def hide(self, stream: Stream) -> None:
+        """Takes a rank's blocks out of all matches until its stream is verified."""
+        self._hidden.add(stream.rank)
+        self._index.hide(stream.rank, True)
 
     def forget(self, stream: Stream) -> None:
         """Drops a stream; its rank goes with it when no other endpoint speaks for it."""
@@ -218,6 +225,7 @@ class Intake:
         self._of_rank[stream.rank] -= 1
         if not self._of_rank[stream.rank]:
             del self._of_rank[stream.rank]
+            self._hidden.discard(stream.rank)
             self._index.forget(stream.rank)
 
 

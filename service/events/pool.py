@@ -272,7 +272,7 @@ class EventPool:
                 elif monotonic() - stream.lost_at > _FORGOTTEN_AFTER_TTLS * ttl:
                     self._intake.forget(stream)
                 elif monotonic() - stream.lost_at > ttl:
-                    self._index.hide(stream.rank, True)
+                    self._intake.hide(stream)
 
     def _ask(self, stream: Stream) -> None:
         self._recovery.begin(stream)

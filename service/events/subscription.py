@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import NamedTuple, Protocol, TypeAlias
 
 import zmq
@@ -11,7 +12,9 @@ from zmq.utils.monitor import recv_monitor_message
 
 from service.events.endpoint import Endpoint
 
+_log = logging.getLogger(__name__)
 _SLICE = 256
+_AFTER_FAILURE = 1.0
 _HIGH_WATER = 100_000
 _MADE = zmq.Event.CONNECTED | zmq.Event.ACCEPTED
 _READY = zmq.Event.HANDSHAKE_SUCCEEDED
@@ -126,10 +129,14 @@ class Subscription:
         poller.register(monitor, zmq.POLLIN)
         while True:
             await poller.poll()
-            # A connection's end is read before what came after it over its successor.
-            while monitor.poll(0):
-                self._monitored(monitor)
-            self._drain(socket)
+            try:
+                # A connection's end is read before what came after it over its successor.
+                while monitor.poll(0):
+                    self._monitored(monitor)
+                self._drain(socket)
+            except Exception:  # whatever it is, an endpoint must not fall silent
+                _log.exception("What came from %s could not be taken", self.endpoint.address)
+                await asyncio.sleep(_AFTER_FAILURE)
             await self._listener.wants_more()
             await asyncio.sleep(0)
 
