@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cached_property
 from typing import Self
 
@@ -151,7 +151,11 @@ class Podman:
         if (service := self.find(name)) and service.ours:
             with podman_errors("remove the container"):
                 try:
-                    self._client.containers.get(name).remove(force=True, v=True)
+                    container = self._client.containers.get(name)
+                    with suppress(APIError):  # it may have ended by itself
+                        # Podman 4.3 forgets a container that is being stopped, and leaves its process behind.
+                        container.kill("SIGKILL")
+                    container.remove(force=True, v=True)
                 except APIError:
                     if not vanishes(lambda: self.find(name) is None):  # somebody else may be removing it
                         raise

@@ -126,11 +126,13 @@ def test_a_second_ctrl_c_does_not_wait_for_a_container_that_does_not_stop(
     up = make_up()
     command = up.start()
     command.wait_for("Press Ctrl+C to stop")
-    psutil.Process(engine.inspect(up.name)["State"]["Pid"]).suspend()
+    service = psutil.Process(engine.inspect(up.name)["State"]["Pid"])
+    service.suspend()
     command.interrupt()
     command.wait_for("Shutting down...")
     command.interrupt()
     done = command.finish(8)
+    service.wait(5)
 
     assert done.code == 0
     assert "Received a second shutdown signal, not waiting" in done.output
