@@ -16,7 +16,7 @@ down: $(VENV)/runtime     ## Removes it
 	@$(BIN)/kvcache down $(ARGS)
 
 test: $(VENV)/dev $(VENV)/native ## All tests that need no container engine
-	$(BIN)/python -m pytest -q --ignore tests/e2e $(ARGS)
+	$(BIN)/python -m pytest -q --numprocesses logical --dist worksteal --ignore tests/e2e $(ARGS)
 
 e2e: $(VENV)/dev $(VENV)/native ## The real image and containers, on every engine that is there
 	$(BIN)/python -m pytest -q -rs tests/e2e $(ARGS)
