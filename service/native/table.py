@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import Final, cast, final
 
 from librt.vecs import append, vec
 from mypy_extensions import i32, i64
@@ -17,6 +17,11 @@ _ZERO: Final[i64] = 0x1E3779B97F4A7C15
 def run(numbers: list[i64]) -> vec[i64]:
     """Keys, or engines' names for blocks, as the rest of this takes them."""
     return vec[i64](numbers)
+
+
+def _of_run(numbers: object) -> vec[i64]:
+    """A run that came from Python: mypyc 2.4 never lets go of a vec that is taken as an argument of that type."""
+    return cast("vec[i64]", numbers)
 
 
 def _mix(name: i64) -> i64:
@@ -325,11 +330,12 @@ class Holding:
         """The mask of a key's holders, 0 when nobody has it."""
         return self._masks[self._number_of(key)]
 
-    def add(self, bit: int, names: Table, hashes: vec[i64], keys: vec[i64]) -> list[int]:
-        """Adds a holder to keys and gives it names for them.
+    def add(self, bit: int, names: Table, named: object, held: object) -> list[int]:
+        """Adds a holder to the keys `held` and gives it the names `named` for them, runs both.
 
         Leaves out, and gives the positions of, those that it has a name for or holds already.
         """
+        hashes, keys = _of_run(named), _of_run(held)
         left_out: list[int] = []
         table = self._table
         before: i64 = -1
@@ -342,8 +348,8 @@ class Holding:
             if key == 0:
                 key = _ZERO
             name_h = _mix(name)
-            named = names.shard(name_h)
-            if named.find(name, name_h) >= 0:
+            own = names.shard(name_h)
+            if own.find(name, name_h) >= 0:
                 left_out.append(position)
                 position += 1
                 continue
@@ -363,7 +369,7 @@ class Holding:
             else:
                 table.add(shard, key, after, h)
             self._uses[after] += 1
-            names.add(named, name, keys[position], name_h)
+            names.add(own, name, keys[position], name_h)
             position += 1
         self._sweep()
         return left_out
@@ -391,9 +397,9 @@ class Holding:
         self._sweep()
         return done
 
-    def discard_all(self, bit: int, keys: vec[i64]) -> None:
-        """Takes a holder from each of the keys that it holds."""
-        for key in keys:
+    def discard_all(self, bit: int, keys: object) -> None:
+        """Takes a holder from each of the keys of a run that it holds."""
+        for key in _of_run(keys):
             self._discard(bit, key)
         self._sweep()
 
@@ -418,8 +424,9 @@ class Holding:
         self._release(number)
         return True
 
-    def prefix(self, keys: vec[i64], wanted: int) -> list[tuple[int, int]]:
+    def prefix(self, asked: object, wanted: int) -> list[tuple[int, int]]:
         """Who of the wanted holds each key so far: (position, mask) wherever that changes, up to where none does."""
+        keys = _of_run(asked)
         found: list[tuple[int, int]] = []
         last: i64 = -1
         position: i64 = 0
@@ -436,8 +443,9 @@ class Holding:
             position += 1
         return found
 
-    def spans(self, keys: vec[i64]) -> list[tuple[int, int]]:
+    def spans(self, asked: object) -> list[tuple[int, int]]:
         """Who holds each key: (position, mask) wherever that changes, from (0, …) on."""
+        keys = _of_run(asked)
         found: list[tuple[int, int]] = []
         last: i64 = -1
         position: i64 = 0

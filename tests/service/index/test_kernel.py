@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from array import array
 from collections.abc import Callable, Iterable
 from random import Random
@@ -141,6 +142,33 @@ def test_who_holds_what_is_the_same_compiled_and_plain(seed: int) -> None:
         assert len(holdings[0]) == len(holdings[1])
     assert sorted(holdings[0].items()) == sorted(holdings[1].items())
     assert all(holdings[0].get(key) == holdings[1].get(key) for key in keys)
+
+
+@compiled
+def test_no_call_keeps_memory() -> None:
+    names = list(range(1, 33))
+    tokens, body = bytes(64 * 32), b'{"prompt":[1,2,3]}'
+    packed = msgspec.msgpack.encode(names)
+    holding, table = kernel.Holding(), kernel.Table()
+    run = kernel.run
+    calls: list[Callable[[], object]] = [
+        lambda: kernel.block_keys(5, tokens, 64),
+        lambda: kernel.unpack_hashes(packed),
+        lambda: kernel.unpack_tokens(packed),
+        lambda: kernel.prompt_ids(body),
+        lambda: holding.add(1, table, run(names), run(names)),
+        lambda: holding.prefix(run(names), 1),
+        lambda: holding.spans(run(names)),
+        lambda: holding.discard_all(2, run(names)),
+        lambda: holding.discard(4, 5),
+        lambda: kernel.Table().drain(5),
+    ]
+    for call in calls:
+        call()
+        before = sys.getallocatedblocks()
+        for _ in range(1000):
+            call()
+        assert sys.getallocatedblocks() - before < 500
 
 
 @compiled
