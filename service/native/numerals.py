@@ -10,23 +10,15 @@ from mypy_extensions import i32, i64
 def unpack_hashes(packed: bytes) -> vec[i64] | None:
     """The numbers of a msgpack array, as 64 bits with a sign; None when it holds anything else."""
     size: i64 = len(packed)
-    kind: i64 = packed[0]
-    count: i64
-    at: i64
-    if kind & 0xF0 == 0x90:
-        count, at = kind & 0xF, 1
-    elif kind == 0xDC:
-        count, at = i64(read_i16_be(packed, 1)) & 0xFFFF, 3
-    elif kind == 0xDD:
-        count, at = i64(read_i32_be(packed, 1)) & 0xFFFFFFFF, 5
-    else:
+    count, at = _head(packed)
+    if count < 0:
         return None
     numbers = vec[i64](capacity=count)
     while count > 0:
         count -= 1
         if at >= size:
             return None
-        kind = packed[at]
+        kind: i64 = packed[at]
         at += 1
         if kind < 0x80:
             numbers = append(numbers, kind)
@@ -62,23 +54,15 @@ def unpack_hashes(packed: bytes) -> vec[i64] | None:
 def unpack_tokens(packed: bytes) -> vec[i32] | None:
     """The numbers of a msgpack array as unsigned 32-bit integers; None when it holds anything else."""
     size: i64 = len(packed)
-    kind: i64 = packed[0]
-    count: i64
-    at: i64
-    if kind & 0xF0 == 0x90:
-        count, at = kind & 0xF, 1
-    elif kind == 0xDC:
-        count, at = i64(read_i16_be(packed, 1)) & 0xFFFF, 3
-    elif kind == 0xDD:
-        count, at = i64(read_i32_be(packed, 1)) & 0xFFFFFFFF, 5
-    else:
+    count, at = _head(packed)
+    if count < 0:
         return None
     tokens = vec[i32](capacity=count)
     while count > 0:
         count -= 1
         if at >= size:
             return None
-        kind = packed[at]
+        kind: i64 = packed[at]
         at += 1
         if kind == 0xCD:
             tokens = append(tokens, i32(read_i16_be(packed, at)) & 0xFFFF)
@@ -94,6 +78,18 @@ def unpack_tokens(packed: bytes) -> vec[i32] | None:
         else:
             return None
     return tokens
+
+
+def _head(packed: bytes) -> tuple[i64, i64]:
+    """How many elements a msgpack array has, -1 for anything else, and where they begin."""
+    kind: i64 = packed[0]
+    if kind & 0xF0 == 0x90:
+        return kind & 0xF, 1
+    if kind == 0xDC:
+        return i64(read_i16_be(packed, 1)) & 0xFFFF, 3
+    if kind == 0xDD:
+        return i64(read_i32_be(packed, 1)) & 0xFFFFFFFF, 5
+    return -1, 0
 
 
 def prompt_ids(body: bytes) -> tuple[vec[i32], int, int] | None:
