@@ -15,7 +15,7 @@ from msgspec import Raw
 from xxhash import xxh3_64_intdigest
 
 from service.index.base import BlockHash, Removed, Reuse, Stored, Tier, TokenIds
-from service.index.kernel import run, unpack_hashes, unpack_tokens
+from service.index.kernel import run, unpack_hashes, unpack_tokens, usual_batch
 from service.index.keys import block_extra, lookahead_extra
 
 _NIL = Raw(b"\xc0")
@@ -74,6 +74,7 @@ _STORED = (
 )
 _REMOVED = ("block_hashes", "medium", "group_idx")
 
+_GPU = Tier.GPU
 _TIERS = {
     None: Tier.GPU,
     "GPU": Tier.GPU,
@@ -119,6 +120,17 @@ _decode_maps = msgspec.msgpack.Decoder(_Batch).decode
 
 def read_batch(payload: bytes) -> Batch:
     """Reads a payload frame. Raises WireError when nothing of it can be read."""
+    usual = usual_batch(payload, Stored, Removed, _GPU)
+    if usual is None:
+        return _read_maps(payload)
+    timestamp, events, rank, from_first_block = usual
+    if from_first_block:
+        _mark_reports_of_reuse(events)
+    return Batch(timestamp, events, rank)
+
+
+def _read_maps(payload: bytes) -> Batch:
+    """Reads a batch of the form that releases of today send, whatever is in it."""
     try:
         batch = _decode_maps(payload)
     except (ValueError, RecursionError, MemoryError, OverflowError):
@@ -334,7 +346,7 @@ def _tier(medium: Any) -> Tier:
         raise WireError("medium") from error
 
 
-def _extras(event: _Stored, lora_name: str | None, lookahead: Sequence[TokenIds]) -> list[bytes | None]:
+def _extras(event: _Stored, lora_name: str | None, lookahead: Sequence[TokenIds]) -> Sequence[bytes | None]:
     names = event.extra_keys or []
     extras: list[bytes | None] = [_extra(block, lora_name) for block in names] if any(names) else []
     if event.cache_salt and event.parent_block_hash is None and not extras:
@@ -344,7 +356,7 @@ def _extras(event: _Stored, lora_name: str | None, lookahead: Sequence[TokenIds]
             lookahead_extra(extras[position] if position < len(extras) else None, past)
             for position, past in enumerate(lookahead)
         ]
-    return extras
+    return extras or ()
 
 
 def _extra(names: Any, lora_name: str | None) -> bytes | None:

@@ -14,9 +14,19 @@ from service.native.sources import is_compiled
 COMPILED = os.environ.get("KVCACHE_KERNEL") != "plain" and is_compiled()
 
 if TYPE_CHECKING or not COMPILED:
-    from service.index.plain import Holding, Table, block_keys, prompt_ids, run, unpack_hashes, unpack_tokens
+    from service.index.plain import (
+        Holding,
+        Table,
+        block_keys,
+        prompt_ids,
+        run,
+        unpack_hashes,
+        unpack_tokens,
+        usual_batch,
+    )
 else:
     from service.native import numerals, table
+    from service.native.batches import usual_batch
     from service.native.hashing import block_keys
     from service.native.numerals import unpack_hashes
     from service.native.table import Holding, Table
@@ -40,4 +50,14 @@ else:
         return tokens
 
 
-__all__ = ["COMPILED", "Holding", "Table", "block_keys", "prompt_ids", "run", "unpack_hashes", "unpack_tokens"]
+__all__ = [
+    "COMPILED",
+    "Holding",
+    "Table",
+    "block_keys",
+    "prompt_ids",
+    "run",
+    "unpack_hashes",
+    "unpack_tokens",
+    "usual_batch",
+]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
+from typing import Any
 
 import msgspec
 from xxhash import xxh64_intdigest
@@ -46,6 +47,16 @@ def unpack_tokens(packed: bytes) -> TokenIds | None:
         return array("I", _unpack(packed))
     except (ValueError, RecursionError, OverflowError):
         return None
+
+
+def usual_batch(
+    packed: bytes, stored: Callable[..., object], removed: Callable[..., object], gpu: object
+) -> tuple[float, list[Any], int, bool] | None:
+    """A payload's timestamp, events, rank and whether blocks of a group come from the first one on, if it is usual.
+
+    Whether it is, only the compiled service/native/batches.py tells.
+    """
+    return None
 
 
 def prompt_ids(body: bytes) -> tuple[TokenIds, int, int] | None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-MODULES = ("hashing", "numerals", "table")
+MODULES = ("batches", "hashing", "numerals", "table")
 _DIGEST = FOLDER / "compiled.sha256"
 
 
 def is_compiled() -> bool:
-    """Whether all modules are compiled, for this Python, from the sources beside them."""
+    """Whether all modules are compiled, for this Python, from the sources beside them.
+
+    They take the machine for one that puts the lowest byte first.
+    """
+    if sys.byteorder != "little":
+        return False
     if not all((FOLDER / f"{module}{EXTENSION_SUFFIXES[0]}").is_file() for module in MODULES):
         return False
     try:

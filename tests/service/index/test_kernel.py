@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from service.index import kernel, plain
+from service.index.base import Removed, Stored, Tier
 
 if not kernel.COMPILED and os.environ.get("KVCACHE_KERNEL") != "plain" and os.environ.get("CI"):
     pytest.fail("the inner loops are not compiled: make .venv/native")
@@ -149,6 +150,8 @@ def test_no_call_keeps_memory() -> None:
     names = list(range(1, 33))
     tokens, body = bytes(64 * 32), b'{"prompt":[1,2,3]}'
     packed = msgspec.msgpack.encode(names)
+    stored = {"type": "BlockStored", "block_hashes": names, "token_ids": names, "block_size": 1, "lora_name": "sql"}
+    batch = msgspec.msgpack.encode([1.5, [stored, {"type": "BlockRemoved", "block_hashes": names}], 0])
     holding, table = kernel.Holding(), kernel.Table()
     run = kernel.run
     calls: list[Callable[[], object]] = [
@@ -156,6 +159,9 @@ def test_no_call_keeps_memory() -> None:
         lambda: kernel.unpack_hashes(packed),
         lambda: kernel.unpack_tokens(packed),
         lambda: kernel.prompt_ids(body),
+        lambda: kernel.usual_batch(batch, Stored, Removed, Tier.GPU),
+        lambda: kernel.usual_batch(batch[:-5], Stored, Removed, Tier.GPU),
+        lambda: kernel.usual_batch(batch[:150], Stored, Removed, Tier.GPU),
         lambda: holding.add(1, table, run(names), run(names)),
         lambda: holding.prefix(run(names), 1),
         lambda: holding.spans(run(names)),
