@@ -97,7 +97,12 @@ ZmqTopic = Annotated[
 ]
 PoolConcurrency = Annotated[
     int,
-    typer.Option(envvar="POOL_CONCURRENCY", min=1, max=256, help="Workers that apply events."),
+    typer.Option(
+        envvar="POOL_CONCURRENCY",
+        min=1,
+        max=256,
+        help="Endpoints that are read before other work goes on.",
+    ),
 ]
 BlockSize = Annotated[
     int,

@@ -59,7 +59,6 @@ class ServiceCollector(Collector):
     def _of_events(self) -> Iterator[Metric]:
         counted = self._pool.statistics
         yield _counter("events_messages_received", "Messages that came in, a batch each", counted.messages_received)
-        yield _counter("events_pauses", "Times that reading stopped because the queue was full", counted.pauses)
         yield _counter("events_batches_applied", "Batches applied", counted.batches_applied)
         yield _counter("events_batches_repeated", "Batches that had been applied before", counted.batches_repeated)
         yield _counter("events_batches_lost", "Batches missed that no replay brought", counted.batches_lost)
@@ -72,7 +71,7 @@ class ServiceCollector(Collector):
         yield _counter("events_replays", "Replays asked for", counted.replays)
         yield _counter("events_replay_failures", "Replays that did not bring what was missing", counted.replay_failures)
         yield _counter("events_restarts", "Times that a sequence started over", counted.restarts)
-        yield _gauge("events_queue_depth", "Messages that wait for a worker", counted.queue_depth)
+        yield _gauge("events_queue_depth", "Batches that wait for a replay", self._pool.waiting())
         yield _gauge(
             "events_last_lag_seconds", "From the last batch's own time to its application", counted.lag_seconds
         )

@@ -136,8 +136,8 @@ class Settings:
         "where events come from: ADDRESS[,pod=…][,model=…][,replay=…], several separated by commas",
     )
     zmq_topic: str = _setting("kv@", _any_text, "only topics that start with this; empty for all")
-    pool_concurrency: int = _setting(4, _count(1, 256), "workers that apply events")
-    pool_queue_batches: int = _setting(100_000, _count(1), "batches that may wait for a worker")
+    pool_concurrency: int = _setting(4, _count(1, 256), "endpoints that are read before other work goes on")
+    pool_queue_batches: int = _setting(100_000, _count(1), "batches of a connection, and for a replay, that may wait")
     pod_ttl: float = _setting(300.0, _seconds, "how long a lost connection keeps its pod in the scores")
 
     block_size: int = _setting(256, _count(1), "tokens that count as a score of 1")

@@ -1,10 +1,9 @@
-"""The events pool: subscriptions on one side, the index on the other, and workers in between."""
+"""The events pool: subscriptions on one side, the index on the other."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
 from time import monotonic
@@ -24,9 +23,6 @@ from service.index.base import Index, Rank
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
-_SLICE_SECONDS = 0.005
-_WITHOUT_CLOCK = 8
-"""Batches that are applied between two looks at the clock."""
 SWEEP_BLOCKS = 1024
 _SWEEP_INTERVAL = 0.1
 _MOST_TOPICS = 100_000
@@ -36,21 +32,11 @@ _FORGOTTEN_AFTER_TTLS = 12
 """A pod that stayed away this many times POD_TTL will not come back to what it held: its memory is given up."""
 
 
-class _Queue:
-    """The messages that wait for one worker."""
-
-    __slots__ = ("filled", "work")
-
-    def __init__(self) -> None:
-        self.work: deque[tuple[Subscription, Message]] = deque()
-        self.filled = asyncio.Event()
-
-
 class EventPool:
     """Receives what engines publish and applies it to an index, in the order of each rank.
 
-    `pool_concurrency` workers share the event loop in turns of a few milliseconds. All messages of a topic go to the
-    same worker, which keeps their order; a topic that floods its worker delays only those that share it.
+    Each message is applied as it is read. Endpoints are read in turns of a few milliseconds, `pool_concurrency` of them
+    before other work of the event loop, so one that floods delays the others by no more than its turns.
     """
 
     def __init__(self, settings: Settings, index: Index) -> None:
@@ -60,26 +46,30 @@ class EventPool:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._intake = Intake(index, self.statistics, self._ask, settings.pool_queue_batches)
         self._recovery = Recovery(self._context, self._intake, self.statistics)
+        turns = asyncio.Semaphore(settings.pool_concurrency)
         self._subscriptions = [
-            Subscription(self._context, endpoint, settings.zmq_topic, self) for endpoint in settings.zmq_endpoint
+            Subscription(
+                self._context,
+                endpoint,
+                settings.zmq_topic,
+                self,
+                turns=turns,
+                high_water=settings.pool_queue_batches,
+            )
+            for endpoint in settings.zmq_endpoint
         ]
-        self._queues: list[_Queue] = []
-        self._room = asyncio.Event()
         self._heard: dict[tuple[Subscription, bytes, int, str | None], Stream] = {}
         self._of_topic: dict[tuple[str, bytes], list[Stream]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Opens the sockets and starts the workers; a socket that cannot be opened is a problem, not an error."""
-        self._queues = [_Queue() for _ in range(self._settings.pool_concurrency)]
-        for number, queue in enumerate(self._queues):
-            self._run(self._work(queue), f"events worker {number}")
+        """Opens the sockets; one that cannot be opened is a problem, not an error."""
         self._run(self._sweep(), "index sweeper")
         self._run(self._watch(), "events watch")
         for subscription in self._subscriptions:
             subscription.open()
         addresses = ", ".join(subscription.endpoint.address for subscription in self._subscriptions)
-        _log.info("Events pool started: %d workers, %s", len(self._queues), addresses)
+        _log.info("Events pool started: %s", addresses)
         for problem in self.problems():
             _log.warning("Events pool: %s", problem)
 
@@ -104,6 +94,10 @@ class EventPool:
         """Where each rank's blocks come from, and whether its answers can be trusted."""
         heard_last = sorted(self._intake, key=lambda stream: stream.last_event_at or 0.0)
         return list({stream.rank: self._state(stream) for stream in heard_last}.values())
+
+    def waiting(self) -> int:
+        """Batches that wait for a replay to bring what is missing before them."""
+        return sum(len(stream.waiting) for stream in self._intake)
 
     def forget(self, pod: str) -> bool:
         """Drops a pod's blocks and streams; False when it is unknown. It is back with its next event."""
@@ -138,39 +132,6 @@ class EventPool:
 
     def received(self, subscription: Subscription, message: Message) -> None:
         self.statistics.messages_received += 1
-        queue = self._queues[hash((subscription.endpoint.address, message.topic)) % len(self._queues)]
-        queue.work.append((subscription, message))
-        if len(queue.work) == 1:
-            queue.filled.set()
-        self.statistics.queue_depth += 1
-
-    async def wants_more(self) -> None:
-        if self.statistics.queue_depth < self._settings.pool_queue_batches:
-            return
-        self.statistics.pauses += 1
-        self._intake.notices.say(logging.WARNING, self, "Events come faster than they are applied: reading pauses")
-        self._room.clear()
-        await self._room.wait()
-
-    def malformed(self, subscription: Subscription) -> None:
-        self.statistics.messages_received += 1
-        self._intake.skip(subscription.endpoint.address, "frames")
-
-    async def _work(self, queue: _Queue) -> None:
-        while True:
-            await queue.filled.wait()
-            slice_ends = monotonic() + _SLICE_SECONDS
-            while queue.work and monotonic() < slice_ends:
-                for _ in range(min(_WITHOUT_CLOCK, len(queue.work))):
-                    self._take(*queue.work.popleft())
-            if self.statistics.queue_depth < self._settings.pool_queue_batches:
-                self._room.set()
-            if not queue.work:
-                queue.filled.clear()
-            await asyncio.sleep(0)
-
-    def _take(self, subscription: Subscription, message: Message) -> None:
-        self.statistics.queue_depth -= 1
         try:
             self._apply(subscription, message)
         except Exception as error:
@@ -179,6 +140,10 @@ class EventPool:
             notice = "A batch of %s could not be applied: %r"
             self._intake.notices.say(logging.ERROR, message.topic, notice, message.topic, error)
 
+    def malformed(self, subscription: Subscription) -> None:
+        self.statistics.messages_received += 1
+        self._intake.skip(subscription.endpoint.address, "frames")
+
     def _apply(self, subscription: Subscription, message: Message) -> None:
         try:
             arrived = arrival(message.sequence, message.payload)
@@ -186,16 +151,22 @@ class EventPool:
         except WireError as error:
             self._unread(subscription, message, str(error))
             return
-        # What waited here while its connection was lost does not bring that back.
-        if subscription.stands(message.connection):
-            moved = message.connection != stream.connection and stream.next > 0
-            stream.voices.add(message.connection)
-            stream.connection = message.connection
+        connection = message.connection
+        if connection != stream.connection or connection not in stream.voices or stream.lost_at is not None:
+            self._comes_through(subscription, stream, connection)
+        stream.stir()
+        self._intake.receive(stream, arrived)
+
+    def _comes_through(self, subscription: Subscription, stream: Stream, connection: int | None) -> None:
+        """Takes note of the connection that a stream comes through, which may be new, or back."""
+        # What waited in the socket while its connection was lost does not bring that back.
+        if subscription.stands(connection):
+            moved = connection != stream.connection and stream.next > 0
+            stream.voices.add(connection)
+            stream.connection = connection
             stream.reconnected |= moved
             if moved or stream.lost_at is not None:
                 self._intake.found(stream)
-        stream.stir()
-        self._intake.receive(stream, arrived)
 
     def _unread(self, subscription: Subscription, message: Message, reason: str) -> None:
         """Takes a message of which topic and number can be read at most: what it was to say is missing."""

@@ -59,7 +59,10 @@ class Recorder:
         self._model = model
         self._write = write
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._subscriptions = [Subscription(self._context, endpoint, topic, self) for endpoint in endpoints]
+        turns = asyncio.Semaphore()
+        self._subscriptions = [
+            Subscription(self._context, endpoint, topic, self, turns=turns) for endpoint in endpoints
+        ]
         self._heard: dict[tuple[str, Rank], _Heard] = {}
         self._asking: set[asyncio.Task[None]] = set()
 
@@ -96,9 +99,6 @@ class Recorder:
             heard = _Heard(Stream(rank, endpoint.address, endpoint.replay), message.topic)
             self._heard[endpoint.address, rank] = heard
         self._take(heard, message, arrived)
-
-    async def wants_more(self) -> None:
-        """At any time: a message is written as soon as it comes."""
 
     def malformed(self, subscription: Subscription) -> None:
         self.statistics.unreadable += 1

@@ -17,8 +17,6 @@ class EventStatistics:
     """Messages are what was received from a socket; each carries one batch of events."""
 
     messages_received: int = 0
-    pauses: int = 0
-    """Times that reading stopped because the queue was full. What the sockets could not keep shows as a gap."""
     batches_applied: int = 0
     batches_repeated: int = 0
     """Not applied because they had been."""
@@ -31,8 +29,6 @@ class EventStatistics:
     replays: int = 0
     replay_failures: int = 0
     restarts: int = 0
-    queue_depth: int = 0
-    """Messages that wait for a worker."""
     lag_seconds: float = 0.0
     """From the last batch's own time to its application."""
     lag: Histogram = field(default_factory=_lag_seconds)

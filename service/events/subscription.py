@@ -1,11 +1,13 @@
-"""One endpoint's sockets: messages out of the subscription in bounded slices, and what its monitor says."""
+"""One endpoint's sockets: messages out of the subscription in turns of bounded length, and what its monitor says."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import NamedTuple, Protocol, TypeAlias
+from time import monotonic
+from typing import Protocol, TypeAlias
 
+import msgspec
 import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
@@ -13,9 +15,12 @@ from zmq.utils.monitor import recv_monitor_message
 from service.events.endpoint import Endpoint
 
 _log = logging.getLogger(__name__)
-_SLICE = 256
+_TURN_SECONDS = 0.002
+_WITHOUT_CLOCK = 8
+"""Messages that are taken between two looks at the clock."""
 _AFTER_FAILURE = 1.0
 _HIGH_WATER = 100_000
+_NOBLOCK = int(zmq.NOBLOCK)
 _MADE = zmq.Event.CONNECTED | zmq.Event.ACCEPTED
 _READY = zmq.Event.HANDSHAKE_SUCCEEDED
 _ENDED = zmq.Event.DISCONNECTED
@@ -23,7 +28,7 @@ _ENDED = zmq.Event.DISCONNECTED
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, gc=False):
     """One published message. Of a bound socket's several connections, `connection` says which, `peer` its host."""
 
     topic: bytes
@@ -38,10 +43,6 @@ class Listener(Protocol):
 
     def received(self, subscription: Subscription, message: Message) -> None: ...
 
-    async def wants_more(self) -> None:
-        """Waits until more messages are wanted; what the sockets cannot keep meanwhile shows as a gap."""
-        ...
-
     def malformed(self, subscription: Subscription) -> None: ...
 
     def connected(self, subscription: Subscription) -> None: ...
@@ -50,9 +51,22 @@ class Listener(Protocol):
 
 
 class Subscription:
-    """Subscribes to one endpoint. `connections` are those that stand at the moment."""
+    """Subscribes to one endpoint. `connections` are those that stand at the moment.
 
-    def __init__(self, context: Context, endpoint: Endpoint, topic: str, listener: Listener) -> None:
+    `turns` is how many endpoints may be read, a few milliseconds each, before the event loop sees to other things.
+    What comes faster than it is taken waits in the socket, up to `high_water` messages of a connection.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        endpoint: Endpoint,
+        topic: str,
+        listener: Listener,
+        *,
+        turns: asyncio.Semaphore,
+        high_water: int = _HIGH_WATER,
+    ) -> None:
         self.endpoint = endpoint
         self.connections: set[int] = set()
         self._binds = endpoint.binds
@@ -61,6 +75,10 @@ class Subscription:
         self._topic = b"" if endpoint.pod or endpoint.model else topic.encode()
         self._context = context
         self._listener = listener
+        self._turns = turns
+        self._high_water = high_water
+        self._by_frame = endpoint.binds
+        """Whether to ask of each frame if it is a message's last: messages are traced, or were not of three frames."""
         self._problem: str | None = "is not opened yet"
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
@@ -77,7 +95,7 @@ class Subscription:
             return
         socket = self._context.socket(zmq.SUB)
         socket.linger = 0
-        socket.rcvhwm = _HIGH_WATER
+        socket.rcvhwm = self._high_water
         # Without heartbeats a connection whose other end went without a word stands for hours.
         socket.heartbeat_ivl, socket.heartbeat_timeout = 10_000, 30_000
         socket.reconnect_ivl, socket.reconnect_ivl_max = 100, 2_000
@@ -130,15 +148,15 @@ class Subscription:
         while True:
             await poller.poll()
             try:
-                # A connection's end is read before what came after it over its successor.
-                while monitor.poll(0):
-                    self._monitored(monitor)
-                self._drain(socket)
+                async with self._turns:
+                    # A connection's end is read before what came after it over its successor.
+                    while monitor.poll(0):
+                        self._monitored(monitor)
+                    self._drain(socket)
+                    await asyncio.sleep(0)
             except Exception:  # whatever it is, an endpoint must not fall silent
                 _log.exception("What came from %s could not be taken", self.endpoint.address)
                 await asyncio.sleep(_AFTER_FAILURE)
-            await self._listener.wants_more()
-            await asyncio.sleep(0)
 
     def _monitored(self, monitor: zmq.Socket[bytes]) -> None:
         event = recv_monitor_message(monitor)
@@ -153,27 +171,60 @@ class Subscription:
             self._listener.disconnected(self, event["value"])
 
     def _drain(self, socket: zmq.Socket[bytes]) -> None:
-        for _ in range(_SLICE):
-            try:
-                frames, connection, peer = _receive(socket, traced=self._binds)
-            except zmq.Again:
-                return
-            if len(frames) != 3 or len(frames[1]) != 8:
-                self._listener.malformed(self)
-                continue
-            topic, sequence, payload = frames
-            self._listener.received(self, Message(topic, int.from_bytes(sequence, "big"), payload, connection, peer))
+        ends = monotonic() + _TURN_SECONDS
+        received = self._listener.received
+        while monotonic() < ends:
+            for _ in range(_WITHOUT_CLOCK):
+                try:
+                    message = self._message_by_frame(socket) if self._by_frame else self._message(socket)
+                except zmq.Again:
+                    return
+                if message is None:
+                    self._listener.malformed(self)
+                else:
+                    received(self, message)
+
+    def _message(self, socket: zmq.Socket[bytes]) -> Message | None:
+        """The next message, None when it has other frames than it should; raises zmq.Again when there is none.
+
+        That the first two frames are not a message's last is taken for granted, since to ask takes longer than to read.
+        """
+        recv = socket.recv
+        frames = [recv(_NOBLOCK)]
+        try:
+            frames.append(recv(_NOBLOCK))
+            last = recv(_NOBLOCK, False)
+            frames.append(last.bytes)
+            if not last.more and len(frames[1]) == 8:
+                return Message(frames[0], int.from_bytes(frames[1], "big"), frames[2])
+            while last.more:
+                last = recv(_NOBLOCK, False)
+                frames.append(last.bytes)
+        except zmq.Again:
+            pass
+        # What follows a message of fewer frames can have been taken for a part of it.
+        self._by_frame = True
+        message = _message(frames[-3:]) if len(frames) > 3 else None
+        if message is not None:
+            self._listener.malformed(self)
+        return message
+
+    def _message_by_frame(self, socket: zmq.Socket[bytes]) -> Message | None:
+        """The same for an endpoint of which more must be asked."""
+        frame = socket.recv(_NOBLOCK, False)
+        connection, peer = _origin(frame) if self._binds else (None, None)
+        frames = [frame.bytes]
+        while frame.more:  # asking the socket for RCVMORE takes longer than a frame
+            frame = socket.recv(_NOBLOCK, False)
+            frames.append(frame.bytes)
+        return _message(frames, connection, peer)
 
 
-def _receive(socket: zmq.Socket[bytes], traced: bool) -> tuple[list[bytes], int | None, str | None]:
-    """The frames of the next message and, if it is to be traced, where it came from. Raises zmq.Again."""
-    frame = socket.recv(zmq.NOBLOCK, copy=False)
-    connection, peer = _origin(frame) if traced else (None, None)
-    frames = [frame.bytes]
-    while frame.more:  # asking the socket for RCVMORE takes longer than a frame
-        frame = socket.recv(zmq.NOBLOCK, copy=False)
-        frames.append(frame.bytes)
-    return frames, connection, peer
+def _message(frames: list[bytes], connection: int | None = None, peer: str | None = None) -> Message | None:
+    if len(frames) != 3 or len(frames[1]) != 8:
+        return None
+    topic, sequence, payload = frames
+    return Message(topic, int.from_bytes(sequence, "big"), payload, connection, peer)
 
 
 def _origin(frame: zmq.Frame) -> tuple[int | None, str | None]:

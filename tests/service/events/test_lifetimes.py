@@ -137,9 +137,9 @@ async def test_the_pool_says_that_it_started(listen: Listen, caplog: pytest.LogC
     logger = logging.getLogger("service.events.pool")
     caplog.set_level(logging.INFO, logger.name)
     logger.addHandler(caplog.handler)  # setting up the service's own log takes all handlers off the root
-    await listen(Endpoint("tcp://127.0.0.1:1"), pool_concurrency=3)
+    await listen(Endpoint("tcp://127.0.0.1:1"))
     logger.removeHandler(caplog.handler)
-    assert "Events pool started: 3 workers, tcp://127.0.0.1:1" in caplog.messages
+    assert "Events pool started: tcp://127.0.0.1:1" in caplog.messages
 
 
 async def test_topics_outside_the_filter_are_not_heard_unless_the_endpoint_names_its_pod(listen: Listen) -> None:

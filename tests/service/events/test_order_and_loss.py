@@ -299,9 +299,20 @@ async def test_a_flood_waits_in_the_sockets_and_nothing_is_lost(listen: Listen) 
         for number in range(3000):
             publisher.publish(stored(number % 50))
         await listening.heard({RANK: 2999})
-        assert listening.pool.statistics.pauses > 0
         assert listening.pool.statistics.gaps == 0
         assert state(listening) == (True, None)
+
+
+async def test_an_endpoint_that_floods_does_not_keep_others_waiting(listen: Listen) -> None:
+    async with Publisher(topic=TOPIC) as flooding, Publisher(topic="kv@b@m") as other:
+        listening = await listen(endpoint(flooding), endpoint(other))
+        await flooding.subscribed()
+        await other.subscribed()
+        for number in range(20_000):
+            flooding.publish(stored(number % 50))
+        other.publish(stored(0))
+        await until(lambda: Rank("b", "m") in listening.states())
+        assert (listening.states()[RANK].last_sequence or 0) < 19_999
 
 
 async def test_a_batch_that_cannot_be_read_stops_nothing_and_is_told(listen: Listen) -> None:
@@ -319,15 +330,30 @@ async def test_a_batch_that_cannot_be_read_stops_nothing_and_is_told(listen: Lis
         assert state(listening) == (False, "an event could not be read (no msgpack)")
 
 
-async def test_a_message_of_other_frames_is_counted(listen: Listen) -> None:
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b""],
+        [b"", b""],
+        [b"", bytes(8)],
+        [b"", b"short", b""],
+        [b"", bytes(8), b"", b""],
+        [b"", b"", bytes(8), b"", b""],
+    ],
+)
+async def test_a_message_of_other_frames_is_counted_and_the_next_ones_are_taken(
+    listen: Listen, frames: list[bytes]
+) -> None:
     async with Publisher(topic=TOPIC) as publisher:
         listening = await listen(endpoint(publisher))
         await publisher.subscribed()
-        publisher.publish_frames([TOPIC.encode(), b"short", stored(0)])
-        publisher.publish_frames([TOPIC.encode()])
-        publisher.publish(stored(1))
-        await listening.heard({RANK: 0})
+        publisher.publish(stored(0))
+        for _ in range(2):
+            publisher.publish_frames([TOPIC.encode() + frames[0], *frames[1:]])
+            publisher.publish(stored(1))
+        await listening.heard({RANK: 2})
         assert listening.pool.statistics.skipped == {"frames": 2}
+        assert listening.pool.statistics.gaps == 0
 
 
 async def test_a_rank_that_two_endpoints_speak_for_is_inexact(listen: Listen) -> None:

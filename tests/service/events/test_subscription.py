@@ -23,8 +23,6 @@ class Startled:
             raise ValueError("too much")
         self.messages.put_nowait(message)
 
-    async def wants_more(self) -> None: ...
-
     def malformed(self, subscription: Subscription) -> None: ...
 
     def connected(self, subscription: Subscription) -> None: ...
@@ -40,7 +38,9 @@ async def test_an_endpoint_goes_on_after_a_message_that_could_not_be_taken(
     publisher = context.socket(zmq.XPUB)
     port = publisher.bind_to_random_port("tcp://127.0.0.1")
     listener = Startled()
-    subscription = Subscription(context, Endpoint(f"tcp://127.0.0.1:{port}"), "kv@", listener)
+    subscription = Subscription(
+        context, Endpoint(f"tcp://127.0.0.1:{port}"), "kv@", listener, turns=asyncio.Semaphore()
+    )
     subscription.open()
     try:
         await asyncio.to_thread(publisher.poll, 10_000)
