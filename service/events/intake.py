@@ -14,6 +14,7 @@ from service.events.wire import Batch, Cleared
 from service.index.base import Index, Rank, Removed, Stored
 
 _log = logging.getLogger(__name__)
+_NEXT = Verdict.NEXT  # to find a member of an enumeration takes longer than to compare it
 
 
 class Intake:
@@ -73,13 +74,16 @@ class Intake:
     def receive(self, stream: Stream, arrival: Arrival) -> None:
         """Takes a live batch: applies it when it is next, else finds out what is missing."""
         verdict = stream.judge(arrival)
-        if stream.asking and (verdict is not Verdict.NEXT or stream.waiting):
+        if stream.asking and (verdict is not _NEXT or stream.waiting):
             self._keep_waiting(stream, arrival)
-            return
+        elif verdict is _NEXT:
+            self.apply(stream, arrival)
+            stream.catching_up = False
+        else:
+            self._receive_out_of_order(stream, arrival, verdict)
+
+    def _receive_out_of_order(self, stream: Stream, arrival: Arrival, verdict: Verdict) -> None:
         match verdict:
-            case Verdict.NEXT:
-                self.apply(stream, arrival)
-                stream.catching_up = False
             case Verdict.REPEATED:
                 self._statistics.batches_repeated += 1
             case Verdict.RESTARTED:
@@ -158,27 +162,32 @@ class Intake:
 
     def apply(self, stream: Stream, arrival: Arrival) -> None:
         """Puts a batch into the index, whatever is missing before it."""
-        self._apply_events(stream, arrival.batch)
-        stream.advance(arrival)
+        batch = arrival.batch
+        self._apply_events(stream, batch)
+        now = stream.advance(arrival)
         self.verified(stream)
-        self._statistics.batches_applied += 1
-        if arrival.batch.timestamp is not None:
-            self._statistics.lag_seconds = max(0.0, (stream.last_event_at or 0.0) - arrival.batch.timestamp)
-            self._statistics.lag.observe(self._statistics.lag_seconds)
+        statistics = self._statistics
+        statistics.batches_applied += 1
+        if batch.timestamp is not None:
+            lag = now - batch.timestamp
+            statistics.lag_seconds = lag = lag if lag > 0 else 0.0
+            statistics.lag.observe(lag)
 
     def _apply_events(self, stream: Stream, batch: Batch) -> None:
+        rank = stream.rank
         for event in batch.events:
             if isinstance(event, Stored):
-                self._index.store(stream.rank, event)
+                self._index.store(rank, event)
             elif isinstance(event, Removed):
-                self._index.remove(stream.rank, event)
+                self._index.remove(rank, event)
             elif isinstance(event, Cleared):
-                self._index.clear(stream.rank)
+                self._index.clear(rank)
                 stream.inexact = None
         self._statistics.events_applied += len(batch.events)
-        for reason, count in batch.unread.items():
-            self.skip(stream.rank, reason, count)
-            self.distrust(stream, f"an event could not be read ({reason})")
+        if batch.unread:
+            for reason, count in batch.unread.items():
+                self.skip(rank, reason, count)
+                self.distrust(stream, f"an event could not be read ({reason})")
 
     def skip(self, subject: object, reason: str, count: int = 1) -> None:
         self._statistics.skipped[reason] += count

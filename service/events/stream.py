@@ -53,6 +53,9 @@ def payload_digest(payload: bytes) -> int:
     return xxhash.xxh3_64_intdigest(payload)
 
 
+_NEXT = Verdict.NEXT
+
+
 @dataclass(frozen=True, slots=True)
 class StreamState:
     """What `/pods` says about where a rank's blocks come from. Times are Unix seconds."""
@@ -120,14 +123,14 @@ class Stream:
         given up as lost and comes late. Any other content under a number that was used means a restarted engine. What
         was sent before a restart and comes soon after it counts no more.
         """
-        if arrival.sequence == 0 and self.next and self.reconnected:
+        sequence, sent_at = arrival.sequence, arrival.batch.timestamp
+        if sequence == 0 and self.next and self.reconnected:
             return Verdict.RESTARTED
-        sent_at = arrival.batch.timestamp
         if sent_at and sent_at < self._began_at and monotonic() < self._stragglers_until:
             return Verdict.REPEATED
-        if arrival.sequence == self.next:
-            return Verdict.NEXT
-        if arrival.sequence > self.next:
+        if sequence == self.next:
+            return _NEXT
+        if sequence > self.next:
             return Verdict.GAP
         digest = self._digest(arrival.sequence)
         if digest is not None:
@@ -152,19 +155,21 @@ class Stream:
             return self._digests[-behind]
         return self._first_digest if sequence == 0 and self.next else None
 
-    def advance(self, arrival: Arrival) -> None:
-        """Takes a batch as the last one applied."""
-        if arrival.sequence > self.next:
-            self._digests.extend([None] * min(arrival.sequence - self.next, _REMEMBERED))
+    def advance(self, arrival: Arrival) -> float:
+        """Takes a batch as the last one applied; gives the time, in Unix seconds."""
+        sequence, timestamp = arrival.sequence, arrival.batch.timestamp
+        if sequence > self.next:
+            self._digests.extend([None] * min(sequence - self.next, _REMEMBERED))
         self._digests.append(arrival.digest)
-        self.next = arrival.sequence + 1
+        self.next = sequence + 1
         self.reconnected = self.lost_at is not None
-        self.last_event_at = time()
-        if arrival.batch.timestamp is not None:
-            self._timestamp = arrival.batch.timestamp
-        if arrival.sequence == 0:
-            self._began_at = arrival.batch.timestamp or 0.0
+        self.last_event_at = now = time()
+        if timestamp is not None:
+            self._timestamp = timestamp
+        if sequence == 0:
+            self._began_at = timestamp or 0.0
             self._first_digest = arrival.digest
+        return now
 
     def stir(self) -> None:
         """Something was heard: that it was the last is to be checked soon, and then ever more rarely.

@@ -85,8 +85,9 @@ class RankState:
 
     def holder_of(self, stored: Stored) -> Holder | None:
         """The holder of an event's blocks, None before their first."""
+        group, cut = stored.group, (stored.block_size, stored.lookahead)
         for holder in self.holders:
-            if holder.group == stored.group and holder.cut == (stored.block_size, stored.lookahead):
+            if holder.group == group and holder.cut == cut:
                 return holder
         return None
 

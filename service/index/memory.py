@@ -14,6 +14,7 @@ from service.index.keys import block_keys, prompt_keys, root_key
 from service.index.matching import Chain, bits, hybrid_match, prefix_match
 from service.index.statistics import IndexStatistics
 
+_GPU, _NO = Tier.GPU, Reuse.NO  # to find a member of an enumeration takes longer than to compare it
 _UNKNOWN_PARENT = "blocks were left out because the block before them is unknown"
 _SAME_TOKENS = "blocks of the same tokens have several hashes, and nothing says what sets them apart"
 _DISPLACED = "blocks were let go to keep to INDEX_MAX_BLOCKS"
@@ -55,7 +56,8 @@ class MemoryIndex:
         state = self._ranks.get(rank)
         if state is None:
             state = self._ranks[rank] = RankState()
-        if not stored.tokens or (stored.tier is not Tier.GPU and state.knows_all(stored)):
+        tier = stored.tier
+        if not stored.tokens or (tier is not _GPU and state.knows_all(stored)):
             # Tokens of offloaded blocks come without what else was hashed into them, so what is known is trusted more.
             return self._store_by_hash(state, stored)
         holder = state.holder_of(stored) or self._new_holder(rank, state, stored)
@@ -65,8 +67,8 @@ class MemoryIndex:
         if keys is None:
             self._mistrust(rank, holder)
             return len(stored.hashes)
-        if stored.reuse is Reuse.NO or not self._reports_reuse(holder, stored, keys):
-            self._add(holder, stored.tier, stored.hashes, keys)
+        if stored.reuse is _NO or not self._reports_reuse(holder, stored, keys):
+            self._add(holder, tier, stored.hashes, keys)
         return 0
 
     def _keys(self, rank: Rank, holder: Holder, stored: Stored) -> Sequence[BlockKey] | None:
@@ -76,7 +78,7 @@ class MemoryIndex:
             self._loras.setdefault(stored.lora_name, rank.model)
         if stored.parent is None:
             parent: BlockKey | None = root_key(rank.model, stored.lora_name, stored.block_size)
-            if state.salted and stored.tier is not Tier.GPU and not stored.extras:
+            if state.salted and stored.tier is not _GPU and not stored.extras:
                 state.flaw = state.flaw or _NO_EXTRAS
                 return None
         else:
@@ -87,15 +89,17 @@ class MemoryIndex:
             self.statistics.unknown_parents += len(stored.hashes)
             state.flaw = state.flaw or _UNKNOWN_PARENT
             return None
-        if stored.extras:
-            state.salted |= any(stored.extras)
-        keys = block_keys(parent, stored.tokens, stored.block_size, stored.extras)
-        if len(keys) == len(stored.hashes):
+        extras, hashes = stored.extras, stored.hashes
+        if extras:
+            state.salted |= any(extras)
+        keys = block_keys(parent, stored.tokens, stored.block_size, extras)
+        if len(keys) == len(hashes):
             return keys
-        some = _keys_of_some(stored.hashes, keys, holder)
+        some = _keys_of_some(hashes, keys, holder)
         if some is None:
             state.flaw = state.flaw or _SPARSE
-        return some
+            return None
+        return run(some)
 
     def _reports_reuse(self, holder: Holder, stored: Stored, keys: Sequence[BlockKey]) -> bool:
         """Whether a store that may be a report of reuse is one, as far as can be told.
@@ -139,7 +143,7 @@ class MemoryIndex:
                 if key is not None:
                     if not stored.tokens and stored.block_size > holder.cut.block_size:
                         state.flaw = state.flaw or _OFFLOADED_IN_CHUNKS
-                    self._add(holder, stored.tier, (block_hash,), (key,))
+                    self._add(holder, stored.tier, (block_hash,), run([key]))
                     break
             else:
                 unknown += 1
@@ -149,16 +153,20 @@ class MemoryIndex:
         return unknown
 
     def _add(self, holder: Holder, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> None:
+        """Adds blocks; `keys` is a run."""
         hashes = run(hashes)
-        left_out = self._holding[tier].add(holder.bit, holder.keys, hashes, run(keys))
-        added = len(hashes) - len(left_out)
-        for position in left_out:
-            last = position == len(hashes) - 1
-            added += self._add_known(holder, tier, hashes[position], keys[position], last=last)
+        added = len(hashes)
+        left_out = self._holding[tier].add(holder.bit, holder.keys, hashes, keys)
+        if left_out:
+            added -= len(left_out)
+            for position in left_out:
+                last = position == len(hashes) - 1
+                added += self._add_known(holder, tier, hashes[position], keys[position], last=last)
         if added:
-            holder.sizes[tier] += added
-            holder.ages.add(self.statistics.admissions // self._era, added, sum(holder.sizes))
-            self.statistics.admissions += added
+            statistics, sizes = self.statistics, holder.sizes
+            sizes[tier] += added
+            holder.ages.add(statistics.admissions // self._era, added, sizes)
+            statistics.admissions += added
             self.blocks += added
             if self.blocks > self._max_blocks:
                 self._displace()
