@@ -165,7 +165,8 @@ class Intake:
         batch = arrival.batch
         self._apply_events(stream, batch)
         now = stream.advance(arrival)
-        self.verified(stream)
+        if self._hidden:
+            self.verified(stream)
         statistics = self._statistics
         statistics.batches_applied += 1
         if batch.timestamp is not None:

@@ -147,7 +147,9 @@ class EventPool:
     def _apply(self, subscription: Subscription, message: Message) -> None:
         try:
             arrived = arrival(message.sequence, message.payload)
-            stream = self._stream(subscription, message.topic, arrived.batch.rank, message.peer)
+            stream = self._heard.get((subscription, message.topic, arrived.batch.rank, message.peer))
+            if stream is None or stream.forgotten:
+                stream = self._stream(subscription, message.topic, arrived.batch.rank, message.peer)
         except WireError as error:
             self._unread(subscription, message, str(error))
             return

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from time import monotonic, time
 
 import msgspec
-import xxhash
+from xxhash import xxh3_64_intdigest
 
 from service.events.wire import Batch, read_batch
 from service.index.base import Rank
@@ -41,16 +41,12 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 
 def arrival(sequence: int, payload: bytes) -> Arrival:
     """Reads a message's payload. Raises WireError."""
-    return Arrival(sequence, payload_digest(payload), read_batch(payload))
+    return Arrival(sequence, xxh3_64_intdigest(payload), read_batch(payload))
 
 
 def unread_arrival(sequence: int, payload: bytes, rank: int, reason: str) -> Arrival:
     """A message of which nothing can be read but its place."""
-    return Arrival(sequence, payload_digest(payload), Batch(None, (), rank, {reason: 1}))
-
-
-def payload_digest(payload: bytes) -> int:
-    return xxhash.xxh3_64_intdigest(payload)
+    return Arrival(sequence, xxh3_64_intdigest(payload), Batch(None, (), rank, {reason: 1}))
 
 
 _NEXT = Verdict.NEXT
