@@ -12,7 +12,7 @@ from msgspec import Meta, Raw, Struct
 from service.api.errors import Refusal
 from service.api.resources import SETTINGS
 from service.api.validation import refusal_of_body
-from service.index.kernel import prompt_ids
+from service.native.loops import prompt_ids
 from service.prompts.chat import Chat
 
 Body = TypeVar("Body")

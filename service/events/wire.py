@@ -15,8 +15,8 @@ from msgspec import Raw
 from xxhash import xxh3_64_intdigest
 
 from service.index.base import BlockHash, Removed, Reuse, Stored, Tier, TokenIds
-from service.index.kernel import run, unpack_hashes, unpack_tokens, usual_batch
 from service.index.keys import block_extra, lookahead_extra
+from service.native.loops import run, unpack_hashes, unpack_tokens, usual_batch
 
 _NIL = Raw(b"\xc0")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from service.index.base import Tier
 from service.index.holders import Holder, RankState
-from service.index.kernel import Holding
 from service.index.matching import bits
+from service.native.loops import Holding
 
 
 def disagreements(

@@ -9,8 +9,8 @@ from functools import lru_cache
 import msgspec
 from xxhash import xxh64_intdigest
 
-from service.index import kernel
 from service.index.base import BlockKey, Prompt, TokenIds
+from service.native import loops
 
 _TOKEN_BYTES = 4
 _KEY_BITS = (1 << 60) - 1
@@ -32,7 +32,7 @@ def block_keys(
     there are blocks.
     """
     if not (extras and any(extras)):
-        return kernel.block_keys(parent, tokens.tobytes(), block_size * _TOKEN_BYTES)
+        return loops.block_keys(parent, tokens.tobytes(), block_size * _TOKEN_BYTES)
     whole = len(tokens) // block_size * block_size
     keys: list[BlockKey] = []
     key = parent
@@ -41,7 +41,7 @@ def block_keys(
         extra = extras[position] if position < len(extras) else None
         key = xxh64_intdigest(block + extra if extra else block, key) & _KEY_BITS
         keys.append(key)
-    return kernel.run(keys)
+    return loops.run(keys)
 
 
 def block_extra(names: Sequence[object]) -> bytes | None:
@@ -61,7 +61,7 @@ def prompt_keys(prompt: Prompt, block_size: int, lookahead: int = 0) -> Sequence
     """The keys of a prompt's whole blocks, as an engine hashes them that looks `lookahead` tokens past each block."""
     root = root_key(prompt.model, prompt.lora_name, block_size)
     salt = block_extra([prompt.cache_salt]) if prompt.cache_salt else None
-    if not (lookahead or salt or kernel.COMPILED) and prompt.keys is not None:  # compiled, it is quicker than a cache
+    if not (lookahead or salt or loops.COMPILED) and prompt.keys is not None:  # compiled, it is quicker than a cache
         return prompt.keys(root, prompt.tokens, block_size)
     if not lookahead:
         return block_keys(root, prompt.tokens, block_size, (salt,))

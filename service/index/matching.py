@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from service.index.base import BlockKey, RankMatch, Tier
 from service.index.holders import Cut, Holder, RankState
-from service.index.kernel import Holding, run
+from service.native.loops import Holding, run
 
 
 class Run(NamedTuple):

@@ -9,10 +9,10 @@ from time import perf_counter
 from service.index.base import BlockHash, BlockKey, Prompt, Rank, RankBlocks, RankMatch, Removed, Reuse, Stored, Tier
 from service.index.consistency import disagreements
 from service.index.holders import Cut, Holder, RankState, tail_blocks
-from service.index.kernel import Holding, run
 from service.index.keys import block_keys, prompt_keys, root_key
 from service.index.matching import Chain, bits, hybrid_match, prefix_match
 from service.index.statistics import IndexStatistics
+from service.native.loops import Holding, run
 
 _GPU, _NO = Tier.GPU, Reuse.NO  # to find a member of an enumeration takes longer than to compare it
 _UNKNOWN_PARENT = "blocks were left out because the block before them is unknown"

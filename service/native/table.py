@@ -1,4 +1,4 @@
-"""The tables behind the index, in the Python that mypyc makes fast C of; service/index/plain.py has dicts for it."""
+"""The tables behind the index, in the Python that mypyc makes fast C of; service/native/plain.py has dicts for it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.e2e.containers import ContainerEngine
 
 _LOOK = """
 import json, os
-from service.index.kernel import COMPILED
+from service.native.loops import COMPILED
 def writes(path):
     try:
         with open(os.path.join(path, "probe"), "w") as file:

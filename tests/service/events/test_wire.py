@@ -8,8 +8,8 @@ import pytest
 
 from service.events.wire import Cleared, WireError, read_batch
 from service.index.base import Removed, Reuse, Stored, Tier
-from service.index.kernel import run
 from service.index.keys import block_extra, lookahead_extra
+from service.native.loops import run
 
 TOKENS = array("I", range(4))
 FIELDS: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""The innermost loops of the index: compiled where service/native was built, plain Python otherwise.
+"""The innermost loops: compiled where service/native was built, plain Python otherwise.
 
-KVCACHE_KERNEL=plain leaves alone what was compiled.
+KVCACHE_LOOPS=plain leaves alone what was compiled.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from service.native.sources import is_compiled
 
-COMPILED = os.environ.get("KVCACHE_KERNEL") != "plain" and is_compiled()
+COMPILED = os.environ.get("KVCACHE_LOOPS") != "plain" and is_compiled()
 
 if TYPE_CHECKING or not COMPILED:
-    from service.index.plain import (
+    from service.native.plain import (
         Holding,
         Table,
         block_keys,

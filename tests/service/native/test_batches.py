@@ -12,10 +12,10 @@ import pytest
 from service.events import wire
 from service.events.recording import Recording
 from service.events.wire import WireError, read_batch
-from service.index import kernel, plain
 from service.index.base import Removed, Stored, Tier
+from service.native import loops, plain
 
-pytestmark = pytest.mark.skipif(not kernel.COMPILED, reason="the inner loops are not compiled")
+pytestmark = pytest.mark.skipif(not loops.COMPILED, reason="the inner loops are not compiled")
 
 _NUMBERS = (None, 0, 1, -1, 2, 4, 127, 128, 255, 256, 2**16, 2**20 + 1, 2**32 - 1, 2**32, 2**63, 2**64 - 1, -(2**63))
 _ODD: tuple[object, ...] = (
@@ -95,7 +95,7 @@ def _read(payload: bytes) -> str:
 
 
 def _is_usual(payload: bytes) -> bool:
-    return kernel.usual_batch(payload, Stored, Removed, Tier.GPU) is not None
+    return loops.usual_batch(payload, Stored, Removed, Tier.GPU) is not None
 
 
 def _payload(random: Random) -> bytes:

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.index import kernel, plain
 from service.index.base import Removed, Stored, Tier
+from service.native import loops, plain
 
-if not kernel.COMPILED and os.environ.get("KVCACHE_KERNEL") != "plain" and os.environ.get("CI"):
+if not loops.COMPILED and os.environ.get("KVCACHE_LOOPS") != "plain" and os.environ.get("CI"):
     pytest.fail("the inner loops are not compiled: make .venv/native")
-compiled = pytest.mark.skipif(not kernel.COMPILED, reason="the inner loops are not compiled")
+compiled = pytest.mark.skipif(not loops.COMPILED, reason="the inner loops are not compiled")
 
 EDGES = (0, 1, -1, 2**63 - 1, -(2**63))
 
@@ -37,7 +37,7 @@ def test_block_keys_are_the_same_compiled_and_plain(block_size: int) -> None:
     random = Random(block_size)
     tokens = random.randbytes(4 * block_size * 5 + 4 * (block_size // 2))
     for parent in (0, 1, 2**60 - 1, random.getrandbits(60)):
-        keys = list(kernel.block_keys(parent, tokens, 4 * block_size))
+        keys = list(loops.block_keys(parent, tokens, 4 * block_size))
         assert keys == plain.block_keys(parent, tokens, 4 * block_size)
         assert len(keys) == 5
         assert all(0 <= key < 2**60 for key in keys)
@@ -47,7 +47,7 @@ def test_block_keys_are_the_same_compiled_and_plain(block_size: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_compiled_table_is_a_dict(seed: int) -> None:
     random = Random(seed)
-    table, same = kernel.Table(), plain.Table()
+    table, same = loops.Table(), plain.Table()
     names = numbers(random, 70_000)
     for step, name in enumerate(names):
         if random.random() < 0.9:
@@ -67,7 +67,7 @@ def test_a_compiled_table_is_a_dict(seed: int) -> None:
 def test_a_table_that_only_shrinks_still_finds_what_is_left() -> None:
     random = Random(4)
     names = list({*numbers(random, 50_000)})
-    table = kernel.Table()
+    table = loops.Table()
     for name in names:
         table.put(name, 1)
     random.shuffle(names)
@@ -80,7 +80,7 @@ def test_a_table_that_only_shrinks_still_finds_what_is_left() -> None:
 @compiled
 @pytest.mark.parametrize("count", [0, 5, 1000, 40_000])
 def test_draining_a_table_gives_every_value_once(count: int) -> None:
-    table = kernel.Table()
+    table = loops.Table()
     for name in range(count):
         table.put(name * 2**20, name)
     found: list[int] = []
@@ -93,7 +93,7 @@ def test_draining_a_table_gives_every_value_once(count: int) -> None:
 
 @compiled
 def test_the_oldest_names_are_those_that_came_first() -> None:
-    table = kernel.Table()
+    table = loops.Table()
     for name in range(1000, 2000):
         table.put(name, 0)
     for name in range(1000, 1100, 2):
@@ -108,9 +108,9 @@ def test_the_oldest_names_are_those_that_came_first() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_who_holds_what_is_the_same_compiled_and_plain(seed: int) -> None:
     random = Random(seed)
-    holdings = kernel.Holding(), plain.Holding()
+    holdings = loops.Holding(), plain.Holding()
     holders = [1 << number for number in (0, 1, 2, 63, 64, 900)]
-    tables = [(kernel.Table(), plain.Table()) for _ in holders]
+    tables = [(loops.Table(), plain.Table()) for _ in holders]
     keys = [random.getrandbits(60) for _ in range(300)]
     for _ in range(1500):
         number = random.randrange(len(holders))
@@ -122,7 +122,7 @@ def test_who_holds_what_is_the_same_compiled_and_plain(seed: int) -> None:
                 names = [key ^ number for key in run]
                 both = [
                     holding.add(bit, table, kind.run(names), kind.run(run))
-                    for holding, table, kind in zip(holdings, tables[number], (kernel, plain), strict=True)
+                    for holding, table, kind in zip(holdings, tables[number], (loops, plain), strict=True)
                 ]
                 assert both[0] == both[1]
             case 2:
@@ -131,15 +131,15 @@ def test_who_holds_what_is_the_same_compiled_and_plain(seed: int) -> None:
                     for table in tables[number]:
                         table.forget(key ^ number)
             case 3:
-                for holding, kind in zip(holdings, (kernel, plain), strict=True):
+                for holding, kind in zip(holdings, (loops, plain), strict=True):
                     holding.discard_all(bit, kind.run(run))
             case _:
                 for holding in holdings:
                     holding.set(bit, run[0])
         asked = random.sample(keys, 5) + keys[start : start + 20]
         wanted = random.getrandbits(1000)
-        assert holdings[0].prefix(kernel.run(asked), wanted) == holdings[1].prefix(asked, wanted)
-        assert holdings[0].spans(kernel.run(asked)) == holdings[1].spans(asked)
+        assert holdings[0].prefix(loops.run(asked), wanted) == holdings[1].prefix(asked, wanted)
+        assert holdings[0].spans(loops.run(asked)) == holdings[1].spans(asked)
         assert len(holdings[0]) == len(holdings[1])
     assert sorted(holdings[0].items()) == sorted(holdings[1].items())
     assert all(holdings[0].get(key) == holdings[1].get(key) for key in keys)
@@ -152,22 +152,22 @@ def test_no_call_keeps_memory() -> None:
     packed = msgspec.msgpack.encode(names)
     stored = {"type": "BlockStored", "block_hashes": names, "token_ids": names, "block_size": 1, "lora_name": "sql"}
     batch = msgspec.msgpack.encode([1.5, [stored, {"type": "BlockRemoved", "block_hashes": names}], 0])
-    holding, table = kernel.Holding(), kernel.Table()
-    run = kernel.run
+    holding, table = loops.Holding(), loops.Table()
+    run = loops.run
     calls: list[Callable[[], object]] = [
-        lambda: kernel.block_keys(5, tokens, 64),
-        lambda: kernel.unpack_hashes(packed),
-        lambda: kernel.unpack_tokens(packed),
-        lambda: kernel.prompt_ids(body),
-        lambda: kernel.usual_batch(batch, Stored, Removed, Tier.GPU),
-        lambda: kernel.usual_batch(batch[:-5], Stored, Removed, Tier.GPU),
-        lambda: kernel.usual_batch(batch[:150], Stored, Removed, Tier.GPU),
+        lambda: loops.block_keys(5, tokens, 64),
+        lambda: loops.unpack_hashes(packed),
+        lambda: loops.unpack_tokens(packed),
+        lambda: loops.prompt_ids(body),
+        lambda: loops.usual_batch(batch, Stored, Removed, Tier.GPU),
+        lambda: loops.usual_batch(batch[:-5], Stored, Removed, Tier.GPU),
+        lambda: loops.usual_batch(batch[:150], Stored, Removed, Tier.GPU),
         lambda: holding.add(1, table, run(names), run(names)),
         lambda: holding.prefix(run(names), 1),
         lambda: holding.spans(run(names)),
         lambda: holding.discard_all(2, run(names)),
         lambda: holding.discard(4, 5),
-        lambda: kernel.Table().drain(5),
+        lambda: loops.Table().drain(5),
     ]
     for call in calls:
         call()
@@ -188,15 +188,15 @@ def test_packed_numbers_are_read_alike_or_left_alone() -> None:
     values = [value for value in values if -(2**63) <= value < 2**64]
     for count in (0, 1, 15, 16, 70_000):
         packed = pack([random.choice(values) for _ in range(count)])
-        assert answer(kernel.unpack_hashes, packed) == plain.unpack_hashes(packed)
+        assert answer(loops.unpack_hashes, packed) == plain.unpack_hashes(packed)
     for value in (*values, 1.5, "a", b"a", None, True, [1], {}):
         packed = pack([1, value])
-        assert answer(kernel.unpack_hashes, packed) == plain.unpack_hashes(packed)
+        assert answer(loops.unpack_hashes, packed) == plain.unpack_hashes(packed)
         small = not isinstance(value, int) or isinstance(value, bool) or value < 0 or value >= 2**32
-        assert kernel.unpack_tokens(packed) == (None if small else array("I", [1, int(value)]))
+        assert loops.unpack_tokens(packed) == (None if small else array("I", [1, int(value)]))
     for other in (None, 5, "x", {"a": 1}):
-        assert kernel.unpack_hashes(pack(other)) is None
-        assert kernel.unpack_tokens(pack(other)) is None
+        assert loops.unpack_hashes(pack(other)) is None
+        assert loops.unpack_tokens(pack(other)) is None
 
 
 @compiled
@@ -210,7 +210,7 @@ def test_token_ids_are_read_out_of_a_body_as_json_says(form: dict[str, Any]) -> 
         ids = ids[: random.randrange(1, 30)]
         other = {"model": 'a"[\\x', "o": {"prompt": [1, "]"]}}
         body = json.dumps({**other, "prompt": ids, "pods": ["a"]}, **form).encode()
-        found = kernel.prompt_ids(body)
+        found = loops.prompt_ids(body)
         assert found is not None
         tokens, start, end = found
         assert tokens.tolist() == ids == json.loads(body[start:end])
@@ -250,5 +250,5 @@ def test_token_ids_are_read_out_of_a_body_as_json_says(form: dict[str, Any]) -> 
     ],
 )
 def test_a_prompt_of_any_other_form_is_left_to_the_json_decoder(body: bytes) -> None:
-    assert kernel.prompt_ids(body) is None
+    assert loops.prompt_ids(body) is None
     assert plain.prompt_ids(body) is None
