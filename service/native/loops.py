@@ -23,6 +23,7 @@ if TYPE_CHECKING or not COMPILED:
         unpack_hashes,
         unpack_tokens,
         usual_batch,
+        words,
     )
 else:
     from service.native import numerals, table
@@ -30,6 +31,7 @@ else:
     from service.native.hashing import block_keys
     from service.native.numerals import unpack_hashes
     from service.native.table import Holding, Table
+    from service.native.words import words
 
     _Run = type(table.run([]))
 
@@ -60,4 +62,5 @@ __all__ = [
     "unpack_hashes",
     "unpack_tokens",
     "usual_batch",
+    "words",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from collections.abc import Callable, Sequence
@@ -62,6 +63,27 @@ def usual_batch(
 def prompt_ids(body: bytes) -> tuple[TokenIds, int, int] | None:
     """The token ids under "prompt" of a JSON object, and from where to where they stand, if that can be had quickly."""
     return None
+
+
+_LETTER = "A-Za-zА-Яа-я가-힣"
+_WORD = f"!-~{_LETTER}"
+_SAFE_SPACE = f"(?<=[{_WORD}])(?= [{_WORD}])"
+_SAFE_IN_RUN = rf"(?<=[ \n])(?= [!-/:-~{_LETTER}])"
+_SAFE_LINE = rf"(?<=[!-~{_LETTER}一-龥。，！？：；）])(?=\n[{_LETTER}一-龥])"
+_WORDS = {
+    (at_lines, in_runs): re.compile(
+        rf" ?[^ \n]*(?:(?:(?!{_SAFE_SPACE}{f'|{_SAFE_IN_RUN}' * in_runs}) |{f'(?!{_SAFE_LINE})' * at_lines}\n)[^ \n]*)*"
+        + r"\n?" * at_lines
+    )
+    for at_lines in (False, True)
+    for in_runs in (False, True)
+}
+"""Match from one place where a text may be cut to the next."""
+
+
+def words(text: str, at_lines: bool, in_runs: bool) -> list[str]:
+    """The words of a text, which together are the text."""
+    return _WORDS[at_lines, in_runs].findall(text)[:-1] or [text]
 
 
 class Table(dict[int, int]):

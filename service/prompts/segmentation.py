@@ -135,7 +135,7 @@ def segmentation_of(tokenizer: Tokenizer) -> Segmentation | None:
     separator = first.separator(added.values())
     words = None
     if breaks is not None and context is None and separator is not None:
-        words = Words(breaks.words.findall, *separator)
+        words = Words(breaks.words, *separator)
     return Segmentation(first, second, breaks, context, words)
 
 

@@ -1,12 +1,14 @@
 r"""Where a text may be cut within a piece without added tokens: where the pre-tokenizer is known to cut it anyway.
 
-There are two kinds of such a place p: before a space that follows no white space, and after a lone line break before a
-letter. Why they are safe, where each alternative of the splitting pattern is one of `_ALTERNATIVES`: none of them
-matches a space after anything but white space, or a line break and then a letter, so no match reaches over p; a space
-or line break is matched by `\s+` if by nothing else, so a match starts or ends at p; none looks back, so what follows p
-matches as if the text started there; and the only one that looks ahead, `\s+(?!\S)`, gives way to `\s+` for a lone line
-break, and is not asked for anything else. Nothing composes with a space before it, so neither do normalizers that
-compose reach over p.
+There are three kinds of such a place p: before a space that follows no white space, before the last space of a run that
+no digit follows, and after a lone line break before a letter. Why they are safe, where each alternative of the
+splitting pattern is one of `_ALTERNATIVES`: none of them matches a space after anything but white space, or a line
+break and then a letter, so no match reaches over the first and third kind; a space or line break is matched by `\s+` if
+by nothing else, so a match starts or ends at p; none looks back, so what follows p matches as if the text started
+there; and the only one that looks ahead, `\s+(?!\S)`, gives way to `\s+` for a lone line break, and is not asked for
+anything else. Where it is there, it takes of a run all but the last space, or all of it at the end of a text, so the
+second kind is safe, too, as long as no step before takes away what follows the run. Nothing composes with a space
+before it, so neither do normalizers that compose reach over p.
 """
 
 from __future__ import annotations
@@ -15,33 +17,32 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from service.native.loops import words
+
 _LETTER = "A-Za-zА-Яа-я가-힣"
 _WORD = f"!-~{_LETTER}"
 _LINE_END = f"!-~{_LETTER}一-龥。，！？：；）"
 _LINE_START = f"{_LETTER}一-龥"
 _BEFORE_SPACE = rf"[{_WORD}](?= [{_WORD}])"
+_IN_RUN = rf"[ \n](?= [!-/:-~{_LETTER}])"
 _AFTER_LINE = rf"(?<=[{_LINE_END}])\n(?=[{_LINE_START}])"
-_UNSAFE_SPACE = rf"(?<![{_WORD}]) | (?![{_WORD}])"
-_UNSAFE_LINE = rf"(?<![{_LINE_END}])\n|\n(?![{_LINE_START}])"
 
 
 class Breaks(NamedTuple):
-    """Two patterns for the same safe places."""
+    """Where to cut besides before single spaces; `last` finds the character before a safe place."""
 
     last: re.Pattern[str]
-    """Finds the character before a safe place."""
-    words: re.Pattern[str]
-    """Matches from one safe place to the next."""
+    at_lines: bool
+    in_runs: bool
+
+    def words(self, text: str) -> list[str]:
+        """Cuts a text at all safe places."""
+        return words(text, self.at_lines, self.in_runs)
 
 
-_AT_SPACES = Breaks(
-    re.compile(_BEFORE_SPACE),
-    re.compile(rf" ?[^ ]*(?:(?:{_UNSAFE_SPACE})[^ ]*)*"),
-)
-_AT_SPACES_AND_LINES = Breaks(
-    re.compile(f"{_BEFORE_SPACE}|{_AFTER_LINE}"),
-    re.compile(rf" ?[^ \n]*(?:(?:{_UNSAFE_SPACE}|{_UNSAFE_LINE})[^ \n]*)*\n?"),
-)
+_AT_SPACES = Breaks(re.compile(_BEFORE_SPACE), at_lines=False, in_runs=False)
+_AT_LINES = Breaks(re.compile(f"{_BEFORE_SPACE}|{_AFTER_LINE}"), at_lines=True, in_runs=False)
+_IN_RUNS = Breaks(re.compile(f"{_BEFORE_SPACE}|{_IN_RUN}|{_AFTER_LINE}"), at_lines=True, in_runs=True)
 
 LOOKAHEAD = 2
 """How many characters after a place decide whether it is one."""
@@ -62,6 +63,7 @@ _CAPITALS = (
 )
 
 _SPACE = r"\s+"
+_ALL_BUT_LAST = r"\s+(?!\S)"
 
 _OTHERS = (
     "'s",
@@ -84,7 +86,7 @@ _OTHERS = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+""",
     r"\s*[\r\n]+",
     r"\s*[\r\n]",
-    r"\s+(?!\S)",
+    _ALL_BUT_LAST,
     _SPACE,
 )
 _ALTERNATIVES = frozenset((*_LETTERS, *_CAPITALS, *_OTHERS))
@@ -92,7 +94,7 @@ _ALTERNATIVES = frozenset((*_LETTERS, *_CAPITALS, *_OTHERS))
 _APART = frozenset({r"\p{N}", r"\p{N}{1,3}", r"\p{N}+", "[一-龥\u3040-ゟ゠-ヿ]+"})
 """Patterns that match no white space and no letter of a break, or just all of it, and look at nothing else."""
 
-Step = Literal["cuts", "cuts at spaces", "apart", "unknown"]
+Step = Literal["cuts in runs", "cuts", "cuts at spaces", "apart", "unknown"]
 
 
 def safe_breaks(pre_tokenizer: Mapping[str, Any] | None) -> Breaks | None:
@@ -100,10 +102,14 @@ def safe_breaks(pre_tokenizer: Mapping[str, Any] | None) -> Breaks | None:
 
     `pre_tokenizer` is as tokenizer.json describes it.
     """
+    punctuation_is_apart = False
     for step in _steps(pre_tokenizer):
+        punctuation_is_apart |= step["type"] == "Punctuation"
         match _kind(step):
-            case "cuts":
-                return _AT_SPACES_AND_LINES
+            case "cuts in runs" if not punctuation_is_apart:
+                return _IN_RUNS
+            case "cuts" | "cuts in runs":
+                return _AT_LINES
             case "cuts at spaces":
                 return _AT_SPACES
             case "unknown":
@@ -128,13 +134,13 @@ def _kind(step: Mapping[str, Any]) -> Step:
         case {"type": "Digits"} | {"type": "Punctuation", "behavior": "Isolated"}:
             kind = "apart"
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": uses_regex}:
-            kind = "cuts" if uses_regex else "apart"
+            kind = "cuts in runs" if uses_regex else "apart"
         case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"} if pattern in _APART:
             kind = "apart"
         case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert}:
             # Both keep what the pattern matches as words; the second drops what it does not match.
             keeps_words = (behavior, invert) in (("Isolated", False), ("Removed", True))
-            kind = "cuts" if keeps_words and _is_known(pattern) else "unknown"
+            kind = _kind_of_pattern(pattern) if keeps_words else "unknown"
         case {"type": "Metaspace", "split": True}:
             kind = "cuts at spaces"
         case {"type": "Whitespace" | "WhitespaceSplit" | "BertPreTokenizer"}:
@@ -142,11 +148,13 @@ def _kind(step: Mapping[str, Any]) -> Step:
     return kind
 
 
-def _is_known(pattern: str) -> bool:
+def _kind_of_pattern(pattern: str) -> Step:
     alternatives = _alternatives(pattern.replace("\r", r"\r").replace("\n", r"\n"))
     small = any(alternative in _LETTERS for alternative in alternatives)
     known = all(part in _ALTERNATIVES for part in alternatives)
-    return known and small and _covers_capitals(alternatives) and _SPACE in alternatives
+    if known and small and _covers_capitals(alternatives) and _SPACE in alternatives:
+        return "cuts in runs" if _ALL_BUT_LAST in alternatives else "cuts"
+    return "unknown"
 
 
 def _covers_capitals(alternatives: Sequence[str]) -> bool:

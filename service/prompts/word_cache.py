@@ -39,6 +39,8 @@ class WordCache:
     def tokens(self, space: int, words: Sequence[str], tokenize: Tokenize) -> bytes:
         """Gives the tokens of all words in a row; asks at most once, for those of all words that are not known."""
         found = list(map(self._young[space].get, words))
+        if None not in found:
+            return b"".join(found)  # type: ignore[arg-type]
         absent = dict.fromkeys([word for word, tokens in zip(words, found, strict=True) if tokens is None])
         known: dict[str, bytes] = {}
         if absent:

@@ -146,6 +146,19 @@ def test_who_holds_what_is_the_same_compiled_and_plain(seed: int) -> None:
 
 
 @compiled
+@pytest.mark.parametrize("at_lines", [False, True])
+@pytest.mark.parametrize("in_runs", [False, True])
+def test_texts_are_cut_into_the_same_words_compiled_and_plain(at_lines: bool, in_runs: bool) -> None:
+    random = Random(3)
+    characters = " \n\nabZ  5(~\x7f\x1f\t\rяЯАёЁ가一龥。，！？：；）;é😀\ud800"
+    for _ in range(20_000):
+        text = "".join(random.choice(characters) for _ in range(random.randrange(12)))
+        words = loops.words(text, at_lines, in_runs)
+        assert words == plain.words(text, at_lines, in_runs)
+        assert "".join(words) == text
+
+
+@compiled
 def test_no_call_keeps_memory() -> None:
     names = list(range(1, 33))
     tokens, body = bytes(64 * 32), b'{"prompt":[1,2,3]}'
@@ -159,6 +172,7 @@ def test_no_call_keeps_memory() -> None:
         lambda: loops.unpack_hashes(packed),
         lambda: loops.unpack_tokens(packed),
         lambda: loops.prompt_ids(body),
+        lambda: loops.words("a b  c\nd", True, True),
         lambda: loops.usual_batch(batch, Stored, Removed, Tier.GPU),
         lambda: loops.usual_batch(batch[:-5], Stored, Removed, Tier.GPU),
         lambda: loops.usual_batch(batch[:150], Stored, Removed, Tier.GPU),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -81,12 +83,38 @@ def test_long_text_without_spaces_is_cut_at_line_breaks_where_the_pre_tokenizer_
         assert len(cuts_of(segmentation, text)) == pieces
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "qwen", "o200k", "metaspace always", "words"])
+@pytest.mark.parametrize("kind", ["gpt2", "qwen", "o200k"])
 def test_a_piece_is_cut_into_words_at_all_places_where_it_might_be_cut(kind: str) -> None:
     segmentation = segmentation_of(tokenizer_of(kind))
     assert segmentation is not None and segmentation.words is not None
+    words = segmentation.words.find('It costs 3 EUR,  "more"\u00a0or\n  less  .\n\n  4')
+    assert words == ["It", " costs", " 3", " EUR, ", ' "more"\u00a0or\n ', " less ", " .\n\n  4"]
+
+
+@pytest.mark.parametrize("kind", ["metaspace always", "words"])
+def test_a_piece_is_cut_into_words_at_single_spaces_where_nothing_is_known_of_runs(kind: str) -> None:
+    segmentation = segmentation_of(tokenizer_of(kind))
+    assert segmentation is not None and segmentation.words is not None
     words = segmentation.words.find('It costs 3 EUR,  "more"\u00a0or less  .')
-    assert [word for word in words if word] == ["It", " costs", " 3", ' EUR,  "more"\u00a0or', " less  ."]
+    assert words == ["It", " costs", " 3", ' EUR,  "more"\u00a0or', " less  ."]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_tokenize_to_what_they_tokenize_to_together(kind: str) -> None:
+    tokenizer = tokenizer_of(kind)
+    segmentation = segmentation_of(tokenizer)
+    if segmentation is None or segmentation.words is None:
+        return
+    random = Random(kind)
+    parts = [*' \n\t\r5("{:.~/_aéяÅ한中。😀\u00a0\u0301', "  ", "\n\n", "'S", "The", "aB", "12", "):", "don't"]
+    cut = 0
+    while cut < 1000:
+        text = "".join(random.choices(parts, k=random.randrange(2, 9)))
+        words = segmentation.words.find(text)
+        if len(words) > 1 and len(cuts_of(segmentation, text)) == 1:
+            cut += 1
+            apart = [number for word in words for number in tokenizer.encode(word, add_special_tokens=False).ids]
+            assert tokenizer.encode(text, add_special_tokens=False).ids == apart, (text, words)
 
 
 def test_a_piece_is_not_cut_into_words_where_it_matters_that_one_starts_the_text() -> None:
