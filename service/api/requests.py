@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -16,6 +16,8 @@ from service.native.loops import prompt_ids
 from service.prompts.chat import Chat
 
 Body = TypeVar("Body")
+
+_NOTHING = (b"", b"null")
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024)]
 TokenId: TypeAlias = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
@@ -108,10 +110,30 @@ class Either(Struct):
 
     def is_chat(self) -> bool:
         """Raises Refusal 400 for a body that is both."""
-        chat, plain = (bytes(value) not in (b"", b"null") for value in (self.messages, self.prompt))
+        chat, plain = (bytes(value) not in _NOTHING for value in (self.messages, self.prompt))
         if chat and plain:
             raise Refusal(400, "give `prompt` or `messages`, not both", param="prompt")
         return chat
+
+
+class _PerhapsChat(ChatRequest, kw_only=True):
+    """A chat, if it is one."""
+
+    messages: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    prompt: Raw = Raw()
+
+
+def decode_chat(body: bytes) -> ChatRequest | None:
+    """Decodes a chat; None for a body that is a plain prompt. Raises Refusal 400, also for one that is both."""
+    if b"messages" not in body:
+        return None
+    try:
+        chat = _perhaps_chat.decode(body)  # all at once, since to tell first what it is takes as long again
+        if chat.messages and bytes(chat.prompt) in _NOTHING:
+            return chat
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    return decode(_chat, body) if decode(_either, body).is_chat() else None
 
 
 def decode_score(body: bytes) -> ScoreRequest:
@@ -149,4 +171,7 @@ def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
         raise refusal_of_body(error) from None
 
 
+_chat = msgspec.json.Decoder(ChatRequest)
+_either = msgspec.json.Decoder(Either)
+_perhaps_chat = msgspec.json.Decoder(_PerhapsChat)
 _score = msgspec.json.Decoder(ScoreRequest)

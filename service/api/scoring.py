@@ -10,23 +10,20 @@ from aiohttp import web
 from service.api.answers import ByTier, Explanation, Match, ScoredChat, Scores, json_answer
 from service.api.errors import Refusal
 from service.api.prompts import Asked, AskedChat, ask_chat, ask_plain
-from service.api.requests import ChatRequest, Either, Messages, decode, decode_score, read
+from service.api.requests import ChatRequest, Messages, decode, decode_chat, decode_score, read
 from service.api.resources import INDEX, SETTINGS
 from service.index.base import Prompt, RankMatch
 from service.index.scoring import pod_scores
 
 _chat = msgspec.json.Decoder(ChatRequest)
 _messages = msgspec.json.Decoder(Messages)
-_either = msgspec.json.Decoder(Either)
-_MESSAGES = b"messages"
 
 
 async def score(request: web.Request) -> web.Response:
     """The scores of a prompt or chat; several prompts of one request add up."""
     app, body = request.app, await read(request)
-    if _MESSAGES in body and decode(_either, body).is_chat():
-        chat = await ask_chat(app, decode(_chat, body))
-        return json_answer(scores(app, app[INDEX].match(chat.prompt)))
+    if (chat := decode_chat(body)) is not None:
+        return json_answer(scores(app, app[INDEX].match((await ask_chat(app, chat)).prompt)))
     asked = await ask_plain(app, decode_score(body))
     return json_answer(added([scores(app, app[INDEX].match(one.prompt)) for one in asked]))
 
@@ -42,8 +39,8 @@ async def score_completions(request: web.Request) -> web.Response:
 async def explain(request: web.Request) -> web.Response:
     """Every rank that holds part of a prompt or chat: how much, on which tiers, and how far into the text."""
     app, body = request.app, await read(request)
-    if decode(_either, body).is_chat():
-        asked: Asked | AskedChat = await ask_chat(app, decode(_chat, body))
+    if (chat := decode_chat(body)) is not None:
+        asked: Asked | AskedChat = await ask_chat(app, chat)
     else:
         prompts = await ask_plain(app, decode_score(body))
         if len(prompts) > 1:

@@ -20,10 +20,8 @@ from service.settings import Settings
 
 _T = TypeVar("_T")
 
-_SHORT_TEXT = 4_000
+_SHORT_TEXT = 8_000
 """Characters that are tokenized at once: about a millisecond's work."""
-
-_FEW_TOKENS = 1_000
 
 
 class Rendered(NamedTuple):
