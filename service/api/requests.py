@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -14,10 +15,13 @@ from service.api.resources import SETTINGS
 from service.api.validation import refusal_of_body
 from service.native.loops import prompt_ids
 from service.prompts.chat import Chat
+from service.settings import Settings
 
 Body = TypeVar("Body")
 
 _NOTHING = (b"", b"null")
+_HEAD = 256
+"""Bytes in which the name of a long prompt stands, if it does."""
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024)]
 TokenId: TypeAlias = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
@@ -123,26 +127,33 @@ class _PerhapsChat(ChatRequest, kw_only=True):
     prompt: Raw = Raw()
 
 
-def decode_chat(body: bytes) -> ChatRequest | None:
-    """Decodes a chat; None for a body that is a plain prompt. Raises Refusal 400, also for one that is both."""
-    if b"messages" not in body:
-        return None
-    try:
-        chat = _perhaps_chat.decode(body)  # all at once, since to tell first what it is takes as long again
-        if chat.messages and bytes(chat.prompt) in _NOTHING:
-            return chat
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
-    return decode(_chat, body) if decode(_either, body).is_chat() else None
+def decode_either(body: bytes) -> ChatRequest | ScoreRequest:
+    """Decodes a chat or plain prompts to score, whichever it is. Raises Refusal 400, also for what is both.
+
+    Each common form is gone through once: to tell first what a body is takes as long again.
+    """
+    if b'"prompt"' in body[:_HEAD] and (request := _many_ids(body)) is not None:
+        return request
+    if b"messages" in body:
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            chat = _perhaps_chat.decode(body)
+            if chat.messages and bytes(chat.prompt) in _NOTHING:
+                return chat
+        if decode(_either, body).is_chat():
+            return decode(_chat, body)
+    return decode(_score, body)
 
 
-def decode_score(body: bytes) -> ScoreRequest:
-    """Decodes a prompt to score; many token ids take a way of their own. Raises Refusal 400."""
+def _many_ids(body: bytes) -> ScoreRequest | None:
+    """Decodes a prompt of token ids where they are plainly there; None for all else."""
     found = prompt_ids(body)
     if found is None:
-        return decode(_score, body)
+        return None
     tokens, start, end = found
-    request = decode(_score, b"%b[0]%b" % (body[:start], body[end:]))
+    rest = b"%b[0]%b" % (body[:start], body[end:])
+    if b"messages" in rest:
+        return None
+    request = decode(_score, rest)
     request.prompt = tokens  # type: ignore[assignment] # in its packed form, which no body has
     return request
 
@@ -150,15 +161,22 @@ def decode_score(body: bytes) -> ScoreRequest:
 async def read(request: web.Request) -> bytes:
     """The whole body; raises Refusal 408 when it does not come in time, 413 when it is too large."""
     settings = request.app[SETTINGS]
+    if request.content.is_eof():  # all of it is here already: no clock is needed
+        body = request.content.read_nowait()
+        if len(body) > settings.max_body_bytes:
+            raise _too_large(settings)
+        return body
     try:
-        if request.content.is_eof():  # all of it is here already: no clock is needed
-            return await request.read()
         async with asyncio.timeout(settings.body_timeout):
             return await request.read()
     except TimeoutError:
         raise Refusal(408, f"the body did not come within {settings.body_timeout:g} s") from None
     except web.HTTPRequestEntityTooLarge:
-        raise Refusal(413, f"the body is larger than {settings.max_body_bytes} bytes (MAX_BODY_BYTES)") from None
+        raise _too_large(settings) from None
+
+
+def _too_large(settings: Settings) -> Refusal:
+    return Refusal(413, f"the body is larger than {settings.max_body_bytes} bytes (MAX_BODY_BYTES)")
 
 
 def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:

@@ -10,7 +10,7 @@ from aiohttp import web
 from service.api.answers import ByTier, Explanation, Match, ScoredChat, Scores, json_answer
 from service.api.errors import Refusal
 from service.api.prompts import Asked, AskedChat, ask_chat, ask_plain
-from service.api.requests import ChatRequest, Messages, decode, decode_chat, decode_score, read
+from service.api.requests import ChatRequest, Messages, decode, decode_either, read
 from service.api.resources import INDEX, SETTINGS
 from service.index.base import Prompt, RankMatch
 from service.index.scoring import pod_scores
@@ -22,9 +22,10 @@ _messages = msgspec.json.Decoder(Messages)
 async def score(request: web.Request) -> web.Response:
     """The scores of a prompt or chat; several prompts of one request add up."""
     app, body = request.app, await read(request)
-    if (chat := decode_chat(body)) is not None:
-        return json_answer(scores(app, app[INDEX].match((await ask_chat(app, chat)).prompt)))
-    asked = await ask_plain(app, decode_score(body))
+    wanted = decode_either(body)
+    if isinstance(wanted, ChatRequest):
+        return json_answer(scores(app, app[INDEX].match((await ask_chat(app, wanted)).prompt)))
+    asked = await ask_plain(app, wanted)
     return json_answer(added([scores(app, app[INDEX].match(one.prompt)) for one in asked]))
 
 
@@ -39,10 +40,11 @@ async def score_completions(request: web.Request) -> web.Response:
 async def explain(request: web.Request) -> web.Response:
     """Every rank that holds part of a prompt or chat: how much, on which tiers, and how far into the text."""
     app, body = request.app, await read(request)
-    if (chat := decode_chat(body)) is not None:
-        asked: Asked | AskedChat = await ask_chat(app, chat)
+    wanted = decode_either(body)
+    if isinstance(wanted, ChatRequest):
+        asked: Asked | AskedChat = await ask_chat(app, wanted)
     else:
-        prompts = await ask_plain(app, decode_score(body))
+        prompts = await ask_plain(app, wanted)
         if len(prompts) > 1:
             raise Refusal(400, "`prompt` must be a single prompt here", param="prompt")
         asked = prompts[0]
