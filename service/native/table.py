@@ -57,6 +57,8 @@ class _Shard:
         self.live: i64 = 0
         self.head: i64 = 0
         """No entry before this one is left."""
+        self.last: i64 = -1
+        """The entry that was found last where keys were looked up in a row."""
         self.names = vec[i64](capacity=room)
         self.values = vec[i64](capacity=room)
         left: i64 = room * 4 // 3 + 1
@@ -458,13 +460,22 @@ class Holding:
         return found
 
     def _number_of(self, key: i64) -> i64:
-        """The number of the mask of a key's holders."""
+        """The number of the mask of a key's holders.
+
+        Keys that came one after another are looked up so, too: the next one in a shard is most often the next entry.
+        """
         if key == 0:
             key = _ZERO
         h = _mix(key)
         shard = self._table.shard(h)
-        entry = shard.find(key, h)
-        return shard.values[entry] if entry >= 0 else 0
+        names = shard.names
+        entry = shard.last + 1
+        if entry >= len(names) or names[entry] != key:
+            entry = shard.find(key, h)
+            if entry < 0:
+                return 0
+        shard.last = entry
+        return shard.values[entry]
 
     def items(self) -> list[tuple[int, int]]:
         """All keys with their masks, for tests."""
