@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import closing
 from time import monotonic
 from typing import Protocol, TypeAlias
 
@@ -141,19 +142,20 @@ class Subscription:
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     async def _run(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
-        while True:
-            if not (_has_messages(monitor) or _has_messages(socket)):
-                await _signal(monitor, socket)
-            try:
-                async with self._turns:
-                    # A connection's end is read before what came after it over its successor.
-                    while _has_messages(monitor):
-                        self._monitored(monitor)
-                    self._drain(socket)
-                    await asyncio.sleep(0)
-            except Exception:  # whatever it is, an endpoint must not fall silent
-                _log.exception("What came from %s could not be taken", self.endpoint.address)
-                await asyncio.sleep(_AFTER_FAILURE)
+        with closing(_Signals(monitor, socket)) as signals:
+            while True:
+                if not (_has_messages(monitor) or _has_messages(socket)):
+                    await signals.wait()
+                try:
+                    async with self._turns:
+                        # A connection's end is read before what came after it over its successor.
+                        while _has_messages(monitor):
+                            self._monitored(monitor)
+                        self._drain(socket)
+                        await asyncio.sleep(0)
+                except Exception:  # whatever it is, an endpoint must not fall silent
+                    _log.exception("What came from %s could not be taken", self.endpoint.address)
+                    await asyncio.sleep(_AFTER_FAILURE)
 
     def _monitored(self, monitor: zmq.Socket[bytes]) -> None:
         event = recv_monitor_message(monitor)
@@ -221,26 +223,30 @@ def _has_messages(socket: zmq.Socket[bytes]) -> bool:
     return bool(socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # type: ignore[arg-type, operator]
 
 
-async def _signal(*sockets: zmq.Socket[bytes]) -> None:
-    """Waits until something happens at sockets that have no messages.
+class _Signals:
+    """Tells when something happens at sockets that have no messages.
 
-    A fifth of what the poller of zmq.asyncio takes for it, which would be most of what a message costs.
+    A fraction of what the poller of zmq.asyncio takes for it, which would be most of what a lone message costs.
     """
-    loop = asyncio.get_running_loop()
-    happened = loop.create_future()
-    descriptors = [socket.fileno() for socket in sockets]
-    for descriptor in descriptors:
-        loop.add_reader(descriptor, _wake, happened)
-    try:
-        await happened
-    finally:
-        for descriptor in descriptors:
-            loop.remove_reader(descriptor)
 
+    def __init__(self, *sockets: zmq.Socket[bytes]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting = self._loop.create_future()
+        self._descriptors = [socket.fileno() for socket in sockets]
+        for descriptor in self._descriptors:
+            self._loop.add_reader(descriptor, self._wake)
 
-def _wake(waiting: asyncio.Future[None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)
+    async def wait(self) -> None:
+        self._waiting = self._loop.create_future()
+        await self._waiting
+
+    def close(self) -> None:
+        for descriptor in self._descriptors:
+            self._loop.remove_reader(descriptor)
+
+    def _wake(self) -> None:
+        if not self._waiting.done():
+            self._waiting.set_result(None)
 
 
 def _message(frames: list[bytes], connection: int | None = None, peer: str | None = None) -> Message | None:
