@@ -47,10 +47,13 @@ def engines(count: int) -> Iterator[Sequence[Engine]]:
         yield [stack.enter_context(closing(Engine())) for _ in range(count)]
 
 
-async def held_by(server: Server, tokens: Sequence[int], count: int) -> None:
-    """Waits until the server says that so many engines hold some of the tokens; raises TimeoutError after a minute."""
+async def held_by(server: Server, tokens: Sequence[int], count: int, pause: float = 0.02) -> None:
+    """Waits until the server says that so many engines hold some of the tokens, which it is asked after each pause.
+
+    Raises TimeoutError after a minute.
+    """
     ends = time.monotonic() + 60
     while len(held := await server.matched(tokens)) < count:
         if time.monotonic() > ends:
             raise TimeoutError(f"{server.name}: {count} engines hold a prompt, but it knows of {held}")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(pause)

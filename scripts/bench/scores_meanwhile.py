@@ -63,7 +63,7 @@ async def _round(
         pace.cancel()
     fed.engines[0].publish(batch(stored(last)))
     ended = time.perf_counter()
-    await held_by(fed.server, last.tokens, 1)
+    await held_by(fed.server, last.tokens, 1, _PAUSE)
     return {
         "p50": load.percentile(50),
         "p99": load.percentile(99),
