@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from service.api.middleware import guard
+from service.api.guard import guarded
 from service.api.openapi import document
 from service.api.resources import DOCUMENT, INDEX, MODELS, POOL, READINESS, REGISTRY, SETTINGS, TRAFFIC
 from service.api.routes import ROUTES
@@ -23,13 +23,13 @@ from service.settings import Settings
 
 def create_app(settings: Settings) -> web.Application:
     """Wires the service together; nothing runs before the application is started."""
-    app = web.Application(middlewares=[guard], client_max_size=settings.max_body_bytes)
+    app = web.Application(client_max_size=settings.max_body_bytes)
     app[SETTINGS] = settings
     app[TRAFFIC] = Traffic()
     app[INDEX] = MemoryIndex(settings.index_max_blocks)
     app[DOCUMENT] = document(ROUTES)
     app.cleanup_ctx.extend((_events, _prompts, _readiness))
-    app.add_routes([web.route(route.method, route.path, route.handler) for route in ROUTES])
+    app.add_routes([web.route(route.method, route.path, guarded(route.handler, route.path)) for route in ROUTES])
     return app
 
 

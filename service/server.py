@@ -14,6 +14,7 @@ from aiohttp.abc import AbstractAccessLogger
 
 from service.api.errors import Refusal, refusal_of_framework
 from service.api.resources import SETTINGS, TRAFFIC
+from service.api.traffic import Answered, Traffic
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("service.access")
@@ -40,18 +41,22 @@ class AccessLogger(AbstractAccessLogger):
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         level = logging.INFO if response.status >= 400 else logging.DEBUG
-        self.logger.log(
-            level, "%s %s %d %.1f ms", request.method, request.rel_url.raw_path, response.status, time * 1000
-        )
+        if self.logger.isEnabledFor(level):
+            self.logger.log(
+                level, "%s %s %d %.1f ms", request.method, request.rel_url.raw_path, response.status, time * 1000
+            )
 
 
 class Connection(web.RequestHandler):
     """One client connection: aiohttp's, with a time limit on headers and every error in OpenAI's form."""
 
-    __slots__ = ("_answer_timeout", "_header_timeout", "_headers_due", "_heard")
+    __slots__ = ("_answer_timeout", "_header_timeout", "_headers_due", "_heard", "_traffic")
 
-    def __init__(self, *args: Any, header_timeout: float, answer_timeout: float, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, traffic: Traffic, header_timeout: float, answer_timeout: float, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._traffic = traffic
         self._header_timeout = header_timeout
         self._answer_timeout = answer_timeout
         self._headers_due: asyncio.TimerHandle | None = None
@@ -81,8 +86,10 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        if isinstance(resp, web.HTTPException):
+        if isinstance(resp, web.HTTPException):  # that of an endpoint has its form
             resp = refusal_of_framework(resp, request.path).response()
+            # What clients make up must not become series of metrics.
+            self._traffic.count(Answered("other", "other", resp.status), 0.0)
         return await super().finish_response(request, resp, start_time)
 
     def handle_error(
@@ -152,6 +159,7 @@ async def listening(app: web.Application) -> AsyncIterator[int]:
             return Connection(
                 server,
                 loop=loop,
+                traffic=app[TRAFFIC],
                 header_timeout=settings.header_timeout,
                 answer_timeout=settings.body_timeout,
                 keepalive_timeout=settings.keepalive_timeout,

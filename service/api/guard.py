@@ -1,4 +1,4 @@
-"""What every request passes: the limit on requests in flight, the counters, and the form of errors."""
+"""What every request to an endpoint passes: the limit on those in flight, the counters, and the form of errors."""
 
 from __future__ import annotations
 
@@ -20,32 +20,30 @@ _OBSERVING: Final = ("GET", "HEAD")
 """Methods that only look: health and metrics must answer when all places are taken."""
 
 
-@web.middleware
-async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answers with the handler's response, or with an error in OpenAI's form."""
-    traffic = request.app[TRAFFIC]
-    started = perf_counter()
-    if request.method in _OBSERVING:
-        response = await _answer(request, handler)
-    elif traffic.in_flight >= (limit := request.app[SETTINGS].max_requests_in_flight):
-        message = f"{limit} requests are in flight (MAX_REQUESTS_IN_FLIGHT); try again in a second"
-        response = Refusal(429, message, headers={"Retry-After": "1"}).response()
-    else:
-        traffic.begin()
-        try:
+def guarded(handler: Handler, path: str) -> Handler:
+    """Gives a handler that answers as this one does, or with an error in OpenAI's form, and counts it under `path`.
+
+    aiohttp's own way to put something before handlers, its middlewares, takes a tenth of what a short request does.
+    """
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        traffic = request.app[TRAFFIC]
+        started = perf_counter()
+        if request.method in _OBSERVING:
             response = await _answer(request, handler)
-        finally:
-            traffic.end()
-    traffic.count(_label(request, response.status), perf_counter() - started)
-    return response
+        elif traffic.in_flight >= (limit := request.app[SETTINGS].max_requests_in_flight):
+            message = f"{limit} requests are in flight (MAX_REQUESTS_IN_FLIGHT); try again in a second"
+            response = Refusal(429, message, headers={"Retry-After": "1"}).response()
+        else:
+            traffic.begin()
+            try:
+                response = await _answer(request, handler)
+            finally:
+                traffic.end()
+        traffic.count(Answered(request.method, path, response.status), perf_counter() - started)
+        return response
 
-
-def _label(request: web.Request, status: int) -> Answered:
-    """Names of our routes only: what clients make up must not become series of metrics."""
-    resource = request.match_info.route.resource
-    if resource is None:
-        return Answered("other", "other", status)
-    return Answered(request.method, resource.canonical, status)
+    return answer
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
