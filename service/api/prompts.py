@@ -16,6 +16,9 @@ from service.prompts.chat import Chat
 from service.prompts.model import Model
 from service.settings import Settings
 
+_PLAIN_FIELDS = 2
+"""Of a message that has no lists: its role and text."""
+
 Part: TypeAlias = "str | TokenIds"
 """One prompt as it came in."""
 
@@ -70,16 +73,20 @@ async def ask_chat(app: web.Application, body: ChatRequest) -> AskedChat:
 
 def _check_number(settings: Settings, body: ChatRequest) -> None:
     """Raises Refusal 413 for a chat of more pieces than are gone through while others wait."""
-    lists = (message.get(field) for message in body.messages for field in ("content", "tool_calls", "tools"))
+    pieces = 0
+    for message in body.messages:
+        if type(message.get("content")) is not str or len(message) > _PLAIN_FIELDS:
+            lists = (message.get(field) for field in ("content", "tool_calls", "tools"))
+            pieces += sum(len(one) for one in lists if isinstance(one, list))
     for number, what, param in (
         (len(body.messages), "messages", "messages"),
-        (sum(len(pieces) for pieces in lists if isinstance(pieces, list)), "content parts and tool calls", "messages"),
+        (pieces, "content parts and tool calls", "messages"),
         (len(body.tools or ()), "tools", "tools"),
         (len(body.chat_template_kwargs or ()), "variables", "chat_template_kwargs"),
     ):
         if number > settings.max_messages:
-            message = f"`{param}` holds {number} {what}, the limit is {settings.max_messages} (MAX_MESSAGES)"
-            raise Refusal(413, message, param=param)
+            limit = f"{settings.max_messages} (MAX_MESSAGES)"
+            raise Refusal(413, f"`{param}` holds {number} {what}, the limit is {limit}", param=param)
 
 
 async def ask_plain(app: web.Application, body: ScoreRequest) -> list[Asked]:
