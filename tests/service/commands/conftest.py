@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import pytest
@@ -14,6 +15,15 @@ from tests.service.events.conftest import listen
 __all__ = ["Tool", "listen", "tool"]
 
 Tool: TypeAlias = "Callable[..., subprocess.CompletedProcess[str]]"
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """Leaves the level of the service's log as it was, which a tool that is run within a test changes."""
+    logger = logging.getLogger("service")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture
