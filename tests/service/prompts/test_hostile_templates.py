@@ -223,7 +223,7 @@ async def test_a_conversation_of_many_small_things_does_not_hold_up_the_loop(mod
     documents = [{str(n): n} for n in range(300_000)]
     with pulse() as measured:
         assert (await model.render(Chat(messages=HELLO, documents=[{"title": "", "text": "", "all": documents}]))).text
-    assert measured.longest < 0.2 * max(1.0, os.getloadavg()[0])
+    assert measured.longest < 0.5 * max(1.0, os.getloadavg()[0])
 
 
 async def test_a_process_that_renders_sees_nothing_of_the_environment(
