@@ -16,17 +16,27 @@ STRETCH = 2048
 _ENTRY_BYTES = 350
 """What an entry takes besides its text and its tokens: the key, the place in the order, the objects' heads."""
 
+_REST_BYTES = 100
+
 _names = count()
+
+
+class Rest(NamedTuple):
+    """What was last seen between a stretch and the end of a text: its settled part, up to character `done`."""
+
+    text: str
+    tokens: bytes
+    done: int
 
 
 class Known:
     """A text and its tokens, or a stretch of a text and the tokens that it settles, up to character `done`.
 
-    `name` stands for all up to here, to what may follow; `last` is what was last seen to follow. Tokens are unsigned
-    32-bit integers in the machine's order.
+    `name` stands for all up to here, to what may follow; `last` is the stretch that was last seen to follow, `rest`
+    what was where there was no whole one. Tokens are unsigned 32-bit integers in the machine's order.
     """
 
-    __slots__ = ("done", "kept", "last", "name", "place", "text", "tokens")
+    __slots__ = ("done", "epoch", "kept", "last", "name", "place", "rest", "text", "tokens")
 
     def __init__(self, place: int = -1, text: str = "", tokens: bytes = b"", done: int = 0) -> None:
         self.name = next(_names)
@@ -35,16 +45,19 @@ class Known:
         self.tokens = tokens
         self.done = done
         self.kept = True
+        self.epoch = -1
         self.last: Known | None = None
+        self.rest: Rest | None = None
 
 
 class Recalled(NamedTuple):
     """The start of a text as far as it was seen before: the tokens up to character `done`, in pieces.
 
-    `stretch` is the last one seen; it ends at character `seen`, which is `done` or after it.
+    `stretch` is the last one seen; it ends at character `seen`, and the first `whole` pieces are of stretches.
     """
 
     tokens: list[bytes]
+    whole: int
     stretch: Known
     seen: int
     done: int
@@ -64,6 +77,7 @@ class TokenCache:
         self.hits = 0
         """Characters that were known when they were looked up, and those that were not."""
         self.misses = 0
+        self._written = 0
         self._entries: OrderedDict[tuple[int, str], Known] = OrderedDict()
         self._lock = Lock()
 
@@ -86,8 +100,7 @@ class TokenCache:
 
     def recall(self, start: Known, text: str) -> Recalled:
         """Gives what is known of the start of a text; quick, however long it is."""
-        tokens = []
-        found = []
+        found: list[Known] = []
         stretch, seen = start, 0
         with self._lock:
             while seen + STRETCH <= len(text):
@@ -100,12 +113,17 @@ class TokenCache:
                 stretch = following
                 seen += STRETCH
                 found.append(stretch)
-                tokens.append(stretch.tokens)
-            # The first stretch was used last, so that it goes last: what follows it is not found without it.
-            for known in reversed(found):
-                self._entries.move_to_end((known.place, known.text))
-            self.hits += stretch.done
-        return Recalled(tokens, stretch, seen, stretch.done)
+            tokens, done = [known.tokens for known in found], stretch.done
+            if (rest := stretch.rest) is not None and text.startswith(rest.text, seen):
+                tokens.append(rest.tokens)
+                done = rest.done
+            if stretch.epoch != (epoch := self._epoch()):
+                stretch.epoch = epoch
+                # The first stretch was used last, so that it goes last: what follows it is not found without it.
+                for known in reversed(found):
+                    self._entries.move_to_end((known.place, known.text))
+            self.hits += done
+        return Recalled(tokens, len(found), stretch, seen, done)
 
     def follow(self, stretch: Known, text: str, end: int, tokens: bytes, done: int) -> Known:
         """Keeps the stretch of a text that ends at `end` and follows another; gives the new one."""
@@ -114,8 +132,20 @@ class TokenCache:
             self._keep(following)
         return following
 
+    def finish(self, stretch: Known, text: str, tokens: bytes, done: int) -> None:
+        """Keeps, in place of what was last, what follows the stretch and is settled in a text that ends before long."""
+        with self._lock:
+            if stretch.kept and stretch.epoch >= 0:
+                before = _size(stretch)
+                stretch.rest = Rest(text, tokens, done)
+                self._make_room(_size(stretch) - before)
+
     def __len__(self) -> int:
         return len(self._entries)
+
+    def _epoch(self) -> int:
+        """Rises with each eighth of the capacity that is written; what is used is moved in the order once in it."""
+        return self._written * 8 // (self.capacity + 1)
 
     def _keep(self, known: Known) -> None:
         size = _size(known)
@@ -125,7 +155,12 @@ class TokenCache:
         key = (known.place, known.text)
         if (old := self._entries.pop(key, None)) is not None:
             self._let_go(old)
+        known.epoch = self._epoch()
         self._entries[key] = known
+        self._make_room(size)
+
+    def _make_room(self, size: int) -> None:
+        self._written += max(0, size)
         self.used += size
         while self.used > self.capacity:
             _, oldest = self._entries.popitem(last=False)
@@ -134,8 +169,11 @@ class TokenCache:
     def _let_go(self, known: Known) -> None:
         self.used -= _size(known)
         known.kept = False
-        known.text, known.tokens, known.last = "", b"", None
+        known.text, known.tokens, known.last, known.rest = "", b"", None, None
 
 
 def _size(known: Known) -> int:
-    return getsizeof(known.text) + len(known.tokens) + _ENTRY_BYTES
+    size = getsizeof(known.text) + len(known.tokens) + _ENTRY_BYTES
+    if (rest := known.rest) is not None:
+        size += getsizeof(rest.text) + len(rest.tokens) + _REST_BYTES
+    return size

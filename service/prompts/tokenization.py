@@ -108,21 +108,28 @@ class TextTokenizer:
 
     def _encode(self, text: str, recalled: Recalled) -> list[bytes]:
         """Gives the tokens of a text in pieces, and remembers them by segments and by stretches."""
-        pieces, stretch, seen, settled = recalled
+        pieces, fresh, stretch, seen, settled = recalled
         if self._segmentation is None:
             return [self._piece(text, (0, len(text), None))] if text else []
-        fresh = len(pieces)
         lookahead = self._segmentation.lookahead
+        last = len(text) - lookahead
+        known, finished, number = settled, settled, 0
         end = seen + STRETCH if seen + STRETCH <= len(text) else sys.maxsize
         for segment in self._segmentation.segments(text, settled):
             while segment[1] + lookahead > end:
                 stretch = self._cache.follow(stretch, text, end, b"".join(pieces[fresh:]), settled)
                 fresh = len(pieces)
+                seen = end
                 end = end + STRETCH if end + STRETCH <= len(text) else sys.maxsize
             if self._closed:
                 raise CancelledError
             pieces.append(self._piece(text, segment))
             settled = segment[1]
+            if settled <= last:
+                finished, number = settled, len(pieces)
+        if finished > known and number > fresh:
+            rest = b"".join(pieces[fresh:number])
+            self._cache.finish(stretch, text[seen : finished + lookahead], rest, finished)
         return pieces
 
     def _segments(self, text: str) -> list[Segment]:
