@@ -16,6 +16,7 @@ COMPILED = os.environ.get("KVCACHE_LOOPS") != "plain" and is_compiled()
 if TYPE_CHECKING or not COMPILED:
     from service.native.plain import (
         Holding,
+        Iteration,
         Table,
         block_keys,
         prompt_ids,
@@ -29,6 +30,7 @@ else:
     from service.native import numerals, table
     from service.native.batches import usual_batch
     from service.native.hashing import block_keys
+    from service.native.iterations import Iteration
     from service.native.numerals import unpack_hashes
     from service.native.table import Holding, Table
     from service.native.words import words
@@ -55,6 +57,7 @@ else:
 __all__ = [
     "COMPILED",
     "Holding",
+    "Iteration",
     "Table",
     "block_keys",
     "prompt_ids",

@@ -61,10 +61,10 @@ _NAMESPACE = "_Namespace__attrs"
 
 _MOST_UNDEFINED_FIELDS = 1000
 
-_DICT_ATTRIBUTES = frozenset(dir(dict))
+DICT_ATTRIBUTES = frozenset(dir(dict))
 _SAFE_DICT_METHODS = frozenset({"get", "items", "keys", "values"})
 _SAFE_STR_METHODS = frozenset(name for name in dir(str) if not name.startswith(("_", "format")))
-_LOOP_FIELDS = frozenset(
+LOOP_FIELDS = frozenset(
     {"depth", "depth0", "first", "index", "index0", "last", "length", "nextitem", "previtem", "revindex", "revindex0"}
 )
 
@@ -112,7 +112,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         kind = type(obj)
         if kind is dict:
-            if attribute not in _DICT_ATTRIBUTES:
+            if attribute not in DICT_ATTRIBUTES:
                 try:
                     return obj[attribute]
                 except KeyError:
@@ -123,7 +123,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             value = object.__getattribute__(obj, _NAMESPACE).get(attribute, missing)
             if value is not missing:
                 return value
-        elif (kind is str and attribute in _SAFE_STR_METHODS) or (kind is LoopContext and attribute in _LOOP_FIELDS):
+        elif (kind is str and attribute in _SAFE_STR_METHODS) or (kind is LoopContext and attribute in LOOP_FIELDS):
             return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
@@ -132,7 +132,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             # Templates ask often for what is not there, and an exception costs several times a lookup.
             value = obj.get(argument, missing)
             if value is missing:
-                return super().getitem(obj, argument) if argument in _DICT_ATTRIBUTES else self._absent(argument)
+                return super().getitem(obj, argument) if argument in DICT_ATTRIBUTES else self._absent(argument)
             return value
         try:
             return obj[argument]

@@ -29,6 +29,7 @@ from jinja2.runtime import Context, Macro
 from jinja2.sandbox import safe_range
 from jinja2.utils import pass_context
 
+from service.native.loops import Iteration
 from service.prompts.environment import (
     ChatEnvironment,
     ChatNamespace,
@@ -37,6 +38,7 @@ from service.prompts.environment import (
     strftime_now,
     tojson,
 )
+from service.prompts.guarded_code import GuardedCode, loop
 from service.prompts.guarded_syntax import TooMuch, guard
 
 _SECONDS = 0.010
@@ -77,6 +79,9 @@ def _bounded_concat(pieces: Iterable[str]) -> str:
 class GuardedEnvironment(ChatEnvironment):
     """An environment for one thread, whose renderings end within `_SECONDS` or a few steps after it."""
 
+    code_generator_class = GuardedCode
+    iteration = Iteration
+    loop = staticmethod(loop)
     intercepted_binops = frozenset(("*", "**", "%"))
     concat = staticmethod(_bounded_concat)
 
@@ -97,7 +102,10 @@ class GuardedEnvironment(ChatEnvironment):
         """Gives a template to render; raises TooMuch for one that is not to be rendered here."""
         if len(source) > _MOST_SOURCE:
             raise TooMuch
-        return self.from_string(source)
+        try:
+            return self.from_string(source)
+        except (SyntaxError, RecursionError, MemoryError):
+            raise TooMuch from None  # nested deeper than Python code may be, other than what jinja2 makes of it
 
     def render(self, template: jinja2.Template, variables: dict[str, Any]) -> str:
         """Gives a template's text; raises TooMuch, and whatever the template raises."""

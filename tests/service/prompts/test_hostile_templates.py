@@ -283,6 +283,16 @@ QUICK = [
     "{{ (messages[0].content or '') + '' }}{{ documents[0].title | default('none') }}{{ -n + 1.5 }}",
     "{% if 'tool_calls' in messages[2] and messages[2]['tool_calls'] is iterable %}"
     "{{ messages[2].tool_calls | length }}{% endif %}",
+    "{% for m in messages %}{{ [loop.index, loop.index0, loop.revindex, loop.revindex0, loop.first, loop.last] }}"
+    "{{ [loop.length, loop.depth, loop.depth0] }}{{ loop.previtem }}{{ loop.nextitem }}"
+    "{% for key in m %}{{ loop.index }}{{ loop.previtem is defined }}{% endfor %}{{ loop.nextitem is defined }}"
+    "{% endfor %}{{ loop.last if loop else loop }}",
+    "{% for m in messages %}{{ loop }}{{ loop['index'] }}{{ loop.index }}{{ loop.length }}{% endfor %}",
+    "{% for m in messages[1:] %}{{ m.name }}{{ m['name'] }}{{ m.name is defined }}{{ m['role'] }}{{ m.get('role') }}"
+    "{{ m['items'] is callable }}{{ m.keys() | list }}{{ m['content'].upper() }}{{ m['content']['upper']() }}"
+    "{% endfor %}",
+    "{% set loop = messages[0] %}{{ loop.role }}{{ loop.last }}{% for m in messages %}{{ loop.last }}{% endfor %}",
+    "{% set ns = namespace(role='x') %}{{ ns.role }}{{ ns['role'] }}{{ ns.other is defined }}{{ 'x'.role }}",
 ]
 NOT_QUICK = [
     "{{ 'x' * n }}",
@@ -305,6 +315,8 @@ NOT_QUICK = [
     "{{ loop.cycle(1) if loop else n.bit_length() }}",
     "{{ tools | tojson(indent=99) }}",
     "{{ strftime_now('%Y' * 99) }}",
+    "{% for m in messages %}{{ loop.cycle(1, 2) }}{% endfor %}",
+    f"{{% if not n %}}{{{{ n{'.x' * 150} }}}}{{% endif %}}",
 ]
 
 
