@@ -10,10 +10,12 @@ from itertools import islice
 from typing import Any
 
 import msgspec
+from jinja2.runtime import LoopContext
 from xxhash import xxh64_intdigest
 
 from service.index.base import TokenIds
 
+Iteration = LoopContext
 _unpack = msgspec.msgpack.Decoder(list[int]).decode
 _KEY_BITS = (1 << 60) - 1  # the most that Python keeps in 32 bytes; 64 bits take 48
 

@@ -6,12 +6,12 @@ list goes on in compiled code, as long as the template reads nothing of `loop` b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
-from jinja2.runtime import LoopContext
+from jinja2.runtime import LoopContext, Undefined
 
 from service.native.loops import Iteration
 from service.prompts.environment import DICT_ATTRIBUTES, LOOP_FIELDS
@@ -55,7 +55,7 @@ class GuardedCode(CodeGenerator):
         self.write(f" else environment.{otherwise}({owner}, {field!r}))")
 
 
-def loop(iterable: Iterable[Any], undefined: Callable[..., Any]) -> Iterable[Any]:
+def loop(iterable: Iterable[Any], undefined: type[Undefined]) -> Iterable[Any]:
     """What goes through a loop of a template that reads nothing of `loop` but its fields."""
     return Iteration(iterable, undefined) if type(iterable) is list else LoopContext(iterable, undefined)
 

@@ -49,12 +49,12 @@ class Twins:
         if name not in TEMPLATES:
             self._link(name, source.iterdir())
             return await self.models.get(name), self._oracle(name)
-        self._link(f"templates/{name}", [source / "tokenizer.json"])
         template = (self._shared / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
-        folder = self._folder / "templates" / name
-        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-        (folder / "tokenizer_config.json").write_text(json.dumps(SPECIAL_TOKENS))
-        oracle = self._oracle(f"templates/{TEMPLATES[0]}")
+        for folder in ("templates/any", f"templates/{name}"):
+            self._link(folder, [source / "tokenizer.json"])
+            (self._folder / folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+            (self._folder / folder / "tokenizer_config.json").write_text(json.dumps(SPECIAL_TOKENS))
+        oracle = self._oracle("templates/any")  # to read a vocabulary takes long
         return await self.models.get(f"templates/{name}"), oracle.with_template(template)
 
     def _link(self, name: str, files: Iterable[Path]) -> None:
