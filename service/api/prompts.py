@@ -13,6 +13,7 @@ from service.api.requests import ChatRequest, PromptValue, ScoreRequest
 from service.api.resources import INDEX, MODELS, SETTINGS
 from service.index.base import Prompt, TokenIds
 from service.prompts.chat import Chat
+from service.prompts.conversation import are_plain
 from service.prompts.model import Model
 from service.settings import Settings
 
@@ -74,7 +75,7 @@ async def ask_chat(app: web.Application, body: ChatRequest) -> AskedChat:
 def _check_number(settings: Settings, body: ChatRequest) -> None:
     """Raises Refusal 413 for a chat of more pieces than are gone through while others wait."""
     pieces = 0
-    for message in body.messages:
+    for message in () if are_plain(body.messages) else body.messages:
         if type(message.get("content")) is not str or len(message) > _PLAIN_FIELDS:
             lists = (message.get(field) for field in ("content", "tool_calls", "tools"))
             pieces += sum(len(one) for one in lists if isinstance(one, list))

@@ -19,6 +19,7 @@ if TYPE_CHECKING or not COMPILED:
         Iteration,
         Table,
         block_keys,
+        is_plain,
         prompt_ids,
         run,
         unpack_hashes,
@@ -29,6 +30,7 @@ if TYPE_CHECKING or not COMPILED:
 else:
     from service.native import numerals, table
     from service.native.batches import usual_batch
+    from service.native.chats import is_plain
     from service.native.hashing import block_keys
     from service.native.iterations import Iteration
     from service.native.numerals import unpack_hashes
@@ -60,6 +62,7 @@ __all__ = [
     "Iteration",
     "Table",
     "block_keys",
+    "is_plain",
     "prompt_ids",
     "run",
     "unpack_hashes",

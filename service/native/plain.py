@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -29,6 +29,20 @@ def block_keys(parent: int, tokens: bytes, block_bytes: int) -> list[int]:
         key = xxh64_intdigest(block, key) & _KEY_BITS
         keys.append(key)
     return keys
+
+
+def is_plain(messages: Sequence[Mapping[str, Any]], billing_header: str) -> bool:
+    """Whether each message is a role and then a text, and the role is one that can say nothing else.
+
+    A system message that starts with `billing_header` is not plain.
+    """
+    for message in messages:
+        if len(message) != 2 or type(content := message.get("content")) is not str or next(iter(message)) != "role":
+            return False
+        role = message["role"]
+        if role not in ("user", "assistant") and (role != "system" or content.startswith(billing_header)):
+            return False
+    return True
 
 
 def run(numbers: Sequence[int]) -> Sequence[int]:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
+from service.native.loops import is_plain
 from service.prompts.errors import PromptError
 
 ContentFormat: TypeAlias = Literal["string", "openai"]
@@ -64,13 +65,19 @@ _FUNCTION = ("name", "description", "parameters", "strict")
 _BILLING_HEADER = "x-anthropic-billing-header"
 
 
+def are_plain(messages: list[dict[str, Any]]) -> bool:
+    """Whether all are just text by someone who can say nothing else, with fields in the order of the engine's."""
+    return is_plain(messages, _BILLING_HEADER)
+
+
 def parse_messages(messages: list[dict[str, Any]], content_format: ContentFormat) -> list[Message]:
     """Gives the messages as a template of that content format takes them; raises PromptError that names the field."""
     if not messages:
         raise PromptError("messages must hold at least one message", "messages")
+    if content_format == "string" and are_plain(messages):
+        return messages  # Most are as they should be, and nothing changes what it is given.
     return [
-        # Most messages are as they should be, and nothing changes what it is given.
-        message if content_format == "string" and _is_plain(message) else _parse_message(message, content_format, n)
+        message if content_format == "string" and are_plain([message]) else _parse_message(message, content_format, n)
         for n, message in enumerate(messages)
     ]
 
@@ -125,14 +132,6 @@ def _parse_tool(tool: Any, where: str) -> dict[str, Any]:
     if deferred is not None:
         outer["defer_loading"] = deferred
     return outer
-
-
-def _is_plain(message: Message) -> bool:
-    """Whether a message is text by someone who can say nothing else, with its fields in the order of the engine's."""
-    if len(message) != 2 or type(content := message.get("content")) is not str or next(iter(message)) != "role":
-        return False
-    role = message.get("role")
-    return role in ("user", "assistant") or (role == "system" and not content.startswith(_BILLING_HEADER))
 
 
 def _parse_message(message: Mapping[str, Any], content_format: ContentFormat, number: int) -> Message:

@@ -38,10 +38,14 @@ def template_variables(chat: Chat, template: Template, special_tokens: Mapping[s
     tools = parse_tools(chat.tools)
     check_tool_choice(chat.tool_choice, tools)
     messages = parse_messages(chat.messages, template.content_format)
-    if any(message["role"] == "developer" for message in messages) and not _knows_developers(template.source):
+    if (
+        messages is not chat.messages  # which are plain, and by no developer
+        and any(message["role"] == "developer" for message in messages)
+        and not _knows_developers(template.source)
+    ):
         messages = _as_system_messages(messages)
     if chat.continue_final_message:
-        _tag_final_message(messages, template.source)
+        messages = [*messages[:-1], _tagged(messages[-1], template.source)]
     return {
         **special_tokens,
         "tools": tools,
@@ -107,17 +111,17 @@ def _joined(content: str | list[dict[str, Any]]) -> str:
     return content if isinstance(content, str) else "\n".join(part["text"] for part in content if "text" in part)
 
 
-def _tag_final_message(messages: list[Message], source: str) -> None:
+def _tagged(message: Message, source: str) -> Message:
     """Marks the end of the final message, whose place in the text `finished` looks for."""
     if "content" not in source:
         raise PromptError("the chat template does not read the content of messages", "continue_final_message")
-    content = messages[-1]["content"]
+    content = message["content"]
     if isinstance(content, str):
-        messages[-1] = {**messages[-1], "content": content + _CONTINUE_TAG}
-    elif (part := _final_part(content)) is not None:
-        part["text"] += _CONTINUE_TAG
-    else:
+        return {**message, "content": content + _CONTINUE_TAG}
+    if (part := _final_part(content)) is None:
         raise PromptError("the final message has no text to continue", "messages")
+    part["text"] += _CONTINUE_TAG
+    return message
 
 
 def _final_text(content: str | list[dict[str, Any]]) -> str:

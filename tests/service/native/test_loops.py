@@ -266,3 +266,29 @@ def test_token_ids_are_read_out_of_a_body_as_json_says(form: dict[str, Any]) -> 
 def test_a_prompt_of_any_other_form_is_left_to_the_json_decoder(body: bytes) -> None:
     assert loops.prompt_ids(body) is None
     assert plain.prompt_ids(body) is None
+
+
+@compiled
+def test_a_chat_is_plain_compiled_when_it_is_plain_otherwise() -> None:
+    random = Random(3)
+    fields: tuple[tuple[str, tuple[Any, ...]], ...] = (
+        ("role", ("user", "assistant", "system", "tool", "", None, 1, ["user"])),
+        ("content", ("", "text", "ä", "billing: x", None, [], [{"type": "text"}], 1)),
+        ("name", ("x", None)),
+    )
+    seen = set()
+    for _ in range(20_000):
+        message = {field: random.choice(values[:4] if random.random() < 0.8 else values) for field, values in fields}
+        if random.random() < 0.9:
+            del message["name"]
+        names = list(message)
+        if random.random() < 0.1:
+            random.shuffle(names)
+        if random.random() < 0.1:
+            names.pop()
+        chat = [{"role": "user", "content": "x"}] * random.randrange(2) + [{name: message[name] for name in names}]
+        expected = plain.is_plain(chat, "billing")
+        assert loops.is_plain(chat, "billing") is expected, chat
+        seen.add(expected)
+    assert seen == {True, False}
+    assert loops.is_plain([], "billing") is plain.is_plain([], "billing") is True
