@@ -10,7 +10,8 @@ from aiohttp import web
 
 from service.api.guard import guarded
 from service.api.openapi import document
-from service.api.resources import DOCUMENT, INDEX, MODELS, POOL, READINESS, REGISTRY, SETTINGS, TRAFFIC
+from service.api.requests import chat_bodies
+from service.api.resources import CHAT_BODIES, DOCUMENT, INDEX, MODELS, POOL, READINESS, REGISTRY, SETTINGS, TRAFFIC
 from service.api.routes import ROUTES
 from service.api.traffic import Traffic
 from service.events.pool import EventPool
@@ -27,6 +28,7 @@ def create_app(settings: Settings) -> web.Application:
     app[SETTINGS] = settings
     app[TRAFFIC] = Traffic()
     app[INDEX] = MemoryIndex(settings.index_max_blocks)
+    app[CHAT_BODIES] = chat_bodies(settings.token_cache_bytes // 4)
     app[DOCUMENT] = document(ROUTES)
     app.cleanup_ctx.extend((_events, _prompts, _readiness))
     app.add_routes([web.route(route.method, route.path, guarded(route.handler, route.path)) for route in ROUTES])

@@ -126,7 +126,7 @@ class Settings:
     )
     trust_request_chat_template: bool = _setting(False, _flag, "whether a request may bring its own chat template")
     token_cache_bytes: int = _setting(
-        64 << 20, _size(0), "memory for tokens of text that was seen before; 0 turns it off"
+        64 << 20, _size(0), "memory for prompts that were seen before, and their tokens; 0 turns it off"
     )
     render_timeout: float = _setting(5.0, _seconds, "how long one chat template may render")
 

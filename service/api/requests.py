@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Raw, Struct
 
+from service.api.chat_bodies import ChatBodies
 from service.api.errors import Refusal
 from service.api.resources import SETTINGS
 from service.api.validation import refusal_of_body
@@ -127,7 +128,12 @@ class _PerhapsChat(ChatRequest, kw_only=True):
     prompt: Raw = Raw()
 
 
-def decode_either(body: bytes) -> ChatRequest | ScoreRequest:
+def chat_bodies(capacity: int) -> ChatBodies[Any]:
+    """Where `decode_either` keeps chats that it decoded; `capacity` in bytes, 0 keeps nothing."""
+    return ChatBodies(_perhaps_chat.decode, capacity)
+
+
+def decode_either(body: bytes, chats: ChatBodies[Any]) -> ChatRequest | ScoreRequest:
     """Decodes a chat or plain prompts to score, whichever it is. Raises Refusal 400, also for what is both.
 
     Each common form is gone through once: to tell first what a body is takes as long again.
@@ -136,7 +142,7 @@ def decode_either(body: bytes) -> ChatRequest | ScoreRequest:
         return request
     if b"messages" in body:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            chat = _perhaps_chat.decode(body)
+            chat: _PerhapsChat = chats.decode(body)
             if chat.messages and bytes(chat.prompt) in _NOTHING:
                 return chat
         if decode(_either, body).is_chat():

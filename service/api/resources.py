@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from service.api.chat_bodies import ChatBodies
 from service.api.traffic import Traffic
 from service.events.pool import EventPool
 from service.index.memory import MemoryIndex
@@ -15,6 +18,7 @@ from service.settings import Settings
 SETTINGS = web.AppKey("settings", Settings)
 INDEX = web.AppKey("index", MemoryIndex)
 POOL = web.AppKey("pool", EventPool)
+CHAT_BODIES = web.AppKey("chat_bodies", ChatBodies[Any])
 MODELS = web.AppKey("models", Models)
 READINESS = web.AppKey("readiness", Readiness)
 TRAFFIC = web.AppKey("traffic", Traffic)

@@ -11,7 +11,7 @@ from service.api.answers import ByTier, Explanation, Match, ScoredChat, Scores, 
 from service.api.errors import Refusal
 from service.api.prompts import Asked, AskedChat, ask_chat, ask_plain
 from service.api.requests import ChatRequest, Messages, decode, decode_either, read
-from service.api.resources import INDEX, SETTINGS
+from service.api.resources import CHAT_BODIES, INDEX, SETTINGS
 from service.index.base import Prompt, RankMatch
 from service.index.scoring import pod_scores
 
@@ -22,7 +22,7 @@ _messages = msgspec.json.Decoder(Messages)
 async def score(request: web.Request) -> web.Response:
     """The scores of a prompt or chat; several prompts of one request add up."""
     app, body = request.app, await read(request)
-    wanted = decode_either(body)
+    wanted = decode_either(body, app[CHAT_BODIES])
     if isinstance(wanted, ChatRequest):
         return json_answer(scores(app, app[INDEX].match((await ask_chat(app, wanted)).prompt)))
     asked = await ask_plain(app, wanted)
@@ -40,7 +40,7 @@ async def score_completions(request: web.Request) -> web.Response:
 async def explain(request: web.Request) -> web.Response:
     """Every rank that holds part of a prompt or chat: how much, on which tiers, and how far into the text."""
     app, body = request.app, await read(request)
-    wanted = decode_either(body)
+    wanted = decode_either(body, app[CHAT_BODIES])
     if isinstance(wanted, ChatRequest):
         asked: Asked | AskedChat = await ask_chat(app, wanted)
     else:

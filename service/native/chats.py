@@ -1,6 +1,8 @@
-"""Chats as most are, told from others in the Python that mypyc makes fast C of."""
+"""Chats in JSON, and chats as most are, in the Python that mypyc makes fast C of."""
 
 from __future__ import annotations
+
+from mypy_extensions import i64
 
 
 def is_plain(messages: list[dict[str, object]], billing_header: str) -> bool:
@@ -24,3 +26,94 @@ def is_plain(messages: list[dict[str, object]], billing_header: str) -> bool:
         if role != "system" or content.startswith(billing_header):
             return False
     return True
+
+
+def messages_start(body: bytes) -> int:
+    """Where the messages of a valid JSON object begin; -1 if there are none, or they are spelled otherwise."""
+    try:
+        at = _skip_space(body, 0)
+        if body[at] != 0x7B:  # {
+            return -1
+        at = _skip_space(body, at + 1)
+        while body[at] == 0x22:  # "
+            key = at
+            at = _string_end(body, at)
+            here = at - key == 10 and body[key:at] == b'"messages"'
+            at = _skip_space(body, _skip_space(body, at) + 1)
+            if here:
+                return at + 1 if body[at] == 0x5B else -1  # [
+            at = _skip_space(body, _value_end(body, at))
+            if body[at] == 0x2C:  # ,
+                at = _skip_space(body, at + 1)
+    except IndexError:
+        pass
+    return -1
+
+
+def messages_end(body: bytes, at: i64) -> tuple[int, int]:
+    """Where the last of the messages ends, and how many there are from `at` on: where they start, or one has ended.
+
+    The body must be valid JSON.
+    """
+    end = at
+    count: i64 = 0
+    try:
+        at = _skip_space(body, at)
+        if body[at] == 0x2C:
+            at = _skip_space(body, at + 1)
+        while body[at] == 0x7B:
+            end = at = _value_end(body, at)
+            count += 1
+            at = _skip_space(body, at)
+            if body[at] == 0x2C:
+                at = _skip_space(body, at + 1)
+    except IndexError:
+        pass
+    return end, count
+
+
+def _skip_space(body: bytes, at: i64) -> i64:
+    while body[at] <= 0x20:
+        at += 1
+    return at
+
+
+def _string_end(body: bytes, at: i64) -> i64:
+    """Where the string ends that starts at `at`. Raises IndexError where it does not."""
+    while True:
+        at = body.find(b'"', at + 1)
+        if at < 0:
+            raise IndexError
+        before: i64 = at - 1
+        while body[before] == 0x5C:  # backslash
+            before -= 1
+        if (at - before) & 1:
+            return at + 1
+
+
+def _value_end(body: bytes, at: i64) -> i64:
+    """Where the value ends that starts at `at`. Raises IndexError where it does not."""
+    depth: i64 = 0
+    while True:
+        character: i64 = body[at]
+        if character == 0x22:
+            at = _string_end(body, at)
+        elif character == 0x7B or character == 0x5B:
+            depth += 1
+            at += 1
+            continue
+        elif character == 0x7D or character == 0x5D:
+            if not depth:
+                return at  # of a number or a name, which what encloses it ends
+            depth -= 1
+            at += 1
+        elif character == 0x2C:
+            if not depth:
+                return at
+            at += 1
+            continue
+        else:
+            at += 1
+            continue
+        if not depth:
+            return at

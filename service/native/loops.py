@@ -20,6 +20,8 @@ if TYPE_CHECKING or not COMPILED:
         Table,
         block_keys,
         is_plain,
+        messages_end,
+        messages_start,
         prompt_ids,
         run,
         unpack_hashes,
@@ -30,7 +32,7 @@ if TYPE_CHECKING or not COMPILED:
 else:
     from service.native import numerals, table
     from service.native.batches import usual_batch
-    from service.native.chats import is_plain
+    from service.native.chats import is_plain, messages_end, messages_start
     from service.native.hashing import block_keys
     from service.native.iterations import Iteration
     from service.native.numerals import unpack_hashes
@@ -63,6 +65,8 @@ __all__ = [
     "Table",
     "block_keys",
     "is_plain",
+    "messages_end",
+    "messages_start",
     "prompt_ids",
     "run",
     "unpack_hashes",

@@ -31,6 +31,16 @@ def block_keys(parent: int, tokens: bytes, block_bytes: int) -> list[int]:
     return keys
 
 
+def messages_start(body: bytes) -> int:
+    """Where the messages of a valid JSON object begin, if that can be had quickly; -1 otherwise."""
+    return -1
+
+
+def messages_end(body: bytes, at: int) -> tuple[int, int]:
+    """Where the last of the messages ends, and how many there are from `at` on; for what `messages_start` finds."""
+    raise NotImplementedError
+
+
 def is_plain(messages: Sequence[Mapping[str, Any]], billing_header: str) -> bool:
     """Whether each message is a role and then a text, and the role is one that can say nothing else.
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
+from service.native.loops import COMPILED
 from service.prompts.daemon_threads import DaemonThreads
 from service.prompts.errors import HubAway, ModelNotFound, ModelUnavailable
 from service.prompts.hub import cached_folder, fetched_folder
@@ -33,7 +34,8 @@ class Models:
         self._settings = settings
         self._renderer = Renderer(settings)
         self.token_cache = TokenCache(settings.token_cache_bytes * 3 // 4)
-        self.key_cache = KeyCache(settings.token_cache_bytes // 4)
+        # Compiled, keys are quicker made than found, and bodies of chats are kept instead (service/api/chat_bodies.py).
+        self.key_cache = KeyCache(0 if COMPILED else settings.token_cache_bytes // 4)
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Model]] = {}
         self._failed: OrderedDict[str, tuple[float, Exception]] = OrderedDict()
