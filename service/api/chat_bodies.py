@@ -14,6 +14,8 @@ _STEP = 4096
 _NAME_BYTES = 64
 """What stands there, so long, is what it is looked for by."""
 _KEY_BYTES = 64
+_MESSAGE_BYTES = 300
+"""What a message takes besides its values."""
 
 _UNSEEN: Final[list[dict[str, Any]]] = [{}]
 """What stands for the messages that are known while the others are decoded."""
@@ -119,10 +121,17 @@ def _has_no_other_messages(body: bytes, end: int) -> bool:
     return body.find(b'messages"', end) < 0 and body.find(b"\\u00", end) < 0
 
 
-def _cost(value: Any) -> int:
-    """The memory that decoded JSON takes, in bytes."""
+def _cost(messages: Sequence[_Message]) -> int:
+    """The memory that messages take, in bytes."""
+    values = [value for message in messages for value in message.values()]
+    return _MESSAGE_BYTES * len(messages) + sum(
+        getsizeof(value) if type(value) is str else _cost_of_json(value) for value in values
+    )
+
+
+def _cost_of_json(value: Any) -> int:
     if type(value) is dict:
-        return getsizeof(value) + sum(map(_cost, value.values())) + _KEY_BYTES * len(value)
+        return getsizeof(value) + sum(map(_cost_of_json, value.values())) + _KEY_BYTES * len(value)
     if type(value) is list:
-        return getsizeof(value) + sum(map(_cost, value))
+        return getsizeof(value) + sum(map(_cost_of_json, value))
     return getsizeof(value)

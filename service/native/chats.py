@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from librt.strings import read_i64_le
 from mypy_extensions import i64
 
 
@@ -80,15 +81,37 @@ def _skip_space(body: bytes, at: i64) -> i64:
 
 def _string_end(body: bytes, at: i64) -> i64:
     """Where the string ends that starts at `at`. Raises IndexError where it does not."""
+    ones: i64 = 0x0101010101010101
+    quotes: i64 = 0x2222222222222222
+    backslashes: i64 = 0x5C5C5C5C5C5C5C5C
+    high_bits: i64 = -9187201950435737472
+    size: i64 = len(body)
+    at += 1
     while True:
-        at = body.find(b'"', at + 1)
-        if at < 0:
-            raise IndexError
-        before: i64 = at - 1
-        while body[before] == 0x5C:  # backslash
-            before -= 1
-        if (at - before) & 1:
+        # Eight bytes at once. In `found`, the lowest bit that is set belongs to the first byte that is either.
+        found: i64 = 0
+        while at + 8 <= size:
+            word = read_i64_le(body, at)
+            quote = word ^ quotes
+            backslash = word ^ backslashes
+            found = (((quote - ones) & ~quote) | ((backslash - ones) & ~backslash)) & high_bits
+            if found != 0:
+                break
+            at += 8
+        if found != 0:
+            found &= -found
+            if found & 0x80808080 == 0:
+                found >>= 32
+                at += 4
+            if found & 0x8080 == 0:
+                found >>= 16
+                at += 2
+            if found & 0x80 == 0:
+                at += 1
+        character: i64 = body[at]
+        if character == 0x22:
             return at + 1
+        at += 2 if character == 0x5C else 1
 
 
 def _value_end(body: bytes, at: i64) -> i64:

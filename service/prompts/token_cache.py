@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from service.prompts.word_cache import WordCache
 
-STRETCH = 2048
+STRETCH = 4096
 """Characters of a stretch. The start of a text is found by stretches, which is less work than by segments."""
 
 _ENTRY_BYTES = 350
