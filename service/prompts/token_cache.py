@@ -117,7 +117,7 @@ class TokenCache:
             if (rest := stretch.rest) is not None and text.startswith(rest.text, seen):
                 tokens.append(rest.tokens)
                 done = rest.done
-            if stretch.epoch != (epoch := self._epoch()):
+            if found and stretch.epoch != (epoch := self._epoch()):
                 stretch.epoch = epoch
                 # The first stretch was used last, so that it goes last: what follows it is not found without it.
                 for known in reversed(found):
@@ -135,7 +135,7 @@ class TokenCache:
     def finish(self, stretch: Known, text: str, tokens: bytes, done: int) -> None:
         """Keeps, in place of what was last, what follows the stretch and is settled in a text that ends before long."""
         with self._lock:
-            if stretch.kept and stretch.epoch >= 0:
+            if stretch.kept and stretch.place >= 0:  # not of a text that is too short to have a stretch
                 before = _size(stretch)
                 stretch.rest = Rest(text, tokens, done)
                 self._make_room(_size(stretch) - before)

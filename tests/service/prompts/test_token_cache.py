@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from service.prompts import tokenization
 from service.prompts.model_files import read_model_files
 from service.prompts.token_cache import STRETCH, Known, TokenCache
@@ -34,13 +36,29 @@ def test_the_least_recently_used_is_let_go() -> None:
     assert cache.used <= cache.capacity
 
 
-def test_a_cache_without_room_keeps_nothing() -> None:
+@pytest.mark.parametrize("characters", [0, 10, 1000, 100_000])
+def test_a_cache_without_room_keeps_nothing(characters: int) -> None:
     cache = TokenCache(0)
     tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
-    assert tokenizer.encode(conversation(1), add_special_tokens=False) == tokenizer.encode(
-        conversation(1), add_special_tokens=False
-    )
+    text = conversation(1)[:characters]
+    assert tokenizer.encode(text, add_special_tokens=False) == tokenizer.encode(text, add_special_tokens=False)
     assert (len(cache), cache.used, cache.hits) == (0, 0, 0)
+
+
+def test_what_follows_the_last_whole_stretch_is_recalled_as_far_as_it_is_settled() -> None:
+    cache = TokenCache(10_000_000)
+    tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
+    plain = TextTokenizer(read_model_files(BUILTIN), TokenCache(0))
+    text = conversation(1)
+    for end in range(STRETCH + 100, 3 * STRETCH, 777):
+        shorter = text[:end]
+        assert tokenizer.encode(shorter, add_special_tokens=False) == plain.encode(shorter, add_special_tokens=False)
+        recalled = tokenizer.recall(shorter)
+        assert end - 200 < recalled.done <= end
+        assert recalled.whole == end // STRETCH
+        other = shorter + "!"
+        assert tokenizer.recall(other).done == recalled.done
+        assert tokenizer.encode(other, add_special_tokens=False) == plain.encode(other, add_special_tokens=False)
 
 
 def test_the_start_of_a_text_is_recalled_up_to_where_another_differs() -> None:
