@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 from service.prompts.word_cache import WordCache
 
-STRETCH = 4096
-"""Characters of a stretch. The start of a text is found by stretches, which is less work than by segments."""
+_STRETCH = 4096
+_FIRST_STRETCH = 512
+"""Characters of a stretch, and of those up to there. The start of a text is found by stretches, which is less work than
+by segments; what is short has some of them, too."""
 
 _ENTRY_BYTES = 350
 """What an entry takes besides its text and its tokens: the key, the place in the order, the objects' heads."""
@@ -103,15 +105,15 @@ class TokenCache:
         found: list[Known] = []
         stretch, seen = start, 0
         with self._lock:
-            while seen + STRETCH <= len(text):
+            while (end := stretch_end(seen)) <= len(text):
                 following = stretch.last
                 if following is None or not following.kept or not text.startswith(following.text, seen):
-                    following = self._entries.get((stretch.name, text[seen : seen + STRETCH]))
+                    following = self._entries.get((stretch.name, text[seen:end]))
                     if following is None:
                         break
                     stretch.last = following
                 stretch = following
-                seen += STRETCH
+                seen = end
                 found.append(stretch)
             tokens, done = [known.tokens for known in found], stretch.done
             if (rest := stretch.rest) is not None and text.startswith(rest.text, seen):
@@ -125,9 +127,9 @@ class TokenCache:
             self.hits += done
         return Recalled(tokens, len(found), stretch, seen, done)
 
-    def follow(self, stretch: Known, text: str, end: int, tokens: bytes, done: int) -> Known:
-        """Keeps the stretch of a text that ends at `end` and follows another; gives the new one."""
-        following = Known(stretch.name, text[end - STRETCH : end], tokens, done)
+    def follow(self, stretch: Known, text: str, tokens: bytes, done: int) -> Known:
+        """Keeps the stretch of that text, which follows another; gives the new one."""
+        following = Known(stretch.name, text, tokens, done)
         with self._lock:
             self._keep(following)
         return following
@@ -170,6 +172,11 @@ class TokenCache:
         self.used -= _size(known)
         known.kept = False
         known.text, known.tokens, known.last, known.rest = "", b"", None, None
+
+
+def stretch_end(start: int) -> int:
+    """Where a stretch ends that starts at that character."""
+    return start + (_STRETCH if start >= _STRETCH else _FIRST_STRETCH)
 
 
 def _size(known: Known) -> int:

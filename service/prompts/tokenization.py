@@ -13,7 +13,7 @@ from service.index.base import TokenIds
 from service.prompts.errors import PromptError
 from service.prompts.model_files import CONFIG, BadModelFile, ModelFiles
 from service.prompts.segmentation import Segment, segmentation_of
-from service.prompts.token_cache import STRETCH, Known, Recalled, TokenCache
+from service.prompts.token_cache import Known, Recalled, TokenCache, stretch_end
 
 _TOKEN_BYTES = 4
 _LONGEST_OF_WORDS = 4096
@@ -114,13 +114,12 @@ class TextTokenizer:
         lookahead = self._segmentation.lookahead
         last = len(text) - lookahead
         known, finished, number = settled, settled, 0
-        end = seen + STRETCH if seen + STRETCH <= len(text) else sys.maxsize
+        end = stretch_end(seen)
         for segment in self._segmentation.segments(text, settled):
-            while segment[1] + lookahead > end:
-                stretch = self._cache.follow(stretch, text, end, b"".join(pieces[fresh:]), settled)
+            while segment[1] + lookahead > end and end <= len(text):
+                stretch = self._cache.follow(stretch, text[seen:end], b"".join(pieces[fresh:]), settled)
                 fresh = len(pieces)
-                seen = end
-                end = end + STRETCH if end + STRETCH <= len(text) else sys.maxsize
+                seen, end = end, stretch_end(end)
             if self._closed:
                 raise CancelledError
             pieces.append(self._piece(text, segment))

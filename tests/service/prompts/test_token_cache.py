@@ -6,7 +6,7 @@ import pytest
 
 from service.prompts import tokenization
 from service.prompts.model_files import read_model_files
-from service.prompts.token_cache import STRETCH, Known, TokenCache
+from service.prompts.token_cache import Known, TokenCache, stretch_end
 from service.prompts.tokenization import TextTokenizer
 
 BUILTIN = Path(tokenization.__file__).parent / "builtin" / "demo"
@@ -15,6 +15,14 @@ BUILTIN = Path(tokenization.__file__).parent / "builtin" / "demo"
 def conversation(number: int) -> str:
     turns = (f"<|role|>user<|say|>Question {number} of {turn}: what is there to say?<|end|>\n" for turn in range(300))
     return "<|begin|>" + "".join(turns)
+
+
+def whole_stretches(characters: int) -> int:
+    """Where the last whole stretch of a text of so many characters ends."""
+    end = 0
+    while stretch_end(end) <= characters:
+        end = stretch_end(end)
+    return end
 
 
 def test_what_was_kept_is_known() -> None:
@@ -50,12 +58,12 @@ def test_what_follows_the_last_whole_stretch_is_recalled_as_far_as_it_is_settled
     tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
     plain = TextTokenizer(read_model_files(BUILTIN), TokenCache(0))
     text = conversation(1)
-    for end in range(STRETCH + 100, 3 * STRETCH, 777):
+    for end in range(700, len(text), 777):
         shorter = text[:end]
         assert tokenizer.encode(shorter, add_special_tokens=False) == plain.encode(shorter, add_special_tokens=False)
         recalled = tokenizer.recall(shorter)
         assert end - 200 < recalled.done <= end
-        assert recalled.whole == end // STRETCH
+        assert recalled.seen == whole_stretches(end)
         other = shorter + "!"
         assert tokenizer.recall(other).done == recalled.done
         assert tokenizer.encode(other, add_special_tokens=False) == plain.encode(other, add_special_tokens=False)
@@ -66,10 +74,10 @@ def test_the_start_of_a_text_is_recalled_up_to_where_another_differs() -> None:
     tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
     text = conversation(1)
     tokenizer.encode(text, add_special_tokens=False)
-    assert tokenizer.recall(text).seen == len(text) // STRETCH * STRETCH
+    assert tokenizer.recall(text).seen == whole_stretches(len(text))
     middle = len(text) // 2
     recalled = tokenizer.recall(text[:middle] + "!" + text[middle:])
-    assert recalled.seen == middle // STRETCH * STRETCH
+    assert recalled.seen == whole_stretches(middle)
     assert recalled.seen - 200 < recalled.done <= recalled.seen
 
 

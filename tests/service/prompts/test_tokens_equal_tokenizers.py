@@ -32,8 +32,8 @@ def cuts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     if request.param == "cut small":
         monkeypatch.setattr(segmentation, "_CHUNK", 8)
         monkeypatch.setattr(segmentation, "_WINDOW", 20)
-        monkeypatch.setattr(token_cache, "STRETCH", 24)
-        monkeypatch.setattr(tokenization, "STRETCH", 24)
+        monkeypatch.setattr(token_cache, "_STRETCH", 24)
+        monkeypatch.setattr(token_cache, "_FIRST_STRETCH", 8)
     return str(request.param)
 
 
