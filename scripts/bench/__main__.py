@@ -69,6 +69,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all if left out")
     parser.add_argument("--rounds", type=int, help=f"how often each figure is taken; {Plan().rounds} if left out")
     parser.add_argument("--quick", action="store_true", help="a glimpse, in about a minute")
+    parser.add_argument("--scale", type=float, help="share of the work that a round does, above 0 and at most 1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all rounds")
     parser.add_argument("--markdown", action="store_true", help="print the figures that have targets, for the README")
     parser.add_argument(
@@ -79,11 +80,13 @@ def main() -> int:
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if arguments.rounds is not None and arguments.rounds < 1:
         parser.error("--rounds must be 1 or more")
+    if arguments.scale is not None and not 0 < arguments.scale <= 1:
+        parser.error("--scale must be above 0 and at most 1")
     if arguments.file:
         report = read(arguments.file)
     else:
         plan = QUICK if arguments.quick else Plan()
-        plan = replace(plan, rounds=arguments.rounds or plan.rounds)
+        plan = replace(plan, rounds=arguments.rounds or plan.rounds, scale=arguments.scale or plan.scale)
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 report = runner.run(measure(arguments.parts or list(PARTS), plan))

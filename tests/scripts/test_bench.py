@@ -31,7 +31,7 @@ def bench(*arguments: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_of_the_benchmark_runs_alone_and_prints_a_table(part: str, tmp_path: Path) -> None:
     file = tmp_path / "results.json"
-    running = bench(part, "--quick", "--rounds", "1", "--json", str(file))
+    running = bench(part, "--scale", "0.01", "--rounds", "1", "--json", str(file))
     output, errors = running.communicate()
     assert running.returncode == 0, errors
     measures = json.loads(file.read_text())["measures"]
