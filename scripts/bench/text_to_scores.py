@@ -47,6 +47,7 @@ async def run(plan: Plan) -> AsyncIterator[Measure]:
     part = f"1 text → scores ({model.rpartition('/')[2]})"
     settings = {"MODEL_NAME": model, "MODELS_DIR": str(models)}
     random = Random(4)
+    crowd = max(2, plan.count(_CONNECTIONS))
     async with AsyncExitStack() as stack:
         fed = []
         for name, changed in (("kvcache", {}), ("cache off", {"TOKEN_CACHE_BYTES": "0"})):
@@ -60,18 +61,18 @@ async def run(plan: Plan) -> AsyncIterator[Measure]:
             writer = await Writer.start(fed[-1].server, tokens, random)
             for counts in plan.turns():
                 one_by_one = [await writer.chat() for _ in range(plan.count(_CONNECTIONS))]
-                at_once = [await writer.chat() for _ in range(_CONNECTIONS)]
+                at_once = [await writer.chat() for _ in range(crowd)]
                 for pair in fed:
                     await _cache(pair, [*one_by_one, *at_once], random)
                     figures = await _round(pair.server, one_by_one, at_once, plan.seconds(_SECONDS))
                     if counts:
                         rounds.add(pair.server.name, figures)
                 await _agree([pair.server for pair in fed], one_by_one[0])
-            for measure in _measures(rounds, part, f"{tokens:,} tokens", target):
+            for measure in _measures(rounds, part, f"{tokens:,} tokens", crowd, target):
                 yield measure
 
 
-def _measures(rounds: Rounds, part: str, size: str, target: float | None) -> list[Measure]:
+def _measures(rounds: Rounds, part: str, size: str, crowd: int, target: float | None) -> list[Measure]:
     turn = f"{size}, next turn"
     return [
         *(
@@ -83,7 +84,7 @@ def _measures(rounds: Rounds, part: str, size: str, target: float | None) -> lis
                 least_ratio=target if figure == "CPU" else None,
             )
             for figure in ("CPU", "p50", "p99")
-            for connections in (1, _CONNECTIONS)
+            for connections in (1, crowd)
         ),
         rounds.measure("rate", part=part, what=f"{turn}, per core", unit="requests/s", more_is_better=True),
         rounds.measure("first", part=part, what=f"{size}, first sight, CPU", unit="ms/request"),
@@ -134,7 +135,7 @@ async def _cache(fed: Fed[Kvcache], chats: Sequence[Chat], random: Random) -> No
 async def _round(
     server: Kvcache, one_by_one: Sequence[Chat], at_once: Sequence[Chat], seconds: float
 ) -> dict[str, float]:
-    single, crowd = await server.connections(1), await server.connections(_CONNECTIONS)
+    single, crowd = await server.connections(1), await server.connections(len(at_once))
     first, _ = await _driven(server, single, [[chat.first for chat in one_by_one]], seconds)
     alone, one = await _driven(
         server, single, [joined(*zip(*(chat.turns for chat in one_by_one), strict=True))], seconds
@@ -144,10 +145,10 @@ async def _round(
     return {
         "first": first,
         "CPU 1": alone,
-        f"CPU {_CONNECTIONS}": together,
+        f"CPU {len(crowd)}": together,
         "rate": 1000 / together,
         **{f"p{percent} 1": one.percentile(percent) for percent in (50, 99)},
-        **{f"p{percent} {_CONNECTIONS}": many.percentile(percent) for percent in (50, 99)},
+        **{f"p{percent} {len(crowd)}": many.percentile(percent) for percent in (50, 99)},
     }
 
 
