@@ -13,7 +13,6 @@ from time import monotonic
 from service.native.loops import COMPILED
 from service.prompts.daemon_threads import DaemonThreads
 from service.prompts.errors import HubAway, ModelNotFound, ModelUnavailable
-from service.prompts.hub import cached_folder, fetched_folder
 from service.prompts.key_cache import KeyCache
 from service.prompts.model import Model
 from service.prompts.model_files import TOKENIZER, BadModelFile, read_model_files
@@ -102,7 +101,7 @@ class Models:
                 return await run(self._workers, self._model, name, folder)
             except BadModelFile as error:
                 raise ModelUnavailable(name, str(error), "Replace the file") from None
-        folder = await run(self._fetchers, cached_folder, name)
+        folder = await run(self._fetchers, _cached, name)
         if folder is None:
             folder = await run(self._fetchers, self._fetched, name)
         try:
@@ -121,6 +120,8 @@ class Models:
         """Fetches a model, unless the hub was found away, be it while this waited for a thread."""
         if self._away is not None and monotonic() < self._away[0]:
             raise self._away[1].for_model(name)
+        from service.prompts.hub import fetched_folder  # noqa: PLC0415 - as in `_cached`
+
         try:
             return fetched_folder(name, self._settings.hub_timeout, anew=anew)
         except HubAway as error:
@@ -146,3 +147,10 @@ class Models:
             cache=self.token_cache,
             workers=self._workers,
         )
+
+
+def _cached(name: str) -> Path | None:
+    # The hub's client takes a quarter of what the service needs to start, and who has models on disk never needs it.
+    from service.prompts.hub import cached_folder  # noqa: PLC0415
+
+    return cached_folder(name)
