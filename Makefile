@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# One more than there are cores, since some tests wait for a process or a clock.
+TEST_WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo up down test e2e lint smoke lock clean
@@ -16,7 +18,7 @@ down: $(VENV)/runtime     ## Removes it
 	@$(BIN)/kvcache down $(ARGS)
 
 test: $(VENV)/dev $(VENV)/native ## All tests that need no container engine
-	$(BIN)/python -m pytest -q --numprocesses logical --dist worksteal --ignore tests/e2e $(ARGS)
+	$(BIN)/python -m pytest -q --numprocesses $(TEST_WORKERS) --dist worksteal --ignore tests/e2e $(ARGS)
 
 e2e: $(VENV)/dev $(VENV)/native ## The real image and containers, on every engine that is there
 	$(BIN)/python -m pytest -q -rs tests/e2e $(ARGS)
