@@ -17,7 +17,7 @@ _KEY_BYTES = 64
 _MESSAGE_BYTES = 300
 """What a message takes besides its values."""
 
-_UNSEEN: Final[list[dict[str, Any]]] = [{}]
+_STAND_IN: Final[list[dict[str, Any]]] = [{}]
 """What stands for the messages that are known while the others are decoded."""
 
 _Name: TypeAlias = tuple[int, bytes]
@@ -82,7 +82,7 @@ class ChatBodies(Generic[Chat]):
         except Exception:  # what is wrong is told of the whole body
             return None
         end, count = messages_end(body, seen.size)
-        if chat.messages[:1] != _UNSEEN or len(chat.messages) != count + 1 or not _has_no_other_messages(body, end):
+        if chat.messages[:1] != _STAND_IN or len(chat.messages) != count + 1 or not _has_no_other_messages(body, end):
             return None
         new = chat.messages[1:]
         chat.messages = [*seen.messages, *new]
