@@ -83,6 +83,10 @@ class Recorder:
         self._context.destroy(linger=0)
 
     def received(self, subscription: Subscription, message: Message) -> None:
+        self._received(subscription, message)
+
+    def _received(self, subscription: Subscription, message: Message, *, replayed: bool = False) -> None:
+        """Takes a message. What is replayed may be known: that its connection was lost since makes it no restart."""
         if self.ended.done():
             return
         endpoint = subscription.endpoint
@@ -98,7 +102,8 @@ class Recorder:
         if heard is None:
             heard = _Heard(Stream(rank, endpoint.address, endpoint.replay), message.topic)
             self._heard[endpoint.address, rank] = heard
-        self._take(heard, message, arrived)
+        if not (replayed and heard.stream.knows(arrived)):
+            self._take(heard, message, arrived)
 
     def malformed(self, subscription: Subscription) -> None:
         self.statistics.unreadable += 1
@@ -166,7 +171,8 @@ class Recorder:
                         return
                     if subscription.wants(replayed.topic):
                         before = self.statistics.messages.total()
-                        self.received(subscription, Message(replayed.topic, replayed.sequence, replayed.payload))
+                        message = Message(replayed.topic, replayed.sequence, replayed.payload)
+                        self._received(subscription, message, replayed=True)
                         self.statistics.replayed += self.statistics.messages.total() - before
         except ReplayError:
             self.statistics.replay_failures += 1
