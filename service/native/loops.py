@@ -30,9 +30,10 @@ if TYPE_CHECKING or not COMPILED:
         words,
     )
 else:
-    from service.native import numerals, table
+    from service.native import bodies, numerals, table
     from service.native.batches import usual_batch
-    from service.native.chats import is_plain, messages_end, messages_start
+    from service.native.bodies import messages_end, messages_start
+    from service.native.chats import is_plain
     from service.native.hashing import block_keys
     from service.native.iterations import Iteration
     from service.native.numerals import unpack_hashes
@@ -49,7 +50,7 @@ else:
         return None if ids is None else _tokens(ids)
 
     def prompt_ids(body):
-        found = numerals.prompt_ids(body)
+        found = bodies.prompt_ids(body)
         return None if found is None else (_tokens(found[0]), found[1], found[2])
 
     def _tokens(ids):

@@ -8,7 +8,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-MODULES = ("batches", "chats", "hashing", "iterations", "numerals", "table", "words")
+MODULES = ("batches", "bodies", "chats", "hashing", "iterations", "numerals", "table", "words")
 _DIGEST = FOLDER / "compiled.sha256"
 
 
