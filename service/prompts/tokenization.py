@@ -113,7 +113,7 @@ class TextTokenizer:
             return [self._piece(text, (0, len(text), None))] if text else []
         lookahead = self._segmentation.lookahead
         last = len(text) - lookahead
-        known, finished, number = settled, settled, 0
+        finished = number = 0
         end = stretch_end(seen)
         for segment in self._segmentation.segments(text, settled):
             while segment[1] + lookahead > end and end <= len(text):
@@ -126,7 +126,7 @@ class TextTokenizer:
             settled = segment[1]
             if settled <= last:
                 finished, number = settled, len(pieces)
-        if finished > known and number > fresh:
+        if number > fresh:
             rest = b"".join(pieces[fresh:number])
             self._cache.finish(stretch, text[seen : finished + lookahead], rest, finished)
         return pieces
