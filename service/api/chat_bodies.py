@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from sys import getsizeof
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from service.native.loops import messages_end, messages_start
+from service.prompts.recently_used import RecentlyUsed
 
 _STEP = 4096
 """Bytes of a body at whose multiples it is looked for."""
@@ -49,15 +49,23 @@ class ChatBodies(Generic[Chat]):
     def __init__(self, decode: Callable[[bytes], Chat], capacity: int) -> None:
         """`decode` raises for all that is not a chat; `capacity` in bytes, 0 keeps nothing."""
         self._decode = decode
-        self.capacity = capacity
-        self.used = 0
-        self._seen: OrderedDict[_Name, _Seen] = OrderedDict()
+        self._seen: RecentlyUsed[_Name, _Seen] = RecentlyUsed(capacity, lambda _, seen: seen.cost)
+
+    @property
+    def capacity(self) -> int:
+        """In bytes."""
+        return self._seen.capacity
+
+    @property
+    def used(self) -> int:
+        """In bytes."""
+        return self._seen.used
 
     def decode(self, body: bytes) -> Chat:
         """Gives the chat, whose messages must not be changed; raises what `decode` does."""
         if len(body) < _STEP or not self.capacity:
             return self._decode(body)
-        if (name := self._find(body)) is not None and (chat := self._continued(body, name)) is not None:
+        if (found := self._find(body)) is not None and (chat := self._continued(body, *found)) is not None:
             return chat
         chat = self._decode(body)
         if (start := messages_start(body)) >= 0:
@@ -66,17 +74,16 @@ class ChatBodies(Generic[Chat]):
                 self._keep(body, _Seen((body[:end],), end, start, chat.messages, end + _cost(chat.messages)))
         return chat
 
-    def _find(self, body: bytes) -> _Name | None:
-        """Gives the name of what was seen and is the start of this body."""
+    def _find(self, body: bytes) -> tuple[_Name, _Seen] | None:
+        """Gives what was seen and is the start of this body."""
         for end in range(len(body) // _STEP * _STEP, 0, -_STEP):
             name = (end, body[end - _NAME_BYTES : end])
             if (seen := self._seen.get(name)) is not None and _starts_with(body, seen.pieces):
-                return name
+                return name, seen
         return None
 
-    def _continued(self, body: bytes, name: _Name) -> Chat | None:
+    def _continued(self, body: bytes, name: _Name, seen: _Seen) -> Chat | None:
         """Decodes what follows what was seen. None when that cannot be told apart from it."""
-        seen = self._seen[name]
         try:
             chat = self._decode(b"%b{}%b" % (body[: seen.start], body[seen.size :]))
         except Exception:  # what is wrong is told of the whole body
@@ -87,24 +94,16 @@ class ChatBodies(Generic[Chat]):
         new = chat.messages[1:]
         chat.messages = [*seen.messages, *new]
         if new:
-            self.used -= self._seen.pop(name).cost
+            self._seen.let_go(name)
             pieces, cost = (*seen.pieces, body[seen.size : end]), seen.cost + end - seen.size + _cost(new)
             self._keep(body, _Seen(pieces, end, seen.start, chat.messages, cost))
         else:
-            self._seen.move_to_end(name)
+            self._seen.use(name)
         return chat
 
     def _keep(self, body: bytes, seen: _Seen) -> None:
-        place = seen.size // _STEP * _STEP
-        if not place or seen.cost > self.capacity:
-            return
-        name = (place, body[place - _NAME_BYTES : place])
-        if (other := self._seen.pop(name, None)) is not None:
-            self.used -= other.cost
-        self._seen[name] = seen
-        self.used += seen.cost
-        while self.used > self.capacity:
-            self.used -= self._seen.popitem(last=False)[1].cost
+        if place := seen.size // _STEP * _STEP:
+            self._seen.put((place, body[place - _NAME_BYTES : place]), seen)
 
 
 def _starts_with(body: bytes, pieces: Sequence[bytes]) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from service.index.base import BlockKey, TokenIds
 from service.index.keys import block_keys
+from service.prompts.recently_used import RecentlyUsed
 
 _RUN_TOKENS = 1024
 """Tokens whose keys are remembered together."""
@@ -24,9 +24,17 @@ class KeyCache:
 
     def __init__(self, capacity: int) -> None:
         """`capacity` in bytes; 0 keeps nothing."""
-        self.capacity = capacity
-        self.used = 0
-        self._entries: OrderedDict[tuple[BlockKey, int, bytes], list[BlockKey]] = OrderedDict()
+        self._runs: RecentlyUsed[tuple[BlockKey, int, bytes], list[BlockKey]] = RecentlyUsed(capacity, _size)
+
+    @property
+    def capacity(self) -> int:
+        """In bytes."""
+        return self._runs.capacity
+
+    @property
+    def used(self) -> int:
+        """In bytes."""
+        return self._runs.used
 
     def block_keys(self, parent: BlockKey, tokens: TokenIds, block_size: int) -> Sequence[BlockKey]:
         """One key per whole block of `tokens`; the first is chained to `parent`."""
@@ -35,25 +43,16 @@ class KeyCache:
         keys: list[BlockKey] = []
         for start in range(0, len(tokens) - run + 1, run):
             entry = (parent, block_size, bytes(view[start * _TOKEN_BYTES : (start + run) * _TOKEN_BYTES]))
-            known = self._entries.get(entry)
+            known = self._runs.get(entry)
             if known is None:
                 known = list(block_keys(parent, tokens[start : start + run], block_size))
-                self._keep(entry, known)
+                self._runs.put(entry, known)
             else:
-                self._entries.move_to_end(entry)
+                self._runs.use(entry)
             keys += known
             parent = known[-1]
         keys += block_keys(parent, tokens[len(keys) * block_size :], block_size)
         return keys
-
-    def _keep(self, entry: tuple[BlockKey, int, bytes], keys: list[BlockKey]) -> None:
-        size = _size(entry, keys)
-        if size > self.capacity:
-            return
-        self._entries[entry] = keys
-        self.used += size
-        while self.used > self.capacity:
-            self.used -= _size(*self._entries.popitem(last=False))
 
 
 def _size(entry: tuple[BlockKey, int, bytes], keys: list[BlockKey]) -> int:

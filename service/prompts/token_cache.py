@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from itertools import count
 from sys import getsizeof
 from threading import Lock
 from typing import NamedTuple
 
+from service.prompts.recently_used import RecentlyUsed
 from service.prompts.word_cache import WordCache
 
 _STRETCH = 4096
@@ -74,14 +74,23 @@ class TokenCache:
     def __init__(self, capacity: int) -> None:
         """`capacity` in bytes, of which an eighth is for words; 0 keeps nothing."""
         self.words = WordCache(capacity // 8)
-        self.capacity = capacity - capacity // 8
-        self.used = 0
         self.hits = 0
         """Characters that were known when they were looked up, and those that were not."""
         self.misses = 0
-        self._written = 0
-        self._entries: OrderedDict[tuple[int, str], Known] = OrderedDict()
+        self._entries: RecentlyUsed[tuple[int, str], Known] = RecentlyUsed(
+            capacity - capacity // 8, lambda _, known: _size(known), _let_go
+        )
         self._lock = Lock()
+
+    @property
+    def capacity(self) -> int:
+        """In bytes, without that for words."""
+        return self._entries.capacity
+
+    @property
+    def used(self) -> int:
+        """In bytes, without what words take."""
+        return self._entries.used
 
     def get(self, place: Known, text: str) -> bytes | None:
         """Gives the tokens of a text, if they are known."""
@@ -92,7 +101,7 @@ class TokenCache:
                 self.misses += len(text)
                 return None
             self.hits += len(text)
-            self._entries.move_to_end(key)
+            self._entries.use(key)
             return known.tokens
 
     def put(self, place: Known, text: str, tokens: bytes) -> None:
@@ -123,7 +132,7 @@ class TokenCache:
                 stretch.epoch = epoch
                 # The first stretch was used last, so that it goes last: what follows it is not found without it.
                 for known in reversed(found):
-                    self._entries.move_to_end((known.place, known.text))
+                    self._entries.use((known.place, known.text))
             self.hits += done
         return Recalled(tokens, len(found), stretch, seen, done)
 
@@ -140,38 +149,23 @@ class TokenCache:
             if stretch.kept and stretch.place >= 0:  # not of a text that is too short to have a stretch
                 before = _size(stretch)
                 stretch.rest = Rest(text, tokens, done)
-                self._make_room(_size(stretch) - before)
+                self._entries.grow(_size(stretch) - before)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def _epoch(self) -> int:
         """Rises with each eighth of the capacity that is written; what is used is moved in the order once in it."""
-        return self._written * 8 // (self.capacity + 1)
+        return self._entries.written * 8 // (self._entries.capacity + 1)
 
     def _keep(self, known: Known) -> None:
-        size = _size(known)
-        if size > self.capacity:
-            known.kept = False
-            return
-        key = (known.place, known.text)
-        if (old := self._entries.pop(key, None)) is not None:
-            self._let_go(old)
         known.epoch = self._epoch()
-        self._entries[key] = known
-        self._make_room(size)
+        known.kept = self._entries.put((known.place, known.text), known)
 
-    def _make_room(self, size: int) -> None:
-        self._written += max(0, size)
-        self.used += size
-        while self.used > self.capacity:
-            _, oldest = self._entries.popitem(last=False)
-            self._let_go(oldest)
 
-    def _let_go(self, known: Known) -> None:
-        self.used -= _size(known)
-        known.kept = False
-        known.text, known.tokens, known.last, known.rest = "", b"", None, None
+def _let_go(known: Known) -> None:
+    known.kept = False
+    known.text, known.tokens, known.last, known.rest = "", b"", None, None
 
 
 def stretch_end(start: int) -> int:
