@@ -11,6 +11,7 @@ import zmq
 import zmq.asyncio
 
 from service.events.endpoint import Endpoint
+from service.events.replay import Replayed
 from service.events.stream import Stream, Verdict, arrival
 from service.index.base import Rank
 from service.simulation.publisher import END, Publisher
@@ -187,6 +188,21 @@ async def test_a_rank_that_is_at_two_endpoints_for_a_while_is_rebuilt_from_the_o
         after.publish(stored(1))
         await until(lambda: held(listening) == {0, 1})
         await before.close()
+        await until(lambda: held(listening) == {1} and state(listening) == (True, None))
+
+
+async def test_an_introduction_that_outlasts_the_connection_makes_no_second_endpoint(listen: Listen) -> None:
+    async with Publisher(topic=TOPIC) as after:
+        before = Publisher(topic=TOPIC)
+        await before.__aenter__()
+        listening = await listen(endpoint(before), endpoint(after))
+        await before.subscribed()
+        await after.subscribed()
+        await before.close()
+        subscription = listening.pool._subscriptions[0]
+        await until(lambda: not subscription.connections)
+        listening.pool._introduced(subscription, Replayed(TOPIC.encode(), 0, stored(0)))
+        after.publish(stored(1))
         await until(lambda: held(listening) == {1} and state(listening) == (True, None))
 
 
