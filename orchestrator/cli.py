@@ -54,10 +54,10 @@ def up(
 
     A token for the hub is taken from HF_TOKEN, or from where huggingface_hub keeps it.
     """
+    from orchestrator.commands.up import up as bring_up
     from orchestrator.console import Console
-    from orchestrator.hub_token import find_token
+    from orchestrator.host.hub_token import find_token
     from orchestrator.launch import parse_environment, parse_memory
-    from orchestrator.lifecycle import up as bring_up
 
     def run() -> None:
         launch = Launch(
@@ -98,8 +98,8 @@ def down(
     debug: options.Debug = False,
 ) -> None:
     """Stop and remove the service. Nothing to do is no error."""
+    from orchestrator.commands.up import down as bring_down
     from orchestrator.console import Console
-    from orchestrator.lifecycle import down as bring_down
 
     end(lambda: bring_down(name, options.engine_kind(engine), Console(quiet=quiet), every=every), debug=debug)
 
@@ -116,9 +116,9 @@ def logs(
     debug: options.Debug = False,
 ) -> None:
     """Show what the service wrote."""
+    from orchestrator.commands.logs import parse_moment, show_logs
     from orchestrator.console import Console
-    from orchestrator.engines.base import LogQuery
-    from orchestrator.logs import parse_moment, show_logs
+    from orchestrator.runtimes.base import LogQuery
 
     def run() -> None:
         query = LogQuery(tail=tail, since=parse_moment(since) if since else None, follow=follow)
@@ -134,7 +134,7 @@ def status(
     debug: options.Debug = False,
 ) -> None:
     """Show every service: where it runs, how it is, what it reports. Exit code 1 if there is none."""
-    from orchestrator.status import show_status
+    from orchestrator.commands.status import show_status
 
     end(lambda: show_status(options.engine_kind(engine), as_json=as_json), debug=debug)
 
@@ -158,7 +158,7 @@ def doctor(
 ) -> None:
     """Look for what would stop `up` with these options, and say what to do. Exit code 1 if something would."""
     from orchestrator.doctor.examination import examine
-    from orchestrator.hub_token import find_token
+    from orchestrator.host.hub_token import find_token
 
     def run() -> None:
         launch = Launch(

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.engines.base import CONTENT_LABEL, ImageBuild, Images
 from orchestrator.errors import Problem
 from orchestrator.launch import Launch
+from orchestrator.runtimes.base import CONTENT_LABEL, ImageBuild, Images
 from orchestrator.workload import proxies
 
 _PACKAGE = Path(__file__).resolve().parent

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.engines.base import EngineKind
 from orchestrator.errors import UsageError
+from orchestrator.runtimes.base import EngineKind
 
 _TIME = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smh]?)")
 

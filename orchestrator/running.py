@@ -8,10 +8,10 @@ from typing import Any
 
 import requests
 
-from orchestrator.engines.base import ADDRESS_LABEL, PORT_LABEL, EngineKind
-from orchestrator.engines.discovery import answering
 from orchestrator.errors import Problem
 from orchestrator.health import url
+from orchestrator.runtimes.base import ADDRESS_LABEL, PORT_LABEL, EngineKind
+from orchestrator.runtimes.discovery import answering
 
 _ANSWER_SECONDS = 30.0
 

@@ -51,8 +51,8 @@ def demo(
 
     Exit code 1 when a prediction of the service differed from what an engine did.
     """
-    from orchestrator.demo import Play
-    from orchestrator.demo import demo as play_demo
+    from orchestrator.commands.demo import Play
+    from orchestrator.commands.demo import demo as play_demo
 
     def run() -> int:
         launch = Launch(
@@ -85,9 +85,9 @@ def score(
     debug: options.Debug = False,
 ) -> None:
     """Ask a running service how much of a prompt each pod has."""
+    from orchestrator.commands.score import Question
+    from orchestrator.commands.score import score as ask
     from orchestrator.running import find_running
-    from orchestrator.score import Question
-    from orchestrator.score import score as ask
 
     def run() -> None:
         body = Question(prompt, chat, model, lora_name, cache_salt).body()
@@ -107,8 +107,8 @@ def top(
     debug: options.Debug = False,
 ) -> None:
     """Watch a running service's pods: blocks, events per second, lag, exact or not."""
+    from orchestrator.commands.top import top as watch
     from orchestrator.running import find_running
-    from orchestrator.top import top as watch
 
     def run() -> None:
         running = find_running(name, url, options.engine_kind(engine))
@@ -136,6 +136,6 @@ def offline(context: typer.Context) -> None:
 
 
 def _run_tool(context: typer.Context) -> None:
-    from orchestrator.tools import run_tool
+    from orchestrator.commands.tools import run_tool
 
     end(lambda: run_tool(str(context.info_name), context.args), debug=False)

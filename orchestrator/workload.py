@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.endpoints import ports_to_publish, seen_from_container
-from orchestrator.engines.base import (
+from orchestrator.errors import Problem, UsageError
+from orchestrator.host.hub_token import write_token_file
+from orchestrator.host.identity import identity, refuse_unreadable
+from orchestrator.host.ownership import Owner
+from orchestrator.host.state import make_service_folder
+from orchestrator.launch import Launch
+from orchestrator.runtimes.base import (
     ADDRESS_LABEL,
     HOST_NAME,
     MODEL_LABEL,
@@ -21,12 +27,6 @@ from orchestrator.engines.base import (
     Volume,
     Workload,
 )
-from orchestrator.errors import Problem, UsageError
-from orchestrator.hub_token import write_token_file
-from orchestrator.identity import identity, refuse_unreadable
-from orchestrator.launch import Launch
-from orchestrator.ownership import Owner
-from orchestrator.state import make_service_folder
 
 _MODELS = "/models"
 _HUB_CACHE = "/cache/huggingface"

@@ -17,13 +17,13 @@ from rich.text import Text
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from orchestrator.commands.demo import MODEL, REQUESTS
+from orchestrator.commands.demo_lines import Begun, Ended, Routed, read_line
+from orchestrator.commands.demo_view import DemoView
+from orchestrator.commands.up import up
 from orchestrator.console import Console
-from orchestrator.demo import MODEL, REQUESTS
-from orchestrator.demo_lines import Begun, Ended, Routed, read_line
-from orchestrator.demo_view import DemoView
-from orchestrator.engines.base import Engine, EngineKind
 from orchestrator.launch import Launch
-from orchestrator.lifecycle import up
+from orchestrator.runtimes.base import Engine, EngineKind
 from tests.command import free_port
 from tests.conftest import ROOT
 

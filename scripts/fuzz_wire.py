@@ -27,7 +27,7 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from service.events.endpoint import Endpoint  # noqa: E402 - the checkout is on the path now
+from service.contract.endpoints import Endpoint  # noqa: E402 - the checkout is on the path now
 from service.events.intake import Intake  # noqa: E402
 from service.events.recording import Recording  # noqa: E402
 from service.events.statistics import EventStatistics  # noqa: E402

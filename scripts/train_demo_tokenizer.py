@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = ROOT / "scripts" / "demo_corpus.txt"
-OUTPUT = ROOT / "service" / "prompts" / "builtin" / "demo"
+OUTPUT = ROOT / "service" / "prompts" / "models" / "builtin" / "demo"
 
 MOST_TOKENS = 4096
 MAX_LENGTH = 131_072

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from service.api.guard import guarded
+from service.api.middleware import guarded
 from service.api.openapi import document
 from service.api.requests import chat_bodies
 from service.api.resources import CHAT_BODIES, DOCUMENT, INDEX, MODELS, POOL, READINESS, REGISTRY, SETTINGS, TRAFFIC
@@ -17,7 +17,7 @@ from service.api.traffic import Traffic
 from service.events.pool import EventPool
 from service.index.memory import MemoryIndex
 from service.metrics import registry
-from service.prompts.models import Models
+from service.prompts.models.catalog import Models
 from service.readiness import Readiness
 from service.settings import Settings
 

@@ -7,7 +7,7 @@ import logging
 
 from service.events.pool import EventPool
 from service.prompts.errors import ModelNotFound, ModelUnavailable
-from service.prompts.models import Models
+from service.prompts.models.catalog import Models
 from service.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from service.events.endpoint import Endpoint, parse_endpoints
+from service.contract.endpoints import Endpoint, parse_endpoints
 from service.index.base import TierWeights
 
 _SIZE = re.compile(r"([0-9]+) ?(?:([kmg])i?)?b?", re.IGNORECASE)

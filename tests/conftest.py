@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+BUILTIN = ROOT / "service" / "prompts" / "models" / "builtin" / "demo"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,15 +10,15 @@ from dataclasses import asdict
 import typer
 from rich.console import Console as Terminal
 
-from orchestrator.doctor.engine import check_engines, check_folders, check_name
 from orchestrator.doctor.finding import Finding, Verdict
 from orchestrator.doctor.hub import check_model, check_token
 from orchestrator.doctor.image import check_image
 from orchestrator.doctor.network import check_events, check_ports
-from orchestrator.engines.base import Engine, EngineKind
-from orchestrator.engines.discovery import connect
+from orchestrator.doctor.runtime import check_engines, check_folders, check_name
 from orchestrator.errors import EngineUnavailable
 from orchestrator.launch import Launch
+from orchestrator.runtimes.base import Engine, EngineKind
+from orchestrator.runtimes.discovery import connect
 
 _STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.PROBLEM: "bold red"}
 

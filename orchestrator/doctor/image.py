@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 
 from orchestrator.doctor.finding import Finding, ok, problem
-from orchestrator.engines.base import Images
 from orchestrator.errors import Problem
 from orchestrator.image import is_up_to_date, recipe
 from orchestrator.launch import Launch
+from orchestrator.runtimes.base import Images
 
 
 def check_image(launch: Launch, images: Images) -> Iterator[Finding]:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from orchestrator.doctor.finding import Finding, ok, problem, warning
 from orchestrator.endpoints import Address, addresses
-from orchestrator.engines.base import Engine, EngineKind
 from orchestrator.errors import UsageError
+from orchestrator.host.ports import is_free, listener, listens_on_loopback_only
 from orchestrator.launch import Launch
-from orchestrator.ports import is_free, listener, listens_on_loopback_only
+from orchestrator.runtimes.base import Engine, EngineKind
 from orchestrator.workload import ports
 
 _CONNECT_SECONDS = 2.0

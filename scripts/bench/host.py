@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from orchestrator.engines.base import EngineKind
-from orchestrator.engines.discovery import connect
 from orchestrator.errors import EngineUnavailable
+from orchestrator.runtimes.base import EngineKind
+from orchestrator.runtimes.discovery import connect
 from scripts.bench.plan import Plan
 from scripts.bench.results import LeftOut, Measure, Rounds
 from scripts.bench.servers import ROOT, free_port

@@ -41,8 +41,8 @@ from service.index.keys import block_keys  # noqa: E402
 from service.index.memory import MemoryIndex  # noqa: E402
 from service.index.scoring import pod_scores  # noqa: E402
 from service.prompts.chat import Chat  # noqa: E402
-from service.prompts.model import Model, Rendered  # noqa: E402
-from service.prompts.models import Models  # noqa: E402
+from service.prompts.models.catalog import Models  # noqa: E402
+from service.prompts.models.model import Model, Rendered  # noqa: E402
 from service.settings import Settings  # noqa: E402
 
 ENGINE_BLOCK = 16
@@ -136,7 +136,7 @@ async def measure(bench: Bench, turns: int, words: int, seed: int) -> list[Turn]
 
 async def run(arguments: argparse.Namespace, tokens: int) -> list[Turn]:
     """Gives what each turn costs on the way to that many tokens, over all conversations and runs."""
-    folder = ROOT / "service" / "prompts" if arguments.model.startswith("builtin/") else arguments.models_dir
+    folder = ROOT / "service" / "prompts" / "models" if arguments.model.startswith("builtin/") else arguments.models_dir
     tokenizer = Tokenizer.from_file(str(folder / arguments.model / "tokenizer.json"))
     words: dict[int, int] = {}
     by_conversation: list[list[list[Turn]]] = [[] for _ in range(arguments.conversations)]

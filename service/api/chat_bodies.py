@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from sys import getsizeof
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from service.byte_lru import RecentlyUsed
 from service.native.loops import messages_end, messages_start
-from service.prompts.recently_used import RecentlyUsed
 
 _STEP = 4096
 """Bytes of a body at whose multiples it is looked for."""

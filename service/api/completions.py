@@ -12,7 +12,11 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from service.api.answers import (
+from service.api.errors import Refusal
+from service.api.prompts import AskedChat, ask_chat
+from service.api.requests import ChatRequest, CompletionRequest, decode, read
+from service.api.resources import INDEX
+from service.api.responses import (
     Choice,
     Chunk,
     ChunkChoice,
@@ -24,10 +28,6 @@ from service.api.answers import (
     Usage,
     json_answer,
 )
-from service.api.errors import Refusal
-from service.api.prompts import AskedChat, ask_chat
-from service.api.requests import ChatRequest, CompletionRequest, decode, read
-from service.api.resources import INDEX
 from service.api.scoring import scores
 
 _completion = msgspec.json.Decoder(CompletionRequest)

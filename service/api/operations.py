@@ -10,7 +10,9 @@ from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from service.api.answers import (
+from service.api.errors import Refusal
+from service.api.resources import DOCUMENT, INDEX, MODELS, POOL, READINESS, REGISTRY, SETTINGS
+from service.api.responses import (
     ByTier,
     Forgotten,
     ModelCard,
@@ -21,8 +23,6 @@ from service.api.answers import (
     Ready,
     json_answer,
 )
-from service.api.errors import Refusal
-from service.api.resources import DOCUMENT, INDEX, MODELS, POOL, READINESS, REGISTRY, SETTINGS
 from service.events.stream import StreamState
 from service.index.base import Rank, RankBlocks
 

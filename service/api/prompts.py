@@ -13,8 +13,8 @@ from service.api.requests import ChatRequest, PromptValue, ScoreRequest
 from service.api.resources import INDEX, MODELS, SETTINGS
 from service.index.base import Prompt, TokenIds
 from service.prompts.chat import Chat
-from service.prompts.conversation import are_plain
-from service.prompts.model import Model
+from service.prompts.models.model import Model
+from service.prompts.templates.conversation import are_plain
 from service.settings import Settings
 
 _PLAIN_FIELDS = 2

@@ -11,7 +11,7 @@ from service.api.chat_bodies import ChatBodies
 from service.api.traffic import Traffic
 from service.events.pool import EventPool
 from service.index.memory import MemoryIndex
-from service.prompts.models import Models
+from service.prompts.models.catalog import Models
 from service.readiness import Readiness
 from service.settings import Settings
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from aiohttp.typedefs import Handler
 
-from service.api import answers, completions, operations, requests, scoring, tokens
+from service.api import completions, operations, requests, responses, scoring, tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ def _json(answer: Any) -> dict[str, Any]:
 
 ROUTES: Final = (
     Route("GET", "/health", operations.health, {"text/plain": str}),
-    Route("GET", "/ready", operations.ready, _json(answers.Ready), errors=(503,)),
+    Route("GET", "/ready", operations.ready, _json(responses.Ready), errors=(503,)),
     Route("GET", "/metrics", operations.metrics, {"text/plain": str}),
     Route("GET", "/openapi.json", operations.openapi, _json(dict[str, Any])),
     Route(
         "POST",
         "/score",
         scoring.score,
-        _json(answers.Scores),
+        _json(responses.Scores),
         (requests.ScoreRequest, requests.ChatRequest),
         _MODEL,
     ),
@@ -48,7 +48,7 @@ ROUTES: Final = (
         "POST",
         "/score_completions",
         scoring.score_completions,
-        _json(answers.ScoredChat),
+        _json(responses.ScoredChat),
         (requests.ChatRequest,),
         _MODEL,
     ),
@@ -56,7 +56,7 @@ ROUTES: Final = (
         "POST",
         "/explain",
         scoring.explain,
-        _json(answers.Explanation),
+        _json(responses.Explanation),
         (requests.ScoreRequest, requests.ChatRequest),
         _MODEL,
     ),
@@ -64,7 +64,7 @@ ROUTES: Final = (
         "POST",
         "/v1/chat/completions",
         completions.complete,
-        {"application/json": answers.Completion, "text/event-stream": answers.Chunk},
+        {"application/json": responses.Completion, "text/event-stream": responses.Chunk},
         (requests.CompletionRequest,),
         _MODEL,
     ),
@@ -72,20 +72,22 @@ ROUTES: Final = (
         "POST",
         "/v1/chat/completions/render",
         completions.render,
-        _json(answers.RenderedChat),
+        _json(responses.RenderedChat),
         (requests.ChatRequest,),
         _MODEL,
     ),
-    Route("GET", "/v1/models", operations.models, _json(answers.ModelList)),
+    Route("GET", "/v1/models", operations.models, _json(responses.ModelList)),
     Route(
         "POST",
         "/tokenize",
         tokens.tokenize,
-        _json(answers.Tokenized),
+        _json(responses.Tokenized),
         (requests.TokenizeRequest, requests.TokenizeChatRequest),
         _MODEL,
     ),
-    Route("POST", "/detokenize", tokens.detokenize, _json(answers.Detokenized), (requests.DetokenizeRequest,), _MODEL),
-    Route("GET", "/pods", operations.pods, _json(answers.PodList)),
-    Route("DELETE", "/pods/{pod:.+}", operations.forget_pod, _json(answers.Forgotten), errors=(404, 429)),
+    Route(
+        "POST", "/detokenize", tokens.detokenize, _json(responses.Detokenized), (requests.DetokenizeRequest,), _MODEL
+    ),
+    Route("GET", "/pods", operations.pods, _json(responses.PodList)),
+    Route("DELETE", "/pods/{pod:.+}", operations.forget_pod, _json(responses.Forgotten), errors=(404, 429)),
 )

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import msgspec
 from aiohttp import web
 
-from service.api.answers import ByTier, Explanation, Match, ScoredChat, Scores, json_answer
 from service.api.errors import Refusal
 from service.api.prompts import Asked, AskedChat, ask_chat, ask_plain
 from service.api.requests import ChatRequest, Messages, decode, decode_either, read
 from service.api.resources import CHAT_BODIES, INDEX, SETTINGS
+from service.api.responses import ByTier, Explanation, Match, ScoredChat, Scores, json_answer
 from service.index.base import Prompt, RankMatch
 from service.index.scoring import pod_scores
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from service.api.answers import Detokenized, Tokenized, json_answer
 from service.api.errors import Refusal
 from service.api.prompts import ask_chat, check_size, target_of
 from service.api.requests import (
@@ -17,8 +16,9 @@ from service.api.requests import (
     read,
 )
 from service.api.resources import MODELS, SETTINGS
+from service.api.responses import Detokenized, Tokenized, json_answer
 from service.index.base import TokenIds
-from service.prompts.model import Model
+from service.prompts.models.model import Model
 
 _either = msgspec.json.Decoder(Either)
 _text = msgspec.json.Decoder(TokenizeRequest)

@@ -34,7 +34,7 @@ from service.offline.schedule import Schedule, TooFarApart
 from service.offline.scoring import Scored, Scorer
 from service.offline.summary import summary
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
-from service.prompts.models import Models
+from service.prompts.models.catalog import Models
 from service.settings import Settings, SettingsError
 
 _GRANITE_BYTES = 81_920

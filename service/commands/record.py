@@ -17,7 +17,7 @@ from pathlib import Path
 
 from service.commands.command_line import parser, positive, seconds
 from service.commands.progress import Progress
-from service.events.endpoint import parse_endpoints
+from service.contract.endpoints import parse_endpoints
 from service.events.recorder import Recorder
 from service.events.recording import Recorded
 from service.events.recording_file import RecordingFile

@@ -17,7 +17,7 @@ import zmq
 
 from service.commands.command_line import above_zero, parser
 from service.commands.progress import Progress
-from service.events.endpoint import Endpoint, parse_endpoints
+from service.contract.endpoints import Endpoint, parse_endpoints
 from service.events.recording import Recorded, Recording
 from service.simulation.replayer import NoRoom, Replayer, Target, find_streams
 

@@ -16,15 +16,15 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from service.commands.command_line import above_zero, parser, positive, seconds
-from service.events.endpoint import Endpoint, parse_endpoints
-from service.prompts.models import Models
+from service.contract.endpoints import Endpoint, parse_endpoints
+from service.prompts.models.catalog import Models
 from service.settings import Settings
-from service.simulation.asking import Router, ServiceError
+from service.simulation.baselines import rivals
 from service.simulation.conversations import Conversations
 from service.simulation.demonstration import Demonstration, Ended, Limits, Routed
 from service.simulation.engine import SimulatedEngine
 from service.simulation.pod import Pod
-from service.simulation.rivals import rivals
+from service.simulation.service_client import Router, ServiceError
 
 MODEL = "builtin/demo"
 _SUBSCRIBE_SECONDS = 20.0

@@ -11,7 +11,7 @@ from typing import Any
 
 import zmq
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.events.recording import Recorded, recorded_pod
 from service.events.replay import ReplayError, ask
 from service.events.stream import Arrival, Stream, Verdict, arrival

@@ -12,7 +12,7 @@ import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 
 _log = logging.getLogger(__name__)
 _TURN_SECONDS = 0.002

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 
 _PREFIX = "kv@"
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from service.index.base import Tier
-from service.index.holders import Holder, RankState
+from service.index.cache_groups import Holder, RankState
 from service.index.matching import bits
 from service.native.loops import Holding
 

@@ -8,7 +8,7 @@ from operator import and_
 from typing import NamedTuple
 
 from service.index.base import BlockKey, RankMatch, Tier
-from service.index.holders import Cut, Holder, RankState
+from service.index.cache_groups import Cut, Holder, RankState
 from service.native.loops import Holding, run
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from time import perf_counter
 
 from service.index.base import BlockHash, BlockKey, Prompt, Rank, RankBlocks, RankMatch, Removed, Reuse, Stored, Tier
+from service.index.cache_groups import Cut, Holder, RankState, tail_blocks
 from service.index.consistency import disagreements
-from service.index.holders import Cut, Holder, RankState, tail_blocks
 from service.index.keys import block_keys, prompt_keys, root_key
 from service.index.matching import Chain, bits, hybrid_match, prefix_match
 from service.index.statistics import IndexStatistics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.events.intake import Intake
 from service.events.recording import Recorded, recorded_pod
 from service.events.statistics import EventStatistics

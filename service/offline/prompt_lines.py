@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from service.index.base import Prompt
 from service.prompts.chat import Chat
-from service.prompts.models import Models
+from service.prompts.models.catalog import Models
 
 _TokenId = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
 _MOST_MALFORMED_LINES = 100

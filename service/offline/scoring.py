@@ -12,7 +12,7 @@ from service.index.scoring import pod_scores
 from service.offline.feed import Feed
 from service.offline.prompt_lines import Numbered, PromptLine, read_prompt
 from service.offline.schedule import Schedule
-from service.prompts.models import Models
+from service.prompts.models.catalog import Models
 
 
 class Scored(msgspec.Struct, tag="prompt", tag_field="kind"):

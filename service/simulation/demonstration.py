@@ -16,11 +16,11 @@ import msgspec
 
 from service.index.base import TokenIds
 from service.prompts.chat import Chat
-from service.prompts.model import Model
-from service.simulation.asking import Prediction, Router
+from service.prompts.models.model import Model
+from service.simulation.baselines import Rival
 from service.simulation.conversations import Conversations, Turn
 from service.simulation.pod import Pod
-from service.simulation.rivals import Rival
+from service.simulation.service_client import Prediction, Router
 
 CACHE_AWARE = "cache-aware"
 

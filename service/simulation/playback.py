@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import NamedTuple
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.events.recording import Recorded
 from service.events.wire import WireError, read_batch
 from service.simulation.publisher import Publisher

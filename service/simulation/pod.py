@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import msgspec
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.simulation.engine import Served, SimulatedEngine
 from service.simulation.publisher import Publisher
 

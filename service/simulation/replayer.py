@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.events.recording import Recorded
 from service.events.wire import WireError, read_batch
 from service.simulation.playback import StreamKey, stream_key

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.engines.base import EngineKind
-from orchestrator.engines.discovery import connect
 from orchestrator.errors import EngineUnavailable
+from orchestrator.runtimes.base import EngineKind
+from orchestrator.runtimes.discovery import connect
 from tests.command import Command, Commands
 from tests.e2e.containers import ContainerEngine, Up
 from tests.e2e.publishers import RecordedEngines

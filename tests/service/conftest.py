@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientSession
 
 from service.app import create_app
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.events.recording import Recording
 from service.server import listening
 from service.settings import Settings

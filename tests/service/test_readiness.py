@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import BUILTIN
 from tests.service.conftest import Serve
-
-BUILTIN = ROOT / "service" / "prompts" / "builtin" / "demo"
 
 
 async def test_it_becomes_ready_when_the_files_of_its_model_appear(

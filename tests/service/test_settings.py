@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.index.base import TierWeights
 from service.settings import Settings, SettingsError, describe
 

@@ -6,8 +6,8 @@ import pytest
 
 from orchestrator.doctor.finding import Verdict
 from orchestrator.doctor.network import check_events, check_ports
-from orchestrator.engines.process import Processes
 from orchestrator.launch import Launch
+from orchestrator.runtimes.process import Processes
 from tests.command import free_port
 
 

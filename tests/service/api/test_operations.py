@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 from aiohttp import ClientSession
 
-from service.api.answers import PodList
+from service.api.responses import PodList
 from service.app import create_app
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.settings import Settings
 from tests.service.api.conftest import CHAT, Join, post
 from tests.service.conftest import Play, Serve

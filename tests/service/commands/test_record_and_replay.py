@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 import pytest
 
-from service.events.endpoint import Endpoint, parse_endpoints
+from service.contract.endpoints import Endpoint, parse_endpoints
 from service.events.recording import Recorded, Recording, recorded_line
 from service.simulation.truth import Truth
 from tests.command import free_port

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from service.contract.endpoints import Endpoint
 from service.events import stream
-from service.events.endpoint import Endpoint
 from service.events.pool import EventPool
 from service.events.stream import StreamState
 from service.index.base import Rank

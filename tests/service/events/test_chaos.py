@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.index.base import Prompt, Rank
 from service.simulation.engine import SimulatedEngine
 from service.simulation.pod import batch_payload

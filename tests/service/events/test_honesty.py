@@ -10,7 +10,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.events.replay import Replayed
 from service.events.stream import Stream, Verdict, arrival
 from service.index.base import Rank

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.index.base import Rank
 from service.simulation.publisher import Publisher
 from tests.service.events.conftest import Listen, until

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.index.base import Prompt, Rank
 from service.simulation.publisher import Publisher
 from tests.service.events.conftest import Listen, Listening, until

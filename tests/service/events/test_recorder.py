@@ -10,7 +10,7 @@ from typing import TypeAlias
 import msgspec
 import pytest
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.events.recorder import Recorder
 from service.events.recording import Recorded, Recording
 from service.simulation.playback import Playback

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 import zmq
 
+from service.contract.endpoints import Endpoint
 from service.events import subscription as module
-from service.events.endpoint import Endpoint
 from service.events.subscription import Message, Subscription
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.events.endpoint import Endpoint
+from service.contract.endpoints import Endpoint
 from service.events.topic import Source, read_topic
 
 CONNECTED = Endpoint("tcp://10.0.0.7:5557")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from service.offline.prompt_lines import PromptLines, read_prompt
-from service.prompts.models import Models
+from service.prompts.models.catalog import Models
 from service.settings import Settings
 
 

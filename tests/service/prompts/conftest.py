@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.prompts.models import Models
+from service.prompts.models.catalog import Models
 from service.settings import Settings
 
 

@@ -5,16 +5,16 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from service.events.endpoint import Endpoint
-from service.prompts.model import Model
-from service.prompts.models import Models
+from service.contract.endpoints import Endpoint
+from service.prompts.models.catalog import Models
+from service.prompts.models.model import Model
 from service.settings import Settings
-from service.simulation.asking import Router
+from service.simulation.baselines import rivals
 from service.simulation.conversations import Conversations
 from service.simulation.demonstration import Demonstration, Ended, Limits, Routed
 from service.simulation.engine import SimulatedEngine
 from service.simulation.pod import Pod
-from service.simulation.rivals import rivals
+from service.simulation.service_client import Router
 from tests.command import free_port
 from tests.service.conftest import Serve, url_of
 

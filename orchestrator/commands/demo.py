@@ -1,0 +1,155 @@
+"""`kvcache demo`: the service, simulated engines beside it, and conversations routed by what it says."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+
+import typer
+from rich.console import Console as Terminal
+
+from orchestrator.commands.demo_lines import Begun, Ended, Routed, read_line
+from orchestrator.commands.demo_view import DemoView
+from orchestrator.commands.up import up
+from orchestrator.console import Console
+from orchestrator.errors import Problem, ToolFailed
+from orchestrator.health import url
+from orchestrator.host.state import make_service_folder
+from orchestrator.launch import Launch
+from orchestrator.runtimes.base import Engine
+
+NAME = "kvcache-demo"
+MODEL = "builtin/demo"
+REQUESTS = 300
+_RATE_ON_A_TERMINAL = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """What to play: pods of `blocks` blocks, until so many requests or seconds; `rate` in requests per second."""
+
+    pods: int
+    blocks: int
+    block_size: int
+    seed: int
+    requests: int | None
+    duration: float | None
+    rate: float | None
+    keep: bool
+    as_json: bool
+
+
+def demo(launch: Launch, play: Play) -> int:
+    """Brings all up, plays, takes all down; gives the exit code: 1 when a prediction was wrong. Raises Problem.
+
+    A port of 0 is any free one.
+    """
+    terminal = Terminal(highlight=False, emoji=False, soft_wrap=False)
+    with ExitStack() as stack:
+        ports = list(_free_ports(2 * play.pods + 1, stack))
+    endpoints = ",".join(
+        f"tcp://127.0.0.1:{events},replay=tcp://127.0.0.1:{replay}"
+        for events, replay in zip(ports[1::2], ports[2::2], strict=True)
+    )
+    launch = replace(
+        launch,
+        model=MODEL,
+        port=launch.port or ports[0],
+        zmq_endpoint=endpoints,
+        block_size=play.block_size,
+        engines_beside=True,
+    )
+    run = _Demo(launch, play, terminal)
+    up(launch, Console(quiet=play.as_json), run.play)
+    return run.exit_code
+
+
+class _Demo:
+    """One run, while the service is up."""
+
+    def __init__(self, launch: Launch, play: Play, terminal: Terminal) -> None:
+        self._launch = launch
+        self._play = play
+        self._terminal = terminal
+        self.exit_code = 130  # until it has ended by itself
+
+    def play(self, engine: Engine) -> None:
+        with closing(engine.run_tool(self._launch.name, self._arguments())) as lines:
+            try:
+                end = self._watch(lines, engine)
+            except ToolFailed as failure:
+                raise Problem("The simulated engines failed.", failure.remedy, failure.details) from failure
+            self.exit_code = 1 if end.differences else 0
+            if self._play.keep:
+                self._invite(engine, end)
+                for _ in lines:
+                    pass
+
+    def _arguments(self) -> list[str]:
+        play, launch = self._play, self._launch
+        rate = play.rate or (_RATE_ON_A_TERMINAL if self._terminal.is_terminal and not play.as_json else None)
+        wanted = {
+            "--url": f"http://127.0.0.1:{launch.port}",
+            "--endpoints": launch.zmq_endpoint,
+            "--blocks": play.blocks,
+            "--block-size": play.block_size,
+            "--seed": play.seed,
+            "--requests": play.requests or (None if play.duration else REQUESTS),
+            "--duration": play.duration,
+            "--rate": rate,
+        }
+        given = [f"{name}={value}" for name, value in wanted.items() if value is not None]
+        return ["simulate", *given, *(["--stay"] if play.keep else [])]
+
+    def _watch(self, lines: Iterator[str], engine: Engine) -> Ended:
+        begun = read_line(next(lines))
+        assert isinstance(begun, Begun)  # noqa: S101 - the tool writes it first
+        view = DemoView(self._terminal, begun, engine.kind)
+        with ExitStack() as stack:
+            if not self._play.as_json:
+                stack.enter_context(view.shown())
+            for line in map(read_line, lines):
+                if isinstance(line, Routed) and not self._play.as_json:
+                    view.routed(line)
+                elif isinstance(line, Ended):
+                    end = line
+                    break
+        if self._play.as_json:
+            typer.echo(json.dumps(_document(begun, end, engine.kind), indent=2))
+        else:
+            view.ended(end)
+        return end
+
+    def _invite(self, engine: Engine, end: Ended) -> None:
+        """Says what can be asked of a service that stays up."""
+        chat = make_service_folder(engine.kind, self._launch.name) / "chat.json"
+        chat.write_text(json.dumps({"model": MODEL, "messages": end.last_messages}))
+        address = url(engine.machine or self._launch.publish_address, self._launch.port)
+        for line in (
+            "All of it stays up. Ask for yourself:",
+            f"  curl -s {address}/pods",
+            f"  curl -s {address}/metrics",
+            f"  curl -s {address}/score_completions -H 'Content-Type: application/json' -d @{chat}",
+            f"  kvcache score --name {self._launch.name} --chat {chat}",
+            f"  kvcache top --name {self._launch.name}",
+            "Press Ctrl+C to stop",
+        ):
+            typer.echo(line, err=self._play.as_json)
+
+
+def _document(begun: Begun, end: Ended, engine: str) -> dict[str, object]:
+    document = {"engine": engine, **asdict(begun), **asdict(end)}
+    del document["last_messages"]
+    document["policies"] = [{**asdict(tally), "hit_rate": round(tally.hit_rate, 4)} for tally in end.policies]
+    return document
+
+
+def _free_ports(count: int, stack: ExitStack) -> Iterator[int]:
+    """Ports that nobody listens on; they stay reserved until the stack is left."""
+    for _ in range(count):
+        held = stack.enter_context(socket.socket())
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]

@@ -1,0 +1,126 @@
+"""`kvcache status`: every service of ours, as its engine sees it and as it says itself."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import typer
+from rich.console import Console as Terminal
+from rich.table import Table
+
+from orchestrator.health import ask
+from orchestrator.readiness import reasons
+from orchestrator.runtimes.base import ADDRESS_LABEL, MODEL_LABEL, OWNER_LABEL, PORT_LABEL, Engine, EngineKind, Service
+from orchestrator.runtimes.discovery import answering
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the service itself says: whether it is ready, why not, and how many pods hold how many blocks."""
+
+    ready: bool
+    reasons: tuple[str, ...]
+    pods: int
+    blocks: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Status:
+    """One service. `uptime` is in seconds; `report` is None when the service does not answer."""
+
+    name: str
+    engine: str
+    image: str
+    state: str
+    health: str
+    ports: tuple[str, ...]
+    uptime: float | None
+    detached: bool
+    model: str
+    report: Report | None
+
+
+def show_status(kind: EngineKind | None, *, as_json: bool) -> None:
+    """Prints all services; raises typer.Exit(1) if there is none."""
+    found: list[Status] = []
+    for engine in answering(kind):
+        with closing(engine):
+            found.extend(_status(engine, service) for service in engine.services())
+    if as_json:
+        typer.echo(json.dumps([asdict(status) for status in found], indent=2))
+    elif found:
+        for status in found:
+            _print(status)
+    else:
+        typer.echo("No service is up. Start one: kvcache up")
+    if not found:
+        raise typer.Exit(1)
+
+
+def _status(engine: Engine, service: Service) -> Status:
+    return Status(
+        name=service.name,
+        engine=service.engine,
+        image=service.image,
+        state=service.state,
+        health=engine.confirm_health(service.name) if service.running else service.health,
+        ports=tuple(f"{published.address}:{published.port}" for published in service.publications),
+        uptime=None if service.started_at is None else round(time.time() - service.started_at, 1),
+        detached=OWNER_LABEL not in service.labels,
+        model=service.labels.get(MODEL_LABEL, ""),
+        report=_report(service) if service.running else None,
+    )
+
+
+def _report(service: Service) -> Report | None:
+    address, port = service.labels.get(ADDRESS_LABEL, ""), int(service.labels.get(PORT_LABEL, 0))
+    ready = ask(address, port, "/ready")
+    listed = ask(address, port, "/pods")
+    if ready is None or listed is None or listed[0] != 200:
+        return None
+    ranks: list[dict[str, Any]] = listed[1]["pods"]
+    return Report(
+        ready=ready[0] == 200,
+        reasons=reasons(ready[1]),
+        pods=len({rank["pod"] for rank in ranks}),
+        blocks=sum(sum(rank["blocks"].values()) for rank in ranks),
+        exact=all(rank["exact"] for rank in ranks),
+    )
+
+
+def _print(status: Status) -> None:
+    table = Table.grid(padding=(0, 2))
+    rows = {
+        "engine": status.engine,
+        "image": status.image or "none",
+        "state": f"{status.state} ({status.health}){_since(status.uptime)}{', detached' if status.detached else ''}",
+        "ports": ", ".join(status.ports) or "none",
+        "model": status.model,
+        "service": _told(status.report),
+    }
+    for name, value in rows.items():
+        table.add_row(f"  {name}", value)
+    terminal = Terminal(highlight=False, soft_wrap=True)
+    terminal.print(status.name, style="bold", markup=False)
+    terminal.print(table)
+
+
+def _since(uptime: float | None) -> str:
+    if uptime is None:
+        return ""
+    minutes, seconds = divmod(int(uptime), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f" for {hours} h {minutes} min" if hours else f" for {minutes} min {seconds} s"
+
+
+def _told(report: Report | None) -> str:
+    if report is None:
+        return "does not answer"
+    ready = "ready" if report.ready else f"not ready: {'; '.join(report.reasons)}"
+    exact = "" if report.exact else ", not all exact (GET /pods says why)"
+    return f"{ready}; {report.pods} pods, {report.blocks} blocks{exact}"

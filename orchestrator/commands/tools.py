@@ -1,0 +1,43 @@
+"""Tools of the service's half that run on this host, as a child process of this Python."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.errors import Problem
+from orchestrator.runtimes.process import missing_packages
+
+_PACKAGES = Path(__file__).resolve().parent.parent.parent
+
+
+def run_tool(name: str, arguments: Sequence[str]) -> int:
+    """Runs `python -m service NAME ARGUMENTS` with our own input and outputs; gives its exit code.
+
+    Raises Problem when only the host's half is installed.
+    """
+    if missing := missing_packages():
+        raise Problem(
+            f"`kvcache {name}` needs the service's half: {', '.join(missing)} not installed.",
+            f"Run: {sys.executable} -m pip install 'kvcache[service]'",
+        )
+    found = os.pathsep.join(filter(None, (str(_PACKAGES), os.environ.get("PYTHONPATH"))))
+    tool = subprocess.Popen(  # noqa: S603 - this Python
+        [sys.executable, "-m", "service", name, *arguments],
+        env={**os.environ, "PYTHONPATH": found, "KVCACHE_PROGRAM": "kvcache"},
+    )
+    # Ctrl+C reaches the tool as well as us, and how it ends is its affair; a SIGTERM reaches us alone.
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: tool.terminate()),
+    }
+    try:
+        code = tool.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code

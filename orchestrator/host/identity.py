@@ -1,0 +1,57 @@
+"""As whom the service runs in a container, so that it can use the folders of this machine that it is given."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import Problem
+from orchestrator.runtimes.base import EngineKind
+
+PLAIN_UID = 10001  # of the image
+_ROOT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`user` is uid:gid inside; `as_caller` asks a rootless Podman to make that user the caller outside (keep-id)."""
+
+    user: str = f"{PLAIN_UID}:{PLAIN_UID}"
+    as_caller: bool = False
+
+
+def identity(engine: EngineKind, *, rootless: bool, hf_cache: Path | None, caller: int | None = None) -> Identity:
+    """The image's plain user, unless it must write into a folder of this machine: then whoever owns that here.
+
+    Makes the folder if it is not there. `caller` is a uid, this process's by default. Raises Problem where no plain
+    user could write.
+    """
+    if hf_cache is None:
+        return Identity()
+    caller = os.geteuid() if caller is None else caller
+    hf_cache.mkdir(parents=True, exist_ok=True)
+    if rootless:
+        # Inside a rootless engine root is the caller, and nobody else is anyone whom the caller knows.
+        return Identity(as_caller=True) if engine is EngineKind.PODMAN else Identity(user="0:0")
+    if caller != _ROOT:
+        return Identity(user=f"{caller}:{os.getegid()}")
+    owner = hf_cache.stat()
+    if owner.st_uid == _ROOT and not any(hf_cache.iterdir()):
+        os.chown(hf_cache, PLAIN_UID, PLAIN_UID)
+        return Identity()
+    if owner.st_uid == _ROOT:
+        raise Problem(
+            f"--hf-cache: {hf_cache} belongs to root, and the service runs as a plain user who could not write there.",
+            f"Give it away: chown -R {PLAIN_UID}:{PLAIN_UID} {hf_cache} ; or leave the option out to use a volume.",
+        )
+    return Identity(user=f"{owner.st_uid}:{owner.st_gid}")
+
+
+def refuse_unreadable(models_dir: Path) -> None:
+    """Raises Problem if a user other than its owner cannot look into the folder: the service inside is such a user."""
+    if models_dir.stat().st_mode & 0o005 != 0o005:
+        raise Problem(
+            f"--models-dir: {models_dir} is closed to other users, and the service runs as one.",
+            f"Open it for reading: chmod -R o+rX {models_dir}",
+        )

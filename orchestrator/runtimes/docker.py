@@ -1,0 +1,276 @@
+"""Docker, through the docker package (docker-py 7.2 against dockerd 20.10 and later)."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Self
+
+import docker
+import requests
+from docker.context import ContextAPI
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.types import LogConfig
+
+from orchestrator.errors import BuildFailed, EngineUnavailable, Problem, cause_of
+from orchestrator.runtimes.base import (
+    HOST_NAME,
+    NAME_LABEL,
+    EngineKind,
+    Health,
+    ImageBuild,
+    Images,
+    LogQuery,
+    Mount,
+    Service,
+    Workload,
+)
+from orchestrator.runtimes.hardening import HEALTH_CHECK, LOG_BYTES, PIDS_LIMIT, TMP_BYTES, sysctls
+from orchestrator.runtimes.inspection import service_from, vanishes
+from orchestrator.runtimes.remote import remote_machine
+from orchestrator.runtimes.streams import lines, tool_lines
+
+_ANSWER_SECONDS = 3
+_CALL_SECONDS = 60
+_BUILD_SECONDS = 3600  # between two lines of a build's output
+
+
+class Docker:
+    """Implements engines.base.Engine."""
+
+    kind = EngineKind.DOCKER
+
+    def __init__(self, client: docker.DockerClient, where: str) -> None:
+        self._client = client
+        self._where = where
+        self.images: Images = DockerImages(client)
+        self.description = f"Docker {client.version()['Version']} at {where}"
+
+    @classmethod
+    def connect(cls) -> Self:
+        """The Docker of DOCKER_HOST, else of DOCKER_CONTEXT or the current context. Raises EngineUnavailable."""
+        where = _where()
+        try:
+            client = docker.DockerClient.from_env(timeout=_ANSWER_SECONDS, use_ssh_client=True)
+            client.api.timeout = _CALL_SECONDS
+            return cls(client, where)
+        except (DockerException, requests.RequestException, OSError) as error:
+            raise EngineUnavailable(
+                f"Docker does not answer at {where}: {cause_of(error)}",
+                "Start it (`sudo systemctl start docker`, or Docker Desktop), or see what `docker info` says.",
+            ) from error
+
+    @property
+    def machine(self) -> str | None:
+        return remote_machine(self._where)
+
+    @cached_property
+    def rootless(self) -> bool:
+        with _errors("describe itself"):
+            return "name=rootless" in (self._client.info().get("SecurityOptions") or ())
+
+    def services(self) -> Iterator[Service]:
+        with _errors("list containers"):
+            found = self._client.containers.list(all=True, filters={"label": NAME_LABEL}, ignore_removed=True)
+        for container in found:
+            yield service_from(container.attrs, self.kind)
+
+    def find(self, name: str) -> Service | None:
+        with _errors("inspect a container"):
+            try:
+                return service_from(self._client.containers.get(name).attrs, self.kind)
+            except NotFound:
+                return None
+
+    def holder_of_port(self, port: int) -> str | None:
+        with _errors("list containers"):
+            for container in self._client.api.containers(filters={"publish": str(port)}):
+                return str(container["Names"][0]).lstrip("/")
+        return None
+
+    def start(self, workload: Workload) -> None:
+        with _errors("start the container"):
+            container = self._client.containers.create(**_creation(workload))
+            try:
+                container.start()
+            except BaseException:
+                container.remove(force=True, v=True)
+                raise
+
+    def confirm_health(self, name: str) -> Health:
+        # Docker's daemon runs the check by itself, and only by itself.
+        service = self.find(name)
+        return service.health if service else Health.UNKNOWN
+
+    def logs(self, name: str, query: LogQuery) -> Iterator[str]:
+        with _errors("read the log"):
+            container = self._client.containers.get(name)
+            chunks = container.logs(
+                stream=True,
+                follow=query.follow,
+                tail="all" if query.tail is None else query.tail,
+                since=None if query.since is None else query.since,
+            )
+            yield from lines(chunks)
+
+    def run_tool(self, name: str, arguments: Sequence[str]) -> Generator[str, None, None]:
+        api = self._client.api
+        with _errors("run a command in the container"):
+            identity = api.exec_create(name, ["python", "-m", "service", *arguments])["Id"]
+            pieces = api.exec_start(identity, stream=True, demux=True)
+            yield from tool_lines(arguments, pieces, lambda: int(api.exec_inspect(identity)["ExitCode"]))
+
+    def stop(self, name: str, grace: float) -> None:
+        if (service := self.find(name)) and service.ours and service.running:
+            with _errors("stop the container"):
+                self._client.containers.get(name).stop(timeout=round(grace))
+
+    def remove(self, name: str) -> None:
+        if (service := self.find(name)) and service.ours:
+            with _errors("remove the container"):
+                try:
+                    self._client.containers.get(name).remove(force=True, v=True)
+                except APIError:
+                    if not vanishes(lambda: self.find(name) is None):  # somebody else may be removing it
+                        raise
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class DockerImages:
+    """Implements engines.base.Images."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self._client = client
+
+    def labels(self, reference: str) -> Mapping[str, str] | None:
+        with _errors("inspect an image"):
+            try:
+                return self._client.images.get(reference).labels
+            except ImageNotFound:
+                return None
+
+    def build(self, build: ImageBuild) -> Generator[str, None, None]:
+        with _errors("build the image"):
+            before = self._identity(build.reference)
+            yield from self._output(build)
+            self._remove_unused(before)
+
+    def refusal(self, reference: str) -> str | None:
+        if self.labels(reference) is not None:
+            return None
+        try:
+            self._client.images.get_registry_data(reference)
+        except (APIError, requests.RequestException) as error:
+            return getattr(error, "explanation", None) or cause_of(error)
+        return None
+
+    def _output(self, build: ImageBuild) -> Iterator[str]:
+        responses: list[requests.Response] = []
+        hooks = self._client.api.hooks["response"]
+        hooks.append(note := lambda response, **_: responses.append(response))
+        try:
+            messages = self._client.api.build(
+                fileobj=io.BytesIO(build.context),
+                custom_context=True,
+                dockerfile="Containerfile",
+                tag=build.reference,
+                buildargs=dict(build.arguments),
+                labels=dict(build.labels),
+                rm=True,
+                forcerm=True,
+                decode=True,
+                timeout=_BUILD_SECONDS,
+            )
+            for message in messages:
+                if error := message.get("error"):
+                    raise BuildFailed(f"The image does not build: {error.strip()}", "Its last lines are above.")
+                yield from message.get("stream", "").splitlines()
+        finally:
+            hooks.remove(note)
+            # The daemon ends a build, and the container that it runs, when nobody listens to it.
+            for response in responses:
+                response.close()
+
+    def _identity(self, reference: str) -> str | None:
+        try:
+            return self._client.images.get(reference).id
+        except ImageNotFound:
+            return None
+
+    def _remove_unused(self, identity: str | None) -> None:
+        if identity is None:
+            return
+        try:
+            if not self._client.images.get(identity).tags:
+                self._client.images.remove(identity)
+        except (ImageNotFound, APIError):
+            return  # still in use
+
+
+def _creation(workload: Workload) -> dict[str, Any]:
+    """A workload in docker-py's words (ContainerCollection.create)."""
+    return {
+        "image": workload.image,
+        "name": workload.name,
+        "labels": dict(workload.labels),
+        "environment": dict(workload.environment),
+        "user": workload.user,
+        "ports": {f"{published.port}/tcp": (published.address, published.port) for published in workload.publications},
+        # Not docker-py's Mount, which cannot be relabelled for SELinux; nor its list of SOURCE:TARGET:MODE, of which it
+        # takes a mode other than ro and rw for a part of the target and makes a volume there.
+        "volumes": {
+            **{str(mount.source): {"bind": mount.target, "mode": _options(mount)} for mount in workload.mounts},
+            **{volume.name: {"bind": volume.target, "mode": "rw"} for volume in workload.volumes},
+        },
+        "tmpfs": {"/tmp": f"size={TMP_BYTES},mode=1777"},  # noqa: S108
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "pids_limit": PIDS_LIMIT,
+        "sysctls": sysctls(workload),
+        "healthcheck": HEALTH_CHECK,
+        "extra_hosts": {HOST_NAME: "host-gateway"},
+        "use_config_proxy": False,
+        "log_config": LogConfig(type="json-file", config={"max-size": str(LOG_BYTES), "max-file": "1"}),
+        "mem_limit": workload.memory,
+        **({"nano_cpus": int(workload.cpus * 1e9)} if workload.cpus else {}),
+    }
+
+
+def _options(mount: Mount) -> str:
+    return f"{'ro' if mount.read_only else 'rw'},{'Z' if mount.private else 'z'}"
+
+
+def _where() -> str:
+    """The address that docker-py takes, for people; raises EngineUnavailable for a context that is not there."""
+    if host := os.environ.get("DOCKER_HOST"):
+        return host
+    name = os.environ.get("DOCKER_CONTEXT")
+    context = ContextAPI.get_context(name)
+    if context is None:
+        raise EngineUnavailable(
+            f"Docker has no context {name!r}.", "Run `docker context ls`, and set or unset DOCKER_CONTEXT."
+        )
+    return str(context.Host).replace("http+unix://", "unix://")
+
+
+@contextmanager
+def _errors(doing: str) -> Iterator[None]:
+    """Turns what docker-py raises into a Problem."""
+    try:
+        yield
+    except APIError as error:
+        said = error.explanation or str(error)
+        raise Problem(
+            f"Docker could not {doing}: {said}", "Run `kvcache doctor`, which looks for the cause."
+        ) from error
+    except (DockerException, requests.RequestException, OSError) as error:
+        raise EngineUnavailable(
+            f"Docker did not answer when asked to {doing}: {cause_of(error)}",
+            "Run `docker info`, which should show the cause; or choose another engine with --engine.",
+        ) from error

@@ -1,0 +1,63 @@
+"""What `inspect` of a container says, which is nearly the same JSON in Docker and in Podman."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from orchestrator.runtimes.base import NAME_LABEL, EngineKind, Health, Publication, Service
+
+
+def service_from(attributes: Mapping[str, Any], engine: EngineKind) -> Service:
+    """Reads the answer of `GET /containers/{name}/json` (Docker API 1.41) or its libpod sister (Podman 4.3)."""
+    state = attributes["State"]
+    labels = attributes["Config"].get("Labels") or {}
+    running = bool(state.get("Running"))
+    return Service(
+        engine=engine,
+        name=attributes["Name"].lstrip("/"),
+        ours=NAME_LABEL in labels,
+        image=attributes.get("ImageName") or attributes["Config"].get("Image") or "",
+        state=state.get("Status") or "unknown",
+        running=running,
+        health=_health(state),
+        exit_code=None if running else state.get("ExitCode"),
+        started_at=_moment(state.get("StartedAt")) if running else None,
+        labels=labels,
+        publications=_publications(attributes),
+    )
+
+
+def _health(state: Mapping[str, Any]) -> Health:
+    # Podman before 4.0 says Healthcheck.
+    status = (state.get("Health") or state.get("Healthcheck") or {}).get("Status")
+    return next((health for health in Health if health == status), Health.UNKNOWN)
+
+
+def _moment(text: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except ValueError:
+        return None
+
+
+def _publications(attributes: Mapping[str, Any]) -> tuple[Publication, ...]:
+    ports = (attributes.get("NetworkSettings") or {}).get("Ports") or {}
+    found = {
+        Publication(binding.get("HostIp") or "0.0.0.0", int(binding["HostPort"]))  # noqa: S104 - what Podman leaves out
+        for bindings in ports.values()
+        for binding in bindings or ()
+    }
+    return tuple(sorted(found, key=lambda publication: publication.port))
+
+
+def vanishes(is_gone: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether something that is being removed is gone before long."""
+    deadline = time.monotonic() + seconds
+    while not is_gone():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

@@ -1,0 +1,120 @@
+"""Podman's images, and their builds, which podman-py's own `build` tells about only when all is over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Generator, Iterator, Mapping
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+import requests
+from podman.errors import APIError, ImageNotFound
+
+from orchestrator.errors import BuildFailed
+from orchestrator.runtimes.base import ImageBuild
+from orchestrator.runtimes.podman_api import PodmanApi, podman_errors
+from orchestrator.runtimes.podman_service import PodmanService
+
+# Podman's own OCI format has no place for a health check.
+_DOCKER_FORMAT = "application/vnd.docker.distribution.manifest.v2+json"
+
+
+class PodmanImages:
+    """Implements engines.base.Images."""
+
+    def __init__(self, client: Any, api: PodmanApi, service: PodmanService | None) -> None:
+        self._client = client
+        self._api = api
+        self._service = service
+
+    def labels(self, reference: str) -> Mapping[str, str] | None:
+        image = self._get(reference)
+        return None if image is None else image.attrs.get("Labels") or {}
+
+    def _get(self, reference: str) -> Any:
+        with podman_errors("inspect an image"):
+            try:
+                return self._client.images.get(reference)
+            except ImageNotFound:
+                return None
+
+    def build(self, build: ImageBuild) -> Generator[str, None, None]:
+        before = self._get(build.reference)
+        # A build can be ended only together with the API that runs it, so it gets one of ours where that can be.
+        service = self._service or (PodmanService() if self._api.local and shutil.which("podman") else None)
+        client = PodmanApi(service.url).client() if service else self._api.client()
+        try:
+            with podman_errors("build the image"):
+                yield from _build_output(client, build, service)
+        finally:
+            client.close()
+            if service and service is not self._service:
+                service.close()
+        self._remove_unused(before)
+
+    def refusal(self, reference: str) -> str | None:
+        if self._get(reference) is not None:
+            return None
+        try:
+            self._client.manifests.get(reference)
+        except (APIError, requests.RequestException) as error:
+            return getattr(error, "explanation", None) or str(error)
+        return None
+
+    def _remove_unused(self, before: Any) -> None:
+        if before is None:
+            return
+        with podman_errors("remove the image of before"):
+            try:
+                if not self._client.images.get(before.id).tags:
+                    self._client.images.remove(before.id)
+            except (ImageNotFound, APIError):
+                return  # still in use
+
+
+def _build_output(client: Any, build: ImageBuild, service: PodmanService | None) -> Iterator[str]:
+    """The lines of a build's output as they come."""
+    response = client.api.post(
+        "/build",
+        params={
+            "dockerfile": "Containerfile",
+            "t": build.reference,
+            "buildargs": json.dumps(dict(build.arguments)),
+            "labels": json.dumps(dict(build.labels)),
+            "outputformat": _DOCKER_FORMAT,
+            "layers": True,
+            "rm": True,
+            "forcerm": True,
+        },
+        data=build.context,
+        headers={"Content-Type": "application/x-tar"},
+        stream=True,
+    )
+    response.raise_for_status()
+    # A signal that tears a read apart closes the connection, and with it the only way to see that a build is over.
+    lines: SimpleQueue[bytes | requests.RequestException | None] = SimpleQueue()
+    reader = Thread(target=_read, args=(response, lines), daemon=True)
+    reader.start()
+    try:
+        while (line := lines.get()) is not None:
+            if isinstance(line, requests.RequestException):
+                raise line
+            message = json.loads(line)
+            if error := message.get("error"):
+                raise BuildFailed(f"The image does not build: {error.strip()}", "Its last lines are above.")
+            yield from message.get("stream", "").splitlines()
+    finally:
+        if service:
+            service.end_build(reader)
+        response.close()
+
+
+def _read(response: requests.Response, lines: SimpleQueue[bytes | requests.RequestException | None]) -> None:
+    try:
+        for line in response.iter_lines():
+            lines.put(line)
+    except requests.RequestException as error:
+        lines.put(error)
+    lines.put(None)

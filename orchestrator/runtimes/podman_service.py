@@ -1,0 +1,120 @@
+"""Podman's API, served by a child process of ours for as long as it is needed.
+
+Most machines have the `podman` command and nobody who listens on its API socket.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from orchestrator.errors import EngineUnavailable
+from orchestrator.runtimes import tether
+
+_PREFIX = "kvcache-podman-"
+_SOCKET = "podman.sock"
+_START_SECONDS = 20.0
+_STOP_SECONDS = 5.0
+
+
+class PodmanService:
+    """`podman system service` on a socket that only this user reaches; ends with us even if we are killed."""
+
+    def __init__(self) -> None:
+        _sweep()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        self._socket = self._folder / _SOCKET
+        self._output = self._folder / "output"
+        command = ["podman", "system", "service", "--time=0", f"unix://{self._socket}"]
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-IS", tether.__file__, str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_it_listens()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def url(self) -> str:
+        return f"http+unix://{self._socket}"
+
+    def _wait_until_it_listens(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not _listens(self._socket):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                said = self._output.read_text(errors="replace").strip().splitlines()
+                raise EngineUnavailable(
+                    f"Podman's API does not start: {said[-1] if said else 'it says nothing'}",
+                    "Run `podman info`, which shows the same; or choose another engine with --engine.",
+                )
+            time.sleep(0.01)
+
+    def end_build(self, output: threading.Thread) -> None:
+        """Ends a build, which is over when the thread that reads its output is; returns when it is.
+
+        Podman's API cannot: 4.3 lets a step run on after its client is gone, then panics. So what the build runs is
+        killed until it gives up and cleans up by itself; if it does not, the API is killed.
+        """
+        deadline = time.monotonic() + _STOP_SECONDS
+        steps: set[psutil.Process] = set()
+        output.join(0.05)
+        while output.is_alive():
+            with suppress(psutil.NoSuchProcess):
+                steps.update(psutil.Process(self._process.pid).children(recursive=True))
+            _kill_innermost(steps)
+            if time.monotonic() > deadline:
+                self._process.kill()
+            output.join(0.05)
+        _kill_innermost(steps)
+
+    def close(self) -> None:
+        """Ends the API and removes its socket."""
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _kill_innermost(processes: Iterable[psutil.Process]) -> None:
+    """Kills those that have no children; whoever loses all of them that way is next."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            # One that goes on could have a child between the look and the kill, and leave it behind.
+            process.suspend()
+            if process.children():
+                process.resume()
+            else:
+                process.kill()
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def _sweep() -> None:
+    """Removes what a `kvcache` of this user that was killed left behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,59 @@
+"""Block keys of token prefixes that were seen before, bounded in bytes, the least recently used let go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.byte_lru import RecentlyUsed
+from service.index.base import BlockKey, TokenIds
+from service.index.keys import block_keys
+
+_RUN_TOKENS = 1024
+"""Tokens whose keys are remembered together."""
+
+_TOKEN_BYTES = 4
+_KEY_BYTES = 40
+_ENTRY_BYTES = 250
+
+
+class KeyCache:
+    """Gives what `service.index.keys.block_keys` gives, in less time for a prompt that starts as one before it did.
+
+    For one thread.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        """`capacity` in bytes; 0 keeps nothing."""
+        self._runs: RecentlyUsed[tuple[BlockKey, int, bytes], list[BlockKey]] = RecentlyUsed(capacity, _size)
+
+    @property
+    def capacity(self) -> int:
+        """In bytes."""
+        return self._runs.capacity
+
+    @property
+    def used(self) -> int:
+        """In bytes."""
+        return self._runs.used
+
+    def block_keys(self, parent: BlockKey, tokens: TokenIds, block_size: int) -> Sequence[BlockKey]:
+        """One key per whole block of `tokens`; the first is chained to `parent`."""
+        run = max(1, _RUN_TOKENS // block_size) * block_size
+        view = memoryview(tokens).cast("B")
+        keys: list[BlockKey] = []
+        for start in range(0, len(tokens) - run + 1, run):
+            entry = (parent, block_size, bytes(view[start * _TOKEN_BYTES : (start + run) * _TOKEN_BYTES]))
+            known = self._runs.get(entry)
+            if known is None:
+                known = list(block_keys(parent, tokens[start : start + run], block_size))
+                self._runs.put(entry, known)
+            else:
+                self._runs.use(entry)
+            keys += known
+            parent = known[-1]
+        keys += block_keys(parent, tokens[len(keys) * block_size :], block_size)
+        return keys
+
+
+def _size(entry: tuple[BlockKey, int, bytes], keys: list[BlockKey]) -> int:
+    return len(entry[2]) + len(keys) * _KEY_BYTES + _ENTRY_BYTES

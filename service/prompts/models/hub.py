@@ -1,0 +1,147 @@
+"""A model's files from the hub's cache, or from the hub into its cache."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, get_token, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from service.prompts.errors import HubAway, ModelNotFound, ModelUnavailable
+from service.prompts.models.model_files import CONFIG, FILE_PATTERNS, TEMPLATE, TOKENIZER
+
+_LARGEST_FILE = 256 << 20
+
+disable_progress_bars()
+# The files are small: plain HTTP keeps to the time-outs that are set, and needs no second service to be reached.
+constants.HF_HUB_DISABLE_XET = True
+constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
+def cached_folder(name: str) -> Path | None:
+    """Gives the folder of a model whose files the hub's cache holds, all that there are; never asks the hub."""
+    tokenizer = try_to_load_from_cache(name, TOKENIZER)
+    known = [try_to_load_from_cache(name, file) is not None for file in (CONFIG, TEMPLATE)]
+    return Path(tokenizer).parent if isinstance(tokenizer, str) and all(known) else None
+
+
+def fetched_folder(name: str, timeout: float, *, anew: bool = False) -> Path:
+    """Fetches a model's tokenizer and templates, no weights, and gives their folder. Blocks.
+
+    `timeout` in seconds is for each call; with `anew`, what the cache holds is replaced. Raises ModelNotFound or
+    ModelUnavailable.
+    """
+    constants.HF_HUB_DOWNLOAD_TIMEOUT = max(1, round(timeout))
+    try:
+        return _fetched(name, timeout, anew=anew)
+    except (ModelNotFound, ModelUnavailable):
+        raise
+    except Exception as error:
+        raise _explained(name, error, timeout) from error
+
+
+def _fetched(name: str, timeout: float, *, anew: bool) -> Path:
+    info = HfApi().model_info(name, timeout=timeout, files_metadata=True)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    wanted = [file for file in sizes if any(fnmatch.fnmatchcase(file, pattern) for pattern in FILE_PATTERNS)]
+    if TOKENIZER not in wanted:
+        raise ModelUnavailable(name, f"it has no {TOKENIZER} on the hub", "Ask for a model that has one")
+    for file in wanted:
+        if sizes[file] > _LARGEST_FILE:
+            raise ModelUnavailable(name, f"its {file} has {sizes[file]} bytes", "Ask for another model")
+    # The tokenizer comes last: where the cache has it, it has all the rest, however an earlier fetch ended.
+    wanted.sort(key=lambda file: file == TOKENIZER)
+    if TEMPLATE not in wanted:
+        _note_that_it_is_missing(name, TEMPLATE, timeout)
+    paths = {file: Path(hf_hub_download(name, file, etag_timeout=timeout, force_download=anew)) for file in wanted}
+    folder = paths[TOKENIZER].parent
+    if any(path != folder / file for file, path in paths.items()):
+        raise ModelUnavailable(name, "it changed on the hub while it was fetched", "Try again")
+    return folder
+
+
+def _note_that_it_is_missing(name: str, file: str, timeout: float) -> None:
+    """Has the cache remember that there is no such file, so that the next start need not ask."""
+    try:
+        hf_hub_download(name, file, etag_timeout=timeout)
+    except EntryNotFoundError:
+        return
+
+
+def _explained(name: str, error: Exception, timeout: float) -> ModelNotFound | ModelUnavailable:
+    """What went wrong on the way to the hub, and what can be done about it."""
+    causes = [error, *_causes(error)]
+    response = next((cause.response for cause in causes if isinstance(cause, HfHubHTTPError)), None)
+    status = response.status_code if response is not None else None
+    if isinstance(error, HFValidationError):
+        return ModelNotFound(name, str(error))
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return ModelUnavailable(name, *_gated(name))
+    unknown = status == 401 or any(isinstance(cause, RepositoryNotFoundError) for cause in causes)
+    # Without a token, the hub answers 401 for a model that it does not know, too.
+    if unknown and not (status == 401 and get_token()):
+        return ModelNotFound(name, f"the hub knows none of that name{'' if get_token() else ', or wants HF_TOKEN set'}")
+    mount = f"put its files into MODELS_DIR/{name}/"
+    if status is not None:
+        reason, remedy = _BY_STATUS.get(status, (f"the hub has a problem (HTTP {status})", "Try again later"))
+        if status == _TOO_MANY_REQUESTS:
+            return HubAway(name, reason, f"{remedy}, or {mount}")
+    elif any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
+        reason, remedy = "it is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it", "Unset it"
+    else:
+        reason, remedy = _without_answer(causes, timeout)
+        if not _kinds(causes).isdisjoint(_AWAY):
+            return HubAway(name, reason, f"{remedy}, or {mount}")
+    return ModelUnavailable(name, reason, f"{remedy}, or {mount}")
+
+
+_TOO_MANY_REQUESTS = 429
+_BY_STATUS = {
+    401: ("the hub refuses the token (401)", "Set HF_TOKEN to one that is valid"),
+    403: ("the hub forbids it (403)", "Set HF_TOKEN to one that may read this model"),
+    _TOO_MANY_REQUESTS: ("the hub asks for fewer requests (429)", "Wait, set HF_TOKEN"),
+}
+
+
+_AWAY = ("ConnectError", "TimeoutException")
+
+
+def _gated(name: str) -> tuple[str, str]:
+    page = f"{constants.ENDPOINT}/{name}"
+    if get_token() is None:
+        return "its owner asks for consent, and no token is set", f"Accept the conditions at {page}, and set HF_TOKEN"
+    return "its owner has not admitted the account of the token", f"Accept the conditions at {page} with that account"
+
+
+def _without_answer(causes: list[BaseException], timeout: float) -> tuple[str, str]:
+    kinds = _kinds(causes)
+    if "TimeoutException" in kinds:
+        return f"the hub did not answer within {timeout:g} s", "Try again"
+    if "TransportError" in kinds:
+        return f"the hub at {constants.ENDPOINT} cannot be reached ({causes[-1]})", "Mend the network, set HF_ENDPOINT"
+    if isinstance(causes[0], OSError) and causes[0].errno is not None:
+        return f"the hub's cache cannot be used ({causes[0]})", "Let HF_HOME be a folder to write to"
+    reason = f"{constants.ENDPOINT} does not answer as a hub does ({type(causes[0]).__name__}: {causes[0]})"
+    return reason, "Set HF_ENDPOINT to a hub"
+
+
+def _kinds(causes: list[BaseException]) -> set[str]:
+    # By name, since the hub's client has changed its HTTP library from one release to the next.
+    return {kind.__name__ for cause in causes for kind in type(cause).__mro__}
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause = error.__cause__ or error.__context__
+    if cause is not None:
+        yield cause
+        yield from _causes(cause)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console as Terminal
+
+from orchestrator.commands.demo_lines import Begun, Ended, PodTally, PolicyTally, Routed
+from orchestrator.commands.demo_view import DemoView
+
+PODS = [PodTally(f"10.0.0.{number}:8000", 1234, 5_000_000, 4_000_000, 123_456, 255) for number in range(1, 4)]
+POLICIES = [PolicyTally(name, 5_000_000, 4_000_000) for name in ("cache-aware", "round robin", "random")]
+BEGUN = Begun("builtin/demo", [pod.pod for pod in PODS], 255, 16, 7, 100_000, None)
+REQUEST = Routed(
+    99_999,
+    86_399.5,
+    12_345,
+    9,
+    12_345,
+    {pod.pod: 12_336 for pod in PODS},
+    {pod.pod: 12_336 for pod in PODS},
+    PODS[1].pod,
+    12_336,
+    "What a long text this is, with [brackets] and\nnew lines. " * 200,
+    6_000,
+    [],
+    PODS,
+    POLICIES,
+)
+
+
+@pytest.mark.parametrize("cached_characters", [0, 40, 6_000, 11_600])
+def test_the_live_view_fits_80_columns_and_24_lines_however_far_the_prompt_is_cached(cached_characters: int) -> None:
+    terminal = Terminal(file=io.StringIO(), width=80, height=24, force_terminal=True, color_system=None)
+    view = DemoView(terminal, BEGUN, "podman")
+    frame = view.frame(replace(REQUEST, cached_characters=cached_characters))
+    lines = terminal.render_lines(frame, terminal.options, pad=False)
+    text = ["".join(segment.text for segment in line) for line in lines]
+    assert len(text) < 24
+    assert max(map(len, text)) <= 80
+    assert "99999/100000" in text[0]
+    assert any("conversation 12345, turn 9 → 10.0.0.2:8000" in line for line in text)
+
+
+def test_a_difference_is_shown_in_full_and_counted() -> None:
+    terminal = Terminal(file=io.StringIO(), width=80)
+    difference = "request 3: predicted 64 tokens for 10.0.0.1:8000, whose cache holds 48"
+    view = DemoView(terminal, BEGUN, "podman")
+    with view.shown():
+        view.routed(replace(REQUEST, differences=[difference]))
+    view.ended(Ended(1.0, 3, 12, [difference] * 50, PODS, POLICIES, []))
+    assert isinstance(terminal.file, io.StringIO)
+    written = terminal.file.getvalue()
+    assert difference in written
+    assert "… and 30 more" in written
+    assert "50 DIFFERENCES" in written

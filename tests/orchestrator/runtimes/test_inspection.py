@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.runtimes.base import EngineKind, Health, Publication, Service
+from orchestrator.runtimes.inspection import service_from
+
+# Fields that are read, as dockerd 20.10 gave them.
+_DOCKER: dict[str, Any] = {
+    "Name": "/kv-test",
+    "Image": "sha256:123",
+    "Config": {"Image": "kv-image", "Labels": {"io.kvcache.name": "kv-test"}},
+    "State": {
+        "Status": "running",
+        "Running": True,
+        "ExitCode": 0,
+        "StartedAt": "2026-01-31T12:00:00.123456789Z",
+        "Health": {"Status": "starting"},
+    },
+    "NetworkSettings": {"Ports": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "5557/tcp": None}},
+}
+# And Podman 4.3.
+_PODMAN: dict[str, Any] = {
+    "Name": "kv-test",
+    "ImageName": "localhost/kv-image:latest",
+    "Config": {"Image": "localhost/kv-image:latest", "Labels": None},
+    "State": {"Status": "exited", "Running": False, "ExitCode": 3, "StartedAt": "2026-01-31T12:00:00.1+01:00"},
+    "NetworkSettings": {"Ports": {"8080/tcp": [{"HostIp": "", "HostPort": "8080"}]}},
+}
+
+
+def test_a_running_container_of_docker() -> None:
+    assert service_from(_DOCKER, EngineKind.DOCKER) == Service(
+        engine=EngineKind.DOCKER,
+        name="kv-test",
+        ours=True,
+        image="kv-image",
+        state="running",
+        running=True,
+        health=Health.STARTING,
+        started_at=datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC).timestamp(),
+        labels={"io.kvcache.name": "kv-test"},
+        publications=(Publication("127.0.0.1", 8080),),
+    )
+
+
+def test_a_container_of_podman_that_ended_and_is_not_ours() -> None:
+    assert service_from(_PODMAN, EngineKind.PODMAN) == Service(
+        engine=EngineKind.PODMAN,
+        name="kv-test",
+        ours=False,
+        image="localhost/kv-image:latest",
+        state="exited",
+        running=False,
+        health=Health.UNKNOWN,
+        exit_code=3,
+        publications=(Publication("0.0.0.0", 8080),),
+    )

@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+from service.prompts.chat import Chat
+from service.prompts.errors import ModelNotFound, ModelUnavailable
+from service.prompts.models import catalog as models_module
+from service.prompts.models.catalog import Models
+from service.settings import Settings
+from tests.conftest import BUILTIN
+from tests.service.prompts.fake_hub import FakeHub, Repository, running_hub
+
+FILES = {path.name: path.read_bytes() for path in BUILTIN.iterdir()}
+WEIGHTS = {"model.safetensors": b"w" * 1000, "pytorch_model.bin": b"w", "README.md": b"# Hi", "config.json": b"{}"}
+
+Start = Callable[..., Models]
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeHub]:
+    constants = huggingface_hub.constants
+    async with running_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        # The library waits a second before it takes up a download again.
+        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+        yield hub
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts a service's models, as often as wanted; one that starts anew remembers nothing."""
+    started: list[Models] = []
+
+    def start(**settings: float) -> Models:
+        started.append(Models(Settings(models_dir=tmp_path / "models", **{"hub_timeout": 5.0, **settings})))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for models in started:
+        await models.close()
+
+
+def give_token(tmp_path: Path, token: str) -> None:
+    (tmp_path / "token").write_text(token)
+
+
+def on_disk(tmp_path: Path, name: str, files: dict[str, bytes] = FILES) -> Path:
+    folder = tmp_path / "models" / name
+    folder.mkdir(parents=True)
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+    return folder
+
+
+async def unavailable(models: Models, name: str = "org/model") -> ModelUnavailable:
+    with pytest.raises(ModelUnavailable) as caught:
+        await models.get(name)
+    assert caught.value.name == name
+    return caught.value
+
+
+async def test_a_model_in_models_dir_is_read_from_there(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    on_disk(tmp_path, "org/model")
+    model = await start().get("org/model")
+    assert (model.name, model.max_model_length) == ("org/model", 131_072)
+    assert not hub.asked
+
+
+async def test_a_model_is_fetched_without_its_weights_and_rendered(hub: FakeHub, start: Start) -> None:
+    named = {"additional_chat_templates/tool_use.jinja": b"tools!"}
+    hub.repositories["org/model"] = Repository(FILES | WEIGHTS | named)
+    model = await start().get("org/model")
+    assert hub.files_asked_for() == FILES.keys() | named.keys()
+    rendered = await model.render(Chat(messages=[{"role": "user", "content": "Hi"}]))
+    assert rendered.text == "<|begin|><|role|>user<|say|>Hi<|end|>\n<|role|>assistant<|say|>"
+    tool = {"type": "function", "function": {"name": "f"}}
+    for fields in ({"tools": [tool]}, {"chat_template_kwargs": {"tools": [tool]}}):
+        chat = Chat(messages=[{"role": "user", "content": "Hi"}], **fields)
+        assert (await model.render(chat)).text == "tools!"
+
+
+async def test_what_was_fetched_once_is_not_asked_for_again(hub: FakeHub, start: Start) -> None:
+    hub.repositories["org/model"] = Repository(
+        {file: FILES[file] for file in ("tokenizer.json", "tokenizer_config.json")}
+    )
+    await start().get("org/model")
+    hub.asked.clear()
+    await start().get("org/model")
+    assert not hub.asked
+
+
+async def test_loads_in_flight_are_shared(hub: FakeHub, start: Start) -> None:
+    hub.repositories["org/model"] = Repository(FILES)
+    models = start()
+    loaded = await asyncio.gather(*(models.get("org/model") for _ in range(50)))
+    assert len(set(map(id, loaded))) == 1
+    assert hub.asked["GET /api/models/org/model"] == 1
+
+
+async def test_who_gives_up_waiting_does_not_end_the_load_for_others(hub: FakeHub, start: Start) -> None:
+    hub.repositories["org/model"] = Repository(FILES)
+    models = start()
+    impatient = asyncio.create_task(models.get("org/model"))
+    patient = asyncio.create_task(models.get("org/model"))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    assert (await patient).name == "org/model"
+
+
+async def test_only_so_many_models_stay_loaded(start: Start, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        on_disk(tmp_path, name)
+    models = start(max_models=2)
+    for name in ("a", "b", "a", "c"):
+        await models.get(name)
+    assert models.loaded() == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "/",
+        "a/",
+        "/etc/passwd",
+        "../x",
+        "a/../b",
+        "a/..",
+        "..",
+        ".",
+        "a//b",
+        "a/b/c",
+        "a b",
+        "a\\b",
+        "a\n",
+        "ü/x",
+        "~root",
+        "-x",
+        "x" * 200,
+    ],
+)
+async def test_a_name_that_is_none_is_not_found_and_leads_nowhere(hub: FakeHub, start: Start, name: str) -> None:
+    with pytest.raises(ModelNotFound):
+        await start().get(name)
+    assert not hub.asked
+
+
+async def test_an_unknown_builtin_model_is_not_looked_for_elsewhere(hub: FakeHub, start: Start) -> None:
+    with pytest.raises(ModelNotFound, match="built in"):
+        await start().get("builtin/other")
+    assert not hub.asked
+
+
+async def test_a_model_that_the_hub_does_not_know_is_not_found(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="wants HF_TOKEN set"):
+        await start().get("org/nothing")
+    give_token(tmp_path, "hf_good")
+    with pytest.raises(ModelNotFound, match=r"knows none of that name$"):
+        await start().get("org/nothing")
+
+
+async def test_a_private_model_is_fetched_with_the_token_of_the_file(
+    hub: FakeHub, start: Start, tmp_path: Path
+) -> None:
+    hub.repositories["org/model"] = Repository(FILES, private=True)
+    with pytest.raises(ModelNotFound, match="HF_TOKEN"):
+        await start().get("org/model")
+    give_token(tmp_path, "hf_good")
+    assert (await start().get("org/model")).name == "org/model"
+
+
+async def test_a_gated_model_says_what_to_accept_and_with_what(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    hub.repositories["org/model"] = Repository(FILES, gated=True)
+    error = await unavailable(start())
+    assert "no token" in error.reason
+    assert f"{hub.url}/org/model" in error.remedy and "HF_TOKEN" in error.remedy
+    give_token(tmp_path, "hf_good")
+    error = await unavailable(start())
+    assert "not admitted" in error.reason and "that account" in error.remedy
+
+
+async def test_a_token_that_is_wrong_is_said_to_be(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    hub.repositories["org/model"] = Repository(FILES)
+    give_token(tmp_path, "hf_bad")
+    error = await unavailable(start())
+    assert "refuses the token" in error.reason and "HF_TOKEN" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(403, "forbids it"), (429, "fewer requests"), (500, "HTTP 500"), (503, "HTTP 503")]
+)
+async def test_a_hub_with_a_problem_is_quoted(hub: FakeHub, start: Start, status: int, reason: str) -> None:
+    hub.repositories["org/model"] = Repository(FILES, status=status)
+    error = await unavailable(start())
+    assert reason in error.reason and "MODELS_DIR/org/model/" in error.remedy
+
+
+async def test_a_hub_that_is_silent_is_given_up(hub: FakeHub, start: Start) -> None:
+    hub.repositories["org/model"] = Repository(FILES, silent=True)
+    assert "did not answer within 0.2 s" in (await unavailable(start(hub_timeout=0.2))).reason
+
+
+async def test_a_hub_that_is_down_cannot_be_reached(
+    hub: FakeHub, start: Start, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+    error = await unavailable(start())
+    assert f"the hub at {url} cannot be reached" in error.reason and "HF_ENDPOINT" in error.remedy
+
+
+async def test_what_is_no_hub_is_said_to_be_none(hub: FakeHub, start: Start) -> None:
+    hub.html = True
+    assert "does not answer as a hub does" in (await unavailable(start())).reason
+
+
+async def test_a_model_without_tokenizer_json_is_unavailable(hub: FakeHub, start: Start) -> None:
+    hub.repositories["org/model"] = Repository(WEIGHTS)
+    assert "no tokenizer.json" in (await unavailable(start())).reason
+
+
+async def test_offline_only_what_is_cached_is_there(
+    hub: FakeHub, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories["org/model"] = Repository(FILES)
+    await start().get("org/model")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    models = start()
+    assert (await models.get("org/model")).name == "org/model"
+    error = await unavailable(models, "org/other")
+    assert "HF_HUB_OFFLINE" in error.reason and "MODELS_DIR/org/other/" in error.remedy
+
+
+async def test_a_download_that_broke_off_is_unavailable_and_then_taken_up_again(hub: FakeHub, start: Start) -> None:
+    repository = hub.repositories["org/model"] = Repository(FILES, cut="tokenizer.json")
+    assert "cannot be reached" in (await unavailable(start())).reason
+    repository.cut = None
+    assert (await start().get("org/model")).name == "org/model"
+
+
+async def test_a_cached_file_that_is_cut_short_is_fetched_anew(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    hub.repositories["org/model"] = Repository(FILES)
+    await start().get("org/model")
+    cut_short(tmp_path)
+    model = await start().get("org/model")
+    assert await model.detokenize(await model.tokenize("whole", add_special_tokens=False)) == "whole"
+
+
+async def test_a_cached_file_that_is_cut_short_is_named_when_the_hub_is_away(
+    hub: FakeHub, start: Start, tmp_path: Path
+) -> None:
+    hub.repositories["org/model"] = Repository(FILES)
+    await start().get("org/model")
+    cut_short(tmp_path)
+    hub.repositories["org/model"].status = 503
+    error = await unavailable(start())
+    assert "tokenizer.json cannot be read" in error.reason and "HTTP 503" in error.reason
+
+
+def cut_short(tmp_path: Path) -> None:
+    (file,) = (tmp_path / "cache").glob("models--org--model/snapshots/*/tokenizer.json")
+    file.resolve().write_bytes(FILES["tokenizer.json"][:5000])
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", b"{"),
+        ("tokenizer.json", b'{"model": {"type": "BPE"}}'),
+        ("tokenizer.json", b"\xff\xfe"),
+        ("tokenizer_config.json", b"[]"),
+        ("tokenizer_config.json", b"{'a': 1}"),
+        ("tokenizer_config.json", b"[" * 100_000),
+        ("special_tokens_map.json", b"nothing"),
+        ("chat_template.jinja", b"\xff"),
+    ],
+)
+async def test_a_corrupt_file_is_named(start: Start, tmp_path: Path, file: str, content: bytes) -> None:
+    folder = on_disk(tmp_path, "org/model", FILES | {file: content})
+    error = await unavailable(start())
+    assert str(folder / file) in error.reason
+
+
+async def test_a_chat_template_that_is_none_leaves_plain_prompts_alone(start: Start, tmp_path: Path) -> None:
+    config = json.dumps({"chat_template": [{"title": "x"}]}).encode()
+    on_disk(tmp_path, "org/bad", FILES | {"tokenizer_config.json": config})
+    on_disk(tmp_path, "org/torn", FILES | {"chat_template.jinja": b"{% if %}"})
+    models = start()
+    assert len(await (await models.get("org/torn")).tokenize("fine")) > 1
+    assert "chat_template" not in (await unavailable(start(), "org/nothing")).reason
+
+
+async def test_failures_are_remembered_for_a_while(hub: FakeHub, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(models_module, "monotonic", lambda: now)
+    hub.repositories["org/model"] = Repository(FILES, status=503)
+    models = start(hub_retry_after=30.0)
+    for _ in range(1000):
+        await unavailable(models)
+    assert hub.asked.total() == 1
+    hub.repositories["org/model"].status = None
+    now = 1029.0
+    await unavailable(models)
+    now = 1031.0
+    assert (await models.get("org/model")).name == "org/model"
+
+
+async def test_a_thousand_requests_at_once_make_one_call_that_fails(hub: FakeHub, start: Start) -> None:
+    hub.repositories["org/model"] = Repository(FILES, status=503)
+    models = start()
+    await asyncio.gather(*(unavailable(models) for _ in range(1000)))
+    assert hub.asked.total() == 1
+
+
+async def test_a_hub_that_asks_for_fewer_requests_gets_none(hub: FakeHub, start: Start) -> None:
+    names = [f"org/model-{number}" for number in range(20)]
+    hub.repositories |= {name: Repository(FILES, status=429) for name in names}
+    models = start()
+    for name in names:
+        assert "fewer requests" in (await unavailable(models, name)).reason
+    assert hub.asked.total() == 1
+
+
+async def test_a_hub_that_is_silent_is_not_asked_for_each_of_a_thousand_models(
+    hub: FakeHub, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(models_module, "monotonic", lambda: now)
+    names = [f"org/model-{number}" for number in range(1000)]
+    hub.repositories |= {name: Repository(FILES, silent=True) for name in names}
+    models = start(hub_timeout=0.3, hub_retry_after=30.0)
+    errors = await asyncio.gather(*(unavailable(models, name) for name in names))
+    assert all("did not answer" in error.reason for error in errors)
+    assert all(f"MODELS_DIR/{name}/" in error.remedy for name, error in zip(names, errors, strict=True))
+    assert 1 <= hub.asked.total() <= 4  # those that had begun
+    await models.get("builtin/demo")
+    hub.repositories[names[0]].silent = False
+    now = 1031.0
+    assert (await models.get(names[0])).name == names[0]
+
+
+async def test_closing_waits_neither_for_a_silent_hub_nor_for_a_long_text(hub: FakeHub) -> None:
+    hub.repositories["org/model"] = Repository(FILES, silent=True)
+    models = Models(Settings(hub_timeout=30.0))
+    model = await models.get("builtin/demo")
+    random_ = random.Random(1)
+    text = "".join(chr(random_.randrange(33, 0x3000)) + " a b" for _ in range(500_000))
+    loading = asyncio.create_task(models.get("org/model"))
+    tokenizing = asyncio.create_task(model.tokenize(text))
+    await hub.heard.wait()
+    started = time.perf_counter()
+    await models.close()
+    for task in (loading, tokenizing):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert time.perf_counter() - started < 1
+
+
+async def test_a_process_ends_though_the_hub_is_silent(hub: FakeHub, tmp_path: Path) -> None:
+    hub.repositories["org/model"] = Repository(FILES, silent=True)
+    program = (
+        "import asyncio, sys\n"
+        "from service.settings import Settings\n"
+        "from service.prompts.models.catalog import Models\n"
+        "async def main():\n"
+        "    models = Models(Settings(hub_timeout=30.0))\n"
+        "    task = asyncio.create_task(models.get('org/model'))\n"
+        "    await asyncio.to_thread(sys.stdin.read)\n"
+        "    await models.close()\n"
+        "asyncio.run(main())"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program),
+        env={"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url},
+        stdin=subprocess.PIPE,
+    )
+    await hub.heard.wait()
+    assert process.stdin is not None
+    process.stdin.close()
+    assert await asyncio.wait_for(process.wait(), 5) == 0
+
+
+async def test_the_hubs_own_variables_are_followed(hub: FakeHub, tmp_path: Path) -> None:
+    hub.repositories["org/model"] = Repository(FILES, private=True)
+    give_token(tmp_path, "hf_good")
+    program = (
+        "import asyncio; from service.settings import Settings; from service.prompts.models.catalog import Models\n"
+        "async def main():\n"
+        "    models = Models(Settings())\n"
+        "    try: print((await models.get('org/model')).name)\n"
+        "    except Exception as error: print(error)\n"
+        "    finally: await models.close()\n"
+        "asyncio.run(main())"
+    )
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN_PATH": str(tmp_path / "token"),
+    }
+
+    async def run(**variables: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, env=environment | variables, stdout=subprocess.PIPE
+        )
+        return (await process.communicate())[0].decode().strip()
+
+    assert "HF_HUB_OFFLINE" in await run(HF_HUB_OFFLINE="1")
+    assert await run() == "org/model"
+    assert await run(HF_HUB_OFFLINE="1") == "org/model"
+    shutil.rmtree(tmp_path / "home")
+    assert "HF_TOKEN" in await run(HF_TOKEN_PATH=str(tmp_path / "none"))

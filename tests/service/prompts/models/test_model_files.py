@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.prompts.models.model_files import BadModelFile, read_model_files
+from tests.conftest import BUILTIN
+from tests.service.prompts.oracle import Oracle
+
+CONFIGURED = (
+    None,
+    "configured",
+    [{"name": "default", "template": "listed"}, {"name": "tool_use", "template": "listed for tools"}],
+    [{"name": "rag", "template": "listed"}],
+    {"default": "mapped", "tool_use": "mapped for tools"},
+)
+NAMED: tuple[dict[str, str], ...] = ({}, {"tool_use": "named for tools"}, {"default": "named", "rag": "also named"})
+
+
+def folder_with(tmp_path: Path, configured: Any, own: str | None, named: dict[str, str]) -> Path:
+    (tmp_path / "tokenizer.json").symlink_to(BUILTIN / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": configured} if configured else {}))
+    if own is not None:
+        (tmp_path / "chat_template.jinja").write_text(own)
+    for name, template in named.items():
+        (tmp_path / "additional_chat_templates").mkdir(exist_ok=True)
+        (tmp_path / "additional_chat_templates" / f"{name}.jinja").write_text(template)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("configured", "own", "named"), list(itertools.product(CONFIGURED, (None, "own"), NAMED)))
+def test_templates_are_those_that_transformers_takes(
+    configured: Any, own: str | None, named: dict[str, str], tmp_path: Path
+) -> None:
+    folder = folder_with(tmp_path, configured, own, named)
+    taken = Oracle(folder).tokenizer.chat_template
+    expected = {} if taken is None else {"default": taken} if isinstance(taken, str) else taken
+    assert read_model_files(folder).templates == expected
+
+
+def test_the_template_of_a_processor_is_taken_where_there_is_no_other(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, None, None, {})
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": "the processor's"}))
+    assert read_model_files(folder).templates == {"default": "the processor's"}
+
+
+@pytest.mark.parametrize("configured", [[{"title": "x"}], [1], [{"name": 1, "template": "x"}], {"default": 1}])
+def test_templates_that_are_none_are_refused_with_the_name_of_the_file(configured: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadModelFile, match=r"tokenizer_config\.json"):
+        read_model_files(folder_with(tmp_path, configured, None, {}))

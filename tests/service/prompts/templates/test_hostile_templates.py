@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.prompts.chat import Chat
+from service.prompts.errors import PromptError
+from service.prompts.models.catalog import Models
+from service.prompts.models.model import Model
+from service.prompts.templates.environment import ChatEnvironment
+from service.prompts.templates.guarded_environment import GuardedEnvironment
+from service.prompts.templates.guarded_syntax import TooMuch
+from service.prompts.templates.rendering import Renderer
+from service.settings import Settings
+from tests.service.prompts.conversations import CASES, DOCUMENTS, WEATHER
+
+SECONDS = 0.4
+HELLO = [{"role": "user", "content": "hello"}]
+
+ENDLESS = [
+    "{% for a in range(100000) %}{% for b in range(100000) %}{% for c in range(100000) %}{% endfor %}"
+    "{% endfor %}{% endfor %}",
+    "{% for a in range(99999)|list %}{% set b = range(99999)|map('string')|join %}{% endfor %}",
+    "{% set ns = namespace(d={}) %}{% for i in range(60) %}{% set ns.d = {'a': ns.d, 'b': ns.d} %}"
+    "{% endfor %}{{ ns.d|tojson }}",
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = i * j %}{% endfor %}{% endfor %}",
+    "{{ lipsum(n=100000) }}",
+]
+TOO_LARGE = [
+    "{{ 'x' * 10**10 }}",
+    "{{ '%1000000000d' % 1 }}",
+    "{{ '{:>1000000000}'.format('x') }}",
+    "{{ 'x'.center(10**10) }}",
+    "{{ 'x'['ljust'](10**10) }}",
+    "{{ 'x'|center(10**10) }}",
+    "{{ 'x'|indent(10**10) }}",
+    "{% filter center(10**10) %}x{% endfilter %}",
+    "{% set f = 'x'.center %}{{ f(10**10) }}",
+    "{{ (1).to_bytes(10**10, 'big') }}",
+    "{{ ('x' * 1000000).replace('x', 'y' * 100000) }}",
+    "{% set x = 'a' %}" + "{% set x = x + x %}" * 40 + "{{ x }}",
+    "{% set x = 'a' %}" + "{% set x = x ~ x %}" * 40 + "{{ x }}",
+    "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+    "{% macro m(x, n) %}{{ m(x + x, n + 1) if n < 60 else x }}{% endmacro %}{{ m('ab', 0) }}",
+    "{% set x %}{% for i in range(99999) %}{{ messages }}{% endfor %}{% endset %}{{ x * 1000 }}",
+    "{{ (range(99999)|list * 99999)|length }}",
+    "{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
+]
+TOO_DEEP = [
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "{% macro m(n) %}{{ m(n + 1) }}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",
+    "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+    "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "{{ 1" + " + 1" * 3000 + " }}",
+    "{% if 1 %}" * 2000 + "{% endif %}" * 2000,
+]
+FORBIDDEN = [
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "{{ (messages|attr('__class__')).__base__.__subclasses__() }}",
+    "{{ '{0.__class__.__mro__[1].__subclasses__}'.format(1)() }}",
+    "{{ messages.append(1) }}",
+    "{{ messages[0].update({'a': 1}) }}",
+    "{{ namespace(__class__=1) }}",
+    "{% include '/etc/passwd' %}",
+    "{% import 'os' as os %}{{ os.environ }}",
+    "{% extends 'x' %}",
+    "{{ range(10**12) }}",
+    "{{ messages[0].content.x.y }}",
+    "{{ nothing() }}",
+    "{{ raise_exception('Only two roles, please') }}",
+    "{% if %}",
+    "{{ 'open",
+    "{% nonsense %}",
+    "{{ 1|nonsense }}",
+    "{{ 1 is nonsense }}",
+]
+
+
+@pytest.fixture(scope="module")
+def trusting() -> Iterator[Models]:
+    """Models that take templates from requests; the same for all tests here, which must not break them."""
+    models = Models(Settings(trust_request_chat_template=True, render_timeout=SECONDS, max_prompt_characters=100_000))
+    yield models
+    asyncio.run(models.close())
+
+
+@pytest.fixture
+async def model(trusting: Models) -> Model:
+    return await trusting.get("builtin/demo")
+
+
+@pytest.fixture
+async def patient() -> AsyncIterator[Model]:
+    """One that gives a template all the time that it may take."""
+    models = Models(Settings(render_timeout=30.0))
+    yield await models.get("builtin/demo")
+    await models.close()
+
+
+class Pulse:
+    """Measures how long the event loop is held up."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._task = asyncio.create_task(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            self.longest = max(self.longest, time.perf_counter() - before)
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+
+@contextmanager
+def pulse() -> Iterator[Pulse]:
+    measured = Pulse()
+    yield measured
+    measured.stop()
+
+
+async def refused(model: Model, template: str) -> str:
+    with pytest.raises(PromptError) as caught:
+        await model.render(Chat(messages=HELLO, chat_template=template))
+    return caught.value.message
+
+
+async def test_a_template_that_never_ends_is_ended_and_holds_up_nothing(model: Model) -> None:
+    with pulse() as measured:
+        for template in ENDLESS:
+            started = time.perf_counter()
+            assert f"longer than {SECONDS} s" in await refused(model, template), template
+            assert time.perf_counter() - started < SECONDS + 2
+            rendered = await model.render(Chat(messages=HELLO))
+            assert rendered.text.endswith("hello<|end|>\n<|role|>assistant<|say|>")
+    assert measured.longest < 0.2
+
+
+async def test_many_templates_that_never_end_leave_others_alone(model: Model) -> None:
+    endless = [asyncio.create_task(refused(model, ENDLESS[0] + " " * n)) for n in range(4)]
+    for _ in range(20):
+        assert (await model.render(Chat(messages=HELLO))).tokens
+    assert not any(task.done() for task in endless)
+    assert all("longer than" in message for message in await asyncio.gather(*endless))
+
+
+@pytest.mark.parametrize("template", TOO_LARGE, ids=range(len(TOO_LARGE)))
+async def test_a_template_that_makes_too_much_is_refused(model: Model, template: str) -> None:
+    with pulse() as measured:
+        message = await refused(model, template)
+    assert any(reason in message for reason in ("memory", "more than 100000 characters", "longer than")), message
+    assert measured.longest < 0.2
+
+
+@pytest.mark.parametrize("template", TOO_DEEP, ids=range(len(TOO_DEEP)))
+async def test_a_template_that_goes_too_deep_is_refused(model: Model, template: str) -> None:
+    message = await refused(model, template)
+    assert any(reason in message for reason in ("too deeply", "indentation", "nested")), message
+
+
+@pytest.mark.parametrize("template", FORBIDDEN)
+async def test_a_template_that_is_wrong_or_leaves_its_sandbox_is_refused(model: Model, template: str) -> None:
+    assert "the chat template failed: " in await refused(model, template)
+
+
+async def test_what_a_template_says_when_it_refuses_is_passed_on(model: Model) -> None:
+    message = await refused(model, "{{ raise_exception('Only two roles, please') }}")
+    assert message == "the chat template failed: Only two roles, please"
+
+
+async def test_a_template_of_a_request_is_refused_unless_it_is_trusted(models: Models) -> None:
+    model = await models.get("builtin/demo")
+    for chat in (
+        Chat(messages=HELLO, chat_template="hi"),
+        Chat(messages=HELLO, chat_template_kwargs={"chat_template": "hi"}),
+        Chat(messages=HELLO, chat_template=""),
+    ):
+        with pytest.raises(PromptError, match="TRUST_REQUEST_CHAT_TEMPLATE") as caught:
+            await model.render(chat)
+        assert caught.value.param == "chat_template"
+
+
+async def test_a_trusted_template_is_used_by_either_name(model: Model) -> None:
+    for chat in (
+        Chat(messages=HELLO, chat_template="{{ messages[0].content }}!"),
+        Chat(messages=HELLO, chat_template_kwargs={"chat_template": "{{ messages[0].content }}!"}),
+    ):
+        assert (await model.render(chat)).text == "hello!"
+    own = (await model.render(Chat(messages=HELLO))).text
+    assert (await model.render(Chat(messages=HELLO, chat_template=""))).text == own
+
+
+async def test_a_template_that_takes_long_but_not_too_long_is_rendered(model: Model) -> None:
+    template = "{% for i in range(20000) %}{{ loop.index0 % 7 }}{% endfor %}{{ 'x'|center(5) }}"
+    expected = ChatEnvironment().from_string(template).render()
+    assert (await model.render(Chat(messages=HELLO, chat_template=template))).text == expected
+
+
+async def test_a_conversation_with_a_lone_surrogate_is_refused(model: Model) -> None:
+    with pytest.raises(PromptError, match="surrogate"):
+        await model.render(Chat(messages=[{"role": "user", "content": "\ud800"}]))
+    with pytest.raises(PromptError, match="surrogate"):
+        await model.tokenize("\ud800")
+
+
+async def test_variables_are_what_they_were_in_another_process(model: Model) -> None:
+    variables: dict[str, Any] = {
+        "numbers": [1 << 62, 10**30, -(10**30), 1.5, 1e300, float("inf")],
+        "order": {"z": None, "a": True, "": False},
+        "text": "\x00é\u2028🚀",
+    }
+    template = "{{ [numbers, order, text] | tojson }}{{ 'x' | center(3) }}"
+    for number in (10**30, 1):  # both ways of packing
+        variables["numbers"][1] = number
+        rendered = await model.render(Chat(messages=HELLO, chat_template=template, chat_template_kwargs=variables))
+        assert rendered.text == ChatEnvironment().from_string(template).render(variables)
+
+
+async def test_a_conversation_of_many_small_things_does_not_hold_up_the_loop(patient: Model) -> None:
+    documents = [{str(n): n} for n in range(300_000)]
+    with pulse() as measured:
+        chat = Chat(messages=HELLO, documents=[{"title": "", "text": "", "all": documents}])
+        assert (await patient.render(chat)).text
+    assert measured.longest < 0.5 * max(1.0, os.getloadavg()[0])
+
+
+async def test_a_process_that_renders_sees_nothing_of_the_environment(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    model = await models.get("builtin/demo")
+    for process in model._renderer._processes:
+        assert process._process is not None
+        environment = await asyncio.to_thread(Path(f"/proc/{process._process.pid}/environ").read_bytes)
+        assert b"hf_secret" not in environment
+
+
+async def test_a_process_that_died_meanwhile_is_replaced(model: Model) -> None:
+    chat = Chat(messages=HELLO, chat_template="{{ 'x'|center(3) }}")
+    await model.render(chat)
+    for process in model._renderer._processes:
+        assert process._process is not None
+        os.kill(process._process.pid, 9)
+        process._process.wait()
+    assert (await model.render(chat)).text == " x "
+
+
+VARIABLES: dict[str, Any] = {
+    "messages": [
+        {"role": "system", "content": "Be  brief.\n"},
+        {"role": "user", "content": "Hi <b>'x'</b> & ü"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "f", "arguments": {"a": [1, None, True]}}}],
+        },
+    ],
+    "tools": [WEATHER],
+    "documents": DOCUMENTS,
+    "bos_token": "<s>",
+    "n": 3,
+}
+QUICK = [
+    "{{ bos_token }}{% for m in messages %}{{ m.role ~ ': ' ~ m['content'] | trim }}{% if not loop.last %}"
+    ", {% endif %}{% endfor %}",
+    "{% set ns = namespace(n=0, s='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
+    "{% set ns.s = ns.s + m.role %}{% endfor %}{{ ns.n }}{{ ns.s }}",
+    "{{ tools | tojson(indent=2) }}{{ messages[2].tool_calls[0].function.arguments | tojson }}",
+    "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | join(', ') }}",
+    "{% macro line(m, mark='-') %}{{ mark }} {{ m.content }}{{ caller() if caller else '' }}{% endmacro %}"
+    "{{ line(messages[0]) }}"
+    "{% call line(messages[1], mark='*') %}!{% endcall %}",
+    "{% generation %}{{ messages[1].content }}{% endgeneration %}",
+    "{% for m in messages if m.role != 'system' %}{{ loop.index }}{% else %}none{% endfor %}",
+    "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% break %}{% endfor %}",
+    "{{ messages[0].content.split('b')[0].strip().upper().startswith('BE') }}{{ messages[::-1][0].role }}{{ n % 2 }}",
+    "{% set x %}a{{ n }}{% endset %}{{ x }}{{ x | length }}{{ missing is defined }}{{ missing }}{{ none }}"
+    "{{ [1, 'a'] }}",
+    "{% for key, value in tools[0].function.items() %}{{ key }}={{ value | string | length }};{% endfor %}",
+    "{% with a = 1, b = 'x' %}{{ a + n }}{{ b + b }}{% endwith %}{{ 'yes' if n > 2 else 'no' }}{{ range(3) | list }}",
+    "{{ (messages[0].content or '') + '' }}{{ documents[0].title | default('none') }}{{ -n + 1.5 }}",
+    "{% if 'tool_calls' in messages[2] and messages[2]['tool_calls'] is iterable %}"
+    "{{ messages[2].tool_calls | length }}{% endif %}",
+    "{% for m in messages %}{{ [loop.index, loop.index0, loop.revindex, loop.revindex0, loop.first, loop.last] }}"
+    "{{ [loop.length, loop.depth, loop.depth0] }}{{ loop.previtem }}{{ loop.nextitem }}"
+    "{% for key in m %}{{ loop.index }}{{ loop.previtem is defined }}{% endfor %}{{ loop.nextitem is defined }}"
+    "{% endfor %}{{ loop.last if loop else loop }}",
+    "{% for m in messages %}{{ loop }}{{ loop['index'] }}{{ loop.index }}{{ loop.length }}{% endfor %}",
+    "{% for m in messages[1:] %}{{ m.name }}{{ m['name'] }}{{ m.name is defined }}{{ m['role'] }}{{ m.get('role') }}"
+    "{{ m['items'] is callable }}{{ m.keys() | list }}{{ m['content'].upper() }}{{ m['content']['upper']() }}"
+    "{% endfor %}",
+    "{% set loop = messages[0] %}{{ loop.role }}{{ loop.last }}{% for m in messages %}{{ loop.last }}{% endfor %}",
+    "{% set ns = namespace(role='x') %}{{ ns.role }}{{ ns['role'] }}{{ ns.other is defined }}{{ 'x'.role }}",
+]
+NOT_QUICK = [
+    "{{ 'x' * n }}",
+    "{{ n ** 2 }}",
+    "{{ '%s' % n }}",
+    "{{ 'x'.replace('x', 'y') }}",
+    "{{ 'x' | replace('x', 'y') }}",
+    "{{ '{}'.format(n) }}",
+    "{{ [messages, messages] }}",
+    "{{ (messages, n) }}",
+    "{{ {'a': messages} }}",
+    "{{ messages + messages }}",
+    "{{ dict(a=1) }}",
+    "{{ namespace(a=namespace()) }}",
+    "{% set ns = namespace() %}{% set ns.ns = ns %}",
+    "{% macro m() %}{{ varargs }}{% endmacro %}{{ m(1) }}",
+    "{% for m in messages recursive %}{% endfor %}",
+    "{{ lipsum() }}",
+    "{{ cycler(1, 2).next() }}",
+    "{{ loop.cycle(1) if loop else n.bit_length() }}",
+    "{{ tools | tojson(indent=99) }}",
+    "{{ strftime_now('%Y' * 99) }}",
+    "{% for m in messages %}{{ loop.cycle(1, 2) }}{% endfor %}",
+    f"{{% if not n %}}{{{{ n{'.x' * 150} }}}}{{% endif %}}",
+]
+
+
+@pytest.mark.parametrize("template", QUICK)
+def test_an_ordinary_template_is_quick_and_renders_the_same(template: str) -> None:
+    guarded = GuardedEnvironment()
+    expected = ChatEnvironment().from_string(template).render(VARIABLES)
+    assert guarded.render(guarded.compiled(template), VARIABLES) == expected
+
+
+@pytest.mark.parametrize("template", NOT_QUICK)
+def test_a_template_that_may_grow_or_nest_is_not_quick(template: str) -> None:
+    guarded = GuardedEnvironment()
+    with pytest.raises(TooMuch):
+        guarded.render(guarded.compiled(template), VARIABLES)
+
+
+def test_the_templates_of_real_models_are_quick(shared: Path) -> None:
+    guarded, plain = GuardedEnvironment(), ChatEnvironment()
+    random_ = random.Random(4)
+    for path in (shared / "templates").glob("*.jinja"):
+        source = path.read_text(encoding="utf-8")
+        template = guarded.compiled(source)
+        for case in random_.sample(CASES, 12):
+            variables: dict[str, Any] = {
+                "tools": None,
+                "documents": None,
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+                "add_generation_prompt": True,
+            }
+            variables |= {"messages": case.messages, **case.given}
+            try:
+                expected = plain.from_string(source).render(variables)
+            except Exception as error:
+                with pytest.raises(type(error)):
+                    guarded.render(template, variables)
+            else:
+                assert guarded.render(template, variables) == expected
+
+
+def test_large_variables_are_not_quick() -> None:
+    guarded = GuardedEnvironment()
+    template = guarded.compiled("{{ messages[0].content | length }}")
+    with pytest.raises(TooMuch):
+        guarded.render(template, {"messages": [{"content": "x" * 300_000}]})
+    deep: Any = "x"
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(TooMuch):
+        guarded.render(template, {"messages": deep})
+
+
+async def test_a_template_that_held_up_the_loop_is_rendered_elsewhere_from_then_on() -> None:
+    source = "{% set c = messages[0].content %}" + "{{ c|upper|length }} " * 140
+    variables = {"messages": [{"role": "user", "content": "ß" * 120_000}]}
+    renderer = Renderer(Settings(render_timeout=30.0))
+    try:
+        template = await renderer.template(source)
+        assert template.quick is not None
+        assert await renderer.render(template, variables) == "240000 " * 140
+        template = await renderer.template(source)
+        assert template.quick is None
+        assert await renderer.render(template, variables) == "240000 " * 140
+    finally:
+        await renderer.close()

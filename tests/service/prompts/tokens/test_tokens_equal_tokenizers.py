@@ -1,0 +1,75 @@
+"""Tokens, cached and cut and put together again, are those of the text as a whole.
+
+`TEXTS=1000000 pytest tests/service/prompts/test_tokens_equal_tokenizers.py --timeout 0` tries that many texts each.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import zlib
+from array import array
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from service.prompts.models.model_files import ModelFiles, read_model_files
+from service.prompts.tokens import segmentation, token_cache
+from service.prompts.tokens.token_cache import TokenCache
+from service.prompts.tokens.tokenization import TextTokenizer
+from tests.conftest import BUILTIN
+from tests.service.prompts.texts import growing_texts
+from tests.service.prompts.tokenizers_of_all_kinds import KINDS, tokenizer_of
+
+TEXTS = int(os.environ.get("TEXTS", "0"))
+SHARED = ("ibm-granite/granite-3.3-2b-instruct", "deepseek-ai/DeepSeek-V3.1")
+
+
+@pytest.fixture(params=["as it is", "cut small"])
+def cuts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Also with sizes so small that each text has many cuts of every kind."""
+    if request.param == "cut small":
+        monkeypatch.setattr(segmentation, "_CHUNK", 8)
+        monkeypatch.setattr(segmentation, "_WINDOW", 20)
+        monkeypatch.setattr(token_cache, "_STRETCH", 24)
+        monkeypatch.setattr(token_cache, "_FIRST_STRETCH", 8)
+    return str(request.param)
+
+
+def hold_against(whole: Tokenizer, files: ModelFiles, texts: int, seed: str) -> TokenCache:
+    """Tokenizes growing texts with a cache that is too small for them all; gives the cache."""
+    cache = TokenCache(200_000)
+    pieces = TextTokenizer(files, cache)
+    added = [token.content for token in whole.get_added_tokens_decoder().values()]
+    random_ = random.Random(zlib.crc32(seed.encode()))
+    tried = 0
+    while tried < (TEXTS or texts):
+        for text in growing_texts(random_, added[:40] + added[-40:]):
+            for special in (False, True):
+                tokens = array("I", whole.encode(text, add_special_tokens=special).ids)
+                assert pieces.encode(text, add_special_tokens=special) == tokens, repr(text)
+            tried += 1
+    assert cache.used <= cache.capacity
+    return cache
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_are_those_of_the_whole_text_for_tokenizers_of_all_kinds(kind: str, cuts: str, tmp_path: Path) -> None:
+    file = str(tmp_path / "tokenizer.json")
+    tokenizer_of(kind).save(file)
+    # Also read from the file, which rounds what a trained model scores, so that what scored the same may no longer.
+    hold_against(Tokenizer.from_file(file), read_model_files(tmp_path), 40, kind + cuts)
+
+
+def test_tokens_are_those_of_the_whole_text_for_the_builtin_model(cuts: str) -> None:
+    whole = Tokenizer.from_file(str(BUILTIN / "tokenizer.json"))
+    cache = hold_against(whole, read_model_files(BUILTIN), 2000, cuts)
+    assert cache.hits > cache.misses
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_tokens_are_those_of_the_whole_text_for_real_models(shared: Path, name: str, cuts: str) -> None:
+    folder = shared / "models" / name
+    cache = hold_against(Tokenizer.from_file(str(folder / "tokenizer.json")), read_model_files(folder), 2000, cuts)
+    assert cache.hits > cache.misses
