@@ -6,38 +6,45 @@ BIN := $(VENV)/bin
 TEST_WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo up down test e2e lint smoke lock clean
+# Scripts are found by their first line.
+SHELL_SCRIPTS = $(shell grep -lsI '^\#!.*bash' .ci/* scripts/*)
+
+.PHONY: help demo up down test e2e lint smoke bench lock clean
+
+help:                     ## This list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/native      ## See it work: simulated engines, no GPU and no hub
 	exec $(BIN)/kvcache demo $(ARGS)
 
-up: $(VENV)/native        ## The service, on whatever engine is there; options in ARGS
+up: $(VENV)/native        ## The service, on the container runtime that is there; options in ARGS
 	@exec $(BIN)/kvcache up $(ARGS)
 
 down: $(VENV)/runtime     ## Removes it
 	@$(BIN)/kvcache down $(ARGS)
 
-test: $(VENV)/dev $(VENV)/native ## All tests that need no container engine
+test: $(VENV)/dev $(VENV)/native ## All tests that need no container runtime
 	$(BIN)/python -m pytest -q --numprocesses $(TEST_WORKERS) --dist worksteal --ignore tests/e2e $(ARGS)
 
-e2e: $(VENV)/dev $(VENV)/native ## The real image and containers, on every engine that is there
+e2e: $(VENV)/dev $(VENV)/native ## The real image and containers, on every container runtime that is there
 	$(BIN)/python -m pytest -q -rs tests/e2e $(ARGS)
 
-lint: $(VENV)/dev         ## Linter, formatter and type checker
+lint: $(VENV)/dev         ## Linters, formatter and type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck $(SHELL_SCRIPTS)
 
 smoke: $(VENV)/native     ## Up, one call of each endpoint, down
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/smoke $(ARGS)
 
-bench: $(VENV)/dev $(VENV)/native ## Speed, side by side with what else there is; parts in ARGS
+bench: $(VENV)/dev $(VENV)/native ## Speed, side by side with NVIDIA Dynamo; parts in ARGS
 	$(BIN)/python -m scripts.bench $(ARGS)
 
 lock:                     ## Pins dependencies again (needs uv)
 	scripts/lock
 
-clean:
+clean:                    ## Removes the environment
 	rm -rf $(VENV)
 
 $(BIN)/python:
