@@ -48,7 +48,7 @@ def main() -> int:
             f"blocks, the index says {difference.found}"
         )
     for stream in feed:
-        if reason := stream.inexact or index.flaw(stream.rank):
+        if reason := stream.inexact or index.inexact_reason(stream.rank):
             print(f"{stream.rank.pod} rank {stream.rank.number} is inexact: {reason}")
     answers = sum(len(blocks) for _, blocks in truth.probes)
     print(f"{answers - len(differences)} of {answers} answers agree; {recording.malformed} malformed lines")

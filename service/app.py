@@ -27,7 +27,7 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(client_max_size=settings.max_body_bytes)
     app[SETTINGS] = settings
     app[TRAFFIC] = Traffic()
-    app[INDEX] = MemoryIndex(settings.index_max_blocks)
+    app[INDEX] = MemoryIndex(settings.index_max_blocks, settings.token_cache_bytes // 4)
     app[CHAT_BODIES] = chat_bodies(settings.token_cache_bytes // 4)
     app[DOCUMENT] = document(ROUTES)
     app.cleanup_ctx.extend((_events, _prompts, _readiness))

@@ -12,16 +12,15 @@ from prometheus_client.registry import Collector
 
 from service.api.traffic import Traffic
 from service.events.pool import EventPool
-from service.index.base import Rank
-from service.index.memory import MemoryIndex
-from service.index.statistics import Histogram
+from service.histogram import Histogram
+from service.index.base import Index, Rank
 
 _Family = TypeVar("_Family", CounterMetricFamily, GaugeMetricFamily)
 
 _RANK = ("pod", "model", "rank")
 
 
-def registry(index: MemoryIndex, pool: EventPool, traffic: Traffic) -> CollectorRegistry:
+def registry(index: Index, pool: EventPool, traffic: Traffic) -> CollectorRegistry:
     """All series of one service; those of a pod are there as long as the pod is known."""
     made = CollectorRegistry(auto_describe=False)
     made.register(ServiceCollector(index, pool, traffic))
@@ -32,7 +31,7 @@ def registry(index: MemoryIndex, pool: EventPool, traffic: Traffic) -> Collector
 class ServiceCollector(Collector):
     """Reads counters; what counts never waits for Prometheus."""
 
-    def __init__(self, index: MemoryIndex, pool: EventPool, traffic: Traffic) -> None:
+    def __init__(self, index: Index, pool: EventPool, traffic: Traffic) -> None:
         self._index = index
         self._pool = pool
         self._traffic = traffic

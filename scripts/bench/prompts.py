@@ -76,16 +76,15 @@ class Bench:
     """Scores conversations with one model, against an index that stands for one engine's cache."""
 
     def __init__(self, models: Models, model: Model, tokenizer: Tokenizer) -> None:
-        self._keys = models.key_cache.block_keys
         self._model = model
         self._tokenizer = tokenizer
-        self._index = MemoryIndex(1_000_000)
+        self._index = MemoryIndex(1_000_000, key_cache_bytes=16 << 20)
         self._rank = Rank("engine:8000", model.name)
 
     async def score(self, messages: list[Message]) -> Rendered:
         """All that a request costs beyond its HTTP: rendering, tokens, block keys, lookup and scores."""
         rendered = await self._model.render(Chat(messages=messages))
-        matches = self._index.match(Prompt(self._model.name, rendered.tokens, keys=self._keys))
+        matches = self._index.match(Prompt(self._model.name, rendered.tokens))
         pod_scores(matches, WEIGHTS, BLOCK_SIZE)
         return rendered
 

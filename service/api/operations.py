@@ -86,7 +86,7 @@ def _pod_rank(rank: Rank, held: RankBlocks | None, heard: StreamState | None, no
         last_event_age_seconds=None if last_event_at is None else round(max(0.0, now - last_event_at), 3),
         block_sizes=list(held.block_sizes) if held else [],
         blocks=ByTier.of(held.blocks_by_tier) if held else ByTier(),
-        not_understood=list(held.ungrouped) if held else [],
+        not_understood=list(held.unsupported_groups) if held else [],
     )
 
 

@@ -67,8 +67,7 @@ async def ask_chat(app: web.Application, body: ChatRequest) -> AskedChat:
     target = target_of(app, body.model, body.lora_name)
     model = await app[MODELS].get(target.model)
     rendered = await model.render(body)
-    keys = app[MODELS].key_cache.block_keys
-    prompt = Prompt(target.model, rendered.tokens, target.lora_name, body.cache_salt, body.pods, keys)
+    prompt = Prompt(target.model, rendered.tokens, target.lora_name, body.cache_salt, body.pods)
     return AskedChat(target, prompt, rendered.text, model)
 
 
@@ -103,8 +102,7 @@ async def ask_plain(app: web.Application, body: ScoreRequest) -> list[Asked]:
         else:
             text, model = None, None
             tokens = part if body.truncate_prompt_tokens is None else await _cut(app, target, part, body)
-        keys = app[MODELS].key_cache.block_keys
-        prompt = Prompt(target.model, tokens, target.lora_name, body.cache_salt, body.pods, keys)
+        prompt = Prompt(target.model, tokens, target.lora_name, body.cache_salt, body.pods)
         asked.append(Asked(target, prompt, text, model))
     return asked
 

@@ -10,13 +10,13 @@ from prometheus_client import CollectorRegistry
 from service.api.chat_bodies import ChatBodies
 from service.api.traffic import Traffic
 from service.events.pool import EventPool
-from service.index.memory import MemoryIndex
+from service.index.base import Index
 from service.prompts.models.catalog import Models
 from service.readiness import Readiness
 from service.settings import Settings
 
 SETTINGS = web.AppKey("settings", Settings)
-INDEX = web.AppKey("index", MemoryIndex)
+INDEX = web.AppKey("index", Index)
 POOL = web.AppKey("pool", EventPool)
 CHAT_BODIES = web.AppKey("chat_bodies", ChatBodies[Any])
 MODELS = web.AppKey("models", Models)

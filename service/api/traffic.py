@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from service.index.statistics import Histogram
+from service.histogram import Histogram
 
 
 class Answered(NamedTuple):

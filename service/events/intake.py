@@ -220,12 +220,12 @@ class Intake:
         stream.reconnected = stream.lost_at is not None
         if self._hidden and stream.lost_at is None and stream.rank in self._hidden:
             self._hidden.remove(stream.rank)
-            self._index.hide(stream.rank, False)
+            self._index.unhide(stream.rank)
 
     def hide(self, stream: Stream) -> None:
         """Takes a rank's blocks out of all matches until its stream is verified."""
         self._hidden.add(stream.rank)
-        self._index.hide(stream.rank, True)
+        self._index.hide(stream.rank)
 
     def forget(self, stream: Stream) -> None:
         """Drops a stream; its rank goes with it when no other endpoint speaks for it."""

@@ -107,7 +107,7 @@ class EventPool:
         return bool(streams)
 
     def _state(self, stream: Stream) -> StreamState:
-        reason = stream.inexact or self._index.flaw(stream.rank)
+        reason = stream.inexact or self._index.inexact_reason(stream.rank)
         if self._intake.shared(stream.rank):
             reason = reason or "several endpoints speak for this rank"
         if len(stream.voices) > 1:

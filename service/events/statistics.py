@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from service.index.statistics import Histogram
+from service.histogram import Histogram
 
 
 def _lag_seconds() -> Histogram:

@@ -191,11 +191,13 @@ def _mark_reports_of_reuse(events: list[Event]) -> None:
         if not isinstance(event, Stored) or event.parent is not None or event.kind is None or not event.hashes:
             first = None
         elif first is not None and _same_for_another_group(first, event):
-            events[position] = msgspec.structs.replace(event, reuse=first.reuse and Reuse.AS_BEFORE)
+            events[position] = msgspec.structs.replace(event, reuse=first.reuse and Reuse.SAME_AS_PREVIOUS_GROUP)
         else:
             follows_removal = position > 0 and isinstance(events[position - 1], Removed)
             reuse = Reuse.NO if follows_removal else Reuse.POSSIBLE
-            first = msgspec.structs.replace(event, reuse=Reuse.CONTINUED if event.hashes[-1] in parents else reuse)
+            first = msgspec.structs.replace(
+                event, reuse=Reuse.FOLLOWED_BY_STORE if event.hashes[-1] in parents else reuse
+            )
             events[position] = first
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
 from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
+
+from service.index.statistics import IndexStatistics
 
 BlockHash: TypeAlias = int
 """An engine's own name for a block, in 64 bits with a sign: opaque, and unique only within one rank."""
@@ -55,8 +57,6 @@ class Prompt(msgspec.Struct, frozen=True):
     lora_name: str | None = None
     cache_salt: str | None = None
     pods: Collection[str] | None = None
-    keys: Callable[[BlockKey, TokenIds, int], Sequence[BlockKey]] | None = None
-    """Gives what `service.index.keys.block_keys` gives for a parent, tokens and a block size, but may remember it."""
 
 
 class RankMatch(msgspec.Struct, frozen=True, gc=False):
@@ -79,9 +79,9 @@ class RankBlocks:
     rank: Rank
     block_sizes: Sequence[int]
     blocks_by_tier: Mapping[Tier, int]
-    ungrouped: Sequence[str] = field(default=())
+    unsupported_groups: Sequence[str] = field(default=())
     """Kinds of KV-cache groups that the rank announces and the index does not understand; they do not count."""
-    flaw: str | None = None
+    inexact_reason: str | None = None
     """Why the answers for this rank may differ from what its engine holds, though no event was lost; None if not."""
 
 
@@ -93,9 +93,9 @@ class Reuse(IntEnum):
     NO = 0
     POSSIBLE = auto()
     """It is one if the rank holds all of it, unless a request had to compute its last block anew."""
-    CONTINUED = auto()
+    FOLLOWED_BY_STORE = auto()
     """It is one if the rank holds all of it: the batch goes on to store what follows."""
-    AS_BEFORE = auto()
+    SAME_AS_PREVIOUS_GROUP = auto()
     """It is one if the last event of another kind was, which says the same of another KV-cache group."""
 
 
@@ -135,6 +135,13 @@ class Removed(msgspec.Struct, frozen=True, gc=False):
 class Index(Protocol):
     """Which rank holds which block. Not safe for threads: one event loop owns it."""
 
+    statistics: IndexStatistics
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks are held; a block counts once per rank, KV-cache group and tier."""
+        ...
+
     def store(self, rank: Rank, stored: Stored) -> int:
         """Adds blocks; gives how many were left out because their parent or their tokens are unknown."""
         ...
@@ -147,8 +154,12 @@ class Index(Protocol):
         """Forgets all blocks of a rank, on every tier, at once for lookups; memory follows in `sweep`."""
         ...
 
-    def hide(self, rank: Rank, hidden: bool) -> None:
-        """Takes a rank out of all matches, its blocks kept, or puts it back."""
+    def hide(self, rank: Rank) -> None:
+        """Takes a rank out of all matches; its blocks are kept and it stays in `ranks`."""
+        ...
+
+    def unhide(self, rank: Rank) -> None:
+        """Puts a hidden rank back into matches."""
         ...
 
     def forget(self, rank: Rank) -> None:
@@ -167,10 +178,14 @@ class Index(Protocol):
         """Every rank that was ever stored to and not forgotten."""
         ...
 
-    def flaw(self, rank: Rank) -> str | None:
+    def inexact_reason(self, rank: Rank) -> str | None:
         """Why the answers for a rank may differ from what its engine holds, apart from lost events; None if not."""
         ...
 
     def lora_model(self, lora_name: str) -> str | None:
         """The model for which some rank stored blocks under that LoRA, so that a request may name just the LoRA."""
+        ...
+
+    def loras(self) -> Mapping[str, str]:
+        """LoRA name to the model that it was announced under."""
         ...

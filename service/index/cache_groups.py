@@ -54,15 +54,15 @@ class Holder:
 class RankState:
     """What is known of one rank."""
 
-    __slots__ = ("flaw", "hidden", "holders", "reported", "reports", "salted", "sizes", "ungrouped")
+    __slots__ = ("hidden", "holders", "inexact_reason", "reported", "reports", "salted", "sizes", "unsupported_groups")
 
     def __init__(self) -> None:
         self.holders: list[Holder] = []
         self.hidden = False
-        self.flaw: str | None = None
+        self.inexact_reason: str | None = None
         self.sizes: set[int] = set()
         """Every block size that its events named."""
-        self.ungrouped: dict[int | None, str] = {}
+        self.unsupported_groups: dict[int | None, str] = {}
         """Groups that are not understood, and of what kind they are."""
         self.salted = False
         """Whether it hashes more than tokens and LoRA names into blocks."""

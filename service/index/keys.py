@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 import msgspec
 from xxhash import xxh64_intdigest
 
 from service.index.base import BlockKey, Prompt, TokenIds
 from service.native import loops
+
+PlainKeys: TypeAlias = Callable[[BlockKey, TokenIds, int], Sequence[BlockKey]]
+"""Gives what `block_keys` gives for a parent, tokens and a block size."""
 
 _TOKEN_BYTES = 4
 _KEY_BITS = (1 << 60) - 1
@@ -57,12 +61,17 @@ def lookahead_extra(extra: bytes | None, tokens: TokenIds) -> bytes:
     return tokens.tobytes() + (extra or b"")
 
 
-def prompt_keys(prompt: Prompt, block_size: int, lookahead: int = 0) -> Sequence[BlockKey]:
-    """The keys of a prompt's whole blocks, as an engine hashes them that looks `lookahead` tokens past each block."""
+def prompt_keys(
+    prompt: Prompt, block_size: int, lookahead: int = 0, plain_keys: PlainKeys | None = None
+) -> Sequence[BlockKey]:
+    """The keys of a prompt's whole blocks, as an engine hashes them that looks `lookahead` tokens past each block.
+
+    `plain_keys` makes the keys of blocks that hold nothing but tokens; it may remember them.
+    """
     root = root_key(prompt.model, prompt.lora_name, block_size)
     salt = block_extra([prompt.cache_salt]) if prompt.cache_salt else None
-    if not (lookahead or salt or loops.COMPILED) and prompt.keys is not None:  # compiled, it is quicker than a cache
-        return prompt.keys(root, prompt.tokens, block_size)
+    if plain_keys is not None and not (lookahead or salt):
+        return plain_keys(root, prompt.tokens, block_size)
     if not lookahead:
         return block_keys(root, prompt.tokens, block_size, (salt,))
     extras: list[bytes | None] = []

@@ -9,10 +9,11 @@ from time import perf_counter
 from service.index.base import BlockHash, BlockKey, Prompt, Rank, RankBlocks, RankMatch, Removed, Reuse, Stored, Tier
 from service.index.cache_groups import Cut, Holder, RankState, tail_blocks
 from service.index.consistency import disagreements
+from service.index.key_cache import KeyCache
 from service.index.keys import block_keys, prompt_keys, root_key
 from service.index.matching import Chain, bits, hybrid_match, prefix_match
 from service.index.statistics import IndexStatistics
-from service.native.loops import Holding, run
+from service.native.loops import COMPILED, Holding, run
 
 _GPU, _NO = Tier.GPU, Reuse.NO  # to find a member of an enumeration takes longer than to compare it
 _UNKNOWN_PARENT = "blocks were left out because the block before them is unknown"
@@ -31,13 +32,15 @@ class MemoryIndex:
     """Implements service.index.base.Index.
 
     `blocks` is how many blocks are held: a block counts once per rank, KV-cache group and tier that has it. Above
-    `max_blocks` of them, those that came first go.
+    `max_blocks` of them, those that came first go. `key_cache_bytes` bounds the memory of block keys of prompts that
+    were looked up.
     """
 
-    def __init__(self, max_blocks: int) -> None:
+    def __init__(self, max_blocks: int, key_cache_bytes: int = 0) -> None:
         self.statistics = IndexStatistics()
         self.blocks = 0
         self._max_blocks = max_blocks
+        self._key_cache = KeyCache(0 if COMPILED else key_cache_bytes)  # compiled, keys are hashed faster than found
         self._holding = tuple(Holding() for _ in Tier)
         self._ranks: dict[Rank, RankState] = {}
         self._primaries: dict[str, dict[Cut, int]] = {}
@@ -72,14 +75,14 @@ class MemoryIndex:
         return 0
 
     def _keys(self, rank: Rank, holder: Holder, stored: Stored) -> Sequence[BlockKey] | None:
-        """The keys of an event's blocks; None when they cannot be told, for which the rank's flaw gives the reason."""
+        """The keys of an event's blocks; None when they cannot be told, with the rank's inexact reason set."""
         state = holder.state
         if stored.lora_name is not None:
             self._loras.setdefault(stored.lora_name, rank.model)
         if stored.parent is None:
             parent: BlockKey | None = root_key(rank.model, stored.lora_name, stored.block_size)
             if state.salted and stored.tier is not _GPU and not stored.extras:
-                state.flaw = state.flaw or _NO_EXTRAS
+                state.inexact_reason = state.inexact_reason or _NO_EXTRAS
                 return None
         else:
             parent = holder.keys.get(stored.parent)
@@ -87,7 +90,7 @@ class MemoryIndex:
                 parent = state.known(stored.parent, holder.cut)
         if parent is None:
             self.statistics.unknown_parents += len(stored.hashes)
-            state.flaw = state.flaw or _UNKNOWN_PARENT
+            state.inexact_reason = state.inexact_reason or _UNKNOWN_PARENT
             return None
         extras, hashes = stored.extras, stored.hashes
         if extras:
@@ -97,7 +100,7 @@ class MemoryIndex:
             return keys
         some = _keys_of_some(hashes, keys, holder)
         if some is None:
-            state.flaw = state.flaw or _SPARSE
+            state.inexact_reason = state.inexact_reason or _SPARSE
             return None
         return run(some)
 
@@ -108,18 +111,18 @@ class MemoryIndex:
         a block too long; taking a copy for a report may lose a whole chain.
         """
         state = holder.state
-        if stored.reuse is Reuse.AS_BEFORE:
+        if stored.reuse is Reuse.SAME_AS_PREVIOUS_GROUP:
             return state.reported
         state.reported = self._would_reuse(holder, stored, keys)
-        if state.reported and stored.reuse is Reuse.CONTINUED:
+        if state.reported and stored.reuse is Reuse.FOLLOWED_BY_STORE:
             state.reports = True
-            state.flaw = state.flaw or (_REUSE_GUESSED if holder.doubts or holder.copies else None)
+            state.inexact_reason = state.inexact_reason or (_REUSE_GUESSED if holder.doubts or holder.copies else None)
         elif state.reported:
             state.reported = len(keys) > 1
             if not state.reported:
                 holder.doubts.update(stored.hashes)
             if state.reported or state.reports:
-                state.flaw = state.flaw or _REUSE_GUESSED
+                state.inexact_reason = state.inexact_reason or _REUSE_GUESSED
         return state.reported
 
     def _would_reuse(self, holder: Holder, stored: Stored, keys: Sequence[BlockKey]) -> bool:
@@ -142,14 +145,14 @@ class MemoryIndex:
                 key = holder.keys.get(block_hash)
                 if key is not None:
                     if not stored.tokens and stored.block_size > holder.cut.block_size:
-                        state.flaw = state.flaw or _OFFLOADED_IN_CHUNKS
+                        state.inexact_reason = state.inexact_reason or _OFFLOADED_IN_CHUNKS
                     self._add(holder, stored.tier, (block_hash,), run([key]))
                     break
             else:
                 unknown += 1
         self.statistics.unknown_blocks += unknown
-        if unknown and stored.group not in state.ungrouped:
-            state.flaw = state.flaw or _OFFLOADED_UNKNOWN
+        if unknown and stored.group not in state.unsupported_groups:
+            state.inexact_reason = state.inexact_reason or _OFFLOADED_UNKNOWN
         return unknown
 
     def _add(self, holder: Holder, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> None:
@@ -182,7 +185,7 @@ class MemoryIndex:
         if known is None:
             names.put(block_hash, key)
             holder.doubles[key, tier] = holder.doubles.get((key, tier), 0) + 1
-            holder.state.flaw = holder.state.flaw or _SAME_TOKENS
+            holder.state.inexact_reason = holder.state.inexact_reason or _SAME_TOKENS
         elif block_hash in holder.doubts and holder.state.reports and not last:
             # Computed anew on the way to other blocks: the engine no longer had it, so it was no copy before.
             holder.doubts.discard(block_hash)
@@ -190,7 +193,7 @@ class MemoryIndex:
         else:
             holder.copies[block_hash, tier] = holder.copies.get((block_hash, tier), 0) + 1
             if holder.state.reports and tier is Tier.GPU:  # a step of several requests shows them less clearly
-                holder.state.flaw = holder.state.flaw or _REUSE_GUESSED
+                holder.state.inexact_reason = holder.state.inexact_reason or _REUSE_GUESSED
         return False
 
     def remove(self, rank: Rank, removed: Removed) -> int:
@@ -249,7 +252,7 @@ class MemoryIndex:
             before = self.blocks
             self._displace_oldest(holder, min(ages[holder][1], self.blocks - wanted))
             self.statistics.displaced += before - self.blocks
-            holder.state.flaw = holder.state.flaw or _DISPLACED
+            holder.state.inexact_reason = holder.state.inexact_reason or _DISPLACED
 
     def _displace_oldest(self, holder: Holder, blocks: int) -> None:
         if holder.is_simple:
@@ -272,12 +275,18 @@ class MemoryIndex:
         for holder in state.holders:
             self._retire(holder)
         state.holders = []
-        state.flaw = None
-        state.ungrouped = {}
+        state.inexact_reason = None
+        state.unsupported_groups = {}
         state.reports = False
         state.salted = False
 
-    def hide(self, rank: Rank, hidden: bool) -> None:
+    def hide(self, rank: Rank) -> None:
+        self._set_hidden(rank, True)
+
+    def unhide(self, rank: Rank) -> None:
+        self._set_hidden(rank, False)
+
+    def _set_hidden(self, rank: Rank, hidden: bool) -> None:
         state = self._ranks.get(rank)
         if state is None or state.hidden == hidden:
             return
@@ -324,7 +333,9 @@ class MemoryIndex:
 
         def chain(cut: Cut) -> Chain:
             if cut not in chains:
-                chains[cut] = Chain(prompt_keys(prompt, cut.block_size, cut.lookahead), self._holding)
+                chains[cut] = Chain(
+                    prompt_keys(prompt, cut.block_size, cut.lookahead, self._key_cache.block_keys), self._holding
+                )
             return chains[cut]
 
         matches: list[RankMatch] = []
@@ -348,17 +359,19 @@ class MemoryIndex:
     def ranks(self) -> Iterable[RankBlocks]:
         for rank, state in self._ranks.items():
             tiers = {tier: sum(holder.sizes[tier] for holder in state.holders) for tier in Tier}
-            yield RankBlocks(rank, sorted(state.sizes), tiers, sorted(set(state.ungrouped.values())), state.flaw)
+            yield RankBlocks(
+                rank, sorted(state.sizes), tiers, sorted(set(state.unsupported_groups.values())), state.inexact_reason
+            )
 
     def disagreements(self) -> list[str]:
         """What does not fit together, a sentence each: for tests, since it walks over every block."""
         return list(disagreements(self._holding, self._holders, self._ranks.values(), self.blocks))
 
-    def flaw(self, rank: Rank) -> str | None:
+    def inexact_reason(self, rank: Rank) -> str | None:
         state = self._ranks.get(rank)
         if state is None:
             return None
-        return state.flaw or (_NOT_UNDERSTOOD if state.ungrouped else None)
+        return state.inexact_reason or (_NOT_UNDERSTOOD if state.unsupported_groups else None)
 
     def lora_model(self, lora_name: str) -> str | None:
         return self._loras.get(lora_name)
@@ -373,15 +386,15 @@ class MemoryIndex:
         Such are those of a group that is not understood, and parts of blocks.
         """
         cut = Cut(stored.block_size, stored.lookahead)
-        if stored.group in state.ungrouped:
+        if stored.group in state.unsupported_groups:
             return None
         if state.ends_a_block(stored):
-            state.flaw = state.flaw or (_ENDS_OF_BLOCKS if state.recurrent else None)
+            state.inexact_reason = state.inexact_reason or (_ENDS_OF_BLOCKS if state.recurrent else None)
             return None
         try:
             tail = tail_blocks(stored)
         except ValueError as error:
-            state.ungrouped[stored.group] = str(error)
+            state.unsupported_groups[stored.group] = str(error)
             return None
         number = self._free.pop() if self._free else len(self._holders)
         if number == len(self._holders):
@@ -420,7 +433,7 @@ class MemoryIndex:
             self._unlist(rank.model, state)
             state.holders.remove(holder)
             self._list(rank.model, state)
-            state.ungrouped[holder.group] = "a window whose blocks are not all known"
+            state.unsupported_groups[holder.group] = "a window whose blocks are not all known"
             self._retire(holder)
 
     def _retire(self, holder: Holder) -> None:

@@ -155,6 +155,7 @@ def _prefixes(index: WatchedIndex, count: int, bytes_per_token: int) -> list[Pre
 
 def _inexact(index: WatchedIndex, feed: Feed) -> dict[str, str]:
     reasons = {
-        f"{stream.rank.pod} rank {stream.rank.number}": stream.inexact or index.flaw(stream.rank) for stream in feed
+        f"{stream.rank.pod} rank {stream.rank.number}": stream.inexact or index.inexact_reason(stream.rank)
+        for stream in feed
     }
     return {rank: reason for rank, reason in reasons.items() if reason}

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from service.index.key_cache import KeyCache
-from service.native.loops import COMPILED
 from service.prompts.errors import HubAway, ModelNotFound, ModelUnavailable
 from service.prompts.models.daemon_threads import DaemonThreads
 from service.prompts.models.model import Model
@@ -33,8 +31,6 @@ class Models:
         self._settings = settings
         self._renderer = Renderer(settings)
         self.token_cache = TokenCache(settings.token_cache_bytes * 3 // 4)
-        # Compiled, keys are quicker made than found, and bodies of chats are kept instead (service/api/chat_bodies.py).
-        self.key_cache = KeyCache(0 if COMPILED else settings.token_cache_bytes // 4)
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Model]] = {}
         self._failed: OrderedDict[str, tuple[float, Exception]] = OrderedDict()

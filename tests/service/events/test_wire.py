@@ -170,8 +170,8 @@ def test_a_store_from_the_first_block_on_may_report_reuse_unless_it_follows_a_re
     assert stored(as_map()).reuse is Reuse.NO
     assert stored({**first, "kv_cache_spec_kind": None}).reuse is Reuse.NO
     assert _reuse([removed, first]) == [Reuse.NO]
-    assert _reuse([first, as_map(block_hashes=[3, 4], parent_block_hash=2)]) == [Reuse.CONTINUED, Reuse.NO]
-    assert _reuse([first, {**first, "group_idx": 1}]) == [Reuse.POSSIBLE, Reuse.AS_BEFORE]
+    assert _reuse([first, as_map(block_hashes=[3, 4], parent_block_hash=2)]) == [Reuse.FOLLOWED_BY_STORE, Reuse.NO]
+    assert _reuse([first, {**first, "group_idx": 1}]) == [Reuse.POSSIBLE, Reuse.SAME_AS_PREVIOUS_GROUP]
     assert _reuse([removed, first, {**first, "group_idx": 1}]) == [Reuse.NO, Reuse.NO]
 
 

@@ -67,9 +67,9 @@ def test_a_window_without_full_attention_is_enough(index: MemoryIndex) -> None:
     index.remove(A, Removed([1], group=0))
     assert matches(index, 1, 2, 3, 4) == {A: 4}
     assert matches(index, 1, 2) == {}
-    index.hide(A, True)
+    index.hide(A)
     assert matches(index, 1, 2, 3, 4) == {}
-    index.hide(A, False)
+    index.unhide(A)
     index.clear(A)
     assert matches(index, 1, 2, 3, 4) == {}
 
@@ -102,8 +102,8 @@ def test_a_window_of_which_nobody_knows_which_blocks_it_keeps_does_not_count(ind
     index.store(A, Stored([2, 3], None, tokens(1, 2, 3, 4), SIZE, group=1, kind="sliding_window", window=WINDOW))
     assert matches(index, 1, 2, 3, 4) == {A: 4}
     (held,) = index.ranks()
-    assert held.ungrouped == ["a window whose blocks are not all known"]
-    assert held.flaw == "which blocks a window keeps cannot be told"
+    assert held.unsupported_groups == ["a window whose blocks are not all known"]
+    assert held.inexact_reason == "which blocks a window keeps cannot be told"
     index.store(A, windowed(5, parent=4))
     assert index.disagreements() == []
 
@@ -114,7 +114,7 @@ def test_a_group_of_another_kind_is_told_and_full_attention_counts_alone(index: 
     index.store(A, stored(1, group=1, kind=kind))
     assert matches(index, 1, 2) == {A: 2}
     (held,) = index.ranks()
-    assert held.ungrouped == [kind or "group 1"]
+    assert held.unsupported_groups == [kind or "group 1"]
 
 
 def test_a_removal_is_of_its_group(index: MemoryIndex) -> None:
@@ -138,15 +138,15 @@ def test_a_part_of_a_block_at_a_prompt_s_end_is_no_block(index: MemoryIndex) -> 
     index.store(A, full(1))
     assert matches(index, 1, 2, 3, 4) == {A: 4}
     assert matches(index, 1, 2) == {}
-    assert index.flaw(A) is None
+    assert index.inexact_reason(A) is None
 
 
 def test_a_report_of_reuse_is_no_copy(index: MemoryIndex) -> None:
     index.store(A, full(1, 2, 3))
-    index.store(A, full(1, 2, reuse=Reuse.CONTINUED))
+    index.store(A, full(1, 2, reuse=Reuse.FOLLOWED_BY_STORE))
     index.remove(A, Removed([2], group=0))
     assert matches(index, 1, 2) == {A: 1}
-    assert index.flaw(A) is None
+    assert index.inexact_reason(A) is None
 
 
 def test_a_report_that_nothing_proves_is_told(index: MemoryIndex) -> None:
@@ -154,7 +154,7 @@ def test_a_report_that_nothing_proves_is_told(index: MemoryIndex) -> None:
     index.store(A, full(1, 2, reuse=Reuse.POSSIBLE))
     index.remove(A, Removed([2], group=0))
     assert matches(index, 1, 2) == {A: 1}
-    assert index.flaw(A) is not None
+    assert index.inexact_reason(A) is not None
 
 
 def test_a_store_of_what_is_not_all_held_is_no_report(index: MemoryIndex) -> None:
@@ -169,7 +169,7 @@ def test_a_single_block_that_is_stored_again_is_a_copy(index: MemoryIndex) -> No
     index.store(A, full(1, reuse=Reuse.POSSIBLE))
     index.remove(A, Removed([1], group=0))
     assert matches(index, 1) == {A: 1}
-    assert index.flaw(A) is None
+    assert index.inexact_reason(A) is None
 
 
 def test_what_had_to_be_computed_for_want_of_its_window_is_a_copy(index: MemoryIndex) -> None:
@@ -178,7 +178,7 @@ def test_what_had_to_be_computed_for_want_of_its_window_is_a_copy(index: MemoryI
     index.remove(A, Removed([3], group=1))
     index.remove(A, Removed([2], group=1))
     index.store(A, full(1, 2, 3, reuse=Reuse.POSSIBLE))
-    index.store(A, windowed(1, 2, 3, reuse=Reuse.AS_BEFORE))
+    index.store(A, windowed(1, 2, 3, reuse=Reuse.SAME_AS_PREVIOUS_GROUP))
     index.remove(A, Removed([3], group=0))
     assert matches(index, 1, 2, 3) == {A: 3}
 
@@ -187,8 +187,8 @@ def test_a_report_names_blocks_that_a_window_does_not_hold(index: MemoryIndex) -
     index.store(A, full(1, 2, 3, 4))
     index.store(A, windowed(1, 2, 3, 4))
     index.remove(A, Removed([1], group=1))
-    index.store(A, full(1, 2, 3, 4, reuse=Reuse.CONTINUED))
-    index.store(A, windowed(1, 2, 3, 4, reuse=Reuse.AS_BEFORE))
+    index.store(A, full(1, 2, 3, 4, reuse=Reuse.FOLLOWED_BY_STORE))
+    index.store(A, windowed(1, 2, 3, 4, reuse=Reuse.SAME_AS_PREVIOUS_GROUP))
     assert matches(index, 1) == {}
 
 
@@ -198,13 +198,13 @@ def test_an_event_that_names_no_block_of_a_single_state_group_changes_nothing(in
     skipped = Stored([], 3, tokens(4, 5), SIZE, group=1, kind="mamba")
     assert index.store(A, skipped) == 0
     assert matches(index, 1, 2, 3) == {A: 3}
-    assert index.flaw(A) is None
+    assert index.inexact_reason(A) is None
 
 
 def test_a_rank_with_groups_that_are_not_understood_is_inexact(index: MemoryIndex) -> None:
     index.store(A, full(1, 2))
-    assert index.flaw(A) is None
+    assert index.inexact_reason(A) is None
     index.store(A, windowed(1, 2, kind="chunked_local_attention"))
-    assert index.flaw(A) == "its groups of a kind that is not understood do not count"
+    assert index.inexact_reason(A) == "its groups of a kind that is not understood do not count"
     index.clear(A)
-    assert index.flaw(A) is None
+    assert index.inexact_reason(A) is None

@@ -38,16 +38,15 @@ def test_the_cache_keeps_to_its_bound_and_stays_right() -> None:
 
 def test_a_cache_without_room_keeps_nothing() -> None:
     cache, tokens = KeyCache(0), tokens_of(random.Random(1), 5000)
-    assert cache.block_keys(7, tokens, 16) == list(block_keys(7, tokens, 16))
+    assert list(cache.block_keys(7, tokens, 16)) == list(block_keys(7, tokens, 16))
     assert cache.used == 0
 
 
 @pytest.mark.parametrize("salt", [None, "salt"])
 def test_a_prompt_has_the_same_keys_whoever_remembers_them(salt: str | None) -> None:
     tokens = tokens_of(random.Random(2), 4000)
-    plain = Prompt("model", tokens, cache_salt=salt)
-    remembered = Prompt("model", tokens, cache_salt=salt, keys=KeyCache(1_000_000).block_keys)
+    prompt, remembered = Prompt("model", tokens, cache_salt=salt), KeyCache(1_000_000).block_keys
     for lookahead in (0, 1):
         for _ in range(2):
-            assert list(prompt_keys(remembered, 16, lookahead)) == list(prompt_keys(plain, 16, lookahead))
+            assert list(prompt_keys(prompt, 16, lookahead, remembered)) == list(prompt_keys(prompt, 16, lookahead))
     assert root_key("model", None, 16) != root_key("model", None, 32)

@@ -67,9 +67,9 @@ def test_a_block_whose_parent_is_unknown_is_left_out_and_told(index: MemoryIndex
     assert index.store(A, stored(2, 3, parent=1)) == 2
     assert matches(index, 2, 3) == {}
     assert index.statistics.unknown_parents == 2
-    assert index.flaw(A) == "blocks were left out because the block before them is unknown"
+    assert index.inexact_reason(A) == "blocks were left out because the block before them is unknown"
     index.clear(A)
-    assert index.flaw(A) is None
+    assert index.inexact_reason(A) is None
 
 
 def test_a_hash_is_known_only_within_its_rank(index: MemoryIndex) -> None:
@@ -130,7 +130,7 @@ def test_an_offloaded_block_without_tokens_is_known_by_its_hash(index: MemoryInd
 
 
 @pytest.mark.parametrize(
-    ("hashes", "size", "flaw"),
+    ("hashes", "size", "inexact_reason"),
     [
         ([2], 0, None),
         ([2], SIZE, None),
@@ -139,11 +139,11 @@ def test_an_offloaded_block_without_tokens_is_known_by_its_hash(index: MemoryInd
     ],
 )
 def test_offloaded_blocks_that_cannot_be_told_make_the_rank_inexact(
-    index: MemoryIndex, hashes: list[int], size: int, flaw: str | None
+    index: MemoryIndex, hashes: list[int], size: int, inexact_reason: str | None
 ) -> None:
     index.store(A, stored(1, 2))
     index.store(A, Stored(hashes, None, array("I"), size, Tier.CPU))
-    assert index.flaw(A) == flaw
+    assert index.inexact_reason(A) == inexact_reason
 
 
 def test_clearing_empties_every_tier_at_once(index: MemoryIndex) -> None:
@@ -162,11 +162,11 @@ def test_clearing_empties_every_tier_at_once(index: MemoryIndex) -> None:
 
 def test_a_hidden_rank_is_in_no_match_and_comes_back_with_its_blocks(index: MemoryIndex) -> None:
     index.store(A, stored(1))
-    index.hide(A, True)
-    index.hide(A, True)
+    index.hide(A)
+    index.hide(A)
     index.store(A, stored(2, parent=1))
     assert matches(index, 1, 2) == {}
-    index.hide(A, False)
+    index.unhide(A)
     assert matches(index, 1, 2) == {A: 2}
 
 
@@ -177,8 +177,8 @@ def test_a_forgotten_rank_is_in_no_list(index: MemoryIndex) -> None:
     assert [blocks.rank for blocks in index.ranks()] == [B]
     assert matches(index, 1) == {B: 1}
     index.clear(A)
-    index.hide(A, True)
-    assert index.flaw(A) is None
+    index.hide(A)
+    assert index.inexact_reason(A) is None
 
 
 def test_models_and_loras_never_match_one_another(index: MemoryIndex) -> None:
@@ -215,14 +215,17 @@ def test_offloaded_blocks_that_may_be_salted_are_left_out(index: MemoryIndex) ->
     index.remove(A, Removed([1]))
     index.store(A, stored(1, tier=Tier.CPU))
     assert matches(index, 1) == {}
-    assert index.flaw(A) == "blocks were left out that may be salted"
+    assert index.inexact_reason(A) == "blocks were left out that may be salted"
 
 
 def test_blocks_of_the_same_tokens_under_several_hashes_are_counted_and_told(index: MemoryIndex) -> None:
     index.store(A, stored(1, tokens=tokens(1)))
-    assert index.flaw(A) is None
+    assert index.inexact_reason(A) is None
     index.store(A, stored(2, tokens=tokens(1)))
-    assert index.flaw(A) == "blocks of the same tokens have several hashes, and nothing says what sets them apart"
+    assert (
+        index.inexact_reason(A)
+        == "blocks of the same tokens have several hashes, and nothing says what sets them apart"
+    )
     index.remove(A, Removed([1]))
     assert matches(index, 1) == {A: 1}
     index.remove(A, Removed([2]))
@@ -263,8 +266,8 @@ def test_the_oldest_blocks_go_first_when_there_are_too_many() -> None:
     assert [blocks.blocks_by_tier[Tier.GPU] for blocks in index.ranks()] == [1, 3]
     assert matches(index, 1, 2, 3) == {B: 3}
     assert index.statistics.displaced == 2
-    assert index.flaw(A) == "blocks were let go to keep to INDEX_MAX_BLOCKS"
-    assert index.flaw(B) is None
+    assert index.inexact_reason(A) == "blocks were let go to keep to INDEX_MAX_BLOCKS"
+    assert index.inexact_reason(B) is None
     assert index.disagreements() == []
 
 
@@ -293,7 +296,7 @@ def test_a_rank_says_what_it_holds(index: MemoryIndex) -> None:
     index.store(A, stored(1, 2))
     index.store(A, stored(1, tier=Tier.CPU))
     (held,) = index.ranks()
-    assert (held.rank, held.block_sizes, held.ungrouped, held.flaw) == (A, [SIZE], [], None)
+    assert (held.rank, held.block_sizes, held.unsupported_groups, held.inexact_reason) == (A, [SIZE], [], None)
     assert held.blocks_by_tier == {Tier.GPU: 2, Tier.CPU: 1, Tier.STORAGE: 0}
 
 
