@@ -11,7 +11,7 @@ import typer
 
 from orchestrator import options
 from orchestrator.launch import DEFAULTS, Launch
-from orchestrator.outcome import end
+from orchestrator.outcome import run_command
 from orchestrator.study_commands import study
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 @app.command()
 def up(
-    engine: options.Engine = "auto",
+    runtime: options.Runtime = "auto",
     name: options.Name = DEFAULTS.name,
     port: options.Port = DEFAULTS.port,
     publish_address: options.PublishAddress = DEFAULTS.publish_address,
@@ -61,7 +61,7 @@ def up(
 
     def run() -> None:
         launch = Launch(
-            engine=options.engine_kind(engine),
+            runtime=options.runtime_kind(runtime),
             name=name,
             image=image,
             base_image=base_image,
@@ -86,14 +86,14 @@ def up(
         )
         bring_up(launch, Console(quiet=quiet))
 
-    end(run, debug=debug)
+    run_command(run, debug=debug)
 
 
 @app.command()
 def down(
     name: options.Name = DEFAULTS.name,
     every: Annotated[bool, typer.Option("--all", help="Remove all services, whatever their names.")] = False,
-    engine: options.OneEngine = "auto",
+    runtime: options.OneRuntime = "auto",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -101,7 +101,7 @@ def down(
     from orchestrator.commands.up import down as bring_down
     from orchestrator.console import Console
 
-    end(lambda: bring_down(name, options.engine_kind(engine), Console(quiet=quiet), every=every), debug=debug)
+    run_command(lambda: bring_down(name, options.runtime_kind(runtime), Console(quiet=quiet), every=every), debug=debug)
 
 
 @app.command()
@@ -112,7 +112,7 @@ def logs(
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only lines since then: 10m, 2h, or 2025-01-31T12:00:00Z.")
     ] = None,
-    engine: options.OneEngine = "auto",
+    runtime: options.OneRuntime = "auto",
     debug: options.Debug = False,
 ) -> None:
     """Show what the service wrote."""
@@ -122,27 +122,27 @@ def logs(
 
     def run() -> None:
         query = LogQuery(tail=tail, since=parse_moment(since) if since else None, follow=follow)
-        show_logs(name, options.engine_kind(engine), query, Console())
+        show_logs(name, options.runtime_kind(runtime), query, Console())
 
-    end(run, debug=debug)
+    run_command(run, debug=debug)
 
 
 @app.command()
 def status(
     as_json: options.AsJson = False,
-    engine: options.OneEngine = "auto",
+    runtime: options.OneRuntime = "auto",
     debug: options.Debug = False,
 ) -> None:
     """Show every service: where it runs, how it is, what it reports. Exit code 1 if there is none."""
     from orchestrator.commands.status import show_status
 
-    end(lambda: show_status(options.engine_kind(engine), as_json=as_json), debug=debug)
+    run_command(lambda: show_status(options.runtime_kind(runtime), as_json=as_json), debug=debug)
 
 
 @app.command()
 def doctor(
     as_json: options.AsJson = False,
-    engine: options.Engine = "auto",
+    runtime: options.Runtime = "auto",
     name: options.Name = DEFAULTS.name,
     port: options.Port = DEFAULTS.port,
     publish_address: options.PublishAddress = DEFAULTS.publish_address,
@@ -162,7 +162,7 @@ def doctor(
 
     def run() -> None:
         launch = Launch(
-            engine=options.engine_kind(engine),
+            runtime=options.runtime_kind(runtime),
             name=name,
             image=image,
             base_image=base_image,
@@ -178,7 +178,7 @@ def doctor(
         )
         examine(launch, as_json=as_json)
 
-    end(run, debug=debug)
+    run_command(run, debug=debug)
 
 
 app.add_typer(study)

@@ -53,8 +53,8 @@ class Console:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
-    def ready(self, url: str, engine: str, seconds: float) -> None:
-        self.step(f"🚀 kvcache is ready! ({engine}, {seconds:.1f} s)")
+    def ready(self, url: str, runtime: str, seconds: float) -> None:
+        self.step(f"🚀 kvcache is ready! ({runtime}, {seconds:.1f} s)")
         self.step("Available endpoints:")
         for path, meaning in _ENDPOINTS:
             self.step(f"  - POST {url}{path} - {meaning}")

@@ -73,7 +73,7 @@ def ports_to_publish(endpoint: str) -> list[int]:
         if address.port is None or address.host not in _EVERY_INTERFACE:
             raise UsageError(
                 f"{address.text} cannot be bound from inside a container: nothing outside would reach it.",
-                "Use tcp://*:PORT, or --engine process.",
+                "Use tcp://*:PORT, or --runtime process.",
             )
         ports.append(address.port)
     return ports

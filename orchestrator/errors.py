@@ -18,12 +18,12 @@ class UsageError(Problem):
     """The command line itself is wrong."""
 
 
-class EngineUnavailable(Problem):
-    """A container engine is not there or does not answer."""
+class RuntimeUnavailable(Problem):
+    """A container runtime is not there or does not answer."""
 
 
 class BuildFailed(Problem):
-    """An engine could not build the image."""
+    """A runtime could not build the image."""
 
 
 class ToolFailed(Problem):

@@ -42,7 +42,7 @@ def ask(address: str, port: int, path: str) -> tuple[int, Any] | None:
         return None
 
 
-def pauses(longest: float = 2.0) -> Iterator[float]:
+def backoff(longest: float = 2.0) -> Iterator[float]:
     """Seconds between two looks: short at first, never more than `longest`."""
     pause = 0.05
     while True:

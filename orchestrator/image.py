@@ -44,7 +44,7 @@ class Recipe:
 
     @property
     def steps(self) -> int:
-        """How many steps a build takes where the engine does not count them (an ARG before the first FROM is none)."""
+        """How many steps a build takes where the runtime does not count them (an ARG before the first FROM is none)."""
         logical_lines = self.files["Containerfile"].decode().replace("\\\n", " ").splitlines()
         instructions = [match[0] for line in logical_lines if (match := _INSTRUCTION.match(line))]
         return len(instructions) - instructions.index("FROM") + 1  # the label that says what it was built from

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.errors import UsageError
-from orchestrator.runtimes.base import EngineKind
+from orchestrator.runtimes.base import RuntimeKind
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[kmgt]?)i?b?", re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Variables with an option of their own, and what they are called there.
-_SPOKEN_FOR = {
+_RESERVED = {
     "MODEL_NAME": "--model",
     "MODELS_DIR": "--models-dir",
     "ZMQ_ENDPOINT": "--zmq-endpoint",
@@ -35,11 +35,11 @@ _SPOKEN_FOR = {
 class Launch:
     """What is to run, where and how; flags, environment and defaults are resolved already.
 
-    `engine` None: the first that answers. `build` True forces a build, False forbids it, None builds what changed.
+    `runtime` None: the first that answers. `build` True forces a build, False forbids it, None builds what changed.
     `memory` is in bytes, `timeout` in seconds.
     """
 
-    engine: EngineKind | None = None
+    runtime: RuntimeKind | None = None
     name: str = "kv-cache-unified-online"
     image: str = "kv-cache-unified-online"
     base_image: str = "docker.io/library/python:3.12-slim"
@@ -74,7 +74,7 @@ class Launch:
 
 
 def check_name(name: str) -> None:
-    """Raises UsageError for what no engine takes as a name."""
+    """Raises UsageError for what no runtime takes as a name."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"--name: {name!r} is no name.", "Use letters, digits, and - _ . after the first.")
 
@@ -86,8 +86,8 @@ def parse_environment(pairs: Iterable[str], host: Mapping[str, str]) -> dict[str
         name, equals, value = pair.partition("=")
         if not _VARIABLE.fullmatch(name):
             raise UsageError(f"--env: {pair!r} is not KEY=VALUE.", "Example: --env LOG_FORMAT=json")
-        if name in _SPOKEN_FOR:
-            raise UsageError(f"--env: {name} is not given this way.", f"Use {_SPOKEN_FOR[name]}.")
+        if name in _RESERVED:
+            raise UsageError(f"--env: {name} is not given this way.", f"Use {_RESERVED[name]}.")
         if not equals and name not in host:
             raise UsageError(f"--env: {name} is not set here.", f"Give a value: --env {name}=VALUE")
         environment[name] = value if equals else host[name]

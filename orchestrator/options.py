@@ -9,21 +9,31 @@ from typing import Annotated
 import typer
 
 from orchestrator.errors import UsageError
-from orchestrator.runtimes.base import EngineKind
+from orchestrator.runtimes.base import RuntimeKind
 
 _TIME = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smh]?)")
 
-Engine = Annotated[
+# The second names are aliases for one release.
+_RUNTIME_FLAGS = ("--runtime", "--engine")
+_RUNTIME_VARIABLES = ["KVCACHE_RUNTIME", "KVCACHE_ENGINE"]
+
+Runtime = Annotated[
     str,
     typer.Option(
-        envvar="KVCACHE_ENGINE",
-        help="auto, podman, docker, or process (a child process, no container). auto takes the first that answers.",
+        *_RUNTIME_FLAGS,
+        envvar=_RUNTIME_VARIABLES,
+        help="auto, podman, docker, or process (a child process, no container). auto takes the first that answers. "
+        "--engine is the old name.",
     ),
 ]
 Name = Annotated[str, typer.Option(envvar="KVCACHE_NAME", help="Name of the container or process.")]
-OneEngine = Annotated[
+OneRuntime = Annotated[
     str,
-    typer.Option(envvar="KVCACHE_ENGINE", help="Look only at auto (all that answer), podman, docker or process."),
+    typer.Option(
+        *_RUNTIME_FLAGS,
+        envvar=_RUNTIME_VARIABLES,
+        help="Look only at auto (all that answer), podman, docker or process.",
+    ),
 ]
 Port = Annotated[
     int,
@@ -145,14 +155,14 @@ Debug = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
 
 
-def engine_kind(text: str) -> EngineKind | None:
-    """The engine that --engine names; None for auto."""
+def runtime_kind(text: str) -> RuntimeKind | None:
+    """The runtime that --runtime names; None for auto."""
     if text == "auto":
         return None
     try:
-        return EngineKind(text)
+        return RuntimeKind(text)
     except ValueError:
-        raise UsageError(f"--engine: {text!r} is no engine.", "Use auto, podman, docker or process.") from None
+        raise UsageError(f"--runtime: {text!r} is not a runtime.", "Use auto, podman, docker or process.") from None
 
 
 def seconds(text: str | None) -> float | None:

@@ -11,7 +11,7 @@ import typer
 from orchestrator.errors import Problem, UsageError
 
 
-def end(run: Callable[[], int | None], *, debug: bool) -> None:
+def run_command(run: Callable[[], int | None], *, debug: bool) -> None:
     """Runs a command and turns its problem into two lines and an exit code; `run` may give another code than 0."""
     try:
         code = run()

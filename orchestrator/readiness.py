@@ -15,7 +15,7 @@ class ReadinessWatch:
         self._console = console
         self._address = address
         self._port = port
-        self.told: tuple[str, ...] = ()
+        self.last_reported: tuple[str, ...] = ()
 
     def missing(self) -> tuple[str, ...] | None:
         """Reasons why the service is not ready, none when it is; None when it does not say."""
@@ -25,13 +25,13 @@ class ReadinessWatch:
     def tell(self) -> None:
         """Says what is missing unless it was said before, and that nothing is missing any more."""
         missing = self.missing()
-        if missing is None or missing == self.told:
+        if missing is None or missing == self.last_reported:
             return
         for reason in missing:
             self._console.warn(reason, "The service stays up and tries again; `kvcache doctor` looks for the cause.")
         if not missing:
             self._console.step("Ready now: the default model is loaded and all event sockets are up")
-        self.told = missing
+        self.last_reported = missing
 
 
 def reasons(body: Any) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import requests
 
 from orchestrator.errors import Problem
 from orchestrator.health import url
-from orchestrator.runtimes.base import ADDRESS_LABEL, PORT_LABEL, EngineKind
+from orchestrator.runtimes.base import ADDRESS_LABEL, PORT_LABEL, RuntimeKind
 from orchestrator.runtimes.discovery import answering
 
 _ANSWER_SECONDS = 30.0
@@ -40,7 +40,7 @@ class Running:
         try:
             return self._answer(method, path, body).json()
         except json.JSONDecodeError as error:
-            raise self._stranger() from error
+            raise self._not_kvcache() from error
 
     def _answer(self, method: str, path: str, body: object) -> requests.Response:
         try:
@@ -54,21 +54,21 @@ class Running:
             try:
                 said = response.json()["error"]["message"]
             except (ValueError, KeyError, TypeError):
-                raise self._stranger() from None
+                raise self._not_kvcache() from None
             raise Problem(f"The service refuses: {said}", f"It is {method} {path} at {self.url} that it answered.")
         return response
 
-    def _stranger(self) -> Problem:
+    def _not_kvcache(self) -> Problem:
         return Problem(f"What answers at {self.url} is not kvcache.", "Name another address: --url http://HOST:PORT")
 
 
-def find_running(name: str, address: str | None, kind: EngineKind | None) -> Running:
+def find_running(name: str, address: str | None, kind: RuntimeKind | None) -> Running:
     """The service at an address, else the one of that name, wherever it runs. Raises Problem if it does not run."""
     if address is not None:
         return Running(address if "://" in address else f"http://{address}")
-    for engine in answering(kind):
-        with closing(engine):
-            service = engine.find(name)
+    for runtime in answering(kind):
+        with closing(runtime):
+            service = runtime.find(name)
             if service is not None and service.ours and service.running:
                 labels = service.labels
                 return Running(url(labels.get(ADDRESS_LABEL, "127.0.0.1"), int(labels.get(PORT_LABEL, 8080))))

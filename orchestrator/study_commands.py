@@ -9,7 +9,7 @@ import typer
 
 from orchestrator import options
 from orchestrator.launch import DEFAULTS, Launch
-from orchestrator.outcome import end
+from orchestrator.outcome import run_command
 
 study = typer.Typer()
 
@@ -35,7 +35,7 @@ def demo(
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave all up until Ctrl+C, to play with.")] = False,
     as_json: options.AsJson = False,
-    engine: options.Engine = "auto",
+    runtime: options.Runtime = "auto",
     name: Annotated[str, typer.Option(help="Name of the container or process.")] = "kvcache-demo",
     port: Annotated[
         int, typer.Option("--port", "-p", min=0, max=65535, help="Port of the HTTP endpoints; 0: any.")
@@ -56,7 +56,7 @@ def demo(
 
     def run() -> int:
         launch = Launch(
-            engine=options.engine_kind(engine),
+            runtime=options.runtime_kind(runtime),
             name=name,
             image=image,
             base_image=base_image,
@@ -68,7 +68,7 @@ def demo(
         play = Play(pods, blocks, block_size, seed, requests, options.seconds(duration), rate, keep, as_json)
         return play_demo(launch, play)
 
-    end(run, debug=debug)
+    run_command(run, debug=debug)
 
 
 @study.command()
@@ -81,7 +81,7 @@ def score(
     as_json: options.AsJson = False,
     name: options.Name = DEFAULTS.name,
     url: _Url = None,
-    engine: options.OneEngine = "auto",
+    runtime: options.OneRuntime = "auto",
     debug: options.Debug = False,
 ) -> None:
     """Ask a running service how much of a prompt each pod has."""
@@ -91,9 +91,9 @@ def score(
 
     def run() -> None:
         body = Question(prompt, chat, model, lora_name, cache_salt).body()
-        ask(find_running(name, url, options.engine_kind(engine)), body, as_json=as_json)
+        ask(find_running(name, url, options.runtime_kind(runtime)), body, as_json=as_json)
 
-    end(run, debug=debug)
+    run_command(run, debug=debug)
 
 
 @study.command()
@@ -103,7 +103,7 @@ def top(
     as_json: options.AsJson = False,
     name: options.Name = DEFAULTS.name,
     url: _Url = None,
-    engine: options.OneEngine = "auto",
+    runtime: options.OneRuntime = "auto",
     debug: options.Debug = False,
 ) -> None:
     """Watch a running service's pods: blocks, events per second, lag, exact or not."""
@@ -111,10 +111,10 @@ def top(
     from orchestrator.running import find_running
 
     def run() -> None:
-        running = find_running(name, url, options.engine_kind(engine))
+        running = find_running(name, url, options.runtime_kind(runtime))
         watch(running, interval=interval, count=count, as_json=as_json)
 
-    end(run, debug=debug)
+    run_command(run, debug=debug)
 
 
 @study.command(context_settings=_PASSED_ON)
@@ -138,4 +138,4 @@ def offline(context: typer.Context) -> None:
 def _run_tool(context: typer.Context) -> None:
     from orchestrator.commands.tools import run_tool
 
-    end(lambda: run_tool(str(context.info_name), context.args), debug=False)
+    run_command(lambda: run_tool(str(context.info_name), context.args), debug=False)

@@ -1,4 +1,4 @@
-"""A Launch turned into what an engine runs: the service's environment, and what it is given of this machine."""
+"""A Launch turned into what a runtime runs: the service's environment, and what it is given of this machine."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from orchestrator.runtimes.base import (
     NAME_LABEL,
     OWNER_LABEL,
     PORT_LABEL,
-    Engine,
-    EngineKind,
+    ContainerRuntime,
     Mount,
     Publication,
+    RuntimeKind,
     Volume,
     Workload,
 )
@@ -37,19 +37,19 @@ PROXY_VARIABLES = tuple(
 )
 
 
-def prepare(launch: Launch, engine: Engine) -> Workload:
-    """What to run, for this engine. Writes the token's file, and makes the folder of the hub's cache, if asked for.
+def prepare(launch: Launch, runtime: ContainerRuntime) -> Workload:
+    """What to run, for this runtime. Writes the token's file, and makes the folder of the hub's cache, if asked for.
 
-    Raises Problem where the engine could not give the service what the launch promises.
+    Raises Problem where the runtime could not give the service what the launch promises.
     """
-    token = write_token_file(make_service_folder(engine.kind, launch.name), launch.token) if launch.token else None
-    if engine.kind is EngineKind.PROCESS:
+    token = write_token_file(make_service_folder(runtime.kind, launch.name), launch.token) if launch.token else None
+    if runtime.kind is RuntimeKind.PROCESS:
         return _as_child(launch, token)
-    found = _in_container(launch, token, engine)
-    if engine.machine and found.mounts:
+    found = _in_container(launch, token, runtime)
+    if runtime.machine and found.mounts:
         raise Problem(
-            f"The engine is on another machine, {engine.machine}, which cannot mount {found.mounts[0].source}.",
-            "Leave out --models-dir, --hf-cache and the token, or use an engine of this machine.",
+            f"The runtime is on another machine, {runtime.machine}, which cannot mount {found.mounts[0].source}.",
+            "Leave out --models-dir, --hf-cache and the token, or use a runtime of this machine.",
         )
     return found
 
@@ -98,8 +98,8 @@ def _as_child(launch: Launch, token: Path | None) -> Workload:
     )
 
 
-def _in_container(launch: Launch, token: Path | None, engine: Engine) -> Workload:
-    who = identity(engine.kind, rootless=bool(launch.hf_cache) and engine.rootless, hf_cache=launch.hf_cache)
+def _in_container(launch: Launch, token: Path | None, runtime: ContainerRuntime) -> Workload:
+    who = identity(runtime.kind, rootless=bool(launch.hf_cache) and runtime.rootless, hf_cache=launch.hf_cache)
     mounts = []
     environment = {
         **_settings(launch),
@@ -119,7 +119,7 @@ def _in_container(launch: Launch, token: Path | None, engine: Engine) -> Workloa
     return Workload(
         name=launch.name,
         image=launch.image,
-        labels=_labels(launch, service_address(launch, engine)),
+        labels=_labels(launch, service_address(launch, runtime)),
         environment=environment,
         publications=tuple(Publication(launch.publish_address, port) for port in ports(launch)),
         mounts=tuple(mounts),
@@ -143,6 +143,6 @@ def ports(launch: Launch) -> list[int]:
     return taken
 
 
-def service_address(launch: Launch, engine: Engine) -> str:
+def service_address(launch: Launch, runtime: ContainerRuntime) -> str:
     """Where this machine reaches what the launch publishes."""
-    return engine.machine or launch.publish_address
+    return runtime.machine or launch.publish_address

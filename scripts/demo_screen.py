@@ -23,7 +23,7 @@ from orchestrator.commands.demo_view import DemoView
 from orchestrator.commands.up import up
 from orchestrator.console import Console
 from orchestrator.launch import Launch
-from orchestrator.runtimes.base import Engine, EngineKind
+from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
 from tests.command import free_port
 from tests.conftest import ROOT
 
@@ -35,7 +35,7 @@ def main() -> int:
     ports = [free_port() for _ in range(7)]
     endpoints = ",".join(f"tcp://127.0.0.1:{ports[n]},replay=tcp://127.0.0.1:{ports[n + 1]}" for n in (1, 3, 5))
     launch = Launch(
-        engine=EngineKind.PROCESS,
+        runtime=RuntimeKind.PROCESS,
         name="kvcache-demo-screen",
         port=ports[0],
         model=MODEL,
@@ -44,11 +44,11 @@ def main() -> int:
         engines_beside=True,
     )
 
-    def play(engine: Engine) -> None:
+    def play(runtime: ContainerRuntime) -> None:
         url = f"http://127.0.0.1:{launch.port}"
         arguments = ["simulate", f"--url={url}", f"--endpoints={endpoints}", f"--requests={REQUESTS}", "--rate=20"]
-        lines = map(read_line, engine.run_tool(launch.name, arguments))
-        view = DemoView(terminal, cast("Begun", next(lines)), engine.kind)
+        lines = map(read_line, runtime.run_tool(launch.name, arguments))
+        view = DemoView(terminal, cast("Begun", next(lines)), runtime.kind)
         terminal.print(Text("$ kvcache demo", style="bold"))
         for line in lines:
             if isinstance(line, Routed) and line.number == _SHOWN_REQUEST:

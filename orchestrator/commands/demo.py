@@ -19,7 +19,7 @@ from orchestrator.errors import Problem, ToolFailed
 from orchestrator.health import url
 from orchestrator.host.state import make_service_folder
 from orchestrator.launch import Launch
-from orchestrator.runtimes.base import Engine
+from orchestrator.runtimes.base import ContainerRuntime
 
 NAME = "kvcache-demo"
 MODEL = "builtin/demo"
@@ -76,15 +76,15 @@ class _Demo:
         self._terminal = terminal
         self.exit_code = 130  # until it has ended by itself
 
-    def play(self, engine: Engine) -> None:
-        with closing(engine.run_tool(self._launch.name, self._arguments())) as lines:
+    def play(self, runtime: ContainerRuntime) -> None:
+        with closing(runtime.run_tool(self._launch.name, self._arguments())) as lines:
             try:
-                end = self._watch(lines, engine)
+                end = self._watch(lines, runtime)
             except ToolFailed as failure:
                 raise Problem("The simulated engines failed.", failure.remedy, failure.details) from failure
             self.exit_code = 1 if end.differences else 0
             if self._play.keep:
-                self._invite(engine, end)
+                self._print_next_steps(runtime, end)
                 for _ in lines:
                     pass
 
@@ -104,10 +104,10 @@ class _Demo:
         given = [f"{name}={value}" for name, value in wanted.items() if value is not None]
         return ["simulate", *given, *(["--stay"] if play.keep else [])]
 
-    def _watch(self, lines: Iterator[str], engine: Engine) -> Ended:
+    def _watch(self, lines: Iterator[str], runtime: ContainerRuntime) -> Ended:
         begun = read_line(next(lines))
         assert isinstance(begun, Begun)  # noqa: S101 - the tool writes it first
-        view = DemoView(self._terminal, begun, engine.kind)
+        view = DemoView(self._terminal, begun, runtime.kind)
         with ExitStack() as stack:
             if not self._play.as_json:
                 stack.enter_context(view.shown())
@@ -118,16 +118,16 @@ class _Demo:
                     end = line
                     break
         if self._play.as_json:
-            typer.echo(json.dumps(_document(begun, end, engine.kind), indent=2))
+            typer.echo(json.dumps(_document(begun, end, runtime.kind), indent=2))
         else:
             view.ended(end)
         return end
 
-    def _invite(self, engine: Engine, end: Ended) -> None:
+    def _print_next_steps(self, runtime: ContainerRuntime, end: Ended) -> None:
         """Says what can be asked of a service that stays up."""
-        chat = make_service_folder(engine.kind, self._launch.name) / "chat.json"
+        chat = make_service_folder(runtime.kind, self._launch.name) / "chat.json"
         chat.write_text(json.dumps({"model": MODEL, "messages": end.last_messages}))
-        address = url(engine.machine or self._launch.publish_address, self._launch.port)
+        address = url(runtime.machine or self._launch.publish_address, self._launch.port)
         for line in (
             "All of it stays up. Ask for yourself:",
             f"  curl -s {address}/pods",
@@ -140,8 +140,8 @@ class _Demo:
             typer.echo(line, err=self._play.as_json)
 
 
-def _document(begun: Begun, end: Ended, engine: str) -> dict[str, object]:
-    document = {"engine": engine, **asdict(begun), **asdict(end)}
+def _document(begun: Begun, end: Ended, runtime: str) -> dict[str, object]:
+    document = {"runtime": runtime, "engine": runtime, **asdict(begun), **asdict(end)}
     del document["last_messages"]
     document["policies"] = [{**asdict(tally), "hit_rate": round(tally.hit_rate, 4)} for tally in end.policies]
     return document

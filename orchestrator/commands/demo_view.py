@@ -24,10 +24,10 @@ _DIFFERENCES_SHOWN = 20
 class DemoView:
     """Shows requests as they are routed, and in the end a summary. `terminal` decides how."""
 
-    def __init__(self, terminal: Terminal, begun: Begun, engine: str) -> None:
+    def __init__(self, terminal: Terminal, begun: Begun, runtime: str) -> None:
         self._terminal = terminal
         self._begun = begun
-        self._engine = engine
+        self._runtime = runtime
         self._live: Live | None = None
         self._differences = 0
 
@@ -109,7 +109,7 @@ class DemoView:
         line.add_column(width=21, justify="right")
         line.add_row(
             Text.assemble(
-                ("kvcache demo", "bold"), f" on {self._engine}, {len(begun.pods)} engines, seed {begun.seed}"
+                ("kvcache demo", "bold"), f" on {self._runtime}, {len(begun.pods)} engines, seed {begun.seed}"
             ),
             Text(f"{done} in {request.seconds:.0f} s"),
         )

@@ -1,4 +1,4 @@
-"""`kvcache logs`: the service's own lines, from whichever engine runs it."""
+"""`kvcache logs`: the service's own lines, from whichever runtime runs it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from datetime import datetime
 
 from orchestrator.console import Console
 from orchestrator.errors import Problem, UsageError
-from orchestrator.runtimes.base import EngineKind, LogQuery
+from orchestrator.runtimes.base import LogQuery, RuntimeKind
 from orchestrator.runtimes.discovery import answering
 
 _AGO = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
 _SECONDS = (86400, 3600, 60, 1)
 
 
-def show_logs(name: str, kind: EngineKind | None, query: LogQuery, console: Console) -> None:
-    """Prints the log of the service of that name; the first engine that has one counts. Raises Problem if none has."""
-    for engine in answering(kind):
-        with closing(engine):
-            service = engine.find(name)
+def show_logs(name: str, kind: RuntimeKind | None, query: LogQuery, console: Console) -> None:
+    """Prints the log of the service of that name; the first runtime that has one counts. Raises Problem if none has."""
+    for runtime in answering(kind):
+        with closing(runtime):
+            service = runtime.find(name)
             if service is not None and service.ours:
-                for line in engine.logs(name, query):
+                for line in runtime.logs(name, query):
                     console.line(line)
                 return
     raise Problem(f"There is no service named {name}.", "See kvcache status, or start it: kvcache up")

@@ -1,4 +1,4 @@
-"""`kvcache status`: every service of ours, as its engine sees it and as it says itself."""
+"""`kvcache status`: every service of ours, as its runtime sees it and as it says itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from rich.table import Table
 
 from orchestrator.health import ask
 from orchestrator.readiness import reasons
-from orchestrator.runtimes.base import ADDRESS_LABEL, MODEL_LABEL, OWNER_LABEL, PORT_LABEL, Engine, EngineKind, Service
+from orchestrator.runtimes.base import (
+    ADDRESS_LABEL,
+    MODEL_LABEL,
+    OWNER_LABEL,
+    PORT_LABEL,
+    ContainerRuntime,
+    RuntimeKind,
+    Service,
+)
 from orchestrator.runtimes.discovery import answering
 
 
@@ -34,7 +42,7 @@ class Status:
     """One service. `uptime` is in seconds; `report` is None when the service does not answer."""
 
     name: str
-    engine: str
+    runtime: str
     image: str
     state: str
     health: str
@@ -45,14 +53,14 @@ class Status:
     report: Report | None
 
 
-def show_status(kind: EngineKind | None, *, as_json: bool) -> None:
+def show_status(kind: RuntimeKind | None, *, as_json: bool) -> None:
     """Prints all services; raises typer.Exit(1) if there is none."""
     found: list[Status] = []
-    for engine in answering(kind):
-        with closing(engine):
-            found.extend(_status(engine, service) for service in engine.services())
+    for runtime in answering(kind):
+        with closing(runtime):
+            found.extend(_status(runtime, service) for service in runtime.services())
     if as_json:
-        typer.echo(json.dumps([asdict(status) for status in found], indent=2))
+        typer.echo(json.dumps([{**asdict(status), "engine": status.runtime} for status in found], indent=2))
     elif found:
         for status in found:
             _print(status)
@@ -62,13 +70,13 @@ def show_status(kind: EngineKind | None, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _status(engine: Engine, service: Service) -> Status:
+def _status(runtime: ContainerRuntime, service: Service) -> Status:
     return Status(
         name=service.name,
-        engine=service.engine,
+        runtime=service.runtime,
         image=service.image,
         state=service.state,
-        health=engine.confirm_health(service.name) if service.running else service.health,
+        health=runtime.confirm_health(service.name) if service.running else service.health,
         ports=tuple(f"{published.address}:{published.port}" for published in service.publications),
         uptime=None if service.started_at is None else round(time.time() - service.started_at, 1),
         detached=OWNER_LABEL not in service.labels,
@@ -96,7 +104,7 @@ def _report(service: Service) -> Report | None:
 def _print(status: Status) -> None:
     table = Table.grid(padding=(0, 2))
     rows = {
-        "engine": status.engine,
+        "runtime": status.runtime,
         "image": status.image or "none",
         "state": f"{status.state} ({status.health}){_since(status.uptime)}{', detached' if status.detached else ''}",
         "ports": ", ".join(status.ports) or "none",

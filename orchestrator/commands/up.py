@@ -9,7 +9,7 @@ from contextlib import closing
 
 from orchestrator.console import Console
 from orchestrator.errors import BuildFailed, Problem
-from orchestrator.health import answers, pauses, url
+from orchestrator.health import answers, backoff, url
 from orchestrator.host.ownership import Owner
 from orchestrator.host.ports import is_free, listener
 from orchestrator.host.signals import ShutdownRequested, Signals
@@ -17,7 +17,7 @@ from orchestrator.host.state import claim, forget_service
 from orchestrator.image import image_build, is_up_to_date, recipe
 from orchestrator.launch import Launch
 from orchestrator.readiness import ReadinessWatch
-from orchestrator.runtimes.base import OWNER_LABEL, Engine, EngineKind, LogQuery, Service
+from orchestrator.runtimes.base import OWNER_LABEL, ContainerRuntime, LogQuery, RuntimeKind, Service
 from orchestrator.runtimes.discovery import answering, choose
 from orchestrator.workload import ports, prepare, service_address
 
@@ -29,7 +29,7 @@ _HEALTH_SECONDS = 30.0
 _LOG_SECONDS = 2.0
 
 
-def up(launch: Launch, console: Console, while_up: Callable[[Engine], None] | None = None) -> None:
+def up(launch: Launch, console: Console, while_up: Callable[[ContainerRuntime], None] | None = None) -> None:
     """Starts the service and, unless detached, stays until Ctrl+C or SIGTERM. Raises Problem; nothing is left then.
 
     With `while_up` it stays only until that returns.
@@ -37,34 +37,36 @@ def up(launch: Launch, console: Console, while_up: Callable[[Engine], None] | No
     begun = time.monotonic()
     with Signals() as signals:
         try:
-            choice = choose(launch.engine)
-            with closing(choice.engine) as engine:
+            choice = choose(launch.runtime)
+            with closing(choice.runtime) as runtime:
                 console.step("Starting kvcache")
-                console.step(f"Running on host - orchestrating {engine.description} ({choice.reason})")
-                _UpRun(launch, engine, console, signals, begun).run(while_up)
+                console.step(f"Running on host - orchestrating {runtime.description} ({choice.reason})")
+                _UpRun(launch, runtime, console, signals, begun).run(while_up)
         except ShutdownRequested:  # before there was anything to clean up
             console.step("Received shutdown signal")
 
 
 class _UpRun:
-    """One `up` on one engine."""
+    """One `up` on one runtime."""
 
-    def __init__(self, launch: Launch, engine: Engine, console: Console, signals: Signals, begun: float) -> None:
+    def __init__(
+        self, launch: Launch, runtime: ContainerRuntime, console: Console, signals: Signals, begun: float
+    ) -> None:
         self._launch = launch
-        self._engine = engine
+        self._runtime = runtime
         self._console = console
         self._signals = signals
         self._begun = begun
-        self._address = service_address(launch, engine)
+        self._address = service_address(launch, runtime)
         self._readiness = ReadinessWatch(console, self._address, launch.port)
         self._started = False
         self._grace = 0.0  # until it is ready it has nothing to finish, and may not heed a signal yet
-        self._thing = engine.kind.thing
+        self._noun = runtime.kind.noun
 
-    def run(self, while_up: Callable[[Engine], None] | None) -> None:
+    def run(self, while_up: Callable[[ContainerRuntime], None] | None) -> None:
         stays = False
         try:
-            with claim(self._engine.kind, self._launch.name):
+            with claim(self._runtime.kind, self._launch.name):
                 self._clean_up()
                 self._check_ports()
                 self._build()
@@ -75,7 +77,7 @@ class _UpRun:
                 stays = True
                 return
             if while_up is not None:
-                while_up(self._engine)
+                while_up(self._runtime)
                 return
             self._console.step("Press Ctrl+C to stop")
             self._watch()
@@ -90,35 +92,35 @@ class _UpRun:
 
     def _clean_up(self) -> None:
         launch = self._launch
-        if self._engine.kind is EngineKind.PROCESS and (launch.cpus or launch.memory):
-            self._console.warn("--cpus and --memory have no effect on a child process.", "Use a container engine.")
-        self._console.step(f"Cleaning up any existing {self._thing}...")
-        there = self._engine.find(launch.name)
+        if self._runtime.kind is RuntimeKind.PROCESS and (launch.cpus or launch.memory):
+            self._console.warn("--cpus and --memory have no effect on a child process.", "Use a container runtime.")
+        self._console.step(f"Cleaning up any existing {self._noun}...")
+        there = self._runtime.find(launch.name)
         if there is None:
             return
         refuse_if_foreign(there)
         if there.running and not _is_orphan(there):
             raise Problem(
-                f"The service {launch.name} is already up on {self._engine.kind}.",
+                f"The service {launch.name} is already up on {self._runtime.kind}.",
                 f"Stop it (kvcache down --name {launch.name}), or choose another --name and --port.",
             )
-        remove(self._engine, launch.name)
+        remove(self._runtime, launch.name)
 
     def _check_ports(self) -> None:
         launch = self._launch
-        if self._engine.machine:
+        if self._runtime.machine:
             return
-        wanted = [launch.port] if self._engine.kind is EngineKind.PROCESS else ports(launch)
+        wanted = [launch.port] if self._runtime.kind is RuntimeKind.PROCESS else ports(launch)
         for port in wanted:
             if not is_free(launch.publish_address, port):
-                holder = self._engine.holder_of_port(port) or listener(port)
+                holder = self._runtime.holder_of_port(port) or listener(port)
                 raise Problem(
                     f"Port {port} of {launch.publish_address} is taken by {holder or 'another user'}.",
                     f"Stop it, or choose another port: kvcache up --port {port + 1}",
                 )
 
     def _build(self) -> None:
-        images = self._engine.images
+        images = self._runtime.images
         launch = self._launch
         if images is None:
             return
@@ -148,26 +150,26 @@ class _UpRun:
         view.done(launch.image)
 
     def _start(self) -> None:
-        self._console.step(f"Starting {self._thing}...")
+        self._console.step(f"Starting {self._noun}...")
         with self._signals.deferred():
             self._started = True
             try:
-                self._engine.start(prepare(self._launch, self._engine))
+                self._runtime.start(prepare(self._launch, self._runtime))
             except Problem:
                 # Nothing of ours is left then, and what has the name by now may be somebody else's.
                 self._started = False
-                forget_service(self._engine.kind, self._launch.name)
+                forget_service(self._runtime.kind, self._launch.name)
                 raise
 
     def _wait(self) -> None:
-        launch, engine = self._launch, self._engine
-        self._console.step(f"Waiting for {self._thing} to be ready...")
+        launch, runtime = self._launch, self._runtime
+        self._console.step(f"Waiting for {self._noun} to be ready...")
         deadline = time.monotonic() + launch.timeout
-        for pause in pauses():
+        for pause in backoff():
             if answers(self._address, launch.port):
-                engine.confirm_health(launch.name)
+                runtime.confirm_health(launch.name)
                 break
-            service = engine.find(launch.name)
+            service = runtime.find(launch.name)
             if service is None or not service.running:
                 raise self._died(service, "while it started")
             if time.monotonic() > deadline:
@@ -179,13 +181,13 @@ class _UpRun:
             self._signals.check()
             time.sleep(pause)
         self._grace = _GRACE_SECONDS
-        self._console.step(f"{self._thing.capitalize()} is ready!")
+        self._console.step(f"{self._noun.capitalize()} is ready!")
 
     def _tell(self) -> None:
         seconds = time.monotonic() - self._begun
-        self._console.ready(url(self._address, self._launch.port), self._engine.kind, seconds)
+        self._console.ready(url(self._address, self._launch.port), self._runtime.kind, seconds)
         deadline = time.monotonic() + _LOADING_SECONDS
-        for pause in pauses():
+        for pause in backoff():
             if self._readiness.missing() == () or time.monotonic() > deadline:
                 break
             self._signals.check()
@@ -199,16 +201,16 @@ class _UpRun:
         while True:
             time.sleep(_WATCH_SECONDS)
             self._signals.check()
-            service = self._engine.find(name)
+            service = self._runtime.find(name)
             if service is None or service.exit_code == 0:
                 self._console.step("The service was stopped by someone else")
                 return
             if not service.running:
                 raise self._died(service, "while it ran")
-            if self._readiness.told or time.monotonic() > next_check:
+            if self._readiness.last_reported or time.monotonic() > next_check:
                 self._readiness.tell()
             if time.monotonic() > next_check:
-                self._engine.confirm_health(name)
+                self._runtime.confirm_health(name)
                 next_check = time.monotonic() + _HEALTH_SECONDS
 
     def _died(self, service: Service | None, when: str) -> Problem:
@@ -226,7 +228,7 @@ class _UpRun:
         deadline = time.monotonic() + _LOG_SECONDS
         try:
             # Podman may say that a container has ended before its last lines are written down.
-            while not (lines := tuple(self._engine.logs(self._launch.name, query))) and time.monotonic() < deadline:
+            while not (lines := tuple(self._runtime.logs(self._launch.name, query))) and time.monotonic() < deadline:
                 time.sleep(0.1)
         except Problem:  # somebody removed it meanwhile
             return ()
@@ -236,17 +238,17 @@ class _UpRun:
         name = self._launch.name
         try:
             with self._signals.armed():
-                self._engine.stop(name, self._grace)
+                self._runtime.stop(name, self._grace)
         except ShutdownRequested:
             self._console.step("Received a second shutdown signal, not waiting")
-        remove(self._engine, name)
-        self._console.step(f"{self._thing.capitalize()} removed successfully")
+        remove(self._runtime, name)
+        self._console.step(f"{self._noun.capitalize()} removed successfully")
 
 
-def remove(engine: Engine, name: str) -> None:
+def remove(runtime: ContainerRuntime, name: str) -> None:
     """Removes a service of ours and what the host kept for it."""
-    engine.remove(name)
-    forget_service(engine.kind, name)
+    runtime.remove(name)
+    forget_service(runtime.kind, name)
 
 
 def refuse_if_foreign(there: Service) -> None:
@@ -254,7 +256,7 @@ def refuse_if_foreign(there: Service) -> None:
     if not there.ours:
         raise Problem(
             f"The name {there.name} is taken by a container that is not ours (image {there.image}, {there.state}).",
-            f"Choose another --name, or remove it yourself: {there.engine} rm -f {there.name}",
+            f"Choose another --name, or remove it yourself: {there.runtime} rm -f {there.name}",
         )
 
 
@@ -265,17 +267,17 @@ def _is_orphan(service: Service) -> bool:
     return owner is not None and not owner.lives
 
 
-def down(name: str, kind: EngineKind | None, console: Console, *, every: bool = False) -> None:
+def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool = False) -> None:
     """Stops and removes the service of that name, or all of ours, wherever they run. Done already is done well."""
     removed = 0
-    for engine in answering(kind):
-        with closing(engine):
-            for service in list(engine.services()):
+    for runtime in answering(kind):
+        with closing(runtime):
+            for service in list(runtime.services()):
                 if every or service.name == name:
-                    console.step(f"Stopping {service.name} on {engine.kind}...")
-                    engine.stop(service.name, _GRACE_SECONDS)
-                    remove(engine, service.name)
-                    console.step(f"{engine.kind.thing.capitalize()} removed successfully")
+                    console.step(f"Stopping {service.name} on {runtime.kind}...")
+                    runtime.stop(service.name, _GRACE_SECONDS)
+                    remove(runtime, service.name)
+                    console.step(f"{runtime.kind.noun.capitalize()} removed successfully")
                     removed += 1
     if not removed:
         console.step("Nothing to remove" if every else f"Nothing to remove: no service named {name}")

@@ -10,17 +10,17 @@ from dataclasses import asdict
 import typer
 from rich.console import Console as Terminal
 
-from orchestrator.doctor.finding import Finding, Verdict
+from orchestrator.doctor.finding import Finding, Severity
 from orchestrator.doctor.hub import check_model, check_token
 from orchestrator.doctor.image import check_image
 from orchestrator.doctor.network import check_events, check_ports
-from orchestrator.doctor.runtime import check_engines, check_folders, check_name
-from orchestrator.errors import EngineUnavailable
+from orchestrator.doctor.runtime import check_folders, check_name, check_runtimes
+from orchestrator.errors import RuntimeUnavailable
 from orchestrator.launch import Launch
-from orchestrator.runtimes.base import Engine, EngineKind
+from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
 from orchestrator.runtimes.discovery import connect
 
-_STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.PROBLEM: "bold red"}
+_STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
 
 
 def examine(launch: Launch, *, as_json: bool) -> None:
@@ -30,38 +30,38 @@ def examine(launch: Launch, *, as_json: bool) -> None:
     for finding in findings(launch):
         found.append(finding)
         if not as_json:
-            terminal.print(f"{finding.verdict:<8} ", style=_STYLES[finding.verdict], end="")
+            terminal.print(f"{finding.severity:<8} ", style=_STYLES[finding.severity], end="")
             terminal.print(f"{finding.check}: {finding.text}", markup=False)
             if finding.remedy:
                 terminal.print(f"{'':9}{finding.remedy}", markup=False)
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))
-    if any(finding.verdict is Verdict.PROBLEM for finding in found):
+        typer.echo(json.dumps([{**asdict(finding), "verdict": finding.severity} for finding in found], indent=2))
+    if any(finding.severity is Severity.PROBLEM for finding in found):
         raise typer.Exit(1)
 
 
 def findings(launch: Launch) -> Iterator[Finding]:
     """What each check finds, as it finds it."""
     with ExitStack() as stack:
-        engines: dict[EngineKind, Engine | EngineUnavailable] = {}
-        for kind in EngineKind if launch.engine is None else (launch.engine,):
+        runtimes: dict[RuntimeKind, ContainerRuntime | RuntimeUnavailable] = {}
+        for kind in RuntimeKind if launch.runtime is None else (launch.runtime,):
             try:
-                engines[kind] = stack.enter_context(closing(connect(kind)))
-            except EngineUnavailable as error:
-                engines[kind] = error
-        engine = next((engine for engine in engines.values() if not isinstance(engine, EngineUnavailable)), None)
-        yield from check_engines(launch, engines, engine.kind if engine else None)
-        if engine is not None:
-            yield from _on(launch, engine)
+                runtimes[kind] = stack.enter_context(closing(connect(kind)))
+            except RuntimeUnavailable as error:
+                runtimes[kind] = error
+        runtime = next((runtime for runtime in runtimes.values() if not isinstance(runtime, RuntimeUnavailable)), None)
+        yield from check_runtimes(launch, runtimes, runtime.kind if runtime else None)
+        if runtime is not None:
+            yield from _on(launch, runtime)
         yield check_model(launch)
         yield check_token(launch)
 
 
-def _on(launch: Launch, engine: Engine) -> Iterator[Finding]:
-    yield check_name(launch, engine)
-    yield from check_ports(launch, engine)
-    if folders := check_folders(launch, engine):
+def _on(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
+    yield check_name(launch, runtime)
+    yield from check_ports(launch, runtime)
+    if folders := check_folders(launch, runtime):
         yield folders
-    if engine.images is not None:
-        yield from check_image(launch, engine.images)
-    yield from check_events(launch, engine)
+    if runtime.images is not None:
+        yield from check_image(launch, runtime.images)
+    yield from check_events(launch, runtime)

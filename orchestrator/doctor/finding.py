@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
+class Severity(StrEnum):
     """`problem` stops `up`; `warning` lets it come up to a service that lacks something."""
 
     OK = "ok"
@@ -19,18 +19,18 @@ class Finding:
     """One line of the examination, with what to do unless all is well."""
 
     check: str
-    verdict: Verdict
+    severity: Severity
     text: str
     remedy: str = ""
 
 
 def ok(check: str, text: str) -> Finding:
-    return Finding(check, Verdict.OK, text)
+    return Finding(check, Severity.OK, text)
 
 
 def warning(check: str, text: str, remedy: str) -> Finding:
-    return Finding(check, Verdict.WARNING, text, remedy)
+    return Finding(check, Severity.WARNING, text, remedy)
 
 
 def problem(check: str, text: str, remedy: str) -> Finding:
-    return Finding(check, Verdict.PROBLEM, text, remedy)
+    return Finding(check, Severity.PROBLEM, text, remedy)

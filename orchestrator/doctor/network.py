@@ -10,22 +10,22 @@ from orchestrator.endpoints import Address, addresses
 from orchestrator.errors import UsageError
 from orchestrator.host.ports import is_free, listener, listens_on_loopback_only
 from orchestrator.launch import Launch
-from orchestrator.runtimes.base import Engine, EngineKind
+from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
 from orchestrator.workload import ports
 
 _CONNECT_SECONDS = 2.0
 
 
-def check_ports(launch: Launch, engine: Engine) -> Iterator[Finding]:
-    if engine.machine:
+def check_ports(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
+    if runtime.machine:
         return
     try:
-        wanted = [launch.port] if engine.kind is EngineKind.PROCESS else ports(launch)
+        wanted = [launch.port] if runtime.kind is RuntimeKind.PROCESS else ports(launch)
     except UsageError as error:
         yield problem("port", error.what, error.remedy)
         return
     for port in wanted:
-        holder = engine.holder_of_port(port)
+        holder = runtime.holder_of_port(port)
         if is_free(launch.publish_address, port):
             yield ok("port", f"{port} of {launch.publish_address} is free")
         elif holder == launch.name:
@@ -38,12 +38,12 @@ def check_ports(launch: Launch, engine: Engine) -> Iterator[Finding]:
             )
 
 
-def check_events(launch: Launch, engine: Engine) -> Iterator[Finding]:
+def check_events(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
     """Silence is no failure: an engine may come later."""
     for address in addresses(launch.zmq_endpoint):
         if address.binds or address.host is None or address.port is None:
             continue
-        yield _check_publisher(address, address.host, address.port, contained=engine.kind is not EngineKind.PROCESS)
+        yield _check_publisher(address, address.host, address.port, contained=runtime.kind is not RuntimeKind.PROCESS)
 
 
 def _check_publisher(address: Address, host: str, port: int, *, contained: bool) -> Finding:
@@ -59,6 +59,6 @@ def _check_publisher(address: Address, host: str, port: int, *, contained: bool)
         return warning(
             "events",
             f"what answers at {address.text} listens only there, which a container does not reach",
-            f"Let the engine bind tcp://*:{port}, or use --engine process.",
+            f"Let the engine bind tcp://*:{port}, or use --runtime process.",
         )
     return ok("events", f"something answers at {address.text}")

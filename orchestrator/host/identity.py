@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import Problem
-from orchestrator.runtimes.base import EngineKind
+from orchestrator.runtimes.base import RuntimeKind
 
 PLAIN_UID = 10001  # of the image
 _ROOT = 0
@@ -21,7 +21,7 @@ class Identity:
     as_caller: bool = False
 
 
-def identity(engine: EngineKind, *, rootless: bool, hf_cache: Path | None, caller: int | None = None) -> Identity:
+def identity(runtime: RuntimeKind, *, rootless: bool, hf_cache: Path | None, caller: int | None = None) -> Identity:
     """The image's plain user, unless it must write into a folder of this machine: then whoever owns that here.
 
     Makes the folder if it is not there. `caller` is a uid, this process's by default. Raises Problem where no plain
@@ -32,8 +32,8 @@ def identity(engine: EngineKind, *, rootless: bool, hf_cache: Path | None, calle
     caller = os.geteuid() if caller is None else caller
     hf_cache.mkdir(parents=True, exist_ok=True)
     if rootless:
-        # Inside a rootless engine root is the caller, and nobody else is anyone whom the caller knows.
-        return Identity(as_caller=True) if engine is EngineKind.PODMAN else Identity(user="0:0")
+        # Inside a rootless runtime root is the caller, and nobody else is anyone whom the caller knows.
+        return Identity(as_caller=True) if runtime is RuntimeKind.PODMAN else Identity(user="0:0")
     if caller != _ROOT:
         return Identity(user=f"{caller}:{os.getegid()}")
     owner = hf_cache.stat()

@@ -18,23 +18,23 @@ def state_home() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "kvcache"
 
 
-def service_folder(engine: str, name: str) -> Path:
+def service_folder(runtime: str, name: str) -> Path:
     """A service's own folder; not made here."""
-    return state_home() / engine / name
+    return state_home() / runtime / name
 
 
-def make_service_folder(engine: str, name: str) -> Path:
+def make_service_folder(runtime: str, name: str) -> Path:
     """A service's own folder, made so that nobody but the user can enter."""
-    folder = service_folder(engine, name)
+    folder = service_folder(runtime, name)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     return folder
 
 
 @contextmanager
-def claim(engine: str, name: str) -> Iterator[None]:
+def claim(runtime: str, name: str) -> Iterator[None]:
     """Lets one process of this user at a time start a service of that name; raises Problem if another is at it."""
-    path = state_home() / engine / f"{name}.lock"
+    path = state_home() / runtime / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path, name):
         try:
@@ -59,6 +59,6 @@ def _locked(path: Path, name: str) -> IO[bytes]:
         file.close()
 
 
-def forget_service(engine: str, name: str) -> None:
+def forget_service(runtime: str, name: str) -> None:
     """Removes a service's folder, if there is one."""
-    shutil.rmtree(service_folder(engine, name), ignore_errors=True)
+    shutil.rmtree(service_folder(runtime, name), ignore_errors=True)

@@ -1,6 +1,6 @@
 """What kvcache asks of whatever runs the service, stated once.
 
-An engine touches only services that carry its label (`Service.ours`); telling and keeping that is the engine's duty,
+A runtime touches only services that carry its label (`Service.ours`); telling and keeping that is the runtime's duty,
 so `stop` and `remove` of anything else do nothing. Methods raise Problem, never an SDK's own error.
 """
 
@@ -23,15 +23,15 @@ CONTENT_LABEL = "io.kvcache.content"
 HOST_NAME = "host.containers.internal"
 
 
-class EngineKind(StrEnum):
+class RuntimeKind(StrEnum):
     PODMAN = "podman"
     DOCKER = "docker"
     PROCESS = "process"
 
     @property
-    def thing(self) -> str:
+    def noun(self) -> str:
         """What it runs the service as, for people."""
-        return "process" if self is EngineKind.PROCESS else "container"
+        return "process" if self is RuntimeKind.PROCESS else "container"
 
 
 class Health(StrEnum):
@@ -61,7 +61,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """Storage of the engine's own that outlives containers."""
+    """Storage of the runtime's own that outlives containers."""
 
     name: str
     target: str
@@ -69,7 +69,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The service as an engine is to run it; a child process has no use for what concerns images and mounts."""
+    """The service as a runtime is to run it; a child process has no use for what concerns images and mounts."""
 
     name: str
     labels: Mapping[str, str]
@@ -87,9 +87,9 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What an engine says about the holder of a name."""
+    """What a runtime says about the holder of a name."""
 
-    engine: EngineKind
+    runtime: RuntimeKind
     name: str
     ours: bool
     image: str
@@ -113,7 +113,7 @@ class LogQuery:
 
 @dataclass(frozen=True, slots=True)
 class ImageBuild:
-    """What an engine needs to build an image: a tar archive with a Containerfile at its root, arguments and labels."""
+    """What a runtime needs to build an image: a tar archive with a Containerfile at its root, arguments and labels."""
 
     reference: str
     context: bytes
@@ -122,7 +122,7 @@ class ImageBuild:
 
 
 class Images(Protocol):
-    """The images of a container engine."""
+    """The images of a container runtime."""
 
     def labels(self, reference: str) -> Mapping[str, str] | None:
         """An image's labels; None when there is no such image here."""
@@ -140,11 +140,11 @@ class Images(Protocol):
         ...
 
 
-class Engine(Protocol):
+class ContainerRuntime(Protocol):
     """One place where the service can run. `images` is None where no image is needed."""
 
     @property
-    def kind(self) -> EngineKind: ...
+    def kind(self) -> RuntimeKind: ...
 
     @property
     def description(self) -> str:
@@ -173,7 +173,7 @@ class Engine(Protocol):
         ...
 
     def holder_of_port(self, port: int) -> str | None:
-        """The name of what publishes this host port through this engine."""
+        """The name of what publishes this host port through this runtime."""
         ...
 
     def start(self, workload: Workload) -> None:
@@ -181,7 +181,7 @@ class Engine(Protocol):
         ...
 
     def confirm_health(self, name: str) -> Health:
-        """The engine's own health check of a running service, run anew where the engine lets us."""
+        """The runtime's own health check of a running service, run anew where the runtime lets us."""
         ...
 
     def logs(self, name: str, query: LogQuery) -> Iterator[str]:

@@ -1,77 +1,77 @@
-"""Which engines are here, and which one is taken."""
+"""Which runtimes are here, and which one is taken."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from orchestrator.errors import EngineUnavailable, Problem
-from orchestrator.runtimes.base import Engine, EngineKind
+from orchestrator.errors import Problem, RuntimeUnavailable
+from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine that answers, and why it was taken."""
+    """A runtime that answers, and why it was taken."""
 
-    engine: Engine
+    runtime: ContainerRuntime
     reason: str
 
 
-def choose(kind: EngineKind | None) -> Choice:
-    """The engine asked for, or for None a Podman that answers, else a Docker, else a child process. Raises Problem."""
+def choose(kind: RuntimeKind | None) -> Choice:
+    """The runtime asked for, or for None a Podman that answers, else a Docker, else a child process. Raises Problem."""
     if kind is not None:
         return Choice(connect(kind), "as asked for")
     refused: list[str] = []
-    for candidate in EngineKind:
+    for candidate in RuntimeKind:
         try:
-            engine = connect(candidate)
-        except EngineUnavailable as error:
+            runtime = connect(candidate)
+        except RuntimeUnavailable as error:
             refused.append(error.what)
         else:
-            return Choice(engine, " ".join([*refused, "It answers."]) if refused else "the first that answers")
+            return Choice(runtime, " ".join([*refused, "It answers."]) if refused else "the first that answers")
     raise Problem(
         f"There is nothing to run the service on. {' '.join(refused)}",
         "Install Podman (https://podman.io/docs/installation); or, to do without: pip install 'kvcache[service]'",
     )
 
 
-def answering(kind: EngineKind | None) -> Iterator[Engine]:
-    """Every engine that answers, or the one asked for (then raises EngineUnavailable if it does not)."""
+def answering(kind: RuntimeKind | None) -> Iterator[ContainerRuntime]:
+    """Every runtime that answers, or the one asked for (then raises RuntimeUnavailable if it does not)."""
     if kind is not None:
         yield connect(kind)
         return
-    for candidate in EngineKind:
+    for candidate in RuntimeKind:
         try:
             yield connect(candidate)
-        except EngineUnavailable:
+        except RuntimeUnavailable:
             continue
 
 
-def connect(kind: EngineKind) -> Engine:
-    """Raises EngineUnavailable. Imported here: an SDK takes longer to load than most commands to run."""
+def connect(kind: RuntimeKind) -> ContainerRuntime:
+    """Raises RuntimeUnavailable. Imported here: an SDK takes longer to load than most commands to run."""
     return _CONNECT[kind]()
 
 
-def _podman() -> Engine:
+def _podman() -> ContainerRuntime:
     from orchestrator.runtimes.podman import Podman  # noqa: PLC0415
 
     return Podman.connect()
 
 
-def _docker() -> Engine:
+def _docker() -> ContainerRuntime:
     from orchestrator.runtimes.docker import Docker  # noqa: PLC0415
 
     return Docker.connect()
 
 
-def _process() -> Engine:
+def _process() -> ContainerRuntime:
     from orchestrator.runtimes.process import Processes  # noqa: PLC0415
 
     return Processes.connect()
 
 
-_CONNECT: dict[EngineKind, Callable[[], Engine]] = {
-    EngineKind.PODMAN: _podman,
-    EngineKind.DOCKER: _docker,
-    EngineKind.PROCESS: _process,
+_CONNECT: dict[RuntimeKind, Callable[[], ContainerRuntime]] = {
+    RuntimeKind.PODMAN: _podman,
+    RuntimeKind.DOCKER: _docker,
+    RuntimeKind.PROCESS: _process,
 }

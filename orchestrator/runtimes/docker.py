@@ -15,21 +15,21 @@ from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import LogConfig
 
-from orchestrator.errors import BuildFailed, EngineUnavailable, Problem, cause_of
+from orchestrator.errors import BuildFailed, Problem, RuntimeUnavailable, cause_of
 from orchestrator.runtimes.base import (
     HOST_NAME,
     NAME_LABEL,
-    EngineKind,
     Health,
     ImageBuild,
     Images,
     LogQuery,
     Mount,
+    RuntimeKind,
     Service,
     Workload,
 )
 from orchestrator.runtimes.hardening import HEALTH_CHECK, LOG_BYTES, PIDS_LIMIT, TMP_BYTES, sysctls
-from orchestrator.runtimes.inspection import service_from, vanishes
+from orchestrator.runtimes.inspection import service_from, wait_gone
 from orchestrator.runtimes.remote import remote_machine
 from orchestrator.runtimes.streams import lines, tool_lines
 
@@ -39,9 +39,9 @@ _BUILD_SECONDS = 3600  # between two lines of a build's output
 
 
 class Docker:
-    """Implements engines.base.Engine."""
+    """Implements runtimes.base.ContainerRuntime."""
 
-    kind = EngineKind.DOCKER
+    kind = RuntimeKind.DOCKER
 
     def __init__(self, client: docker.DockerClient, where: str) -> None:
         self._client = client
@@ -51,14 +51,14 @@ class Docker:
 
     @classmethod
     def connect(cls) -> Self:
-        """The Docker of DOCKER_HOST, else of DOCKER_CONTEXT or the current context. Raises EngineUnavailable."""
+        """The Docker of DOCKER_HOST, else of DOCKER_CONTEXT or the current context. Raises RuntimeUnavailable."""
         where = _where()
         try:
             client = docker.DockerClient.from_env(timeout=_ANSWER_SECONDS, use_ssh_client=True)
             client.api.timeout = _CALL_SECONDS
             return cls(client, where)
         except (DockerException, requests.RequestException, OSError) as error:
-            raise EngineUnavailable(
+            raise RuntimeUnavailable(
                 f"Docker does not answer at {where}: {cause_of(error)}",
                 "Start it (`sudo systemctl start docker`, or Docker Desktop), or see what `docker info` says.",
             ) from error
@@ -134,7 +134,7 @@ class Docker:
                 try:
                     self._client.containers.get(name).remove(force=True, v=True)
                 except APIError:
-                    if not vanishes(lambda: self.find(name) is None):  # somebody else may be removing it
+                    if not wait_gone(lambda: self.find(name) is None):  # somebody else may be removing it
                         raise
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class Docker:
 
 
 class DockerImages:
-    """Implements engines.base.Images."""
+    """Implements runtimes.base.Images."""
 
     def __init__(self, client: docker.DockerClient) -> None:
         self._client = client
@@ -247,13 +247,13 @@ def _options(mount: Mount) -> str:
 
 
 def _where() -> str:
-    """The address that docker-py takes, for people; raises EngineUnavailable for a context that is not there."""
+    """The address that docker-py takes, for people; raises RuntimeUnavailable for a context that is not there."""
     if host := os.environ.get("DOCKER_HOST"):
         return host
     name = os.environ.get("DOCKER_CONTEXT")
     context = ContextAPI.get_context(name)
     if context is None:
-        raise EngineUnavailable(
+        raise RuntimeUnavailable(
             f"Docker has no context {name!r}.", "Run `docker context ls`, and set or unset DOCKER_CONTEXT."
         )
     return str(context.Host).replace("http+unix://", "unix://")
@@ -270,7 +270,7 @@ def _errors(doing: str) -> Iterator[None]:
             f"Docker could not {doing}: {said}", "Run `kvcache doctor`, which looks for the cause."
         ) from error
     except (DockerException, requests.RequestException, OSError) as error:
-        raise EngineUnavailable(
+        raise RuntimeUnavailable(
             f"Docker did not answer when asked to {doing}: {cause_of(error)}",
-            "Run `docker info`, which should show the cause; or choose another engine with --engine.",
+            "Run `docker info`, which should show the cause; or choose another runtime with --runtime.",
         ) from error

@@ -1,4 +1,4 @@
-"""What every container of ours is allowed, whichever engine runs it."""
+"""What every container of ours is allowed, whichever runtime runs it."""
 
 from __future__ import annotations
 

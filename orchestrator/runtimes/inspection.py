@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from orchestrator.runtimes.base import NAME_LABEL, EngineKind, Health, Publication, Service
+from orchestrator.runtimes.base import NAME_LABEL, Health, Publication, RuntimeKind, Service
 
 
-def service_from(attributes: Mapping[str, Any], engine: EngineKind) -> Service:
+def service_from(attributes: Mapping[str, Any], runtime: RuntimeKind) -> Service:
     """Reads the answer of `GET /containers/{name}/json` (Docker API 1.41) or its libpod sister (Podman 4.3)."""
     state = attributes["State"]
     labels = attributes["Config"].get("Labels") or {}
     running = bool(state.get("Running"))
     return Service(
-        engine=engine,
+        runtime=runtime,
         name=attributes["Name"].lstrip("/"),
         ours=NAME_LABEL in labels,
         image=attributes.get("ImageName") or attributes["Config"].get("Image") or "",
@@ -53,7 +53,7 @@ def _publications(attributes: Mapping[str, Any]) -> tuple[Publication, ...]:
     return tuple(sorted(found, key=lambda publication: publication.port))
 
 
-def vanishes(is_gone: Callable[[], bool], seconds: float = 5.0) -> bool:
+def wait_gone(is_gone: Callable[[], bool], seconds: float = 5.0) -> bool:
     """Whether something that is being removed is gone before long."""
     deadline = time.monotonic() + seconds
     while not is_gone():

@@ -1,4 +1,4 @@
-"""Reads a service's log file as an engine would give its log: the last lines, those since a moment, and on."""
+"""Reads a service's log file as a runtime would give its log: the last lines, those since a moment, and on."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from typing import Self
 import requests
 from podman.errors import APIError, NotFound
 
-from orchestrator.errors import EngineUnavailable
-from orchestrator.runtimes.base import NAME_LABEL, EngineKind, Health, Images, LogQuery, Service, Workload
-from orchestrator.runtimes.inspection import service_from, vanishes
+from orchestrator.errors import RuntimeUnavailable
+from orchestrator.runtimes.base import NAME_LABEL, Health, Images, LogQuery, RuntimeKind, Service, Workload
+from orchestrator.runtimes.inspection import service_from, wait_gone
 from orchestrator.runtimes.podman_api import PodmanApi, podman_errors
 from orchestrator.runtimes.podman_creation import creation
 from orchestrator.runtimes.podman_images import PodmanImages
@@ -28,9 +28,9 @@ _ROOT_SOCKET = "http+unix:///run/podman/podman.sock"  # podman-py would look bel
 
 
 class Podman:
-    """Implements engines.base.Engine."""
+    """Implements runtimes.base.ContainerRuntime."""
 
-    kind = EngineKind.PODMAN
+    kind = RuntimeKind.PODMAN
 
     def __init__(self, api: PodmanApi, service: PodmanService | None) -> None:
         self._service = service
@@ -45,7 +45,7 @@ class Podman:
     def connect(cls) -> Self:
         """The Podman of CONTAINER_HOST, else one whose API socket answers, else one whose API we start.
 
-        Raises EngineUnavailable.
+        Raises RuntimeUnavailable.
         """
         if named := os.environ.get("CONTAINER_HOST"):
             api = PodmanApi(named)
@@ -59,7 +59,7 @@ class Podman:
         except (APIError, requests.RequestException, OSError):
             pass
         if shutil.which("podman") is None:
-            raise EngineUnavailable(
+            raise RuntimeUnavailable(
                 "Podman is not here: there is neither a `podman` command nor an API socket.",
                 "Install Podman (https://podman.io/docs/installation).",
             )
@@ -157,7 +157,7 @@ class Podman:
                         container.kill("SIGKILL")
                     container.remove(force=True, v=True)
                 except APIError:
-                    if not vanishes(lambda: self.find(name) is None):  # somebody else may be removing it
+                    if not wait_gone(lambda: self.find(name) is None):  # somebody else may be removing it
                         raise
 
     def close(self) -> None:

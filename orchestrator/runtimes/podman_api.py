@@ -13,7 +13,7 @@ import podman
 import requests
 from podman.errors import APIError, PodmanError
 
-from orchestrator.errors import EngineUnavailable, Problem, cause_of
+from orchestrator.errors import Problem, RuntimeUnavailable, cause_of
 
 _ANSWER_SECONDS = 3.0
 
@@ -60,7 +60,7 @@ def podman_errors(doing: str) -> Iterator[None]:
                 f"Podman could not {doing}: {error.explanation or error}",
                 "Run `kvcache doctor`, which looks for the cause.",
             ) from error
-        raise EngineUnavailable(
+        raise RuntimeUnavailable(
             f"Podman did not answer when asked to {doing}: {cause_of(error)}",
-            "Run `podman info`, which should show the cause; or choose another engine with --engine.",
+            "Run `podman info`, which should show the cause; or choose another runtime with --runtime.",
         ) from error

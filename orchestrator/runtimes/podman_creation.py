@@ -16,7 +16,7 @@ def creation(workload: Workload) -> dict[str, Any]:
         "labels": dict(workload.labels),
         "environment": dict(workload.environment),
         "user": workload.user,
-        **({"userns_mode": {"nsmode": "keep-id", "value": _kept(workload.user)}} if workload.as_caller else {}),
+        **({"userns_mode": {"nsmode": "keep-id", "value": _keep_id(workload.user)}} if workload.as_caller else {}),
         "ports": {f"{published.port}/tcp": (published.address, published.port) for published in workload.publications},
         "mounts": [
             # Without a source a folder would be made instead of a file system in memory.
@@ -38,7 +38,7 @@ def creation(workload: Workload) -> dict[str, Any]:
     }
 
 
-def _kept(user: str) -> str:
+def _keep_id(user: str) -> str:
     uid, gid = user.split(":")
     return f"uid={uid},gid={gid}"
 

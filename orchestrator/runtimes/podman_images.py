@@ -22,7 +22,7 @@ _DOCKER_FORMAT = "application/vnd.docker.distribution.manifest.v2+json"
 
 
 class PodmanImages:
-    """Implements engines.base.Images."""
+    """Implements runtimes.base.Images."""
 
     def __init__(self, client: Any, api: PodmanApi, service: PodmanService | None) -> None:
         self._client = client

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.errors import EngineUnavailable
+from orchestrator.errors import RuntimeUnavailable
 from orchestrator.runtimes import tether
 
 _PREFIX = "kvcache-podman-"
@@ -60,9 +60,9 @@ class PodmanService:
         while not _listens(self._socket):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 said = self._output.read_text(errors="replace").strip().splitlines()
-                raise EngineUnavailable(
+                raise RuntimeUnavailable(
                     f"Podman's API does not start: {said[-1] if said else 'it says nothing'}",
-                    "Run `podman info`, which shows the same; or choose another engine with --engine.",
+                    "Run `podman info`, which shows the same; or choose another runtime with --runtime.",
                 )
             time.sleep(0.01)
 

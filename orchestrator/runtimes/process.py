@@ -1,4 +1,4 @@
-"""No container engine at all: the service as a child process of this Python, for machines with neither."""
+"""No container runtime at all: the service as a child process of this Python, for machines with neither."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from typing import IO, Any, Self
 
 import psutil
 
-from orchestrator.errors import EngineUnavailable, Problem
+from orchestrator.errors import Problem, RuntimeUnavailable
 from orchestrator.health import answers
 from orchestrator.host.ownership import process
 from orchestrator.host.state import forget_service, make_service_folder, service_folder, state_home
 from orchestrator.runtimes import tether
-from orchestrator.runtimes.base import EngineKind, Health, LogQuery, Publication, Service, Workload
+from orchestrator.runtimes.base import Health, LogQuery, Publication, RuntimeKind, Service, Workload
 from orchestrator.runtimes.log_file import read_log
 from orchestrator.runtimes.streams import tool_lines
 
 _PACKAGES = Path(__file__).resolve().parent.parent.parent
 # What a program needs of its surroundings. Everything else is said by the workload, so that a setting of the service
 # that happens to be set in a shell changes nothing, as with a container.
-_SURROUNDINGS = re.compile(
+_INHERITED_VARIABLES = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|LD_LIBRARY_PATH|XDG_CACHE_HOME"
     r"|PYTHONPATH|VIRTUAL_ENV|SSL_CERT_FILE|SSL_CERT_DIR|HF_HOME|HF_HUB_CACHE",
     re.IGNORECASE,
@@ -64,9 +64,9 @@ class _Record:
 
 
 class Processes:
-    """Implements engines.base.Engine."""
+    """Implements runtimes.base.ContainerRuntime."""
 
-    kind = EngineKind.PROCESS
+    kind = RuntimeKind.PROCESS
     description = f"a child process of {sys.executable}"
     images = None
     machine = None
@@ -77,9 +77,9 @@ class Processes:
 
     @classmethod
     def connect(cls) -> Self:
-        """Always there; raises EngineUnavailable when the service's own dependencies are not installed."""
+        """Always there; raises RuntimeUnavailable when the service's own dependencies are not installed."""
         if missing := missing_packages():
-            raise EngineUnavailable(
+            raise RuntimeUnavailable(
                 f"The service cannot run in this Python: {', '.join(missing)} not installed.",
                 f"Run: {sys.executable} -m pip install 'kvcache[service]'",
             )
@@ -98,7 +98,7 @@ class Processes:
         exit_code = child.poll() if child else None
         running = record.process is not None
         return Service(
-            engine=self.kind,
+            runtime=self.kind,
             name=name,
             ours=True,
             image="",
@@ -119,12 +119,12 @@ class Processes:
 
     def start(self, workload: Workload) -> None:
         folder = make_service_folder(self.kind, workload.name)
-        tied = _tied() if workload.lives_with_parent else []
+        tied = _die_with_parent() if workload.lives_with_parent else []
         with _log_path(workload.name).open("wb") as log:
             child = subprocess.Popen(
                 [*tied, sys.executable, "-m", "service", "serve"],
                 cwd=_PACKAGES,
-                env={**_surroundings(), **workload.environment},
+                env={**_inherited_environment(), **workload.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -155,9 +155,9 @@ class Processes:
     def run_tool(self, name: str, arguments: Sequence[str]) -> Generator[str, None, None]:
         with TemporaryFile() as errors:
             tool = subprocess.Popen(
-                [*_tied(), sys.executable, "-m", "service", *arguments],
+                [*_die_with_parent(), sys.executable, "-m", "service", *arguments],
                 cwd=_PACKAGES,
-                env=_surroundings(),
+                env=_inherited_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -194,7 +194,7 @@ class Processes:
         """Nothing was opened; a detached service runs on."""
 
 
-def _tied() -> list[str]:
+def _die_with_parent() -> list[str]:
     """What is put in front of a command that is to end with this process."""
     return [sys.executable, "-IS", tether.__file__, str(os.getpid())]
 
@@ -228,8 +228,8 @@ def _is_installed(distribution: str) -> bool:
         return False
 
 
-def _surroundings() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if _SURROUNDINGS.fullmatch(name)}
+def _inherited_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if _INHERITED_VARIABLES.fullmatch(name)}
 
 
 def _has(service: Service, port: int) -> bool:
@@ -237,8 +237,8 @@ def _has(service: Service, port: int) -> bool:
 
 
 def _record_path(name: str) -> Path:
-    return service_folder(EngineKind.PROCESS, name) / "process.json"
+    return service_folder(RuntimeKind.PROCESS, name) / "process.json"
 
 
 def _log_path(name: str) -> Path:
-    return service_folder(EngineKind.PROCESS, name) / "service.log"
+    return service_folder(RuntimeKind.PROCESS, name) / "service.log"

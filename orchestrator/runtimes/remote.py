@@ -1,4 +1,4 @@
-"""Whether an engine is on another machine: then it neither mounts our folders nor publishes ports here."""
+"""Whether a runtime is on another machine: then it neither mounts our folders nor publishes ports here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")  # a virtual machine
 
 
 def remote_machine(address: str) -> str | None:
-    """The machine's name in an engine's address (unix, tcp, http, ssh); None when it is this one."""
+    """The machine's name in a runtime's address (unix, tcp, http, ssh); None when it is this one."""
     url = urlsplit(address)
     if url.scheme.endswith(("unix", "npipe")) or url.hostname is None or _LOOPBACK.fullmatch(url.hostname):
         return None

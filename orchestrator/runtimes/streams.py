@@ -1,4 +1,4 @@
-"""Lines out of the pieces in which container engines send what a process writes."""
+"""Lines out of the pieces in which container runtimes send what a process writes."""
 
 from __future__ import annotations
 

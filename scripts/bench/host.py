@@ -1,4 +1,4 @@
-"""Part 6, host: what a user waits for at the `kvcache` command, on each engine that answers."""
+"""Part 6, host: what a user waits for at the `kvcache` command, on each runtime that answers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from orchestrator.errors import EngineUnavailable
-from orchestrator.runtimes.base import EngineKind
+from orchestrator.errors import RuntimeUnavailable
+from orchestrator.runtimes.base import RuntimeKind
 from orchestrator.runtimes.discovery import connect
 from scripts.bench.plan import Plan
 from scripts.bench.results import LeftOut, Measure, Rounds
@@ -30,9 +30,9 @@ class Failed(Exception):
 
 
 async def run(plan: Plan) -> AsyncIterator[Measure | LeftOut]:
-    """Gives seconds of `up` with nothing to build, `status` and `down` on each engine, and of `--help`.
+    """Gives seconds of `up` with nothing to build, `status` and `down` on each runtime, and of `--help`.
 
-    Variables such as KVCACHE_ENGINE and KVCACHE_BASE_IMAGE mean what they mean to `kvcache up`.
+    Variables such as KVCACHE_RUNTIME and KVCACHE_BASE_IMAGE mean what they mean to `kvcache up`.
     """
     rounds = Rounds()
     with TemporaryDirectory(prefix="kvcache-bench-") as folder:
@@ -42,12 +42,12 @@ async def run(plan: Plan) -> AsyncIterator[Measure | LeftOut]:
             if counts:
                 rounds.add("kvcache", {"help": taken})
         yield rounds.measure("help", part=PART, what="kvcache --help", unit="s", most=0.3)
-        asked = os.environ.get("KVCACHE_ENGINE", "auto")
-        for kind in EngineKind if asked == "auto" else [EngineKind(asked)]:
+        asked = os.environ.get("KVCACHE_RUNTIME", "auto")
+        for kind in RuntimeKind if asked == "auto" else [RuntimeKind(asked)]:
             try:
                 connect(kind)
                 measures = await _on(kind, host, min(plan.rounds, _MOST_ROUNDS))
-            except EngineUnavailable as error:
+            except RuntimeUnavailable as error:
                 yield LeftOut(f"{kind.value}: {error.what}")
             except Failed as error:
                 yield LeftOut(f"{kind.value}: {error}")
@@ -56,17 +56,17 @@ async def run(plan: Plan) -> AsyncIterator[Measure | LeftOut]:
                     yield measure
 
 
-async def _on(kind: EngineKind, host: Host, count: int) -> list[Measure]:
+async def _on(kind: RuntimeKind, host: Host, count: int) -> list[Measure]:
     rounds = Rounds()
-    engine = ("--engine", kind.value)
-    up = ("up", "--detach", *engine, "--name", _NAME, "--port", str(free_port()), "--model", "builtin/demo")
+    runtime = ("--runtime", kind.value)
+    up = ("up", "--detach", *runtime, "--name", _NAME, "--port", str(free_port()), "--model", "builtin/demo")
     endpoint = ("--zmq-endpoint", "tcp://127.0.0.1:1")
-    down = ("down", *engine, "--name", _NAME)
+    down = ("down", *runtime, "--name", _NAME)
     try:
         for number in range(1 + count):  # the first builds the image, where there is one to build
             figures = {
                 "up": await host.seconds(*up, *endpoint),
-                "status": await host.seconds("status", *engine),
+                "status": await host.seconds("status", *runtime),
                 "down": await host.seconds(*down),
             }
             if number:

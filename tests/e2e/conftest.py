@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import EngineUnavailable
-from orchestrator.runtimes.base import EngineKind
+from orchestrator.errors import RuntimeUnavailable
+from orchestrator.runtimes.base import RuntimeKind
 from orchestrator.runtimes.discovery import connect
 from tests.command import Command, Commands
-from tests.e2e.containers import ContainerEngine, Up
+from tests.e2e.containers import RuntimeCommand, Up
 from tests.e2e.publishers import RecordedEngines
 
 
@@ -23,24 +23,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", params=["podman", "docker"])
-def engine(request: pytest.FixtureRequest) -> Iterator[ContainerEngine]:
-    """Each engine of this machine; one that is missing is skipped, or a failure with KVCACHE_REQUIRE_ENGINES."""
+def runtime(request: pytest.FixtureRequest) -> Iterator[RuntimeCommand]:
+    """Each runtime of this machine; one that is missing is skipped, or a failure with KVCACHE_REQUIRE_RUNTIMES."""
     try:
-        with closing(connect(EngineKind(request.param))):
+        with closing(connect(RuntimeKind(request.param))):
             pass
-    except EngineUnavailable as error:
-        if os.environ.get("KVCACHE_REQUIRE_ENGINES"):
+    except RuntimeUnavailable as error:
+        if os.environ.get("KVCACHE_REQUIRE_RUNTIMES"):
             pytest.fail(error.what)
         pytest.skip(error.what)
-    found = ContainerEngine(request.param)
+    found = RuntimeCommand(request.param)
     yield found
     found.clean_up()
 
 
 @pytest.fixture(scope="session")
-def session(engine: ContainerEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    """`kvcache`, with a state folder of this engine's tests."""
-    commands = Commands(tmp_path_factory.mktemp(engine.kind))
+def session(runtime: RuntimeCommand, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """`kvcache`, with a state folder of this runtime's tests."""
+    commands = Commands(tmp_path_factory.mktemp(runtime.kind))
     yield commands
     commands.close()
 
@@ -50,8 +50,8 @@ class Running(Up):
 
     TOKEN = "not-a-real-token"  # noqa: S105 - so it says
 
-    def __init__(self, engine: ContainerEngine, kvcache: Commands, engines: RecordedEngines) -> None:
-        super().__init__(engine, kvcache, "running")
+    def __init__(self, runtime: RuntimeCommand, kvcache: Commands, engines: RecordedEngines) -> None:
+        super().__init__(runtime, kvcache, "running")
         self.engines = engines
         options = ("--zmq-endpoint", engines.endpoint, "--block-size", str(engines.block_size))
         # Nobody answers there, so that what needs a token fails at once.
@@ -62,16 +62,16 @@ class Running(Up):
 
 
 @pytest.fixture(scope="session")
-def running(engine: ContainerEngine, session: Commands, recordings: Path) -> Iterator[Running]:
+def running(runtime: RuntimeCommand, session: Commands, recordings: Path) -> Iterator[Running]:
     with RecordedEngines(recordings, "c_lora_salt") as engines:
-        found = Running(engine, session, engines)
+        found = Running(runtime, session, engines)
         yield found
         found.command.interrupt()
         found.command.finish()
 
 
 @pytest.fixture
-def make_up(running: Running, engine: ContainerEngine, tmp_path: Path) -> Iterator[Callable[..., Up]]:
+def make_up(running: Running, runtime: RuntimeCommand, tmp_path: Path) -> Iterator[Callable[..., Up]]:
     """Further services, on the image that is built already; `root` is the checkout whose `kvcache` runs them."""
     made: list[Up] = []
     started: list[Commands] = []
@@ -79,11 +79,11 @@ def make_up(running: Running, engine: ContainerEngine, tmp_path: Path) -> Iterat
     def make(root: Path | None = None) -> Up:
         commands = Commands(tmp_path, root or running.kvcache.root)
         started.append(commands)
-        made.append(Up(engine, commands, f"more-{len(made)}"))
+        made.append(Up(runtime, commands, f"more-{len(made)}"))
         return made[-1]
 
     yield make
     for commands in started:
         commands.close()
     for up in made:
-        engine("rm", "--force", up.name, check=False)
+        runtime("rm", "--force", up.name, check=False)

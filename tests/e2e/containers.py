@@ -1,4 +1,4 @@
-"""A container engine as its own command sees it, beside `kvcache`, which is under test."""
+"""A container runtime as its own command sees it, beside `kvcache`, which is under test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.command import Command, Commands, free_port
 from tests.conftest import ROOT
 
 
-class ContainerEngine:
+class RuntimeCommand:
     """`podman` or `docker`; names what tests make so that nothing of anybody else's is touched."""
 
     def __init__(self, kind: str) -> None:
@@ -22,7 +22,7 @@ class ContainerEngine:
         self.image = f"kvcache-e2e-{os.getpid()}"
 
     def __call__(self, *arguments: str, check: bool = True) -> str:
-        """Runs the engine's own command; gives what it prints."""
+        """Runs the runtime's own command; gives what it prints."""
         done = subprocess.run([self.kind, *arguments], check=False, capture_output=True, text=True)
         assert not check or done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -48,26 +48,26 @@ class ContainerEngine:
 class Up:
     """A service that `kvcache up` runs in a container of its own name, on a port of its own."""
 
-    def __init__(self, engine: ContainerEngine, kvcache: Commands, suffix: str) -> None:
-        self.engine = engine
+    def __init__(self, runtime: RuntimeCommand, kvcache: Commands, suffix: str) -> None:
+        self.runtime = runtime
         self.kvcache = kvcache
-        self.name = f"{engine.image}-{suffix}"
+        self.name = f"{runtime.image}-{suffix}"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
     def start(self, *more: str, environment: Mapping[str, str] | None = None) -> Command:
-        options = ("--engine", self.engine.kind, "--name", self.name, "--image", self.engine.image)
+        options = ("--runtime", self.runtime.kind, "--name", self.name, "--image", self.runtime.image)
         where = ("--port", str(self.port), "--model", "builtin/demo")
         return self.kvcache.start("up", *options, *where, *more, environment=environment)
 
     @property
     def folder(self) -> Path:
         """What the host keeps for it."""
-        return self.kvcache.state / self.engine.kind / self.name
+        return self.kvcache.state / self.runtime.kind / self.name
 
     def left(self) -> list[str]:
         """What is left of it."""
-        containers = self.engine("ps", "-a", "--filter", f"name={self.name}", "--format", "{{.Names}}").split()
+        containers = self.runtime("ps", "-a", "--filter", f"name={self.name}", "--format", "{{.Names}}").split()
         return [*containers, *([str(self.folder)] if self.folder.exists() else [])]
 
 

@@ -1,4 +1,4 @@
-"""What the container is allowed and given, as the engine says and as it looks from inside."""
+"""What the container is allowed and given, as the runtime says and as it looks from inside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Running
-from tests.e2e.containers import ContainerEngine
+from tests.e2e.containers import RuntimeCommand
 
 _LOOK = """
 import json, os
@@ -39,7 +39,7 @@ print(json.dumps({
 @pytest.fixture(scope="session")
 def inside(running: Running) -> dict[str, Any]:
     """What a program of the service's own user sees."""
-    return dict(json.loads(running.engine("exec", running.name, "python", "-c", _LOOK)))
+    return dict(json.loads(running.runtime("exec", running.name, "python", "-c", _LOOK)))
 
 
 def test_it_runs_as_a_plain_user_without_capabilities(inside: dict[str, Any]) -> None:
@@ -59,13 +59,13 @@ def test_its_inner_loops_are_compiled(inside: dict[str, Any]) -> None:
 def test_the_token_reaches_the_service_and_nobody_who_inspects_it(running: Running, inside: dict[str, Any]) -> None:
     assert inside["token"] == running.TOKEN
     assert running.TOKEN not in str(inside["environment"])
-    assert running.TOKEN not in json.dumps(running.engine.inspect(running.name))
-    assert running.TOKEN not in running.engine("history", "--no-trunc", running.engine.image)
+    assert running.TOKEN not in json.dumps(running.runtime.inspect(running.name))
+    assert running.TOKEN not in running.runtime("history", "--no-trunc", running.runtime.image)
     assert running.folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_the_engine_says_the_same(running: Running) -> None:
-    found = running.engine.inspect(running.name)
+def test_the_runtime_says_the_same(running: Running) -> None:
+    found = running.runtime.inspect(running.name)
 
     mounts = {mount["Destination"] for mount in found["Mounts"] if mount["Type"] != "tmpfs"}
     assert mounts == {"/cache/huggingface", "/run/secrets/hf-token"}
@@ -90,10 +90,10 @@ def test_the_port_is_published_on_loopback_alone(running: Running) -> None:
         assert client.connect_ex((outside, running.port)) != 0
 
 
-def test_the_host_is_reached_under_one_name(running: Running, engine: ContainerEngine) -> None:
+def test_the_host_is_reached_under_one_name(running: Running, runtime: RuntimeCommand) -> None:
     with socket.create_server(("0.0.0.0", 0)) as server:
         program = f"import socket; socket.create_connection(('host.containers.internal', {server.getsockname()[1]}), 5)"
-        engine("exec", running.name, "python", "-c", program)
+        runtime("exec", running.name, "python", "-c", program)
 
 
 def test_nothing_of_the_shell_reaches_the_service_by_accident(inside: dict[str, Any]) -> None:

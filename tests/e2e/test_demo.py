@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.command import Command
-from tests.e2e.containers import ContainerEngine, Up
+from tests.e2e.containers import RuntimeCommand, Up
 
 NEVER = 100_000
 
@@ -17,27 +17,27 @@ class Demo(Up):
     """A demo in a container of its own name."""
 
     def play(self, *more: str) -> Command:
-        options = ("--engine", self.engine.kind, "--name", self.name, "--image", self.engine.image)
+        options = ("--runtime", self.runtime.kind, "--name", self.name, "--image", self.runtime.image)
         return self.kvcache.start("demo", *options, *more)
 
 
 @pytest.fixture
-def demo(running: Up, engine: ContainerEngine) -> Iterator[Demo]:
-    found = Demo(engine, running.kvcache, "demo")
+def demo(running: Up, runtime: RuntimeCommand) -> Iterator[Demo]:
+    found = Demo(runtime, running.kvcache, "demo")
     yield found
-    engine("rm", "--force", found.name, check=False)
+    runtime("rm", "--force", found.name, check=False)
 
 
 def test_predictions_come_true_in_a_container_and_nothing_is_left(demo: Demo) -> None:
     done = demo.play("--requests", "120", "--json").finish(120)
     document = json.loads(done.output)
-    assert (done.code, document["engine"], document["differences"]) == (0, demo.engine.kind, [])
+    assert (done.code, document["runtime"], document["differences"]) == (0, demo.runtime.kind, [])
     aware, round_robin, at_random = (tally["hit_rate"] for tally in document["policies"])
     assert aware > 1.5 * max(round_robin, at_random)
     assert demo.left() == []
 
 
-def test_an_engine_that_is_too_small_is_said_by_what_failed_inside(demo: Demo) -> None:
+def test_a_runtime_that_is_too_small_is_said_by_what_failed_inside(demo: Demo) -> None:
     done = demo.play("--blocks", "20").finish(120)
     assert done.code == 1
     assert "do not fit into 19 blocks" in done.output

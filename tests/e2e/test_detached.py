@@ -10,7 +10,7 @@ import pytest
 
 from tests.command import free_port, wait_until
 from tests.e2e.conftest import Running
-from tests.e2e.containers import ContainerEngine, Up
+from tests.e2e.containers import RuntimeCommand, Up
 from tests.e2e.http import get
 
 
@@ -23,15 +23,16 @@ def up(make_up: Callable[..., Up]) -> Iterator[Up]:
 
 
 def test_it_is_found_reported_and_taken_down(up: Up) -> None:
-    engine = up.engine.kind
+    runtime = up.runtime.kind
     listed = json.loads(up.kvcache.run("status", "--json").output)
     (status,) = [found for found in listed if found["name"] == up.name]
     assert status.pop("uptime") >= 0
-    assert status.pop("image").removeprefix("localhost/").removesuffix(":latest") == up.engine.image
+    assert status.pop("image").removeprefix("localhost/").removesuffix(":latest") == up.runtime.image
     assert status.pop("health") in {"starting", "healthy"}
     assert status == {
         "name": up.name,
-        "engine": engine,
+        "runtime": runtime,
+        "engine": runtime,
         "state": "running",
         "ports": [f"127.0.0.1:{up.port}"],
         "detached": True,
@@ -47,21 +48,21 @@ def test_it_is_found_reported_and_taken_down(up: Up) -> None:
 
 
 def test_logs_have_a_tail_a_since_and_can_be_followed_to_the_end(up: Up) -> None:
-    named = ("logs", "--name", up.name, "--engine", up.engine.kind)
+    named = ("logs", "--name", up.name, "--runtime", up.runtime.kind)
     assert len(up.kvcache.run(*named, "--tail", "2").output.splitlines()) == 2
     assert "Events pool started" in up.kvcache.run(*named, "--since", "10m").output
     assert up.kvcache.run(*named, "--since", "2100-01-01").output == ""
 
     following = up.kvcache.start(*named, "-f")
     following.wait_for("Events pool started")
-    up.engine("stop", up.name)
+    up.runtime("stop", up.name)
     done = following.finish()
     assert done.code == 0
     assert "Received shutdown signal" in done.output
 
 
 def test_limits_ports_and_folders_are_given_to_the_container(
-    make_up: Callable[..., Up], engine: ContainerEngine, tmp_path: Path
+    make_up: Callable[..., Up], runtime: RuntimeCommand, tmp_path: Path
 ) -> None:
     model = tmp_path / "models" / "org" / "name"
     model.mkdir(parents=True)
@@ -73,37 +74,37 @@ def test_limits_ports_and_folders_are_given_to_the_container(
     done = up.start("-d", *limits, *folders, "--zmq-endpoint", f"tcp://*:{port}").finish()
 
     assert done.code == 0, done.output
-    mounts = {mount["Destination"] for mount in engine.inspect(up.name)["Mounts"] if mount["Type"] != "tmpfs"}
+    mounts = {mount["Destination"] for mount in runtime.inspect(up.name)["Mounts"] if mount["Type"] != "tmpfs"}
     assert mounts == {"/models", "/cache/huggingface"}
-    found = engine.inspect(up.name)["HostConfig"]
+    found = runtime.inspect(up.name)["HostConfig"]
     assert found["Memory"] == 300 << 20
     assert found["NanoCpus"] == 500_000_000 or (found["CpuQuota"], found["CpuPeriod"]) == (50_000, 100_000)
-    assert engine("exec", up.name, "cat", "/models/org/name/tokenizer.json") == "{}"
-    engine("exec", up.name, "touch", "/cache/huggingface/downloaded")
+    assert runtime("exec", up.name, "cat", "/models/org/name/tokenizer.json") == "{}"
+    runtime("exec", up.name, "touch", "/cache/huggingface/downloaded")
     assert (cache / "downloaded").exists()
-    with_port = engine.inspect(up.name)["NetworkSettings"]["Ports"][f"{port}/tcp"]
+    with_port = runtime.inspect(up.name)["NetworkSettings"]["Ports"][f"{port}/tcp"]
     assert with_port == [{"HostIp": "127.0.0.1", "HostPort": str(port)}]
 
 
-def test_the_doctor_finds_nothing_that_would_stop_up(running: Running, engine: ContainerEngine) -> None:
-    options = ("--engine", engine.kind, "--name", running.name, "--image", engine.image, "--model", "builtin/demo")
+def test_the_doctor_finds_nothing_that_would_stop_up(running: Running, runtime: RuntimeCommand) -> None:
+    options = ("--runtime", runtime.kind, "--name", running.name, "--image", runtime.image, "--model", "builtin/demo")
     done = running.kvcache.run("doctor", *options, "--port", str(running.port), "--json")
 
     assert done.code == 0, done.output
     findings = {finding["check"]: finding for finding in json.loads(done.output)}
-    assert findings[engine.kind]["verdict"] == "ok"
-    assert findings["image"]["text"] == f"{engine.image} is up to date"
+    assert findings[runtime.kind]["verdict"] == "ok"
+    assert findings["image"]["text"] == f"{runtime.image} is up to date"
     assert findings["port"]["text"] == f"{running.port} of 127.0.0.1 is held by {running.name} itself"
     assert findings["events"]["verdict"] == "warning"
 
 
-def test_the_hubs_cache_is_kept_between_runs(make_up: Callable[..., Up], engine: ContainerEngine) -> None:
+def test_the_hubs_cache_is_kept_between_runs(make_up: Callable[..., Up], runtime: RuntimeCommand) -> None:
     first = make_up()
     assert first.start("-d").finish().code == 0
-    engine("exec", first.name, "touch", f"/cache/huggingface/{first.name}")
-    assert first.kvcache.run("down", "--name", first.name, "--engine", engine.kind).code == 0
+    runtime("exec", first.name, "touch", f"/cache/huggingface/{first.name}")
+    assert first.kvcache.run("down", "--name", first.name, "--runtime", runtime.kind).code == 0
 
     second = make_up()
     assert second.start("-d").finish().code == 0
-    engine("exec", second.name, "rm", f"/cache/huggingface/{first.name}")
+    runtime("exec", second.name, "rm", f"/cache/huggingface/{first.name}")
     wait_until(lambda: get(f"{second.url}/health") == "OK")

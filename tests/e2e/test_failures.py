@@ -9,7 +9,7 @@ import psutil
 
 from tests.command import wait_until
 from tests.e2e.conftest import Running
-from tests.e2e.containers import ContainerEngine, Up
+from tests.e2e.containers import RuntimeCommand, Up
 
 
 def test_a_taken_port_is_told_before_anything_is_built(make_up: Callable[..., Up]) -> None:
@@ -35,26 +35,26 @@ def test_a_port_that_another_container_publishes_is_told_with_its_name(
     assert f"Error: Port {up.port} of 127.0.0.1 is taken by {running.name}." in done.output
 
 
-def test_a_container_that_is_not_ours_is_never_removed(make_up: Callable[..., Up], engine: ContainerEngine) -> None:
+def test_a_container_that_is_not_ours_is_never_removed(make_up: Callable[..., Up], runtime: RuntimeCommand) -> None:
     up = make_up()
-    engine("create", "--name", up.name, engine.image)
-    before = engine.inspect(up.name)["Id"]
+    runtime("create", "--name", up.name, runtime.image)
+    before = runtime.inspect(up.name)["Id"]
 
     done = up.start().finish()
     assert done.code == 1
     assert f"Error: The name {up.name} is taken by a container that is not ours" in done.output
-    assert f"{engine.kind} rm -f {up.name}" in done.output
+    assert f"{runtime.kind} rm -f {up.name}" in done.output
 
-    assert up.kvcache.run("down", "--engine", engine.kind, "--name", up.name).code == 0
-    assert engine.inspect(up.name)["Id"] == before
+    assert up.kvcache.run("down", "--runtime", runtime.kind, "--name", up.name).code == 0
+    assert runtime.inspect(up.name)["Id"] == before
 
 
 def test_up_again_is_refused_while_it_is_up(running: Running) -> None:
     done = running.start().finish()
 
     assert done.code == 1
-    assert f"Error: The service {running.name} is already up on {running.engine.kind}." in done.output
-    assert running.engine.inspect(running.name)["State"]["Running"]
+    assert f"Error: The service {running.name} is already up on {running.runtime.kind}." in done.output
+    assert running.runtime.inspect(running.name)["State"]["Running"]
 
 
 def test_a_container_whose_up_was_killed_is_cleaned_up_by_the_next(make_up: Callable[..., Up]) -> None:
@@ -63,17 +63,17 @@ def test_a_container_whose_up_was_killed_is_cleaned_up_by_the_next(make_up: Call
     first.wait_for("Press Ctrl+C to stop")
     first.process.kill()
     first.process.wait()
-    orphan = up.engine.inspect(up.name)["Id"]
+    orphan = up.runtime.inspect(up.name)["Id"]
 
     second = up.start()
     second.wait_for("Press Ctrl+C to stop")
-    assert up.engine.inspect(up.name)["Id"] != orphan
+    assert up.runtime.inspect(up.name)["Id"] != orphan
 
 
-def test_a_container_that_stopped_is_cleaned_up(make_up: Callable[..., Up], engine: ContainerEngine) -> None:
+def test_a_container_that_stopped_is_cleaned_up(make_up: Callable[..., Up], runtime: RuntimeCommand) -> None:
     up = make_up()
     assert up.start("-d").finish().code == 0
-    engine("stop", up.name)
+    runtime("stop", up.name)
     assert up.start("-d").finish().code == 0
 
 
@@ -87,11 +87,11 @@ def test_a_container_that_dies_while_starting_shows_its_last_lines_and_code(make
     assert up.left() == []
 
 
-def test_a_container_that_dies_while_it_runs_ends_up(make_up: Callable[..., Up], engine: ContainerEngine) -> None:
+def test_a_container_that_dies_while_it_runs_ends_up(make_up: Callable[..., Up], runtime: RuntimeCommand) -> None:
     up = make_up()
     command = up.start()
     command.wait_for("Press Ctrl+C to stop")
-    engine("kill", up.name)
+    runtime("kill", up.name)
     done = command.finish()
 
     assert done.code == 1
@@ -121,12 +121,12 @@ def test_ctrl_c_while_starting_and_while_waiting_removes_the_container(make_up: 
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_container_that_does_not_stop(
-    make_up: Callable[..., Up], engine: ContainerEngine
+    make_up: Callable[..., Up], runtime: RuntimeCommand
 ) -> None:
     up = make_up()
     command = up.start()
     command.wait_for("Press Ctrl+C to stop")
-    service = psutil.Process(engine.inspect(up.name)["State"]["Pid"])
+    service = psutil.Process(runtime.inspect(up.name)["State"]["Pid"])
     service.suspend()
     command.interrupt()
     command.wait_for("Shutting down...")
@@ -143,7 +143,7 @@ def test_down_from_elsewhere_ends_up_well(make_up: Callable[..., Up]) -> None:
     up = make_up()
     command = up.start()
     command.wait_for("Press Ctrl+C to stop")
-    assert up.kvcache.run("down", "--name", up.name, "--engine", up.engine.kind).code == 0
+    assert up.kvcache.run("down", "--name", up.name, "--runtime", up.runtime.kind).code == 0
     done = command.finish()
 
     assert done.code == 0

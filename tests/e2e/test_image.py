@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.command import wait_until
-from tests.e2e.containers import ContainerEngine, Up, checkout
+from tests.e2e.containers import RuntimeCommand, Up, checkout
 
 # As long as nothing else on this machine sleeps.
 _SLEEP = "613.25"
@@ -31,7 +31,7 @@ def test_an_unchanged_up_skips_the_build_and_is_ready_soon(make_up: Callable[...
     command = up.start()
     command.wait_for("kvcache is ready!")
 
-    assert f"Image {up.engine.image} is up to date, build skipped" in command.output
+    assert f"Image {up.runtime.image} is up to date, build skipped" in command.output
     assert "Building image" not in command.output
 
 
@@ -41,24 +41,24 @@ def test_the_same_files_elsewhere_are_the_same_image(make_up: Callable[..., Up],
 
 
 def test_a_changed_service_is_built_on_the_layers_that_did_not_change(
-    make_up: Callable[..., Up], engine: ContainerEngine, tmp_path: Path
+    make_up: Callable[..., Up], runtime: RuntimeCommand, tmp_path: Path
 ) -> None:
     copy = checkout(tmp_path / "copy")
     (copy / "service" / "changed.py").touch()
-    image = f"{engine.image}-changed"
-    engine("tag", engine.image, image)
-    before = engine("image", "inspect", "--format", "{{.Id}}", image)
+    image = f"{runtime.image}-changed"
+    runtime("tag", runtime.image, image)
+    before = runtime("image", "inspect", "--format", "{{.Id}}", image)
     try:
         done = make_up(copy).start("-d", "--image", image).finish(120)
         assert done.code == 0, done.output
         assert f"Successfully tagged {image}" in done.output
         assert done.seconds < 30
-        assert engine("image", "inspect", "--format", "{{.Id}}", image) != before
+        assert runtime("image", "inspect", "--format", "{{.Id}}", image) != before
 
         forced = make_up(copy).start("-d", "--image", image, "--build").finish(120)
         assert f"Successfully tagged {image}" in forced.output
     finally:
-        engine("rmi", "--force", image, check=False)
+        runtime("rmi", "--force", image, check=False)
 
 
 def test_no_build_takes_the_image_as_it_is_and_says_what_to_do_without_one(make_up: Callable[..., Up]) -> None:
@@ -72,19 +72,19 @@ def test_no_build_takes_the_image_as_it_is_and_says_what_to_do_without_one(make_
 
 
 def test_a_failed_build_shows_its_last_lines_and_leaves_nothing(
-    make_up: Callable[..., Up], engine: ContainerEngine, tmp_path: Path
+    make_up: Callable[..., Up], runtime: RuntimeCommand, tmp_path: Path
 ) -> None:
     copy = checkout(tmp_path / "copy")
     _edit(copy / "Containerfile", "ARG PIP_INDEX_URL\n", "RUN echo what went wrong && exit 7\n")
-    before = engine.containers()
+    before = runtime.containers()
     up = make_up(copy)
-    done = up.start("--image", f"{engine.image}-failed").finish(60)
+    done = up.start("--image", f"{runtime.image}-failed").finish(60)
 
     assert done.code == 1
     assert "  | what went wrong" in done.output
     assert "Error: The image does not build" in done.output
     assert "Traceback" not in done.output
-    assert engine.containers() == before
+    assert runtime.containers() == before
     assert up.left() == []
 
 
@@ -97,13 +97,13 @@ def test_a_base_image_that_is_not_to_be_had_is_said_with_the_option_to_change_it
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_during_the_build_ends_it_and_what_it_runs(
-    make_up: Callable[..., Up], engine: ContainerEngine, tmp_path: Path, number: signal.Signals
+    make_up: Callable[..., Up], runtime: RuntimeCommand, tmp_path: Path, number: signal.Signals
 ) -> None:
     copy = checkout(tmp_path / "copy")
     _edit(copy / "Containerfile", "ARG PIP_INDEX_URL\n", f"RUN sleep {_SLEEP}\n")
-    before = engine.containers()
+    before = runtime.containers()
     up = make_up(copy)
-    command = up.start("--image", f"{engine.image}-interrupted")
+    command = up.start("--image", f"{runtime.image}-interrupted")
     wait_until(_sleeps, 60, lambda: command.output)
     command.process.send_signal(number)
     done = command.finish(10)
@@ -111,14 +111,14 @@ def test_ctrl_c_during_the_build_ends_it_and_what_it_runs(
     assert done.code == 0
     assert "Received shutdown signal" in done.output
     wait_until(lambda: not _sleeps())
-    wait_until(lambda: engine.containers() == before)
+    wait_until(lambda: runtime.containers() == before)
     assert up.left() == []
 
 
 def test_secrets_of_a_proxy_or_an_index_are_not_in_the_image(
-    make_up: Callable[..., Up], engine: ContainerEngine, tmp_path: Path
+    make_up: Callable[..., Up], runtime: RuntimeCommand, tmp_path: Path
 ) -> None:
-    image = f"{engine.image}-secret"
+    image = f"{runtime.image}-secret"
     copy = checkout(tmp_path / "copy")
     # Nothing answers at these addresses, so that what would be installed has to wait for another test.
     _edit(copy / "Containerfile", "RUN /build/pip/bin/pip", 'RUN test -n "$PIP_INDEX_URL" || /build/pip/bin/pip')
@@ -129,8 +129,8 @@ def test_secrets_of_a_proxy_or_an_index_are_not_in_the_image(
     try:
         done = make_up(copy).start("--image", image, environment=environment).finish(120)
         assert f"Successfully tagged {image}" in done.output
-        shown = engine("history", "--no-trunc", image) + engine("image", "inspect", image)
+        shown = runtime("history", "--no-trunc", image) + runtime("image", "inspect", image)
         assert "io.kvcache.content" in shown
         assert "-password" not in shown
     finally:
-        engine("rmi", "--force", image, check=False)
+        runtime("rmi", "--force", image, check=False)

@@ -1,4 +1,4 @@
-"""The ten success criteria of the original program's guide, each by its own words, on each engine."""
+"""The ten success criteria of the original program's guide, each by its own words, on each runtime."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from tests.command import wait_until
 from tests.e2e.conftest import Running
-from tests.e2e.containers import ContainerEngine, Up
+from tests.e2e.containers import RuntimeCommand, Up
 from tests.e2e.http import get, post
 
 CHAT = {"model": "builtin/demo", "messages": [{"role": "user", "content": "What is KV-cache?"}]}
 
 
 def test_1_the_container_builds_successfully(running: Running) -> None:
-    assert f"Successfully tagged {running.engine.image}" in running.command.output
+    assert f"Successfully tagged {running.runtime.image}" in running.command.output
 
 
 def test_2_the_health_check_passes(running: Running) -> None:
@@ -61,9 +61,9 @@ def test_7_kv_cache_scoring_works(running: Running) -> None:
 
 
 def test_8_zmq_event_processing_runs(running: Running) -> None:
-    logs = running.kvcache.run("logs", "--name", running.name, "--engine", running.engine.kind)
+    logs = running.kvcache.run("logs", "--name", running.name, "--runtime", running.runtime.kind)
     assert "Events pool started" in logs.output
-    assert running.engine("logs", running.name).count("Events pool started") == 1
+    assert running.runtime("logs", running.name).count("Events pool started") == 1
 
 
 def test_9_graceful_shutdown_works(make_up: Callable[..., Up]) -> None:
@@ -79,9 +79,9 @@ def test_9_graceful_shutdown_works(make_up: Callable[..., Up]) -> None:
     assert up.left() == []
 
 
-def test_10_the_container_status_shows_healthy(running: Running, engine: ContainerEngine) -> None:
+def test_10_the_container_status_shows_healthy(running: Running, runtime: RuntimeCommand) -> None:
     def status() -> str:
-        return engine("ps", "--filter", f"name={running.name}", "--format", "{{.Status}}")
+        return runtime("ps", "--filter", f"name={running.name}", "--format", "{{.Status}}")
 
     # Docker's daemon looks for itself, five seconds after the start for the first time.
     wait_until(lambda: status().startswith("Up") and "(healthy)" in status(), 15, status)

@@ -14,5 +14,5 @@ def kvcache(tmp_path: Path) -> Iterator[Commands]:
     commands = Commands(tmp_path)
     yield commands
     if any(commands.state.glob("process/*")):
-        commands.run("down", "--all", "--engine", "process")
+        commands.run("down", "--all", "--runtime", "process")
     commands.close()

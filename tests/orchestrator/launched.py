@@ -22,7 +22,7 @@ class Up:
         self.folder = kvcache.state / "process" / name
 
     def arguments(self, *more: str) -> tuple[str, ...]:
-        options = ("--engine", "process", "--name", self.name, "--port", str(self.port), "--model", "builtin/demo")
+        options = ("--runtime", "process", "--name", self.name, "--port", str(self.port), "--model", "builtin/demo")
         return ("up", *options, "--zmq-endpoint", f"tcp://127.0.0.1:{free_port()}", *more)
 
     def start(self, *more: str, **environment: str) -> Command:

@@ -12,7 +12,7 @@ from orchestrator.cli import app
 from tests.command import Commands, free_port
 
 _OPTIONS = {
-    "--engine": "KVCACHE_ENGINE",
+    "--runtime": "KVCACHE_RUNTIME",
     "--name": "KVCACHE_NAME",
     "--port": "HTTP_PORT",
     "--publish-address": "KVCACHE_PUBLISH_ADDRESS",
@@ -79,7 +79,7 @@ def test_help_names_every_command(invoke: Invoke) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("up", "--engine", "lxc"), "--engine: 'lxc' is no engine"),
+        (("up", "--runtime", "lxc"), "--runtime: 'lxc' is not a runtime"),
         (("up", "--port", "99999999"), "--port"),
         (("up", "--memory", "much"), "--memory: 'much' is no size"),
         (("up", "--env", "HF_TOKEN=x"), "--env: HF_TOKEN is not given this way"),
@@ -97,20 +97,20 @@ def test_wrong_usage_is_told_and_has_exit_code_2(invoke: Invoke, arguments: tupl
 def test_a_flag_beats_its_variable_and_a_variable_the_default(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KVCACHE_NAME", "of-the-variable")
     monkeypatch.setenv("HTTP_PORT", str(free_port()))
-    options = ("doctor", "--engine", "process", "--model", "builtin/demo")
+    options = ("doctor", "--runtime", "process", "--model", "builtin/demo")
 
     assert "name: of-the-variable is free" in invoke(*options).output
     assert "name: of-the-flag is free" in invoke(*options, "--name", "of-the-flag").output
 
 
 def test_a_traceback_is_shown_when_asked_for_and_only_then(kvcache: Commands) -> None:
-    assert "Traceback" in kvcache.run("logs", "--engine", "process", "--debug").output
-    assert "Traceback" not in kvcache.run("logs", "--engine", "process").output
+    assert "Traceback" in kvcache.run("logs", "--runtime", "process", "--debug").output
+    assert "Traceback" not in kvcache.run("logs", "--runtime", "process").output
 
 
 def test_what_is_not_there_is_said(invoke: Invoke) -> None:
-    logs = invoke("logs", "--engine", "process")
+    logs = invoke("logs", "--runtime", "process")
     assert (logs.code, logs.output.splitlines()[0]) == (1, "Error: There is no service named kv-cache-unified-online.")
-    status = invoke("status", "--engine", "process")
+    status = invoke("status", "--runtime", "process")
     assert (status.code, status.output.strip()) == (1, "No service is up. Start one: kvcache up")
-    assert invoke("status", "--json", "--engine", "process").output.strip() == "[]"
+    assert invoke("status", "--json", "--runtime", "process").output.strip() == "[]"

@@ -9,7 +9,7 @@ from itertools import islice
 
 import pytest
 
-from orchestrator.health import answers, ask, pauses, url
+from orchestrator.health import answers, ask, backoff, url
 from tests.command import free_port
 
 
@@ -65,7 +65,7 @@ def test_an_answer_is_a_status_and_json() -> None:
 
 
 def test_looks_are_close_together_at_first_and_never_more_than_two_seconds_apart() -> None:
-    waited = list(islice(pauses(), 30))
+    waited = list(islice(backoff(), 30))
     assert waited[0] <= 0.1
     assert waited == sorted(waited)
     assert waited[-1] == 2.0

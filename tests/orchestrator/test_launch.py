@@ -51,7 +51,7 @@ def test_the_token_is_not_shown_when_a_launch_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a/b"])
-def test_a_name_that_no_engine_takes_is_refused(name: str) -> None:
+def test_a_name_that_no_runtime_takes_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="--name"):
         Launch(name=name)
 

@@ -25,7 +25,7 @@ class Running(Up):
         self.started = self.run("-d", "--quiet", "--env", "LOG_FORMAT", "--env", "MAX_MODELS=3", **shell)
 
     def command(self, *arguments: str) -> Finished:
-        return self.kvcache.run(*arguments, "--engine", "process")
+        return self.kvcache.run(*arguments, "--runtime", "process")
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,7 @@ def test_status_tells_where_and_how_it_runs_and_what_it_reports(up: Running) -> 
     assert 0 < status.pop("uptime") < time.time() - up.begun + 1
     assert status == {
         "name": up.name,
+        "runtime": "process",
         "engine": "process",
         "image": "",
         "state": "running",
@@ -101,7 +102,7 @@ def test_logs_give_the_last_lines_and_those_since_a_time(up: Running) -> None:
 
 
 def test_logs_follow_what_is_written_until_ctrl_c(up: Running) -> None:
-    following = up.kvcache.start("logs", "-f", "--tail", "0", "--name", up.name, "--engine", "process")
+    following = up.kvcache.start("logs", "-f", "--tail", "0", "--name", up.name, "--runtime", "process")
     # Asked again and again, since nothing says when the other command begins to look.
     wait_until(lambda: up.get("/no/such/path")[0] == 404 and "/no/such/path" in following.output)
     following.interrupt()

@@ -19,7 +19,7 @@ def bench(*arguments: str) -> subprocess.Popen[str]:
         [sys.executable, "-m", "scripts.bench", *arguments],
         cwd=ROOT,
         # Containers are for the tests in tests/e2e, and peers for whoever wants to compare.
-        env={**os.environ, "KVCACHE_ENGINE": "process", "KVCACHE_BENCH_DYNAMO": ""},
+        env={**os.environ, "KVCACHE_RUNTIME": "process", "KVCACHE_BENCH_DYNAMO": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

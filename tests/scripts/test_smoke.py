@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 def smoke(state: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = Path(sys.executable).parent
     return subprocess.run(
-        [sys.executable, ROOT / "scripts" / "smoke", "--engine", "process", *options],
+        [sys.executable, ROOT / "scripts" / "smoke", "--runtime", "process", *options],
         env={**os.environ, "PATH": f"{command}:{os.environ['PATH']}", "XDG_STATE_HOME": str(state)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -7,7 +7,7 @@ import pytest
 
 from tests.command import Commands
 
-DEMO = ("demo", "--engine", "process")
+DEMO = ("demo", "--runtime", "process")
 
 
 def test_in_a_pipe_it_ends_with_cache_aware_routing_ahead_no_difference_and_nothing_left(kvcache: Commands) -> None:
@@ -57,7 +57,7 @@ def test_kept_it_can_be_asked_and_watched_until_ctrl_c(kvcache: Commands) -> Non
     answer = json.loads(kvcache.run("score", "--url", url, "--chat", chat, "--json").output)
     best = answer["matches"][0]
     assert best["matched_tokens"] > 0.9 * answer["tokens"]
-    shown = kvcache.run("score", "--name", "kvcache-demo", "--engine", "process", "--chat", chat).output
+    shown = kvcache.run("score", "--name", "kvcache-demo", "--runtime", "process", "--chat", chat).output
     assert re.search(rf"^{re.escape(best['pod'])} +━+.* {best['matched_tokens']:,} ", shown, re.MULTILINE)
     assert len(re.findall(r"^10\.0\.0\.\d:8000", shown, re.MULTILINE)) == 3
 
@@ -78,7 +78,7 @@ def test_kept_it_can_be_asked_and_watched_until_ctrl_c(kvcache: Commands) -> Non
         (("--blocks", "20"), "do not fit into 19 blocks"),
         (("--duration", "soon"), "'soon' is no time"),
         (("--pods", "0"), "0 is not in the range"),
-        (("--engine", "nonsense"), "is no engine"),
+        (("--runtime", "nonsense"), "is not a runtime"),
     ],
 )
 def test_what_cannot_be_played_is_said_without_a_traceback(

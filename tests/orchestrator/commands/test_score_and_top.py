@@ -40,7 +40,7 @@ def test_a_service_that_is_not_there_is_said_with_a_remedy(kvcache: Commands, co
     assert done.code == 1
     assert "No service answers at" in done.output
     assert "kvcache up" in done.output
-    done = kvcache.run(*command, "--engine", "process", "--name", "nobody")
+    done = kvcache.run(*command, "--runtime", "process", "--name", "nobody")
     assert done.code == 1
     assert "No service named nobody is up" in done.output
 

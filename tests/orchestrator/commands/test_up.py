@@ -1,4 +1,4 @@
-"""`up` and `down` for real, on the engine that every machine has: a child process."""
+"""`up` and `down` for real, on the runtime that every machine has: a child process."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def test_a_detached_service_stays_until_down_which_may_come_twice(up: Up) -> Non
     assert "Press Ctrl+C" not in done.output
     assert up.get("/health") == (200, "OK")
 
-    assert "Process removed successfully" in up.kvcache.run("down", "--name", up.name, "--engine", "process").output
+    assert "Process removed successfully" in up.kvcache.run("down", "--name", up.name, "--runtime", "process").output
     assert up.left() == []
-    again = up.kvcache.run("down", "--name", up.name, "--engine", "process")
+    again = up.kvcache.run("down", "--name", up.name, "--runtime", "process")
     assert (again.code, again.output.strip()) == (0, f"Nothing to remove: no service named {up.name}")
 
 
@@ -64,7 +64,7 @@ def test_down_all_removes_every_service(kvcache: Commands) -> None:
     one, other = Up(kvcache, "kv-one"), Up(kvcache, "kv-other")
     assert one.run("-d").code == other.run("-d").code == 0
 
-    assert kvcache.run("down", "--all", "--engine", "process").code == 0
+    assert kvcache.run("down", "--all", "--runtime", "process").code == 0
     assert one.left() == other.left() == []
 
 
@@ -127,7 +127,7 @@ def test_up_ends_when_its_service_dies(up: Up) -> None:
 def test_up_ends_well_when_somebody_else_takes_its_service_down(up: Up) -> None:
     command = up.start()
     command.wait_for("Press Ctrl+C to stop")
-    assert up.kvcache.run("down", "--name", up.name, "--engine", "process").code == 0
+    assert up.kvcache.run("down", "--name", up.name, "--runtime", "process").code == 0
     done = command.finish()
 
     assert done.code == 0

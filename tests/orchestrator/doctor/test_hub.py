@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.doctor.finding import Verdict
+from orchestrator.doctor.finding import Severity
 from orchestrator.doctor.hub import check_model, check_token
 from orchestrator.launch import Launch
 from tests.command import free_port
@@ -51,24 +51,24 @@ def launch() -> Iterator[Launch]:
 @pytest.mark.parametrize(
     ("model", "verdict", "said"),
     [
-        ("builtin/demo", Verdict.OK, "is built in"),
-        ("org/open", Verdict.OK, "can be fetched"),
-        ("org/moved", Verdict.OK, "can be fetched"),
-        ("org/gated", Verdict.WARNING, "does not give org/gated (status 403)"),
-        ("org/none", Verdict.WARNING, "has no org/none"),
-        ("org/broken", Verdict.WARNING, "answers with status 500"),
+        ("builtin/demo", Severity.OK, "is built in"),
+        ("org/open", Severity.OK, "can be fetched"),
+        ("org/moved", Severity.OK, "can be fetched"),
+        ("org/gated", Severity.WARNING, "does not give org/gated (status 403)"),
+        ("org/none", Severity.WARNING, "has no org/none"),
+        ("org/broken", Severity.WARNING, "answers with status 500"),
     ],
 )
-def test_a_model_is_at_hand_or_the_hub_says_why_not(launch: Launch, model: str, verdict: Verdict, said: str) -> None:
+def test_a_model_is_at_hand_or_the_hub_says_why_not(launch: Launch, model: str, verdict: Severity, said: str) -> None:
     finding = check_model(replace(launch, model=model))
-    assert finding.verdict is verdict
+    assert finding.severity is verdict
     assert said in finding.text
-    assert bool(finding.remedy) == (verdict is not Verdict.OK)
+    assert bool(finding.remedy) == (verdict is not Severity.OK)
 
 
 def test_a_hub_that_is_not_there_is_said_with_what_works_without() -> None:
     finding = check_model(Launch(model="org/open", hf_endpoint=f"http://127.0.0.1:{free_port()}"))
-    assert finding.verdict is Verdict.WARNING
+    assert finding.severity is Severity.WARNING
     assert "does not answer" in finding.text
     assert "--models-dir" in finding.remedy
 
@@ -81,18 +81,18 @@ def test_a_model_on_disk_needs_no_hub(tmp_path: Path) -> None:
 
     for place in (Launch(models_dir=tmp_path), Launch(hf_cache=tmp_path)):
         finding = check_model(replace(place, model="org/name", hf_endpoint=nowhere))
-        assert (finding.verdict, str(tmp_path) in finding.text) == (Verdict.OK, True)
+        assert (finding.severity, str(tmp_path) in finding.text) == (Severity.OK, True)
 
 
 @pytest.mark.parametrize(
     ("token", "verdict", "said"),
     [
-        (None, Verdict.OK, "none is set"),
-        (_TOKEN, Verdict.OK, "is alice's"),
-        ("of-nobody", Verdict.WARNING, "does not accept it"),
+        (None, Severity.OK, "none is set"),
+        (_TOKEN, Severity.OK, "is alice's"),
+        ("of-nobody", Severity.WARNING, "does not accept it"),
     ],
 )
-def test_a_token_is_the_hubs_to_accept(launch: Launch, token: str | None, verdict: Verdict, said: str) -> None:
+def test_a_token_is_the_hubs_to_accept(launch: Launch, token: str | None, verdict: Severity, said: str) -> None:
     finding = check_token(replace(launch, token=token))
-    assert finding.verdict is verdict
+    assert finding.severity is verdict
     assert said in finding.text

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from orchestrator.doctor.finding import Verdict
+from orchestrator.doctor.finding import Severity
 from orchestrator.doctor.network import check_events, check_ports
 from orchestrator.launch import Launch
 from orchestrator.runtimes.process import Processes
@@ -12,27 +12,27 @@ from tests.command import free_port
 
 
 @pytest.fixture
-def engine(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Processes:
+def runtime(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Processes:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     return Processes()
 
 
-def test_a_taken_port_is_a_problem_that_names_who_has_it(engine: Processes) -> None:
+def test_a_taken_port_is_a_problem_that_names_who_has_it(runtime: Processes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        (finding,) = check_ports(Launch(port=server.getsockname()[1]), engine)
-    assert finding.verdict is Verdict.PROBLEM
+        (finding,) = check_ports(Launch(port=server.getsockname()[1]), runtime)
+    assert finding.severity is Severity.PROBLEM
     assert "(process " in finding.text
 
-    (finding,) = check_ports(Launch(port=free_port()), engine)
-    assert finding.verdict is Verdict.OK
+    (finding,) = check_ports(Launch(port=free_port()), runtime)
+    assert finding.severity is Severity.OK
 
 
-def test_an_engine_that_is_not_there_yet_is_no_problem(engine: Processes) -> None:
+def test_an_engine_that_is_not_there_yet_is_no_problem(runtime: Processes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         there, nowhere = server.getsockname()[1], free_port()
         launch = Launch(zmq_endpoint=f"tcp://localhost:{there},replay=tcp://127.0.0.1:{nowhere},tcp://*:{nowhere}")
-        answers, silent = check_events(launch, engine)
+        answers, silent = check_events(launch, runtime)
 
-    assert answers.verdict is Verdict.OK
-    assert silent.verdict is Verdict.WARNING
+    assert answers.severity is Severity.OK
+    assert silent.severity is Severity.WARNING
     assert f"nothing answers at tcp://127.0.0.1:{nowhere} (Connection refused)" in silent.text

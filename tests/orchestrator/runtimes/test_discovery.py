@@ -1,4 +1,4 @@
-"""Which engine is taken, when none is there or one does not answer. No container engine is needed for that."""
+"""Which runtime is taken, when none is there or one does not answer. No container runtime is needed for that."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def silent(tmp_path: Path) -> Iterator[socket.socket]:
         yield server
 
 
-def test_without_engines_auto_takes_a_child_process_and_says_why(kvcache: Commands, nowhere: dict[str, str]) -> None:
+def test_without_runtimes_auto_takes_a_child_process_and_says_why(kvcache: Commands, nowhere: dict[str, str]) -> None:
     options = ("--name", "kv-auto", "--port", str(free_port()), "--model", "builtin/demo")
     done = kvcache.run("up", "-d", *options, environment=nowhere)
 
@@ -39,25 +39,25 @@ def test_without_engines_auto_takes_a_child_process_and_says_why(kvcache: Comman
 
 
 @pytest.mark.parametrize(
-    ("engine", "said"),
+    ("runtime", "said"),
     [("podman", "Error: Podman did not answer when asked to connect"), ("docker", "Error: Docker does not answer at")],
 )
-def test_an_engine_that_is_not_there_is_said_with_what_to_do(
-    kvcache: Commands, nowhere: dict[str, str], engine: str, said: str
+def test_a_runtime_that_is_not_there_is_said_with_what_to_do(
+    kvcache: Commands, nowhere: dict[str, str], runtime: str, said: str
 ) -> None:
     for command in ("up", "down"):
-        done = kvcache.run(command, "--engine", engine, environment=nowhere)
+        done = kvcache.run(command, "--runtime", runtime, environment=nowhere)
         assert done.code == 1
         assert said in done.output
-        assert f"{engine} info" in done.output.splitlines()[-1]
+        assert f"{runtime} info" in done.output.splitlines()[-1]
         assert "Traceback" not in done.output
 
 
-@pytest.mark.parametrize(("engine", "variable"), [("podman", "CONTAINER_HOST"), ("docker", "DOCKER_HOST")])
-def test_an_engine_that_does_not_answer_is_not_waited_for_long(
-    kvcache: Commands, silent: socket.socket, engine: str, variable: str
+@pytest.mark.parametrize(("runtime", "variable"), [("podman", "CONTAINER_HOST"), ("docker", "DOCKER_HOST")])
+def test_a_runtime_that_does_not_answer_is_not_waited_for_long(
+    kvcache: Commands, silent: socket.socket, runtime: str, variable: str
 ) -> None:
-    done = kvcache.run("up", "--engine", engine, environment={variable: f"unix://{silent.getsockname()}"})
+    done = kvcache.run("up", "--runtime", runtime, environment={variable: f"unix://{silent.getsockname()}"})
 
     assert done.code == 1
     assert "Error: " in done.output
@@ -65,9 +65,9 @@ def test_an_engine_that_does_not_answer_is_not_waited_for_long(
     assert done.seconds < 10
 
 
-def test_ctrl_c_while_an_engine_is_asked_ends_well(kvcache: Commands, silent: socket.socket) -> None:
+def test_ctrl_c_while_a_runtime_is_asked_ends_well(kvcache: Commands, silent: socket.socket) -> None:
     environment = {"DOCKER_HOST": f"unix://{silent.getsockname()}"}
-    command = kvcache.start("up", "--engine", "docker", environment=environment)
+    command = kvcache.start("up", "--runtime", "docker", environment=environment)
     connection, _ = silent.accept()
     with connection:
         command.interrupt()
@@ -77,14 +77,14 @@ def test_ctrl_c_while_an_engine_is_asked_ends_well(kvcache: Commands, silent: so
 
 def test_a_context_of_docker_that_is_not_there_is_said(kvcache: Commands, tmp_path: Path) -> None:
     environment = {"DOCKER_CONTEXT": "kv-none", "DOCKER_CONFIG": str(tmp_path)}
-    done = kvcache.run("status", "--engine", "docker", environment=environment)
+    done = kvcache.run("status", "--runtime", "docker", environment=environment)
 
     assert done.code == 1
     assert "Error: Docker has no context 'kv-none'." in done.output
 
 
 def test_the_doctor_finds_that_nothing_answers(kvcache: Commands, nowhere: dict[str, str]) -> None:
-    options = ("--engine", "docker", "--model", "builtin/demo", "--zmq-endpoint", f"tcp://127.0.0.1:{free_port()}")
+    options = ("--runtime", "docker", "--model", "builtin/demo", "--zmq-endpoint", f"tcp://127.0.0.1:{free_port()}")
     done = kvcache.run("doctor", *options, environment=nowhere)
 
     assert done.code == 1

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.runtimes.base import EngineKind, Health, Publication, Service
+from orchestrator.runtimes.base import Health, Publication, RuntimeKind, Service
 from orchestrator.runtimes.inspection import service_from
 
 # Fields that are read, as dockerd 20.10 gave them.
@@ -31,8 +31,8 @@ _PODMAN: dict[str, Any] = {
 
 
 def test_a_running_container_of_docker() -> None:
-    assert service_from(_DOCKER, EngineKind.DOCKER) == Service(
-        engine=EngineKind.DOCKER,
+    assert service_from(_DOCKER, RuntimeKind.DOCKER) == Service(
+        runtime=RuntimeKind.DOCKER,
         name="kv-test",
         ours=True,
         image="kv-image",
@@ -46,8 +46,8 @@ def test_a_running_container_of_docker() -> None:
 
 
 def test_a_container_of_podman_that_ended_and_is_not_ours() -> None:
-    assert service_from(_PODMAN, EngineKind.PODMAN) == Service(
-        engine=EngineKind.PODMAN,
+    assert service_from(_PODMAN, RuntimeKind.PODMAN) == Service(
+        runtime=RuntimeKind.PODMAN,
         name="kv-test",
         ours=False,
         image="localhost/kv-image:latest",

@@ -18,7 +18,7 @@ def test_what_the_service_lacks_is_named_with_the_command_that_installs_it(kvcac
         "Requires-Dist: kv-no-such-test-package; extra == 'dev'",
     ]
     (described / "METADATA").write_text("\n".join(lines) + "\n")
-    done = kvcache.run("up", "--engine", "process", environment={"PYTHONPATH": str(described.parent)})
+    done = kvcache.run("up", "--runtime", "process", environment={"PYTHONPATH": str(described.parent)})
 
     assert done.code == 1
     what, remedy = done.output.splitlines()

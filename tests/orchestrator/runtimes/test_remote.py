@@ -17,5 +17,5 @@ from orchestrator.runtimes.remote import remote_machine
         ("ssh://me@build.example.org", "build.example.org"),
     ],
 )
-def test_an_engine_is_on_another_machine_if_its_address_says_so(address: str, machine: str | None) -> None:
+def test_a_runtime_is_on_another_machine_if_its_address_says_so(address: str, machine: str | None) -> None:
     assert remote_machine(address) == machine
