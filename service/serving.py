@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from service import log
 from service.app import create_app
-from service.native import loops
+from service.native import backend
 from service.server import ListenError, listening
 from service.settings import Settings
 
@@ -38,7 +38,10 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with listening(create_app(settings)) as port:
-        logger.info("inner loops are %s", "compiled" if loops.COMPILED else "plain Python: service.native.build")
+        logger.info(
+            "inner loops are %s",
+            "compiled" if backend.COMPILED else "the slower fallback: python -m service.native.build",
+        )
         logger.info("listening on http://%s:%d", settings.http_host, port)
         await stop.wait()
         logger.info("Received shutdown signal")

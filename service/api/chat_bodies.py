@@ -7,7 +7,7 @@ from sys import getsizeof
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from service.byte_lru import RecentlyUsed
-from service.native.loops import messages_end, messages_start
+from service.native.backend import messages_end, messages_start
 
 _STEP = 4096
 """Bytes of a body at whose multiples it is looked for."""

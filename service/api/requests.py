@@ -14,7 +14,7 @@ from service.api.chat_bodies import ChatBodies
 from service.api.errors import Refusal
 from service.api.resources import SETTINGS
 from service.api.validation import refusal_of_body
-from service.native.loops import prompt_ids
+from service.native.backend import prompt_ids
 from service.prompts.chat import Chat
 from service.settings import Settings
 

@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest
 
 from service.index.base import BlockHash, Removed, Reuse, Stored, Tier, TokenIds
 from service.index.keys import block_extra, lookahead_extra
-from service.native.loops import run, unpack_hashes, unpack_tokens, usual_batch
+from service.native.backend import as_key_vector, read_common_batch, unpack_hashes, unpack_tokens
 
 _NIL = Raw(b"\xc0")
 
@@ -120,7 +120,7 @@ _decode_maps = msgspec.msgpack.Decoder(_Batch).decode
 
 def read_batch(payload: bytes) -> Batch:
     """Reads a payload frame. Raises WireError when nothing of it can be read."""
-    usual = usual_batch(payload, Stored, Removed, _GPU)
+    usual = read_common_batch(payload, Stored, Removed, _GPU)
     if usual is None:
         return _read_maps(payload)
     timestamp, events, rank, from_first_block = usual
@@ -297,7 +297,7 @@ def _hashes(hashes: Any) -> Sequence[BlockHash]:
         hashes = _unpacked(packed, "block hashes")
     if not isinstance(hashes, list):
         raise WireError("block hashes")
-    return run([_hash(block_hash) for block_hash in hashes])
+    return as_key_vector([_hash(block_hash) for block_hash in hashes])
 
 
 def _unpacked(packed: bytes, what: str) -> Any:

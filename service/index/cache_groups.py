@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from service.index.base import BlockHash, BlockKey, Rank, Stored, Tier
 from service.index.eviction import Ages
-from service.native.loops import Table
+from service.native.backend import Table
 
 _WHOLE = ("full_attention", "mla_attention", "sink_full_attention")
 _WINDOWS = ("sliding_window", "sliding_window_mla")

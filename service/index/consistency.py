@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from service.index.base import Tier
 from service.index.cache_groups import Holder, RankState
 from service.index.matching import bits
-from service.native.loops import Holding
+from service.native.backend import GroupMasks
 
 
 def disagreements(
-    holding: Sequence[Holding],
+    holding: Sequence[GroupMasks],
     holders: Sequence[Holder | None],
     ranks: Iterable[RankState],
     blocks: int,

@@ -11,7 +11,7 @@ import msgspec
 from xxhash import xxh64_intdigest
 
 from service.index.base import BlockKey, Prompt, TokenIds
-from service.native import loops
+from service.native import backend
 
 PlainKeys: TypeAlias = Callable[[BlockKey, TokenIds, int], Sequence[BlockKey]]
 """Gives what `block_keys` gives for a parent, tokens and a block size."""
@@ -36,7 +36,7 @@ def block_keys(
     there are blocks.
     """
     if not (extras and any(extras)):
-        return loops.block_keys(parent, tokens.tobytes(), block_size * _TOKEN_BYTES)
+        return backend.block_keys(parent, tokens.tobytes(), block_size * _TOKEN_BYTES)
     whole = len(tokens) // block_size * block_size
     keys: list[BlockKey] = []
     key = parent
@@ -45,7 +45,7 @@ def block_keys(
         extra = extras[position] if position < len(extras) else None
         key = xxh64_intdigest(block + extra if extra else block, key) & _KEY_BITS
         keys.append(key)
-    return loops.run(keys)
+    return backend.as_key_vector(keys)
 
 
 def block_extra(names: Sequence[object]) -> bytes | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from service.index.base import BlockKey, RankMatch, Tier
 from service.index.cache_groups import Cut, Holder, RankState
-from service.native.loops import Holding, run
+from service.native.backend import GroupMasks, as_key_vector
 
 
 class Run(NamedTuple):
@@ -23,8 +23,8 @@ class Run(NamedTuple):
 class Chain:
     """A prompt cut into blocks, and for each block who holds it: a mask per tier out of `holding`."""
 
-    def __init__(self, keys: Sequence[BlockKey], holding: Sequence[Holding]) -> None:
-        self.keys = run(keys)
+    def __init__(self, keys: Sequence[BlockKey], holding: Sequence[GroupMasks]) -> None:
+        self.keys = as_key_vector(keys)
         self._holding = holding
         self._masks: list[int] = []
         self._tails: dict[tuple[int, int], int] = {}

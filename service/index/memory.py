@@ -13,7 +13,7 @@ from service.index.key_cache import KeyCache
 from service.index.keys import block_keys, prompt_keys, root_key
 from service.index.matching import Chain, bits, hybrid_match, prefix_match
 from service.index.statistics import IndexStatistics
-from service.native.loops import COMPILED, Holding, run
+from service.native.backend import COMPILED, GroupMasks, as_key_vector
 
 _GPU, _NO = Tier.GPU, Reuse.NO  # to find a member of an enumeration takes longer than to compare it
 _UNKNOWN_PARENT = "blocks were left out because the block before them is unknown"
@@ -41,7 +41,7 @@ class MemoryIndex:
         self.blocks = 0
         self._max_blocks = max_blocks
         self._key_cache = KeyCache(0 if COMPILED else key_cache_bytes)  # compiled, keys are hashed faster than found
-        self._holding = tuple(Holding() for _ in Tier)
+        self._holding = tuple(GroupMasks() for _ in Tier)
         self._ranks: dict[Rank, RankState] = {}
         self._primaries: dict[str, dict[Cut, int]] = {}
         """Per model and cut, the mask of the groups of full attention that lookups begin with."""
@@ -102,7 +102,7 @@ class MemoryIndex:
         if some is None:
             state.inexact_reason = state.inexact_reason or _SPARSE
             return None
-        return run(some)
+        return as_key_vector(some)
 
     def _reports_reuse(self, holder: Holder, stored: Stored, keys: Sequence[BlockKey]) -> bool:
         """Whether a store that may be a report of reuse is one, as far as can be told.
@@ -146,7 +146,7 @@ class MemoryIndex:
                 if key is not None:
                     if not stored.tokens and stored.block_size > holder.cut.block_size:
                         state.inexact_reason = state.inexact_reason or _OFFLOADED_IN_CHUNKS
-                    self._add(holder, stored.tier, (block_hash,), run([key]))
+                    self._add(holder, stored.tier, (block_hash,), as_key_vector([key]))
                     break
             else:
                 unknown += 1
@@ -157,7 +157,7 @@ class MemoryIndex:
 
     def _add(self, holder: Holder, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> None:
         """Adds blocks; `keys` is a run."""
-        hashes = run(hashes)
+        hashes = as_key_vector(hashes)
         added = len(hashes)
         left_out = self._holding[tier].add(holder.bit, holder.keys, hashes, keys)
         if left_out:

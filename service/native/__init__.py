@@ -1,4 +1,5 @@
 """The innermost loops, compiled by mypyc where there is a C compiler: `python -m service.native.build`.
 
-What is compiled is never used otherwise: loops.py takes it, or plain.py, which says the same in plain Python.
+`backend` chooses between the compiled modules and `fallback`, which gives the same answers in Python. The fallback has
+no fast path for whole batches and request bodies: there it answers None or -1, and callers take their general decoder.
 """

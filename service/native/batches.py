@@ -19,7 +19,7 @@ _LARGEST_BLOCK: Final[i64] = 1 << 20
 """In tokens."""
 
 
-def usual_batch(
+def read_common_batch(
     packed: bytes, stored: _Maker, removed: _Maker, gpu: object
 ) -> tuple[float, list[object], int, bool] | None:
     """The timestamp, events and rank of a payload, and whether blocks of a group are stored from the first one on.

@@ -1,4 +1,4 @@
-"""Block keys, in the Python that mypyc makes fast C of; service/native/plain.py says the same with xxhash."""
+"""Block keys, in the Python that mypyc makes fast C of; service/native/fallback.py says the same with xxhash."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mypy_extensions import i64
 
 
 def block_keys(parent: i64, tokens: bytes, block_bytes: i64) -> vec[i64]:
-    """XXH64 of each whole block, its seed the key before it, cut to 60 bits: service.native.plain says the same.
+    """XXH64 of each whole block, its seed the key before it, cut to 60 bits: service.native.fallback says the same.
 
     Source: the specification of XXH64 in xxHash's doc/xxhash_spec.md. 64-bit arithmetic wraps around. Constants above
     62 bits would be made anew at each use, so they are bound to names first.

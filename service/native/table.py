@@ -1,4 +1,4 @@
-"""The tables behind the index, in the Python that mypyc makes fast C of; service/native/plain.py has dicts for it."""
+"""The tables behind the index, compiled by mypyc; service/native/fallback.py has dicts instead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ZERO: Final[i64] = 0x1E3779B97F4A7C15
 """Stands for a name of 0, which marks entries that are gone."""
 
 
-def run(numbers: list[i64]) -> vec[i64]:
+def as_key_vector(numbers: list[i64]) -> vec[i64]:
     """Keys, or engines' names for blocks, as the rest of this takes them."""
     return vec[i64](numbers)
 
@@ -314,7 +314,7 @@ class Table:
 
 
 @final
-class Holding:
+class GroupMasks:
     """Block keys to who holds them: masks of holders, each kept once and known in the table by a number."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from tests.e2e.containers import RuntimeCommand
 
 _LOOK = """
 import json, os
-from service.native.loops import COMPILED
+from service.native.backend import COMPILED
 def writes(path):
     try:
         with open(os.path.join(path, "probe"), "w") as file:

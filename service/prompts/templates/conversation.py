@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
-from service.native.loops import is_plain
+from service.native.backend import is_text_only
 from service.prompts.errors import PromptError
 
 ContentFormat: TypeAlias = Literal["string", "openai"]
@@ -67,7 +67,7 @@ _BILLING_HEADER = "x-anthropic-billing-header"
 
 def are_plain(messages: list[dict[str, Any]]) -> bool:
     """Whether all are just text by someone who can say nothing else, with fields in the order of the engine's."""
-    return is_plain(messages, _BILLING_HEADER)
+    return is_text_only(messages, _BILLING_HEADER)
 
 
 def parse_messages(messages: list[dict[str, Any]], content_format: ContentFormat) -> list[Message]:

@@ -13,7 +13,7 @@ from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.runtime import LoopContext, Undefined
 
-from service.native.loops import Iteration
+from service.native.backend import Iteration
 from service.prompts.templates.environment import DICT_ATTRIBUTES, LOOP_FIELDS
 
 

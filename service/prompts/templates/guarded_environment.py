@@ -29,7 +29,7 @@ from jinja2.runtime import Context, Macro
 from jinja2.sandbox import safe_range
 from jinja2.utils import pass_context
 
-from service.native.loops import Iteration
+from service.native.backend import Iteration
 from service.prompts.templates.environment import (
     ChatEnvironment,
     ChatNamespace,

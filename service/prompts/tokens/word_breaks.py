@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from service.native.loops import words
+from service.native.backend import split_words
 
 _LETTER = "A-Za-zА-Яа-я가-힣"
 _WORD = f"!-~{_LETTER}"
@@ -37,7 +37,7 @@ class Breaks(NamedTuple):
 
     def words(self, text: str) -> list[str]:
         """Cuts a text at all safe places."""
-        return words(text, self.at_lines, self.in_runs)
+        return split_words(text, self.at_lines, self.in_runs)
 
 
 _AT_SPACES = Breaks(re.compile(_BEFORE_SPACE), at_lines=False, in_runs=False)

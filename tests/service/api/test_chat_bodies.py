@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from service.api.chat_bodies import ChatBodies
-from service.native import loops
+from service.native import backend
 from service.prompts.chat import Chat
 
-pytestmark = pytest.mark.skipif(not loops.COMPILED, reason="without compiled loops no bodies are kept")
+pytestmark = pytest.mark.skipif(not backend.COMPILED, reason="without compiled loops no bodies are kept")
 
 _decode = msgspec.json.Decoder(Chat).decode
 TEXTS = ("", "plain", 'a "quoted" \\ word\\', "line\nline\t", "ü€😀", "\x01", '"messages":[{}]', "\\u0041 ]},{", "{[")

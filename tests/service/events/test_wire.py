@@ -9,7 +9,7 @@ import pytest
 from service.events.wire import Cleared, WireError, read_batch
 from service.index.base import Removed, Reuse, Stored, Tier
 from service.index.keys import block_extra, lookahead_extra
-from service.native.loops import run
+from service.native.backend import as_key_vector
 
 TOKENS = array("I", range(4))
 FIELDS: dict[str, Any] = {
@@ -62,7 +62,7 @@ def test_an_array_of_any_release_says_the_same_as_the_map(length: int) -> None:
 
 def test_fields_that_a_map_leaves_out_are_none() -> None:
     read = stored({"type": "BlockStored", "block_hashes": [1], "token_ids": [5, 6], "block_size": 2})
-    assert read == Stored(run([1]), None, array("I", [5, 6]), 2)
+    assert read == Stored(as_key_vector([1]), None, array("I", [5, 6]), 2)
 
 
 def test_fields_that_nobody_knows_yet_are_passed_over() -> None:
@@ -117,7 +117,7 @@ def test_a_hash_may_be_bytes_of_any_length(length: int) -> None:
 def test_a_medium_is_a_tier(medium: str | None, tier: Tier) -> None:
     assert stored(as_map(medium=medium)).tier is tier
     (removed,) = read_batch(packed([["BlockRemoved", [1], medium]])).events
-    assert removed == Removed(run([1]), tier)
+    assert removed == Removed(as_key_vector([1]), tier)
 
 
 def test_the_name_of_a_lora_is_no_extra_but_a_salt_of_the_same_name_is() -> None:

@@ -13,9 +13,9 @@ from service.events import wire
 from service.events.recording import Recording
 from service.events.wire import WireError, read_batch
 from service.index.base import Removed, Stored, Tier
-from service.native import loops, plain
+from service.native import backend, fallback
 
-pytestmark = pytest.mark.skipif(not loops.COMPILED, reason="the inner loops are not compiled")
+pytestmark = pytest.mark.skipif(not backend.COMPILED, reason="the inner loops are not compiled")
 
 _NUMBERS = (None, 0, 1, -1, 2, 4, 127, 128, 255, 256, 2**16, 2**20 + 1, 2**32 - 1, 2**32, 2**63, 2**64 - 1, -(2**63))
 _ODD: tuple[object, ...] = (
@@ -67,7 +67,7 @@ def test_random_batches_say_the_same_read_either_way(monkeypatch: pytest.MonkeyP
         usual += _is_usual(payload)
         read = _read(payload)
         with monkeypatch.context() as patched:
-            patched.setattr(wire, "usual_batch", plain.usual_batch)
+            patched.setattr(wire, "read_common_batch", fallback.read_common_batch)
             assert read == _read(payload), payload
     assert usual > 2_000
 
@@ -95,7 +95,7 @@ def _read(payload: bytes) -> str:
 
 
 def _is_usual(payload: bytes) -> bool:
-    return loops.usual_batch(payload, Stored, Removed, Tier.GPU) is not None
+    return backend.read_common_batch(payload, Stored, Removed, Tier.GPU) is not None
 
 
 def _payload(random: Random) -> bytes:

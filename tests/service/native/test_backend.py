@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from service.index.base import Removed, Stored, Tier
-from service.native import loops, plain
+from service.native import backend, fallback
 
-if not loops.COMPILED and os.environ.get("KVCACHE_LOOPS") != "plain" and os.environ.get("CI"):
+if not backend.COMPILED and os.environ.get("KVCACHE_BACKEND") != "fallback" and os.environ.get("CI"):
     pytest.fail("the inner loops are not compiled: make .venv/native")
-compiled = pytest.mark.skipif(not loops.COMPILED, reason="the inner loops are not compiled")
+compiled = pytest.mark.skipif(not backend.COMPILED, reason="the inner loops are not compiled")
 
 EDGES = (0, 1, -1, 2**63 - 1, -(2**63))
 
@@ -37,8 +37,8 @@ def test_block_keys_are_the_same_compiled_and_plain(block_size: int) -> None:
     random = Random(block_size)
     tokens = random.randbytes(4 * block_size * 5 + 4 * (block_size // 2))
     for parent in (0, 1, 2**60 - 1, random.getrandbits(60)):
-        keys = list(loops.block_keys(parent, tokens, 4 * block_size))
-        assert keys == plain.block_keys(parent, tokens, 4 * block_size)
+        keys = list(backend.block_keys(parent, tokens, 4 * block_size))
+        assert keys == fallback.block_keys(parent, tokens, 4 * block_size)
         assert len(keys) == 5
         assert all(0 <= key < 2**60 for key in keys)
 
@@ -47,7 +47,7 @@ def test_block_keys_are_the_same_compiled_and_plain(block_size: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_compiled_table_is_a_dict(seed: int) -> None:
     random = Random(seed)
-    table, same = loops.Table(), plain.Table()
+    table, same = backend.Table(), fallback.Table()
     names = numbers(random, 70_000)
     for step, name in enumerate(names):
         if random.random() < 0.9:
@@ -67,7 +67,7 @@ def test_a_compiled_table_is_a_dict(seed: int) -> None:
 def test_a_table_that_only_shrinks_still_finds_what_is_left() -> None:
     random = Random(4)
     names = list({*numbers(random, 50_000)})
-    table = loops.Table()
+    table = backend.Table()
     for name in names:
         table.put(name, 1)
     random.shuffle(names)
@@ -80,7 +80,7 @@ def test_a_table_that_only_shrinks_still_finds_what_is_left() -> None:
 @compiled
 @pytest.mark.parametrize("count", [0, 5, 1000, 40_000])
 def test_draining_a_table_gives_every_value_once(count: int) -> None:
-    table = loops.Table()
+    table = backend.Table()
     for name in range(count):
         table.put(name * 2**20, name)
     found: list[int] = []
@@ -93,7 +93,7 @@ def test_draining_a_table_gives_every_value_once(count: int) -> None:
 
 @compiled
 def test_the_oldest_names_are_those_that_came_first() -> None:
-    table = loops.Table()
+    table = backend.Table()
     for name in range(1000, 2000):
         table.put(name, 0)
     for name in range(1000, 1100, 2):
@@ -108,9 +108,9 @@ def test_the_oldest_names_are_those_that_came_first() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_who_holds_what_is_the_same_compiled_and_plain(seed: int) -> None:
     random = Random(seed)
-    holdings = loops.Holding(), plain.Holding()
+    holdings = backend.GroupMasks(), fallback.GroupMasks()
     holders = [1 << number for number in (0, 1, 2, 63, 64, 900)]
-    tables = [(loops.Table(), plain.Table()) for _ in holders]
+    tables = [(backend.Table(), fallback.Table()) for _ in holders]
     keys = [random.getrandbits(60) for _ in range(300)]
     for _ in range(1500):
         number = random.randrange(len(holders))
@@ -121,8 +121,8 @@ def test_who_holds_what_is_the_same_compiled_and_plain(seed: int) -> None:
             case 0 | 1:
                 names = [key ^ number for key in run]
                 both = [
-                    holding.add(bit, table, kind.run(names), kind.run(run))
-                    for holding, table, kind in zip(holdings, tables[number], (loops, plain), strict=True)
+                    holding.add(bit, table, kind.as_key_vector(names), kind.as_key_vector(run))
+                    for holding, table, kind in zip(holdings, tables[number], (backend, fallback), strict=True)
                 ]
                 assert both[0] == both[1]
             case 2:
@@ -131,15 +131,15 @@ def test_who_holds_what_is_the_same_compiled_and_plain(seed: int) -> None:
                     for table in tables[number]:
                         table.forget(key ^ number)
             case 3:
-                for holding, kind in zip(holdings, (loops, plain), strict=True):
-                    holding.discard_all(bit, kind.run(run))
+                for holding, kind in zip(holdings, (backend, fallback), strict=True):
+                    holding.discard_all(bit, kind.as_key_vector(run))
             case _:
                 for holding in holdings:
                     holding.set(bit, run[0])
         asked = random.sample(keys, 5) + keys[start : start + 20]
         wanted = random.getrandbits(1000)
-        assert holdings[0].prefix(loops.run(asked), wanted) == holdings[1].prefix(asked, wanted)
-        assert holdings[0].spans(loops.run(asked)) == holdings[1].spans(asked)
+        assert holdings[0].prefix(backend.as_key_vector(asked), wanted) == holdings[1].prefix(asked, wanted)
+        assert holdings[0].spans(backend.as_key_vector(asked)) == holdings[1].spans(asked)
         assert len(holdings[0]) == len(holdings[1])
     assert sorted(holdings[0].items()) == sorted(holdings[1].items())
     assert all(holdings[0].get(key) == holdings[1].get(key) for key in keys)
@@ -153,8 +153,8 @@ def test_texts_are_cut_into_the_same_words_compiled_and_plain(at_lines: bool, in
     characters = " \n\nabZ  5(~\x7f\x1f\t\rяЯАёЁ가一龥。，！？：；）;é😀\ud800"
     for _ in range(20_000):
         text = "".join(random.choice(characters) for _ in range(random.randrange(12)))
-        words = loops.words(text, at_lines, in_runs)
-        assert words == plain.words(text, at_lines, in_runs)
+        words = backend.split_words(text, at_lines, in_runs)
+        assert words == fallback.split_words(text, at_lines, in_runs)
         assert "".join(words) == text
 
 
@@ -165,23 +165,23 @@ def test_no_call_keeps_memory() -> None:
     packed = msgspec.msgpack.encode(names)
     stored = {"type": "BlockStored", "block_hashes": names, "token_ids": names, "block_size": 1, "lora_name": "sql"}
     batch = msgspec.msgpack.encode([1.5, [stored, {"type": "BlockRemoved", "block_hashes": names}], 0])
-    holding, table = loops.Holding(), loops.Table()
-    run = loops.run
+    holding, table = backend.GroupMasks(), backend.Table()
+    as_key_vector = backend.as_key_vector
     calls: list[Callable[[], object]] = [
-        lambda: loops.block_keys(5, tokens, 64),
-        lambda: loops.unpack_hashes(packed),
-        lambda: loops.unpack_tokens(packed),
-        lambda: loops.prompt_ids(body),
-        lambda: loops.words("a b  c\nd", True, True),
-        lambda: loops.usual_batch(batch, Stored, Removed, Tier.GPU),
-        lambda: loops.usual_batch(batch[:-5], Stored, Removed, Tier.GPU),
-        lambda: loops.usual_batch(batch[:150], Stored, Removed, Tier.GPU),
-        lambda: holding.add(1, table, run(names), run(names)),
-        lambda: holding.prefix(run(names), 1),
-        lambda: holding.spans(run(names)),
-        lambda: holding.discard_all(2, run(names)),
+        lambda: backend.block_keys(5, tokens, 64),
+        lambda: backend.unpack_hashes(packed),
+        lambda: backend.unpack_tokens(packed),
+        lambda: backend.prompt_ids(body),
+        lambda: backend.split_words("a b  c\nd", True, True),
+        lambda: backend.read_common_batch(batch, Stored, Removed, Tier.GPU),
+        lambda: backend.read_common_batch(batch[:-5], Stored, Removed, Tier.GPU),
+        lambda: backend.read_common_batch(batch[:150], Stored, Removed, Tier.GPU),
+        lambda: holding.add(1, table, as_key_vector(names), as_key_vector(names)),
+        lambda: holding.prefix(as_key_vector(names), 1),
+        lambda: holding.spans(as_key_vector(names)),
+        lambda: holding.discard_all(2, as_key_vector(names)),
         lambda: holding.discard(4, 5),
-        lambda: loops.Table().drain(5),
+        lambda: backend.Table().drain(5),
     ]
     for call in calls:
         call()
@@ -202,15 +202,15 @@ def test_packed_numbers_are_read_alike_or_left_alone() -> None:
     values = [value for value in values if -(2**63) <= value < 2**64]
     for count in (0, 1, 15, 16, 70_000):
         packed = pack([random.choice(values) for _ in range(count)])
-        assert answer(loops.unpack_hashes, packed) == plain.unpack_hashes(packed)
+        assert answer(backend.unpack_hashes, packed) == fallback.unpack_hashes(packed)
     for value in (*values, 1.5, "a", b"a", None, True, [1], {}):
         packed = pack([1, value])
-        assert answer(loops.unpack_hashes, packed) == plain.unpack_hashes(packed)
+        assert answer(backend.unpack_hashes, packed) == fallback.unpack_hashes(packed)
         small = not isinstance(value, int) or isinstance(value, bool) or value < 0 or value >= 2**32
-        assert loops.unpack_tokens(packed) == (None if small else array("I", [1, int(value)]))
+        assert backend.unpack_tokens(packed) == (None if small else array("I", [1, int(value)]))
     for other in (None, 5, "x", {"a": 1}):
-        assert loops.unpack_hashes(pack(other)) is None
-        assert loops.unpack_tokens(pack(other)) is None
+        assert backend.unpack_hashes(pack(other)) is None
+        assert backend.unpack_tokens(pack(other)) is None
 
 
 @compiled
@@ -224,7 +224,7 @@ def test_token_ids_are_read_out_of_a_body_as_json_says(form: dict[str, Any]) -> 
         ids = ids[: random.randrange(1, 30)]
         other = {"model": 'a"[\\x', "o": {"prompt": [1, "]"]}}
         body = json.dumps({**other, "prompt": ids, "pods": ["a"]}, **form).encode()
-        found = loops.prompt_ids(body)
+        found = backend.prompt_ids(body)
         assert found is not None
         tokens, start, end = found
         assert tokens.tolist() == ids == json.loads(body[start:end])
@@ -264,8 +264,8 @@ def test_token_ids_are_read_out_of_a_body_as_json_says(form: dict[str, Any]) -> 
     ],
 )
 def test_a_prompt_of_any_other_form_is_left_to_the_json_decoder(body: bytes) -> None:
-    assert loops.prompt_ids(body) is None
-    assert plain.prompt_ids(body) is None
+    assert backend.prompt_ids(body) is None
+    assert fallback.prompt_ids(body) is None
 
 
 @compiled
@@ -287,8 +287,8 @@ def test_a_chat_is_plain_compiled_when_it_is_plain_otherwise() -> None:
         if random.random() < 0.1:
             names.pop()
         chat = [{"role": "user", "content": "x"}] * random.randrange(2) + [{name: message[name] for name in names}]
-        expected = plain.is_plain(chat, "billing")
-        assert loops.is_plain(chat, "billing") is expected, chat
+        expected = fallback.is_text_only(chat, "billing")
+        assert backend.is_text_only(chat, "billing") is expected, chat
         seen.add(expected)
     assert seen == {True, False}
-    assert loops.is_plain([], "billing") is plain.is_plain([], "billing") is True
+    assert backend.is_text_only([], "billing") is fallback.is_text_only([], "billing") is True

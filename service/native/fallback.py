@@ -13,8 +13,6 @@ import msgspec
 from jinja2.runtime import LoopContext
 from xxhash import xxh64_intdigest
 
-from service.index.base import TokenIds
-
 Iteration = LoopContext
 _unpack = msgspec.msgpack.Decoder(list[int]).decode
 _KEY_BITS = (1 << 60) - 1  # the most that Python keeps in 32 bytes; 64 bits take 48
@@ -41,7 +39,7 @@ def messages_end(body: bytes, at: int) -> tuple[int, int]:
     raise NotImplementedError
 
 
-def is_plain(messages: Sequence[Mapping[str, Any]], billing_header: str) -> bool:
+def is_text_only(messages: Sequence[Mapping[str, Any]], billing_header: str) -> bool:
     """Whether each message is a role and then a text, and the role is one that can say nothing else.
 
     A system message that starts with `billing_header` is not plain.
@@ -55,7 +53,7 @@ def is_plain(messages: Sequence[Mapping[str, Any]], billing_header: str) -> bool
     return True
 
 
-def run(numbers: Sequence[int]) -> Sequence[int]:
+def as_key_vector(numbers: Sequence[int]) -> Sequence[int]:
     return numbers
 
 
@@ -68,7 +66,7 @@ def unpack_hashes(packed: bytes) -> Sequence[int] | None:
     return [number - (1 << 64) if number >> 63 > 0 else number for number in numbers]
 
 
-def unpack_tokens(packed: bytes) -> TokenIds | None:
+def unpack_tokens(packed: bytes) -> array[int] | None:
     """The numbers of a msgpack array as unsigned 32-bit integers; None when it holds anything else."""
     try:
         return array("I", _unpack(packed))
@@ -76,7 +74,7 @@ def unpack_tokens(packed: bytes) -> TokenIds | None:
         return None
 
 
-def usual_batch(
+def read_common_batch(
     packed: bytes, stored: Callable[..., object], removed: Callable[..., object], gpu: object
 ) -> tuple[float, list[Any], int, bool] | None:
     """A payload's timestamp, events, rank and whether blocks of a group come from the first one on, if it is usual.
@@ -86,7 +84,7 @@ def usual_batch(
     return None
 
 
-def prompt_ids(body: bytes) -> tuple[TokenIds, int, int] | None:
+def prompt_ids(body: bytes) -> tuple[array[int], int, int] | None:
     """The token ids under "prompt" of a JSON object, and from where to where they stand, if that can be had quickly."""
     return None
 
@@ -107,7 +105,7 @@ _WORDS = {
 """Match from one place where a text may be cut to the next."""
 
 
-def words(text: str, at_lines: bool, in_runs: bool) -> list[str]:
+def split_words(text: str, at_lines: bool, in_runs: bool) -> list[str]:
     """The words of a text, which together are the text."""
     return _WORDS[at_lines, in_runs].findall(text)[:-1] or [text]
 
@@ -133,7 +131,7 @@ class Table(dict[int, int]):
         return [self.popitem()[1] for _ in range(min(most, len(self)))]
 
 
-class Holding:
+class GroupMasks:
     """Block keys to masks of who holds them."""
 
     __slots__ = ("_masks",)

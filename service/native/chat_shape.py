@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def is_plain(messages: list[dict[str, object]], billing_header: str) -> bool:
+def is_text_only(messages: list[dict[str, object]], billing_header: str) -> bool:
     """Whether each message is a role and then a text, and the role is one that can say nothing else.
 
     A system message that starts with `billing_header` is not plain.

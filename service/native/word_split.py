@@ -5,7 +5,7 @@ from __future__ import annotations
 from mypy_extensions import i32, i64
 
 
-def words(text: str, at_lines: bool, in_runs: bool) -> list[str]:
+def split_words(text: str, at_lines: bool, in_runs: bool) -> list[str]:
     """The words of a text, which together are the text."""
     found: list[str] = []
     size: i64 = len(text)

@@ -1,0 +1,77 @@
+"""The inner loops of this service: the compiled ones where they are built for this Python, else the fallback.
+
+KVCACHE_BACKEND=fallback takes the fallback although compiled ones are there; KVCACHE_BACKEND=compiled takes no other.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from service.native.sources import is_compiled
+
+
+def _choose(backend: str) -> bool:
+    """Whether the compiled modules are used. Raises ImportError if they are asked for and missing."""
+    if backend not in {"", "compiled", "fallback"}:
+        raise ImportError(f"KVCACHE_BACKEND={backend}: expected compiled or fallback")
+    compiled = backend != "fallback" and is_compiled()
+    if backend == "compiled" and not compiled:
+        raise ImportError("KVCACHE_BACKEND=compiled, but nothing is compiled: python -m service.native.build")
+    return compiled
+
+
+COMPILED = _choose(
+    os.environ.get("KVCACHE_BACKEND") or ("fallback" if os.environ.get("KVCACHE_LOOPS") == "plain" else "")
+)
+
+if TYPE_CHECKING or not COMPILED:
+    from service.native.fallback import (
+        GroupMasks,
+        Iteration,
+        Table,
+        as_key_vector,
+        block_keys,
+        is_text_only,
+        messages_end,
+        messages_start,
+        prompt_ids,
+        read_common_batch,
+        split_words,
+        unpack_hashes,
+        unpack_tokens,
+    )
+else:
+    from service.native.compiled import (
+        GroupMasks,
+        Iteration,
+        Table,
+        as_key_vector,
+        block_keys,
+        is_text_only,
+        messages_end,
+        messages_start,
+        prompt_ids,
+        read_common_batch,
+        split_words,
+        unpack_hashes,
+        unpack_tokens,
+    )
+
+
+__all__ = [
+    "COMPILED",
+    "GroupMasks",
+    "Iteration",
+    "Table",
+    "as_key_vector",
+    "block_keys",
+    "is_text_only",
+    "messages_end",
+    "messages_start",
+    "prompt_ids",
+    "read_common_batch",
+    "split_words",
+    "unpack_hashes",
+    "unpack_tokens",
+]
