@@ -1,0 +1,182 @@
+"""What engines would have reused at moments of their recordings, to hold an index against in mid-stream."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from service.events.recording import Recorded
+from service.index.base import Index, Prompt, Rank, RankMatch, Tier
+from service.offline.feed import Feed
+
+
+class Question(NamedTuple):
+    """A prompt, the moment at which it is asked, and what one rank would have reused of it then, in tokens."""
+
+    name: str
+    """Where it stands: `row N` of a requests file, `probe N` of a truth file, from 1."""
+    pod: str
+    """The rank as the recording names it: `POD`, or `POD#dpN`."""
+    tokens: array[int]
+    reused: int
+    gpu_reused: int | None = None
+    """Of these, how many on the device; None where the recording does not say."""
+    lora_name: str | None = None
+    cache_salt: str | None = None
+    before: Mapping[str, int] | None = None
+    """Each rank's last sequence number before the question, -1 for none; None: it is asked after the last batch."""
+    whole: bool = False
+    """Whether `reused` may count the whole prompt. An engine that serves it computes its last token at least."""
+
+
+class Answer(NamedTuple):
+    """What an index says to a question; `inexact` is why that may be wrong, None when it claims to be exact."""
+
+    question: Question
+    found: int
+    gpu_found: int
+    inexact: str | None
+
+    @property
+    def equal(self) -> bool:
+        """Whether the engine would have reused as much."""
+        if self.question.gpu_reused not in (None, self.gpu_found):
+            return False
+        return self.found == self.question.reused
+
+
+class _Row(msgspec.Struct):
+    pod: str
+    tokens: list[int]
+    before: dict[str, int]
+    cached_tokens: int | None = None
+    gpu_tokens: int | None = None
+    leading_blocks: int | None = None
+    lora_name: str | None = None
+    cache_salt: str | None = None
+
+
+class _Probe(msgspec.Struct):
+    tokens: list[int]
+    blocks: dict[str, float]
+    lora_name: str | None = None
+    cache_salt: str | None = None
+
+
+class _Truth(msgspec.Struct):
+    block_size: int
+    probes: list[_Probe]
+
+
+def read_requests(path: Path, block_size: int) -> list[Question]:
+    """The questions of a requests file; `block_size` is the unit of those that count blocks.
+
+    Raises OSError and msgspec.DecodeError.
+    """
+    decoder = msgspec.json.Decoder(_Row)
+    questions = [
+        _question(f"row {number}", decoder.decode(line), block_size)
+        for number, line in enumerate(path.read_bytes().splitlines(), 1)
+    ]
+    if any(question.reused == len(question.tokens) and not question.whole for question in questions):
+        return [question._replace(whole=True) for question in questions]
+    return questions
+
+
+def _question(name: str, row: _Row, block_size: int) -> Question:
+    reused, whole = row.cached_tokens, False
+    if row.leading_blocks is not None:
+        reused, whole = row.leading_blocks * block_size, True
+    if reused is None:
+        raise msgspec.ValidationError(f"{name} has neither cached_tokens nor leading_blocks")
+    tokens = array("I", row.tokens)
+    return Question(name, row.pod, tokens, reused, row.gpu_tokens, row.lora_name, row.cache_salt, row.before, whole)
+
+
+def read_truth(path: Path) -> tuple[list[Question], int]:
+    """The questions of a truth file, and its block size. Raises OSError and msgspec.DecodeError."""
+    truth = msgspec.json.decode(path.read_bytes(), type=_Truth)
+    questions = []
+    for number, probe in enumerate(truth.probes, 1):
+        tokens = array("I", probe.tokens)
+        for pod, blocks in probe.blocks.items():
+            reused = round(blocks * truth.block_size)
+            lora, salt = probe.lora_name, probe.cache_salt
+            questions.append(Question(f"probe {number}", pod, tokens, reused, None, lora, salt, None, whole=True))
+    return questions, truth.block_size
+
+
+class MissingBatch(Exception):
+    """A question is asked after a batch that the recording does not have; the text names both."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """The messages of a recording, rank by rank, given out up to the moment of each question."""
+
+    waiting: dict[str, deque[Recorded]]
+    last: dict[str, int]
+
+    @classmethod
+    def of(cls, messages: Iterable[tuple[str, Recorded]]) -> Progress:
+        """Takes messages with the name of the rank that each comes from."""
+        waiting: dict[str, deque[Recorded]] = {}
+        for pod, message in messages:
+            waiting.setdefault(pod, deque()).append(message)
+        return cls(waiting, {})
+
+    def until(self, question: Question) -> Iterator[Recorded]:
+        """The messages that are still to be applied before a question. Raises MissingBatch."""
+        if question.before is None:
+            for messages in self.waiting.values():
+                yield from messages
+                messages.clear()
+            return
+        for pod, sequence in question.before.items():
+            waiting = self.waiting.get(pod, deque())
+            while self.last.get(pod, -1) != sequence:
+                if not waiting:
+                    raise MissingBatch(f"{question.name} is asked after batch {sequence} of {pod}, which is not there")
+                message = waiting.popleft()
+                self.last[pod] = message.sequence
+                yield message
+
+
+def asked(index: Index, rank: Rank | None, question: Question) -> tuple[int, int]:
+    """How many tokens an index says that a rank reuses of a question's prompt, over all tiers and on the device."""
+    if rank is None:
+        return 0, 0
+    match = _match(index, rank, question, question.tokens)
+    if match is not None and not question.whole and match.tokens >= len(question.tokens):
+        # The last token is always computed.
+        match = _match(index, rank, question, question.tokens[:-1])
+    if match is None:
+        return 0, 0
+    return match.tokens, match.tokens_by_tier.get(Tier.GPU, 0)
+
+
+def _match(index: Index, rank: Rank, question: Question, tokens: array[int]) -> RankMatch | None:
+    prompt = Prompt(rank.model, tokens, question.lora_name, question.cache_salt, pods=(rank.pod,))
+    return next((match for match in index.match(prompt) if match.rank == rank), None)
+
+
+def answers(feed: Feed, index: Index, messages: Iterable[Recorded], questions: Iterable[Question]) -> Iterator[Answer]:
+    """Applies a recording through `feed`, and asks `index` each question at its moment. Raises MissingBatch.
+
+    The questions are in the order of their moments.
+    """
+    progress = Progress.of((feed.read(message).name, message) for message in messages)
+    for question in questions:
+        for message in progress.until(question):
+            feed.apply(message)
+        rank = feed.rank(question.pod)
+        found, gpu_found = asked(index, rank, question)
+        reasons = (stream.inexact or index.inexact_reason(stream.rank) for stream in feed if stream.rank == rank)
+        inexact = next((reason for reason in reasons if reason), None)
+        yield Answer(question, found, gpu_found, inexact)
