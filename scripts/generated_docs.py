@@ -12,7 +12,7 @@ from pathlib import Path
 import typer.main
 
 from orchestrator.cli import app
-from service.settings import describe
+from service.contract.settings import describe
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from service.commands import TOOLS, run_tool
-from service.settings import Settings, SettingsError
+from service.contract.settings import Settings, SettingsError
 
 _ELSEWHERE = """\
 This is the service that `kvcache up` builds, starts and watches: run `kvcache up`.

@@ -14,12 +14,12 @@ from service.api.requests import chat_bodies
 from service.api.resources import CHAT_BODIES, DOCUMENT, INDEX, MODELS, POOL, READINESS, REGISTRY, SETTINGS, TRAFFIC
 from service.api.routes import ROUTES
 from service.api.traffic import Traffic
+from service.contract.settings import Settings
 from service.events.pool import EventPool
 from service.index.memory import MemoryIndex
 from service.metrics import registry
 from service.prompts.models.catalog import Models
 from service.readiness import Readiness
-from service.settings import Settings
 
 
 def create_app(settings: Settings) -> web.Application:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from service.contract.settings import Settings
 from service.events.pool import EventPool
 from service.prompts.errors import ModelNotFound, ModelUnavailable
 from service.prompts.models.catalog import Models
-from service.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from service import log
 from service.app import create_app
+from service.contract.settings import Settings
 from service.native import backend
 from service.server import ListenError, listening
-from service.settings import Settings
 
 logger = logging.getLogger("service")
 

@@ -14,8 +14,9 @@ from typing import NamedTuple
 from scripts.bench.engines import BLOCK_SIZE, MODEL, hashes, tokens
 from scripts.bench.plan import Plan
 from scripts.bench.results import Measure, Rounds
+from service.contract.tiers import TierWeights
 from service.events.pool import SWEEP_BLOCKS
-from service.index.base import Prompt, Rank, Stored, TierWeights, TokenIds
+from service.index.base import Prompt, Rank, Stored, TokenIds
 from service.index.memory import MemoryIndex
 from service.index.scoring import pod_scores
 

@@ -36,14 +36,15 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from scripts.bench.conversations import Message, conversation, upto  # noqa: E402 - the checkout is on the path now
-from service.index.base import Prompt, Rank, Stored, TierWeights, TokenIds  # noqa: E402
+from service.contract.settings import Settings  # noqa: E402
+from service.contract.tiers import TierWeights  # noqa: E402
+from service.index.base import Prompt, Rank, Stored, TokenIds  # noqa: E402
 from service.index.keys import block_keys  # noqa: E402
 from service.index.memory import MemoryIndex  # noqa: E402
 from service.index.scoring import pod_scores  # noqa: E402
 from service.prompts.chat import Chat  # noqa: E402
 from service.prompts.models.catalog import Models  # noqa: E402
 from service.prompts.models.model import Model, Rendered  # noqa: E402
-from service.settings import Settings  # noqa: E402
 
 ENGINE_BLOCK = 16
 BLOCK_SIZE = 256

@@ -4,8 +4,9 @@ import json
 from array import array
 from pathlib import Path
 
+from service.contract.tiers import TierWeights
 from service.events.recording import Recording
-from service.index.base import Prompt, TierWeights
+from service.index.base import Prompt
 from service.index.memory import MemoryIndex
 from service.index.scoring import pod_scores
 from service.offline.feed import Feed

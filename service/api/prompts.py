@@ -11,11 +11,11 @@ from aiohttp import web
 from service.api.errors import Refusal
 from service.api.requests import ChatRequest, PromptValue, ScoreRequest
 from service.api.resources import INDEX, MODELS, SETTINGS
+from service.contract.settings import Settings
 from service.index.base import Prompt, TokenIds
 from service.prompts.chat import Chat
 from service.prompts.models.model import Model
 from service.prompts.templates.conversation import are_plain
-from service.settings import Settings
 
 _PLAIN_FIELDS = 2
 """Of a message that has no lists: its role and text."""

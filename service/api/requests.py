@@ -14,9 +14,9 @@ from service.api.chat_bodies import ChatBodies
 from service.api.errors import Refusal
 from service.api.resources import SETTINGS
 from service.api.validation import refusal_of_body
+from service.contract.settings import Settings
 from service.native.backend import prompt_ids
 from service.prompts.chat import Chat
-from service.settings import Settings
 
 Body = TypeVar("Body")
 

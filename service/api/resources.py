@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry
 
 from service.api.chat_bodies import ChatBodies
 from service.api.traffic import Traffic
+from service.contract.settings import Settings
 from service.events.pool import EventPool
 from service.index.base import Index
 from service.prompts.models.catalog import Models
 from service.readiness import Readiness
-from service.settings import Settings
 
 SETTINGS = web.AppKey("settings", Settings)
 INDEX = web.AppKey("index", Index)

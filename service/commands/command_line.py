@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 
-_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
+from service.contract.units import parse_seconds
 
 
 class _Paragraphs(argparse.HelpFormatter):
@@ -28,10 +26,10 @@ def parser(tool: str, description: str | None) -> argparse.ArgumentParser:
 
 def seconds(text: str) -> float:
     """Reads 60, 60s, 5m or 250ms."""
-    match = _TIME.fullmatch(text.strip())
-    if match is None or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a time above zero, such as 60s, 5m or 250ms")
-    return float(match[1]) * _SECONDS[match[2]]
+    try:
+        return parse_seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
 def positive(text: str) -> int:

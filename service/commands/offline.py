@@ -25,6 +25,7 @@ from typing import IO, cast
 import msgspec
 
 from service.commands.command_line import parser, positive
+from service.contract.settings import Settings, SettingsError
 from service.events.recording import Recording
 from service.index.memory import MemoryIndex
 from service.offline.analysis import analyse
@@ -35,7 +36,6 @@ from service.offline.scoring import Scored, Scorer
 from service.offline.summary import summary
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 from service.prompts.models.catalog import Models
-from service.settings import Settings, SettingsError
 
 _GRANITE_BYTES = 81_920
 """Of a token's keys and values: 40 layers, 8 heads of 64, 16 bits, twice (Granite 3.3 2B)."""

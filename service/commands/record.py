@@ -18,11 +18,11 @@ from pathlib import Path
 from service.commands.command_line import parser, positive, seconds
 from service.commands.progress import Progress
 from service.contract.endpoints import parse_endpoints
+from service.contract.settings import Settings, SettingsError
 from service.events.recorder import Recorder
 from service.events.recording import Recorded
 from service.events.recording_file import RecordingFile
 from service.offline.table import size
-from service.settings import Settings, SettingsError
 
 _SHOWN_SECONDS = 0.1
 

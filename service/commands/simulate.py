@@ -17,8 +17,8 @@ import msgspec
 
 from service.commands.command_line import above_zero, parser, positive, seconds
 from service.contract.endpoints import Endpoint, parse_endpoints
+from service.contract.settings import Settings
 from service.prompts.models.catalog import Models
-from service.settings import Settings
 from service.simulation.baselines import rivals
 from service.simulation.conversations import Conversations
 from service.simulation.demonstration import Demonstration, Ended, Limits, Routed

@@ -1,13 +1,43 @@
-"""Where an engine's events come from: one entry of ZMQ_ENDPOINT."""
+"""Where engines' events come from: the grammar of ZMQ_ENDPOINT, and which of its addresses are bound."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 _SCHEMES = ("tcp://", "ipc://", "inproc://")
 _OPTIONS = ("pod", "model", "replay")
 _HOST = re.compile(r"\[[^\[\]\s/;]+\]|[^:\s/;=]+")
+_LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]", re.IGNORECASE)
+
+
+def binds(address: str) -> bool:
+    """Whether a socket binds this ZeroMQ address instead of connecting to it.
+
+    Follows ZmqEventPublisher (vllm/distributed/kv_events.py, vLLM 0.33), which also binds any other address with `::`.
+    """
+    return "*" in address or "[::]" in address or address.startswith(("ipc://", "inproc://"))
+
+
+class HostPort(NamedTuple):
+    """Host (an IPv6 address in brackets) and port of a tcp:// address; port None is `*`, any free port."""
+
+    host: str
+    port: int | None
+
+    @property
+    def is_loopback(self) -> bool:
+        return _LOOPBACK.fullmatch(self.host) is not None
+
+
+def host_port(address: str) -> HostPort | None:
+    """Host and port of a tcp:// address that `parse_endpoints` accepts; None for ipc:// and inproc://."""
+    if not address.startswith("tcp://"):
+        return None
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    return HostPort(host, None if port == "*" else int(port))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +55,18 @@ class Endpoint:
 
     @property
     def binds(self) -> bool:
-        """Whether we listen there and engines connect: vLLM's rule, mirrored (zmq_event_publisher, vLLM 0.33)."""
-        return "*" in self.address or "[::]" in self.address or self.address.startswith(("ipc://", "inproc://"))
+        """Whether the service listens there and engines connect to it."""
+        return binds(self.address)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The address, and that of the replay socket if there is one."""
+        return (self.address,) if self.replay is None else (self.address, self.replay)
+
+    def __str__(self) -> str:
+        """The entry as `parse_endpoints` reads it."""
+        options = (f"{name}={value}" for name in _OPTIONS if (value := getattr(self, name)) is not None)
+        return ",".join((self.address, *options))
 
     def replay_of(self, pod: str, rank: int) -> str | None:
         """Where to ask a rank for a replay. The host `*` is that of the pod, and then each rank has its own port: the
@@ -65,19 +105,24 @@ def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
     return tuple(endpoints)
 
 
+def format_endpoints(endpoints: Iterable[Endpoint]) -> str:
+    """The text that `parse_endpoints` reads back as the same endpoints."""
+    return ",".join(map(str, endpoints))
+
+
 def _option(part: str) -> tuple[str | None, str]:
     """The name and value of an option; no name where a part is an address. Raises ValueError for any other option."""
     name, equals, value = (word.strip() for word in part.partition("="))
     if not equals or "://" in name:
         return None, part
     if name not in _OPTIONS:
-        raise ValueError(f"{part!r} is no option: there are {', '.join(f'{option}=' for option in _OPTIONS)}")
+        raise ValueError(f"{part!r} is not a valid option: there are {', '.join(f'{option}=' for option in _OPTIONS)}")
     return name, value
 
 
 def _check_address(address: str, *, replay: bool = False) -> None:
     if not address.startswith(_SCHEMES) or address in _SCHEMES:
-        raise ValueError(f"{address!r} is no address: it must start with {', '.join(_SCHEMES)} and name something")
+        raise ValueError(f"{address!r} must start with {', '.join(_SCHEMES)} and name something")
     if address.startswith("tcp://"):
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         numbered = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536

@@ -11,6 +11,7 @@ from typing import Any
 
 import zmq
 
+from service.contract.settings import Settings
 from service.events.intake import Intake
 from service.events.recovery import Recovery
 from service.events.replay import Replayed
@@ -20,7 +21,6 @@ from service.events.subscription import Message, Subscription
 from service.events.topic import read_topic
 from service.events.wire import WireError
 from service.index.base import Index, Rank
-from service.settings import Settings
 
 _log = logging.getLogger(__name__)
 SWEEP_BLOCKS = 1024

@@ -30,14 +30,6 @@ class Tier(IntEnum):
     STORAGE = 2
 
 
-class TierWeights(NamedTuple):
-    """What a token in each tier counts by, from 0 to 1; `weights[tier]` gives one."""
-
-    gpu: float = 1.0
-    cpu: float = 0.8
-    storage: float = 0.5
-
-
 class Rank(NamedTuple):
     """One prefix cache: a data-parallel rank of a pod, for one model."""
 

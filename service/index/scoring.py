@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from service.index.base import RankMatch, Tier, TierWeights
+from service.contract.tiers import TierWeights
+from service.index.base import RankMatch, Tier
 
 
 def pod_scores(matches: Iterable[RankMatch], weights: TierWeights, block_size: int) -> dict[str, int | float] | None:

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import msgspec
 
+from service.contract.tiers import TierWeights
 from service.events.recording import recorded_pod
-from service.index.base import Index, RankMatch, TierWeights
+from service.index.base import Index, RankMatch
 from service.index.scoring import pod_scores
 from service.offline.feed import Feed
 from service.offline.prompt_lines import Numbered, PromptLine, read_prompt

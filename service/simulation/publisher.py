@@ -13,6 +13,8 @@ from types import TracebackType
 import zmq
 import zmq.asyncio
 
+from service.contract.endpoints import binds as is_bound
+
 END = b"\xff" * 8
 _NO_ROOM_SECONDS = 0.001
 
@@ -20,8 +22,8 @@ _NO_ROOM_SECONDS = 0.001
 class Publisher:
     """Publishes batches under consecutive sequence numbers. To be used as an asynchronous context manager.
 
-    An address with `*` or `::`, or of ipc or inproc, is bound and any other connected to; the replay address is always
-    bound; `binds` says otherwise. `repeats_topic` is whether replies to a replay carry the topic. With `high_water`, at
+    `address` is bound or connected to by the rule of service.contract.endpoints, unless `binds` says otherwise; the
+    replay address is always bound. `repeats_topic`: whether replies to a replay carry the topic. With `high_water`, at
     most so many batches wait for a subscriber (`push` waits then); `linger` is how many seconds they may at the end.
     """
 
@@ -41,8 +43,7 @@ class Publisher:
         self.sequence = 0
         self._requested = address, replay
         self._repeats_topic = repeats_topic
-        wildcard = "*" in address or "::" in address or address.startswith(("ipc://", "inproc://"))
-        self._binds = wildcard if binds is None else binds
+        self._binds = is_bound(address) if binds is None else binds
         self._buffer: deque[tuple[int, bytes]] = deque(maxlen=buffered)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         # An XPUB is on the wire what a PUB is, and tells besides when somebody subscribes.

@@ -13,9 +13,9 @@ from aiohttp import ClientSession
 
 from service.app import create_app
 from service.contract.endpoints import Endpoint
+from service.contract.settings import Settings
 from service.events.recording import Recording
 from service.server import listening
-from service.settings import Settings
 from service.simulation.playback import Playback
 from service.simulation.truth import Truth
 

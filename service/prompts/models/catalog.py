@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
+from service.contract.settings import Settings
 from service.prompts.errors import HubAway, ModelNotFound, ModelUnavailable
 from service.prompts.models.daemon_threads import DaemonThreads
 from service.prompts.models.model import Model
 from service.prompts.models.model_files import TOKENIZER, BadModelFile, read_model_files
 from service.prompts.templates.rendering import Renderer
 from service.prompts.tokens.token_cache import TokenCache
-from service.settings import Settings
 
 _BUILTIN = Path(__file__).parent / "builtin"
 _BUILTIN_PREFIX = "builtin/"

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+from service.contract.settings import Settings
 from service.index.base import TokenIds
 from service.prompts.chat import Chat
 from service.prompts.errors import ModelUnavailable, PromptError
@@ -16,7 +17,6 @@ from service.prompts.templates.rendering import Renderer, RenderingUnavailable
 from service.prompts.templates.template_variables import finished, template_variables
 from service.prompts.tokens.token_cache import TokenCache
 from service.prompts.tokens.tokenization import TextTokenizer
-from service.settings import Settings
 
 _T = TypeVar("_T")
 

@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 
 import jinja2
 
+from service.contract.settings import Settings
 from service.prompts.errors import PromptError
 from service.prompts.templates.conversation import ContentFormat
 from service.prompts.templates.guarded_environment import GuardedEnvironment
 from service.prompts.templates.guarded_syntax import TooMuch
 from service.prompts.templates.render_processes import START_SECONDS, RenderFailed, RenderLost, RenderProcess
 from service.prompts.templates.render_worker import Findings, Job
-from service.settings import Settings
 
 _T = TypeVar("_T")
 

@@ -12,7 +12,7 @@ from aiohttp import ClientSession
 from service.api.responses import PodList
 from service.app import create_app
 from service.contract.endpoints import Endpoint
-from service.settings import Settings
+from service.contract.settings import Settings
 from tests.service.api.conftest import CHAT, Join, post
 from tests.service.conftest import Play, Serve
 

@@ -151,12 +151,12 @@ async def test_a_killed_recording_can_be_read_and_gone_on_with(start: Start, rec
     [
         (("record", "/no/such/folder/file"), "No such file"),
         (("record", "README.md"), "--append"),
-        (("record", "/dev/null", "--append", "--zmq-endpoint", "http://x"), "is no address"),
+        (("record", "/dev/null", "--append", "--zmq-endpoint", "http://x"), "must start with tcp://"),
         (("record", "/dev/null", "--append", "--zmq-endpoint", "ipc:///no/such/folder/socket"), "cannot bind"),
         (("replay", "no-such-file", "--to", "tcp://*:*"), "No such file"),
         (("replay", "README.md", "--to", "tcp://*:*"), "holds no message"),
         (("replay", "README.md"), "--to"),
-        (("replay", "README.md", "--to", "nowhere"), "is no address"),
+        (("replay", "README.md", "--to", "nowhere"), "must start with tcp://"),
     ],
 )
 async def test_what_cannot_be_done_is_said_without_a_traceback(

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from service.contract.endpoints import Endpoint, parse_endpoints
+from service.contract.endpoints import Endpoint, HostPort, binds, format_endpoints, host_port, parse_endpoints
 
 
 def test_one_address_is_one_endpoint() -> None:
@@ -66,3 +66,41 @@ def test_any_other_address_is_connected_to(address: str) -> None:
 def test_what_is_wrong_is_named(text: str, offender: str) -> None:
     with pytest.raises(ValueError, match=re.escape(offender)):
         parse_endpoints(text)
+
+
+def test_endpoints_are_written_as_they_are_read() -> None:
+    text = "tcp://a:1,pod=a:8000,model=org/name@v1,replay=tcp://*:2,ipc:///run/events"
+    assert format_endpoints(parse_endpoints(text)) == text
+
+
+def test_the_addresses_of_an_endpoint_include_its_replay_socket() -> None:
+    assert Endpoint("tcp://a:1", replay="tcp://a:2").addresses == ("tcp://a:1", "tcp://a:2")
+    assert Endpoint("tcp://a:1").addresses == ("tcp://a:1",)
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("tcp://localhost:5557", HostPort("localhost", 5557)),
+        ("tcp://[::1]:5557", HostPort("[::1]", 5557)),
+        ("tcp://*:*", HostPort("*", None)),
+        ("ipc:///run/events", None),
+    ],
+)
+def test_a_tcp_address_has_a_host_and_a_port(address: str, parts: HostPort | None) -> None:
+    assert host_port(address) == parts
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.1", "[::1]"])
+def test_loopback_is_recognised(host: str) -> None:
+    assert HostPort(host, 1).is_loopback
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7", "localhost.example.org", "[fe80::1]", "*"])
+def test_other_hosts_are_not_loopback(host: str) -> None:
+    assert not HostPort(host, 1).is_loopback
+
+
+def test_an_ipv6_address_other_than_the_wildcard_is_connected_to() -> None:
+    assert not binds("tcp://[fe80::1]:5557")
+    assert binds("tcp://[::]:5557")

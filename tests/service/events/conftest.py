@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 import pytest
 
 from service.contract.endpoints import Endpoint
+from service.contract.settings import Settings
 from service.events import stream
 from service.events.pool import EventPool
 from service.events.stream import StreamState
 from service.index.base import Rank
 from service.index.memory import MemoryIndex
-from service.settings import Settings
 
 
 @dataclass

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from service.index.base import Rank, RankMatch, Tier, TierWeights
+from service.contract.tiers import TierWeights
+from service.index.base import Rank, RankMatch, Tier
 from service.index.scoring import pod_scores
 
 WEIGHTS = TierWeights(gpu=1.0, cpu=0.8, storage=0.5)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from service.contract.settings import Settings
 from service.offline.prompt_lines import PromptLines, read_prompt
 from service.prompts.models.catalog import Models
-from service.settings import Settings
 
 
 def test_lines_that_are_no_prompt_are_counted_by_number() -> None:

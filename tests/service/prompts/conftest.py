@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.contract.settings import Settings
 from service.prompts.models.catalog import Models
-from service.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack
 import pytest
 
 from service.contract.endpoints import Endpoint
+from service.contract.settings import Settings
 from service.prompts.models.catalog import Models
 from service.prompts.models.model import Model
-from service.settings import Settings
 from service.simulation.baselines import rivals
 from service.simulation.conversations import Conversations
 from service.simulation.demonstration import Demonstration, Ended, Limits, Routed

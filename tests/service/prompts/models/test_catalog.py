@@ -14,11 +14,11 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
+from service.contract.settings import Settings
 from service.prompts.chat import Chat
 from service.prompts.errors import ModelNotFound, ModelUnavailable
 from service.prompts.models import catalog as models_module
 from service.prompts.models.catalog import Models
-from service.settings import Settings
 from tests.conftest import BUILTIN
 from tests.service.prompts.fake_hub import FakeHub, Repository, running_hub
 
@@ -379,7 +379,7 @@ async def test_a_process_ends_though_the_hub_is_silent(hub: FakeHub, tmp_path: P
     hub.repositories["org/model"] = Repository(FILES, silent=True)
     program = (
         "import asyncio, sys\n"
-        "from service.settings import Settings\n"
+        "from service.contract.settings import Settings\n"
         "from service.prompts.models.catalog import Models\n"
         "async def main():\n"
         "    models = Models(Settings(hub_timeout=30.0))\n"
@@ -403,7 +403,9 @@ async def test_the_hubs_own_variables_are_followed(hub: FakeHub, tmp_path: Path)
     hub.repositories["org/model"] = Repository(FILES, private=True)
     give_token(tmp_path, "hf_good")
     program = (
-        "import asyncio; from service.settings import Settings; from service.prompts.models.catalog import Models\n"
+        "import asyncio\n"
+        "from service.contract.settings import Settings\n"
+        "from service.prompts.models.catalog import Models\n"
         "async def main():\n"
         "    models = Models(Settings())\n"
         "    try: print((await models.get('org/model')).name)\n"

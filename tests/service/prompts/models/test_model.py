@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from service.contract.settings import Settings
 from service.prompts.chat import Chat
 from service.prompts.errors import PromptError
 from service.prompts.models.catalog import Models
 from service.prompts.models.model import Model
-from service.settings import Settings
 from tests.conftest import BUILTIN
 from tests.service.prompts.oracle import Oracle
 from tests.service.prompts.texts import random_text

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from service.contract.settings import Settings
 from service.prompts.chat import Chat
 from service.prompts.errors import PromptError
 from service.prompts.models.catalog import Models
@@ -19,7 +20,6 @@ from service.prompts.templates.environment import ChatEnvironment
 from service.prompts.templates.guarded_environment import GuardedEnvironment
 from service.prompts.templates.guarded_syntax import TooMuch
 from service.prompts.templates.rendering import Renderer
-from service.settings import Settings
 from tests.service.prompts.conversations import CASES, DOCUMENTS, WEATHER
 
 SECONDS = 0.4

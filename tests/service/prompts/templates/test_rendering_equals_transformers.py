@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from service.contract.settings import Settings
 from service.prompts.chat import Chat
 from service.prompts.errors import PromptError
 from service.prompts.models.catalog import Models
 from service.prompts.models.model import Model
-from service.settings import Settings
 from tests.service.prompts.conversations import CASES, Case, Message, random_case
 from tests.service.prompts.oracle import Oracle
 

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from service.contract.endpoints import Endpoint, parse_endpoints
-from service.index.base import TierWeights
+from service.contract.tiers import TierWeights
+from service.contract.units import parse_seconds, parse_size
 
-_SIZE = re.compile(r"([0-9]+) ?(?:([kmg])i?)?b?", re.IGNORECASE)
-_SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h)?", re.IGNORECASE)
-_TIME_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
@@ -67,22 +64,7 @@ def _count(low: int, high: int | None = None) -> Callable[[str], int]:
 
 
 def _size(low: int) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        match = _SIZE.fullmatch(value.strip())
-        size = int(match[1][:20]) * _SIZE_UNITS[(match[2] or "").lower()] if match else -1
-        if size < low:
-            raise ValueError(f"must be a size of {low} bytes or more, such as 1048576 or 64MiB")
-        return size
-
-    return parse
-
-
-def _seconds(value: str) -> float:
-    match = _TIME.fullmatch(value.strip())
-    seconds = float(match[1]) * _TIME_UNITS[(match[2] or "").lower()] if match else 0
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise ValueError("must be a time above zero, such as 30, 30s, 5m or 250ms")
-    return seconds
+    return lambda value: parse_size(value, low)
 
 
 def _choice(*options: str) -> Callable[[str], str]:
@@ -120,15 +102,15 @@ class Settings:
     )
     models_dir: Path = _setting(Path("/models"), _path, "folder of models on disk, as <org>/<name>/tokenizer.json")
     max_models: int = _setting(8, _count(1), "models kept loaded; the least recently used goes first")
-    hub_timeout: float = _setting(10.0, _seconds, "how long one call to the hub may take")
+    hub_timeout: float = _setting(10.0, parse_seconds, "how long one call to the hub may take")
     hub_retry_after: float = _setting(
-        30.0, _seconds, "how long a failed load is remembered before the hub is asked again"
+        30.0, parse_seconds, "how long a failed load is remembered before the hub is asked again"
     )
     trust_request_chat_template: bool = _setting(False, _flag, "whether a request may bring its own chat template")
     token_cache_bytes: int = _setting(
         64 << 20, _size(0), "memory for prompts that were seen before, and their tokens; 0 turns it off"
     )
-    render_timeout: float = _setting(5.0, _seconds, "how long one chat template may render")
+    render_timeout: float = _setting(5.0, parse_seconds, "how long one chat template may render")
 
     zmq_endpoint: tuple[Endpoint, ...] = _setting(
         (Endpoint("tcp://localhost:5557"),),
@@ -138,7 +120,7 @@ class Settings:
     zmq_topic: str = _setting("kv@", _any_text, "only topics that start with this; empty for all")
     pool_concurrency: int = _setting(4, _count(1, 256), "endpoints that are read before other work goes on")
     pool_queue_batches: int = _setting(100_000, _count(1), "batches of a connection, and for a replay, that may wait")
-    pod_ttl: float = _setting(300.0, _seconds, "how long a lost connection keeps its pod in the scores")
+    pod_ttl: float = _setting(300.0, parse_seconds, "how long a lost connection keeps its pod in the scores")
 
     block_size: int = _setting(256, _count(1), "tokens that count as a score of 1")
     tier_weights: TierWeights = _setting(TierWeights(), _weights, "what a token counts by where its block lives")
@@ -154,11 +136,11 @@ class Settings:
         10_000, _count(1), "most messages of one chat, content parts of all of them, tools, and variables"
     )
     max_requests_in_flight: int = _setting(256, _count(1), "requests worked on at once; more are told 429")
-    header_timeout: float = _setting(10.0, _seconds, "how long a client may take to send a request's headers")
+    header_timeout: float = _setting(10.0, parse_seconds, "how long a client may take to send a request's headers")
     body_timeout: float = _setting(
-        30.0, _seconds, "how long a client may take to send a body, or leave an answer unread"
+        30.0, parse_seconds, "how long a client may take to send a body, or leave an answer unread"
     )
-    keepalive_timeout: float = _setting(75.0, _seconds, "how long a connection may stay open between requests")
+    keepalive_timeout: float = _setting(75.0, parse_seconds, "how long a connection may stay open between requests")
 
     log_format: str = _setting("human", _choice("human", "json"), "log lines for people or for machines")
     log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "least severe line logged")
