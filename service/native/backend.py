@@ -1,6 +1,6 @@
-"""The inner loops of this service: the compiled ones where they are built for this Python, else the fallback.
+"""The inner loops of the service: compiled, if they are built for this Python, else the fallback.
 
-KVCACHE_BACKEND=fallback takes the fallback although compiled ones are there; KVCACHE_BACKEND=compiled takes no other.
+KVCACHE_BACKEND=fallback uses the fallback in any case; KVCACHE_BACKEND=compiled fails where nothing is compiled.
 """
 
 from __future__ import annotations

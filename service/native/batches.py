@@ -1,6 +1,6 @@
-"""Batches of events in the form that most have, read at one go, in the Python that mypyc makes fast C of.
+"""One-pass reader of the common form of event batches, compiled by mypyc.
 
-Anything else is left to service/events/wire.py, of which this must say nothing different.
+service/events/wire.py decodes every other form, and must read these batches to the same events.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ _LARGEST_BLOCK: Final[i64] = 1 << 20
 def read_common_batch(
     packed: bytes, stored: _Maker, removed: _Maker, gpu: object
 ) -> tuple[float, list[object], int, bool] | None:
-    """The timestamp, events and rank of a payload, and whether blocks of a group are stored from the first one on.
+    """Gives a payload's timestamp, events, rank, and whether it stores a prompt's first block in a cache group.
 
-    That is, of an array `[float, [map, …], rank]` whose maps, the tag first, are blocks stored with their tokens or
-    removed, on the device, with nothing but LoRA names hashed into them; None for all else. `stored` and `removed`
-    make the events, from the fields of service.index.base.
+    The common form is `[float, [map, …], rank]`: each map begins with its tag and is BlockStored with tokens or
+    BlockRemoved, on the GPU, with no extra keys but a LoRA name. None for any other form. `stored` and `removed`
+    construct the events from the fields of service.index.base.
     """
     reader = _Reader(packed, stored, removed, gpu)
     try:
         read = reader.batch()
     except IndexError:
         return None
-    return None if reader.odd else read
+    return None if reader.unsupported else read
 
 
 @final
 class _Reader:
-    """Goes through a payload from `at` on. It is `odd` once something came that is not read here."""
+    """A cursor at byte `at` of a payload; `unsupported` once it meets a form that is not read here."""
 
     def __init__(self, packed: bytes, stored: _Maker, removed: _Maker, gpu: object) -> None:
         self.packed = packed
         self.at: i64 = 0
-        self.odd = False
+        self.unsupported = False
         self.from_first_block = False
         self.stored = stored
         self.removed = removed
@@ -57,13 +57,13 @@ class _Reader:
         self.at = 10
         events: list[object] = []
         count = self.count(0x90, 0xDC)
-        while count > 0 and not self.odd:
+        while count > 0 and not self.unsupported:
             count -= 1
             self.event(events)
-        if self.odd:
+        if self.unsupported:
             return None
         rank: i64 = 0
-        if self.packed[0] == 0x93 and not self.passes_nil():
+        if self.packed[0] == 0x93 and not self.accept_nil():
             rank = self.number()
         if self.at != size or rank < 0:
             return None
@@ -71,35 +71,35 @@ class _Reader:
 
     def event(self, events: list[object]) -> None:
         fields = self.count(0x80, 0xDE) - 1
-        if not self.passes(b"\xa4type"):
-            self.odd = True
-        elif self.passes(b"\xabBlockStored"):
-            events.append(self.read_stored(fields))
-        elif self.passes(b"\xacBlockRemoved"):
-            events.append(self.read_removed(fields))
+        if not self.accept(b"\xa4type"):
+            self.unsupported = True
+        elif self.accept(b"\xabBlockStored"):
+            events.append(self.stored_event(fields))
+        elif self.accept(b"\xacBlockRemoved"):
+            events.append(self.removed_event(fields))
         else:
-            self.odd = True
+            self.unsupported = True
 
-    def read_removed(self, fields: i64) -> object:
+    def removed_event(self, fields: i64) -> object:
         hashes: object = None
         group: object = None
-        while fields > 0 and not self.odd:
+        while fields > 0 and not self.unsupported:
             fields -= 1
             length = self.length()
-            if length == 12 and self.passes(b"block_hashes"):
+            if length == 12 and self.accept(b"block_hashes"):
                 hashes = self.hashes()
-            elif length == 6 and self.passes(b"medium"):
-                self.pass_gpu()
-            elif length == 9 and self.passes(b"group_idx"):
+            elif length == 6 and self.accept(b"medium"):
+                self.expect_gpu()
+            elif length == 9 and self.accept(b"group_idx"):
                 group = self.number_or_none()
             else:
-                self.pass_unknown(length)
-        if hashes is None or self.odd:
-            self.odd = True
+                self.skip_unknown(length)
+        if hashes is None or self.unsupported:
+            self.unsupported = True
             return None
         return self.removed(hashes, self.gpu, group)
 
-    def read_stored(self, fields: i64) -> object:
+    def stored_event(self, fields: i64) -> object:
         blocks: i64 = -1
         token_bytes: i64 = 0
         size: i64 = 0
@@ -111,52 +111,52 @@ class _Reader:
         group: object = None
         kind: object = None
         window: object = None
-        while fields > 0 and not self.odd:
+        while fields > 0 and not self.unsupported:
             fields -= 1
             length = self.length()
-            if length == 12 and self.passes(b"block_hashes"):
+            if length == 12 and self.accept(b"block_hashes"):
                 found = self.hashes()
                 blocks = len(found)
                 hashes = found
-            elif length == 17 and self.passes(b"parent_block_hash"):
-                parent = None if self.passes_nil() else self.number()
-            elif length == 9 and self.passes(b"token_ids"):
+            elif length == 17 and self.accept(b"parent_block_hash"):
+                parent = None if self.accept_nil() else self.number()
+            elif length == 9 and self.accept(b"token_ids"):
                 read = self.tokens()
                 token_bytes = len(read)
                 tokens = array("I", read)
-            elif length == 10 and self.passes(b"block_size"):
+            elif length == 10 and self.accept(b"block_size"):
                 size = self.number()
-            elif length == 6 and self.passes(b"medium"):
-                self.pass_gpu()
-            elif length == 7 and self.passes(b"lora_id"):
+            elif length == 6 and self.accept(b"medium"):
+                self.expect_gpu()
+            elif length == 7 and self.accept(b"lora_id"):
                 lora_id = self.number_or_none()
-            elif length == 9 and self.passes(b"lora_name"):
+            elif length == 9 and self.accept(b"lora_name"):
                 lora_name = self.text_or_none()
-            elif length == 10 and self.passes(b"extra_keys"):
-                self.pass_nils()
-            elif length == 9 and self.passes(b"group_idx"):
+            elif length == 10 and self.accept(b"extra_keys"):
+                self.skip_nil_array()
+            elif length == 9 and self.accept(b"group_idx"):
                 group = self.number_or_none()
-            elif length == 18 and self.passes(b"kv_cache_spec_kind"):
-                kind = "full_attention" if self.passes(b"\xaefull_attention") else self.text_or_none()
-            elif length == 28 and self.passes(b"kv_cache_spec_sliding_window"):
+            elif length == 18 and self.accept(b"kv_cache_spec_kind"):
+                kind = "full_attention" if self.accept(b"\xaefull_attention") else self.text_or_none()
+            elif length == 28 and self.accept(b"kv_cache_spec_sliding_window"):
                 window = self.number_or_none()
-            elif (length == 19 and self.passes(b"lookahead_token_ids")) or (
-                length == 10 and self.passes(b"cache_salt")
+            elif (length == 19 and self.accept(b"lookahead_token_ids")) or (
+                length == 10 and self.accept(b"cache_salt")
             ):
-                self.pass_nil()
+                self.expect_nil()
             else:
-                self.pass_unknown(length)
-        nameless = lora_name is None and lora_id is not None
+                self.skip_unknown(length)
+        unnamed_lora = lora_name is None and lora_id is not None
         whole = 0 < token_bytes == blocks * size * 4 and 0 < size <= _LARGEST_BLOCK
-        if nameless or not whole or self.odd:
-            self.odd = True
+        if unnamed_lora or not whole or self.unsupported:
+            self.unsupported = True
             return None
         if parent is None and kind is not None:
             self.from_first_block = True
         return self.stored(hashes, parent, tokens, size, self.gpu, lora_name, (), group, kind, window)
 
-    def passes(self, expected: bytes) -> bool:
-        """Whether these bytes come next, which are then behind."""
+    def accept(self, expected: bytes) -> bool:
+        """Consumes `expected` if it is next."""
         packed = self.packed
         start = self.at
         length: i64 = len(expected)
@@ -168,35 +168,35 @@ class _Reader:
         self.at = start + length
         return True
 
-    def passes_nil(self) -> bool:
+    def accept_nil(self) -> bool:
         if self.packed[self.at] != _NIL:
             return False
         self.at += 1
         return True
 
-    def pass_nil(self) -> None:
-        if not self.passes_nil():
-            self.odd = True
+    def expect_nil(self) -> None:
+        if not self.accept_nil():
+            self.unsupported = True
 
-    def pass_gpu(self) -> None:
-        if not self.passes_nil() and not self.passes(b"\xa3GPU"):
-            self.odd = True
+    def expect_gpu(self) -> None:
+        if not self.accept_nil() and not self.accept(b"\xa3GPU"):
+            self.unsupported = True
 
-    def pass_nils(self) -> None:
-        """Passes what says of no block that there is anything."""
-        if self.passes_nil():
+    def skip_nil_array(self) -> None:
+        """Skips nil, or an array of nils (extra_keys of blocks without any)."""
+        if self.accept_nil():
             return
         count = self.count(0x90, 0xDC)
-        while count > 0 and self.passes_nil():
+        while count > 0 and self.accept_nil():
             count -= 1
         if count != 0:
-            self.odd = True
+            self.unsupported = True
 
-    def pass_unknown(self, length: i64) -> None:
-        """Passes a name of that length that is nothing to us, and its value: a text, a number or nil."""
+    def skip_unknown(self, length: i64) -> None:
+        """Skips an unknown field whose name has `length` bytes, if its value is a string, a number or nil."""
         start = self.at
         if length < 0 or self.packed[start : start + length] == b"type":
-            self.odd = True
+            self.unsupported = True
             return
         self.at += length
         kind: i64 = self.packed[self.at]
@@ -210,13 +210,13 @@ class _Reader:
             self.at += 1
 
     def length(self) -> i64:
-        """Of the short text that comes next, which it goes into; -1 when something else comes."""
+        """Reads the header of a fixstr and gives its length; -1 for anything else."""
         kind: i64 = self.packed[self.at]
         self.at += 1
         return kind & 0x1F if kind & 0xE0 == 0xA0 else -1
 
     def count(self, short: i64, long: i64) -> i64:
-        """How many elements or fields come next: `short` says so itself, `long` by the two bytes after it."""
+        """Reads the header of an array or map: `short` is its fixed form, `long` that with a 16-bit count."""
         kind: i64 = self.packed[self.at]
         self.at += 1
         if kind & 0xF0 == short:
@@ -227,20 +227,20 @@ class _Reader:
         if kind == long + 1:
             self.at += 4
             return i64(read_i32_be(self.packed, self.at - 4)) & 0xFFFFFFFF
-        self.odd = True
+        self.unsupported = True
         return 0
 
     def number_or_none(self) -> object:
-        """A number that is not negative."""
-        if self.passes_nil():
+        """Reads nil or a number of at least 0."""
+        if self.accept_nil():
             return None
         number = self.number()
         if number < 0:
-            self.odd = True
+            self.unsupported = True
         return number
 
     def number(self) -> i64:
-        """A whole number, as 64 bits with a sign."""
+        """Reads an integer as a signed 64-bit one."""
         packed = self.packed
         kind: i64 = packed[self.at]
         self.at += 1
@@ -258,21 +258,21 @@ class _Reader:
         if kind == 0xCE:
             self.at += 4
             return i64(read_i32_be(packed, self.at - 4)) & 0xFFFFFFFF
-        self.odd = True
+        self.unsupported = True
         return 0
 
     def text_or_none(self) -> object:
-        if self.passes_nil():
+        if self.accept_nil():
             return None
         length = self.length()
         start = self.at
         self.at += length
         if length < 0 or self.at > len(self.packed):
-            self.odd = True
+            self.unsupported = True
             return None
         text = self.packed[start : self.at]
         if not text.isascii():
-            self.odd = True
+            self.unsupported = True
             return None
         return text.decode("ascii")
 
@@ -290,7 +290,7 @@ class _Reader:
         return found
 
     def tokens(self) -> bytes:
-        """Token ids as unsigned 32-bit integers."""
+        """Reads token ids into little-endian unsigned 32-bit integers."""
         packed = self.packed
         ids = BytesWriter()
         count = self.count(0x90, 0xDC)
@@ -311,7 +311,7 @@ class _Reader:
                 write_i32_le(ids, i32(packed[at + 1]))
                 at += 2
             else:
-                self.odd = True
+                self.unsupported = True
                 break
         self.at = at
         return ids.getvalue()

@@ -1,4 +1,4 @@
-"""Compiles the modules of service/native in their place: `python -m service.native.build`.
+"""Compiles the modules of service/native in place: `python -m service.native.build`.
 
 Needs mypy, setuptools (service/native/requirements.lock), a C compiler and Python's headers.
 """
@@ -14,18 +14,18 @@ from mypyc.build import mypycify
 from setuptools import Distribution
 from setuptools.command.build_ext import build_ext
 
-from service.native.sources import FOLDER, MODULES, note_compiled
+from service.native.sources import FOLDER, MODULES, record_digest
 
 
 def build() -> None:
-    """Compiles all; whatever compiler or mypyc find wrong, they say and end with."""
+    """Compiles all modules. On an error, mypyc or the compiler prints it and exits."""
     for module in MODULES:
         _compile(FOLDER / f"{module}.py")
-    note_compiled()
+    record_digest()
 
 
 def _compile(source: Path) -> None:
-    # Alone and outside its package: of modules that belong together mypyc makes a library of their own on the path.
+    # Alone and outside its package: for several modules mypyc would make a shared library that must be on the path.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         shutil.copy(source, folder)
         extensions = mypycify([source.name, "--config-file="], opt_level="3", debug_level="0", target_dir=folder)

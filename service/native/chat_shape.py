@@ -1,12 +1,12 @@
-"""Chats as most are, told from others in the Python that mypyc makes fast C of."""
+"""Detects chats of nothing but text, compiled by mypyc."""
 
 from __future__ import annotations
 
 
 def is_text_only(messages: list[dict[str, object]], billing_header: str) -> bool:
-    """Whether each message is a role and then a text, and the role is one that can say nothing else.
+    """Whether each message is exactly a role (user, assistant or system), then a text content.
 
-    A system message that starts with `billing_header` is not plain.
+    False if a system message starts with `billing_header`.
     """
     for message in messages:
         if len(message) != 2:

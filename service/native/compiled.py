@@ -1,6 +1,6 @@
-"""The compiled modules of this folder under the same names and types as service/native/fallback.py.
+"""The compiled modules under the names and types of service/native/fallback.py.
 
-Import it only where `sources.is_compiled()`.
+Import this only if `sources.is_compiled()`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What service/native does, in plain Python, for where that is not compiled."""
+"""The inner loops in Python, for machines where service/native is not compiled."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from xxhash import xxh64_intdigest
 
 Iteration = LoopContext
 _unpack = msgspec.msgpack.Decoder(list[int]).decode
-_KEY_BITS = (1 << 60) - 1  # the most that Python keeps in 32 bytes; 64 bits take 48
+_KEY_BITS = (1 << 60) - 1  # the largest int that takes 32 bytes in Python; 64 bits take 48
 
 
 def block_keys(parent: int, tokens: bytes, block_bytes: int) -> list[int]:
-    """XXH64 of each whole block, its seed the key before it, cut to 60 bits."""
+    """XXH64 of each whole block, seeded with the key before it, cut to 60 bits."""
     whole = memoryview(tokens)[: len(tokens) // block_bytes * block_bytes]
     keys: list[int] = []
     key = parent
@@ -30,19 +30,19 @@ def block_keys(parent: int, tokens: bytes, block_bytes: int) -> list[int]:
 
 
 def messages_start(body: bytes) -> int:
-    """Where the messages of a valid JSON object begin, if that can be had quickly; -1 otherwise."""
+    """The offset of the messages in a valid JSON object. Always -1: only the compiled scanner looks for it."""
     return -1
 
 
 def messages_end(body: bytes, at: int) -> tuple[int, int]:
-    """Where the last of the messages ends, and how many there are from `at` on; for what `messages_start` finds."""
-    raise NotImplementedError
+    """The end of the last message and the number of messages from `at` on, an offset that `messages_start` gave."""
+    raise NotImplementedError("messages_start finds no messages without the compiled scanner")
 
 
 def is_text_only(messages: Sequence[Mapping[str, Any]], billing_header: str) -> bool:
-    """Whether each message is a role and then a text, and the role is one that can say nothing else.
+    """Whether each message is exactly a role (user, assistant or system), then a text content.
 
-    A system message that starts with `billing_header` is not plain.
+    False if a system message starts with `billing_header`.
     """
     for message in messages:
         if len(message) != 2 or type(content := message.get("content")) is not str or next(iter(message)) != "role":
@@ -54,11 +54,12 @@ def is_text_only(messages: Sequence[Mapping[str, Any]], billing_header: str) -> 
 
 
 def as_key_vector(numbers: Sequence[int]) -> Sequence[int]:
+    """Block keys or block hashes in the form that GroupMasks takes."""
     return numbers
 
 
 def unpack_hashes(packed: bytes) -> Sequence[int] | None:
-    """The numbers of a msgpack array, as 64 bits with a sign; None when it holds anything else."""
+    """The integers of a msgpack array as signed 64-bit ones; None if it holds anything else."""
     try:
         numbers = _unpack(packed)
     except (ValueError, RecursionError):
@@ -67,7 +68,7 @@ def unpack_hashes(packed: bytes) -> Sequence[int] | None:
 
 
 def unpack_tokens(packed: bytes) -> array[int] | None:
-    """The numbers of a msgpack array as unsigned 32-bit integers; None when it holds anything else."""
+    """The integers of a msgpack array as unsigned 32-bit ones; None if it holds anything else."""
     try:
         return array("I", _unpack(packed))
     except (ValueError, RecursionError, OverflowError):
@@ -77,15 +78,18 @@ def unpack_tokens(packed: bytes) -> array[int] | None:
 def read_common_batch(
     packed: bytes, stored: Callable[..., object], removed: Callable[..., object], gpu: object
 ) -> tuple[float, list[Any], int, bool] | None:
-    """A payload's timestamp, events, rank and whether blocks of a group come from the first one on, if it is usual.
+    """A payload's timestamp, events, rank, and whether it stores a prompt's first block in a cache group.
 
-    Whether it is, only the compiled service/native/batches.py tells.
+    Always None: only the compiled reader has a fast path for common batches.
     """
     return None
 
 
 def prompt_ids(body: bytes) -> tuple[array[int], int, int] | None:
-    """The token ids under "prompt" of a JSON object, and from where to where they stand, if that can be had quickly."""
+    """The token ids under "prompt" of a JSON object, and the start and end of their array.
+
+    Always None: only the compiled scanner finds them without decoding the body.
+    """
     return None
 
 
@@ -102,37 +106,37 @@ _WORDS = {
     for at_lines in (False, True)
     for in_runs in (False, True)
 }
-"""Match from one place where a text may be cut to the next."""
+"""Each matches from one safe cut to the next."""
 
 
 def split_words(text: str, at_lines: bool, in_runs: bool) -> list[str]:
-    """The words of a text, which together are the text."""
+    """Splits a text into words; joined, they are the text."""
     return _WORDS[at_lines, in_runs].findall(text)[:-1] or [text]
 
 
 class Table(dict[int, int]):
-    """Names to values, in the order they came."""
+    """Block hashes to block keys, in insertion order."""
 
     __slots__ = ()
 
-    def put(self, name: int, value: int) -> None:
-        self[name] = value
+    def put(self, key: int, value: int) -> None:
+        self[key] = value
 
-    def forget(self, name: int) -> None:
-        self.pop(name, None)
+    def forget(self, key: int) -> None:
+        self.pop(key, None)
 
     def oldest(self, most: int) -> list[int]:
         return list(islice(self, most))
 
     def take_oldest(self, most: int) -> list[int]:
-        return [self.pop(name) for name in self.oldest(most)]
+        return [self.pop(key) for key in self.oldest(most)]
 
     def drain(self, most: int) -> list[int]:
         return [self.popitem()[1] for _ in range(min(most, len(self)))]
 
 
 class GroupMasks:
-    """Block keys to masks of who holds them."""
+    """Block keys to masks of the cache groups that hold them."""
 
     __slots__ = ("_masks",)
 
@@ -145,20 +149,20 @@ class GroupMasks:
     def get(self, key: int) -> int:
         return self._masks.get(key, 0)
 
-    def add(self, bit: int, names: Table, hashes: Sequence[int], keys: Sequence[int]) -> list[int]:
-        left_out: list[int] = []
+    def add(self, bit: int, hash_table: Table, hashes: Sequence[int], keys: Sequence[int]) -> list[int]:
+        skipped: list[int] = []
         masks = self._masks
         before, after = 0, bit
-        for position, (name, key) in enumerate(zip(hashes, keys, strict=True)):
+        for position, (block_hash, key) in enumerate(zip(hashes, keys, strict=True)):
             mask = masks.get(key, 0)
-            if mask & bit or name in names:
-                left_out.append(position)
+            if mask & bit or block_hash in hash_table:
+                skipped.append(position)
                 continue
             if mask != before:
                 before, after = mask, mask | bit
-            masks[key] = after  # one object for all blocks of a run that the same holders have
-            names[name] = key
-        return left_out
+            masks[key] = after  # one int object for consecutive blocks with equal masks
+            hash_table[block_hash] = key
+        return skipped
 
     def set(self, bit: int, key: int) -> None:
         self._masks[key] = self._masks.get(key, 0) | bit

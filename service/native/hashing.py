@@ -1,4 +1,4 @@
-"""Block keys, in the Python that mypyc makes fast C of; service/native/fallback.py says the same with xxhash."""
+"""Block keys, compiled by mypyc; service/native/fallback.py computes the same with xxhash."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from mypy_extensions import i64
 
 
 def block_keys(parent: i64, tokens: bytes, block_bytes: i64) -> vec[i64]:
-    """XXH64 of each whole block, its seed the key before it, cut to 60 bits: service.native.fallback says the same.
+    """XXH64 of each whole block, seeded with the key before it, cut to 60 bits.
 
-    Source: the specification of XXH64 in xxHash's doc/xxhash_spec.md. 64-bit arithmetic wraps around. Constants above
-    62 bits would be made anew at each use, so they are bound to names first.
+    Source: XXH64 in xxHash's doc/xxhash_spec.md. 64-bit arithmetic wraps around. mypyc boxes constants above 62 bits
+    at each use, so they are bound to locals first.
     """
     prime1: i64 = -7046029288634856825
     prime2: i64 = -4417276706812531889

@@ -1,6 +1,6 @@
-"""What is read of bodies before a JSON decoder reads them, in the Python that mypyc makes fast C of.
+"""Finds token ids and messages in a request body without decoding it, compiled by mypyc.
 
-None of this checks that a body is valid JSON: what is not is found elsewhere, or nowhere.
+Assumes valid JSON and does not check it: a JSON decoder validates the rest of the body afterwards.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from mypy_extensions import i32, i64
 
 
 def prompt_ids(body: bytes) -> tuple[vec[i32], int, int] | None:
-    """The token ids under "prompt" of a JSON object, as unsigned 32-bit integers, and from where to where they stand.
+    """The token ids under "prompt" of a JSON object as unsigned 32-bit integers, and the start and end of their array.
 
-    None when they are not plainly there: another key by another spelling, numbers of any other form, two prompts.
+    None for anything that this does not read: keys with escapes, numbers in another notation, two prompts.
     """
     start = _array_under(b'"prompt"', body)
     if start < 0:
@@ -32,8 +32,8 @@ def prompt_ids(body: bytes) -> tuple[vec[i32], int, int] | None:
         if at < size and body[at] <= 32:
             at = _skip_space(body, at)
         if at + 8 <= size:
-            # Eight characters at once. A byte that is no digit is above 9 without the bits of "0": in `ends`, the
-            # lowest bit that is set belongs to the first of those.
+            # Eight characters at once. A byte that is not a digit is above 9 after the XOR with "0": the lowest bit
+            # set in `ends` marks the first such byte.
             word = read_i64_le(body, at) ^ zeros
             ends = ((word + to_high_bit) | word) & high_bits
             ends &= -ends
@@ -75,13 +75,13 @@ def prompt_ids(body: bytes) -> tuple[vec[i32], int, int] | None:
 
 
 def messages_start(body: bytes) -> int:
-    """Where the messages of a JSON object begin, after the bracket; -1 when they are not plainly there."""
+    """The offset after the bracket of "messages" in a JSON object; -1 if it is not found without decoding."""
     bracket = _array_under(b'"messages"', body)
     return -1 if bracket < 0 else bracket + 1
 
 
 def messages_end(body: bytes, at: i64) -> tuple[int, int]:
-    """Where the last of the messages ends, and how many there are from `at` on: where they start, or one has ended."""
+    """The end of the last message and the number of messages from `at` on, which must be a message boundary."""
     size: i64 = len(body)
     end = at
     count: i64 = 0
@@ -100,7 +100,7 @@ def messages_end(body: bytes, at: i64) -> tuple[int, int]:
 
 
 def _array_under(key: bytes, body: bytes) -> i64:
-    """Where the array under a quoted key of a JSON object begins; -1 when it is not plainly there."""
+    """The offset of the array under a quoted key of a JSON object; -1 if it is not found without decoding."""
     size: i64 = len(body)
     at = _skip_space(body, 0)
     if at >= size or body[at] != 123:
@@ -126,7 +126,7 @@ def _array_under(key: bytes, body: bytes) -> i64:
 
 
 def _end_of_value(body: bytes, at: i64) -> i64:
-    """Where the JSON value ends that begins there, or what encloses it goes on; -1 when it does not end."""
+    """The end of the JSON value that begins at `at`: also a comma or a closing bracket around it. -1 without an end."""
     size: i64 = len(body)
     depth: i64 = 0
     while at < size:
@@ -153,7 +153,7 @@ def _end_of_value(body: bytes, at: i64) -> i64:
 
 
 def _end_of_text(body: bytes, at: i64) -> i64:
-    """Where the JSON string ends that begins there; -1 when none does."""
+    """The end of the JSON string that begins at `at`; -1 if none begins there or it does not end."""
     ones: i64 = 0x0101010101010101
     quotes: i64 = 0x2222222222222222
     backslashes: i64 = 0x5C5C5C5C5C5C5C5C
@@ -163,7 +163,7 @@ def _end_of_text(body: bytes, at: i64) -> i64:
         return -1
     at += 1
     while at < size:
-        # Eight bytes at once. In `found`, the lowest bit that is set belongs to the first byte that is either.
+        # Eight bytes at once. The lowest bit set in `found` marks the first quote or backslash.
         found: i64 = 0
         while at + 8 <= size:
             word = read_i64_le(body, at)

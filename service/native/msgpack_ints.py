@@ -1,4 +1,4 @@
-"""Numbers out of msgpack, many at a time, in the Python that mypyc makes fast C of."""
+"""Arrays of integers in msgpack, compiled by mypyc."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from mypy_extensions import i32, i64
 
 
 def unpack_hashes(packed: bytes) -> vec[i64] | None:
-    """The numbers of a msgpack array, as 64 bits with a sign; None when it holds anything else."""
+    """The integers of a msgpack array as signed 64-bit ones; None if it holds anything else."""
     size: i64 = len(packed)
-    count, at = _head(packed)
+    count, at = _array_header(packed)
     if count < 0:
         return None
     numbers = vec[i64](capacity=count)
@@ -52,9 +52,9 @@ def unpack_hashes(packed: bytes) -> vec[i64] | None:
 
 
 def unpack_tokens(packed: bytes) -> vec[i32] | None:
-    """The numbers of a msgpack array as unsigned 32-bit integers; None when it holds anything else."""
+    """The integers of a msgpack array as unsigned 32-bit ones; None if it holds anything else."""
     size: i64 = len(packed)
-    count, at = _head(packed)
+    count, at = _array_header(packed)
     if count < 0:
         return None
     tokens = vec[i32](capacity=count)
@@ -80,8 +80,8 @@ def unpack_tokens(packed: bytes) -> vec[i32] | None:
     return tokens
 
 
-def _head(packed: bytes) -> tuple[i64, i64]:
-    """How many elements a msgpack array has, -1 for anything else, and where they begin."""
+def _array_header(packed: bytes) -> tuple[i64, i64]:
+    """The number of elements of a msgpack array (-1 for anything else) and the offset of the first."""
     kind: i64 = packed[0]
     if kind & 0xF0 == 0x90:
         return kind & 0xF, 1

@@ -1,4 +1,4 @@
-"""What is compiled, and by what it is known to be compiled from the sources that are there."""
+"""The list of compiled modules, and a check that the binaries match the sources."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _DIGEST = FOLDER / "compiled.sha256"
 
 
 def is_compiled() -> bool:
-    """Whether all modules are compiled, for this Python, from the sources beside them.
+    """Whether all modules are compiled for this Python from the sources beside them.
 
-    They take the machine for one that puts the lowest byte first.
+    They require a little-endian machine.
     """
     if sys.byteorder != "little":
         return False
@@ -27,8 +27,8 @@ def is_compiled() -> bool:
         return False
 
 
-def note_compiled() -> None:
-    """Writes down from which sources the modules are compiled."""
+def record_digest() -> None:
+    """Records the digest of the sources that the modules were compiled from."""
     _DIGEST.write_text(_digest(), encoding="ascii")
 
 

@@ -1,4 +1,4 @@
-"""The tables behind the index, compiled by mypyc; service/native/fallback.py has dicts instead."""
+"""The hash tables of the index, compiled by mypyc; service/native/fallback.py has dicts instead."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from librt.vecs import append, vec
 from mypy_extensions import i32, i64
 
 _LARGEST: Final[i64] = 12288
-"""Entries of a shard: rebuilding or splitting one of this size takes a few tenths of a millisecond."""
+"""Maximum entries of a shard: rebuilding or splitting one of this size takes a few tenths of a millisecond."""
 _DEEPEST: Final[i64] = 24
 _ZERO: Final[i64] = 0x1E3779B97F4A7C15
-"""Stands for a name of 0, which marks entries that are gone."""
+"""Stored instead of key 0, which marks deleted entries."""
 
 
 def as_key_vector(numbers: list[i64]) -> vec[i64]:
-    """Keys, or engines' names for blocks, as the rest of this takes them."""
+    """Block keys or block hashes in the form that the tables take."""
     return vec[i64](numbers)
 
 
-def _of_run(numbers: object) -> vec[i64]:
-    """A run that came from Python: mypyc 2.4 never lets go of a vec that is taken as an argument of that type."""
+def _key_vector(numbers: object) -> vec[i64]:
+    """A vec passed from Python: mypyc 2.4 leaks arguments that are declared as a vec."""
     return cast("vec[i64]", numbers)
 
 
-def _mix(name: i64) -> i64:
-    """Spreads what tells names apart over all bits."""
-    h = name ^ ((name >> 32) & 0xFFFFFFFF)
+def _mix(key: i64) -> i64:
+    """A 64-bit hash whose every bit depends on all bits of the key."""
+    h = key ^ ((key >> 32) & 0xFFFFFFFF)
     h *= 0x2545F4914F6CDD1D
     h ^= (h >> 29) & 0x7FFFFFFFF
     h *= 0x2545F4914F6CDD1D
     return h ^ ((h >> 32) & 0xFFFFFFFF)
 
 
-def _room(live: i64) -> i64:
-    """How many entries a shard is made for that has so many: a quarter more or so, in steps of an eighth."""
+def _capacity(live: i64) -> i64:
+    """The capacity for `live` entries: about a quarter more, rounded up in steps of an eighth."""
     wanted: i64 = live * 5 // 4 + 1
     step: i64 = 1
     while step * 8 <= wanted:
@@ -44,24 +44,24 @@ def _room(live: i64) -> i64:
 
 @final
 class _Shard:
-    """Part of a table: entries in the order they came, found through slots that hold their numbers (-1: none)."""
+    """Part of a table: entries in insertion order, found through open-addressed slots of entry numbers (-1: free)."""
 
-    def __init__(self, room: i64, depth: i64) -> None:
+    def __init__(self, capacity: i64, depth: i64) -> None:
         self.depth = depth
-        """How many bits of a name's hash all names in here share."""
-        self.shape(room)
+        """Bits of the hash that all keys of this shard share."""
+        self.reset(capacity)
 
-    def shape(self, room: i64) -> None:
-        """Begins anew, with no entries and room for so many."""
-        self.room = room
+    def reset(self, capacity: i64) -> None:
+        """Drops all entries and allocates `capacity` entries."""
+        self.capacity = capacity
         self.live: i64 = 0
         self.head: i64 = 0
-        """No entry before this one is left."""
-        self.last: i64 = -1
-        """The entry that was found last where keys were looked up in a row."""
-        self.names = vec[i64](capacity=room)
-        self.values = vec[i64](capacity=room)
-        left: i64 = room * 4 // 3 + 1
+        """All entries before this one are deleted."""
+        self.last_found: i64 = -1
+        """The entry of the last sequential lookup."""
+        self.keys = vec[i64](capacity=capacity)
+        self.values = vec[i64](capacity=capacity)
+        left: i64 = capacity * 4 // 3 + 1
         slots = vec[i32](capacity=left)
         none: i32 = -1
         while left > 0:
@@ -69,21 +69,21 @@ class _Shard:
             left -= 1
         self.slots = slots
 
-    def find(self, name: i64, h: i64) -> i64:
-        """The entry of a name, -1 without one."""
-        slots, names = self.slots, self.names
+    def find(self, key: i64, h: i64) -> i64:
+        """The entry of a key; -1 if it is absent."""
+        slots, keys = self.slots, self.keys
         count: i64 = len(slots)
         slot: i64 = ((h & 0xFFFFFFFF) * count) >> 32
         while True:
             entry = i64(slots[slot])
-            if entry < 0 or names[entry] == name:
+            if entry < 0 or keys[entry] == key:
                 return entry
             slot += 1
             if slot == count:
                 slot = 0
 
-    def add(self, name: i64, value: i64, h: i64) -> None:
-        """Adds an entry for a name that has none, where there is room for one."""
+    def add(self, key: i64, value: i64, h: i64) -> None:
+        """Appends an absent key; the shard must not be full."""
         slots = self.slots
         count: i64 = len(slots)
         slot: i64 = ((h & 0xFFFFFFFF) * count) >> 32
@@ -91,14 +91,14 @@ class _Shard:
             slot += 1
             if slot == count:
                 slot = 0
-        slots[slot] = i32(len(self.names))
-        self.names = append(self.names, name)
+        slots[slot] = i32(len(self.keys))
+        self.keys = append(self.keys, key)
         self.values = append(self.values, value)
         self.live += 1
 
     def drop(self, entry: i64, h: i64) -> None:
-        """Takes an entry away, and moves those up that were found by way of its slot."""
-        slots, names = self.slots, self.names
+        """Deletes an entry; shifts the slots of its probe sequence back."""
+        slots, keys = self.slots, self.keys
         count: i64 = len(slots)
         hole: i64 = ((h & 0xFFFFFFFF) * count) >> 32
         while i64(slots[hole]) != entry:
@@ -113,7 +113,7 @@ class _Shard:
             moved = i64(slots[slot])
             if moved < 0:
                 break
-            from_home: i64 = slot - (((_mix(names[moved]) & 0xFFFFFFFF) * count) >> 32)
+            from_home: i64 = slot - (((_mix(keys[moved]) & 0xFFFFFFFF) * count) >> 32)
             if from_home < 0:
                 from_home += count
             from_hole: i64 = slot - hole
@@ -123,28 +123,28 @@ class _Shard:
                 slots[hole] = i32(moved)
                 hole = slot
         slots[hole] = -1
-        names[entry] = 0
+        keys[entry] = 0
         self.live -= 1
 
     def full(self) -> bool:
-        return len(self.names) >= self.room
+        return len(self.keys) >= self.capacity
 
-    def rebuild(self, room: i64) -> None:
-        """Gives what is left room for so many; what is gone takes none any more."""
-        names, values = self.names, self.values
-        self.shape(room)
-        self.take(names, values, 0, 0)
+    def rebuild(self, capacity: i64) -> None:
+        """Moves the live entries into `capacity` entries."""
+        keys, values = self.keys, self.values
+        self.reset(capacity)
+        self.take(keys, values, 0, 0)
 
-    def take(self, names: vec[i64], values: vec[i64], bit: i64, wanted: i64) -> None:
-        """Begins with those of another shard's entries whose hash has, of the bits in `bit`, the wanted ones."""
-        own_names, own_values, slots = self.names, self.values, self.slots
+    def take(self, keys: vec[i64], values: vec[i64], bit: i64, wanted: i64) -> None:
+        """Takes over the entries of another shard for whose hash `(h >> 40) & bit == wanted`."""
+        own_keys, own_values, slots = self.keys, self.values, self.slots
         count: i64 = len(slots)
         entry: i64 = 0
         taken: i64 = 0
-        while entry < len(names):
-            name = names[entry]
-            if name != 0:
-                h = _mix(name)
+        while entry < len(keys):
+            key = keys[entry]
+            if key != 0:
+                h = _mix(key)
                 if ((h >> 40) & bit) == wanted:
                     slot: i64 = ((h & 0xFFFFFFFF) * count) >> 32
                     while slots[slot] >= 0:
@@ -152,58 +152,61 @@ class _Shard:
                         if slot == count:
                             slot = 0
                     slots[slot] = i32(taken)
-                    own_names = append(own_names, name)
+                    own_keys = append(own_keys, key)
                     own_values = append(own_values, values[entry])
                     taken += 1
             entry += 1
-        self.names, self.values = own_names, own_values
+        self.keys, self.values = own_keys, own_values
         self.live = taken
 
 
 @final
 class Table:
-    """64-bit names to 64-bit values, about 30 bytes each, in shards: no operation moves more than a shard's entries."""
+    """A hash table of 64-bit keys and values, about 30 bytes per entry, by extendible hashing.
+
+    It grows shard by shard, so no operation moves more than one shard's entries.
+    """
 
     def __init__(self) -> None:
         self._depth: i64 = 0
-        self._shards: list[_Shard] = [_Shard(_room(0), 0)]
+        self._shards: list[_Shard] = [_Shard(_capacity(0), 0)]
         self._live: i64 = 0
         self._drained: i64 = 0
 
     def __len__(self) -> int:
         return self._live
 
-    def __contains__(self, name: int) -> bool:
-        return self.get(name) is not None
+    def __contains__(self, key: int) -> bool:
+        return self.get(key) is not None
 
-    def get(self, name: i64) -> i64 | None:
-        """The value of a name, None without one."""
-        if name == 0:
-            name = _ZERO
-        h = _mix(name)
+    def get(self, key: i64) -> i64 | None:
+        """The value of a key; None if it is absent."""
+        if key == 0:
+            key = _ZERO
+        h = _mix(key)
         shard = self.shard(h)
-        entry = shard.find(name, h)
+        entry = shard.find(key, h)
         return None if entry < 0 else shard.values[entry]
 
-    def put(self, name: i64, value: i64) -> None:
-        """Gives a name a value."""
-        if name == 0:
-            name = _ZERO
-        h = _mix(name)
+    def put(self, key: i64, value: i64) -> None:
+        """Sets the value of a key."""
+        if key == 0:
+            key = _ZERO
+        h = _mix(key)
         shard = self.shard(h)
-        entry = shard.find(name, h)
+        entry = shard.find(key, h)
         if entry >= 0:
             shard.values[entry] = value
         else:
-            self.add(shard, name, value, h)
+            self.add(shard, key, value, h)
 
-    def forget(self, name: i64) -> None:
-        """Takes a name out, if it is there."""
-        if name == 0:
-            name = _ZERO
-        h = _mix(name)
+    def forget(self, key: i64) -> None:
+        """Deletes a key if it is present."""
+        if key == 0:
+            key = _ZERO
+        h = _mix(key)
         shard = self.shard(h)
-        entry = shard.find(name, h)
+        entry = shard.find(key, h)
         if entry >= 0:
             shard.drop(entry, h)
             self._live -= 1
@@ -211,16 +214,16 @@ class Table:
     def shard(self, h: i64) -> _Shard:
         return self._shards[(h >> 40) & ((1 << self._depth) - 1)]
 
-    def add(self, shard: _Shard, name: i64, value: i64, h: i64) -> None:
-        """Adds a name that is not there to the shard that is its own."""
+    def add(self, shard: _Shard, key: i64, value: i64, h: i64) -> None:
+        """Adds an absent key to its shard, which may be split for it."""
         while shard.full():
-            room = _room(shard.live)
-            if room <= _LARGEST or shard.depth >= _DEEPEST:
-                shard.rebuild(room)
+            capacity = _capacity(shard.live)
+            if capacity <= _LARGEST or shard.depth >= _DEEPEST:
+                shard.rebuild(capacity)
             else:
                 self._split(shard, (h >> 40) & ((1 << shard.depth) - 1))
                 shard = self.shard(h)
-        shard.add(name, value, h)
+        shard.add(key, value, h)
         self._live += 1
 
     def drop(self, shard: _Shard, entry: i64, h: i64) -> None:
@@ -228,68 +231,68 @@ class Table:
         self._live -= 1
 
     def _split(self, shard: _Shard, first: i64) -> None:
-        """Puts two shards in the place of one; `first` is the first place that it has."""
+        """Replaces a shard by two; `first` is its first index in the directory."""
         if shard.depth == self._depth:
             self._shards = self._shards + self._shards
             self._depth += 1
         bit: i64 = 1 << shard.depth
         above: i64 = 0
-        for name in shard.names:
-            if name != 0 and (_mix(name) >> 40) & bit:
+        for key in shard.keys:
+            if key != 0 and (_mix(key) >> 40) & bit:
                 above += 1
-        lower, upper = _Shard(_room(shard.live - above), shard.depth + 1), _Shard(_room(above), shard.depth + 1)
-        lower.take(shard.names, shard.values, bit, 0)
-        upper.take(shard.names, shard.values, bit, bit)
-        place = first
-        while place < len(self._shards):
-            self._shards[place] = upper if place & bit else lower
-            place += bit
+        lower, upper = _Shard(_capacity(shard.live - above), shard.depth + 1), _Shard(_capacity(above), shard.depth + 1)
+        lower.take(shard.keys, shard.values, bit, 0)
+        upper.take(shard.keys, shard.values, bit, bit)
+        index = first
+        while index < len(self._shards):
+            self._shards[index] = upper if index & bit else lower
+            index += bit
 
     def oldest(self, most: i64) -> list[int]:
-        """Up to so many names, of each shard those that came first."""
+        """Up to `most` keys: of each shard those inserted first."""
         found: list[int] = []
-        places: i64 = len(self._shards)
-        each: i64 = most // places + 1
-        place: i64 = 0
-        while place < places and i64(len(found)) < most:
-            shard = self._shards[place]
-            if place == place & ((1 << shard.depth) - 1):  # the first of its places
+        size: i64 = len(self._shards)
+        each: i64 = most // size + 1
+        index: i64 = 0
+        while index < size and i64(len(found)) < most:
+            shard = self._shards[index]
+            if index == index & ((1 << shard.depth) - 1):  # its first index in the directory
                 entry = shard.head
                 left = each
-                while entry < len(shard.names) and left > 0 and i64(len(found)) < most:
-                    name = shard.names[entry]
-                    if name != 0:
-                        found.append(name)
+                while entry < len(shard.keys) and left > 0 and i64(len(found)) < most:
+                    key = shard.keys[entry]
+                    if key != 0:
+                        found.append(key)
                         left -= 1
                     elif entry == shard.head:
                         shard.head = entry + 1
                     entry += 1
-            place += 1
+            index += 1
         return found
 
     def take_oldest(self, most: i64) -> vec[i64]:
-        """Takes the entries of those names out and gives their values."""
+        """Deletes the oldest entries and gives their values."""
         values = vec[i64](capacity=most)
-        for name in self.oldest(most):
-            h = _mix(name)
+        for key in self.oldest(most):
+            h = _mix(key)
             shard = self.shard(h)
-            entry = shard.find(name, h)
+            entry = shard.find(key, h)
             values = append(values, shard.values[entry])
             self.drop(shard, entry, h)
         return values
 
     def drain(self, most: i64) -> vec[i64]:
-        """Takes up to so many entries out and gives their values; the table is good for nothing else from then on."""
+        """Deletes up to `most` entries and gives their values; from then on the table can only be drained further."""
         values = vec[i64](capacity=most)
         while self._live > 0 and i64(len(values)) < most:
             shard = self._shards[self._drained]
             if self._drained != self._drained & ((1 << shard.depth) - 1) or shard.live == 0:
-                self._shards[self._drained] = _Shard(_room(0), 0)
+                self._shards[self._drained] = _Shard(_capacity(0), 0)
                 self._drained += 1
                 continue
             entry = shard.head
-            while entry < len(shard.names) and i64(len(values)) < most:
-                if shard.names[entry] != 0:
+            while entry < len(shard.keys) and i64(len(values)) < most:
+                if shard.keys[entry] != 0:
                     values = append(values, shard.values[entry])
                     shard.live -= 1
                     self._live -= 1
@@ -298,24 +301,24 @@ class Table:
         return values
 
     def items(self) -> list[tuple[int, int]]:
-        """All names with their values, for tests."""
+        """All keys with their values, for tests."""
         found: list[tuple[int, int]] = []
-        place: i64 = 0
-        while place < len(self._shards):
-            shard = self._shards[place]
-            if place == place & ((1 << shard.depth) - 1):
+        index: i64 = 0
+        while index < len(self._shards):
+            shard = self._shards[index]
+            if index == index & ((1 << shard.depth) - 1):
                 entry: i64 = 0
-                while entry < len(shard.names):
-                    if shard.names[entry] != 0:
-                        found.append((shard.names[entry], shard.values[entry]))
+                while entry < len(shard.keys):
+                    if shard.keys[entry] != 0:
+                        found.append((shard.keys[entry], shard.values[entry]))
                     entry += 1
-            place += 1
+            index += 1
         return found
 
 
 @final
 class GroupMasks:
-    """Block keys to who holds them: masks of holders, each kept once and known in the table by a number."""
+    """Block keys to masks of cache groups; each different mask is stored once, and the table has its number."""
 
     def __init__(self) -> None:
         self._table = Table()
@@ -329,30 +332,30 @@ class GroupMasks:
         return len(self._table)
 
     def get(self, key: i64) -> int:
-        """The mask of a key's holders, 0 when nobody has it."""
+        """The mask of the groups that hold a key; 0 for none."""
         return self._masks[self._number_of(key)]
 
-    def add(self, bit: int, names: Table, named: object, held: object) -> list[int]:
-        """Adds a holder to the keys `held` and gives it the names `named` for them, runs both.
+    def add(self, bit: int, hash_table: Table, block_hashes: object, block_keys: object) -> list[int]:
+        """Adds a group to the masks of keys, and to its hash table each block hash with its key.
 
-        Leaves out, and gives the positions of, those that it has a name for or holds already.
+        Skips blocks whose hash is in the table or whose key the group holds, and gives their positions.
         """
-        hashes, keys = _of_run(named), _of_run(held)
-        left_out: list[int] = []
+        hashes, keys = _key_vector(block_hashes), _key_vector(block_keys)
+        skipped: list[int] = []
         table = self._table
         before: i64 = -1
         after: i64 = -1
         position: i64 = 0
         while position < len(keys):
-            name, key = hashes[position], keys[position]
-            if name == 0:
-                name = _ZERO
+            block_hash, key = hashes[position], keys[position]
+            if block_hash == 0:
+                block_hash = _ZERO
             if key == 0:
                 key = _ZERO
-            name_h = _mix(name)
-            own = names.shard(name_h)
-            if own.find(name, name_h) >= 0:
-                left_out.append(position)
+            hash_h = _mix(block_hash)
+            own = hash_table.shard(hash_h)
+            if own.find(block_hash, hash_h) >= 0:
+                skipped.append(position)
                 position += 1
                 continue
             h = _mix(key)
@@ -361,7 +364,7 @@ class GroupMasks:
             number: i64 = shard.values[entry] if entry >= 0 else 0
             if number != before or before < 0:
                 if number == after or self._masks[number] & bit:
-                    left_out.append(position)
+                    skipped.append(position)
                     position += 1
                     continue
                 before, after = number, self._number(self._masks[number] | bit)
@@ -371,13 +374,13 @@ class GroupMasks:
             else:
                 table.add(shard, key, after, h)
             self._uses[after] += 1
-            names.add(own, name, keys[position], name_h)
+            hash_table.add(own, block_hash, keys[position], hash_h)
             position += 1
         self._sweep()
-        return left_out
+        return skipped
 
     def set(self, bit: int, key: i64) -> None:
-        """Adds a holder to one key."""
+        """Adds a group to the mask of one key."""
         if key == 0:
             key = _ZERO
         h = _mix(key)
@@ -394,14 +397,14 @@ class GroupMasks:
         self._sweep()
 
     def discard(self, bit: int, key: i64) -> bool:
-        """Takes a holder from a key; False when it did not hold it."""
+        """Removes a group from the mask of a key; False if it did not hold it."""
         done = self._discard(bit, key)
         self._sweep()
         return done
 
     def discard_all(self, bit: int, keys: object) -> None:
-        """Takes a holder from each of the keys of a run that it holds."""
-        for key in _of_run(keys):
+        """Removes a group from the masks of those keys that it holds."""
+        for key in _key_vector(keys):
             self._discard(bit, key)
         self._sweep()
 
@@ -427,8 +430,8 @@ class GroupMasks:
         return True
 
     def prefix(self, asked: object, wanted: int) -> list[tuple[int, int]]:
-        """Who of the wanted holds each key so far: (position, mask) wherever that changes, up to where none does."""
-        keys = _of_run(asked)
+        """Which of the wanted groups hold all keys so far: (position, mask) at each change, until none does."""
+        keys = _key_vector(asked)
         found: list[tuple[int, int]] = []
         last: i64 = -1
         position: i64 = 0
@@ -446,8 +449,8 @@ class GroupMasks:
         return found
 
     def spans(self, asked: object) -> list[tuple[int, int]]:
-        """Who holds each key: (position, mask) wherever that changes, from (0, …) on."""
-        keys = _of_run(asked)
+        """Which groups hold each key: (position, mask) at each change, beginning with position 0."""
+        keys = _key_vector(asked)
         found: list[tuple[int, int]] = []
         last: i64 = -1
         position: i64 = 0
@@ -460,21 +463,21 @@ class GroupMasks:
         return found
 
     def _number_of(self, key: i64) -> i64:
-        """The number of the mask of a key's holders.
+        """The number of a key's mask.
 
-        Keys that came one after another are looked up so, too: the next one in a shard is most often the next entry.
+        Optimised for sequential access: tries the next entry of the shard first.
         """
         if key == 0:
             key = _ZERO
         h = _mix(key)
         shard = self._table.shard(h)
-        names = shard.names
-        entry = shard.last + 1
-        if entry >= len(names) or names[entry] != key:
+        entries = shard.keys
+        entry = shard.last_found + 1
+        if entry >= len(entries) or entries[entry] != key:
             entry = shard.find(key, h)
             if entry < 0:
                 return 0
-        shard.last = entry
+        shard.last_found = entry
         return shard.values[entry]
 
     def items(self) -> list[tuple[int, int]]:
@@ -482,7 +485,7 @@ class GroupMasks:
         return [(key, self._masks[number]) for key, number in self._table.items()]
 
     def _number(self, mask: int) -> i64:
-        """The number of a mask; it stays the mask's until the next sweep even when nothing uses it."""
+        """The number of a mask, valid until the next sweep even if nothing uses it."""
         known = self._numbers.get(mask)
         if known is not None:
             return known
@@ -503,7 +506,7 @@ class GroupMasks:
             self._unused.append(number)
 
     def _sweep(self) -> None:
-        """Frees the numbers of masks that nothing uses."""
+        """Frees the numbers of unused masks."""
         while self._unused:
             number = self._unused.pop()
             mask = self._masks[number]

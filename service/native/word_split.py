@@ -1,4 +1,4 @@
-"""Texts into words, cut where service/prompts/word_breaks.py says, in the Python that mypyc makes fast C of."""
+"""Splits texts at the safe places that service/prompts/tokens/word_breaks.py defines, compiled by mypyc."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mypy_extensions import i32, i64
 
 
 def split_words(text: str, at_lines: bool, in_runs: bool) -> list[str]:
-    """The words of a text, which together are the text."""
+    """Splits a text into words; joined, they are the text."""
     found: list[str] = []
     size: i64 = len(text)
     start: i64 = 0
@@ -17,9 +17,9 @@ def split_words(text: str, at_lines: bool, in_runs: bool) -> list[str]:
         if character == 32:
             if at > start:
                 after: i32 = ord(text[at + 1])
-                if _is_of_word(after):
+                if _is_in_word(after):
                     in_run = in_runs and (before == 32 or before == 10) and (after < 0x30 or after > 0x39)
-                    if in_run or _is_of_word(before):
+                    if in_run or _is_in_word(before):
                         found.append(text[start:at])
                         start = at
         elif character == 10 and at_lines and at > 0 and _ends_line(before) and _starts_line(ord(text[at + 1])):
@@ -31,7 +31,7 @@ def split_words(text: str, at_lines: bool, in_runs: bool) -> list[str]:
     return found
 
 
-def _is_of_word(character: i32) -> bool:
+def _is_in_word(character: i32) -> bool:
     """Whether it is in `!-~`, А-я or 가-힣."""
     if character < 0x7F:
         return character > 0x20
@@ -51,8 +51,8 @@ def _starts_line(character: i32) -> bool:
 
 
 def _ends_line(character: i32) -> bool:
-    """Whether it is of a word, in 一-龥, or one of ，。！？：；）."""
-    if _is_of_word(character) or 0x4E00 <= character <= 0x9FA5 or character == 0x3002:
+    """Whether it is in a word or in 一-龥, or one of ，。！？：；）."""
+    if _is_in_word(character) or 0x4E00 <= character <= 0x9FA5 or character == 0x3002:
         return True
     if character < 0xFF01 or character > 0xFF1F:
         return False

@@ -33,7 +33,7 @@ def answer(function: Callable[..., Any], *arguments: Any) -> Any:
 
 @compiled
 @pytest.mark.parametrize("block_size", [*range(1, 20), 64, 256])
-def test_block_keys_are_the_same_compiled_and_plain(block_size: int) -> None:
+def test_compiled_block_keys_equal_those_of_the_fallback(block_size: int) -> None:
     random = Random(block_size)
     tokens = random.randbytes(4 * block_size * 5 + 4 * (block_size // 2))
     for parent in (0, 1, 2**60 - 1, random.getrandbits(60)):
@@ -45,7 +45,7 @@ def test_block_keys_are_the_same_compiled_and_plain(block_size: int) -> None:
 
 @compiled
 @pytest.mark.parametrize("seed", range(3))
-def test_a_compiled_table_is_a_dict(seed: int) -> None:
+def test_a_compiled_table_behaves_as_a_dict(seed: int) -> None:
     random = Random(seed)
     table, same = backend.Table(), fallback.Table()
     names = numbers(random, 70_000)
@@ -64,7 +64,7 @@ def test_a_compiled_table_is_a_dict(seed: int) -> None:
 
 
 @compiled
-def test_a_table_that_only_shrinks_still_finds_what_is_left() -> None:
+def test_a_shrinking_table_still_finds_all_its_entries() -> None:
     random = Random(4)
     names = list({*numbers(random, 50_000)})
     table = backend.Table()
@@ -92,7 +92,7 @@ def test_draining_a_table_gives_every_value_once(count: int) -> None:
 
 
 @compiled
-def test_the_oldest_names_are_those_that_came_first() -> None:
+def test_the_oldest_keys_are_those_inserted_first() -> None:
     table = backend.Table()
     for name in range(1000, 2000):
         table.put(name, 0)
@@ -106,49 +106,49 @@ def test_the_oldest_names_are_those_that_came_first() -> None:
 
 @compiled
 @pytest.mark.parametrize("seed", range(5))
-def test_who_holds_what_is_the_same_compiled_and_plain(seed: int) -> None:
+def test_compiled_group_masks_equal_those_of_the_fallback(seed: int) -> None:
     random = Random(seed)
-    holdings = backend.GroupMasks(), fallback.GroupMasks()
-    holders = [1 << number for number in (0, 1, 2, 63, 64, 900)]
-    tables = [(backend.Table(), fallback.Table()) for _ in holders]
+    masks = backend.GroupMasks(), fallback.GroupMasks()
+    groups = [1 << number for number in (0, 1, 2, 63, 64, 900)]
+    tables = [(backend.Table(), fallback.Table()) for _ in groups]
     keys = [random.getrandbits(60) for _ in range(300)]
     for _ in range(1500):
-        number = random.randrange(len(holders))
-        bit = holders[number]
+        number = random.randrange(len(groups))
+        bit = groups[number]
         start = random.randrange(len(keys))
         run = keys[start : start + random.randrange(1, 40)]
         match random.randrange(5):
             case 0 | 1:
                 names = [key ^ number for key in run]
                 both = [
-                    holding.add(bit, table, kind.as_key_vector(names), kind.as_key_vector(run))
-                    for holding, table, kind in zip(holdings, tables[number], (backend, fallback), strict=True)
+                    mask.add(bit, table, kind.as_key_vector(names), kind.as_key_vector(run))
+                    for mask, table, kind in zip(masks, tables[number], (backend, fallback), strict=True)
                 ]
                 assert both[0] == both[1]
             case 2:
                 for key in run:
-                    assert holdings[0].discard(bit, key) == holdings[1].discard(bit, key)
+                    assert masks[0].discard(bit, key) == masks[1].discard(bit, key)
                     for table in tables[number]:
                         table.forget(key ^ number)
             case 3:
-                for holding, kind in zip(holdings, (backend, fallback), strict=True):
-                    holding.discard_all(bit, kind.as_key_vector(run))
+                for mask, kind in zip(masks, (backend, fallback), strict=True):
+                    mask.discard_all(bit, kind.as_key_vector(run))
             case _:
-                for holding in holdings:
-                    holding.set(bit, run[0])
+                for mask in masks:
+                    mask.set(bit, run[0])
         asked = random.sample(keys, 5) + keys[start : start + 20]
         wanted = random.getrandbits(1000)
-        assert holdings[0].prefix(backend.as_key_vector(asked), wanted) == holdings[1].prefix(asked, wanted)
-        assert holdings[0].spans(backend.as_key_vector(asked)) == holdings[1].spans(asked)
-        assert len(holdings[0]) == len(holdings[1])
-    assert sorted(holdings[0].items()) == sorted(holdings[1].items())
-    assert all(holdings[0].get(key) == holdings[1].get(key) for key in keys)
+        assert masks[0].prefix(backend.as_key_vector(asked), wanted) == masks[1].prefix(asked, wanted)
+        assert masks[0].spans(backend.as_key_vector(asked)) == masks[1].spans(asked)
+        assert len(masks[0]) == len(masks[1])
+    assert sorted(masks[0].items()) == sorted(masks[1].items())
+    assert all(masks[0].get(key) == masks[1].get(key) for key in keys)
 
 
 @compiled
 @pytest.mark.parametrize("at_lines", [False, True])
 @pytest.mark.parametrize("in_runs", [False, True])
-def test_texts_are_cut_into_the_same_words_compiled_and_plain(at_lines: bool, in_runs: bool) -> None:
+def test_compiled_words_equal_those_of_the_fallback(at_lines: bool, in_runs: bool) -> None:
     random = Random(3)
     characters = " \n\nabZ  5(~\x7f\x1f\t\rяЯАёЁ가一龥。，！？：；）;é😀\ud800"
     for _ in range(20_000):
@@ -159,13 +159,13 @@ def test_texts_are_cut_into_the_same_words_compiled_and_plain(at_lines: bool, in
 
 
 @compiled
-def test_no_call_keeps_memory() -> None:
+def test_no_call_leaks_memory() -> None:
     names = list(range(1, 33))
     tokens, body = bytes(64 * 32), b'{"prompt":[1,2,3]}'
     packed = msgspec.msgpack.encode(names)
     stored = {"type": "BlockStored", "block_hashes": names, "token_ids": names, "block_size": 1, "lora_name": "sql"}
     batch = msgspec.msgpack.encode([1.5, [stored, {"type": "BlockRemoved", "block_hashes": names}], 0])
-    holding, table = backend.GroupMasks(), backend.Table()
+    mask, table = backend.GroupMasks(), backend.Table()
     as_key_vector = backend.as_key_vector
     calls: list[Callable[[], object]] = [
         lambda: backend.block_keys(5, tokens, 64),
@@ -176,11 +176,11 @@ def test_no_call_keeps_memory() -> None:
         lambda: backend.read_common_batch(batch, Stored, Removed, Tier.GPU),
         lambda: backend.read_common_batch(batch[:-5], Stored, Removed, Tier.GPU),
         lambda: backend.read_common_batch(batch[:150], Stored, Removed, Tier.GPU),
-        lambda: holding.add(1, table, as_key_vector(names), as_key_vector(names)),
-        lambda: holding.prefix(as_key_vector(names), 1),
-        lambda: holding.spans(as_key_vector(names)),
-        lambda: holding.discard_all(2, as_key_vector(names)),
-        lambda: holding.discard(4, 5),
+        lambda: mask.add(1, table, as_key_vector(names), as_key_vector(names)),
+        lambda: mask.prefix(as_key_vector(names), 1),
+        lambda: mask.spans(as_key_vector(names)),
+        lambda: mask.discard_all(2, as_key_vector(names)),
+        lambda: mask.discard(4, 5),
         lambda: backend.Table().drain(5),
     ]
     for call in calls:
@@ -192,7 +192,7 @@ def test_no_call_keeps_memory() -> None:
 
 
 @compiled
-def test_packed_numbers_are_read_alike_or_left_alone() -> None:
+def test_compiled_msgpack_integers_equal_those_of_the_fallback() -> None:
     random = Random(6)
     pack = msgspec.msgpack.encode
     values = [
@@ -215,7 +215,7 @@ def test_packed_numbers_are_read_alike_or_left_alone() -> None:
 
 @compiled
 @pytest.mark.parametrize("form", [{}, {"separators": (",", ":")}, {"indent": 2}])
-def test_token_ids_are_read_out_of_a_body_as_json_says(form: dict[str, Any]) -> None:
+def test_token_ids_found_in_a_body_equal_those_of_a_json_decoder(form: dict[str, Any]) -> None:
     random = Random(7)
     for _ in range(500):
         ids = [
@@ -263,13 +263,13 @@ def test_token_ids_are_read_out_of_a_body_as_json_says(form: dict[str, Any]) -> 
         b'{"prompt":[1],"\\u0070rompt":[2]}',
     ],
 )
-def test_a_prompt_of_any_other_form_is_left_to_the_json_decoder(body: bytes) -> None:
+def test_other_forms_of_prompts_are_left_to_the_json_decoder(body: bytes) -> None:
     assert backend.prompt_ids(body) is None
     assert fallback.prompt_ids(body) is None
 
 
 @compiled
-def test_a_chat_is_plain_compiled_when_it_is_plain_otherwise() -> None:
+def test_the_compiled_check_for_text_only_chats_equals_that_of_the_fallback() -> None:
     random = Random(3)
     fields: tuple[tuple[str, tuple[Any, ...]], ...] = (
         ("role", ("user", "assistant", "system", "tool", "", None, 1, ["user"])),

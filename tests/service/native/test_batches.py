@@ -1,4 +1,4 @@
-"""That batches of the usual form, which a compiled loop reads at one go, say what they say read in any other way."""
+"""The compiled one-pass reader gives the same events as the general decoder."""
 
 from __future__ import annotations
 
@@ -57,44 +57,44 @@ _STORED: dict[str, tuple[object, ...]] = {
 _REMOVED = ("block_hashes", "medium", "group_idx", "locality", "colour")
 
 
-def test_random_batches_say_the_same_read_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_readers_give_equal_events_for_random_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     random = Random(11)
-    usual = 0
+    common = 0
     for _ in range(20_000):
         payload = _payload(random)
         if random.random() < 0.2:
             payload = _damaged(payload, random)
-        usual += _is_usual(payload)
+        common += _is_common(payload)
         read = _read(payload)
         with monkeypatch.context() as patched:
             patched.setattr(wire, "read_common_batch", fallback.read_common_batch)
             assert read == _read(payload), payload
-    assert usual > 2_000
+    assert common > 2_000
 
 
 @pytest.mark.parametrize("name", ["a_simple", "f_steps", "b3_copy_left"])
-def test_what_vllm_sends_today_is_of_the_common_form(recordings: Path, name: str) -> None:
+def test_batches_that_vllm_0_33_sends_have_the_common_form(recordings: Path, name: str) -> None:
     with (recordings / f"{name}.jsonl").open("rb") as lines:
         payloads = [recorded.payload for recorded in Recording(lines)]
     assert payloads
-    assert all(map(_is_usual, payloads))
+    assert all(map(_is_common, payloads))
 
 
-def test_no_part_of_a_batch_is_taken_for_a_whole() -> None:
+def test_a_truncated_batch_is_not_read() -> None:
     payload = _packed([_event(Random(1), {name: values[0] for name, values in _STORED.items() if name != "type"})])
-    assert _is_usual(payload)
-    assert not any(_is_usual(payload[:end]) for end in range(len(payload)))
-    assert not _is_usual(payload + b"\xc0")
+    assert _is_common(payload)
+    assert not any(_is_common(payload[:end]) for end in range(len(payload)))
+    assert not _is_common(payload + b"\xc0")
 
 
 def _read(payload: bytes) -> str:
     try:
-        return repr(read_batch(payload))  # a timestamp may be NaN, which is like nothing
+        return repr(read_batch(payload))  # a timestamp may be NaN, which equals nothing
     except WireError as error:
         return str(error)
 
 
-def _is_usual(payload: bytes) -> bool:
+def _is_common(payload: bytes) -> bool:
     return backend.read_common_batch(payload, Stored, Removed, Tier.GPU) is not None
 
 
