@@ -1,4 +1,4 @@
-"""What was used last, bounded in bytes."""
+"""An LRU cache that is bounded in bytes."""
 
 from __future__ import annotations
 
@@ -10,55 +10,52 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-class RecentlyUsed(Generic[Key, Value]):
-    """Values by key; without room, those that were not used for longest are let go. For one thread at a time."""
+class ByteLru(Generic[Key, Value]):
+    """Values by key. At capacity, the least recently used are evicted. Not safe for threads."""
 
     def __init__(
-        self, capacity: int, size: Callable[[Key, Value], int], gone: Callable[[Value], None] | None = None
+        self, capacity: int, size: Callable[[Key, Value], int], on_evict: Callable[[Value], None] | None = None
     ) -> None:
-        """`capacity` in bytes, as `size` gives them; 0 keeps nothing. `gone` is called with what is let go."""
+        """`capacity` in bytes, as `size` counts them; 0 keeps nothing. `on_evict` gets each value that leaves."""
         self.capacity = capacity
-        self.used = 0
-        self.written = 0
-        """Bytes of all that was ever put."""
+        self.size_bytes = 0
         self._size = size
-        self._gone = gone
+        self._on_evict = on_evict
         self._entries: OrderedDict[Key, Value] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, key: Key) -> Value | None:
-        """Gives a value; that alone does not count as use."""
+        """Gives a value without marking it as used."""
         return self._entries.get(key)
 
-    def use(self, key: Key) -> None:
-        """Makes a value that is there the last to go."""
+    def touch(self, key: Key) -> None:
+        """Marks a value as the most recently used; raises KeyError if it is absent."""
         self._entries.move_to_end(key)
 
     def put(self, key: Key, value: Value) -> bool:
-        """Keeps a value, in place of what was there; False for one that is too large."""
+        """Stores or replaces a value; False if it is larger than the capacity."""
         size = self._size(key, value)
         if size > self.capacity:
             return False
-        self.let_go(key)
+        self.discard(key)
         self._entries[key] = value
         self.grow(size)
         return True
 
     def grow(self, size: int) -> None:
-        """Takes note that what is kept takes that many bytes more, or less."""
-        self.written += max(0, size)
-        self.used += size
-        while self.used > self.capacity:
-            self._drop(*self._entries.popitem(last=False))
+        """Accounts for an entry that grew by `size` bytes, or shrank if it is negative."""
+        self.size_bytes += size
+        while self.size_bytes > self.capacity:
+            self._release(*self._entries.popitem(last=False))
 
-    def let_go(self, key: Key) -> None:
-        """Lets a value go, if it is there."""
+    def discard(self, key: Key) -> None:
+        """Removes a value if it is present."""
         if (value := self._entries.pop(key, None)) is not None:
-            self._drop(key, value)
+            self._release(key, value)
 
-    def _drop(self, key: Key, value: Value) -> None:
-        self.used -= self._size(key, value)
-        if self._gone is not None:
-            self._gone(value)
+    def _release(self, key: Key, value: Value) -> None:
+        self.size_bytes -= self._size(key, value)
+        if self._on_evict is not None:
+            self._on_evict(value)

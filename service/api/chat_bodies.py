@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from sys import getsizeof
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from service.byte_lru import RecentlyUsed
+from service.byte_lru import ByteLru
 from service.native.backend import messages_end, messages_start
 
 _STEP = 4096
@@ -49,7 +49,7 @@ class ChatBodies(Generic[Chat]):
     def __init__(self, decode: Callable[[bytes], Chat], capacity: int) -> None:
         """`decode` raises for all that is not a chat; `capacity` in bytes, 0 keeps nothing."""
         self._decode = decode
-        self._seen: RecentlyUsed[_Name, _Seen] = RecentlyUsed(capacity, lambda _, seen: seen.cost)
+        self._seen: ByteLru[_Name, _Seen] = ByteLru(capacity, lambda _, seen: seen.cost)
 
     @property
     def capacity(self) -> int:
@@ -57,9 +57,9 @@ class ChatBodies(Generic[Chat]):
         return self._seen.capacity
 
     @property
-    def used(self) -> int:
+    def size_bytes(self) -> int:
         """In bytes."""
-        return self._seen.used
+        return self._seen.size_bytes
 
     def decode(self, body: bytes) -> Chat:
         """Gives the chat, whose messages must not be changed; raises what `decode` does."""
@@ -94,11 +94,11 @@ class ChatBodies(Generic[Chat]):
         new = chat.messages[1:]
         chat.messages = [*seen.messages, *new]
         if new:
-            self._seen.let_go(name)
+            self._seen.discard(name)
             pieces, cost = (*seen.pieces, body[seen.size : end]), seen.cost + end - seen.size + _cost(new)
             self._keep(body, _Seen(pieces, end, seen.start, chat.messages, cost))
         else:
-            self._seen.use(name)
+            self._seen.touch(name)
         return chat
 
     def _keep(self, body: bytes, seen: _Seen) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.byte_lru import RecentlyUsed
+from service.byte_lru import ByteLru
 from service.index.base import BlockKey, TokenIds
 from service.index.keys import block_keys
 
@@ -24,7 +24,7 @@ class KeyCache:
 
     def __init__(self, capacity: int) -> None:
         """`capacity` in bytes; 0 keeps nothing."""
-        self._runs: RecentlyUsed[tuple[BlockKey, int, bytes], list[BlockKey]] = RecentlyUsed(capacity, _size)
+        self._runs: ByteLru[tuple[BlockKey, int, bytes], list[BlockKey]] = ByteLru(capacity, _size)
 
     @property
     def capacity(self) -> int:
@@ -32,9 +32,9 @@ class KeyCache:
         return self._runs.capacity
 
     @property
-    def used(self) -> int:
+    def size_bytes(self) -> int:
         """In bytes."""
-        return self._runs.used
+        return self._runs.size_bytes
 
     def block_keys(self, parent: BlockKey, tokens: TokenIds, block_size: int) -> Sequence[BlockKey]:
         """One key per whole block of `tokens`; the first is chained to `parent`."""
@@ -50,7 +50,7 @@ class KeyCache:
                 known = list(block_keys(parent, tokens[start : start + run], block_size))
                 self._runs.put(entry, known)
             else:
-                self._runs.use(entry)
+                self._runs.touch(entry)
             keys += known
             parent = known[-1]
         keys += block_keys(parent, tokens[len(keys) * block_size :], block_size)

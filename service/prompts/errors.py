@@ -31,9 +31,9 @@ class ModelUnavailable(Exception):
         self.remedy = remedy
 
 
-class HubAway(ModelUnavailable):
+class HubUnreachable(ModelUnavailable):
     """The hub does not answer, or asks for fewer requests, whichever model it is asked for."""
 
-    def for_model(self, name: str) -> HubAway:
+    def for_model(self, name: str) -> HubUnreachable:
         """The same, for one who asks for another model."""
-        return HubAway(name, self.reason, self.remedy.replace(self.name, name))
+        return HubUnreachable(name, self.reason, self.remedy.replace(self.name, name))

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 from service.contract.settings import Settings
-from service.prompts.errors import HubAway, ModelNotFound, ModelUnavailable
+from service.prompts.errors import HubUnreachable, ModelNotFound, ModelUnavailable
 from service.prompts.models.daemon_threads import DaemonThreads
 from service.prompts.models.model import Model
 from service.prompts.models.model_files import TOKENIZER, BadModelFile, read_model_files
@@ -34,7 +34,7 @@ class Models:
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Model]] = {}
         self._failed: OrderedDict[str, tuple[float, Exception]] = OrderedDict()
-        self._away: tuple[float, HubAway] | None = None
+        self._away: tuple[float, HubUnreachable] | None = None
         self._fetchers = DaemonThreads(4, "hub")
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prompts")
 
@@ -75,7 +75,7 @@ class Models:
         try:
             model = await self._read(name)
             await model.prepare()
-        except HubAway:
+        except HubUnreachable:
             raise  # Whatever the model: `_fetched` remembers it.
         except (ModelNotFound, ModelUnavailable) as error:
             self._failed[name] = (monotonic() + self._settings.hub_retry_after, error)
@@ -120,7 +120,7 @@ class Models:
 
         try:
             return fetched_folder(name, self._settings.hub_timeout, anew=anew)
-        except HubAway as error:
+        except HubUnreachable as error:
             self._away = (monotonic() + self._settings.hub_retry_after, error)
             raise
 

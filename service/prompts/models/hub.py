@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from service.prompts.errors import HubAway, ModelNotFound, ModelUnavailable
+from service.prompts.errors import HubUnreachable, ModelNotFound, ModelUnavailable
 from service.prompts.models.model_files import CONFIG, FILE_PATTERNS, TEMPLATE, TOKENIZER
 
 _LARGEST_FILE = 256 << 20
@@ -95,13 +95,13 @@ def _explained(name: str, error: Exception, timeout: float) -> ModelNotFound | M
     if status is not None:
         reason, remedy = _BY_STATUS.get(status, (f"the hub has a problem (HTTP {status})", "Try again later"))
         if status == _TOO_MANY_REQUESTS:
-            return HubAway(name, reason, f"{remedy}, or {mount}")
+            return HubUnreachable(name, reason, f"{remedy}, or {mount}")
     elif any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
         reason, remedy = "it is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it", "Unset it"
     else:
         reason, remedy = _without_answer(causes, timeout)
         if not _kinds(causes).isdisjoint(_AWAY):
-            return HubAway(name, reason, f"{remedy}, or {mount}")
+            return HubUnreachable(name, reason, f"{remedy}, or {mount}")
     return ModelUnavailable(name, reason, f"{remedy}, or {mount}")
 
 

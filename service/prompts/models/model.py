@@ -14,7 +14,7 @@ from service.prompts.chat import Chat
 from service.prompts.errors import ModelUnavailable, PromptError
 from service.prompts.models.model_files import ModelFiles
 from service.prompts.templates.rendering import Renderer, RenderingUnavailable
-from service.prompts.templates.template_variables import finished, template_variables
+from service.prompts.templates.template_variables import cut_for_continuation, template_variables
 from service.prompts.tokens.token_cache import TokenCache
 from service.prompts.tokens.tokenization import TextTokenizer
 
@@ -60,7 +60,7 @@ class Model:
         try:
             template = await self._renderer.template(self._template_source(chat))
             variables = template_variables(chat, template, self._special_tokens)
-            text = finished(await self._renderer.render(template, variables), chat, variables)
+            text = cut_for_continuation(await self._renderer.render(template, variables), chat, variables)
         except RenderingUnavailable as error:
             raise ModelUnavailable(self.name, f"its chat template cannot be rendered: {error}", "Try again") from None
         if chat.truncate_prompt_tokens is None:
@@ -83,9 +83,9 @@ class Model:
         """Gives the tokens of a text; raises PromptError for one that is too long or no text."""
         if len(text) > (most := self._settings.max_prompt_characters):
             raise PromptError(f"the prompt has {len(text)} characters, more than the {most} allowed", "prompt")
-        recalled = self._tokenizer.recall(text)
-        encode = partial(self._tokenizer.encode, text, add_special_tokens=add_special_tokens, recalled=recalled)
-        if len(text) - recalled.done <= _SHORT_TEXT:
+        prefix = self._tokenizer.find_prefix(text)
+        encode = partial(self._tokenizer.encode, text, add_special_tokens=add_special_tokens, prefix=prefix)
+        if len(text) - prefix.settled_chars <= _SHORT_TEXT:
             return encode()
         return await self._off_the_loop(encode)
 

@@ -25,7 +25,7 @@ from service.prompts.templates.render_worker import Findings, Job
 _T = TypeVar("_T")
 
 _PROCESSES = 2
-_PATIENCE = 3
+_MAX_QUEUED_RENDERS = 3
 """How many renderings that take all their time one may wait for."""
 
 _TOLERATED_SECONDS = 0.05
@@ -132,7 +132,7 @@ class Renderer:
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
-            return await asyncio.wait_for(future, _PATIENCE * self._seconds + START_SECONDS)
+            return await asyncio.wait_for(future, _MAX_QUEUED_RENDERS * self._seconds + START_SECONDS)
         except TimeoutError:
             raise RenderingUnavailable("other chat templates that take long keep it busy") from None
         except RenderFailed as error:

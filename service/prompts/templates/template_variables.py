@@ -56,7 +56,7 @@ def template_variables(chat: Chat, template: Template, special_tokens: Mapping[s
     }
 
 
-def finished(text: str, chat: Chat, variables: Mapping[str, Any]) -> str:
+def cut_for_continuation(text: str, chat: Chat, variables: Mapping[str, Any]) -> str:
     """Cuts the text after the final message where that is to be continued, as transformers 5.23 does.
 
     `variables` are those that the text was rendered with; raises PromptError.
@@ -112,7 +112,7 @@ def _joined(content: str | list[dict[str, Any]]) -> str:
 
 
 def _tagged(message: Message, source: str) -> Message:
-    """Marks the end of the final message, whose place in the text `finished` looks for."""
+    """Marks the end of the final message, whose place in the text `cut_for_continuation` looks for."""
     if "content" not in source:
         raise PromptError("the chat template does not read the content of messages", "continue_final_message")
     content = message["content"]

@@ -1,9 +1,7 @@
-"""Where a text can be cut so that its pieces tokenize, each on its own, to the tokens of the whole.
+"""Cuts a text into segments that tokenize, each on its own, to the tokens of the whole text.
 
-A tokenizer (`AddedVocabulary::extract_and_normalize`, tokenizers 0.23) first takes added tokens out of the text: those
-that are not `normalized` from the text itself, then the others from what the normalizer made of each piece between.
-Only the pieces go on to the pre-tokenizer and the model, each for itself. So a text may be cut at such a token, unless
-a flag of some token lets that one reach past its own characters. Within a piece, `word_breaks` says where to cut.
+A text is cut at added tokens, and within the pieces between them where `word_breaks` allows it. Why this is safe is
+proved in docs/prompts.md (lemmas 1 to 3).
 """
 
 from __future__ import annotations
@@ -17,11 +15,16 @@ from tokenizers import AddedToken, Tokenizer
 
 from service.prompts.tokens.word_breaks import LOOKAHEAD, Breaks, safe_breaks
 
-_CHUNK = 1024
-"""Characters after which a piece is cut at the next safe place."""
 
-_WINDOW = 16_384
-"""Characters looked through for added tokens at a time."""
+class CutSizes(NamedTuple):
+    """After how many characters a piece is cut at the next safe place, and how many are searched in one call."""
+
+    piece: int = 1024
+    window: int = 16_384
+    """A regular expression holds the GIL until it finds something or reaches the end of what it is given."""
+
+
+_DEFAULT_SIZES = CutSizes()
 
 _PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^`{|}~")
 
@@ -39,7 +42,7 @@ _PRE_TOKENIZERS = frozenset(
         "WhitespaceSplit",
     }
 )
-"""Those that treat each piece for itself, but for the scheme "first" of Metaspace, which asks where a piece stands."""
+"""Those that treat each piece independently (but scheme "first" of Metaspace depends on a piece's position)."""
 
 _NORMALIZERS = frozenset(
     {
@@ -63,33 +66,41 @@ _MODELS = frozenset({"BPE", "Unigram", "WordLevel", "WordPiece"})
 
 
 Segment: TypeAlias = tuple[int, int, int | None]
-"""A stretch of a text, from where to where: an added token by its id, or text (None) that tokenizes on its own."""
+"""Start and end in the text, and the id of the added token there; None for text that tokenizes on its own."""
 
 
 class Words(NamedTuple):
-    """How a piece without added tokens is cut into words, each of which tokenizes on its own."""
+    """How a piece without added tokens is cut into words that tokenize on their own."""
 
     find: Callable[[str], list[str]]
     separator: str
-    """An added token, by its id, that is found between any two words."""
+    """An added token, and its id, that is recognized between any two words."""
     separator_id: int
 
 
 class Segmentation:
-    """The cuts of one tokenizer's texts."""
+    """The safe cuts of one tokenizer."""
 
     def __init__(
-        self, first: _Cuts, second: _Cuts, breaks: Breaks | None, context: str | None, words: Words | None
+        self,
+        first: _Cuts,
+        second: _Cuts,
+        *,
+        breaks: Breaks | None,
+        context: str | None,
+        words: Words | None,
+        sizes: CutSizes,
     ) -> None:
+        self._sizes = sizes
         self._first = first
         self._second = second
         self._breaks = breaks
         self.context = context
-        """A token to put before a piece that does not start the text, where that makes a difference."""
+        """An added token to put before a piece that does not start the text, where position matters."""
         self.words = words
-        """How to cut a piece into its words, wherever it stands, if that can be done."""
+        """How to cut any piece into its words; None if that is not known to be safe."""
         self.lookahead = 2 * max(first.longest, second.longest) + LOOKAHEAD
-        """A cut is settled once that many characters after it are known, whatever follows them."""
+        """A cut is settled, whatever follows, once this many characters after it are known (lemma 3)."""
 
     def segments(self, text: str, start: int = 0) -> Iterable[Segment]:
         """Gives the segments of the text from `start`, which must be 0 or the end of a segment."""
@@ -97,12 +108,12 @@ class Segmentation:
         if self._second.cuts:
             segments = _within(segments, lambda start, end: self._second.cut(text, start, end))
         if (breaks := self._breaks) is not None:
-            segments = _within(segments, lambda start, end: _chunks(text, start, end, breaks.last))
+            segments = _within(segments, lambda start, end: _pieces(text, start, end, breaks.last, self._sizes))
         return segments
 
 
-def segmentation_of(tokenizer: Tokenizer) -> Segmentation | None:
-    """Gives the cuts that are safe for a tokenizer, or None when none are known to be."""
+def segmentation_of(tokenizer: Tokenizer, sizes: CutSizes = _DEFAULT_SIZES) -> Segmentation | None:
+    """Gives the safe cuts of a tokenizer; None if none are known."""
     normalizers = list(_types(_state(tokenizer.normalizer), "normalizers"))
     pre_tokenizer = _state(tokenizer.pre_tokenizer)
     steps = list(_types(pre_tokenizer, "pretokenizers"))
@@ -115,9 +126,9 @@ def segmentation_of(tokenizer: Tokenizer) -> Segmentation | None:
     ):
         return None
     added = tokenizer.get_added_tokens_decoder()
-    first = _Cuts({number: token for number, token in added.items() if not token.normalized})
+    first = _Cuts({number: token for number, token in added.items() if not token.normalized}, sizes.window)
     late = {number: token for number, token in added.items() if token.normalized}
-    second = _Cuts(late if not normalizers and first.takes_all else {})
+    second = _Cuts(late if not normalizers and first.takes_all else {}, sizes.window)
     hidden = [] if second.takes_all and not normalizers else list(late.values())
     breaks = None
     if (
@@ -136,13 +147,14 @@ def segmentation_of(tokenizer: Tokenizer) -> Segmentation | None:
     words = None
     if breaks is not None and context is None and separator is not None:
         words = Words(breaks.words, *separator)
-    return Segmentation(first, second, breaks, context, words)
+    return Segmentation(first, second, breaks=breaks, context=context, words=words, sizes=sizes)
 
 
 class _Cuts:
     """Cuts at the added tokens of one of the two rounds."""
 
-    def __init__(self, tokens: Mapping[int, AddedToken]) -> None:
+    def __init__(self, tokens: Mapping[int, AddedToken], window: int) -> None:
+        self._window = window
         self.takes_all = not any(_reaches(token) for token in tokens.values())
         self.longest = max((len(token.content) for token in tokens.values()), default=0)
         self._numbers = {
@@ -163,8 +175,7 @@ class _Cuts:
         """Gives the tokens in text[start:end] and the pieces between them."""
         at = start if self._pattern is not None else end
         while at < end:
-            # A window at a time, since a search holds up every other thread until it finds something.
-            stop = min(at + _WINDOW, end)
+            stop = min(at + self._window, end)
             matches = self._pattern.finditer(text, at, min(stop + self.longest, end)) if self._pattern else ()
             at = stop
             for match in matches:
@@ -183,7 +194,7 @@ class _Cuts:
             yield start, end, None
 
     def plainest(self, added: Iterable[AddedToken]) -> str | None:
-        """Gives a token of this round that is the start of no other, whatever follows it."""
+        """Gives a token of this round that no other token starts with."""
         contents = [token.content for token in added]
         for content in self._numbers:
             if sum(other.startswith(content) for other in contents) == 1:
@@ -191,12 +202,12 @@ class _Cuts:
         return None
 
     def separator(self, added: Iterable[AddedToken]) -> tuple[str, int] | None:
-        """Gives a token of this round, and its id, that is found wherever it is put between texts that hold no token.
+        """Gives a token of this round, and its id, that is recognized between any two texts without tokens.
 
-        So it is: no other token starts before it and goes on into it, or starts as it does and goes on after it.
+        No other token overlaps its start or continues it (lemma 2).
         """
         contents = [token.content for token in added]
-        # The last, since the first may be the one that stands for the unknown.
+        # Backwards, since the first may be the unknown token.
         for content, number in reversed(self._numbers.items()):
             if all(content == other or not _touches(other, content) for other in contents):
                 return content, number
@@ -204,12 +215,12 @@ class _Cuts:
 
 
 def _touches(content: str, start: str) -> bool:
-    """Whether some of a token, but for its first character, may be the first of `start`, or the whole starts as it."""
+    """Whether a proper suffix of `content` is a prefix of `start`, or `content` contains `start`."""
     return start in content or any(start.startswith(content[n:]) for n in range(1, len(content)))
 
 
 def _reaches(token: AddedToken) -> bool:
-    """Whether a token takes white space around it along, or looks at what stands there."""
+    """Whether a token absorbs or inspects the characters around it."""
     return token.lstrip or token.rstrip or token.single_word
 
 
@@ -222,27 +233,27 @@ def _within(segments: Iterable[Segment], cut: Callable[[int, int], Iterable[Segm
             yield segment
 
 
-def _chunks(text: str, start: int, end: int, last: re.Pattern[str]) -> Iterable[Segment]:
-    at = start + _CHUNK
+def _pieces(text: str, start: int, end: int, last: re.Pattern[str], sizes: CutSizes) -> Iterable[Segment]:
+    at = start + sizes.piece
     while at < end:
-        stop = at + _WINDOW
+        stop = at + sizes.window
         found = last.search(text, at, min(stop + LOOKAHEAD, end))
         if found is None:
             at = stop
         else:
             yield start, found.end(), None
             start = found.end()
-            at = start + _CHUNK
+            at = start + sizes.piece
     yield start, end, None
 
 
 def _may_hold_a_break(content: str) -> bool:
-    """Whether a token may reach over a place at which a piece may be cut."""
+    """Whether a token may span a safe place."""
     return re.search(r". |\n.", content, re.DOTALL) is not None
 
 
 def _pattern(contents: Iterable[str]) -> str:
-    """A pattern that finds the longest of the leftmost: as fast as its tree is narrow."""
+    """A pattern that finds the leftmost-longest token, as a prefix tree."""
     tree: dict[str, Any] = {}
     for content in contents:
         node = tree
@@ -266,12 +277,12 @@ def _branch(tree: Mapping[str, Any]) -> str:
 
 
 def _state(part: Any) -> dict[str, Any] | None:
-    """A part of a tokenizer, as tokenizer.json describes it."""
+    """A component of a tokenizer, as tokenizer.json describes it."""
     return None if part is None else json.loads(part.__getstate__())
 
 
 def _types(part: Mapping[str, Any] | None, members: str) -> Iterator[Mapping[str, Any]]:
-    """The parts of a part, out of any sequences of them."""
+    """The components of a component, with sequences flattened."""
     if part is None:
         return
     if part["type"] == "Sequence":

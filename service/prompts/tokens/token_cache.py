@@ -1,4 +1,4 @@
-"""What was tokenized before, bounded in bytes, the least recently used let go."""
+"""Tokens of texts seen before, in an LRU cache bounded in bytes. docs/prompts.md describes the structure."""
 
 from __future__ import annotations
 
@@ -7,174 +7,170 @@ from sys import getsizeof
 from threading import Lock
 from typing import NamedTuple
 
-from service.byte_lru import RecentlyUsed
+from service.byte_lru import ByteLru
 from service.prompts.tokens.word_cache import WordCache
 
-_STRETCH = 4096
-_FIRST_STRETCH = 512
-"""Characters of a stretch, and of those up to there. The start of a text is found by stretches, which is less work than
-by segments; what is short has some of them, too."""
-
 _ENTRY_BYTES = 350
-"""What an entry takes besides its text and its tokens: the key, the place in the order, the objects' heads."""
+"""Overhead of an entry besides its text and tokens: key, place in the LRU order, object headers."""
 
-_REST_BYTES = 100
+_REMAINDER_BYTES = 100
 
-_names = count()
+_ids = count()
 
 
-class Rest(NamedTuple):
-    """What was last seen between a stretch and the end of a text: its settled part, up to character `done`."""
+class ChunkSizes(NamedTuple):
+    """Where texts are cut into chunks, in characters: `first` up to character `rest`, then `rest`.
+
+    Small chunks at the start let short texts have some, too.
+    """
+
+    first: int = 512
+    rest: int = 4096
+
+    def end(self, start: int) -> int:
+        """Gives where the chunk ends that starts at that character."""
+        return start + (self.rest if start >= self.rest else self.first)
+
+
+class Remainder(NamedTuple):
+    """The settled part of the trailing, incomplete chunk: its tokens cover the text up to `settled_chars`."""
 
     text: str
     tokens: bytes
-    done: int
+    settled_chars: int
 
 
-class Known:
-    """A text and its tokens, or a stretch of a text and the tokens that it settles, up to character `done`.
+class CachedChunk:
+    """A chunk of a text, and the tokens that it settles: those up to character `settled_chars` of the whole text.
 
-    `name` stands for all up to here, to what may follow; `last` is the stretch that was last seen to follow, `rest`
-    what was where there was no whole one. Tokens are unsigned 32-bit integers in the machine's order.
+    `id` identifies the whole prefix up to the end of this chunk; its successors are keyed by it. `next_chunk` is the
+    successor that was seen last. Tokens are unsigned 32-bit integers in the machine's byte order.
     """
 
-    __slots__ = ("done", "epoch", "kept", "last", "name", "place", "rest", "text", "tokens")
+    __slots__ = ("id", "next_chunk", "parent_id", "remainder", "settled_chars", "stored", "text", "tokens")
 
-    def __init__(self, place: int = -1, text: str = "", tokens: bytes = b"", done: int = 0) -> None:
-        self.name = next(_names)
-        self.place = place
+    def __init__(self, parent_id: int = -1, text: str = "", tokens: bytes = b"", settled_chars: int = 0) -> None:
+        self.id = next(_ids)
+        self.parent_id = parent_id
         self.text = text
         self.tokens = tokens
-        self.done = done
-        self.kept = True
-        self.epoch = -1
-        self.last: Known | None = None
-        self.rest: Rest | None = None
+        self.settled_chars = settled_chars
+        self.stored = True
+        self.next_chunk: CachedChunk | None = None
+        self.remainder: Remainder | None = None
 
 
-class Recalled(NamedTuple):
-    """The start of a text as far as it was seen before: the tokens up to character `done`, in pieces.
+class PrefixHit(NamedTuple):
+    """The cached prefix of a text: its tokens up to character `settled_chars`, in pieces.
 
-    `stretch` is the last one seen; it ends at character `seen`, and the first `whole` pieces are of stretches.
+    `chunk` is the last chunk that matched; it ends at character `chunk_end`. The first `whole_chunks` pieces belong to
+    whole chunks, the next one to a remainder.
     """
 
     tokens: list[bytes]
-    whole: int
-    stretch: Known
-    seen: int
-    done: int
+    whole_chunks: int
+    chunk: CachedChunk
+    chunk_end: int
+    settled_chars: int
 
 
 class TokenCache:
-    """Tokens by text. Safe for threads: long texts are tokenized away from the event loop, short ones on it.
+    """Tokens by text. Safe for threads: long texts are tokenized off the event loop, short ones on it."""
 
-    A text is looked up in a place: a stretch that it follows, or a space that some tokenizer has for itself.
-    """
-
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, chunk_sizes: ChunkSizes = ChunkSizes()) -> None:  # noqa: B008 - it is immutable
         """`capacity` in bytes, of which an eighth is for words; 0 keeps nothing."""
         self.words = WordCache(capacity // 8)
+        self.chunk_sizes = chunk_sizes
         self.hits = 0
-        """Characters that were known when they were looked up, and those that were not."""
+        """Characters that were looked up and found; `misses` those that were not."""
         self.misses = 0
-        self._entries: RecentlyUsed[tuple[int, str], Known] = RecentlyUsed(
-            capacity - capacity // 8, lambda _, known: _size(known), _let_go
+        self._entries: ByteLru[tuple[int, str], CachedChunk] = ByteLru(
+            capacity - capacity // 8, lambda _, chunk: _size(chunk), _on_evict
         )
         self._lock = Lock()
 
     @property
     def capacity(self) -> int:
-        """In bytes, without that for words."""
+        """In bytes, without the share of the words."""
         return self._entries.capacity
 
     @property
-    def used(self) -> int:
-        """In bytes, without what words take."""
-        return self._entries.used
+    def size_bytes(self) -> int:
+        """Bytes in use, without those of the words."""
+        return self._entries.size_bytes
 
-    def get(self, place: Known, text: str) -> bytes | None:
-        """Gives the tokens of a text, if they are known."""
-        key = (place.name, text)
+    def get(self, parent: CachedChunk, text: str) -> bytes | None:
+        """Gives the tokens of a text after `parent`; None on a miss."""
+        key = (parent.id, text)
         with self._lock:
-            known = self._entries.get(key)
-            if known is None:
+            chunk = self._entries.get(key)
+            if chunk is None:
                 self.misses += len(text)
                 return None
             self.hits += len(text)
-            self._entries.use(key)
-            return known.tokens
+            self._entries.touch(key)
+            return chunk.tokens
 
-    def put(self, place: Known, text: str, tokens: bytes) -> None:
-        """Keeps the tokens of a text."""
+    def put(self, parent: CachedChunk, text: str, tokens: bytes) -> None:
+        """Stores the tokens of a text after `parent`."""
         with self._lock:
-            self._keep(Known(place.name, text, tokens))
+            self._store(CachedChunk(parent.id, text, tokens))
 
-    def recall(self, start: Known, text: str) -> Recalled:
-        """Gives what is known of the start of a text; quick, however long it is."""
-        found: list[Known] = []
-        stretch, seen = start, 0
+    def find_prefix(self, root: CachedChunk, text: str) -> PrefixHit:
+        """Gives the longest cached prefix of a text; one dictionary lookup or string comparison per chunk."""
+        found: list[CachedChunk] = []
+        chunk, end = root, 0
         with self._lock:
-            while (end := stretch_end(seen)) <= len(text):
-                following = stretch.last
-                if following is None or not following.kept or not text.startswith(following.text, seen):
-                    following = self._entries.get((stretch.name, text[seen:end]))
+            while (next_end := self.chunk_sizes.end(end)) <= len(text):
+                following = chunk.next_chunk
+                if following is None or not following.stored or not text.startswith(following.text, end):
+                    following = self._entries.get((chunk.id, text[end:next_end]))
                     if following is None:
                         break
-                    stretch.last = following
-                stretch = following
-                seen = end
-                found.append(stretch)
-            tokens, done = [known.tokens for known in found], stretch.done
-            if (rest := stretch.rest) is not None and text.startswith(rest.text, seen):
-                tokens.append(rest.tokens)
-                done = rest.done
-            if found and stretch.epoch != (epoch := self._epoch()):
-                stretch.epoch = epoch
-                # The first stretch was used last, so that it goes last: what follows it is not found without it.
-                for known in reversed(found):
-                    self._entries.use((known.place, known.text))
-            self.hits += done
-        return Recalled(tokens, len(found), stretch, seen, done)
+                    chunk.next_chunk = following
+                chunk = following
+                end = next_end
+                found.append(chunk)
+            tokens, settled = [chunk.tokens for chunk in found], chunk.settled_chars
+            if (remainder := chunk.remainder) is not None and text.startswith(remainder.text, end):
+                tokens.append(remainder.tokens)
+                settled = remainder.settled_chars
+            # The first chunk is touched last, hence evicted last: its successors are unreachable without it.
+            for chunk_found in reversed(found):
+                self._entries.touch((chunk_found.parent_id, chunk_found.text))
+            self.hits += settled
+        return PrefixHit(tokens, len(found), chunk, end, settled)
 
-    def follow(self, stretch: Known, text: str, tokens: bytes, done: int) -> Known:
-        """Keeps the stretch of that text, which follows another; gives the new one."""
-        following = Known(stretch.name, text, tokens, done)
+    def append(self, parent: CachedChunk, text: str, tokens: bytes, settled_chars: int) -> CachedChunk:
+        """Stores the chunk that follows `parent`, and gives it."""
+        chunk = CachedChunk(parent.id, text, tokens, settled_chars)
         with self._lock:
-            self._keep(following)
-        return following
+            self._store(chunk)
+        return chunk
 
-    def finish(self, stretch: Known, text: str, tokens: bytes, done: int) -> None:
-        """Keeps, in place of what was last, what follows the stretch and is settled in a text that ends before long."""
+    def set_remainder(self, chunk: CachedChunk, text: str, tokens: bytes, settled_chars: int) -> None:
+        """Stores the settled part of the incomplete chunk that follows, in place of the one before."""
         with self._lock:
-            if stretch.kept and stretch.place >= 0:  # not of a text that is too short to have a stretch
-                before = _size(stretch)
-                stretch.rest = Rest(text, tokens, done)
-                self._entries.grow(_size(stretch) - before)
+            if chunk.stored and chunk.parent_id >= 0:  # a root is not an entry, so nothing would bound its remainder
+                before = _size(chunk)
+                chunk.remainder = Remainder(text, tokens, settled_chars)
+                self._entries.grow(_size(chunk) - before)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _epoch(self) -> int:
-        """Rises with each eighth of the capacity that is written; what is used is moved in the order once in it."""
-        return self._entries.written * 8 // (self._entries.capacity + 1)
-
-    def _keep(self, known: Known) -> None:
-        known.epoch = self._epoch()
-        known.kept = self._entries.put((known.place, known.text), known)
+    def _store(self, chunk: CachedChunk) -> None:
+        chunk.stored = self._entries.put((chunk.parent_id, chunk.text), chunk)
 
 
-def _let_go(known: Known) -> None:
-    known.kept = False
-    known.text, known.tokens, known.last, known.rest = "", b"", None, None
+def _on_evict(chunk: CachedChunk) -> None:
+    # Other chunks may still link to it.
+    chunk.stored = False
+    chunk.text, chunk.tokens, chunk.next_chunk, chunk.remainder = "", b"", None, None
 
 
-def stretch_end(start: int) -> int:
-    """Where a stretch ends that starts at that character."""
-    return start + (_STRETCH if start >= _STRETCH else _FIRST_STRETCH)
-
-
-def _size(known: Known) -> int:
-    size = getsizeof(known.text) + len(known.tokens) + _ENTRY_BYTES
-    if (rest := known.rest) is not None:
-        size += getsizeof(rest.text) + len(rest.tokens) + _REST_BYTES
+def _size(chunk: CachedChunk) -> int:
+    size = getsizeof(chunk.text) + len(chunk.tokens) + _ENTRY_BYTES
+    if (remainder := chunk.remainder) is not None:
+        size += getsizeof(remainder.text) + len(remainder.tokens) + _REMAINDER_BYTES
     return size

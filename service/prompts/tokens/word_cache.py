@@ -1,4 +1,4 @@
-"""Tokens of words, bounded in bytes: most of a text that was never seen before is made of words that were."""
+"""Tokens of single words, bounded in bytes: a text that was never seen consists mostly of words that were."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import TypeAlias
 Tokenize: TypeAlias = Callable[[Sequence[str]], Sequence[bytes]]
 """Gives the tokens of each of several words."""
 
-_LONGEST = 64
-"""Characters of a word that is worth to be kept."""
+_MAX_WORD_CHARACTERS = 64
+"""Longer words are not stored: they rarely occur again."""
 
 _ENTRY_BYTES = 200
-"""What a word takes besides its tokens: its text, the heads of both, and its place in a table that has just grown."""
+"""Overhead of a word besides its tokens: its text, two object headers, its slot in a table that has just grown."""
 
 
 class WordCache:
-    """The words of several tokenizers, each with a space of its own. Safe for threads.
+    """The words of several tokenizers, each under an id of its own. Safe for threads.
 
-    There are two generations: what is used is in the younger one or moves to it, and when that is full the older goes.
+    An approximate LRU in two generations, so that a hit is one dictionary lookup without bookkeeping: words that are
+    used live in or move to the young generation; when that is full, the old one is dropped.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -32,42 +33,42 @@ class WordCache:
         self._lock = Lock()
 
     @property
-    def used(self) -> int:
-        """Bytes of what is kept."""
+    def size_bytes(self) -> int:
+        """Bytes in use."""
         return self._young_bytes + self._old_bytes
 
-    def tokens(self, space: int, words: Sequence[str], tokenize: Tokenize) -> bytes:
-        """Gives the tokens of all words in a row; asks at most once, for those of all words that are not known."""
-        found = list(map(self._young[space].get, words))
+    def tokens(self, tokenizer_id: int, words: Sequence[str], tokenize: Tokenize) -> bytes:
+        """Gives the tokens of all words in a row; calls `tokenize` once at most, with the words that missed."""
+        found = list(map(self._young[tokenizer_id].get, words))
         if None not in found:
             return b"".join(found)  # type: ignore[arg-type]
         absent = dict.fromkeys([word for word, tokens in zip(words, found, strict=True) if tokens is None])
         known: dict[str, bytes] = {}
         if absent:
             with self._lock:
-                known = self._recall(space, absent)
+                known = self._promote(tokenizer_id, absent)
         if missing := [word for word in absent if word not in known]:
             known.update(zip(missing, tokenize(missing), strict=True))
             with self._lock:
                 for word in missing:
-                    if len(word) <= _LONGEST:
-                        self._keep(space, word, known[word])
+                    if len(word) <= _MAX_WORD_CHARACTERS:
+                        self._store(tokenizer_id, word, known[word])
         return b"".join([known[word] if tokens is None else tokens for word, tokens in zip(words, found, strict=True)])
 
-    def _recall(self, space: int, words: Iterable[str]) -> dict[str, bytes]:
-        """Gives what the older generation knows of words, and has the younger keep it."""
-        older = self._old[space]
-        known = {word: tokens for word in words if (tokens := older.get(word)) is not None}
+    def _promote(self, tokenizer_id: int, words: Iterable[str]) -> dict[str, bytes]:
+        """Gives the words that the old generation has, and stores them in the young one."""
+        old = self._old[tokenizer_id]
+        known = {word: tokens for word in words if (tokens := old.get(word)) is not None}
         for word, tokens in known.items():
-            self._keep(space, word, tokens)
+            self._store(tokenizer_id, word, tokens)
         return known
 
-    def _keep(self, space: int, word: str, tokens: bytes) -> None:
+    def _store(self, tokenizer_id: int, word: str, tokens: bytes) -> None:
         size = len(tokens) + _ENTRY_BYTES
-        if size > self._capacity or word in self._young[space]:
+        if size > self._capacity or word in self._young[tokenizer_id]:
             return
         if self._young_bytes + size > self._capacity:
             self._old, self._old_bytes = self._young, self._young_bytes
             self._young, self._young_bytes = defaultdict(dict), 0
-        self._young[space][word] = tokens
+        self._young[tokenizer_id][word] = tokens
         self._young_bytes += size

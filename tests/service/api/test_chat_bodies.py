@@ -83,7 +83,7 @@ def test_turns_of_chats_are_decoded_as_they_would_be_alone() -> None:
         expected = outcome(_decode, body)
         assert outcome(bodies.decode, body) == expected
         assert outcome(bodies.decode, body) == expected
-        assert 0 <= bodies.used <= bodies.capacity
+        assert 0 <= bodies.size_bytes <= bodies.capacity
     assert counting.decoded < whole
 
 
@@ -152,11 +152,11 @@ def test_chats_are_let_go_when_there_is_no_room() -> None:
     bodies = ChatBodies(_decode, 100_000)
     for number in range(100):
         bodies.decode(msgspec.json.encode({"messages": [{"role": "user", "content": str(number) * 5000}]}))
-        assert bodies.used <= bodies.capacity
-    assert bodies.used > bodies.capacity / 2
+        assert bodies.size_bytes <= bodies.capacity
+    assert bodies.size_bytes > bodies.capacity / 2
 
 
 def test_without_room_nothing_is_kept() -> None:
     bodies = ChatBodies(_decode, 0)
     bodies.decode(msgspec.json.encode({"messages": HISTORY}))
-    assert bodies.used == 0
+    assert bodies.size_bytes == 0

@@ -24,7 +24,7 @@ def test_keys_are_those_that_are_computed_anew(block_size: int) -> None:
             assert cache.block_keys(parent, tokens, block_size) == list(block_keys(parent, tokens, block_size))
         if random_.random() < 0.3:
             del tokens[random_.randrange(len(tokens)) :]
-    assert cache.used > 0
+    assert cache.size_bytes > 0
 
 
 def test_the_cache_keeps_to_its_bound_and_stays_right() -> None:
@@ -33,13 +33,13 @@ def test_the_cache_keeps_to_its_bound_and_stays_right() -> None:
     for _ in range(3):
         for tokens in prompts:
             assert cache.block_keys(7, tokens, 16) == list(block_keys(7, tokens, 16))
-            assert 0 < cache.used <= cache.capacity
+            assert 0 < cache.size_bytes <= cache.capacity
 
 
 def test_a_cache_without_room_keeps_nothing() -> None:
     cache, tokens = KeyCache(0), tokens_of(random.Random(1), 5000)
     assert list(cache.block_keys(7, tokens, 16)) == list(block_keys(7, tokens, 16))
-    assert cache.used == 0
+    assert cache.size_bytes == 0
 
 
 @pytest.mark.parametrize("salt", [None, "salt"])

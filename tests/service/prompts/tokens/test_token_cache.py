@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.prompts.models.model_files import read_model_files
-from service.prompts.tokens.token_cache import Known, TokenCache, stretch_end
+from service.prompts.tokens.token_cache import CachedChunk, ChunkSizes, TokenCache
 from service.prompts.tokens.tokenization import TextTokenizer
 from tests.conftest import BUILTIN
 
@@ -15,31 +15,31 @@ def conversation(number: int) -> str:
     return "<|begin|>" + "".join(turns)
 
 
-def whole_stretches(characters: int) -> int:
-    """Where the last whole stretch of a text of so many characters ends."""
+def last_whole_chunk(characters: int) -> int:
+    """Where the last whole chunk of a text of that many characters ends."""
     end = 0
-    while stretch_end(end) <= characters:
-        end = stretch_end(end)
+    while ChunkSizes().end(end) <= characters:
+        end = ChunkSizes().end(end)
     return end
 
 
-def test_what_was_kept_is_known() -> None:
-    cache, place = TokenCache(10_000), Known()
-    cache.put(place, "text", b"1234")
-    assert cache.get(place, "text") == b"1234"
-    assert cache.get(Known(), "text") is None
+def test_a_stored_text_is_a_hit_after_its_parent_only() -> None:
+    cache, parent = TokenCache(10_000), CachedChunk()
+    cache.put(parent, "text", b"1234")
+    assert cache.get(parent, "text") == b"1234"
+    assert cache.get(CachedChunk(), "text") is None
 
 
-def test_the_least_recently_used_is_let_go() -> None:
-    cache, place = TokenCache(5_000), Known()
+def test_the_least_recently_used_text_is_evicted() -> None:
+    cache, parent = TokenCache(5_000), CachedChunk()
     for number in range(100):
-        cache.put(place, str(number), b"")
-        cache.get(place, "0")
-    assert cache.get(place, "0") is not None
-    assert cache.get(place, "1") is None
-    assert cache.get(place, "99") is not None
+        cache.put(parent, str(number), b"")
+        cache.get(parent, "0")
+    assert cache.get(parent, "0") is not None
+    assert cache.get(parent, "1") is None
+    assert cache.get(parent, "99") is not None
     assert 0 < len(cache) < 20
-    assert cache.used <= cache.capacity
+    assert cache.size_bytes <= cache.capacity
 
 
 @pytest.mark.parametrize("characters", [0, 10, 1000, 100_000])
@@ -48,10 +48,10 @@ def test_a_cache_without_room_keeps_nothing(characters: int) -> None:
     tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
     text = conversation(1)[:characters]
     assert tokenizer.encode(text, add_special_tokens=False) == tokenizer.encode(text, add_special_tokens=False)
-    assert (len(cache), cache.used, cache.hits) == (0, 0, 0)
+    assert (len(cache), cache.size_bytes, cache.hits) == (0, 0, 0)
 
 
-def test_what_follows_the_last_whole_stretch_is_recalled_as_far_as_it_is_settled() -> None:
+def test_the_settled_part_of_a_trailing_incomplete_chunk_is_a_hit() -> None:
     cache = TokenCache(10_000_000)
     tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
     plain = TextTokenizer(read_model_files(BUILTIN), TokenCache(0))
@@ -59,24 +59,24 @@ def test_what_follows_the_last_whole_stretch_is_recalled_as_far_as_it_is_settled
     for end in range(700, len(text), 777):
         shorter = text[:end]
         assert tokenizer.encode(shorter, add_special_tokens=False) == plain.encode(shorter, add_special_tokens=False)
-        recalled = tokenizer.recall(shorter)
-        assert end - 200 < recalled.done <= end
-        assert recalled.seen == whole_stretches(end)
+        hit = tokenizer.find_prefix(shorter)
+        assert end - 200 < hit.settled_chars <= end
+        assert hit.chunk_end == last_whole_chunk(end)
         other = shorter + "!"
-        assert tokenizer.recall(other).done == recalled.done
+        assert tokenizer.find_prefix(other).settled_chars == hit.settled_chars
         assert tokenizer.encode(other, add_special_tokens=False) == plain.encode(other, add_special_tokens=False)
 
 
-def test_the_start_of_a_text_is_recalled_up_to_where_another_differs() -> None:
+def test_the_cached_prefix_of_a_text_ends_where_another_differs() -> None:
     cache = TokenCache(10_000_000)
     tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
     text = conversation(1)
     tokenizer.encode(text, add_special_tokens=False)
-    assert tokenizer.recall(text).seen == whole_stretches(len(text))
+    assert tokenizer.find_prefix(text).chunk_end == last_whole_chunk(len(text))
     middle = len(text) // 2
-    recalled = tokenizer.recall(text[:middle] + "!" + text[middle:])
-    assert recalled.seen == whole_stretches(middle)
-    assert recalled.seen - 200 < recalled.done <= recalled.seen
+    hit = tokenizer.find_prefix(text[:middle] + "!" + text[middle:])
+    assert hit.chunk_end == last_whole_chunk(middle)
+    assert hit.chunk_end - 200 < hit.settled_chars <= hit.chunk_end
 
 
 def test_conversations_that_share_a_start_do_not_disturb_each_other() -> None:
@@ -96,7 +96,7 @@ def test_a_cache_that_is_always_full_still_gives_the_right_tokens_and_keeps_to_i
     for number in (0, 1, 2, 1, 0, 3, 0):
         text = conversation(number)
         assert tokenizer.encode(text, add_special_tokens=False) == plain.encode(text, add_special_tokens=False)
-        assert cache.used <= cache.capacity
+        assert cache.size_bytes <= cache.capacity
 
 
 def test_tokens_of_one_tokenizer_are_not_those_of_another(tmp_path: Path) -> None:

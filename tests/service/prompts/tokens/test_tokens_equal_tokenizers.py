@@ -1,6 +1,6 @@
 """Tokens, cached and cut and put together again, are those of the text as a whole.
 
-`TEXTS=1000000 pytest tests/service/prompts/test_tokens_equal_tokenizers.py --timeout 0` tries that many texts each.
+Run with TEXTS=1000000 and --timeout 0 to try that many texts each.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import random
 import zlib
 from array import array
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from tokenizers import Tokenizer
 
 from service.prompts.models.model_files import ModelFiles, read_model_files
-from service.prompts.tokens import segmentation, token_cache
-from service.prompts.tokens.token_cache import TokenCache
+from service.prompts.tokens.segmentation import CutSizes
+from service.prompts.tokens.token_cache import ChunkSizes, TokenCache
 from service.prompts.tokens.tokenization import TextTokenizer
 from tests.conftest import BUILTIN
 from tests.service.prompts.texts import growing_texts
@@ -26,21 +27,25 @@ TEXTS = int(os.environ.get("TEXTS", "0"))
 SHARED = ("ibm-granite/granite-3.3-2b-instruct", "deepseek-ai/DeepSeek-V3.1")
 
 
-@pytest.fixture(params=["as it is", "cut small"])
-def cuts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Also with sizes so small that each text has many cuts of every kind."""
-    if request.param == "cut small":
-        monkeypatch.setattr(segmentation, "_CHUNK", 8)
-        monkeypatch.setattr(segmentation, "_WINDOW", 20)
-        monkeypatch.setattr(token_cache, "_STRETCH", 24)
-        monkeypatch.setattr(token_cache, "_FIRST_STRETCH", 8)
-    return str(request.param)
+class Cuts(NamedTuple):
+    """Sizes of pieces and chunks."""
+
+    name: str
+    pieces: CutSizes = CutSizes()
+    chunks: ChunkSizes = ChunkSizes()
 
 
-def hold_against(whole: Tokenizer, files: ModelFiles, texts: int, seed: str) -> TokenCache:
+@pytest.fixture(params=[Cuts("default"), Cuts("small", CutSizes(8, 20), ChunkSizes(8, 24))], ids=lambda cuts: cuts.name)
+def cuts(request: pytest.FixtureRequest) -> Cuts:
+    """The sizes in use, and sizes so small that each text has many cuts of every kind."""
+    assert isinstance(request.param, Cuts)
+    return request.param
+
+
+def hold_against(whole: Tokenizer, files: ModelFiles, texts: int, seed: str, cuts: Cuts) -> TokenCache:
     """Tokenizes growing texts with a cache that is too small for them all; gives the cache."""
-    cache = TokenCache(200_000)
-    pieces = TextTokenizer(files, cache)
+    cache = TokenCache(200_000, cuts.chunks)
+    pieces = TextTokenizer(files, cache, cuts.pieces)
     added = [token.content for token in whole.get_added_tokens_decoder().values()]
     random_ = random.Random(zlib.crc32(seed.encode()))
     tried = 0
@@ -50,26 +55,28 @@ def hold_against(whole: Tokenizer, files: ModelFiles, texts: int, seed: str) -> 
                 tokens = array("I", whole.encode(text, add_special_tokens=special).ids)
                 assert pieces.encode(text, add_special_tokens=special) == tokens, repr(text)
             tried += 1
-    assert cache.used <= cache.capacity
+    assert cache.size_bytes <= cache.capacity
     return cache
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokens_are_those_of_the_whole_text_for_tokenizers_of_all_kinds(kind: str, cuts: str, tmp_path: Path) -> None:
+def test_tokens_are_those_of_the_whole_text_for_tokenizers_of_all_kinds(kind: str, cuts: Cuts, tmp_path: Path) -> None:
     file = str(tmp_path / "tokenizer.json")
     tokenizer_of(kind).save(file)
     # Also read from the file, which rounds what a trained model scores, so that what scored the same may no longer.
-    hold_against(Tokenizer.from_file(file), read_model_files(tmp_path), 40, kind + cuts)
+    hold_against(Tokenizer.from_file(file), read_model_files(tmp_path), 40, kind + cuts.name, cuts)
 
 
-def test_tokens_are_those_of_the_whole_text_for_the_builtin_model(cuts: str) -> None:
+def test_tokens_are_those_of_the_whole_text_for_the_builtin_model(cuts: Cuts) -> None:
     whole = Tokenizer.from_file(str(BUILTIN / "tokenizer.json"))
-    cache = hold_against(whole, read_model_files(BUILTIN), 2000, cuts)
+    cache = hold_against(whole, read_model_files(BUILTIN), 2000, cuts.name, cuts)
     assert cache.hits > cache.misses
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_tokens_are_those_of_the_whole_text_for_real_models(shared: Path, name: str, cuts: str) -> None:
+def test_tokens_are_those_of_the_whole_text_for_real_models(shared: Path, name: str, cuts: Cuts) -> None:
     folder = shared / "models" / name
-    cache = hold_against(Tokenizer.from_file(str(folder / "tokenizer.json")), read_model_files(folder), 2000, cuts)
+    cache = hold_against(
+        Tokenizer.from_file(str(folder / "tokenizer.json")), read_model_files(folder), 2000, cuts.name, cuts
+    )
     assert cache.hits > cache.misses

@@ -22,7 +22,7 @@ class Asked:
         return [word.encode() for word in words]
 
 
-def test_only_words_that_are_not_known_are_asked_for_and_each_once() -> None:
+def test_only_words_that_miss_are_tokenized_and_each_once() -> None:
     cache, asked = WordCache(10_000), Asked()
     assert cache.tokens(1, ["a", " b", " b", " a"], asked) == b"a b b a"
     assert cache.tokens(1, [" a", " b", " c"], asked) == b" a b c"
@@ -40,7 +40,7 @@ def test_words_in_use_stay_and_others_go_when_there_is_no_room() -> None:
     cache, asked = WordCache(5_000), Asked()
     for number in range(1000):
         assert cache.tokens(1, [" often", f" {number}"], asked) == f" often {number}".encode()
-        assert cache.used <= 5_000
+        assert cache.size_bytes <= 5_000
     assert asked.words.count(" often") == 1
     cache.tokens(1, [" 0"], asked)
     assert asked.words.count(" 0") == 2
@@ -51,7 +51,7 @@ def test_a_cache_without_room_keeps_nothing() -> None:
     for _ in range(2):
         assert cache.tokens(1, ["a", " b"], asked) == b"a b"
     assert asked.words == ["a", " b", "a", " b"]
-    assert cache.used == 0
+    assert cache.size_bytes == 0
 
 
 def test_long_words_are_not_kept() -> None:
@@ -75,5 +75,5 @@ def test_a_full_cache_takes_the_memory_that_it_says() -> None:
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert cache.used + cache.words.used > 0.8 * capacity
+    assert cache.size_bytes + cache.words.size_bytes > 0.8 * capacity
     assert after - before < 1.1 * capacity
