@@ -5,7 +5,7 @@ from random import Random
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from service.prompts.tokens.segmentation import Segmentation, segmentation_of
+from service.prompts.tokens.segmentation import CutSizes, Segmentation, segmentation_of
 from tests.service.prompts.tokenizers_of_all_kinds import KINDS, tokenizer_of
 
 PROSE = "The cat sat on the mat and looked at the moon. " * 100
@@ -68,9 +68,8 @@ def test_a_tokenizer_that_splits_special_tokens_is_not_cut() -> None:
     assert segmentation_of(tokenizer) is None
 
 
-def test_a_search_for_tokens_goes_on_past_a_token_at_the_border_of_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.prompts.tokens.segmentation._WINDOW", 4)
-    segmentation = segmentation_of(tokenizer_of("gpt2"))
+def test_a_search_for_tokens_goes_on_past_a_token_at_the_border_of_its_window() -> None:
+    segmentation = segmentation_of(tokenizer_of("gpt2"), CutSizes(window=4))
     assert segmentation is not None
     assert cuts_of(segmentation, "ab<|im_start|><|im_end|>cd<s>") == ["ab", "<|im_start|>", "<|im_end|>", "cd", "<s>"]
 
