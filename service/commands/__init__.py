@@ -1,4 +1,4 @@
-"""The tools of `python -m service` beside `serve`, a module each, loaded when they run."""
+"""The tools of `python -m service` beside `serve`: one module each, imported when it runs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from importlib import import_module
 
 TOOLS: Mapping[str, str] = {
     "offline": "analyse a recording, or score prompts against it",
-    "record": "write what engines publish to a file",
+    "record": "record the events of engines in a file",
     "replay": "publish a recording as its engines did",
     "simulate": "play conversations against simulated engines and a running service",
 }
+_MODULES = {"replay": "playback"}
+"""Modules whose name is not the tool's."""
 
 
 def run_tool(name: str, arguments: list[str], environment: Mapping[str, str]) -> int:
-    """Runs one of TOOLS; gives its exit code."""
-    code: int = import_module(f"service.commands.{name}").main(arguments, environment)
+    """Runs one of TOOLS and gives its exit code."""
+    code: int = import_module(f"service.commands.{_MODULES.get(name, name)}").main(arguments, environment)
     return code

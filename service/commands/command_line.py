@@ -1,4 +1,4 @@
-"""What the tools' command lines have in common: how a parser is made and how values are read."""
+"""The parser and the value types that all tools share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.contract.units import parse_seconds
 
 
 class _Paragraphs(argparse.HelpFormatter):
-    """Keeps the paragraphs of a description apart, each as wide as the terminal."""
+    """Fills each paragraph of a description to the width of the terminal."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text
@@ -17,7 +17,7 @@ class _Paragraphs(argparse.HelpFormatter):
 
 
 def parser(tool: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser under the name by which the user called the tool: `kvcache record` runs `python -m service record`."""
+    """A parser that names the command as the user typed it: `kvcache record` runs `python -m service record`."""
     program = os.environ.get("KVCACHE_PROGRAM", "python -m service")
     return argparse.ArgumentParser(
         prog=f"{program} {tool}", description=description, allow_abbrev=False, formatter_class=_Paragraphs
@@ -25,7 +25,7 @@ def parser(tool: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def seconds(text: str) -> float:
-    """Reads 60, 60s, 5m or 250ms."""
+    """Parses a duration such as 60, 60s, 5m or 250ms."""
     try:
         return parse_seconds(text)
     except ValueError as error:
@@ -33,14 +33,14 @@ def seconds(text: str) -> float:
 
 
 def positive(text: str) -> int:
-    """Reads a whole number of 1 or more."""
+    """Parses an integer of at least 1."""
     if not (text.isascii() and text.isdecimal() and 0 < int(text) < 10**12):
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of 1 or more")
     return int(text)
 
 
 def above_zero(text: str) -> float:
-    """Reads a number above zero."""
+    """Parses a number above zero."""
     try:
         number = float(text)
     except ValueError:

@@ -1,11 +1,11 @@
-"""Scoring without a container and without sockets: analyses a recording of events, or scores prompts against it.
+"""Analyses a recording of events, or scores prompts against it, without a service.
 
 Prompts are JSON lines: "prompt" (text or token ids), "tokens" or "messages"; "model", "lora_name", "cache_salt",
-"pods". They are asked when all events are applied, or where a line says: "after": N messages, or "before": {"POD": N},
-when the last message of each pod is the one numbered N. With "pod" and "cached_tokens" (or "leading_blocks"), or
-"blocks" by pod, a line says what the engine found, to compare with. A data-parallel rank above 0 is "POD#dpN".
+"pods". A prompt is scored after all events, or at a given moment: "after": N messages, or "before": {"POD": N}, when
+the last message of each pod is number N. "pod" with "cached_tokens" (or "leading_blocks"), or "blocks" by pod, give the
+engine's own result to compare with. A data-parallel rank above 0 is "POD#dpN".
 
-Exit code 1 when an answer differs from what an engine said.
+Exit code 1 if an answer differs from the engine's.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 from service.prompts.models.catalog import Models
 
 _GRANITE_BYTES = 81_920
-"""Of a token's keys and values: 40 layers, 8 heads of 64, 16 bits, twice (Granite 3.3 2B)."""
+"""Keys and values of a token: 2 × 40 layers × 8 heads × 64 × 2 bytes (Granite 3.3 2B)."""
 
 
 class Summary(msgspec.Struct, tag="summary", tag_field="kind"):
-    """What came of all prompts."""
+    """Totals over all prompts."""
 
     messages: int
     malformed_lines: int
@@ -58,7 +58,7 @@ class Summary(msgspec.Struct, tag="summary", tag_field="kind"):
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     options = _options(arguments)
-    logging.getLogger("service").setLevel(logging.CRITICAL)  # what it would warn of is in the report
+    logging.getLogger("service").setLevel(logging.CRITICAL)  # the report has the same information
     try:
         settings = _settings(options, environment)
         if options.prompts is None:
@@ -72,25 +72,25 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
-    made = parser("offline", __doc__)
-    made.add_argument("events", type=Path, help="a recording: JSON lines, as `record` writes them; .gz is unpacked")
-    made.add_argument("--prompts", type=Path, help="score these instead of analysing")
-    made.add_argument("--json", action="store_true", help="JSON lines for machines")
-    made.add_argument("--model", help="model of topics and prompts that name none (MODEL_NAME)")
-    made.add_argument("--models-dir", type=Path, help="folder of models on disk (MODELS_DIR)")
-    made.add_argument("--block-size", type=positive, help="tokens that count as a score of 1 (BLOCK_SIZE)")
-    made.add_argument("--prefixes", type=positive, default=10, help="how many of the longest prefixes to list (10)")
-    made.add_argument(
+    command = parser("offline", __doc__)
+    command.add_argument("events", type=Path, help="a recording: JSON lines, as `record` writes them, or a .gz of them")
+    command.add_argument("--prompts", type=Path, help="score these prompts instead of analysing")
+    command.add_argument("--json", action="store_true", help="print JSON lines")
+    command.add_argument("--model", help="model of topics and prompts without one (default: MODEL_NAME)")
+    command.add_argument("--models-dir", type=Path, help="folder of models on disk (default: MODELS_DIR)")
+    command.add_argument("--block-size", type=positive, help="tokens per unit of score (default: BLOCK_SIZE)")
+    command.add_argument("--prefixes", type=positive, default=10, help="number of longest prefixes to list (10)")
+    command.add_argument(
         "--kv-bytes-per-token",
         type=positive,
         default=_GRANITE_BYTES,
-        help=f"memory of a token's keys and values ({_GRANITE_BYTES}: Granite 3.3 2B in 16 bits)",
+        help=f"bytes of a token's keys and values ({_GRANITE_BYTES}: Granite 3.3 2B in 16 bits)",
     )
-    made.add_argument("--plot", type=Path, metavar="DIR", help="draw the analysis into this folder")
-    made.add_argument("--plot-format", choices=("png", "svg"), default="png", help="kind of the pictures (png)")
-    options = made.parse_args(arguments)
+    command.add_argument("--plot", type=Path, metavar="DIR", help="folder for charts of the analysis")
+    command.add_argument("--plot-format", choices=("png", "svg"), default="png", help="format of the charts (png)")
+    options = command.parse_args(arguments)
     if options.plot and options.prompts:
-        made.error("--plot draws the analysis, which is made without --prompts")
+        command.error("--plot draws the analysis: use it without --prompts")
     return options
 
 
@@ -124,7 +124,7 @@ def _analyse(options: argparse.Namespace, settings: Settings) -> int:
         _write(summary(analysis))
     if options.plot:
         drawn = plot(analysis, options.plot, options.plot_format)
-        print("drawn:", *drawn, file=sys.stderr)  # noqa: T201
+        print("written:", *drawn, file=sys.stderr)  # noqa: T201
     return 0
 
 
@@ -155,7 +155,7 @@ async def _score(options: argparse.Namespace, settings: Settings) -> int:
 
 
 class _Total:
-    """Writes each answer as it comes, and adds them up."""
+    """Writes each answer at once, and sums them up."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._json = as_json
@@ -170,7 +170,7 @@ class _Total:
         _write([msgspec.json.encode(scored).decode()] if self._json else _lines(scored))
 
     def lines(self, recording: Recording, feed: Feed, prompts: PromptLines) -> Iterator[str]:
-        made = Summary(
+        summed = Summary(
             messages=feed.statistics.messages_received,
             malformed_lines=recording.malformed,
             first_malformed_lines=recording.malformed_lines,
@@ -183,26 +183,26 @@ class _Total:
             different=self.different,
         )
         if self._json:
-            yield msgspec.json.encode(made).decode()
+            yield msgspec.json.encode(summed).decode()
             return
         share = f" ({self.matched / self.tokens:.1%})" if self.tokens else ""
-        yield f"{self.prompts:,} prompts of {self.tokens:,} tokens after {made.messages:,} messages;"
+        yield f"{self.prompts:,} prompts of {self.tokens:,} tokens after {summed.messages:,} messages;"
         yield f"the best pod of each held {self.matched:,} of them{share}"
-        for what, count, numbers in (
+        for kind, count, numbers in (
             ("lines of the recording", recording.malformed, recording.malformed_lines),
             ("lines of prompts", prompts.malformed, prompts.malformed_lines),
         ):
             if count:
-                yield f"{count:,} malformed {what} passed over (line {', '.join(map(str, numbers[:10]))})"
+                yield f"{count:,} malformed {kind} skipped (line {', '.join(map(str, numbers[:10]))})"
         if self.compared:
-            yield f"{self.compared - self.different:,} of {self.compared:,} agree with what the engines said"
+            yield f"{self.compared - self.different:,} of {self.compared:,} agree with the engines"
 
 
 def _lines(scored: Scored) -> Iterator[str]:
     scores = scored.scores or {}
     shown = "  ".join(f"{pod} {score:g}" for pod, score in scores.items()) or "null"
-    late = "" if scored.reached else "  (asked at another moment than the line says)"
-    yield f"{scored.line}: {scored.tokens:,} tokens  {shown}{late}"
+    note = "" if scored.reached else "  (the recording does not reach the moment of this line)"
+    yield f"{scored.line}: {scored.tokens:,} tokens  {shown}{note}"
     for difference in scored.differences or ():
         yield f"    {difference}"
 

@@ -1,4 +1,4 @@
-"""A live count on standard error: one line that changes on a terminal, a line now and then elsewhere."""
+"""Progress on standard error: one updated line on a terminal, otherwise a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ON_A_TERMINAL, _ELSEWHERE = 0.2, 10.0
 
 
 class Progress:
-    """Says how far something is. `quiet` says nothing but the end."""
+    """Shows a status text; with `quiet`, only the last one."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -17,15 +17,15 @@ class Progress:
         self._next = monotonic() + (0 if self._terminal else _ELSEWHERE)
         self._width = 0
 
-    def say(self, text: str) -> None:
-        """Shows the present state, if it is time for it."""
+    def update(self, text: str) -> None:
+        """Shows a status, unless the last one is too recent."""
         if self._quiet or monotonic() < self._next:
             return
         self._next = monotonic() + (_ON_A_TERMINAL if self._terminal else _ELSEWHERE)
         self._show(text, end="" if self._terminal else "\n")
 
-    def end(self, text: str) -> None:
-        """Shows what came out."""
+    def finish(self, text: str) -> None:
+        """Shows the result."""
         self._show(text, end="\n")
 
     def _show(self, text: str, end: str) -> None:

@@ -1,7 +1,7 @@
-"""Writes what engines publish to a file, until Ctrl+C: JSON lines, as tests/recordings/README.md describes them.
+"""Records the events of engines in a file until Ctrl+C: JSON lines, as tests/recordings/README.md describes them.
 
-Subscribes as the service does. With a replay socket the file begins with what the engine still has of the past, and has
-no gaps.
+Subscribes as the service does. With a replay socket, the file begins with the batches that the engine still buffers,
+and has no gaps.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from service.commands.command_line import parser, positive, seconds
 from service.commands.progress import Progress
 from service.contract.endpoints import parse_endpoints
 from service.contract.settings import Settings, SettingsError
+from service.contract.units import format_size
 from service.events.recorder import Recorder
 from service.events.recording import Recorded
 from service.events.recording_file import RecordingFile
-from service.offline.table import size
 
-_SHOWN_SECONDS = 0.1
+_UPDATE_SECONDS = 0.1
 
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
@@ -38,32 +38,38 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         with RecordingFile(options.file, append=options.append) as file:
             return asyncio.run(_record(options, file))
     except FileExistsError:
-        print(f"record: {options.file} is there already; --append goes on in it", file=sys.stderr)  # noqa: T201
+        print(f"record: {options.file} exists; use --append to add to it", file=sys.stderr)  # noqa: T201
     except OSError as error:
         print(f"record: {error}", file=sys.stderr)  # noqa: T201
     return 1
 
 
 def _options(arguments: list[str], settings: Settings) -> argparse.Namespace:
-    made = parser("record", __doc__)
-    made.add_argument("file", type=Path, help="where to write")
-    made.add_argument(
+    command = parser("record", __doc__)
+    command.add_argument("file", type=Path, help="the file to write")
+    command.add_argument(
         "--zmq-endpoint",
-        help="ADDRESS[,replay=…][,pod=…][,model=…], several separated by commas; one with * is bound (ZMQ_ENDPOINT)",
+        help="ADDRESS[,replay=…][,pod=…][,model=…], separated by commas; * binds (default: ZMQ_ENDPOINT)",
     )
-    made.add_argument("--zmq-topic", default=settings.zmq_topic, help="only topics that start with this (ZMQ_TOPIC)")
-    made.add_argument("--model", default=settings.model_name, help="model of topics that name none (MODEL_NAME)")
-    made.add_argument("--for", dest="duration", type=seconds, metavar="TIME", help="stop after that time, such as 60s")
-    made.add_argument("--count", type=positive, metavar="N", help="stop after so many messages")
-    made.add_argument("--append", action="store_true", help="go on in a file that is there")
-    made.add_argument("--quiet", action="store_true", help="no live count")
-    options = made.parse_args(arguments)
+    command.add_argument(
+        "--zmq-topic", default=settings.zmq_topic, help="prefix of the topics to record (default: ZMQ_TOPIC)"
+    )
+    command.add_argument(
+        "--model", default=settings.model_name, help="model of topics without one (default: MODEL_NAME)"
+    )
+    command.add_argument(
+        "--for", dest="duration", type=seconds, metavar="TIME", help="stop after this time, such as 60s"
+    )
+    command.add_argument("--count", type=positive, metavar="N", help="stop after N messages")
+    command.add_argument("--append", action="store_true", help="append to an existing file")
+    command.add_argument("--quiet", action="store_true", help="do not show progress")
+    options = command.parse_args(arguments)
     options.endpoints = settings.zmq_endpoint
     if options.zmq_endpoint is not None:
         try:
             options.endpoints = parse_endpoints(options.zmq_endpoint)
         except ValueError as error:
-            made.error(f"--zmq-endpoint: {error}")
+            command.error(f"--zmq-endpoint: {error}")
     return options
 
 
@@ -88,29 +94,29 @@ async def _record(options: argparse.Namespace, file: RecordingFile) -> int:
         with suppress(TimeoutError):
             async with asyncio.timeout(options.duration):
                 while not stop.is_set():
-                    progress.say(f"{file.messages:,} messages, {size(file.bytes)}")
+                    progress.update(f"{file.messages:,} messages, {format_size(file.bytes)}")
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(stop.wait(), _SHOWN_SECONDS)
+                        await asyncio.wait_for(stop.wait(), _UPDATE_SECONDS)
     finally:
         await recorder.close()
-    progress.end(_summary(recorder, file))
+    progress.finish(_summary(recorder, file))
     return _outcome(recorder, file)
 
 
 def _summary(recorder: Recorder, file: RecordingFile) -> str:
     statistics = recorder.statistics
     pods = ", ".join(f"{pod}: {count:,}" for pod, count in sorted(statistics.messages.items())[:8])
-    said = [f"{file.messages:,} messages, {size(file.bytes)}, in {file.path}" + (f" ({pods})" if pods else "")]
-    for count, what in (
+    parts = [f"{file.messages:,} messages, {format_size(file.bytes)}, in {file.path}" + (f" ({pods})" if pods else "")]
+    for count, meaning in (
         (statistics.replayed, "from replay sockets"),
         (statistics.missing, "missing"),
         (statistics.restarts, "restarts"),
         (statistics.unreadable, "unreadable"),
-        (statistics.replay_failures, "replays that failed"),
+        (statistics.replay_failures, "failed replays"),
     ):
         if count:
-            said.append(f"{count:,} {what}")
-    return "; ".join(said)
+            parts.append(f"{count:,} {meaning}")
+    return "; ".join(parts)
 
 
 def _outcome(recorder: Recorder, file: RecordingFile) -> int:
@@ -119,5 +125,5 @@ def _outcome(recorder: Recorder, file: RecordingFile) -> int:
         return 0
     full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
     reason = "the disk is full" if full else str(error)
-    print(f"record: {reason}; what {file.path} has can be read to its end", file=sys.stderr)  # noqa: T201
+    print(f"record: {reason}; {file.path} is complete up to here", file=sys.stderr)  # noqa: T201
     return 1

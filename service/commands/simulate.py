@@ -1,7 +1,7 @@
-"""Plays seeded conversations against simulated engines, each sent to the pod that a running service scores best.
+"""Plays seeded conversations against simulated engines; each request goes to the pod with the best score.
 
-Writes a JSON object per line: `begin`, a `request` for each, `end`. Exit code 1 when what the service predicted differs
-from what an engine did.
+Writes a JSON object per line: `begin`, a `request` for each, `end`. Exit code 1 if a prediction of the service differs
+from an engine.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from service.commands.command_line import above_zero, parser, positive, seconds
 from service.contract.endpoints import Endpoint, parse_endpoints
 from service.contract.settings import Settings
 from service.prompts.models.catalog import Models
-from service.simulation.baselines import rivals
+from service.simulation.baselines import baselines
 from service.simulation.conversations import Conversations
 from service.simulation.demonstration import Demonstration, Ended, Limits, Routed
 from service.simulation.engine import SimulatedEngine
 from service.simulation.pod import Pod
-from service.simulation.service_client import Router, ServiceError
+from service.simulation.service_client import ServiceClient, ServiceError
 
 MODEL = "builtin/demo"
 _SUBSCRIBE_SECONDS = 20.0
 _CONVERSATIONS_PER_POD = 4
 
 
-class Begun(msgspec.Struct, tag="begin", tag_field="kind"):
-    """What is played: simulated pods of so many usable blocks each."""
+class Started(msgspec.Struct, tag="begin", tag_field="kind"):
+    """Parameters of the run; `blocks` are the usable ones of each pod."""
 
     model: str
     pods: list[str]
@@ -48,7 +48,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     try:
         return asyncio.run(_simulate(options))
     except ValueError as error:
-        print(f"{error}: the engines need more (--blocks)", file=sys.stderr)  # noqa: T201
+        print(f"{error}: give the engines more (--blocks)", file=sys.stderr)  # noqa: T201
         return 1
     except (ServiceError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
@@ -58,26 +58,28 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 
 def _read(arguments: list[str], environment: Mapping[str, str]) -> argparse.Namespace:
-    made = parser("simulate", __doc__)
-    made.add_argument("--url", default=f"http://127.0.0.1:{environment.get('HTTP_PORT', 8080)}", help="the service")
-    made.add_argument(
+    command = parser("simulate", __doc__)
+    command.add_argument(
+        "--url", default=f"http://127.0.0.1:{environment.get('HTTP_PORT', 8080)}", help="address of the service"
+    )
+    command.add_argument(
         "--endpoints",
         default=environment.get("ZMQ_ENDPOINT", ""),
-        help="where the service listens for the engines, one address with its replay= for each (default: ZMQ_ENDPOINT)",
+        help="the endpoints that the service subscribes to, with replay=, one per engine (default: ZMQ_ENDPOINT)",
     )
-    made.add_argument("--blocks", type=positive, default=256, help="blocks of each engine's cache (256)")
-    made.add_argument("--block-size", type=positive, default=16, help="tokens of a block (16)")
-    made.add_argument("--seed", type=int, default=7, help="equal seeds give equal conversations (7)")
-    made.add_argument("--conversations", type=positive, help="how many go on at once (4 for each engine)")
-    made.add_argument("--requests", type=positive, help="stop after so many")
-    made.add_argument("--duration", type=seconds, help="stop after that time, such as 60s")
-    made.add_argument("--rate", type=above_zero, help="requests per second at most (as fast as it goes)")
-    made.add_argument("--stay", action="store_true", help="keep the engines up afterwards, until SIGTERM")
-    options = made.parse_args(arguments)
+    command.add_argument("--blocks", type=positive, default=256, help="blocks in each engine's cache (256)")
+    command.add_argument("--block-size", type=positive, default=16, help="tokens per block (16)")
+    command.add_argument("--seed", type=int, default=7, help="equal seeds give equal conversations (7)")
+    command.add_argument("--conversations", type=positive, help="concurrent conversations (4 per engine)")
+    command.add_argument("--requests", type=positive, help="stop after this many requests")
+    command.add_argument("--duration", type=seconds, help="stop after this time, such as 60s")
+    command.add_argument("--rate", type=above_zero, help="maximum requests per second (no limit)")
+    command.add_argument("--stay", action="store_true", help="keep the engines running afterwards, until SIGTERM")
+    options = command.parse_args(arguments)
     try:
         options.endpoints = parse_endpoints(options.endpoints)
     except ValueError as error:
-        made.error(f"--endpoints: {error}")
+        command.error(f"--endpoints: {error}")
     return options
 
 
@@ -90,16 +92,16 @@ async def _simulate(options: argparse.Namespace) -> int:
         pods = await _pods(options, stack)
         demonstration = Demonstration(
             pods,
-            rivals(lambda: _engines(options), options.seed),
+            baselines(lambda: _engines(options), options.seed),
             await models.get(MODEL),
-            await stack.enter_async_context(Router(options.url, MODEL)),
+            await stack.enter_async_context(ServiceClient(options.url, MODEL)),
             options.block_size,
         )
-        _write(_begun(options, pods))
-        at_once = options.conversations or _CONVERSATIONS_PER_POD * len(pods)
+        _write(_started(options, pods))
+        concurrency = options.conversations or _CONVERSATIONS_PER_POD * len(pods)
         limits = Limits(options.requests, options.duration, options.rate)
         different = False
-        async for line in demonstration.run(Conversations(options.seed, at_once), limits):
+        async for line in demonstration.run(Conversations(options.seed, concurrency), limits):
             _write(line)
             if isinstance(line, Ended):
                 different = bool(line.differences)
@@ -120,7 +122,7 @@ async def _pods(options: argparse.Namespace, stack: AsyncExitStack) -> list[Pod]
         try:
             await asyncio.wait_for(pod.subscribed(), _SUBSCRIBE_SECONDS)
         except TimeoutError:
-            raise ServiceError(f"the service does not listen at {endpoint.address} (ZMQ_ENDPOINT)") from None
+            raise ServiceError(f"the service does not subscribe to {endpoint.address}: check ZMQ_ENDPOINT") from None
     return pods
 
 
@@ -131,8 +133,8 @@ def _engines(options: argparse.Namespace) -> list[SimulatedEngine]:
     ]
 
 
-def _begun(options: argparse.Namespace, pods: Sequence[Pod]) -> Begun:
-    return Begun(
+def _started(options: argparse.Namespace, pods: Sequence[Pod]) -> Started:
+    return Started(
         MODEL,
         [pod.name for pod in pods],
         options.blocks - 1,
@@ -143,6 +145,6 @@ def _begun(options: argparse.Namespace, pods: Sequence[Pod]) -> Begun:
     )
 
 
-def _write(line: Begun | Routed | Ended) -> None:
+def _write(line: Started | Routed | Ended) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stdout.buffer.flush()

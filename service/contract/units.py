@@ -33,3 +33,22 @@ def parse_size(text: str, low: int = 1) -> int:
     if size < low:
         raise ValueError(f"must be a size of {low} bytes or more, such as 1048576 or 64MiB")
     return size
+
+
+def format_seconds(seconds: float | None) -> str:
+    """A duration in its largest fitting unit, such as 250 ms, 1.5 s or 2.0 h; - for None."""
+    if seconds is None:
+        return "-"
+    for unit, length in (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+
+
+def format_size(count: float) -> str:
+    """A number of bytes in its largest fitting unit, such as 512 B or 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

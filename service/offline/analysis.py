@@ -1,4 +1,4 @@
-"""What a recording says about its engines' caches."""
+"""Statistics of the caches in a recording."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import msgspec
 from service.events.recording import Recording
 from service.offline.feed import Feed
 from service.offline.incidents import Incident, Incidents
-from service.offline.timeline import Span, held_blocks, highest
+from service.offline.timeline import Span, held_blocks, peak_by_series
 from service.offline.watched_index import WatchedIndex
 
 _QUANTILES = (0.1, 0.5, 0.9, 0.99)
 
 
 class PodAnalysis(msgspec.Struct):
-    """One pod on one tier: blocks held in the end, and the most at any time."""
+    """One pod on one tier: blocks held at the end, and their maximum."""
 
     pod: str
     tier: str
@@ -25,7 +25,7 @@ class PodAnalysis(msgspec.Struct):
 
 
 class Lifetimes(msgspec.Struct):
-    """How long blocks were held before they were evicted, in seconds; quantiles may be a tenth too long."""
+    """Seconds from store to eviction of blocks; quantiles are at most a tenth too high."""
 
     count: int
     mean: float | None
@@ -34,7 +34,7 @@ class Lifetimes(msgspec.Struct):
 
 
 class Shared(msgspec.Struct):
-    """A pod's different blocks, and how many of them other pods hold, too."""
+    """A pod's different blocks, and how many of them other pods hold too."""
 
     pod: str
     blocks: int
@@ -42,9 +42,9 @@ class Shared(msgspec.Struct):
 
 
 class PrefixAnalysis(msgspec.Struct):
-    """One of the longest prefixes held in the end; `own_blocks` no other prefix of its rank goes through.
+    """One of the longest prefixes held at the end; `own_blocks` are in no other prefix of its rank.
 
-    `bytes` is what its keys and values take on an engine, at the number of bytes per token that was given.
+    `bytes` is the memory of its keys and values on an engine, from `bytes_per_token`.
     """
 
     pod: str
@@ -59,7 +59,7 @@ class PrefixAnalysis(msgspec.Struct):
 
 
 class Analysis(msgspec.Struct, tag="analysis", tag_field="kind"):
-    """All of it. Rates are per second of recorded time; `timeline` has its spans, each `span_seconds` wide."""
+    """The whole analysis. Rates are per second of recorded time; spans of `timeline` are `span_seconds` wide."""
 
     messages: int
     malformed_lines: int
@@ -84,13 +84,13 @@ class Analysis(msgspec.Struct, tag="analysis", tag_field="kind"):
 
 
 def analyse(recording: Recording, model: str, *, prefixes: int, bytes_per_token: int) -> Analysis:
-    """Reads all of a recording; memory grows with the blocks that are held at once, not with its length."""
+    """Reads a whole recording. Memory grows with the blocks held at a time, not with its length."""
     index = WatchedIndex()
-    feed = Feed(index, model, index.move)
+    feed = Feed(index, model, index.advance)
     incidents = Incidents(feed.statistics)
     for message in recording:
         feed.apply(message)
-        incidents.look(recording.line, message.pod)
+        incidents.update(recording.line, message.pod)
     spans = index.timeline.finish(index.ranks())
     seconds = index.timeline.now - spans[0].start if spans else 0.0
     stored, evicted = sum(span.stored for span in spans), sum(span.evicted for span in spans)
@@ -126,7 +126,7 @@ def _pods(index: WatchedIndex, spans: Sequence[Span]) -> list[PodAnalysis]:
     held = held_blocks(index.ranks())
     return [
         PodAnalysis(series.pod, series.tier, held.get(series, 0), most)
-        for series, most in sorted(highest(spans).items())
+        for series, most in sorted(peak_by_series(spans).items())
     ]
 
 

@@ -1,4 +1,4 @@
-"""From a recording to an index, as if every message had come through a socket."""
+"""Applies a recording to an index, as if each message came through a socket."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from service.events.topic import read_topic
 from service.events.wire import WireError
 from service.index.base import Index, Rank
 
-_SWEPT_AT_ONCE = 4096
+_SWEEP_BLOCKS = 4096
 
 
-class Read(NamedTuple):
-    """A message that was read and not yet applied. `name` is what a recording calls its rank: `POD`, or `POD#dpN`.
+class Decoded(NamedTuple):
+    """A decoded message. `name` is the recorded name of its rank: `POD` or `POD#dpN`.
 
-    `rank` and `arrival` are None for one that cannot be read, `reason` says why.
+    If it cannot be decoded, `rank` and `arrival` are None and `reason` has the error.
     """
 
     name: str
@@ -33,15 +33,15 @@ class Read(NamedTuple):
 class Feed:
     """Applies recorded messages to an index, each stream in its own order.
 
-    `model` is the model of messages whose topic names none. What is missing stays missing: a recording has no replay
-    socket. `moved` is told the time of each message (Unix seconds) before it is applied.
+    `model` is the model of messages whose topic has none. Gaps stay: a recording has no replay socket. `on_time` gets
+    the time of each message (Unix seconds) before it is applied.
     """
 
-    def __init__(self, index: Index, model: str, moved: Callable[[float], None] | None = None) -> None:
+    def __init__(self, index: Index, model: str, on_time: Callable[[float], None] | None = None) -> None:
         self.statistics = EventStatistics()
         self._index = index
         self._model = model
-        self._moved = moved
+        self._on_time = on_time
         self._intake = Intake(index, self.statistics, lambda stream: None)
         self._last: dict[str, int] = {}
         self._ranks: dict[str, Rank] = {}
@@ -51,33 +51,35 @@ class Feed:
 
     @property
     def last_sequences(self) -> Mapping[str, int]:
-        """Of each rank, by its name in the recording, the number of the last message applied."""
+        """Recorded name of a rank → sequence number of its last applied message."""
         return self._last
 
     def rank(self, name: str) -> Rank | None:
-        """Whom the recording calls that; None before its first message."""
+        """The rank with this recorded name; None before its first message."""
         return self._ranks.get(name)
 
-    def read(self, message: Recorded) -> Read:
-        """Reads a message, to be applied later."""
+    def read(self, message: Recorded) -> Decoded:
+        """Decodes a message, to be applied later."""
         try:
             arrived = arrival(message.sequence, message.payload)
         except WireError as error:
-            return Read(message.pod, message.sequence, reason=str(error))
+            return Decoded(message.pod, message.sequence, reason=str(error))
         source = read_topic(message.topic, Endpoint("recording", pod=message.pod.partition("#dp")[0]), self._model)
         rank = Rank(source.pod, source.model, arrived.batch.rank)
-        return Read(recorded_pod(rank._replace(pod=message.pod.partition("#dp")[0])), message.sequence, rank, arrived)
+        return Decoded(
+            recorded_pod(rank._replace(pod=message.pod.partition("#dp")[0])), message.sequence, rank, arrived
+        )
 
-    def apply(self, message: Recorded | Read) -> None:
-        """Applies a message; one that cannot be read is counted in `statistics.skipped`, by reason."""
-        read = message if isinstance(message, Read) else self.read(message)
+    def apply(self, message: Recorded | Decoded) -> None:
+        """Applies a message; one that cannot be decoded is counted in `statistics.skipped` by reason."""
+        read = message if isinstance(message, Decoded) else self.read(message)
         self.statistics.messages_received += 1
         self._last[read.name] = read.sequence
         if read.rank is None or read.arrival is None:
             self._intake.skip(read.name, read.reason)
             return
         self._ranks[read.name] = read.rank
-        if self._moved is not None and read.arrival.batch.timestamp is not None:
-            self._moved(read.arrival.batch.timestamp)
+        if self._on_time is not None and read.arrival.batch.timestamp is not None:
+            self._on_time(read.arrival.batch.timestamp)
         self._intake.receive(self._intake.stream(read.name, read.rank, None), read.arrival)
-        self._index.sweep(_SWEPT_AT_ONCE)
+        self._index.sweep(_SWEEP_BLOCKS)

@@ -1,4 +1,4 @@
-"""What went wrong in a recording: gaps, restarts, joins in the middle, messages that cannot be read."""
+"""Gaps, restarts, repetitions and unreadable messages of a recording."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import msgspec
 
 from service.events.statistics import EventStatistics
 
-_MOST_LISTED = 100
+_MAX_LISTED = 100
 
 
 class Incident(msgspec.Struct):
-    """What happened at a line of the recording."""
+    """An incident at a line of the recording."""
 
     line: int
     pod: str
@@ -20,7 +20,7 @@ class Incident(msgspec.Struct):
 
 
 class Incidents:
-    """Reads them off the statistics of the events, message by message. Lists the first ones and counts them all."""
+    """Derives incidents from the change of the statistics with each message; lists the first and counts all."""
 
     def __init__(self, statistics: EventStatistics) -> None:
         self.listed: list[Incident] = []
@@ -28,22 +28,22 @@ class Incidents:
         self._statistics = statistics
         self._lost = self._restarts = self._repeated = self._skipped = 0
 
-    def look(self, line: int, pod: str) -> None:
-        """Takes what the message of this line did."""
+    def update(self, line: int, pod: str) -> None:
+        """Compares the statistics after the message of this line."""
         statistics = self._statistics
         skipped = statistics.skipped.total()
         if statistics.batches_lost > self._lost:
-            self._add(line, pod, "gap", f"{statistics.batches_lost - self._lost} batches are missing before it")
+            self._add(line, pod, "gap", f"{statistics.batches_lost - self._lost} batches are missing before this one")
         if statistics.restarts > self._restarts:
-            self._add(line, pod, "restart", "the engine restarted: its blocks are gone")
+            self._add(line, pod, "restart", "the engine restarted with an empty cache")
         if statistics.batches_repeated > self._repeated:
-            self._add(line, pod, "repetition", "a batch that was applied before")
+            self._add(line, pod, "repetition", "this batch was applied before")
         if skipped > self._skipped:
-            self._add(line, pod, "unreadable", f"{skipped - self._skipped} of its events cannot be read")
+            self._add(line, pod, "unreadable", f"{skipped - self._skipped} of its events cannot be decoded")
         self._lost, self._restarts = statistics.batches_lost, statistics.restarts
         self._repeated, self._skipped = statistics.batches_repeated, skipped
 
     def _add(self, line: int, pod: str, kind: str, what: str) -> None:
         self.counts[kind] += 1
-        if len(self.listed) < _MOST_LISTED:
+        if len(self.listed) < _MAX_LISTED:
             self.listed.append(Incident(line, pod, what))

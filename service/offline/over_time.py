@@ -1,4 +1,4 @@
-"""The timeline of an analysis in a given number of equal steps, for drawing."""
+"""The timeline of an analysis, resampled to equal steps for charts."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from service.offline.timeline import Series
 
 
 def held_over_time(analysis: Analysis, series: Series, steps: int) -> list[float]:
-    """Blocks of a pod on a tier, the most in each step; where nothing happened, what was held before."""
-    most: list[float | None] = [None] * steps
+    """Blocks of a pod on a tier: the maximum in each step; steps without events repeat the previous value."""
+    peaks: list[float | None] = [None] * steps
     last: list[float] = [0.0] * steps
     for step, span in zip(_steps(analysis, steps), analysis.timeline, strict=True):
         last[step] = float((span.held or {}).get(series, 0))
-        most[step] = max(most[step] or 0.0, last[step])
-    filled, before = [], 0.0
-    for step, value in enumerate(most):
-        filled.append(before if value is None else value)
-        before = before if value is None else last[step]
+        peaks[step] = max(peaks[step] or 0.0, last[step])
+    filled, previous = [], 0.0
+    for step, value in enumerate(peaks):
+        filled.append(previous if value is None else value)
+        previous = previous if value is None else last[step]
     return filled
 
 
 def rate_over_time(analysis: Analysis, counts: Sequence[int], steps: int) -> list[float]:
-    """Counts of the spans, per second, in each step."""
+    """Counts of the spans as a rate per second in each step."""
     sums = [0] * steps
     for step, count in zip(_steps(analysis, steps), counts, strict=True):
         sums[step] += count
@@ -31,7 +31,7 @@ def rate_over_time(analysis: Analysis, counts: Sequence[int], steps: int) -> lis
 
 
 def _steps(analysis: Analysis, steps: int) -> list[int]:
-    """The step that each span begins in."""
+    """The step in which each span begins."""
     spans = analysis.timeline
     return [min(int((span.start - spans[0].start) / _duration(analysis) * steps), steps - 1) for span in spans]
 

@@ -1,4 +1,4 @@
-"""An analysis as pictures (matplotlib, the extra `plot`)."""
+"""Charts of an analysis (matplotlib, extra `plot`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STEPS = 150
 
 
 def plot(analysis: Analysis, folder: Path, suffix: str) -> list[Path]:
-    """Draws what the tables say into files of this kind (png or svg); makes the folder. Raises OSError."""
+    """Writes charts as png or svg files, creating the folder. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, draw in (
@@ -56,7 +56,7 @@ def _blocks(axes: Axes, analysis: Analysis) -> None:
             linestyle=_TIER_STYLES[pod.tier],
             label=f"{pod.pod} {pod.tier}",
         )
-    _titled(axes, "Blocks held", "seconds", "blocks")
+    _label(axes, "Blocks held", "seconds", "blocks")
     if shown:
         axes.legend(frameon=False, fontsize="small")
 
@@ -72,7 +72,7 @@ def _rates(axes: Axes, analysis: Analysis) -> None:
             rates = [sign * rate for rate in rate_over_time(analysis, counts, _STEPS)]
             axes.fill_between(times, rates, step="post", color=colour, label=name, linewidth=0)
     axes.axhline(0, color="black", linewidth=0.8)
-    _titled(axes, "Blocks stored (upwards), evicted and cleared (downwards)", "seconds", "blocks per second", low=None)
+    _label(axes, "Blocks stored (up), evicted and cleared (down)", "seconds", "blocks per second", low=None)
     axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, ncols=3)
@@ -81,51 +81,51 @@ def _rates(axes: Axes, analysis: Analysis) -> None:
 def _lifetimes(axes: Axes, analysis: Analysis) -> None:
     histogram = analysis.lifetimes.histogram
     if not histogram:
-        _nothing(axes, "No block was evicted")
+        _note(axes, "No evictions")
     else:
         edges, counts = zip(*histogram, strict=True)
         axes.bar(edges, counts, width=[-0.085 * edge for edge in edges], align="edge", color=_COLOURS[0])
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-    _titled(axes, "How long blocks live before they are evicted", "seconds", "blocks")
+    _label(axes, "Time from store to eviction", "seconds", "blocks")
 
 
 def _sharing(axes: Axes, analysis: Analysis) -> None:
     counts = analysis.blocks_by_number_of_pods
     if not counts:
-        _nothing(axes, "No block is held")
+        _note(axes, "No blocks")
     bars = axes.bar(list(counts), list(counts.values()), color=_COLOURS[2], width=0.6)
     axes.bar_label(bars, fmt="{:,.0f}", fontsize="small")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _titled(axes, "By how many pods the same block is held, in the end", "pods", "different blocks")
+    _label(axes, "Pods that hold the same block, at the end", "pods", "different blocks")
 
 
 def _prefixes(axes: Axes, analysis: Analysis) -> None:
     longest = analysis.prefixes[::-1]
     if not longest:
-        _nothing(axes, "No prefix is held")
-    places = range(len(longest))
+        _note(axes, "No prefixes")
+    positions = range(len(longest))
     own = [prefix.own_bytes / 2**20 for prefix in longest]
     shared = [(prefix.bytes - prefix.own_bytes) / 2**20 for prefix in longest]
-    axes.barh(places, shared, color=_COLOURS[4], label="shared with other prefixes of the pod")
-    axes.barh(places, own, left=shared, color=_COLOURS[0], label="of its own")
-    axes.set_yticks(places, [f"{prefix.pod}, {prefix.tokens:,} tokens" for prefix in longest], fontsize="small")
-    _titled(axes, "Longest prefixes held, in the end", "MiB of keys and values on the engine", "")
+    axes.barh(positions, shared, color=_COLOURS[4], label="shared with other prefixes of the pod")
+    axes.barh(positions, own, left=shared, color=_COLOURS[0], label="in this prefix only")
+    axes.set_yticks(positions, [f"{prefix.pod}, {prefix.tokens:,} tokens" for prefix in longest], fontsize="small")
+    _label(axes, "Longest prefixes held at the end", "MiB of keys and values on the engine", "")
     if longest:
         axes.legend(frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1, 1))
 
 
 def _times(analysis: Analysis) -> list[float]:
-    """When each span begins, in seconds from the first."""
+    """The start of each span, in seconds from the first."""
     first = analysis.timeline[0].start if analysis.timeline else 0.0
     return [span.start - first for span in analysis.timeline]
 
 
-def _nothing(axes: Axes, text: str) -> None:
+def _note(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
 
 
-def _titled(axes: Axes, title: str, across: str, up: str, low: float | None = 0) -> None:
+def _label(axes: Axes, title: str, across: str, up: str, low: float | None = 0) -> None:
     axes.set_title(title, loc="left")
     axes.set_xlabel(across)
     axes.set_ylabel(up)

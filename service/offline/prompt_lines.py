@@ -1,4 +1,4 @@
-"""Prompts to score, as JSON lines: text, token ids or a chat, when to ask, and what the engine itself said."""
+"""Prompts as JSON lines: text, token ids or a chat, the moment to score it, and the engine's own result."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from service.prompts.chat import Chat
 from service.prompts.models.catalog import Models
 
 _TokenId = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
-_MOST_MALFORMED_LINES = 100
+_MAX_LISTED_LINES = 100
 
 
 class PromptLine(msgspec.Struct):
-    """One line. Exactly one of `prompt` (text or ids), `tokens` and `messages` (with what else a chat has) is there.
+    """One line, with exactly one of `prompt` (text or ids), `tokens` and `messages` (and other fields of a chat).
 
-    Asked when the last message applied of each rank (`POD`, or `POD#dpN`) is the one that `before` numbers (-1: none
-    yet), or after so many messages of the recording (`after`), or at its end. `pod` with `cached_tokens` or
-    `leading_blocks`, or `blocks` by pod, is what the engine said, to compare with.
+    Scored when the last applied message of each rank (`POD` or `POD#dpN`) is the one in `before` (-1: none), after
+    `after` messages of the recording, or at its end. `pod` with `cached_tokens` or `leading_blocks`, or `blocks` by
+    pod, are the engine's own result.
     """
 
     prompt: str | list[_TokenId] | None = None
@@ -43,13 +43,13 @@ class PromptLine(msgspec.Struct):
 
     @property
     def at_end(self) -> bool:
-        """Whether it is asked when all of the recording was applied."""
+        """Whether it is scored after the whole recording."""
         return self.before is None and self.after is None
 
 
 @dataclass(frozen=True, slots=True)
-class Numbered:
-    """A line and its number, from 1; `chat` is the line once more, as a chat, if it is one."""
+class NumberedLine:
+    """A line with its number, from 1, and the same line decoded as a chat, if it is one."""
 
     number: int
     line: PromptLine
@@ -58,13 +58,13 @@ class Numbered:
 
 @dataclass(slots=True)
 class PromptLines:
-    """Iterates over the prompts of a file. Lines that cannot be read are counted, the first ones by number."""
+    """Iterates over the prompts of a file; counts malformed lines and lists the numbers of the first."""
 
     lines: Iterable[bytes]
     malformed: int = 0
     malformed_lines: list[int] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[Numbered]:
+    def __iter__(self) -> Iterator[NumberedLine]:
         decode, decode_chat = msgspec.json.Decoder(PromptLine).decode, msgspec.json.Decoder(Chat).decode
         for number, text in enumerate(self.lines, 1):
             if not text.strip():
@@ -72,18 +72,18 @@ class PromptLines:
             try:
                 line = decode(text)
                 if sum(value is not None for value in (line.prompt, line.tokens, line.messages)) != 1:
-                    raise msgspec.ValidationError("one of prompt, tokens and messages must be there")
+                    raise msgspec.ValidationError("exactly one of prompt, tokens and messages is required")
                 chat = decode_chat(text) if line.messages is not None else None
             except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
                 self.malformed += 1
-                if len(self.malformed_lines) < _MOST_MALFORMED_LINES:
+                if len(self.malformed_lines) < _MAX_LISTED_LINES:
                     self.malformed_lines.append(number)
                 continue
-            yield Numbered(number, line, chat)
+            yield NumberedLine(number, line, chat)
 
 
-async def read_prompt(numbered: Numbered, models: Models, default_model: str) -> Prompt:
-    """The prompt as the index is asked for it. Raises what Models and Model raise."""
+async def read_prompt(numbered: NumberedLine, models: Models, default_model: str) -> Prompt:
+    """The prompt for the index. Raises the errors of Models and Model."""
     line = numbered.line
     name = line.model or default_model
     if numbered.chat is not None:

@@ -1,4 +1,4 @@
-"""Which blocks are held, since when and in which chains; full attention only, since only its blocks form prefixes."""
+"""Held blocks, their ages and chains; of full-attention groups only, whose blocks form prefixes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import NamedTuple
 
 from service.index.base import BlockHash, BlockKey, Rank, Stored, Tier
 from service.index.keys import block_keys, root_key
-from service.offline.quantiles import Times
+from service.offline.log_histogram import LogHistogram
 
 
 @dataclass(slots=True)
 class Block:
-    """A block of one rank: its place in its chain, and the tiers that hold it (a bit each)."""
+    """A block of one rank: its position in its chain, and a bit mask of the tiers that hold it."""
 
     key: BlockKey
     parent: BlockHash | None
     tokens: int
-    """Tokens of the chain up to its end."""
+    """Tokens of the chain up to the end of this block."""
     lora_name: str | None
-    born: float
+    stored_at: float
     tiers: int = 0
 
 
 class Prefix(NamedTuple):
-    """A chain of held blocks from the first on. `own_blocks` are those that no other chain of the rank goes through."""
+    """A chain of held blocks from position 0; `own_blocks` are in no other chain of the rank."""
 
     rank: Rank
     lora_name: str | None
@@ -36,20 +36,20 @@ class Prefix(NamedTuple):
     blocks: int
     own_blocks: int
     pods: int
-    """How many pods hold all of it."""
+    """Number of pods that hold the whole prefix."""
 
 
 class Residency:
-    """Follows the blocks of all ranks."""
+    """The blocks of all ranks."""
 
     def __init__(self) -> None:
-        self.lifetimes = Times()
-        """Of blocks that were evicted, from the first tier that they were on to the last."""
+        self.lifetimes = LogHistogram()
+        """Of evicted blocks: seconds from the first tier that stored them to the last that evicted them."""
         self._ranks: dict[Rank, dict[BlockHash, Block]] = defaultdict(dict)
         self._groups: dict[Rank, set[int | None]] = defaultdict(set)
 
     def stored(self, rank: Rank, stored: Stored, now: float) -> None:
-        """Takes blocks that a rank announced."""
+        """Applies a store event of a rank."""
         if stored.kind not in (None, "full_attention"):
             return
         self._groups[rank].add(stored.group)
@@ -74,7 +74,7 @@ class Residency:
             parent = block_hash
 
     def removed(self, rank: Rank, block_hash: BlockHash, tier: Tier, group: int | None, now: float) -> None:
-        """Takes that a rank holds a block no longer on this tier."""
+        """Applies the eviction of a rank's block from a tier."""
         blocks = self._ranks[rank]
         block = blocks.get(block_hash)
         if block is None or group not in self._groups[rank]:
@@ -82,20 +82,20 @@ class Residency:
         block.tiers &= ~(1 << tier)
         if not block.tiers:
             del blocks[block_hash]
-            self.lifetimes.add(max(0.0, now - block.born))
+            self.lifetimes.add(max(0.0, now - block.stored_at))
 
     def cleared(self, rank: Rank) -> None:
-        """Takes that a rank holds nothing any more."""
+        """Drops all blocks of a rank."""
         self._ranks.pop(rank, None)
 
     def sharing(self) -> dict[int, int]:
-        """Of how many pods hold the same block: how many different blocks there are."""
-        return dict(sorted(Counter(len(pods) for pods in self._holders().values()).items()))
+        """Number of pods that hold a block → number of such blocks."""
+        return dict(sorted(Counter(len(pods) for pods in self._pods_by_key().values()).items()))
 
     def shared_blocks(self) -> dict[str, tuple[int, int]]:
-        """Of each pod: its different blocks, and how many of them another pod holds, too."""
+        """Pod → (its different blocks, how many of them another pod holds too)."""
         counts: dict[str, list[int]] = {}
-        for pods in self._holders().values():
+        for pods in self._pods_by_key().values():
             for pod in pods:
                 count = counts.setdefault(pod, [0, 0])
                 count[0] += 1
@@ -103,17 +103,17 @@ class Residency:
         return {pod: (all_blocks, shared) for pod, (all_blocks, shared) in sorted(counts.items())}
 
     def longest_prefixes(self, count: int) -> list[Prefix]:
-        """The longest chains that are held without a hole."""
-        holders = self._holders()
-        found = [Chains(rank, blocks).longest(count, holders) for rank, blocks in self._ranks.items()]
+        """The longest chains without a missing block."""
+        pods_by_key = self._pods_by_key()
+        found = [Chains(rank, blocks).longest(count, pods_by_key) for rank, blocks in self._ranks.items()]
         return nlargest(count, chain.from_iterable(found), key=lambda prefix: prefix.tokens)
 
-    def _holders(self) -> dict[BlockKey, set[str]]:
-        holders: dict[BlockKey, set[str]] = defaultdict(set)
+    def _pods_by_key(self) -> dict[BlockKey, set[str]]:
+        pods_by_key: dict[BlockKey, set[str]] = defaultdict(set)
         for rank, blocks in self._ranks.items():
             for block in blocks.values():
-                holders[block.key].add(rank.pod)
-        return holders
+                pods_by_key[block.key].add(rank.pod)
+        return pods_by_key
 
 
 class Chains:
@@ -123,26 +123,26 @@ class Chains:
         self._rank = rank
         self._blocks = blocks
         self._followers = Counter(block.parent for block in blocks.values())
-        self._whole: dict[BlockHash, bool] = {}
+        self._complete: dict[BlockHash, bool] = {}
 
-    def longest(self, count: int, holders: Mapping[BlockKey, Collection[str]]) -> list[Prefix]:
-        """The longest ones without a hole; `holders` says which pods hold a block."""
-        ends = (name for name in self._blocks if not self._followers[name] and self._is_whole(name))
+    def longest(self, count: int, pods_by_key: Mapping[BlockKey, Collection[str]]) -> list[Prefix]:
+        """The longest ones without a missing block; `pods_by_key` has the pods that hold each block."""
+        ends = (name for name in self._blocks if not self._followers[name] and self._is_complete(name))
         longest = nlargest(count, ends, key=lambda name: self._blocks[name].tokens)
-        return [self._prefix(name, holders) for name in longest]
+        return [self._prefix(name, pods_by_key) for name in longest]
 
-    def _is_whole(self, name: BlockHash) -> bool:
-        """Whether all that precedes a block is held, too."""
+    def _is_complete(self, name: BlockHash) -> bool:
+        """Whether all blocks before this one are held."""
         path: list[BlockHash] = []
         here: BlockHash | None = name
-        while here is not None and here not in self._whole and here in self._blocks:
+        while here is not None and here not in self._complete and here in self._blocks:
             path.append(here)
             here = self._blocks[here].parent
-        whole = here is None or self._whole.get(here, False)
-        self._whole.update((passed, whole) for passed in path)
-        return whole
+        complete = here is None or self._complete.get(here, False)
+        self._complete.update((passed, complete) for passed in path)
+        return complete
 
-    def _prefix(self, end: BlockHash, holders: Mapping[BlockKey, Collection[str]]) -> Prefix:
+    def _prefix(self, end: BlockHash, pods_by_key: Mapping[BlockKey, Collection[str]]) -> Prefix:
         block, blocks, own, alone = self._blocks[end], 0, 0, True
         here: BlockHash | None = end
         while here is not None:
@@ -150,4 +150,4 @@ class Chains:
             blocks += 1
             own += alone
             here = self._blocks[here].parent
-        return Prefix(self._rank, block.lora_name, block.tokens, blocks, own, len(holders[block.key]))
+        return Prefix(self._rank, block.lora_name, block.tokens, blocks, own, len(pods_by_key[block.key]))

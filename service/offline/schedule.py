@@ -1,4 +1,4 @@
-"""Brings an index to a moment of a recording."""
+"""Advances an index to given moments of a recording."""
 
 from __future__ import annotations
 
@@ -6,32 +6,30 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 
 from service.events.recording import Recorded
-from service.offline.feed import Feed, Read
-
-_MOST_HELD = 100_000
+from service.offline.feed import Decoded, Feed
 
 
 class TooFarApart(Exception):
-    """The moments asked for would need too much of the recording to be held back."""
+    """A moment requires too many messages to be held back."""
 
 
 class Schedule:
-    """Applies messages up to moments that are asked for in order.
+    """Applies messages up to moments that are given in order.
 
-    Messages of a rank that belong after a moment, but were recorded before another's that belong before it, are held
-    back until they are due.
+    Holds back messages of a rank that belong after a moment but were recorded before it. At most `max_held`.
     """
 
-    def __init__(self, messages: Iterator[Recorded], feed: Feed) -> None:
+    def __init__(self, messages: Iterator[Recorded], feed: Feed, max_held: int = 100_000) -> None:
         self._messages = messages
         self._feed = feed
-        self._held: deque[Read] = deque()
+        self._max_held = max_held
+        self._held: deque[Decoded] = deque()
         self._read = 0
 
     def reach(self, before: Mapping[str, int]) -> bool:
-        """Goes on until the last message of each rank is the one numbered (-1: none); False if that is no moment of it.
+        """Advances until the last message of each rank is number `before[rank]` (-1: none); False if there is none.
 
-        Ranks that are not named are not held back. Raises TooFarApart.
+        Other ranks are not held back. Raises TooFarApart.
         """
         waiting: set[str] = set()
         for _ in range(len(self._held)):
@@ -44,26 +42,24 @@ class Schedule:
         return all(self._last(pod) == number for pod, number in before.items())
 
     def reach_message(self, count: int) -> bool:
-        """Goes on until so many messages were applied; False if there are not so many, or were more already."""
+        """Advances until `count` messages are applied; False if there are fewer, or more were applied before."""
         self._release()
         while self._read < count and (message := self._next()) is not None:
             self._feed.apply(message)
         return self._read == count
 
     def finish(self) -> None:
-        """Applies all the rest."""
+        """Applies all remaining messages."""
         self._release()
         while (message := self._next()) is not None:
             self._feed.apply(message)
 
-    def _take(self, message: Read, before: Mapping[str, int], waiting: set[str]) -> None:
+    def _take(self, message: Decoded, before: Mapping[str, int], waiting: set[str]) -> None:
         if message.name in waiting or message.sequence > before.get(message.name, message.sequence):
             waiting.add(message.name)
             self._held.append(message)
-            if len(self._held) > _MOST_HELD:
-                raise TooFarApart(
-                    f"{_MOST_HELD} messages would have to be held back; give prompts in the events' order"
-                )
+            if len(self._held) > self._max_held:
+                raise TooFarApart(f"more than {self._max_held} messages would be held back: sort the prompts by moment")
         else:
             self._feed.apply(message)
 

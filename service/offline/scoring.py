@@ -1,4 +1,4 @@
-"""Scores of prompts at moments of a recording, held against what the engines said where that is known."""
+"""Scores of prompts at moments of a recording, compared with the engines' own results where these are known."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from service.events.recording import recorded_pod
 from service.index.base import Index, RankMatch
 from service.index.scoring import pod_scores
 from service.offline.feed import Feed
-from service.offline.prompt_lines import Numbered, PromptLine, read_prompt
+from service.offline.prompt_lines import NumberedLine, PromptLine, read_prompt
 from service.offline.schedule import Schedule
 from service.prompts.models.catalog import Models
 
 
 class Scored(msgspec.Struct, tag="prompt", tag_field="kind"):
-    """One prompt's answer. Pods are called as in the recording; `matched` is in tokens.
+    """The answer to one prompt, with the recorded names of pods; `matched` is in tokens.
 
-    `reached` is whether the moment that the line asks for is one of the recording; `differences` says where the engine
-    said something else, None where it said nothing.
+    `reached`: whether the recording has the moment of the line. `differences` from the engine's results are None if
+    there are none to compare with.
     """
 
     line: int
@@ -32,7 +32,7 @@ class Scored(msgspec.Struct, tag="prompt", tag_field="kind"):
 
 
 class Scorer:
-    """Asks an index that a feed fills."""
+    """Scores prompts against an index that a feed fills."""
 
     def __init__(
         self, index: Index, feed: Feed, models: Models, *, model: str, weights: TierWeights, unit: int
@@ -44,22 +44,22 @@ class Scorer:
         self._weights = weights
         self._unit = unit
 
-    async def timed(self, prompts: Iterable[Numbered], schedule: Schedule) -> AsyncIterator[Scored]:
-        """The answers to the prompts that are asked at a moment of the recording, which goes on as they do."""
+    async def timed(self, prompts: Iterable[NumberedLine], schedule: Schedule) -> AsyncIterator[Scored]:
+        """Answers the prompts with a moment, and advances the recording to each."""
         for numbered in prompts:
             line = numbered.line
             if line.before is not None:
-                yield await self._ask(numbered, reached=schedule.reach(line.before))
+                yield await self._score(numbered, reached=schedule.reach(line.before))
             elif line.after is not None:
-                yield await self._ask(numbered, reached=schedule.reach_message(line.after))
+                yield await self._score(numbered, reached=schedule.reach_message(line.after))
 
-    async def final(self, prompts: Iterable[Numbered]) -> AsyncIterator[Scored]:
-        """The answers to the prompts that are asked at the end."""
+    async def final(self, prompts: Iterable[NumberedLine]) -> AsyncIterator[Scored]:
+        """Answers the prompts without a moment."""
         for numbered in prompts:
             if numbered.line.at_end:
-                yield await self._ask(numbered, reached=True)
+                yield await self._score(numbered, reached=True)
 
-    async def _ask(self, numbered: Numbered, *, reached: bool) -> Scored:
+    async def _score(self, numbered: NumberedLine, *, reached: bool) -> Scored:
         prompt = await read_prompt(numbered, self._models, self._model_of(numbered.line))
         matches = self._index.match(prompt)
         return Scored(
@@ -72,31 +72,32 @@ class Scorer:
         )
 
     def _model_of(self, line: PromptLine) -> str:
-        """The model of the pod that served the prompt, where the line names one; else the default."""
+        """The model of the pod that served the prompt, if the line names one; else the default."""
         names = [line.pod] if line.pod else list(line.blocks or ())
         ranks = filter(None, map(self._feed.rank, names))
         return next((rank.model for rank in ranks), self._model)
 
 
 def differences(line: PromptLine, tokens: int, matches: Iterable[RankMatch]) -> list[str] | None:
-    """Where an engine said something else than the index; None if it said nothing.
+    """The differences between index and engine; None if the line has no result of the engine.
 
-    An engine computes at least the last token of a prompt, so of its whole leading blocks it reuses only those that end
-    before that.
+    An engine always computes the last token of a prompt, so it reuses only whole blocks that end before it.
     """
     found = {recorded_pod(match.rank): match for match in matches}
-    said: dict[str, tuple[int, int]] = {}
+    claimed: dict[str, tuple[int, int]] = {}
     if line.pod is not None and line.cached_tokens is not None:
-        said[line.pod] = line.cached_tokens, _reusable(found, line.pod, tokens)
+        claimed[line.pod] = line.cached_tokens, _reusable(found, line.pod, tokens)
     if line.pod is not None and line.leading_blocks is not None:
-        said[line.pod] = line.leading_blocks, _blocks(found, line.pod)
+        claimed[line.pod] = line.leading_blocks, _blocks(found, line.pod)
     for pod, count in (line.blocks or {}).items():
-        said[pod] = count, _blocks(found, pod)
-    if not said:
+        claimed[pod] = count, _blocks(found, pod)
+    if not claimed:
         return None
     unit = "tokens" if line.cached_tokens is not None else "blocks"
     return [
-        f"{pod} had {engine} {unit}, the index says {index}" for pod, (engine, index) in said.items() if engine != index
+        f"{pod} had {engine} {unit}, the index has {index}"
+        for pod, (engine, index) in claimed.items()
+        if engine != index
     ]
 
 

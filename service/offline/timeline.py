@@ -1,4 +1,4 @@
-"""What happened when, in a bounded number of equal spans of time."""
+"""Event counts over time, in a bounded number of equal spans."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import msgspec
 
 from service.index.base import RankBlocks
 
-_MOST_SPANS = 480
+_MAX_SPANS = 480
 _FIRST_WIDTH = 0.01
 
 
 class Series(NamedTuple):
-    """Whose blocks a count is of."""
+    """A pod and a tier, as key of block counts."""
 
     pod: str
     tier: str
 
 
 class Span(msgspec.Struct):
-    """What happened from `start` (Unix seconds) on, and what was held in the end, by (pod, tier)."""
+    """Blocks stored, evicted and cleared since `start` (Unix seconds), and blocks held at the end of the span."""
 
     start: float
     stored: int = 0
@@ -32,7 +32,7 @@ class Span(msgspec.Struct):
 
 
 class Timeline:
-    """Spans of equal width, which doubles whenever they become too many: memory does not grow with the recording."""
+    """Spans of equal width; it doubles at `_MAX_SPANS`, so that memory does not grow with the recording."""
 
     def __init__(self) -> None:
         self.width = _FIRST_WIDTH
@@ -42,11 +42,11 @@ class Timeline:
 
     @property
     def span(self) -> Span:
-        """The span of the present moment, to be counted in."""
+        """The span of the current time, to count in."""
         return self._spans[-1] if self._spans else self._empty
 
-    def move(self, timestamp: float, ranks: Iterable[RankBlocks]) -> None:
-        """Goes on to a moment; `ranks` says what is held before it. A moment in the past is the present one."""
+    def advance(self, timestamp: float, ranks: Iterable[RankBlocks]) -> None:
+        """Advances to a time, `ranks` being the blocks held until then; earlier times count as the current one."""
         self.now = max(timestamp, self.now)
         if not self._spans:
             self._spans.append(self._empty)
@@ -55,27 +55,27 @@ class Timeline:
             return
         self._spans[-1].held = held_blocks(ranks)
         first = self._spans[0].start
-        while self.now >= first + _MOST_SPANS * self.width:
-            self._halve()
-        place = int((self.now - first) / self.width)
-        if first + place * self.width > self._spans[-1].start:
-            self._spans.append(Span(first + place * self.width))
+        while self.now >= first + _MAX_SPANS * self.width:
+            self._double_width()
+        index = int((self.now - first) / self.width)
+        if first + index * self.width > self._spans[-1].start:
+            self._spans.append(Span(first + index * self.width))
 
     def finish(self, ranks: Iterable[RankBlocks]) -> list[Span]:
-        """All spans in which something happened, the last with what is held in the end."""
+        """All spans with events; the last one has the blocks held at the end."""
         if self._spans:
             self._spans[-1].held = held_blocks(ranks)
         return self._spans
 
-    def _halve(self) -> None:
+    def _double_width(self) -> None:
         first, self.width = self._spans[0].start, self.width * 2
         merged: dict[int, Span] = {}
         for span in self._spans:
-            place = int((span.start - first) / self.width + 1e-9)
-            into = merged.get(place)
+            index = int((span.start - first) / self.width + 1e-9)
+            into = merged.get(index)
             if into is None:
-                span.start = first + place * self.width
-                merged[place] = span
+                span.start = first + index * self.width
+                merged[index] = span
             else:
                 into.stored += span.stored
                 into.evicted += span.evicted
@@ -86,7 +86,7 @@ class Timeline:
 
 
 def held_blocks(ranks: Iterable[RankBlocks]) -> dict[Series, int]:
-    """The blocks of each pod on each tier, its ranks taken together."""
+    """The blocks of each pod on each tier, summed over its ranks."""
     held: dict[Series, int] = {}
     for rank in ranks:
         for tier, count in rank.blocks_by_tier.items():
@@ -96,10 +96,10 @@ def held_blocks(ranks: Iterable[RankBlocks]) -> dict[Series, int]:
     return held
 
 
-def highest(spans: Iterable[Span]) -> Mapping[Series, int]:
-    """The most blocks that each pod held on each tier at the end of a span."""
-    most: dict[Series, int] = {}
+def peak_by_series(spans: Iterable[Span]) -> Mapping[Series, int]:
+    """The maximum of the blocks that each pod held on each tier at the end of a span."""
+    peak: dict[Series, int] = {}
     for span in spans:
         for series, count in (span.held or {}).items():
-            most[series] = max(most.get(series, 0), count)
-    return most
+            peak[series] = max(peak.get(series, 0), count)
+    return peak

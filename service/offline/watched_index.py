@@ -1,4 +1,4 @@
-"""An index that remembers what happened to it, and when."""
+"""An index that records its history."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from service.offline.timeline import Timeline
 
 
 class WatchedIndex(MemoryIndex):
-    """A MemoryIndex without a bound that keeps a timeline, and account of each block."""
+    """An unbounded MemoryIndex with a timeline and the residency of each block."""
 
     def __init__(self) -> None:
         super().__init__(max_blocks=sys.maxsize)
         self.timeline = Timeline()
         self.residency = Residency()
 
-    def move(self, timestamp: float) -> None:
-        """Says when what follows happens, in Unix seconds."""
-        self.timeline.move(timestamp, self.ranks())
+    def advance(self, timestamp: float) -> None:
+        """Sets the time of the events that follow, in Unix seconds."""
+        self.timeline.advance(timestamp, self.ranks())
 
     def store(self, rank: Rank, stored: Stored) -> int:
         before = self.blocks
@@ -34,7 +34,7 @@ class WatchedIndex(MemoryIndex):
         for block_hash in removed.hashes:
             before = self.blocks
             unknown += super().remove(rank, Removed((block_hash,), removed.tier, removed.group))
-            if self.blocks < before:  # and not only one of several copies
+            if self.blocks < before:  # not only one of several copies
                 self.timeline.span.evicted += 1
                 self.residency.removed(rank, block_hash, removed.tier, removed.group, self.timeline.now)
         return unknown

@@ -1,4 +1,4 @@
-"""Routing that knows no caches, on engines of its own, for comparison on the same requests."""
+"""Routing without knowledge of caches, for comparison: the same requests on separate engines."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from service.simulation.engine import SimulatedEngine
 Choose: TypeAlias = Callable[[], int]
 
 
-class Rival:
-    """A set of engines and a way to choose among them that does not look at the prompt."""
+class Baseline:
+    """A set of engines with a policy that ignores the prompt."""
 
     def __init__(self, name: str, engines: Sequence[SimulatedEngine], choose: Choose) -> None:
         self.name = name
@@ -27,11 +27,11 @@ class Rival:
         self.prompt_tokens += len(tokens)
 
 
-def rivals(make_engines: Callable[[], Sequence[SimulatedEngine]], seed: int) -> list[Rival]:
-    """Round robin and random, each with engines of its own."""
-    turns, chance, count = make_engines(), make_engines(), len(make_engines())
-    in_turn, at_random = cycle(range(count)), Random(seed)  # noqa: S311 - to be repeatable, not secret
+def baselines(make_engines: Callable[[], Sequence[SimulatedEngine]], seed: int) -> list[Baseline]:
+    """Round robin and random, each with its own engines."""
+    rotated, drawn, count = make_engines(), make_engines(), len(make_engines())
+    rotation, random = cycle(range(count)), Random(seed)  # noqa: S311 - to be repeatable, not secret
     return [
-        Rival("round robin", turns, lambda: next(in_turn)),
-        Rival("random", chance, lambda: at_random.randrange(count)),
+        Baseline("round robin", rotated, lambda: next(rotation)),
+        Baseline("random", drawn, lambda: random.randrange(count)),
     ]

@@ -1,8 +1,8 @@
-"""Conversations played against simulated pods: each request goes where the service says that most of it is cached.
+"""Conversations against simulated pods: each request goes to the pod with the best score.
 
-What the service predicted is held against what the engines did, request by request. The rule: the service counts whole
-leading blocks of the prompt, which must equal what each engine's cache holds of them; the engine that serves reuses
-the same, but never the prompt's last token (vLLM computes at least one), so at most the whole blocks before it.
+Each prediction is compared with the engines. The service predicts the whole leading blocks that each engine holds; the
+engine that serves the request reuses the same blocks, except one that ends at the prompt's last token, which vLLM
+always computes.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import msgspec
 from service.index.base import TokenIds
 from service.prompts.chat import Chat
 from service.prompts.models.model import Model
-from service.simulation.baselines import Rival
+from service.simulation.baselines import Baseline
 from service.simulation.conversations import Conversations, Turn
 from service.simulation.pod import Pod
-from service.simulation.service_client import Prediction, Router
+from service.simulation.service_client import Prediction, ServiceClient
 
 CACHE_AWARE = "cache-aware"
 
 
 class PodTally(msgspec.Struct):
-    """What a pod did so far."""
+    """Totals of a pod."""
 
     pod: str
     requests: int
@@ -37,7 +37,7 @@ class PodTally(msgspec.Struct):
 
 
 class PolicyTally(msgspec.Struct):
-    """How much of all prompts a way of routing has reused so far."""
+    """Tokens of all prompts, and how many of them a routing policy reused."""
 
     policy: str
     prompt_tokens: int
@@ -45,7 +45,7 @@ class PolicyTally(msgspec.Struct):
 
 
 class Routed(msgspec.Struct, tag="request", tag_field="kind"):
-    """One request: what was predicted, where it went, what was really reused. Counts are tokens of the prompt."""
+    """One request: prediction, choice and actual reuse, in tokens of the prompt."""
 
     number: int
     seconds: float
@@ -64,7 +64,7 @@ class Routed(msgspec.Struct, tag="request", tag_field="kind"):
 
 
 class Ended(msgspec.Struct, tag="end", tag_field="kind"):
-    """How it all came out; `predictions` were compared, each request's for every pod and what the chosen one reused."""
+    """The totals; `predictions` counts comparisons: per request one for each pod, and one for the actual reuse."""
 
     seconds: float
     requests: int
@@ -77,7 +77,7 @@ class Ended(msgspec.Struct, tag="end", tag_field="kind"):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to stop, and how fast to go; None: no limit. `rate` is in requests per second."""
+    """Bounds of a run; None is no limit. `rate` is in requests per second."""
 
     requests: int | None
     seconds: float | None
@@ -88,18 +88,18 @@ class Demonstration:
     """One run."""
 
     def __init__(
-        self, pods: Sequence[Pod], rivals: Sequence[Rival], model: Model, router: Router, block_size: int
+        self, pods: Sequence[Pod], baselines: Sequence[Baseline], model: Model, client: ServiceClient, block_size: int
     ) -> None:
         self._pods = {pod.name: pod for pod in pods}
-        self._rivals = rivals
+        self._baselines = baselines
         self._model = model
-        self._router = router
+        self._client = client
         self._block_size = block_size
         self._predictions = 0
         self._differences: list[str] = []
 
     async def run(self, conversations: Conversations, limits: Limits) -> AsyncIterator[Routed | Ended]:
-        """Gives a line for each request and one for the end. Raises ServiceError, and ValueError for a small cache."""
+        """Yields a line per request, then the totals. Raises ServiceError, and ValueError if a cache is too small."""
         begun = time.monotonic()
         number = 0
         messages: list[dict[str, str]] = []
@@ -112,7 +112,7 @@ class Demonstration:
             number += 1
             messages = turn.messages
             yield await self._route(number, time.monotonic() - begun, turn)
-        await self._compare_holdings()
+        await self._compare_caches()
         yield Ended(
             time.monotonic() - begun,
             number,
@@ -125,13 +125,13 @@ class Demonstration:
 
     async def _route(self, number: int, seconds: float, turn: Turn) -> Routed:
         tokens, output = await self._tokens(turn)
-        prediction = await self._router.predict(turn.messages)
+        prediction = await self._client.predict(turn.messages)
         pod = self._best(prediction)
         held = {name: one.engine.cached_tokens(tokens) for name, one in self._pods.items()}
         reused = pod.serve(tokens, output).cached_tokens
-        for rival in self._rivals:
-            rival.serve(tokens, output)
-        await self._router.applied(pod.name, pod.last_sequence)
+        for baseline in self._baselines:
+            baseline.serve(tokens, output)
+        await self._client.applied(pod.name, pod.last_sequence)
         differences = [f"request {number}: {said}" for said in self._compare(prediction, tokens, held, pod, reused)]
         self._differences += differences
         return Routed(
@@ -152,15 +152,15 @@ class Demonstration:
         )
 
     async def _tokens(self, turn: Turn) -> tuple[TokenIds, TokenIds]:
-        """What the engine makes of the request by itself: its prompt's tokens, and those of the reply."""
+        """The tokens of the prompt and of the reply, as an engine would compute them itself."""
         prompt = (await self._model.render(Chat(messages=turn.messages))).tokens
         replied = [*turn.messages, {"role": "assistant", "content": turn.reply}]
         whole = (await self._model.render(Chat(messages=replied, add_generation_prompt=False))).tokens
-        # The model ends its turn with a special token; the line end after it is the template's.
+        # The model generates the special token that ends its turn; the template adds the line break after it.
         return prompt, whole[len(prompt) : -1]
 
     def _best(self, prediction: Prediction) -> Pod:
-        """The highest score; among equals the pod that served least."""
+        """The pod with the highest score; on a tie, that with the fewest requests."""
         return max(self._pods.values(), key=lambda pod: (prediction.scores.get(pod.name, 0), -pod.requests))
 
     def _compare(
@@ -179,9 +179,9 @@ class Demonstration:
             differences.append(f"{pod.name} should have reused {expected} tokens and reused {reused}")
         return differences
 
-    async def _compare_holdings(self) -> None:
-        """In the end the index must hold as many blocks of each pod as its cache has different ones."""
-        reports = await self._router.pods()
+    async def _compare_caches(self) -> None:
+        """At the end the index must hold as many blocks of each pod as its cache has different ones."""
+        reports = await self._client.pods()
         for name, pod in self._pods.items():
             held, report = len(set(pod.engine.held_hashes())), reports.get(name)
             if (known := report.blocks if report else 0) != held:
@@ -196,4 +196,4 @@ class Demonstration:
     def _policy_tallies(self) -> list[PolicyTally]:
         pods = self._pods.values()
         aware = PolicyTally(CACHE_AWARE, sum(pod.prompt_tokens for pod in pods), sum(pod.reused_tokens for pod in pods))
-        return [aware, *(PolicyTally(rival.name, rival.prompt_tokens, rival.reused_tokens) for rival in self._rivals)]
+        return [aware, *(PolicyTally(one.name, one.prompt_tokens, one.reused_tokens) for one in self._baselines)]

@@ -1,4 +1,4 @@
-"""An LLM engine's prefix cache without the engine: vLLM's block pool, one request at a time.
+"""The prefix cache of a simulated LLM engine: vLLM's block pool, one request at a time.
 
 Source: vllm/v1/core/block_pool.py, vLLM 0.33."""
 
@@ -15,7 +15,7 @@ import xxhash
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What one request did to the cache: tokens reused, and the events of each step that had any, as vLLM's maps."""
+    """Effects of a request on the cache: tokens reused, and the events of each step that had any, as vLLM's maps."""
 
     cached_tokens: int
     batches: list[list[dict[str, Any]]]
@@ -24,16 +24,16 @@ class Served:
 
 @dataclass(slots=True)
 class SimulatedEngine:
-    """Serves one request at a time out of `blocks` physical blocks, one of which vLLM keeps for itself.
+    """Serves one request at a time from `blocks` physical blocks, one of which vLLM reserves.
 
-    A block is named by a hash over its tokens and all that precede it. A request reuses the longest cached prefix, but
-    never its last token; what it computes takes the blocks that were free longest, and their content is evicted.
+    A block hash covers the block's tokens and all before them. A request reuses the longest cached prefix without its
+    last token; new blocks replace the least recently used free ones, whose content is evicted.
     """
 
     blocks: int
     block_size: int = 16
     seed: int = 0
-    """Engines of different seeds name the same block differently, as with PYTHONHASHSEED."""
+    """Seed of the block hashes, as PYTHONHASHSEED is for vLLM."""
     _free: OrderedDict[int, None] = field(init=False)
     _hash_of: dict[int, int] = field(init=False, default_factory=dict)
     _holders: dict[int, list[int]] = field(init=False, default_factory=dict)
@@ -43,23 +43,23 @@ class SimulatedEngine:
 
     @property
     def held(self) -> int:
-        """How many physical blocks hold something that can be reused."""
+        """Number of physical blocks with reusable content."""
         return len(self._hash_of)
 
     def held_hashes(self) -> list[int]:
-        """The hash of each of these blocks; one that is held twice stands twice."""
+        """The hash of each of these blocks, duplicates included."""
         return list(self._hash_of.values())
 
     def cached_tokens(self, tokens: Sequence[int]) -> int:
-        """How many leading tokens of the prompt are cached, in whole blocks: the truth that scores are held against."""
+        """Leading tokens of the prompt that are cached, in whole blocks."""
         return self.block_size * self._cached_blocks(self._hashes(tokens))
 
     def serve(self, tokens: Sequence[int], output: Sequence[int] = (), chunk: int | None = None) -> Served:
-        """Prefills `tokens`, at most `chunk` a step, then generates `output`; raises ValueError when it cannot fit."""
+        """Prefills `tokens`, `chunk` per step at most, and generates `output`. Raises ValueError if they do not fit."""
         everything = [*tokens, *output]
         hashes = self._hashes(everything)
         reused = min(self._cached_blocks(hashes), (len(tokens) - 1) // self.block_size)
-        # The last generated token is never computed, so it completes no block.
+        # The last generated token is never computed, so its block is not complete.
         computed = len(everything) - bool(output)
         if -(-computed // self.block_size) > self.blocks - 1:
             raise ValueError(f"{computed} tokens do not fit into {self.blocks - 1} blocks of {self.block_size}")
@@ -77,12 +77,12 @@ class SimulatedEngine:
         for block in reversed(held):
             self._free[block] = None
             if block not in self._hash_of:
-                # Nothing is lost by taking this one, so it is taken before what can be reused.
+                # It has no reusable content, so it is allocated first.
                 self._free.move_to_end(block, last=False)
         return Served(reused * self.block_size, batches, evictions)
 
     def clear(self) -> list[dict[str, Any]]:
-        """Empties the cache; gives the event that says so."""
+        """Empties the cache and gives its event."""
         self._hash_of.clear()
         self._holders.clear()
         self._free = OrderedDict.fromkeys(range(1, self.blocks))
@@ -90,7 +90,7 @@ class SimulatedEngine:
 
     @staticmethod
     def _steps(start: int, prompt: int, computed: int, chunk: int) -> list[int]:
-        """Where the computed tokens end after each step: the prompt in chunks, then one token at a time."""
+        """The number of computed tokens after each step: the prompt in chunks, then one token at a time."""
         return [*range(start + chunk, prompt, chunk), prompt, *range(prompt + 1, computed + 1)]
 
     def _hashes(self, tokens: Sequence[int]) -> list[int]:

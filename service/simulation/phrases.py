@@ -1,12 +1,12 @@
-"""Words of which simulated conversations are made."""
+"""The vocabulary of simulated conversations."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 
-class Desk(NamedTuple):
-    """An application in front of the model: who it speaks for, and what people ask it about."""
+class Persona(NamedTuple):
+    """An application of the model: its role, and the subjects of its users' questions."""
 
     role: str
     items: tuple[str, ...]
@@ -14,32 +14,32 @@ class Desk(NamedTuple):
     events: tuple[str, ...]
 
 
-DESKS = (
-    Desk(
+PERSONAS = (
+    Persona(
         "You answer questions for the harbour office of a small port in the north.",
         ("the ferry to the outer islands", "a berth for two nights", "the fuel pump", "the pilot boat", "a crane"),
         ("the east quay", "the fishing harbour", "pier four", "the customs shed", "the old lighthouse"),
         ("the tide turned early", "fog came in before noon", "the anchor chain had to be changed"),
     ),
-    Desk(
+    Persona(
         "You help the customers of a shop that repairs bicycles and lends them out by the day.",
         ("a touring bicycle", "the rear brake", "a chain of eleven speeds", "a child seat", "the gear cable"),
         ("the workshop", "the shop by the station", "the rental stand in the park", "the bicycle cellar"),
         ("the tyre lost air overnight", "the chain slipped on the hill", "it rained on the whole way"),
     ),
-    Desk(
+    Persona(
         "You assist the readers of a public library with its catalogue, its rules and its rooms.",
         ("an interlibrary loan", "the atlas of rivers", "a reading room", "a lost card", "the newspaper archive"),
         ("the main branch", "the reading hall", "the children's wing", "the map room", "the return desk"),
         ("the book was due on Tuesday", "the shelf was empty", "the copier ate two pages"),
     ),
-    Desk(
+    Persona(
         "You explain to farmers what the weather service measures and what it expects.",
         ("the frost warning", "last week's rainfall", "the soil temperature", "wind over the orchard", "hail"),
         ("the lower valley", "the station on the ridge", "the western fields", "the river meadow"),
         ("the blossoms opened a week early", "the gauge was blocked by leaves", "the night was clear"),
     ),
-    Desk(
+    Persona(
         "You support the engineers who run a storage cluster, and you keep your answers short.",
         ("a full disk", "the nightly backup", "a slow query", "the new certificate", "a lost replica"),
         ("the second rack", "the staging cluster", "node seventeen", "the archive tier"),

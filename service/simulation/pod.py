@@ -1,4 +1,4 @@
-"""A pod without a GPU: a simulated engine whose cache events go out on the wire."""
+"""A simulated engine that publishes its cache events."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def batch_payload(events: Sequence[dict[str, Any]], rank: int = 0) -> bytes:
 
 
 class Pod:
-    """An engine under the name by which its topic calls it, with a tally of what it served.
+    """An engine with a name, a publisher and totals. An asynchronous context manager.
 
-    Publishes at the endpoint's address and answers at its replay address, both bound. An asynchronous context manager.
+    Binds the address and the replay address of the endpoint; the topic is `kv@NAME@MODEL`.
     """
 
     def __init__(self, name: str, model: str, engine: SimulatedEngine, endpoint: Endpoint) -> None:
@@ -48,15 +48,15 @@ class Pod:
 
     @property
     def last_sequence(self) -> int | None:
-        """The number of the last batch published; None before the first."""
+        """Sequence number of the last batch; None before the first."""
         return self._publisher.sequence - 1 if self._publisher.sequence else None
 
     async def subscribed(self) -> None:
-        """Waits until somebody listens."""
+        """Waits for the first subscriber."""
         await self._publisher.subscribed()
 
     def serve(self, tokens: Sequence[int], output: Sequence[int]) -> Served:
-        """Serves one request and publishes what it did to the cache."""
+        """Serves one request and publishes its cache events."""
         served = self.engine.serve(tokens, output)
         for events in served.batches:
             self._publisher.publish(batch_payload(events))

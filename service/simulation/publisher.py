@@ -1,4 +1,4 @@
-"""A publisher of KV-cache events that speaks vLLM's protocol: PUB, and ROUTER for replays out of a bounded buffer.
+"""A publisher of KV-cache events in vLLM's protocol: a PUB socket, and a ROUTER that replays a bounded buffer.
 
 Source: ZmqEventPublisher in vllm/distributed/kv_events.py, vLLM 0.33 (before 0.26 replies to a replay had no topic).
 """
@@ -20,11 +20,11 @@ _NO_ROOM_SECONDS = 0.001
 
 
 class Publisher:
-    """Publishes batches under consecutive sequence numbers. To be used as an asynchronous context manager.
+    """Publishes batches under consecutive sequence numbers. An asynchronous context manager.
 
-    `address` is bound or connected to by the rule of service.contract.endpoints, unless `binds` says otherwise; the
-    replay address is always bound. `repeats_topic`: whether replies to a replay carry the topic. With `high_water`, at
-    most so many batches wait for a subscriber (`push` waits then); `linger` is how many seconds they may at the end.
+    An address with `*` or `::`, or of ipc or inproc, is bound and any other connected to, unless `binds` is given; the
+    replay address is always bound. `repeats_topic`: whether replies to a replay carry the topic. `high_water` limits
+    the batches queued for a subscriber (`push` waits for room); `linger` is how many seconds `close` waits for them.
     """
 
     def __init__(
@@ -32,29 +32,29 @@ class Publisher:
         address: str = "tcp://127.0.0.1:*",
         replay: str | None = "tcp://127.0.0.1:*",
         *,
-        topic: str = "",
+        topic: str | bytes = "",
         buffered: int = 10_000,
         repeats_topic: bool = True,
         binds: bool | None = None,
         high_water: int = 0,
         linger: float = 1.0,
     ) -> None:
-        self.topic = topic.encode()
+        self.topic = topic.encode() if isinstance(topic, str) else topic
         self.sequence = 0
         self._requested = address, replay
         self._repeats_topic = repeats_topic
         self._binds = is_bound(address) if binds is None else binds
         self._buffer: deque[tuple[int, bytes]] = deque(maxlen=buffered)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        # An XPUB is on the wire what a PUB is, and tells besides when somebody subscribes.
-        # Closed as the asynchronous sockets that they are, or the loop goes on watching numbers that others get then.
+        # An XPUB equals a PUB on the wire, and also reports subscriptions.
+        # Both are closed as asynchronous sockets: the loop would go on watching their descriptors, which get reused.
         waiting = zmq.asyncio.Context(self._context)
         self._readable_pub = waiting.socket(zmq.XPUB)
         self._pub: zmq.Socket[bytes] = zmq.Socket.shadow(self._readable_pub)
         self._pub.sndhwm = high_water
         self._pub.linger = int(linger * 1000)
         if high_water:
-            # Else a batch for which there is no room would be dropped without a word.
+            # Otherwise ZeroMQ drops batches silently when the queue is full.
             self._pub.setsockopt(zmq.XPUB_NODROP, 1)
         self._readable_router = waiting.socket(zmq.ROUTER)
         self._router: zmq.Socket[bytes] = zmq.Socket.shadow(self._readable_router)
@@ -63,7 +63,7 @@ class Publisher:
         self._subscribed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.requests = 0
-        """How many replays were asked for."""
+        """Number of replay requests."""
 
     async def __aenter__(self) -> Publisher:
         address, replay = self._requested
@@ -85,7 +85,7 @@ class Publisher:
         await self.close()
 
     async def close(self) -> None:
-        """Stops, once what was published has left."""
+        """Stops after queued batches are sent, or `linger` is over."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -95,22 +95,22 @@ class Publisher:
 
     @property
     def address(self) -> str:
-        """Where a subscriber connects to."""
+        """The address that a subscriber connects to."""
         return self._pub.getsockopt_string(zmq.LAST_ENDPOINT)
 
     @property
     def replay(self) -> str:
-        """Where replays are asked for."""
+        """The address for replay requests."""
         return self._router.getsockopt_string(zmq.LAST_ENDPOINT)
 
     async def subscribed(self) -> None:
-        """Waits for the first subscriber, without whom everything published is lost."""
+        """Waits for the first subscriber; batches published before it are lost."""
         await self._subscribed.wait()
 
     def publish(self, payload: bytes, *, sequence: int | None = None, lost: bool = False) -> int:
-        """Publishes a batch under the next sequence number, or the one given, and gives the number.
+        """Publishes a batch and gives its sequence number: the next one, or `sequence`.
 
-        A batch that is `lost` is buffered for replays but never sent.
+        With `lost`, the batch is buffered for replays but not sent.
         """
         number = self.sequence if sequence is None else sequence
         if not lost:
@@ -120,7 +120,7 @@ class Publisher:
         return number
 
     async def push(self, payload: bytes, *, sequence: int) -> None:
-        """Publishes a batch as soon as every subscriber has room for it."""
+        """Publishes a batch once every subscriber's queue has room."""
         while True:
             try:
                 self.publish(payload, sequence=sequence)
@@ -130,11 +130,11 @@ class Publisher:
                 return
 
     def forget(self) -> None:
-        """Empties the buffer for replays, as that of a restarted engine is."""
+        """Empties the replay buffer, as a restart of the engine does."""
         self._buffer.clear()
 
     def publish_frames(self, frames: Sequence[bytes]) -> None:
-        """Sends frames as they are, whatever the protocol says of them."""
+        """Sends frames as they are, also those that break the protocol."""
         self._pub.send_multipart(frames)
 
     async def _watch_subscriptions(self) -> None:

@@ -1,4 +1,4 @@
-"""What a router asks of the service, over HTTP: how much of a prompt each pod holds, and how far it has listened."""
+"""A client of the service's HTTP API: cache hits of a prompt per pod, and the progress of each pod's events."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _POLL_SECONDS = 0.002
 
 
 class ServiceError(Exception):
-    """The service does not answer, or not as it should; the text says what it did."""
+    """The service did not answer, or answered with an error; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The service's answer for one prompt: its tokens, and how many of them each pod holds."""
+    """The service's answer for one prompt: its number of tokens, and how many of them each pod holds."""
 
     prompt_tokens: int
     text: str
@@ -33,15 +33,15 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class PodReport:
-    """What the service says of a pod, its ranks taken together."""
+    """The state of a pod in the service, summed over its ranks."""
 
     last_sequence: int | None
     blocks: int
     inexact_reason: str | None
 
 
-class Router:
-    """A client of one service. An asynchronous context manager; methods raise ServiceError."""
+class ServiceClient:
+    """An asynchronous context manager; its methods raise ServiceError."""
 
     def __init__(self, url: str, model: str) -> None:
         self._model = model
@@ -59,7 +59,7 @@ class Router:
         await self._session.close()
 
     async def predict(self, messages: Sequence[Mapping[str, Any]]) -> Prediction:
-        """Asks how much of a chat each pod holds."""
+        """How many tokens of a chat each pod holds."""
         answer = await self._answer("POST", "/explain", {"model": self._model, "messages": list(messages)})
         matches = answer["matches"]
         return Prediction(
@@ -71,21 +71,21 @@ class Router:
         )
 
     async def pods(self) -> dict[str, PodReport]:
-        """Asks what the service knows of each pod."""
+        """The state of each pod, by name."""
         return {
             pod["pod"]: PodReport(pod["last_sequence"], sum(pod["blocks"].values()), pod["inexact_reason"])
             for pod in (await self._answer("GET", "/pods"))["pods"]
         }
 
     async def applied(self, pod: str, sequence: int | None) -> None:
-        """Waits until the service has applied a pod's batch of that number; None is no batch to wait for."""
+        """Waits until the service has applied the pod's batch `sequence`; returns at once for None."""
         deadline = monotonic() + _APPLY_SECONDS
         while sequence is not None:
             report = (await self.pods()).get(pod)
             if report and report.last_sequence is not None and report.last_sequence >= sequence:
                 return
             if monotonic() > deadline:
-                raise ServiceError(f"batch {sequence} of {pod} was published and not applied in {_APPLY_SECONDS:g} s")
+                raise ServiceError(f"batch {sequence} of {pod} was not applied within {_APPLY_SECONDS:g} s")
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _answer(self, method: str, path: str, body: object = None) -> Any:

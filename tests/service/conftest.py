@@ -11,13 +11,13 @@ from typing import Any, TypeAlias
 import pytest
 from aiohttp import ClientSession
 
+from scripts.truth import Truth
 from service.app import create_app
 from service.contract.endpoints import Endpoint
 from service.contract.settings import Settings
 from service.events.recording import Recording
 from service.server import listening
-from service.simulation.playback import Playback
-from service.simulation.truth import Truth
+from tests.service.playback import playing
 
 Serve: TypeAlias = Callable[..., Awaitable[ClientSession]]
 
@@ -85,7 +85,7 @@ async def play(serve: Serve, recordings: Path) -> AsyncIterator[Play]:
         async def start(name: str, **changes: Any) -> Recorded:
             truth = Truth.read(recordings / f"{name}.truth.json")
             with (recordings / f"{name}.jsonl").open("rb") as lines:
-                playback = await stack.enter_async_context(Playback(Recording(lines)))
+                playback = await stack.enter_async_context(playing(Recording(lines)))
             client = await serve(zmq_endpoint=playback.endpoints, **changes)
             await playback.play()
             await _heard(client, truth)

@@ -21,8 +21,8 @@ def test_each_request_of_a_recording_finds_what_the_engine_found_at_that_moment(
     count = len(requests.read_text().splitlines())
     done = tool("offline", recordings / f"{name}.jsonl", "--prompts", requests)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{count} of {count} agree with what the engines said" in done.stdout
-    assert "another moment" not in done.stdout
+    assert f"{count} of {count} agree with the engines" in done.stdout
+    assert "does not reach the moment" not in done.stdout
 
 
 def test_the_probes_of_a_truth_file_agree_at_the_end(recordings: Path, tool: Tool, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_an_answer_that_differs_from_the_engines_is_shown_and_makes_the_exit_cod
     prompts.write_text(json.dumps({**first, "blocks": {"10.0.0.1:8000": 99}}))
     done = tool("offline", recordings / "d_int.jsonl", "--prompts", prompts)
     assert done.returncode == 1
-    assert "10.0.0.1:8000 had 99 blocks, the index says" in done.stdout
+    assert "10.0.0.1:8000 had 99 blocks, the index has" in done.stdout
     assert "0 of 1 agree" in done.stdout
 
 
@@ -60,7 +60,7 @@ def test_malformed_lines_are_told_by_number_and_a_torn_last_one_does_no_harm(
     done = tool("offline", torn)
     assert done.returncode == 0
     assert "3 messages" in done.stdout
-    assert "malformed lines passed over: 2 (line 2, 5)" in done.stdout
+    assert "malformed lines skipped: 2 (line 2, 5)" in done.stdout
 
 
 def test_texts_and_chats_are_scored_by_the_built_in_model(recordings: Path, tool: Tool, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import pytest
 from service.contract.endpoints import Endpoint
 from service.events.recorder import Recorder
 from service.events.recording import Recorded, Recording
-from service.simulation.playback import Playback
 from service.simulation.publisher import Publisher
 from tests.service.events.conftest import until
+from tests.service.playback import playing
 
 TOPIC = "kv@pod@m"
 
@@ -75,7 +75,7 @@ async def test_what_engines_publish_is_written_as_it_was_recorded_before(
 ) -> None:
     with (recordings / f"{name}.jsonl").open("rb") as lines:
         messages = list(Recording(lines))
-    async with Playback(messages) as playback:
+    async with playing(messages) as playback:
         written = await record(*playback.endpoints)
         await playback.play()
         await until(lambda: len(written.messages) == len(messages), seconds=10)

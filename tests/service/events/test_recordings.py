@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from scripts.truth import Truth
 from service.events.recording import Recording
 from service.index.base import Rank
-from service.simulation.playback import Playback, stream_key
-from service.simulation.truth import Truth
 from tests.service.events.conftest import Listen, Listening, until
 from tests.service.events.proxy import Proxy, Weather
+from tests.service.playback import Played, playing
 
 RECORDINGS = {
     "a_simple": "a_simple",
@@ -42,9 +42,9 @@ GUESSED = {"f_steps", "h_window"}
 STORMY = Weather(loses=0.2, repeats=0.2, delays=0.1)
 
 
-def playback_of(path: Path, *, replay: bool) -> Playback:
+def playback_of(path: Path, *, replay: bool) -> AbstractAsyncContextManager[Played]:
     with path.open("rb") as lines:
-        return Playback(Recording(lines), replay=replay)
+        return playing(list(Recording(lines)), replay=replay)
 
 
 def wrong_ranks(listening: Listening, truth: Truth) -> set[Rank]:
@@ -88,7 +88,7 @@ async def test_without_one_every_rank_whose_answers_differ_is_inexact(
         playback = await stack.enter_async_context(playback_of(recordings / f"{name}.jsonl", replay=False))
         listening = await listen_in_a_storm(stack, playback, listen)
         await playback.play()
-        last = {stream_key(message): message for message in playback.messages}
+        last = playback.last_messages()
 
         def heard_last() -> bool:
             # A loss that nothing follows cannot be seen, so the last batch of each stream is sent until it comes.
@@ -101,7 +101,7 @@ async def test_without_one_every_rank_whose_answers_differ_is_inexact(
     assert wrong_ranks(listening, truth) <= inexact
 
 
-async def listen_in_a_storm(stack: AsyncExitStack, playback: Playback, listen: Listen) -> Listening:
+async def listen_in_a_storm(stack: AsyncExitStack, playback: Played, listen: Listen) -> Listening:
     """Listens to each publisher of the playback through a bad network."""
     proxies = [
         await stack.enter_async_context(Proxy(endpoint.address, STORMY, seed))

@@ -95,7 +95,7 @@ def test_gaps_restarts_and_unreadable_messages_are_listed_by_line(lines: list[by
     ]
     assert (analysis.malformed_lines, analysis.first_malformed_lines) == (1, [4])
     said = "\n".join(summary(analysis))
-    assert "malformed lines passed over: 1 (line 4)" in said
+    assert "malformed lines skipped: 1 (line 4)" in said
     assert "line 3: a: the engine restarted" in said
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from scripts.truth import Truth
 from service.events.recording import Recorded, Recording
 from service.index.memory import MemoryIndex
 from service.offline.feed import Feed
-from service.simulation.truth import Truth
 
 WHOLE = ["a_simple", "b3_copy_left", "c_lora_salt", "d_int", "d_bytes", "d_bytes_xxhash_cbor", "f_steps", "g_dp"]
 

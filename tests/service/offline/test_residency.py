@@ -14,7 +14,7 @@ def stored(hashes: list[int], tokens: list[int], parent: int | None = None, tier
     return Stored(hashes, parent, array("I", tokens), 2, tier)
 
 
-def test_a_block_lives_from_its_first_tier_to_its_last() -> None:
+def test_the_lifetime_of_a_block_spans_all_its_tiers() -> None:
     residency = Residency()
     residency.stored(A, stored([1], [5, 6]), now=10.0)
     residency.stored(A, stored([1], [], tier=Tier.CPU), now=12.0)
@@ -25,7 +25,7 @@ def test_a_block_lives_from_its_first_tier_to_its_last() -> None:
     assert residency.lifetimes.mean == pytest.approx(10.0)
 
 
-def test_the_same_tokens_are_the_same_block_on_every_pod_and_after_other_tokens_are_not() -> None:
+def test_pods_share_a_block_only_if_all_tokens_before_it_are_equal() -> None:
     residency = Residency()
     residency.stored(A, stored([1, 2], [5, 6, 7, 8]), now=0)
     residency.stored(B, stored([100, 200], [5, 6, 9, 9]), now=0)
@@ -35,7 +35,7 @@ def test_the_same_tokens_are_the_same_block_on_every_pod_and_after_other_tokens_
     assert residency.sharing() == {1: 2}
 
 
-def test_a_prefix_knows_what_it_shares_with_others_of_its_rank() -> None:
+def test_a_prefix_counts_the_blocks_that_no_other_prefix_of_its_rank_has() -> None:
     residency = Residency()
     residency.stored(A, stored([1, 2, 3], [1, 1, 2, 2, 3, 3]), now=0)
     residency.stored(A, stored([4], [4, 4], parent=1), now=0)
@@ -44,7 +44,7 @@ def test_a_prefix_knows_what_it_shares_with_others_of_its_rank() -> None:
     assert sorted(longest) == [("a", 4, 1, 1), ("a", 6, 2, 2), ("b", 6, 3, 2)]
 
 
-def test_a_chain_with_a_hole_is_no_prefix_until_the_hole_is_filled() -> None:
+def test_a_chain_with_a_missing_block_is_not_a_prefix_until_the_block_is_stored() -> None:
     residency = Residency()
     residency.stored(A, stored([1, 2, 3], [1, 1, 2, 2, 3, 3]), now=0)
     residency.removed(A, 2, Tier.GPU, None, now=1)

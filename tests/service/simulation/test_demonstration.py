@@ -9,12 +9,12 @@ from service.contract.endpoints import Endpoint
 from service.contract.settings import Settings
 from service.prompts.models.catalog import Models
 from service.prompts.models.model import Model
-from service.simulation.baselines import rivals
+from service.simulation.baselines import baselines
 from service.simulation.conversations import Conversations
 from service.simulation.demonstration import Demonstration, Ended, Limits, Routed
 from service.simulation.engine import SimulatedEngine
 from service.simulation.pod import Pod
-from service.simulation.service_client import Router
+from service.simulation.service_client import ServiceClient
 from tests.command import free_port
 from tests.service.conftest import Serve, url_of
 
@@ -33,7 +33,7 @@ async def model() -> AsyncIterator[Model]:
 
 
 async def play(serve: Serve, model: Model, limits: Limits, forgetful: str | None = None) -> tuple[list[Routed], Ended]:
-    """Plays against a real service; the pod of that name empties its cache at its tenth request, and tells nobody."""
+    """Plays against a real service. Pod `forgetful` drops its cache at the tenth request without an event."""
     endpoints = tuple(
         Endpoint(f"tcp://127.0.0.1:{free_port()}", replay=f"tcp://127.0.0.1:{free_port()}") for _ in range(3)
     )
@@ -45,10 +45,10 @@ async def play(serve: Serve, model: Model, limits: Limits, forgetful: str | None
         ]
         for pod in pods:
             await pod.subscribed()
-        router = await stack.enter_async_context(Router(url_of(client), MODEL))
-        demonstration = Demonstration(pods, rivals(engines, seed=1), model, router, 16)
+        service = await stack.enter_async_context(ServiceClient(url_of(client), MODEL))
+        demonstration = Demonstration(pods, baselines(engines, seed=1), model, service, 16)
         routed: list[Routed] = []
-        async for line in demonstration.run(Conversations(7, at_once=12), limits):
+        async for line in demonstration.run(Conversations(7, concurrency=12), limits):
             if isinstance(line, Ended):
                 return routed, line
             routed.append(line)
@@ -57,7 +57,7 @@ async def play(serve: Serve, model: Model, limits: Limits, forgetful: str | None
     raise AssertionError("it never ended")
 
 
-async def test_every_prediction_comes_true_and_routing_by_cache_is_far_ahead(serve: Serve, model: Model) -> None:
+async def test_every_prediction_is_true_and_cache_aware_routing_reuses_most(serve: Serve, model: Model) -> None:
     routed, ended = await play(serve, model, Limits(requests=150, seconds=None, rate=None))
     assert ended.differences == []
     assert ended.predictions == 150 * 4
@@ -73,7 +73,7 @@ async def test_every_prediction_comes_true_and_routing_by_cache_is_far_ahead(ser
         assert (request.cached_characters > 0) == (request.reused > 0)
 
 
-async def test_an_engine_that_loses_blocks_and_says_nothing_shows_as_differences(serve: Serve, model: Model) -> None:
+async def test_an_engine_that_drops_blocks_without_an_event_shows_as_differences(serve: Serve, model: Model) -> None:
     routed, ended = await play(serve, model, Limits(requests=30, seconds=None, rate=None), forgetful="pod-1")
     assert not any(request.differences for request in routed[:10])
     assert any("whose cache holds 0" in difference for difference in ended.differences)
@@ -82,7 +82,7 @@ async def test_an_engine_that_loses_blocks_and_says_nothing_shows_as_differences
     assert not any("pod-0" in difference for difference in ended.differences)
 
 
-async def test_it_ends_when_its_time_is_over(serve: Serve, model: Model) -> None:
+async def test_a_run_ends_after_its_duration(serve: Serve, model: Model) -> None:
     routed, ended = await play(serve, model, Limits(requests=None, seconds=0.3, rate=20))
     assert 0 < len(routed) <= 0.3 * 20 + 1
     assert 0.3 <= ended.seconds < 5

@@ -27,7 +27,7 @@ def recorded_batches(recordings: Path, name: str) -> dict[int, list[dict[str, An
 
 
 @pytest.mark.parametrize("name", ["a_simple", "b3_copy_left", "d_int", "d_bytes"])
-def test_it_reuses_stores_and_evicts_what_real_vllm_did_for_the_same_requests(recordings: Path, name: str) -> None:
+def test_it_reuses_stores_and_evicts_the_same_blocks_as_real_vllm(recordings: Path, name: str) -> None:
     truth = json.loads((recordings / f"{name}.truth.json").read_text())
     (pod,) = truth["pods"].values()
     engine = SimulatedEngine(int(pod["args"][pod["args"].index("--num-blocks") + 1]), truth["block_size"])
@@ -69,7 +69,7 @@ def test_generated_tokens_are_cached_except_the_last() -> None:
     assert engine.serve(range(9)).cached_tokens == 4
 
 
-def test_a_full_cache_gives_up_what_was_used_longest_ago() -> None:
+def test_a_full_cache_evicts_the_least_recently_used_block() -> None:
     engine = SimulatedEngine(blocks=5, block_size=4)
     engine.serve(range(100, 108))
     engine.serve(range(200, 208))
@@ -87,7 +87,7 @@ def test_a_request_larger_than_the_cache_is_refused_and_changes_nothing() -> Non
     assert engine.cached_tokens(range(8)) == 8
 
 
-def test_engines_of_different_seeds_name_the_same_block_differently() -> None:
+def test_engines_with_different_seeds_have_different_block_hashes() -> None:
     first, second = (SimulatedEngine(blocks=3, block_size=4, seed=seed) for seed in (1, 2))
     assert first.serve(range(4)).batches != second.serve(range(4)).batches
 

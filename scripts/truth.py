@@ -1,4 +1,4 @@
-"""What an engine itself answered when its events had been recorded, to hold an index against."""
+"""Ground truth of a recording: what the engine itself reused at its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.index.base import Index, Prompt, Rank
 
 
 class Difference(NamedTuple):
-    """A probe that an index answers otherwise than the engine did, in blocks."""
+    """A probe that the index and the engine answer differently, in blocks."""
 
     probe: int
     rank: Rank
@@ -42,12 +42,12 @@ class _Document(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """Probes with the number of leading full blocks that each rank really held; a rank above 0 is named `POD#dpN`."""
+    """Probes with the number of leading full blocks that each rank held; a rank above 0 is named `POD#dpN`."""
 
     model: str
     block_size: int
     last_sequence: Mapping[Rank, int]
-    """Of each rank, the sequence number of its last batch."""
+    """The sequence number of each rank's last batch."""
     probes: Sequence[tuple[Prompt, Mapping[Rank, int]]]
 
     @classmethod
@@ -69,7 +69,7 @@ class Truth:
         )
 
     def differences(self, index: Index) -> Iterator[Difference]:
-        """What the index gets wrong."""
+        """The probes that the index answers differently."""
         for number, (prompt, blocks) in enumerate(self.probes):
             found = {match.rank: match.tokens // self.block_size for match in index.match(prompt)}
             for rank in {**blocks, **found}:

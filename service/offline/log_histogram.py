@@ -1,4 +1,4 @@
-"""Quantiles of times out of fixed memory."""
+"""Quantiles of durations in constant memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _TENFOLDS = 10
 _BOUNDS = tuple(_SMALLEST * 10 ** (step / _STEPS_PER_TENFOLD) for step in range(_TENFOLDS * _STEPS_PER_TENFOLD + 1))
 
 
-class Times:
-    """Counts times in seconds by size, in steps of a tenth, from a millisecond to ten million seconds."""
+class LogHistogram:
+    """Durations in buckets that grow by a tenth, from one millisecond to ten million seconds."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -29,7 +29,7 @@ class Times:
         return self.total / self.count if self.count else None
 
     def quantile(self, share: float) -> float | None:
-        """A time that at least this share of all is no longer than, a tenth too long at most; None of no times."""
+        """An upper bound of this share of all durations, at most a tenth too high; None if there are none."""
         seen = 0
         for bound, count in zip(_BOUNDS, self._counts, strict=True):
             seen += count
@@ -38,5 +38,5 @@ class Times:
         return None
 
     def histogram(self) -> list[tuple[float, int]]:
-        """The upper bounds that are in use, each with its count."""
+        """The upper bound and the count of each bucket that is not empty."""
         return [(bound, count) for bound, count in zip(_BOUNDS, self._counts, strict=True) if count]

@@ -11,9 +11,9 @@ from typing import TypeAlias
 import msgspec
 import pytest
 
+from scripts.truth import Truth
 from service.contract.endpoints import Endpoint, parse_endpoints
 from service.events.recording import Recorded, Recording, recorded_line
-from service.simulation.truth import Truth
 from tests.command import free_port
 from tests.conftest import ROOT
 from tests.service.conftest import Serve
@@ -154,7 +154,7 @@ async def test_a_killed_recording_can_be_read_and_gone_on_with(start: Start, rec
         (("record", "/dev/null", "--append", "--zmq-endpoint", "http://x"), "must start with tcp://"),
         (("record", "/dev/null", "--append", "--zmq-endpoint", "ipc:///no/such/folder/socket"), "cannot bind"),
         (("replay", "no-such-file", "--to", "tcp://*:*"), "No such file"),
-        (("replay", "README.md", "--to", "tcp://*:*"), "holds no message"),
+        (("replay", "README.md", "--to", "tcp://*:*"), "has no messages"),
         (("replay", "README.md"), "--to"),
         (("replay", "README.md", "--to", "nowhere"), "must start with tcp://"),
     ],
