@@ -14,10 +14,11 @@ from service.contract.endpoints import Endpoint
 from service.events.recording import Recorded, Recording, recorded_pod
 from service.events.topic import read_topic
 from service.index.base import Rank
-from service.simulation.playback import Playback, stream_key
+from service.simulation.playback import stream_key
 from service.simulation.questions import Progress, Question, read_requests
 from tests.conftest import ROOT
 from tests.service.conftest import Serve
+from tests.service.playback import playing
 
 FOLDER = ROOT / "tests" / "recordings"
 NAMES = sorted(
@@ -94,11 +95,11 @@ def known_wrong(name: str) -> list[pytest.MarkDecorator]:
 async def test_no_answer_in_mid_stream_is_wrong_and_claims_to_be_exact(serve: Serve, name: str) -> None:
     questions = read_requests(FOLDER / f"{name}.requests.jsonl", block_size=16)
     with (FOLDER / f"{name}.jsonl").open("rb") as lines:
-        playback = Playback(Recording(lines))
-    ranks = {recorded_pod(sender(message)): sender(message) for message in playback.messages}
-    progress = Progress.of((recorded_pod(sender(message)), message) for message in playback.messages)
+        messages = list(Recording(lines))
+    ranks = {recorded_pod(sender(message)): sender(message) for message in messages}
+    progress = Progress.of((recorded_pod(sender(message)), message) for message in messages)
     wrong: list[str] = []
-    async with playback:
+    async with playing(messages) as playback:
         client = await serve(zmq_endpoint=playback.endpoints)
         for publisher in playback.publishers.values():
             await publisher.subscribed()
