@@ -1,18 +1,24 @@
-"""The `kvcache` command: its subcommands and exit codes (0 done, 1 could not, 2 wrong usage)."""
+"""The `kvcache` command: its subcommands and exit codes (0 done, 1 could not, 2 wrong usage).
+
+Each command imports what it runs when it runs, so that `kvcache --help` is quick.
+"""
 
 from __future__ import annotations
 
 import io
-import os
 import sys
+from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator import options
-from orchestrator.launch import DEFAULTS, Launch
+from orchestrator.launch import DEFAULTS
+from orchestrator.options import LaunchOptions, launch_options
 from orchestrator.outcome import run_command
-from orchestrator.study_commands import study
+
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 app = typer.Typer(
     name="kvcache",
@@ -24,69 +30,35 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def up(
-    runtime: options.Runtime = "auto",
-    name: options.Name = DEFAULTS.name,
-    port: options.Port = DEFAULTS.port,
-    publish_address: options.PublishAddress = DEFAULTS.publish_address,
-    image: options.Image = DEFAULTS.image,
-    base_image: options.BaseImage = DEFAULTS.base_image,
-    ca_bundle: options.CaBundle = None,
-    build: options.Build = None,
-    model: options.Model = DEFAULTS.model,
-    models_dir: options.ModelsDir = None,
-    hf_cache: options.HfCache = None,
-    hf_endpoint: options.HfEndpoint = DEFAULTS.hf_endpoint,
-    zmq_endpoint: options.ZmqEndpoint = DEFAULTS.zmq_endpoint,
-    zmq_topic: options.ZmqTopic = DEFAULTS.zmq_topic,
-    pool_concurrency: options.PoolConcurrency = DEFAULTS.pool_concurrency,
-    block_size: options.BlockSize = DEFAULTS.block_size,
-    env: options.Environment = None,
-    cpus: options.Cpus = None,
-    memory: options.Memory = None,
-    timeout: options.Timeout = DEFAULTS.timeout,
-    detach: options.Detach = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"kvcache {metadata.version('kvcache')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("kvcache (a checkout that is not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
+    """Options of `kvcache` itself."""
+
+
+@app.command()
+@launch_options()
+def up(given: LaunchOptions, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
     """Build the image if it changed, run the service, and remove it on Ctrl+C.
 
     A token for the hub is taken from HF_TOKEN, or from where huggingface_hub keeps it.
     """
     from orchestrator.commands.up import up as bring_up
     from orchestrator.console import Console
-    from orchestrator.host.hub_token import find_token
-    from orchestrator.launch import parse_environment, parse_memory
 
-    def run() -> None:
-        launch = Launch(
-            runtime=options.runtime_kind(runtime),
-            name=name,
-            image=image,
-            base_image=base_image,
-            port=port,
-            publish_address=publish_address,
-            model=model,
-            models_dir=models_dir,
-            hf_cache=hf_cache,
-            hf_endpoint=hf_endpoint,
-            zmq_endpoint=zmq_endpoint,
-            zmq_topic=zmq_topic,
-            pool_concurrency=pool_concurrency,
-            block_size=block_size,
-            environment=parse_environment(env or (), os.environ),
-            ca_bundle=ca_bundle,
-            build=build,
-            timeout=timeout,
-            cpus=cpus,
-            memory=parse_memory(memory) if memory else None,
-            detach=detach,
-            token=find_token(os.environ),
-        )
-        bring_up(launch, Console(quiet=quiet))
-
-    run_command(run, debug=debug)
+    run_command(lambda: bring_up(given.launch(), Console(quiet=quiet)), debug=debug)
 
 
 @app.command()
@@ -98,7 +70,7 @@ def down(
     debug: options.Debug = False,
 ) -> None:
     """Stop and remove the service. Nothing to do is no error."""
-    from orchestrator.commands.up import down as bring_down
+    from orchestrator.commands.down import down as bring_down
     from orchestrator.console import Console
 
     run_command(lambda: bring_down(name, options.runtime_kind(runtime), Console(quiet=quiet), every=every), debug=debug)
@@ -140,48 +112,128 @@ def status(
 
 
 @app.command()
-def doctor(
+@launch_options(without=("build", "timeout", "detach"))
+def doctor(given: LaunchOptions, as_json: options.AsJson = False, debug: options.Debug = False) -> None:
+    """Look for what would stop `up` with these options, and say what to do. Exit code 1 if something would."""
+    from orchestrator.commands.doctor import examine
+
+    run_command(lambda: examine(given.launch(), as_json=as_json), debug=debug)
+
+
+@app.command()
+@launch_options(
+    without=(
+        *("name", "port", "publish_address", "model", "models_dir", "hf_cache", "hf_endpoint", "zmq_endpoint"),
+        *("zmq_topic", "pool_concurrency", "block_size", "env", "cpus", "memory", "detach"),
+    )
+)
+def demo(
+    given: LaunchOptions,
+    pods: Annotated[int, typer.Option(min=1, max=64, help="Simulated engines.")] = 3,
+    blocks: Annotated[int, typer.Option(min=2, help="Blocks of each engine's cache.")] = 256,
+    block_size: Annotated[int, typer.Option(min=1, help="Tokens of a block.")] = 16,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal conversations.")] = 7,
+    requests: Annotated[int | None, typer.Option(min=1, help="Stop after so many.", show_default="300")] = None,
+    duration: Annotated[str | None, typer.Option(metavar="TIME", help="Stop after that time, such as 60s.")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Requests per second.",
+            show_default="20 to look at, else as fast as it goes",
+        ),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave all up until Ctrl+C, to play with.")] = False,
     as_json: options.AsJson = False,
-    runtime: options.Runtime = "auto",
-    name: options.Name = DEFAULTS.name,
-    port: options.Port = DEFAULTS.port,
-    publish_address: options.PublishAddress = DEFAULTS.publish_address,
-    image: options.Image = DEFAULTS.image,
-    base_image: options.BaseImage = DEFAULTS.base_image,
-    ca_bundle: options.CaBundle = None,
-    model: options.Model = DEFAULTS.model,
-    models_dir: options.ModelsDir = None,
-    hf_cache: options.HfCache = None,
-    hf_endpoint: options.HfEndpoint = DEFAULTS.hf_endpoint,
-    zmq_endpoint: options.ZmqEndpoint = DEFAULTS.zmq_endpoint,
+    name: Annotated[str, typer.Option(help="Name of the container or process.")] = "kvcache-demo",
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, help="Port of the HTTP endpoints; 0: any.")
+    ] = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Look for what would stop `up` with these options, and say what to do. Exit code 1 if something would."""
-    from orchestrator.doctor.examination import examine
-    from orchestrator.host.hub_token import find_token
+    """See it work: simulated engines, conversations, and what routing by cache is worth. Needs no GPU and no hub.
 
-    def run() -> None:
-        launch = Launch(
-            runtime=options.runtime_kind(runtime),
-            name=name,
-            image=image,
-            base_image=base_image,
-            port=port,
-            publish_address=publish_address,
-            model=model,
-            models_dir=models_dir,
-            hf_cache=hf_cache,
-            hf_endpoint=hf_endpoint,
-            zmq_endpoint=zmq_endpoint,
-            ca_bundle=ca_bundle,
-            token=find_token(os.environ),
-        )
-        examine(launch, as_json=as_json)
+    Exit code 1 when a prediction of the service differed from what an engine did.
+    """
+    from orchestrator.commands.demo import Play
+    from orchestrator.commands.demo import demo as play_demo
+
+    def run() -> int:
+        launch = given.launch(name=name, port=port, token=None)
+        until = options.seconds(duration, "--duration")
+        return play_demo(launch, Play(pods, blocks, block_size, seed, requests, until, rate, keep, as_json))
 
     run_command(run, debug=debug)
 
 
-app.add_typer(study)
+@app.command()
+def score(
+    prompt: Annotated[str | None, typer.Argument(help="A text.")] = None,
+    chat: Annotated[Path | None, typer.Option(help="A chat request in JSON, from a file or - instead.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model, or a LoRA; the service's own if left out.")] = None,
+    lora_name: Annotated[str | None, typer.Option(help="The LoRA adapter that the request is for.")] = None,
+    cache_salt: Annotated[str | None, typer.Option(help="What the engine salts the blocks with.")] = None,
+    as_json: options.AsJson = False,
+    name: options.Name = DEFAULTS.name,
+    url: options.Url = None,
+    runtime: options.OneRuntime = "auto",
+    debug: options.Debug = False,
+) -> None:
+    """Ask a running service how much of a prompt each pod has."""
+    from orchestrator.commands.score import Question
+    from orchestrator.commands.score import score as ask
+    from orchestrator.running import find_running
+
+    def run() -> None:
+        body = Question(prompt, chat, model, lora_name, cache_salt).body()
+        ask(find_running(name, url, options.runtime_kind(runtime)), body, as_json=as_json)
+
+    run_command(run, debug=debug)
+
+
+@app.command()
+def top(
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    count: Annotated[int | None, typer.Option(min=1, help="Stop after so many looks; in a pipe 1.")] = None,
+    as_json: options.AsJson = False,
+    name: options.Name = DEFAULTS.name,
+    url: options.Url = None,
+    runtime: options.OneRuntime = "auto",
+    debug: options.Debug = False,
+) -> None:
+    """Watch a running service's pods: blocks, events per second, lag, exact or not."""
+    from orchestrator.commands.top import top as watch
+    from orchestrator.running import find_running
+
+    def run() -> None:
+        running = find_running(name, url, options.runtime_kind(runtime))
+        watch(running, interval=interval, count=count, as_json=as_json)
+
+    run_command(run, debug=debug)
+
+
+@app.command(context_settings=_PASSED_ON)
+def record(context: typer.Context) -> None:
+    """Write what engines publish to a file."""
+    _run_tool(context)
+
+
+@app.command(context_settings=_PASSED_ON)
+def replay(context: typer.Context) -> None:
+    """Publish a recording as its engines did."""
+    _run_tool(context)
+
+
+@app.command(context_settings=_PASSED_ON)
+def offline(context: typer.Context) -> None:
+    """Analyse a recording, or score prompts against it, without container and sockets."""
+    _run_tool(context)
+
+
+def _run_tool(context: typer.Context) -> None:
+    from orchestrator.commands.tools import run_tool
+
+    run_command(lambda: run_tool(str(context.info_name), context.args), debug=False)
 
 
 def main() -> None:

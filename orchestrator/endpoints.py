@@ -1,90 +1,40 @@
-"""ZMQ_ENDPOINT as it reads from the host, and as it must read from inside a container."""
+"""ZMQ_ENDPOINT of the host, as a container needs it: ports to publish, and the host's own name instead of loopback."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import replace
 
 from orchestrator.errors import UsageError
+from service.contract.endpoints import Endpoint, host_port
 
-_TCP = re.compile(r"tcp://(?P<host>\[[^\]]*\]|[^:\[\]]*):(?P<port>\d+|\*)$")
-_LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]", re.IGNORECASE)
 _EVERY_INTERFACE = frozenset({"*", "0.0.0.0", "[::]"})  # noqa: S104 - recognised, not bound
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """One ZeroMQ address, as vLLM and the service write it."""
-
-    text: str
-    host: str | None
-    port: int | None
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        match = _TCP.match(text)
-        if match is None:
-            return cls(text, None, None)
-        port = match["port"]
-        return cls(text, match["host"], int(port) if port != "*" else None)
-
-    @property
-    def binds(self) -> bool:
-        """Whether the service listens there and engines connect to it (the rule of service/events/endpoint.py)."""
-        return "*" in self.text or "[::]" in self.text or self.text.startswith(("ipc://", "inproc://"))
-
-    @property
-    def loopback(self) -> bool:
-        return self.host is not None and _LOOPBACK.fullmatch(self.host) is not None
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A piece of ZMQ_ENDPOINT between two commas: an option's prefix, if any, and an address, if it has one."""
-
-    prefix: str
-    address: Address | None
-
-
-def _parts(endpoint: str) -> list[_Part]:
-    parts = []
-    for piece in filter(None, (piece.strip() for piece in endpoint.split(","))):
-        option, equals, value = piece.partition("=")
-        if not equals or "://" in option:
-            parts.append(_Part("", Address.parse(piece)))
-        elif option == "replay":
-            parts.append(_Part("replay=", Address.parse(value)))
-        else:
-            parts.append(_Part(piece, None))
-    return parts
-
-
-def addresses(endpoint: str) -> list[Address]:
-    """Every address that the service would bind or connect to, those of replay sockets included."""
-    return [part.address for part in _parts(endpoint) if part.address is not None]
-
-
-def ports_to_publish(endpoint: str) -> list[int]:
+def ports_to_publish(endpoints: Iterable[Endpoint]) -> list[int]:
     """Ports at which engines reach what the service binds; raises UsageError where a container cannot bind."""
     ports = []
-    for address in addresses(endpoint):
-        if not address.binds:
+    for endpoint in endpoints:
+        if not endpoint.binds:
             continue
-        if address.port is None or address.host not in _EVERY_INTERFACE:
+        found = host_port(endpoint.address)
+        if found is None or found.port is None or found.host not in _EVERY_INTERFACE:
             raise UsageError(
-                f"{address.text} cannot be bound from inside a container: nothing outside would reach it.",
+                f"{endpoint.address} cannot be bound from inside a container: nothing outside would reach it.",
                 "Use tcp://*:PORT, or --runtime process.",
             )
-        ports.append(address.port)
+        ports.append(found.port)
     return ports
 
 
-def seen_from_container(endpoint: str, host_name: str) -> str:
-    """The same endpoint with loopback hosts turned into the name by which a container reaches this machine."""
-    pieces = []
-    for part in _parts(endpoint):
-        text = part.address.text if part.address else ""
-        if part.address is not None and part.address.loopback:
-            text = f"tcp://{host_name}:{text.rpartition(':')[2]}"
-        pieces.append(part.prefix + text)
-    return ",".join(pieces)
+def seen_from_container(endpoints: Iterable[Endpoint], host_name: str) -> tuple[Endpoint, ...]:
+    """The same endpoints, with loopback replaced by the name under which a container reaches this machine."""
+
+    def seen(address: str) -> str:
+        found = host_port(address)
+        return f"tcp://{host_name}:{found.port}" if found and found.is_loopback and found.port else address
+
+    return tuple(
+        replace(endpoint, address=seen(endpoint.address), replay=endpoint.replay and seen(endpoint.replay))
+        for endpoint in endpoints
+    )

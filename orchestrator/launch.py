@@ -9,10 +9,13 @@ from pathlib import Path
 
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.base import RuntimeKind
+from service.contract.endpoints import Endpoint, format_endpoints, parse_endpoints
+from service.contract.settings import Settings
+from service.contract.units import parse_size
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[kmgt]?)i?b?", re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SERVICE = Settings()
 # Variables with an option of their own, and what they are called there.
 _RESERVED = {
     "MODEL_NAME": "--model",
@@ -43,16 +46,16 @@ class Launch:
     name: str = "kv-cache-unified-online"
     image: str = "kv-cache-unified-online"
     base_image: str = "docker.io/library/python:3.12-slim"
-    port: int = 8080
+    port: int = _SERVICE.http_port
     publish_address: str = "127.0.0.1"
-    model: str = "ibm-granite/granite-3.3-2b-instruct"
+    model: str = _SERVICE.model_name
     models_dir: Path | None = None
     hf_cache: Path | None = None
     hf_endpoint: str = "https://huggingface.co"
-    zmq_endpoint: str = "tcp://localhost:5557"
-    zmq_topic: str = "kv@"
-    pool_concurrency: int = 4
-    block_size: int = 256
+    zmq_endpoint: str = format_endpoints(_SERVICE.zmq_endpoint)
+    zmq_topic: str = _SERVICE.zmq_topic
+    pool_concurrency: int = _SERVICE.pool_concurrency
+    block_size: int = _SERVICE.block_size
     environment: Mapping[str, str] = field(default_factory=dict)
     ca_bundle: Path | None = None
     build: bool | None = None
@@ -66,17 +69,28 @@ class Launch:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        _ = self.endpoints
         for option, folder in (("--models-dir", self.models_dir), ("--ca-bundle", self.ca_bundle)):
             if folder is not None and not folder.exists():
                 raise UsageError(f"{option}: {folder} does not exist.", "Name one that does.")
         if self.models_dir is not None and self.hf_cache is not None and self.models_dir == self.hf_cache:
             raise UsageError("--models-dir and --hf-cache name the same folder.", "Give each its own.")
 
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """`zmq_endpoint`, parsed. Raises UsageError."""
+        try:
+            return parse_endpoints(self.zmq_endpoint)
+        except ValueError as error:
+            raise UsageError(
+                f"--zmq-endpoint: {error}.", "Example: tcp://10.0.0.7:5557,replay=tcp://10.0.0.7:5558"
+            ) from None
+
 
 def check_name(name: str) -> None:
-    """Raises UsageError for what no runtime takes as a name."""
+    """Raises UsageError for a name that a runtime would refuse."""
     if not _NAME.fullmatch(name):
-        raise UsageError(f"--name: {name!r} is no name.", "Use letters, digits, and - _ . after the first.")
+        raise UsageError(f"--name: {name!r} is not a valid name.", "Use letters, digits, and - _ . after the first.")
 
 
 def parse_environment(pairs: Iterable[str], host: Mapping[str, str]) -> dict[str, str]:
@@ -96,10 +110,10 @@ def parse_environment(pairs: Iterable[str], host: Mapping[str, str]) -> dict[str
 
 def parse_memory(text: str) -> int:
     """Bytes of 512m, 2g, 1.5GiB or 1073741824; raises UsageError."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"--memory: {text!r} is no size.", "Examples: 512m, 2g")
-    return int(float(match["number"]) * 1024 ** " kmgt".index(match["unit"].lower() or " "))
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise UsageError(f"--memory: {text!r} is not a valid size.", "Examples: 512m, 2g") from None
 
 
 DEFAULTS = Launch()

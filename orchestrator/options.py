@@ -1,17 +1,21 @@
-"""The commands' options: names, environment variables, meanings. A flag beats its variable, that the default."""
+"""The options of the commands, each declared once. Precedence: flag, environment variable, default."""
 
 from __future__ import annotations
 
-import re
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from orchestrator.errors import UsageError
+from orchestrator.host.hub_token import find_token
+from orchestrator.launch import DEFAULTS, Launch, parse_environment, parse_memory
 from orchestrator.runtimes.base import RuntimeKind
-
-_TIME = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smh]?)")
+from service.contract.units import parse_seconds
 
 # The second names are aliases for one release.
 _RUNTIME_FLAGS = ("--runtime", "--engine")
@@ -152,6 +156,7 @@ Debug = Annotated[
     bool,
     typer.Option("--debug", envvar="KVCACHE_DEBUG", help="Show tracebacks."),
 ]
+Url = Annotated[str | None, typer.Option(envvar="KVCACHE_URL", help="Address of the service, instead of a name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
 
 
@@ -165,11 +170,71 @@ def runtime_kind(text: str) -> RuntimeKind | None:
         raise UsageError(f"--runtime: {text!r} is not a runtime.", "Use auto, podman, docker or process.") from None
 
 
-def seconds(text: str | None) -> float | None:
-    """Reads a time such as 60, 60s, 5m or 1h; None stays None."""
-    if text is None:
-        return None
-    match = _TIME.fullmatch(text.strip())
-    if match is None or float(match["number"]) == 0:
-        raise UsageError(f"{text!r} is no time above zero.", "Examples: 30s, 5m, 1h")
-    return float(match["number"]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match["unit"]]
+def seconds(text: str | None, option: str) -> float | None:
+    """Seconds of a time such as 60, 60s or 5m; None stays None. Raises UsageError."""
+    try:
+        return None if text is None else parse_seconds(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {text!r} {error}.", "Give a time above zero.") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchOptions:
+    """What `kvcache up` is told on the command line, as it is written there."""
+
+    runtime: Runtime = "auto"
+    name: Name = DEFAULTS.name
+    port: Port = DEFAULTS.port
+    publish_address: PublishAddress = DEFAULTS.publish_address
+    image: Image = DEFAULTS.image
+    base_image: BaseImage = DEFAULTS.base_image
+    ca_bundle: CaBundle = None
+    build: Build = None
+    model: Model = DEFAULTS.model
+    models_dir: ModelsDir = None
+    hf_cache: HfCache = None
+    hf_endpoint: HfEndpoint = DEFAULTS.hf_endpoint
+    zmq_endpoint: ZmqEndpoint = DEFAULTS.zmq_endpoint
+    zmq_topic: ZmqTopic = DEFAULTS.zmq_topic
+    pool_concurrency: PoolConcurrency = DEFAULTS.pool_concurrency
+    block_size: BlockSize = DEFAULTS.block_size
+    env: Environment = None
+    cpus: Cpus = None
+    memory: Memory = None
+    timeout: Timeout = DEFAULTS.timeout
+    detach: Detach = False
+
+    def launch(self, **replaced: Any) -> Launch:
+        """The checked choices, with a token of the hub if this machine has one. Raises UsageError."""
+        checked = {
+            "runtime": runtime_kind(self.runtime),
+            "environment": parse_environment(self.env or (), os.environ),
+            "memory": parse_memory(self.memory) if self.memory else None,
+            "token": find_token(os.environ),
+        }
+        as_given = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "env"}
+        return Launch(**{**as_given, **checked, **replaced})
+
+
+def launch_options(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of LaunchOptions, which it takes as its first argument, before its own options."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        types = get_type_hints(LaunchOptions, include_extras=True)
+        shared = [
+            Parameter(option.name, Parameter.KEYWORD_ONLY, default=option.default, annotation=types[option.name])
+            for option in fields(LaunchOptions)
+            if option.name not in without
+        ]
+        _, *own = signature(command, eval_str=True).parameters.values()
+
+        def run(**given: Any) -> None:
+            options = LaunchOptions(**{option.name: given.pop(option.name) for option in shared})
+            command(options, **given)
+
+        # typer reads a command's options from its signature.
+        run.__signature__ = Signature([*shared, *(one.replace(kind=Parameter.KEYWORD_ONLY) for one in own)])  # type: ignore[attr-defined]
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+
+    return decorate

@@ -27,6 +27,7 @@ from orchestrator.runtimes.base import (
     Volume,
     Workload,
 )
+from service.contract.endpoints import format_endpoints
 
 _MODELS = "/models"
 _HUB_CACHE = "/cache/huggingface"
@@ -99,7 +100,11 @@ def _as_child(launch: Launch, token: Path | None) -> Workload:
 
 
 def _in_container(launch: Launch, token: Path | None, runtime: ContainerRuntime) -> Workload:
-    who = identity(runtime.kind, rootless=bool(launch.hf_cache) and runtime.rootless, hf_cache=launch.hf_cache)
+    who = identity(
+        rootless=bool(launch.hf_cache) and runtime.rootless,
+        keeps_id=runtime.kind is RuntimeKind.PODMAN,
+        hf_cache=launch.hf_cache,
+    )
     mounts = []
     environment = {
         **_settings(launch),
@@ -132,12 +137,12 @@ def _in_container(launch: Launch, token: Path | None, runtime: ContainerRuntime)
 
 
 def _seen_from_container(launch: Launch) -> str:
-    return seen_from_container(launch.zmq_endpoint, HOST_NAME)
+    return format_endpoints(seen_from_container(launch.endpoints, HOST_NAME))
 
 
 def ports(launch: Launch) -> list[int]:
     """Ports that a container of this launch takes; raises UsageError if two of them are one."""
-    taken = [launch.port, *ports_to_publish(launch.zmq_endpoint)]
+    taken = [launch.port, *ports_to_publish(launch.endpoints)]
     if twice := [port for port in taken if taken.count(port) > 1]:
         raise UsageError(f"Port {twice[0]} is wanted twice.", "Give --port and each bound --zmq-endpoint its own.")
     return taken

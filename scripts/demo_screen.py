@@ -18,12 +18,12 @@ from rich.text import Text
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from orchestrator.commands.demo import MODEL, REQUESTS
-from orchestrator.commands.demo_lines import Begun, Ended, Routed, read_line
 from orchestrator.commands.demo_view import DemoView
 from orchestrator.commands.up import up
 from orchestrator.console import Console
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
+from service.contract.demo_lines import Ended, Routed, Started, read_line
 from tests.command import free_port
 from tests.conftest import ROOT
 
@@ -48,7 +48,7 @@ def main() -> int:
         url = f"http://127.0.0.1:{launch.port}"
         arguments = ["simulate", f"--url={url}", f"--endpoints={endpoints}", f"--requests={REQUESTS}", "--rate=20"]
         lines = map(read_line, runtime.run_tool(launch.name, arguments))
-        view = DemoView(terminal, cast("Begun", next(lines)), runtime.kind)
+        view = DemoView(terminal, cast("Started", next(lines)), runtime.kind)
         terminal.print(Text("$ kvcache demo", style="bold"))
         for line in lines:
             if isinstance(line, Routed) and line.number == _SHOWN_REQUEST:

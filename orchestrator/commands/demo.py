@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 import typer
 from rich.console import Console as Terminal
 
-from orchestrator.commands.demo_lines import Begun, Ended, Routed, read_line
 from orchestrator.commands.demo_view import DemoView
 from orchestrator.commands.up import up
 from orchestrator.console import Console
@@ -20,8 +19,8 @@ from orchestrator.health import url
 from orchestrator.host.state import make_service_folder
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import ContainerRuntime
+from service.contract.demo_lines import Ended, Routed, Started, read_line
 
-NAME = "kvcache-demo"
 MODEL = "builtin/demo"
 REQUESTS = 300
 _RATE_ON_A_TERMINAL = 20.0
@@ -105,9 +104,9 @@ class _Demo:
         return ["simulate", *given, *(["--stay"] if play.keep else [])]
 
     def _watch(self, lines: Iterator[str], runtime: ContainerRuntime) -> Ended:
-        begun = read_line(next(lines))
-        assert isinstance(begun, Begun)  # noqa: S101 - the tool writes it first
-        view = DemoView(self._terminal, begun, runtime.kind)
+        started = read_line(next(lines))
+        assert isinstance(started, Started)  # noqa: S101 - the tool writes it first
+        view = DemoView(self._terminal, started, runtime.kind)
         with ExitStack() as stack:
             if not self._play.as_json:
                 stack.enter_context(view.shown())
@@ -118,7 +117,7 @@ class _Demo:
                     end = line
                     break
         if self._play.as_json:
-            typer.echo(json.dumps(_document(begun, end, runtime.kind), indent=2))
+            typer.echo(json.dumps(_document(started, end, runtime.kind), indent=2))
         else:
             view.ended(end)
         return end
@@ -140,8 +139,8 @@ class _Demo:
             typer.echo(line, err=self._play.as_json)
 
 
-def _document(begun: Begun, end: Ended, runtime: str) -> dict[str, object]:
-    document = {"runtime": runtime, "engine": runtime, **asdict(begun), **asdict(end)}
+def _document(started: Started, end: Ended, runtime: str) -> dict[str, object]:
+    document = {"runtime": runtime, "engine": runtime, **asdict(started), **asdict(end)}
     del document["last_messages"]
     document["policies"] = [{**asdict(tally), "hit_rate": round(tally.hit_rate, 4)} for tally in end.policies]
     return document

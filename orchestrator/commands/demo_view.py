@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.commands.demo_lines import Begun, Ended, PodTally, PolicyTally, Routed
+from service.contract.demo_lines import Ended, PodTally, PolicyTally, Routed, Started
 
 _WIDTH = 80
 _CACHED_SHOWN, _NEW_SHOWN = 150, 160
@@ -24,9 +24,9 @@ _DIFFERENCES_SHOWN = 20
 class DemoView:
     """Shows requests as they are routed, and in the end a summary. `terminal` decides how."""
 
-    def __init__(self, terminal: Terminal, begun: Begun, runtime: str) -> None:
+    def __init__(self, terminal: Terminal, started: Started, runtime: str) -> None:
         self._terminal = terminal
-        self._begun = begun
+        self._started = started
         self._runtime = runtime
         self._live: Live | None = None
         self._differences = 0
@@ -98,18 +98,18 @@ class DemoView:
         self._terminal.print(_verdict(end.predictions, len(end.differences)))
 
     def _title(self) -> str:
-        begun = self._begun
-        return f"{len(begun.pods)} engines of {begun.blocks} blocks of {begun.block_size} tokens (seed {begun.seed})"
+        run = self._started
+        return f"{len(run.pods)} engines of {run.blocks} blocks of {run.block_size} tokens (seed {run.seed})"
 
     def _head(self, request: Routed) -> RenderableType:
-        begun = self._begun
-        done = f"{request.number}/{begun.requests}" if begun.requests else f"{request.number}"
+        started = self._started
+        done = f"{request.number}/{started.requests}" if started.requests else f"{request.number}"
         line = Table.grid(expand=False)
         line.add_column(width=_WIDTH - 22)
         line.add_column(width=21, justify="right")
         line.add_row(
             Text.assemble(
-                ("kvcache demo", "bold"), f" on {self._runtime}, {len(begun.pods)} engines, seed {begun.seed}"
+                ("kvcache demo", "bold"), f" on {self._runtime}, {len(started.pods)} engines, seed {started.seed}"
             ),
             Text(f"{done} in {request.seconds:.0f} s"),
         )
@@ -126,7 +126,7 @@ class DemoView:
             rate = tally.reused_tokens / tally.prompt_tokens if tally.prompt_tokens else 0.0
             table.add_row(
                 tally.pod,
-                _bar(self._begun.blocks, tally.blocks_held, 16, "cyan"),
+                _bar(self._started.blocks, tally.blocks_held, 16, "cyan"),
                 f"{tally.blocks_held:,}",
                 f"{tally.requests:,}",
                 f"{rate:.1%}",
@@ -136,7 +136,7 @@ class DemoView:
         return table
 
     def _check(self, request: Routed) -> Text:
-        so_far = request.number * (len(self._begun.pods) + 1)
+        so_far = request.number * (len(self._started.pods) + 1)
         return _verdict(so_far, self._differences)
 
 

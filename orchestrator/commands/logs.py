@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 
 from orchestrator.console import Console
 from orchestrator.errors import Problem, UsageError
 from orchestrator.runtimes.base import LogQuery, RuntimeKind
 from orchestrator.runtimes.discovery import answering
-
-_AGO = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
-_SECONDS = (86400, 3600, 60, 1)
+from service.contract.units import parse_seconds
 
 
 def show_logs(name: str, kind: RuntimeKind | None, query: LogQuery, console: Console) -> None:
@@ -30,15 +27,10 @@ def show_logs(name: str, kind: RuntimeKind | None, query: LogQuery, console: Con
 
 def parse_moment(text: str) -> float:
     """Seconds since the epoch of 10m, 1h30m (so long ago), 2025-01-31T12:00:00Z or 1738324800; raises UsageError."""
-    if (ago := _AGO.fullmatch(text)) and text:
-        return time.time() - sum(
-            float(number) * seconds for number, seconds in zip(ago.groups(), _SECONDS, strict=True) if number
-        )
-    try:
+    with suppress(ValueError):
         return float(text)
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError):
+        return time.time() - parse_seconds(text)
+    with suppress(ValueError):
         return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        raise UsageError(f"--since: {text!r} is no time.", "Examples: 10m, 2h, 2025-01-31T12:00:00Z") from None
+    raise UsageError(f"--since: {text!r} is not a valid time.", "Examples: 10m, 2h, 2025-01-31T12:00:00Z")

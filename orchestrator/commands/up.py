@@ -1,4 +1,4 @@
-"""`up` and `down`, step by step."""
+"""`kvcache up`, step by step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
+from orchestrator.commands.build_view import building
+from orchestrator.commands.down import GRACE_SECONDS, refuse_if_foreign, remove
 from orchestrator.console import Console
 from orchestrator.errors import BuildFailed, Problem
 from orchestrator.health import answers, backoff, url
@@ -18,10 +20,14 @@ from orchestrator.image import image_build, is_up_to_date, recipe
 from orchestrator.launch import Launch
 from orchestrator.readiness import ReadinessWatch
 from orchestrator.runtimes.base import OWNER_LABEL, ContainerRuntime, LogQuery, RuntimeKind, Service
-from orchestrator.runtimes.discovery import answering, choose
+from orchestrator.runtimes.discovery import choose
 from orchestrator.workload import ports, prepare, service_address
 
-_GRACE_SECONDS = 10.0
+_ENDPOINTS = (
+    ("/score", "Score prompts using KV-cache (original)"),
+    ("/score_completions", "Score chat completions with template rendering"),
+    ("/v1/chat/completions", "Full chat completions with template processing"),
+)
 _LINES_OF_A_DEAD_SERVICE = 20
 _WATCH_SECONDS = 1.0
 _LOADING_SECONDS = 2.0  # in which a model that is at hand is loaded
@@ -135,7 +141,7 @@ class _UpRun:
         if launch.build is None and is_up_to_date(images, launch.image, wanted):
             self._console.step(f"Image {launch.image} is up to date, build skipped")
             return
-        with self._console.building(launch.image, wanted.steps) as view:
+        with building(self._console, launch.image, wanted.steps) as view:
             try:
                 with closing(images.build(image_build(launch, wanted))) as output:
                     for line in output:
@@ -180,12 +186,15 @@ class _UpRun:
                 )
             self._signals.check()
             time.sleep(pause)
-        self._grace = _GRACE_SECONDS
+        self._grace = GRACE_SECONDS
         self._console.step(f"{self._noun.capitalize()} is ready!")
 
     def _tell(self) -> None:
         seconds = time.monotonic() - self._begun
-        self._console.ready(url(self._address, self._launch.port), self._runtime.kind, seconds)
+        self._console.step(f"🚀 kvcache is ready! ({self._runtime.kind}, {seconds:.1f} s)")
+        self._console.step("Available endpoints:")
+        for path, meaning in _ENDPOINTS:
+            self._console.step(f"  - POST {url(self._address, self._launch.port)}{path} - {meaning}")
         deadline = time.monotonic() + _LOADING_SECONDS
         for pause in backoff():
             if self._readiness.missing() == () or time.monotonic() > deadline:
@@ -245,39 +254,8 @@ class _UpRun:
         self._console.step(f"{self._noun.capitalize()} removed successfully")
 
 
-def remove(runtime: ContainerRuntime, name: str) -> None:
-    """Removes a service of ours and what the host kept for it."""
-    runtime.remove(name)
-    forget_service(runtime.kind, name)
-
-
-def refuse_if_foreign(there: Service) -> None:
-    """Raises Problem for a container that is not ours, which is never touched."""
-    if not there.ours:
-        raise Problem(
-            f"The name {there.name} is taken by a container that is not ours (image {there.image}, {there.state}).",
-            f"Choose another --name, or remove it yourself: {there.runtime} rm -f {there.name}",
-        )
-
-
 def _is_orphan(service: Service) -> bool:
     """Whether the `up` that a running service belongs to is gone; a detached one belongs to nobody and is none."""
     text = service.labels.get(OWNER_LABEL)
     owner = Owner.parse(text) if text else None
     return owner is not None and not owner.lives
-
-
-def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool = False) -> None:
-    """Stops and removes the service of that name, or all of ours, wherever they run. Done already is done well."""
-    removed = 0
-    for runtime in answering(kind):
-        with closing(runtime):
-            for service in list(runtime.services()):
-                if every or service.name == name:
-                    console.step(f"Stopping {service.name} on {runtime.kind}...")
-                    runtime.stop(service.name, _GRACE_SECONDS)
-                    remove(runtime, service.name)
-                    console.step(f"{runtime.kind.noun.capitalize()} removed successfully")
-                    removed += 1
-    if not removed:
-        console.step("Nothing to remove" if every else f"Nothing to remove: no service named {name}")

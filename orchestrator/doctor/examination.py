@@ -1,16 +1,11 @@
-"""The examination: all checks, in the order in which `up` would meet what they look for."""
+"""All checks, in the order in which `up` would run into what they look for."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict
 
-import typer
-from rich.console import Console as Terminal
-
-from orchestrator.doctor.finding import Finding, Severity
+from orchestrator.doctor.finding import Finding
 from orchestrator.doctor.hub import check_model, check_token
 from orchestrator.doctor.image import check_image
 from orchestrator.doctor.network import check_events, check_ports
@@ -19,25 +14,6 @@ from orchestrator.errors import RuntimeUnavailable
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
 from orchestrator.runtimes.discovery import connect
-
-_STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
-
-
-def examine(launch: Launch, *, as_json: bool) -> None:
-    """Prints what the checks find; raises typer.Exit(1) if something would stop `up`."""
-    found = []
-    terminal = Terminal(highlight=False, emoji=False, soft_wrap=True)
-    for finding in findings(launch):
-        found.append(finding)
-        if not as_json:
-            terminal.print(f"{finding.severity:<8} ", style=_STYLES[finding.severity], end="")
-            terminal.print(f"{finding.check}: {finding.text}", markup=False)
-            if finding.remedy:
-                terminal.print(f"{'':9}{finding.remedy}", markup=False)
-    if as_json:
-        typer.echo(json.dumps([{**asdict(finding), "verdict": finding.severity} for finding in found], indent=2))
-    if any(finding.severity is Severity.PROBLEM for finding in found):
-        raise typer.Exit(1)
 
 
 def findings(launch: Launch) -> Iterator[Finding]:

@@ -6,12 +6,12 @@ import socket
 from collections.abc import Iterator
 
 from orchestrator.doctor.finding import Finding, ok, problem, warning
-from orchestrator.endpoints import Address, addresses
 from orchestrator.errors import UsageError
 from orchestrator.host.ports import is_free, listener, listens_on_loopback_only
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
 from orchestrator.workload import ports
+from service.contract.endpoints import HostPort, binds, host_port
 
 _CONNECT_SECONDS = 2.0
 
@@ -39,26 +39,26 @@ def check_ports(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
 
 
 def check_events(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
-    """Silence is no failure: an engine may come later."""
-    for address in addresses(launch.zmq_endpoint):
-        if address.binds or address.host is None or address.port is None:
-            continue
-        yield _check_publisher(address, address.host, address.port, contained=runtime.kind is not RuntimeKind.PROCESS)
+    """Silence is only a warning: an engine may come later."""
+    for address in (address for endpoint in launch.endpoints for address in endpoint.addresses):
+        found = host_port(address)
+        if found is not None and found.port is not None and not binds(address):
+            yield _check_publisher(address, found, found.port, contained=runtime.kind is not RuntimeKind.PROCESS)
 
 
-def _check_publisher(address: Address, host: str, port: int, *, contained: bool) -> Finding:
+def _check_publisher(address: str, at: HostPort, port: int, *, contained: bool) -> Finding:
     try:
-        socket.create_connection((host.strip("[]"), port), _CONNECT_SECONDS).close()
+        socket.create_connection((at.host.strip("[]"), port), _CONNECT_SECONDS).close()
     except OSError as error:
         return warning(
             "events",
-            f"nothing answers at {address.text} ({error.strerror or error})",
+            f"nothing answers at {address} ({error.strerror or error})",
             "Start the engine with --kv-events-config; the service connects as soon as it is there.",
         )
-    if contained and address.loopback and listens_on_loopback_only(port):
+    if contained and at.is_loopback and listens_on_loopback_only(port):
         return warning(
             "events",
-            f"what answers at {address.text} listens only there, which a container does not reach",
+            f"the engine at {address} listens only on loopback, which a container does not reach",
             f"Let the engine bind tcp://*:{port}, or use --runtime process.",
         )
-    return ok("events", f"something answers at {address.text}")
+    return ok("events", f"something answers at {address}")

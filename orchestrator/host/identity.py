@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import Problem
-from orchestrator.runtimes.base import RuntimeKind
 
 PLAIN_UID = 10001  # of the image
 _ROOT = 0
@@ -21,19 +20,19 @@ class Identity:
     as_caller: bool = False
 
 
-def identity(runtime: RuntimeKind, *, rootless: bool, hf_cache: Path | None, caller: int | None = None) -> Identity:
-    """The image's plain user, unless it must write into a folder of this machine: then whoever owns that here.
+def identity(*, rootless: bool, keeps_id: bool, hf_cache: Path | None, caller: int | None = None) -> Identity:
+    """The image's unprivileged user, unless it must write into a folder of this machine: then whoever owns that here.
 
-    Makes the folder if it is not there. `caller` is a uid, this process's by default. Raises Problem where no plain
-    user could write.
+    Makes the folder if it is not there. `keeps_id`: the runtime can map a user inside to the caller. `caller` is a uid,
+    this process's by default. Raises Problem where no unprivileged user could write.
     """
     if hf_cache is None:
         return Identity()
     caller = os.geteuid() if caller is None else caller
     hf_cache.mkdir(parents=True, exist_ok=True)
     if rootless:
-        # Inside a rootless runtime root is the caller, and nobody else is anyone whom the caller knows.
-        return Identity(as_caller=True) if runtime is RuntimeKind.PODMAN else Identity(user="0:0")
+        # In a rootless runtime, root maps to the caller; other container uids map to unowned host uids.
+        return Identity(as_caller=True) if keeps_id else Identity(user="0:0")
     if caller != _ROOT:
         return Identity(user=f"{caller}:{os.getegid()}")
     owner = hf_cache.stat()

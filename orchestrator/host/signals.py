@@ -1,10 +1,11 @@
-"""Ctrl+C and SIGTERM, turned into one exception at the moments when it does no harm."""
+"""Ctrl+C and SIGTERM, turned into one exception at moments when it is safe to raise."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum, auto
 from types import FrameType, TracebackType
 from typing import NoReturn, Self
 
@@ -13,17 +14,26 @@ class ShutdownRequested(BaseException):
     """The user or the system wants us to end. Not an Exception: no library on the way may swallow it."""
 
 
+class _Mode(Enum):
+    """What the next signal does."""
+
+    RAISE = auto()
+    WAIT = auto()
+    """It is remembered, and the one after it raises."""
+    COUNT = auto()
+
+
 class Signals:
     """Turns SIGINT and SIGTERM into ShutdownRequested in the main thread, which ends any blocking call there.
 
-    It is raised once; what comes later is only counted, so that cleaning up is not torn apart, but for the moments that
-    `armed` marks. Must be entered in the main thread.
+    It is raised once. Later signals are only counted, so that they do not interrupt cleaning up, except where `armed`
+    allows it. Must be entered in the main thread.
     """
 
     def __init__(self) -> None:
         self._received = 0
         self._answered = 0
-        self._swallow: int | None = 0
+        self._mode = _Mode.RAISE
 
     def __enter__(self) -> Self:
         self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -35,15 +45,13 @@ class Signals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received += 1
-        if self._swallow is None:
-            return
-        if self._swallow > 0:
-            self._swallow -= 1
-            return
-        self._raise()
+        if self._mode is _Mode.RAISE:
+            self._raise()
+        if self._mode is _Mode.WAIT:
+            self._mode = _Mode.RAISE
 
     def _raise(self) -> NoReturn:
-        self._swallow = None
+        self._mode = _Mode.COUNT
         raise ShutdownRequested
 
     def check(self) -> None:
@@ -52,24 +60,24 @@ class Signals:
             self._raise()
 
     def disarm(self) -> None:
-        """Cleaning up begins: a signal from here on is only counted."""
+        """Cleaning up begins: signals are only counted."""
         self._answered = self._received
-        self._swallow = None
+        self._mode = _Mode.COUNT
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """A short call that must not be torn apart: a first signal waits until it is over, a second one does not."""
-        self._swallow = 1
+        """A short call that must not be interrupted: a first signal waits for its end, a second one does not."""
+        self._mode = _Mode.WAIT
         yield
-        self._swallow = 0
+        self._mode = _Mode.RAISE
         self.check()
 
     @contextmanager
     def armed(self) -> Iterator[None]:
         """A part of cleaning up that an impatient user may cut short: the next signal raises here."""
         self.check()
-        self._swallow = 0
+        self._mode = _Mode.RAISE
         try:
             yield
         finally:
-            self._swallow = None
+            self._mode = _Mode.COUNT

@@ -28,7 +28,7 @@ from orchestrator.runtimes.base import (
     Service,
     Workload,
 )
-from orchestrator.runtimes.hardening import HEALTH_CHECK, LOG_BYTES, PIDS_LIMIT, TMP_BYTES, sysctls
+from orchestrator.runtimes.hardening import LOG_BYTES, docker_restrictions
 from orchestrator.runtimes.inspection import service_from, wait_gone
 from orchestrator.runtimes.remote import remote_machine
 from orchestrator.runtimes.streams import lines, tool_lines
@@ -213,32 +213,22 @@ class DockerImages:
 
 
 def _creation(workload: Workload) -> dict[str, Any]:
-    """A workload in docker-py's words (ContainerCollection.create)."""
+    """A workload as arguments of docker-py's ContainerCollection.create."""
     return {
+        **docker_restrictions(workload),
         "image": workload.image,
         "name": workload.name,
         "labels": dict(workload.labels),
         "environment": dict(workload.environment),
-        "user": workload.user,
         "ports": {f"{published.port}/tcp": (published.address, published.port) for published in workload.publications},
-        # Not docker-py's Mount, which cannot be relabelled for SELinux; nor its list of SOURCE:TARGET:MODE, of which it
-        # takes a mode other than ro and rw for a part of the target and makes a volume there.
+        # Not docker-py's Mount, which cannot be relabelled for SELinux; nor its list of SOURCE:TARGET:MODE: it takes a
+        # mode other than ro and rw for a part of the target, and makes a volume there.
         "volumes": {
             **{str(mount.source): {"bind": mount.target, "mode": _options(mount)} for mount in workload.mounts},
             **{volume.name: {"bind": volume.target, "mode": "rw"} for volume in workload.volumes},
         },
-        "tmpfs": {"/tmp": f"size={TMP_BYTES},mode=1777"},  # noqa: S108
-        "read_only": True,
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges"],
-        "pids_limit": PIDS_LIMIT,
-        "sysctls": sysctls(workload),
-        "healthcheck": HEALTH_CHECK,
         "extra_hosts": {HOST_NAME: "host-gateway"},
-        "use_config_proxy": False,
         "log_config": LogConfig(type="json-file", config={"max-size": str(LOG_BYTES), "max-file": "1"}),
-        "mem_limit": workload.memory,
-        **({"nano_cpus": int(workload.cpus * 1e9)} if workload.cpus else {}),
     }
 
 

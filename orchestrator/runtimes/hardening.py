@@ -1,16 +1,18 @@
-"""What every container of ours is allowed, whichever runtime runs it."""
+"""What the container may do and use: every privilege and limit, for Podman and for Docker."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from orchestrator.runtimes.base import Workload
 
-TMP_BYTES = 64 << 20
 LOG_BYTES = 16 << 20
-PIDS_LIMIT = 512
+_TMP_BYTES = 64 << 20
+_PIDS_LIMIT = 512
 
 _SECOND = 1_000_000_000
-# Of the image too; given again since an image in OCI format cannot hold one.
-HEALTH_CHECK = {
+# The image has the same one; repeated because an image in OCI format cannot hold it.
+_HEALTH_CHECK = {
     "Test": ["CMD", "python", "-m", "service.healthcheck"],
     "Interval": 5 * _SECOND,
     "Timeout": 3 * _SECOND,
@@ -19,8 +21,50 @@ HEALTH_CHECK = {
 }
 
 
-def sysctls(workload: Workload) -> dict[str, str]:
-    """Without capabilities a port below 1024 is bound only if the container's own network says so."""
+def podman_restrictions(workload: Workload) -> dict[str, Any]:
+    """Arguments of podman-py's ContainersManager.create."""
+    # Without a source, Podman would make a folder instead of a file system in memory.
+    tmp = {"type": "tmpfs", "source": "tmpfs", "target": "/tmp", "size": _TMP_BYTES, "mode": "1777"}  # noqa: S108
+    return {
+        **_common(workload),
+        "mounts": [tmp],
+        "read_write_tmpfs": False,
+        "no_new_privileges": True,
+        **({"userns_mode": {"nsmode": "keep-id", "value": _keep_id(workload.user)}} if workload.as_caller else {}),
+        **({"cpu_period": 100_000, "cpu_quota": int(workload.cpus * 100_000)} if workload.cpus else {}),
+    }
+
+
+def docker_restrictions(workload: Workload) -> dict[str, Any]:
+    """Arguments of docker-py's ContainerCollection.create."""
+    return {
+        **_common(workload),
+        "tmpfs": {"/tmp": f"size={_TMP_BYTES},mode=1777"},  # noqa: S108
+        "security_opt": ["no-new-privileges"],
+        **({"nano_cpus": int(workload.cpus * 1e9)} if workload.cpus else {}),
+    }
+
+
+def _common(workload: Workload) -> dict[str, Any]:
+    return {
+        "user": workload.user,
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "pids_limit": _PIDS_LIMIT,
+        "mem_limit": workload.memory,
+        "sysctls": _sysctls(workload),
+        "healthcheck": _HEALTH_CHECK,
+        "use_config_proxy": False,
+    }
+
+
+def _sysctls(workload: Workload) -> dict[str, str]:
+    """Without capabilities, a port below 1024 is bound only if the container's own network allows it."""
     if any(published.port < 1024 for published in workload.publications):
         return {"net.ipv4.ip_unprivileged_port_start": "0"}
     return {}
+
+
+def _keep_id(user: str) -> str:
+    uid, gid = user.split(":")
+    return f"uid={uid},gid={gid}"

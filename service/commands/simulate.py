@@ -13,15 +13,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
-import msgspec
-
 from service.commands.command_line import above_zero, parser, positive, seconds
+from service.contract.demo_lines import Ended, Line, Started, write_line
 from service.contract.endpoints import Endpoint, parse_endpoints
 from service.contract.settings import Settings
 from service.prompts.models.catalog import Models
 from service.simulation.baselines import baselines
 from service.simulation.conversations import Conversations
-from service.simulation.demonstration import Demonstration, Ended, Limits, Routed
+from service.simulation.demonstration import Demonstration, Limits
 from service.simulation.engine import SimulatedEngine
 from service.simulation.pod import Pod
 from service.simulation.service_client import ServiceClient, ServiceError
@@ -29,18 +28,6 @@ from service.simulation.service_client import ServiceClient, ServiceError
 MODEL = "builtin/demo"
 _SUBSCRIBE_SECONDS = 20.0
 _CONVERSATIONS_PER_POD = 4
-
-
-class Started(msgspec.Struct, tag="begin", tag_field="kind"):
-    """Parameters of the run; `blocks` are the usable ones of each pod."""
-
-    model: str
-    pods: list[str]
-    blocks: int
-    block_size: int
-    seed: int
-    requests: int | None
-    seconds: float | None
 
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
@@ -145,6 +132,6 @@ def _started(options: argparse.Namespace, pods: Sequence[Pod]) -> Started:
     )
 
 
-def _write(line: Started | Routed | Ended) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+def _write(line: Line) -> None:
+    sys.stdout.buffer.write(f"{write_line(line)}\n".encode())
     sys.stdout.buffer.flush()

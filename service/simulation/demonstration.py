@@ -12,8 +12,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
+from service.contract.demo_lines import Ended, PodTally, PolicyTally, Routed
 from service.index.base import TokenIds
 from service.prompts.chat import Chat
 from service.prompts.models.model import Model
@@ -23,56 +22,6 @@ from service.simulation.pod import Pod
 from service.simulation.service_client import Prediction, ServiceClient
 
 CACHE_AWARE = "cache-aware"
-
-
-class PodTally(msgspec.Struct):
-    """Totals of a pod."""
-
-    pod: str
-    requests: int
-    prompt_tokens: int
-    reused_tokens: int
-    evictions: int
-    blocks_held: int
-
-
-class PolicyTally(msgspec.Struct):
-    """Tokens of all prompts, and how many of them a routing policy reused."""
-
-    policy: str
-    prompt_tokens: int
-    reused_tokens: int
-
-
-class Routed(msgspec.Struct, tag="request", tag_field="kind"):
-    """One request: prediction, choice and actual reuse, in tokens of the prompt."""
-
-    number: int
-    seconds: float
-    conversation: int
-    turn: int
-    prompt_tokens: int
-    predicted: dict[str, int]
-    held: dict[str, int]
-    pod: str
-    reused: int
-    text: str
-    cached_characters: int
-    differences: list[str]
-    pods: list[PodTally]
-    policies: list[PolicyTally]
-
-
-class Ended(msgspec.Struct, tag="end", tag_field="kind"):
-    """The totals; `predictions` counts comparisons: per request one for each pod, and one for the actual reuse."""
-
-    seconds: float
-    requests: int
-    predictions: int
-    differences: list[str]
-    pods: list[PodTally]
-    policies: list[PolicyTally]
-    last_messages: list[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)

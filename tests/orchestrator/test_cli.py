@@ -13,6 +13,7 @@ from tests.command import Commands, free_port
 
 _OPTIONS = {
     "--runtime": "KVCACHE_RUNTIME",
+    "--engine": "KVCACHE_ENGINE",
     "--name": "KVCACHE_NAME",
     "--port": "HTTP_PORT",
     "--publish-address": "KVCACHE_PUBLISH_ADDRESS",
@@ -64,7 +65,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
 def test_help_names_each_option_with_its_variable(invoke: Invoke) -> None:
     shown = invoke("up", "--help").output
     for option, variable in _OPTIONS.items():
-        at = re.search(rf"^ +(-\w, )?{option}\b", shown, re.MULTILINE)
+        at = re.search(rf"^ +(-\w, |--\w+, )?{option}\b", shown, re.MULTILINE)
         assert at, option
         paragraph = re.split(r"\n  -", shown[at.start() + 4 :])[0]
         assert variable in "".join(paragraph.split()), option
@@ -81,10 +82,11 @@ def test_help_names_every_command(invoke: Invoke) -> None:
     [
         (("up", "--runtime", "lxc"), "--runtime: 'lxc' is not a runtime"),
         (("up", "--port", "99999999"), "--port"),
-        (("up", "--memory", "much"), "--memory: 'much' is no size"),
+        (("up", "--memory", "much"), "--memory: 'much' is not a valid size"),
         (("up", "--env", "HF_TOKEN=x"), "--env: HF_TOKEN is not given this way"),
-        (("up", "--name", "a/b"), "--name: 'a/b' is no name"),
-        (("logs", "--since", "yesterday"), "--since: 'yesterday' is no time"),
+        (("up", "--name", "a/b"), "--name: 'a/b' is not a valid name"),
+        (("logs", "--since", "yesterday"), "--since: 'yesterday' is not a valid time"),
+        (("up", "--zmq-endpoint", "localhost:1"), "--zmq-endpoint: 'localhost:1' must start with tcp://"),
         (("no-such-command",), "no-such-command"),
     ],
 )
@@ -114,3 +116,24 @@ def test_what_is_not_there_is_said(invoke: Invoke) -> None:
     status = invoke("status", "--runtime", "process")
     assert (status.code, status.output.strip()) == (1, "No service is up. Start one: kvcache up")
     assert invoke("status", "--json", "--runtime", "process").output.strip() == "[]"
+
+
+def test_the_old_names_of_the_runtime_still_work(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert invoke("status", "--engine", "process", "--json").output.strip() == "[]"
+    monkeypatch.setenv("KVCACHE_ENGINE", "lxc")
+    assert "--runtime: 'lxc' is not a runtime" in invoke("status").output
+    monkeypatch.setenv("KVCACHE_RUNTIME", "process")
+    assert invoke("status", "--json").output.strip() == "[]"
+
+
+def test_the_version_is_shown(invoke: Invoke) -> None:
+    done = invoke("--version")
+    assert done.code == 0
+    assert re.fullmatch(r"kvcache \d+\.\d+.*\n", done.output)
+
+
+def test_doctor_takes_the_options_of_up_with_the_same_meaning(invoke: Invoke) -> None:
+    def options(command: str) -> set[str]:
+        return set(re.findall(r"^ +(?:-\w, )?(--[\w-]+)", invoke(command, "--help").output, re.MULTILINE))
+
+    assert options("up") - options("doctor") == {"--build", "--timeout", "--detach", "--quiet"}

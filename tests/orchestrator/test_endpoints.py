@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.endpoints import addresses, ports_to_publish, seen_from_container
+from orchestrator.endpoints import ports_to_publish, seen_from_container
 from orchestrator.errors import UsageError
+from service.contract.endpoints import format_endpoints, parse_endpoints
 
 
 @pytest.mark.parametrize(
@@ -25,22 +26,15 @@ from orchestrator.errors import UsageError
     ],
 )
 def test_a_loopback_host_becomes_the_name_by_which_a_container_reaches_this_machine(written: str, seen: str) -> None:
-    assert seen_from_container(written, "host") == seen
+    assert format_endpoints(seen_from_container(parse_endpoints(written), "host")) == seen
 
 
 def test_ports_of_bound_endpoints_are_published_and_no_others() -> None:
-    assert ports_to_publish("tcp://*:5557,tcp://10.0.0.7:5558,replay=tcp://10.0.0.7:5559,tcp://[::]:5560") == [
-        5557,
-        5560,
-    ]
+    text = "tcp://*:5557,replay=tcp://*:5561,tcp://10.0.0.7:5558,replay=tcp://10.0.0.7:5559,tcp://[::]:5560"
+    assert ports_to_publish(parse_endpoints(text)) == [5557, 5560]
 
 
 @pytest.mark.parametrize("endpoint", ["ipc:///tmp/events", "inproc://events", "tcp://*:*", "tcp://127.0.0.1:*"])
 def test_what_cannot_be_reached_inside_a_container_is_refused(endpoint: str) -> None:
     with pytest.raises(UsageError, match="cannot be bound from inside a container"):
-        ports_to_publish(endpoint)
-
-
-def test_addresses_are_those_of_engines_and_of_their_replay_sockets() -> None:
-    found = addresses("tcp://a:1,pod=x,replay=tcp://a:2,ipc:///tmp/b")
-    assert [(address.host, address.port) for address in found] == [("a", 1), ("a", 2), (None, None)]
+        ports_to_publish(parse_endpoints(endpoint))

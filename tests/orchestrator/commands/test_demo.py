@@ -76,7 +76,7 @@ def test_kept_it_can_be_asked_and_watched_until_ctrl_c(kvcache: Commands) -> Non
     ("options", "said"),
     [
         (("--blocks", "20"), "do not fit into 19 blocks"),
-        (("--duration", "soon"), "'soon' is no time"),
+        (("--duration", "soon"), "--duration: 'soon' must be a time above zero"),
         (("--pods", "0"), "0 is not in the range"),
         (("--runtime", "nonsense"), "is not a runtime"),
     ],

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from rich.console import Console as Terminal
 
-from orchestrator.commands.demo_lines import Begun, Ended, PodTally, PolicyTally, Routed
 from orchestrator.commands.demo_view import DemoView
+from service.contract.demo_lines import Ended, PodTally, PolicyTally, Routed, Started
 
 PODS = [PodTally(f"10.0.0.{number}:8000", 1234, 5_000_000, 4_000_000, 123_456, 255) for number in range(1, 4)]
 POLICIES = [PolicyTally(name, 5_000_000, 4_000_000) for name in ("cache-aware", "round robin", "random")]
-BEGUN = Begun("builtin/demo", [pod.pod for pod in PODS], 255, 16, 7, 100_000, None)
+BEGUN = Started("builtin/demo", [pod.pod for pod in PODS], 255, 16, 7, 100_000, None)
 REQUEST = Routed(
     99_999,
     86_399.5,

@@ -7,30 +7,29 @@ import pytest
 
 from orchestrator.errors import Problem
 from orchestrator.host.identity import PLAIN_UID, Identity, identity, refuse_unreadable
-from orchestrator.runtimes.base import RuntimeKind
 
 _AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="folders can be given away by root only")
 
 
 def test_without_a_folder_it_is_the_images_plain_user() -> None:
-    assert identity(RuntimeKind.DOCKER, rootless=False, hf_cache=None) == Identity(f"{PLAIN_UID}:{PLAIN_UID}")
+    assert identity(keeps_id=False, rootless=False, hf_cache=None) == Identity(f"{PLAIN_UID}:{PLAIN_UID}")
 
 
 def test_a_rootless_runtime_makes_it_the_caller(tmp_path: Path) -> None:
-    assert identity(RuntimeKind.PODMAN, rootless=True, hf_cache=tmp_path).as_caller
-    assert identity(RuntimeKind.DOCKER, rootless=True, hf_cache=tmp_path) == Identity("0:0")
+    assert identity(keeps_id=True, rootless=True, hf_cache=tmp_path).as_caller
+    assert identity(keeps_id=False, rootless=True, hf_cache=tmp_path) == Identity("0:0")
 
 
 def test_a_rootful_runtime_runs_it_as_an_ordinary_caller(tmp_path: Path) -> None:
     folder = tmp_path / "new"
-    assert identity(RuntimeKind.DOCKER, rootless=False, hf_cache=folder, caller=1234).user == f"1234:{os.getegid()}"
+    assert identity(keeps_id=False, rootless=False, hf_cache=folder, caller=1234).user == f"1234:{os.getegid()}"
     assert folder.is_dir()
 
 
 @_AS_ROOT
 def test_roots_empty_folder_is_given_to_the_plain_user(tmp_path: Path) -> None:
     folder = tmp_path / "new"
-    assert identity(RuntimeKind.DOCKER, rootless=False, hf_cache=folder, caller=0) == Identity()
+    assert identity(keeps_id=False, rootless=False, hf_cache=folder, caller=0) == Identity()
     assert folder.stat().st_uid == PLAIN_UID
 
 
@@ -38,14 +37,14 @@ def test_roots_empty_folder_is_given_to_the_plain_user(tmp_path: Path) -> None:
 def test_roots_full_folder_is_refused_with_the_command_that_helps(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Problem) as raised:
-        identity(RuntimeKind.DOCKER, rootless=False, hf_cache=tmp_path, caller=0)
+        identity(keeps_id=False, rootless=False, hf_cache=tmp_path, caller=0)
     assert raised.value.remedy.startswith(f"Give it away: chown -R {PLAIN_UID}:{PLAIN_UID} {tmp_path}")
 
 
 @_AS_ROOT
 def test_a_folder_that_root_gave_to_somebody_is_used_as_that_user(tmp_path: Path) -> None:
     os.chown(tmp_path, 1234, 5678)
-    assert identity(RuntimeKind.DOCKER, rootless=False, hf_cache=tmp_path, caller=0).user == "1234:5678"
+    assert identity(keeps_id=False, rootless=False, hf_cache=tmp_path, caller=0).user == "1234:5678"
 
 
 def test_models_that_nobody_else_may_read_are_refused(tmp_path: Path) -> None:

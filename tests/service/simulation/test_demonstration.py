@@ -5,13 +5,14 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from service.contract.demo_lines import Ended, Routed
 from service.contract.endpoints import Endpoint
 from service.contract.settings import Settings
 from service.prompts.models.catalog import Models
 from service.prompts.models.model import Model
 from service.simulation.baselines import baselines
 from service.simulation.conversations import Conversations
-from service.simulation.demonstration import Demonstration, Ended, Limits, Routed
+from service.simulation.demonstration import Demonstration, Limits
 from service.simulation.engine import SimulatedEngine
 from service.simulation.pod import Pod
 from service.simulation.service_client import ServiceClient

@@ -1,16 +1,16 @@
-"""What `python -m service simulate` writes, a JSON object per line, as values."""
+"""What `python -m service simulate` writes and `kvcache demo` reads: one JSON object per line."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
 class PodTally:
-    """What a simulated engine did so far."""
+    """Totals of one simulated engine."""
 
     pod: str
     requests: int
@@ -22,7 +22,7 @@ class PodTally:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTally:
-    """How much of all prompts a way of routing has reused so far."""
+    """Tokens of all prompts, and how many of them a routing policy reused."""
 
     policy: str
     prompt_tokens: int
@@ -35,8 +35,8 @@ class PolicyTally:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """What is played; `requests` or `seconds` is where it ends."""
+class Started:
+    """Parameters of the run; `blocks` are the usable ones of each pod; `requests` or `seconds` is where it ends."""
 
     model: str
     pods: Sequence[str]
@@ -69,7 +69,7 @@ class Routed:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How it came out."""
+    """The outcome; `predictions` were compared, each request's for every pod and what the chosen one reused."""
 
     seconds: float
     requests: int
@@ -80,15 +80,23 @@ class Ended:
     last_messages: Sequence[Mapping[str, str]]
 
 
-Line: TypeAlias = Begun | Routed | Ended
+Line: TypeAlias = Started | Routed | Ended
+
+
+_KINDS: Mapping[str, type[Line]] = {"begin": Started, "request": Routed, "end": Ended}
+
+
+def write_line(line: Line) -> str:
+    """The line's JSON, without a line end."""
+    kind = next(kind for kind, made in _KINDS.items() if isinstance(line, made))
+    return json.dumps({"kind": kind, **asdict(line)}, ensure_ascii=False)
 
 
 def read_line(text: str) -> Line:
-    """Reads one line."""
+    """Reads what `write_line` wrote."""
     fields: dict[str, Any] = json.loads(text)
-    kind = fields.pop("kind")
-    if kind == "begin":
-        return Begun(**fields)
-    fields["pods"] = [PodTally(**pod) for pod in fields["pods"]]
-    fields["policies"] = [PolicyTally(**policy) for policy in fields["policies"]]
-    return Routed(**fields) if kind == "request" else Ended(**fields)
+    made = _KINDS[fields.pop("kind")]
+    if made is not Started:
+        fields["pods"] = [PodTally(**pod) for pod in fields["pods"]]
+        fields["policies"] = [PolicyTally(**policy) for policy in fields["policies"]]
+    return made(**fields)

@@ -1,0 +1,44 @@
+"""`kvcache down`: stops and removes services, and what `up` shares with it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from orchestrator.console import Console
+from orchestrator.errors import Problem
+from orchestrator.host.state import forget_service
+from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind, Service
+from orchestrator.runtimes.discovery import answering
+
+GRACE_SECONDS = 10.0
+
+
+def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool = False) -> None:
+    """Stops and removes the service of that name, or all of ours, on every runtime. Idempotent."""
+    removed = 0
+    for runtime in answering(kind):
+        with closing(runtime):
+            for service in list(runtime.services()):
+                if every or service.name == name:
+                    console.step(f"Stopping {service.name} on {runtime.kind}...")
+                    runtime.stop(service.name, GRACE_SECONDS)
+                    remove(runtime, service.name)
+                    console.step(f"{runtime.kind.noun.capitalize()} removed successfully")
+                    removed += 1
+    if not removed:
+        console.step("Nothing to remove" if every else f"Nothing to remove: no service named {name}")
+
+
+def remove(runtime: ContainerRuntime, name: str) -> None:
+    """Removes a service of ours and what the host kept for it."""
+    runtime.remove(name)
+    forget_service(runtime.kind, name)
+
+
+def refuse_if_foreign(there: Service) -> None:
+    """Raises Problem for a container that is not ours, which is never touched."""
+    if not there.ours:
+        raise Problem(
+            f"The name {there.name} is taken by a container that is not ours (image {there.image}, {there.state}).",
+            f"Choose another --name, or remove it yourself: {there.runtime} rm -f {there.name}",
+        )
