@@ -1,8 +1,8 @@
-"""Draws demo_screen.svg, the README's picture of `kvcache demo`: the live view amid a real run, and its end.
+"""Draws docs/demo.svg, the README's picture of `kvcache demo`: the live view during a real run, and its end.
 
     python scripts/demo_screen.py
 
-Needs the service's half; runs it as a child process.
+Runs the service as a child process.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ def main() -> int:
                 view.ended(line)
 
     up(launch, Console(quiet=True), play)
-    picture = ROOT / "scripts" / "demo_screen.svg"
-    picture.parent.mkdir(exist_ok=True)
+    picture = ROOT / "docs" / "demo.svg"
     terminal.save_svg(str(picture), title="kvcache demo")
     print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size} bytes")
     return 0
