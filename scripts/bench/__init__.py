@@ -1,1 +1,1 @@
-"""Speed and memory, measured side by side with what else there is; ratios within one run count, not seconds."""
+"""Speed and memory, side by side with peers. Compare ratios within one run, not absolute figures."""

@@ -1,7 +1,10 @@
-"""Runs the benchmarks: `python -m scripts.bench [PART …] [--rounds N] [--quick] [--json FILE] [--markdown]`.
+"""Runs the benchmarks: `python -m scripts.bench [PART …] [--against FOLDER] [--rounds N] [--quick] [--json FILE]`.
 
-Peers that are not installed are left out and named. NVIDIA Dynamo's indexer: `pip install ai-dynamo-runtime`, here or
-in an environment of its own whose Python KVCACHE_BENCH_DYNAMO names; it listens on all addresses of this machine.
+--against compares with another checkout, for example the commit before a change: `git worktree add ../before HEAD~1`,
+compile it (`python -m service.native.build` in its folder), then `python -m scripts.bench --against ../before`.
+
+Peers that are not installed are left out and listed. NVIDIA Dynamo's indexer: `pip install ai-dynamo-runtime`, here or
+in another environment whose Python is KVCACHE_BENCH_DYNAMO; it listens on all addresses of this machine.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import psutil
 import uvloop
 
 from scripts.bench import events_to_index, growth, host, ids_to_scores, memory, text_to_scores
+from scripts.bench.against import compare
 from scripts.bench.plan import QUICK, Plan
 from scripts.bench.results import LeftOut, Measure, Report, read, write
 from scripts.bench.servers import dynamo_python
@@ -39,17 +43,17 @@ PARTS: dict[str, Part] = {
 _WITH_DYNAMO = {"ids", "events", "memory"}
 
 
-async def measure(parts: Sequence[str], plan: Plan) -> Report:
-    """Runs the parts one after the other; says each figure as it is there."""
+async def measure(parts: Sequence[str], plan: Plan, against: Path | None) -> Report:
+    """Runs the parts one after the other and prints each row as it is measured."""
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - a coroutine runs in one
+    assert task is not None  # noqa: S101 - the runner makes one
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     measures = []
     left_out = []
-    if _WITH_DYNAMO & set(parts) and not dynamo_python():
+    if against is None and _WITH_DYNAMO & set(parts) and not dynamo_python():
         left_out.append("dynamo: pip install ai-dynamo-runtime, or set KVCACHE_BENCH_DYNAMO")
     for part in parts:
-        async for figure in PARTS[part](plan):
+        async for figure in PARTS[part](plan) if against is None else compare(part, against, plan):
             if isinstance(figure, LeftOut):
                 left_out.append(figure.what)
             else:
@@ -64,17 +68,18 @@ def _machine() -> str:
 
 
 def main() -> int:
-    """Gives the exit code: 0, 2 for wrong usage, 130 when it was interrupted."""
+    """Gives the exit code: 0, 2 for wrong usage, 130 after an interrupt."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all if left out")
-    parser.add_argument("--rounds", type=int, help=f"how often each figure is taken; {Plan().rounds} if left out")
-    parser.add_argument("--quick", action="store_true", help="a glimpse, in about a minute")
-    parser.add_argument("--scale", type=float, help="share of the work that a round does, above 0 and at most 1")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all rounds")
-    parser.add_argument("--markdown", action="store_true", help="print the figures that have targets, for the README")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all)")
+    parser.add_argument("--rounds", type=int, help=f"measurements of each row ({Plan().rounds})")
+    parser.add_argument("--quick", action="store_true", help="a rough run of about a minute")
+    parser.add_argument("--scale", type=float, help="share of the work of a round, above 0 and at most 1")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rounds to this file")
+    parser.add_argument("--markdown", action="store_true", help="print the rows with targets as Markdown")
     parser.add_argument(
-        "--from", type=Path, metavar="FILE", dest="file", help="measure nothing; show what --json wrote"
+        "--from", type=Path, metavar="FILE", dest="file", help="show the results in this file instead of measuring"
     )
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare with this checkout, in turn")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
@@ -82,6 +87,8 @@ def main() -> int:
         parser.error("--rounds must be 1 or more")
     if arguments.scale is not None and not 0 < arguments.scale <= 1:
         parser.error("--scale must be above 0 and at most 1")
+    if arguments.against and not (arguments.against / "scripts" / "bench").is_dir():
+        parser.error(f"{arguments.against} is not a checkout of kvcache")
     if arguments.file:
         report = read(arguments.file)
     else:
@@ -89,7 +96,7 @@ def main() -> int:
         plan = replace(plan, rounds=arguments.rounds or plan.rounds, scale=arguments.scale or plan.scale)
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                report = runner.run(measure(arguments.parts or list(PARTS), plan))
+                report = runner.run(measure(arguments.parts or list(PARTS), plan, arguments.against))
         except (KeyboardInterrupt, asyncio.CancelledError):
             return 130
     if arguments.json:

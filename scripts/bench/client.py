@@ -1,4 +1,4 @@
-"""An HTTP client that takes so little time itself that what is measured is the server."""
+"""An HTTP client with little overhead of its own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _HEADERS_END = b"\r\n\r\n"
 
 
 class Refused(Exception):
-    """The server answered with another status than one of success."""
+    """The server answered with a status other than 2xx."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection that is kept, with one request at a time."""
+    """One keep-alive connection, with one request at a time."""
 
     def __init__(self, host: str) -> None:
         self._host = host.encode()
@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by what it does alone
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport does not derive from it
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answer is not None and not self._answer.done():
@@ -82,7 +82,7 @@ def _content_length(head: bytes) -> int:
 
 
 async def connect(port: int) -> Connection:
-    """Raises ConnectionError when nobody listens there."""
+    """Opens a connection. Raises ConnectionError."""
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(lambda: Connection(f"127.0.0.1:{port}"), "127.0.0.1", port)
     return connection
@@ -90,19 +90,19 @@ async def connect(port: int) -> Connection:
 
 @dataclass
 class Load:
-    """What some connections saw: the seconds that each request took, and all of them together."""
+    """The latency of each request and the duration of the whole load, in seconds."""
 
     latencies: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     def percentile(self, percent: float) -> float:
-        """The milliseconds that so many percent of the requests did not exceed."""
+        """A percentile of the latencies, in milliseconds."""
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1000
 
 
 async def drive(connections: Sequence[Connection], requests: Sequence[Iterable[bytes]], seconds: float) -> Load:
-    """Sends each connection its requests, one after the other, until there are no more or so much time has passed."""
+    """Sends each connection's requests one after the other, until there are no more or `seconds` have passed."""
     load = Load()
     started = time.perf_counter()
     ends = started + seconds

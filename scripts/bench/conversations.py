@@ -1,4 +1,4 @@
-"""Seeded chats of several turns, of about the length that is wanted."""
+"""Seeded chats of several turns and a given approximate length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Message = dict[str, Any]
 
 
 def conversation(seed: int, turns: int, words: float) -> list[Message]:
-    """Gives a system message and `turns` questions, each but the last with its answer; about `words` words."""
+    """A system message and `turns` questions, all but the last with an answer: about `words` words."""
     random_ = random.Random(seed)
     share = words * (1 - SYSTEM_SHARE) / turns
     messages = [{"role": "system", "content": _prose(random_, words * SYSTEM_SHARE)}]
@@ -26,7 +26,7 @@ def conversation(seed: int, turns: int, words: float) -> list[Message]:
 
 
 def upto(messages: list[Message], turn: int) -> list[Message]:
-    """The conversation as it is asked at a turn, counted from 0: it ends in that turn's question."""
+    """The conversation up to the question of a turn, counted from 0."""
     return [dict(message) for message in messages[: 2 * turn + 2]]
 
 

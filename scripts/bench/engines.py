@@ -1,4 +1,4 @@
-"""Publishers of made-up blocks, in a form that every index of the field reads."""
+"""Publishers of random blocks, in the form that all indexes of the field read."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ MODEL = "m"
 
 
 class Chain(NamedTuple):
-    """Consecutive blocks from the start of a prompt: one hash and BLOCK_SIZE token ids for each."""
+    """Consecutive blocks from the start of a prompt: one hash and BLOCK_SIZE token ids per block."""
 
     hashes: list[int]
     tokens: list[int]
 
 
 def chain(random: Random, blocks: int) -> Chain:
-    """Gives blocks that nobody has seen before."""
+    """Random blocks."""
     return Chain(hashes(random, blocks), tokens(random, blocks * BLOCK_SIZE))
 
 
 def hashes(random: Random, blocks: int) -> list[int]:
-    """Gives names for blocks, as an engine of its own makes them."""
+    """Random 64-bit block hashes."""
     return array("Q", random.randbytes(8 * blocks)).tolist()
 
 
 def tokens(random: Random, count: int) -> list[int]:
-    """Gives ids of a vocabulary of 65,536."""
+    """Random token ids below 65,536."""
     return array("H", random.randbytes(2 * count)).tolist()
 
 
 def stored(chain: Chain) -> dict[str, object]:
-    """Gives the event that a chain entered the cache, with the fields of vLLM 0.33."""
+    """The store event of a chain, with the fields of vLLM 0.33."""
     return {
         "type": "BlockStored",
         "block_hashes": chain.hashes,
@@ -52,17 +52,17 @@ def stored(chain: Chain) -> dict[str, object]:
 
 
 def removed(names: Sequence[int]) -> dict[str, object]:
-    """Gives the event that blocks left the cache."""
+    """The eviction event of blocks."""
     return {"type": "BlockRemoved", "block_hashes": names, "medium": "GPU"}
 
 
 def batch(*events: dict[str, object]) -> bytes:
-    """Gives the payload of one message: `[ts, [event, …], rank]`."""
+    """The payload of one message: `[ts, [event, …], rank]`."""
     return msgspec.msgpack.encode([time.time(), events, 0])
 
 
 class Engine:
-    """A publisher with one subscriber, for whom nothing is dropped."""
+    """A publisher for one subscriber that never drops a message."""
 
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -73,13 +73,13 @@ class Engine:
         self.address = f"tcp://127.0.0.1:{self._socket.bind_to_random_port('tcp://127.0.0.1')}"
 
     def wait_for_subscriber(self) -> None:
-        """Returns when it is there; raises TimeoutError after ten seconds."""
+        """Raises TimeoutError after ten seconds."""
         if not self._socket.poll(10_000):
-            raise TimeoutError(f"nobody subscribes to {self.address}")
+            raise TimeoutError(f"no subscriber at {self.address}")
         self._socket.recv()
 
     def publish(self, payload: bytes) -> None:
-        """Sends a batch under the next sequence number."""
+        """Sends a batch with the next sequence number."""
         self._socket.send_multipart((b"", self._sequence.to_bytes(8, "big"), payload))
         self._sequence += 1
 

@@ -1,4 +1,4 @@
-"""Part 3, events → index: what it costs to take in blocks, until the index answers for the last of them."""
+"""Part 3, events → index: the cost of storing blocks, until the index answers for the last one."""
 
 from __future__ import annotations
 
@@ -15,18 +15,15 @@ from scripts.bench.servers import Server
 
 PART = "3 events → index"
 _BLOCKS = {1: 60_000, 32: 192_000, 512: 256_000}
-"""How many blocks a round has, by how many are in a batch."""
+"""Blocks per batch → blocks per round."""
 
 
 async def run(plan: Plan) -> AsyncIterator[Measure]:
-    """Gives CPU and time per block, for batches of 1, 32 and 512 blocks, from one publisher and from four.
-
-    Then how quickly scores are answered meanwhile.
-    """
+    """CPU and time per block for batches of 1, 32 and 512 blocks from one and four publishers; scores meanwhile."""
     random = Random(2)
     for publishers in (1, 4):
         for size, whole in _BLOCKS.items():
-            # Both begin empty, so that no size pays for what the others left.
+            # Both servers start empty for each size.
             async with servers(publishers) as fed:
                 rounds = Rounds()
                 for counts in plan.turns():
@@ -45,7 +42,7 @@ async def run(plan: Plan) -> AsyncIterator[Measure]:
 
 
 async def _round(fed: Fed[Server], payloads: Sequence[bytes], size: int, random: Random) -> dict[str, float]:
-    """Publishes the batches, dealt out to the engines, and waits for the answer for the last one of each."""
+    """Distributes the batches over the engines and waits until the last one of each is answered."""
     last = chain(random, 1)
     cpu, started = fed.server.usage.cpu(), time.perf_counter()
     for number, payload in enumerate(payloads):

@@ -1,4 +1,4 @@
-"""Part 5, growth: what the index costs as pods and blocks become many; in this process, by the index's protocol."""
+"""Part 5, growth: the cost of the index with many pods and blocks, within this process."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _PODS = (10, 100, 1_000, 10_000)
 _PROMPTS, _PROMPT_BLOCKS, _HOLDING = 32, 512, 4
 _SYSTEM_BLOCKS = 32
 _LOOKUP_SECONDS = 0.3
-"""For how long a round looks prompts up."""
+"""CPU seconds of lookups per round."""
 _CLEARED = 1_000_000
 _BOUND = 256_000
 _EVENT_BLOCKS = 32
 _MOST_ROUNDS = 3
-"""Of clears and evictions, which need an index of their own each time."""
+"""For clears and evictions, which need a new index each time."""
 
 
 async def run(plan: Plan) -> AsyncIterator[Measure]:
-    """Gives CPU of a lookup by number of pods, of clearing a rank, and of storing at the bound and below it."""
+    """CPU of a lookup by number of pods, of clearing a rank, and of storing at the limit and below it."""
     for measure in [*await _lookups(plan), *await _clears(plan), *await _evictions(plan)]:
         yield measure
 
 
 class Held(NamedTuple):
-    """Prompts of which four pods hold all, and prompts of which all pods hold the start."""
+    """An index with prompts that four pods hold entirely, and prompts whose start all pods hold."""
 
     by: MemoryIndex
     few: Sequence[Prompt]
@@ -56,7 +56,7 @@ async def _lookups(plan: Plan) -> list[Measure]:
                 used = _looked_up(held.by, prompts, plan.seconds(_LOOKUP_SECONDS))
                 if counts:
                     rounds[which].add(f"{pods:,} pods", {"cpu": used})
-            await asyncio.sleep(0)  # the place where Ctrl+C ends it
+            await asyncio.sleep(0)  # lets Ctrl+C through
     first, *others = (f"{pods:,} pods" for pods in indexes)
     count = _PROMPT_BLOCKS * BLOCK_SIZE
     wholly = f"a lookup of {count:,} ids, {_HOLDING} pods hold them"
@@ -76,7 +76,7 @@ async def _lookups(plan: Plan) -> list[Measure]:
 
 
 def _held(pods: int, random: Random) -> Held:
-    """Every pod has the system prompt and a few blocks of its own; each prompt is held by four of them."""
+    """Every pod holds the system prompt and a few blocks of its own; four pods hold each prompt."""
     index = MemoryIndex(max_blocks=sys.maxsize)
     ranks = [Rank(f"10.0.{number // 250}.{number % 250}:8000", MODEL) for number in range(pods)]
     system = _ids(random, _SYSTEM_BLOCKS)
@@ -100,11 +100,11 @@ def _looked_up(index: MemoryIndex, prompts: Sequence[Prompt], seconds: float) ->
         used = time.process_time() - started
         if used >= seconds:
             return used * 1000 / count
-    raise AssertionError("a cycle of prompts has no end")
+    raise AssertionError("cycle never ends")
 
 
 async def _clears(plan: Plan) -> list[Measure]:
-    """A rank's blocks are gone for lookups at once; their memory follows in slices, between which others have turns."""
+    """A cleared rank leaves lookups at once; its memory is freed in slices."""
     blocks = plan.count(_CLEARED)
     rounds = Rounds()
     for number in range(min(plan.rounds, _MOST_ROUNDS)):
@@ -128,7 +128,7 @@ async def _clears(plan: Plan) -> list[Measure]:
 
 
 async def _evictions(plan: Plan) -> list[Measure]:
-    """Half of what an index may hold is there; what the other half costs, and then as much again at the bound."""
+    """Stores blocks into an index that is half full, then as many again at the limit."""
     bound = plan.count(_BOUND)
     rounds = Rounds()
     for number in range(1 + min(plan.rounds, _MOST_ROUNDS)):

@@ -1,4 +1,4 @@
-"""Part 6, host: what a user waits for at the `kvcache` command, on each runtime that answers."""
+"""Part 6, host: duration of `kvcache` commands on each available runtime."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _TARGETS = {"up": 3.0, "status": None, "down": None}
 
 
 class Failed(Exception):
-    """A command that should have worked; the text is what it said."""
+    """A command failed; the text has its output."""
 
 
 async def run(plan: Plan) -> AsyncIterator[Measure | LeftOut]:
-    """Gives seconds of `up` with nothing to build, `status` and `down` on each runtime, and of `--help`.
+    """Seconds of `up` without a build, `status` and `down` on each runtime, and of `--help`.
 
-    Variables such as KVCACHE_RUNTIME and KVCACHE_BASE_IMAGE mean what they mean to `kvcache up`.
+    KVCACHE_RUNTIME, KVCACHE_BASE_IMAGE and other variables apply as for `kvcache up`.
     """
     rounds = Rounds()
     with TemporaryDirectory(prefix="kvcache-bench-") as folder:
@@ -63,7 +63,7 @@ async def _on(kind: RuntimeKind, host: Host, count: int) -> list[Measure]:
     endpoint = ("--zmq-endpoint", "tcp://127.0.0.1:1")
     down = ("down", *runtime, "--name", _NAME)
     try:
-        for number in range(1 + count):  # the first builds the image, where there is one to build
+        for number in range(1 + count):  # the first one may build the image
             figures = {
                 "up": await host.seconds(*up, *endpoint),
                 "status": await host.seconds("status", *runtime),
@@ -72,7 +72,7 @@ async def _on(kind: RuntimeKind, host: Host, count: int) -> list[Measure]:
             if number:
                 rounds.add("kvcache", figures)
     except BaseException:
-        # Even when this is interrupted: nobody else would remove it.
+        # Also after an interrupt: the container would stay.
         with suppress(Failed):
             await asyncio.shield(host.seconds(*down))
         raise
@@ -84,12 +84,12 @@ async def _on(kind: RuntimeKind, host: Host, count: int) -> list[Measure]:
 
 @dataclass(frozen=True)
 class Host:
-    """Runs commands, with a folder of their own for what they remember."""
+    """Runs commands with a separate state folder."""
 
     folder: Path
 
     async def seconds(self, *arguments: str) -> float:
-        """How long a command takes from its start to its end; raises Failed."""
+        """Duration of a command. Raises Failed."""
         started = time.perf_counter()
         process = await asyncio.create_subprocess_exec(
             sys.executable,

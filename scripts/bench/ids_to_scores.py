@@ -1,4 +1,4 @@
-"""Part 2, ids → scores: token ids over HTTP, all of them cached on 4 of 8 pods."""
+"""Part 2, ids → scores: token ids over HTTP, all cached on 4 of 8 pods."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _PODS, _HOLDING = 8, 4
 _PROMPTS = 64
 _SECONDS = 1.2
 _MARK = 99_999
-"""An id that no prompt has, and as many digits as those that take its place."""
+"""A placeholder id: not in any prompt, with as many digits as its replacements."""
 
 
 async def run(plan: Plan) -> AsyncIterator[Measure]:
-    """Gives CPU per request, and its time over one connection and over 16, for 1,024 and 8,192 ids."""
+    """CPU per request, and latency over 1 and 16 connections, for 1,024 and 8,192 ids."""
     random = Random(1)
     async with servers(_PODS) as fed:
         for ids in (1024, 8192):
@@ -58,7 +58,7 @@ async def _cache(fed: Fed[Server], prompts: Sequence[Chain]) -> None:
 
 
 def _questions(server: Server, prompts: Sequence[Chain]) -> Iterator[bytes]:
-    """Asks for the prompts in turn, each time with another id after its last block: no two bodies are the same."""
+    """Cycles through the prompts with a different id after the last block, so that no two bodies are equal."""
     parts = [server.question([*prompt.tokens, _MARK]).rpartition(b"%d" % _MARK) for prompt in prompts]
     for number, (before, _, after) in zip(count(), cycle(parts)):
         yield before + b"%d" % (10_000 + number % 50_000) + after

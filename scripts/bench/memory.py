@@ -1,4 +1,4 @@
-"""Part 4, memory: what a held block takes of the whole process, and whether that stays so while blocks come and go."""
+"""Part 4, memory: process memory per held block, also after many evictions."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _CHAIN = 32
 _SIZES = (1_000_000, 5_000_000)
 _CHAINS_A_SLICE = 400
 _TURNOVERS = 3
-"""How often all blocks are replaced. The first time takes the room that coming and going needs; then it is to stay."""
+"""How often all blocks are replaced. Memory grows with the first replacement, and must not grow with further ones."""
 _MOST_ROUNDS = 1
-"""Memory is the same each time, and five million blocks take their time."""
+"""The rounds hardly differ, and five million blocks take long."""
 
 
 async def run(plan: Plan) -> AsyncIterator[Measure]:
-    """Gives bytes per held block, of a million and of five million of them, and after all were replaced, once and more.
+    """Bytes per held block at one and five million blocks, and after all of them were replaced once and more often.
 
-    A block counts once for each pod that holds it. Half of each pod's chains are held by all of them.
+    A block counts once per pod that holds it. Half of each pod's chains are held by all pods.
     """
     rounds = Rounds()
     sizes = [plan.count(size) for size in _SIZES]
@@ -76,7 +76,7 @@ async def _round(fed: Sequence[Fed[Server]], sizes: Sequence[int], random: Rando
 
 
 class Pods:
-    """Eight pods that say the same to each of the servers. Once full, they drop their oldest chain for each new one."""
+    """Eight pods that publish the same to each server. Once full, they evict the oldest chain for each new one."""
 
     def __init__(self, fed: Sequence[Fed[Server]], random: Random) -> None:
         self._fed = fed
@@ -86,11 +86,11 @@ class Pods:
 
     @property
     def blocks(self) -> int:
-        """How many blocks are held, over all pods."""
+        """Blocks held, summed over all pods."""
         return (self._last - self._first) * _CHAIN * _PODS
 
     async def fill(self, blocks: int) -> None:
-        """Adds chains until so many blocks are held."""
+        """Adds chains until `blocks` blocks are held."""
         wanted = blocks // _PODS // _CHAIN
         while self._last - self._first < wanted:
             await self._add(min(_CHAINS_A_SLICE, wanted - self._last + self._first), drop=False)
@@ -104,7 +104,7 @@ class Pods:
             left -= count
 
     async def _add(self, count: int, *, drop: bool) -> None:
-        """Adds chains to each pod, and waits until the servers know: what waits in a queue takes memory of its own."""
+        """Adds chains to each pod and waits until the servers have applied them: queued messages take memory too."""
         for _ in range(count):
             shared = tokens(self._seeded(self._last), _CHAIN * BLOCK_SIZE) if self._last % 2 else None
             for pod in range(_PODS):
@@ -128,5 +128,5 @@ class Pods:
 
     @staticmethod
     def _seeded(number: int, pod: int = _PODS) -> Random:
-        """What is random about a chain of a pod, or of all of them: the same each time."""
+        """The random generator of a pod's chain, or of one that all pods share."""
         return Random(number * (_PODS + 1) + pod)

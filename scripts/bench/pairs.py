@@ -1,4 +1,4 @@
-"""Our server and its peer, side by side."""
+"""kvcache and its peer, side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AnyServer = TypeVar("AnyServer", bound=Server)
 
 
 class Fed(NamedTuple, Generic[AnyServer]):
-    """A server and the engines that it listens to."""
+    """A server and the engines that it subscribes to."""
 
     server: AnyServer
     engines: Sequence[Engine]
@@ -23,9 +23,9 @@ class Fed(NamedTuple, Generic[AnyServer]):
 
 @asynccontextmanager
 async def servers(count: int, **settings: str) -> AsyncIterator[list[Fed[Server]]]:
-    """Ours, and Dynamo's where it is installed, each with `count` engines of its own, until they are not needed.
+    """Runs kvcache, and Dynamo's indexer if it is installed, each with `count` engines of its own.
 
-    The one that is not measured is idle, so it takes nothing from the other.
+    Only one server is measured at a time; the other one is idle.
     """
     async with AsyncExitStack() as stack:
         fed: list[Fed[Server]] = []
@@ -42,18 +42,15 @@ async def servers(count: int, **settings: str) -> AsyncIterator[list[Fed[Server]
 
 @contextmanager
 def engines(count: int) -> Iterator[Sequence[Engine]]:
-    """Gives so many engines, until they are not needed."""
+    """Runs `count` engines."""
     with ExitStack() as stack:
         yield [stack.enter_context(closing(Engine())) for _ in range(count)]
 
 
 async def held_by(server: Server, tokens: Sequence[int], count: int, pause: float = 0.02) -> None:
-    """Waits until the server says that so many engines hold some of the tokens, which it is asked after each pause.
-
-    Raises TimeoutError after a minute.
-    """
+    """Polls the server until `count` engines hold some of the tokens. Raises TimeoutError after a minute."""
     ends = time.monotonic() + 60
     while len(held := await server.matched(tokens)) < count:
         if time.monotonic() > ends:
-            raise TimeoutError(f"{server.name}: {count} engines hold a prompt, but it knows of {held}")
+            raise TimeoutError(f"{server.name}: {count} engines hold a prompt, the server has {held}")
         await asyncio.sleep(pause)

@@ -1,4 +1,4 @@
-"""How much a run does."""
+"""The amount of work of a run."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`rounds` is how often each figure is taken, after one round of warm-up that does not count.
+    """`rounds` measurements of each row, after a warm-up round; `scale` is the share of the work of a round.
 
-    `scale` is the share of the work that a round does, from 0 to 1: below 1 the figures are only a glimpse.
+    Below a scale of 1, figures are rough.
     """
 
     rounds: int = 5
     scale: float = 1.0
 
     def seconds(self, whole: float) -> float:
-        """How long to send requests for."""
+        """A scaled duration."""
         return whole * self.scale
 
     def count(self, whole: int) -> int:
-        """How many of something."""
+        """A scaled number, at least 1."""
         return max(1, round(whole * self.scale))
 
     def turns(self) -> tuple[bool, ...]:
-        """Whether a round counts, for each in turn."""
+        """For each round in turn: whether it counts."""
         return (False, *[True] * self.rounds)
 
 

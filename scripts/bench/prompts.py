@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
-"""What scoring a conversation costs, turn by turn, when its past was seen before and when it was not.
+"""CPU time of scoring a conversation turn by turn, with and without its earlier turns in the cache.
 
 A seeded conversation grows turn by turn to each given number of tokens. After each turn it is scored: rendered,
-tokenized, cut into blocks, and looked up in an index that holds all turns before. Prints CPU time (of all threads) in
-milliseconds: for each conversation the least of several runs that start with nothing known, and of several
-conversations the median:
+tokenized, split into blocks and looked up in an index that holds all earlier turns. Prints CPU milliseconds of all
+threads: the minimum over several runs with empty caches, then the median over several conversations:
 
-  anew   its text tokenized as a whole, by the tokenizer alone: no rendering, no blocks, no lookup (`Tokenizer.encode`)
-  first  all of scoring it, seen for the first time at that turn
-  next   all of scoring it, the turn before having been scored
+  anew   `Tokenizer.encode` of the whole text: no rendering, no blocks, no lookup
+  first  scoring without any earlier turn in the cache
+  next   scoring after the previous turn was scored
   ratio  anew / next
 
-The last turn's ratio is to be 20 or more at 8,000 tokens, and 40 or more at 32,000.
+Targets for the last turn's ratio: 20 at 8,000 tokens, 40 at 32,000.
 
 Usage: scripts/bench/prompts.py [--model NAME] [--models-dir FOLDER] [--turns N] [--tokens N ...]
                                 [--conversations N] [--runs N] [--json]
@@ -35,7 +34,7 @@ from tokenizers import Tokenizer
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.bench.conversations import Message, conversation, upto  # noqa: E402 - the checkout is on the path now
+from scripts.bench.conversations import Message, conversation, upto  # noqa: E402 - after the checkout is on the path
 from service.contract.settings import Settings  # noqa: E402
 from service.contract.tiers import TierWeights  # noqa: E402
 from service.index.base import Prompt, Rank, Stored, TokenIds  # noqa: E402
@@ -52,7 +51,7 @@ WEIGHTS = TierWeights()
 
 
 class Turn(NamedTuple):
-    """What one turn of a conversation cost, in milliseconds of CPU time."""
+    """CPU milliseconds of one turn of a conversation."""
 
     tokens: int
     anew: float
@@ -61,7 +60,7 @@ class Turn(NamedTuple):
 
 
 class Stopwatch:
-    """Takes the CPU time of this process, all its threads together."""
+    """CPU time of this process, over all threads."""
 
     milliseconds: float
 
@@ -74,7 +73,7 @@ class Stopwatch:
 
 
 class Bench:
-    """Scores conversations with one model, against an index that stands for one engine's cache."""
+    """Scores conversations with one model against the index of one engine."""
 
     def __init__(self, models: Models, model: Model, tokenizer: Tokenizer) -> None:
         self._model = model
@@ -83,24 +82,24 @@ class Bench:
         self._rank = Rank("engine:8000", model.name)
 
     async def score(self, messages: list[Message]) -> Rendered:
-        """All that a request costs beyond its HTTP: rendering, tokens, block keys, lookup and scores."""
+        """A request without HTTP: rendering, tokens, block keys, lookup and scores."""
         rendered = await self._model.render(Chat(messages=messages))
         matches = self._index.match(Prompt(self._model.name, rendered.tokens))
         pod_scores(matches, WEIGHTS, BLOCK_SIZE)
         return rendered
 
     def anew(self, text: str) -> TokenIds:
-        """The tokens of a text, by the tokenizer alone."""
+        """The tokens of a text from the tokenizer alone."""
         return array("I", self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def served(self, tokens: TokenIds) -> None:
-        """Lets the engine hold what it was asked."""
+        """Stores a prompt in the engine's cache."""
         whole = tokens[: len(tokens) // ENGINE_BLOCK * ENGINE_BLOCK]
         self._index.store(self._rank, Stored(block_keys(0, whole, ENGINE_BLOCK), None, whole, ENGINE_BLOCK))
 
 
 async def words_for(bench: Bench, seed: int, turns: int, tokens: int) -> int:
-    """How many words make a conversation of about that many tokens."""
+    """The number of words for a conversation of about `tokens` tokens."""
     words = tokens
     for _ in range(4):
         rendered = await bench.score(conversation(seed, turns, words))
@@ -109,7 +108,7 @@ async def words_for(bench: Bench, seed: int, turns: int, tokens: int) -> int:
 
 
 async def measure(bench: Bench, turns: int, words: int, seed: int) -> list[Turn]:
-    """Scores a conversation after each turn; then tokenizes its texts; then scores others, each for the first time."""
+    """Scores a conversation after each turn, then tokenizes its texts, then scores others for the first time."""
     known = conversation(seed, turns, words)
     asked = [upto(known, turn) for turn in range(turns)]
     unseen = [upto(conversation(seed * 1000 + turn + 1, turns, words), turn) for turn in range(turns)]
@@ -125,7 +124,7 @@ async def measure(bench: Bench, turns: int, words: int, seed: int) -> list[Turn]
         with Stopwatch() as watch:
             whole = bench.anew(text)
         anew.append(watch.milliseconds)
-        assert whole == tokens, "the tokens from the cache are not those of the text"  # noqa: S101
+        assert whole == tokens, "the cache gives other tokens than the tokenizer"  # noqa: S101
     first = []
     for messages in unseen:
         with Stopwatch() as watch:
@@ -135,7 +134,7 @@ async def measure(bench: Bench, turns: int, words: int, seed: int) -> list[Turn]
 
 
 async def run(arguments: argparse.Namespace, tokens: int) -> list[Turn]:
-    """Gives what each turn costs on the way to that many tokens, over all conversations and runs."""
+    """The cost of each turn up to `tokens` tokens, over all conversations and runs."""
     folder = ROOT / "service" / "prompts" / "models" if arguments.model.startswith("builtin/") else arguments.models_dir
     tokenizer = Tokenizer.from_file(str(folder / arguments.model / "tokenizer.json"))
     words: dict[int, int] = {}

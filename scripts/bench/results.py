@@ -1,4 +1,4 @@
-"""What was measured: each figure in rounds taken in turn, and all of them as JSON."""
+"""Measurements in rounds, and their JSON form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 
 class Measure(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure. `ours` and `theirs` hold one value per round, in `unit`; `peer` says what theirs is."""
+    """One row. `ours` and `theirs` have one value per round in `unit`; `peer` is the name of theirs."""
 
     part: str
     what: str
@@ -27,7 +27,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ratio(self) -> float | None:
-        """How many times better ours is than the peer's, which is above 1 when it is: the median over the rounds."""
+        """How many times better than the peer, as the median over the rounds; above 1 is better."""
         if not self.theirs:
             return None
         pairs = zip(self.ours, self.theirs, strict=True)
@@ -35,20 +35,20 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None when there is none, or no peer to compare to."""
+        """Whether the target is met; None without a target or a peer."""
         if self.most is not None:
             return statistics.median(self.ours) <= self.most
         return None if self.least_ratio is None or self.ratio is None else self.ratio >= self.least_ratio
 
 
 class LeftOut(NamedTuple):
-    """Something that could not be measured here, and why."""
+    """Something that was not measured, and why."""
 
     what: str
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All figures of a run, on what they were taken, and what was left out of it."""
+    """All rows of a run, the machine, and what was left out."""
 
     machine: str
     left_out: Sequence[str]
@@ -56,13 +56,13 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Rounds:
-    """Collects, round by round, a value of each server for each of several figures."""
+    """Collects values by figure, server and round."""
 
     def __init__(self) -> None:
         self._values: dict[str, dict[str, list[float]]] = {}
 
     def add(self, server: str, values: Mapping[str, float]) -> None:
-        """Adds what one round of a server gave, by figure."""
+        """Adds the figures of one round of a server."""
         for figure, value in values.items():
             self._values.setdefault(figure, {}).setdefault(server, []).append(value)
 
@@ -78,7 +78,7 @@ class Rounds:
         least_ratio: float | None = None,
         most: float | None = None,
     ) -> Measure:
-        """The measure of one figure: of these two servers; or of the one that came first, and the other if any."""
+        """The row of one figure: of `servers`, or of the first server and the second one if there is one."""
         values = self._values[figure]
         ours, peer = servers or (*values, "")[:2]
         return Measure(
@@ -95,7 +95,7 @@ class Rounds:
 
 
 def write(report: Report, file: Path) -> None:
-    """Writes all rounds of all measures."""
+    """Writes all rows as JSON."""
     rows = [
         {**msgspec.structs.asdict(measure), "ratio": measure.ratio, "met": measure.met} for measure in report.measures
     ]
@@ -104,5 +104,5 @@ def write(report: Report, file: Path) -> None:
 
 
 def read(file: Path) -> Report:
-    """Reads what `write` wrote; raises OSError or msgspec.DecodeError."""
+    """Reads a file of `write`. Raises OSError and msgspec.DecodeError."""
     return msgspec.json.decode(file.read_bytes(), type=Report)

@@ -1,4 +1,4 @@
-"""How quickly scores are answered while events come in at a steady pace."""
+"""Latency of scores while events arrive at a constant rate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAUSE = 0.001
 
 
 async def scores_meanwhile(part: str, plan: Plan) -> AsyncIterator[Measure]:
-    """Gives the time of a request of 1,024 ids over one connection, and how late the index is when the events end."""
+    """Latency of requests with 1,024 ids over one connection, and the lag of the index when the events end."""
     random = Random(3)
     batches = int(plan.seconds(_SECONDS) * _BLOCKS_A_SECOND / _BLOCKS_A_BATCH)
     prompts = [chain(random, _PROMPT_BLOCKS) for _ in range(_PROMPTS)]
@@ -72,7 +72,7 @@ async def _round(
 
 
 async def _publish(engines: Sequence[Engine], payloads: Sequence[bytes]) -> None:
-    """Publishes at the pace that is wanted, a few batches at a time so that it delays no request of ours."""
+    """Publishes at the rate, a few batches at a time so that requests are not delayed."""
     batches_a_second = _BLOCKS_A_SECOND / _BLOCKS_A_BATCH
     started = time.perf_counter()
     sent = 0

@@ -1,4 +1,4 @@
-"""The servers that are compared: ours, and NVIDIA Dynamo's standalone indexer. Each runs as a process of its own."""
+"""The compared servers, each a separate process: kvcache, and NVIDIA Dynamo's standalone indexer."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Server(Protocol):
-    """An index behind HTTP that was told which engines to listen to; engine number n is its pod or instance n."""
+    """An index behind HTTP that subscribes to engines; engine n is its pod or instance n."""
 
     name: str
     usage: Usage
 
     async def matched(self, tokens: Sequence[int]) -> dict[int, int]:
-        """How many leading tokens each engine holds."""
+        """Leading tokens held by each engine."""
         ...
 
     def question(self, tokens: Sequence[int]) -> bytes:
-        """The request that asks for that."""
+        """The request for `matched`, as bytes."""
         ...
 
     async def post(self, path: str, body: bytes) -> Any:
-        """One request over a connection that is kept; gives the JSON of the answer."""
+        """Sends one request over a kept connection and decodes the JSON answer."""
         ...
 
     async def connections(self, count: int) -> Sequence[Connection]:
-        """So many connections that are kept."""
+        """`count` kept connections."""
         ...
 
 
@@ -58,7 +58,7 @@ class Process:
         self._connections: list[Connection] = []
 
     async def answering(self, path: str) -> None:
-        """Waits until the path answers 200; raises RuntimeError when the process ends or a minute has passed."""
+        """Waits until the path answers 200. Raises RuntimeError if the process ends, or after a minute."""
         for _ in range(1200):
             if self._process.poll() is not None:
                 raise RuntimeError(f"ended with exit code {self._process.returncode}: {self._command}")
@@ -94,7 +94,7 @@ class Process:
 
 
 class Kvcache(Process):
-    """Our service; engine number n is its pod "n"."""
+    """kvcache; engine n is its pod "n"."""
 
     name = "kvcache"
     model = MODEL
@@ -112,7 +112,7 @@ class Kvcache(Process):
 async def kvcache(
     engines: Sequence[Engine] = (), model: str = MODEL, name: str = "kvcache", **settings: str
 ) -> AsyncIterator[Kvcache]:
-    """Our service, ready, until it is not needed; `settings` are variables of its environment."""
+    """Runs kvcache and waits until it is ready; `settings` are environment variables."""
     port = free_port()
     entries = [f"{engine.address},pod={number},model={model}" for number, engine in enumerate(engines)]
     environment = {
@@ -135,7 +135,7 @@ async def kvcache(
 
 
 class Dynamo(Process):
-    """NVIDIA Dynamo's indexer; engine number n is its instance n."""
+    """NVIDIA Dynamo's indexer; engine n is its instance n."""
 
     name = "dynamo"
 
@@ -148,7 +148,7 @@ class Dynamo(Process):
         return {int(instance): max(ranks.values()) for instance, ranks in answer["scores"].items()}
 
     async def register(self, number: int, engine: Engine) -> None:
-        """Tells it of an engine, which it knows by a number from then on."""
+        """Registers an engine under a number."""
         body = {
             "instance_id": number,
             "endpoint": engine.address,
@@ -161,7 +161,7 @@ class Dynamo(Process):
 
 @asynccontextmanager
 async def dynamo(engines: Sequence[Engine], threads: int = 1) -> AsyncIterator[Dynamo]:
-    """Dynamo's indexer, with these engines, until it is not needed."""
+    """Runs Dynamo's indexer with these engines."""
     port = free_port()
     arguments = ["--port", str(port), "--block-size", str(BLOCK_SIZE), "--threads", str(threads)]
     server = Dynamo([dynamo_python() or sys.executable, "-m", "dynamo.indexer", *arguments], port, {"DYN_LOG": "warn"})
@@ -175,7 +175,7 @@ async def dynamo(engines: Sequence[Engine], threads: int = 1) -> AsyncIterator[D
 
 
 def dynamo_python() -> str | None:
-    """The Python that has Dynamo's indexer: KVCACHE_BENCH_DYNAMO, or this one; None without it."""
+    """The Python with Dynamo's indexer: KVCACHE_BENCH_DYNAMO or this one; None if it is not installed."""
     if python := os.environ.get("KVCACHE_BENCH_DYNAMO"):
         return python
     try:

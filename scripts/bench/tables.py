@@ -1,4 +1,4 @@
-"""What was measured as tables: one for a terminal, and a shorter one in Markdown for the README."""
+"""Tables of results: one for a terminal, and a shorter one in Markdown."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _WIDTH = 170
 
 
 def show(report: Report) -> None:
-    """Prints a table of all figures: medians, with the lowest and the highest round in brackets."""
+    """Prints all rows: medians, with the lowest and the highest round in brackets."""
     console = Console()
     if not console.is_terminal:
-        # What is not a terminal would be cut to 80 columns.
+        # Elsewhere rich would cut lines at 80 columns.
         console = Console(width=_WIDTH)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("what")
     table.add_column("unit")
-    for head in ("kvcache", "peer", "ratio", "wanted"):
+    for head in ("kvcache", "peer", "ratio", "target"):
         table.add_column(head, justify="right")
     table.add_column("")
     for part, measures in groupby(report.measures, lambda measure: measure.part):
@@ -38,18 +38,18 @@ def show(report: Report) -> None:
                 _spread(measure.ours),
                 peer,
                 _ratio(measure),
-                _wanted(measure),
+                _target(measure),
                 _verdict(measure),
             )
     console.print(table)
-    console.print("ratio: how many times less kvcache takes than the peer; for rates, how many times more it does")
+    console.print("ratio: peer / kvcache; for rates, kvcache / peer (above 1: kvcache is better)")
     console.print(report.machine)
     for left_out in report.left_out:
         console.print(f"left out: {left_out}")
 
 
 def markdown(report: Report) -> str:
-    """Gives a table of the figures that have a target, in medians."""
+    """A table of the rows that have a target, in medians."""
     lines = ["| | kvcache | peer | ratio | target |", "| --- | --- | --- | --- | --- |"]
     for measure in report.measures:
         if measure.least_ratio is None and measure.most is None:
@@ -58,7 +58,7 @@ def markdown(report: Report) -> str:
         theirs = (
             f"{_number(statistics.median(measure.theirs))} {measure.unit}, {measure.peer}" if measure.theirs else ""
         )
-        cells = (f"{measure.part}: {measure.what}", ours, theirs, _ratio(measure), _wanted(measure))
+        cells = (f"{measure.part}: {measure.what}", ours, theirs, _ratio(measure), _target(measure))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -67,7 +67,7 @@ def _ratio(measure: Measure) -> str:
     return "" if measure.ratio is None else _number(measure.ratio)
 
 
-def _wanted(measure: Measure) -> str:
+def _target(measure: Measure) -> str:
     if measure.most is not None:
         return f"≤ {measure.most:g} {measure.unit}"
     return "" if measure.least_ratio is None else f"≥ {measure.least_ratio:g}"

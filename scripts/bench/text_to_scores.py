@@ -1,6 +1,6 @@
-"""Part 1, text → scores: chats over HTTP, turn by turn, with the token cache and without it.
+"""Part 1, text → scores: chats over HTTP, turn by turn, with and without the token cache.
 
-Without it every request is rendered and tokenized anew, as other routers do. All of each chat is cached on 4 of 8 pods.
+Without it, every request is rendered and tokenized anew, as in other routers. Each chat is cached on 4 of 8 pods.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _TURNS = 8
 _SECONDS = 1.0
 _REAL = "ibm-granite/granite-3.3-2b-instruct"
 _TARGETS = {1_000: None, 8_000: 20.0, 32_000: 40.0}
-"""Tokens of a chat, and how many times less its next turn is to take than tokenizing it anew."""
+"""Tokens of a chat → target for the CPU of tokenizing anew divided by that of the next turn."""
 
 
 class Chat(NamedTuple):
-    """A chat as it is first seen, its next turns, and the tokens of the last one."""
+    """The first request of a chat, its next turns, and the tokens of the last turn."""
 
     first: bytes
     turns: Sequence[bytes]
@@ -41,7 +41,7 @@ class Chat(NamedTuple):
 
 
 async def run(plan: Plan) -> AsyncIterator[Measure]:
-    """Gives CPU per request and its time, for chats of 1,000, 8,000 and 32,000 tokens, and what a first sight costs."""
+    """CPU and latency of the next turn of chats of 1,000, 8,000 and 32,000 tokens, and CPU of their first request."""
     models = Path(os.environ.get("KVCACHE_BENCH_MODELS", ROOT.parent / "shared" / "models"))
     model = _REAL if (models / _REAL).is_dir() else "builtin/demo"
     part = f"1 text → scores ({model.rpartition('/')[2]})"
@@ -92,7 +92,7 @@ def _measures(rounds: Rounds, part: str, size: str, crowd: int, target: float | 
 
 
 class Writer:
-    """Writes chats that nobody has seen, of about so many tokens in the middle of the turns that are asked."""
+    """Makes random chats that have about `tokens` tokens in the middle of the requested turns."""
 
     def __init__(self, server: Kvcache, connection: Connection, tokens: int, random: Random) -> None:
         turn = max(100, tokens // 40)
@@ -105,7 +105,7 @@ class Writer:
 
     @classmethod
     async def start(cls, server: Kvcache, tokens: int, random: Random) -> Writer:
-        """`server` is asked how many tokens a text has: one without a cache, which learns nothing from that."""
+        """`server` tokenizes the chats; it must have no cache, so that it does not learn them."""
         (connection,) = await server.connections(1)
         writer = cls(server, connection, tokens, random)
         for _ in range(2):
@@ -155,14 +155,14 @@ async def _round(
 async def _driven(
     server: Kvcache, connections: Sequence[Connection], requests: Sequence[Iterable[bytes]], seconds: float
 ) -> tuple[float, Load]:
-    """Drives the server; gives the CPU time that a request took it, in milliseconds, and what the connections saw."""
+    """Sends the requests; gives CPU milliseconds per request, and the load as the client saw it."""
     before = server.usage.cpu()
     load = await drive(connections, requests, seconds)
     return (server.usage.cpu() - before) / len(load.latencies) * 1000, load
 
 
 async def _agree(servers: Sequence[Kvcache], chat: Chat) -> None:
-    """Raises RuntimeError when the servers answer differently, or know of no pod."""
+    """Raises RuntimeError if the servers answer differently, or without a pod."""
     answers = [await (await server.connections(1))[0].send(chat.turns[-1]) for server in servers]
     if len(set(answers)) > 1 or not msgspec.json.decode(answers[0]):
         raise RuntimeError(f"with and without the token cache: {b' '.join(answers)[:2000].decode()}")

@@ -1,4 +1,4 @@
-"""What a process has used: CPU time and memory, by its own accounting."""
+"""CPU time and memory of a process, from the kernel's accounting."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import psutil
 
 
 class Usage:
-    """The usage of a process and of all that it starts."""
+    """The usage of a process and its descendants."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
 
     def cpu(self) -> float:
-        """CPU seconds used so far, of all threads, in the kernel and outside it."""
+        """CPU seconds of all threads so far, user and system."""
         children = self._process.children(recursive=True)
         ended = self._process.cpu_times()
         return (
@@ -25,7 +25,7 @@ class Usage:
         )
 
     def memory(self) -> int:
-        """Bytes that would be free if these processes ended (USS)."""
+        """Memory that only these processes use (USS), in bytes."""
         return sum(
             int(process.memory_full_info().uss) for process in (self._process, *self._process.children(recursive=True))
         )

@@ -18,7 +18,7 @@ def bench(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "scripts.bench", *arguments],
         cwd=ROOT,
-        # Containers are for the tests in tests/e2e, and peers for whoever wants to compare.
+        # Containers are tested in tests/e2e; peers are optional.
         env={**os.environ, "KVCACHE_RUNTIME": "process", "KVCACHE_BENCH_DYNAMO": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -40,7 +40,7 @@ def test_each_part_of_the_benchmark_runs_alone_and_prints_a_table(part: str, tmp
     assert all(measure["what"][:20] in output for measure in measures)
 
 
-def test_results_of_an_earlier_run_become_a_table_for_the_readme(tmp_path: Path) -> None:
+def test_saved_results_are_shown_as_markdown(tmp_path: Path) -> None:
     measure = {"part": "2 ids → scores", "unit": "ms", "ours": [1.0, 3.0, 2.0]}
     file = tmp_path / "results.json"
     file.write_text(
@@ -69,7 +69,7 @@ def test_an_interrupted_benchmark_leaves_nothing_running() -> None:
     running = bench("events", "--quick")
     process = psutil.Process(running.pid)
     assert running.stderr is not None
-    assert "events" in running.stderr.readline()  # the figure after which others follow, with servers of their own
+    assert "events" in running.stderr.readline()  # rows with further servers follow
     servers = process.children(recursive=True)
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=30)
@@ -77,8 +77,26 @@ def test_an_interrupted_benchmark_leaves_nothing_running() -> None:
     assert not [server for server in servers if server.is_running()]
 
 
-def test_a_part_that_there_is_not_is_refused() -> None:
+def test_an_unknown_part_is_refused() -> None:
     running = bench("speed")
     _, errors = running.communicate()
     assert running.returncode == 2
     assert "no part speed" in errors
+
+
+def test_a_checkout_is_compared_with_another_row_by_row(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    running = bench("ids", "--against", str(ROOT), "--scale", "0.01", "--rounds", "2", "--json", str(file))
+    output, errors = running.communicate()
+    assert running.returncode == 0, errors
+    rows = json.loads(file.read_text())["measures"]
+    assert rows
+    assert all(len(row["ours"]) == len(row["theirs"]) == 2 and row["peer"] == ROOT.name for row in rows)
+    assert "1,024 ids, CPU" in output
+
+
+def test_a_folder_without_a_benchmark_is_refused(tmp_path: Path) -> None:
+    running = bench("--against", str(tmp_path))
+    _, errors = running.communicate()
+    assert running.returncode == 2
+    assert "is not a checkout of kvcache" in errors
