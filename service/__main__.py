@@ -12,7 +12,7 @@ from contextlib import suppress
 from service.commands import TOOLS, run_tool
 from service.contract.settings import Settings, SettingsError
 
-_ELSEWHERE = """\
+_RUN_KVCACHE_UP = """\
 This is the service that `kvcache up` builds, starts and watches: run `kvcache up`.
 To run it by hand, without a container: CONTAINER_ENV=true python -m service serve"""
 
@@ -29,22 +29,22 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.parse_args(arguments)
     try:
         if not Settings.from_environment({"CONTAINER_ENV": environment.get("CONTAINER_ENV", "")}).container_env:
-            print(_ELSEWHERE, file=sys.stderr)  # noqa: T201
+            print(_RUN_KVCACHE_UP, file=sys.stderr)  # noqa: T201
             return 2
         settings = Settings.from_environment(environment)
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
-    # The first process of a container ignores a signal that it does not handle, and what follows takes its time.
+    # Process 1 of a container ignores signals without a handler, and the imports below take half a second.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    from service.serving import run  # noqa: PLC0415 - half a second that wrong usage need not wait for
+    from service.serving import serve  # noqa: PLC0415 - it takes half a second, which wrong usage should not
 
-    return run(settings)
+    return serve(settings)
 
 
 if __name__ == "__main__":
     code = main(sys.argv[1:], os.environ)
     with suppress(BrokenPipeError):
         sys.stdout.flush()
-    # Python would wait for threads that are in a download or in a long text; nobody waits for their results.
+    # Python would wait for threads with a download or a long text, whose results nobody needs.
     os._exit(code)

@@ -1,21 +1,37 @@
-"""The application: its resources, each started and stopped in one place, and its routes."""
+"""The application: its routes, and its resources, each started and stopped in one place."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
 
-from service.api.middleware import guarded
+from service.api.limits import RequestLimits
+from service.api.middleware import with_limits_and_errors
 from service.api.openapi import document
-from service.api.requests import chat_bodies
-from service.api.resources import CHAT_BODIES, DOCUMENT, INDEX, MODELS, POOL, READINESS, REGISTRY, SETTINGS, TRAFFIC
+from service.api.requests import chat_body_decoder
+from service.api.resolver import PromptResolver
+from service.api.resources import (
+    CHAT_DECODER,
+    DOCUMENT,
+    INDEX,
+    LIMITS,
+    MODELS,
+    POOL,
+    READINESS,
+    REGISTRY,
+    RESOLVER,
+    SCORER,
+    TRAFFIC,
+)
 from service.api.routes import ROUTES
+from service.api.scorer import Scorer
 from service.api.traffic import Traffic
 from service.contract.settings import Settings
 from service.events.pool import EventPool
+from service.index.base import Index
 from service.index.memory import MemoryIndex
 from service.metrics import registry
 from service.prompts.models.catalog import Models
@@ -23,39 +39,77 @@ from service.readiness import Readiness
 
 
 def create_app(settings: Settings) -> web.Application:
-    """Wires the service together; nothing runs before the application is started."""
+    """Connects the parts of the service; its resources start with the application."""
     app = web.Application(client_max_size=settings.max_body_bytes)
-    app[SETTINGS] = settings
-    app[TRAFFIC] = Traffic()
-    app[INDEX] = MemoryIndex(settings.index_max_blocks, settings.token_cache_bytes // 4)
-    app[CHAT_BODIES] = chat_bodies(settings.token_cache_bytes // 4)
+    limits = RequestLimits(
+        max_body_bytes=settings.max_body_bytes,
+        max_prompt_characters=settings.max_prompt_characters,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_prompts=settings.max_prompts,
+        max_messages=settings.max_messages,
+        max_requests_in_flight=settings.max_requests_in_flight,
+        body_timeout=settings.body_timeout,
+    )
+    index, traffic = MemoryIndex(settings.index_max_blocks, settings.token_cache_bytes // 4), Traffic()
+    app[LIMITS] = limits
+    app[TRAFFIC] = traffic
+    app[INDEX] = index
+    app[SCORER] = Scorer(index, settings.tier_weights, settings.block_size)
+    app[CHAT_DECODER] = chat_body_decoder(settings.token_cache_bytes // 4)
     app[DOCUMENT] = document(ROUTES)
-    app.cleanup_ctx.extend((_events, _prompts, _readiness))
-    app.add_routes([web.route(route.method, route.path, guarded(route.handler, route.path)) for route in ROUTES])
+
+    async def resources(app: web.Application) -> AsyncIterator[None]:
+        # Nested, so that what has started is stopped when the start of a later one fails.
+        async with (
+            event_pool(settings, index) as pool,
+            loaded_models(settings) as models,
+            readiness(settings, models, pool) as ready,
+        ):
+            app[POOL] = pool
+            app[MODELS] = models
+            app[RESOLVER] = PromptResolver(models, index, limits, settings.model_name)
+            app[READINESS] = ready
+            app[REGISTRY] = registry(index, pool, traffic)
+            yield
+
+    app.cleanup_ctx.append(resources)
+    for route in ROUTES:
+        handler = with_limits_and_errors(
+            route.handler, route.path, traffic, limits.max_requests_in_flight, settings.hub_retry_after
+        )
+        app.add_routes([web.route(route.method, route.path, handler)])
     return app
 
 
-async def _events(app: web.Application) -> AsyncIterator[None]:
-    pool = EventPool(app[SETTINGS], app[INDEX])
-    app[POOL] = pool
-    app[REGISTRY] = registry(app[INDEX], pool, app[TRAFFIC])
-    await pool.start()
-    yield
-    await pool.close()
+@asynccontextmanager
+async def event_pool(settings: Settings, index: Index) -> AsyncIterator[EventPool]:
+    """Receives events and applies them to the index."""
+    pool = EventPool(settings, index)
+    try:
+        await pool.start()
+        yield pool
+    finally:
+        await pool.close()
 
 
-async def _prompts(app: web.Application) -> AsyncIterator[None]:
-    models = Models(app[SETTINGS])
-    app[MODELS] = models
-    yield
-    await models.close()
+@asynccontextmanager
+async def loaded_models(settings: Settings) -> AsyncIterator[Models]:
+    """Loads models on demand."""
+    models = Models(settings)
+    try:
+        yield models
+    finally:
+        await models.close()
 
 
-async def _readiness(app: web.Application) -> AsyncIterator[None]:
-    readiness = Readiness(app[SETTINGS], app[MODELS], app[POOL])
-    app[READINESS] = readiness
-    loading = asyncio.create_task(readiness.load_default_model())
-    yield
-    loading.cancel()
-    with suppress(asyncio.CancelledError):
-        await loading
+@asynccontextmanager
+async def readiness(settings: Settings, models: Models, pool: EventPool) -> AsyncIterator[Readiness]:
+    """Loads the default model in the background."""
+    ready = Readiness(settings.model_name, settings.hub_retry_after, models, pool)
+    loading = asyncio.create_task(ready.load_default_model())
+    try:
+        yield ready
+    finally:
+        loading.cancel()
+        with suppress(asyncio.CancelledError):
+            await loading

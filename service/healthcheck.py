@@ -1,4 +1,4 @@
-"""`python -m service.healthcheck`: exits 0 when the service on this machine answers; what a container engine runs."""
+"""`python -m service.healthcheck`: exits 0 when the service on this machine answers; for container runtimes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _REQUEST = b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n"
 
 
 def healthy(port: int, timeout: float = 2.0) -> bool:
-    """Whether GET /health answers OK; `timeout` in seconds is for each step of it.
+    """Whether GET /health answers OK; `timeout` in seconds is the limit of each send and receive.
 
-    A bare socket, because it runs every few seconds and importing an HTTP client takes three times as long as all else.
+    A plain socket: this runs every few seconds, and importing an HTTP client takes three times as long as the rest.
     """
-    answer = b""
+    response = b""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout) as connection:
             connection.sendall(_REQUEST)
             while received := connection.recv(4096):
-                answer += received
+                response += received
     except OSError:
         return False
-    status_line, _, rest = answer.partition(b"\r\n")
+    status_line, _, rest = response.partition(b"\r\n")
     return status_line.split(b" ")[1:2] == [b"200"] and rest.endswith(b"\r\n\r\nOK")
 
 

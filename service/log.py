@@ -1,4 +1,4 @@
-"""Log lines on standard output: for people, or one JSON object per line."""
+"""Log lines on standard output, as text or as one JSON object per line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class HumanFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """An object per record: time (RFC 3339, UTC), level, logger, message; and error, the traceback, if there is one."""
+    """An object per record: time (RFC 3339, UTC), level, logger, message, and the traceback, if any, as error."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -33,12 +33,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def _printable(text: str) -> str:
-    """Text from outside may hold lone surrogates, which UTF-8 cannot."""
+    """Escapes lone surrogates in text from outside: UTF-8 cannot encode them."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def configure(log_format: str, log_level: str) -> None:
-    """Sends every record of `log_level` or above to standard output, each line as soon as it is written."""
+    """Sends every record of `log_level` or above to standard output, without buffering."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     handler = logging.StreamHandler(sys.stdout)

@@ -1,4 +1,4 @@
-"""Prometheus' view: plain counters of index, events and API, read when they are scraped."""
+"""Prometheus metrics: reads the plain counters of index, events and API at each scrape."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _RANK = ("pod", "model", "rank")
 
 
 def registry(index: Index, pool: EventPool, traffic: Traffic) -> CollectorRegistry:
-    """All series of one service; those of a pod are there as long as the pod is known."""
-    made = CollectorRegistry(auto_describe=False)
-    made.register(ServiceCollector(index, pool, traffic))
-    ProcessCollector(registry=made)
-    return made
+    """All series of the service; the series of a pod end when the pod is forgotten."""
+    collectors = CollectorRegistry(auto_describe=False)
+    collectors.register(ServiceCollector(index, pool, traffic))
+    ProcessCollector(registry=collectors)
+    return collectors
 
 
 class ServiceCollector(Collector):
-    """Reads counters; what counts never waits for Prometheus."""
+    """Reads counters at scrape time, so that counting costs nothing else."""
 
     def __init__(self, index: Index, pool: EventPool, traffic: Traffic) -> None:
         self._index = index
@@ -44,75 +44,95 @@ class ServiceCollector(Collector):
 
     def _of_index(self) -> Iterator[Metric]:
         counted = self._index.statistics
-        yield _counter("index_admissions", "Blocks that a rank came to hold", counted.admissions)
-        yield _counter("index_evictions", "Blocks that a rank ceased to hold", counted.evictions)
-        yield _counter("index_displaced", "Blocks let go to keep to INDEX_MAX_BLOCKS", counted.displaced)
+        yield _counter("index_admissions", "Blocks added to ranks", counted.admissions)
+        yield _counter("index_evictions", "Blocks that engines evicted", counted.evictions)
+        for name in ("index_capacity_evictions", "index_displaced"):  # the second is the name up to 0.1
+            yield _counter(name, "Blocks evicted from the index to stay below INDEX_MAX_BLOCKS", counted.displaced)
         yield _counter("index_cleared", "Blocks of ranks that were cleared or forgotten", counted.cleared)
-        yield _counter("index_unknown_parents", "Blocks left out for want of their parent", counted.unknown_parents)
-        yield _counter("index_unknown_blocks", "Hashes that the index did not know", counted.unknown_blocks)
-        yield _gauge("index_blocks", "Blocks held, over all ranks and tiers", self._index.blocks)
+        yield _counter(
+            "index_unknown_parents", "Blocks skipped because their parent block is unknown", counted.unknown_parents
+        )
+        yield _counter("index_unknown_blocks", "Block hashes that the index did not know", counted.unknown_blocks)
+        yield _gauge("index_blocks", "Blocks in the index, over all ranks and tiers", self._index.blocks)
         yield _counter("index_lookup_requests", "Prompts looked up", counted.lookups)
-        yield _counter("index_lookup_hits", "Lookups that found a block on any pod", counted.lookup_hits)
-        yield _histogram("index_lookup_latency_seconds", "Duration of a lookup", {(): counted.lookup_seconds})
+        yield _counter("index_lookup_hits", "Lookups with a prefix match on at least one pod", counted.lookup_hits)
+        yield _histogram(
+            "index_lookup_latency_seconds", "Duration of a lookup in the index", {(): counted.lookup_seconds}
+        )
 
     def _of_events(self) -> Iterator[Metric]:
         counted = self._pool.statistics
-        yield _counter("events_messages_received", "Messages that came in, a batch each", counted.messages_received)
-        yield _counter("events_batches_applied", "Batches applied", counted.batches_applied)
-        yield _counter("events_batches_repeated", "Batches that had been applied before", counted.batches_repeated)
-        yield _counter("events_batches_lost", "Batches missed that no replay brought", counted.batches_lost)
+        yield _counter("events_messages_received", "Messages received; each holds one batch", counted.messages_received)
+        yield _counter("events_batches_applied", "Batches applied to the index", counted.batches_applied)
+        yield _counter(
+            "events_batches_repeated", "Batches received again after they had been applied", counted.batches_repeated
+        )
+        yield _counter(
+            "events_batches_lost", "Batches that were lost and that no replay returned", counted.batches_lost
+        )
         yield _counter("events_applied", "Events applied to the index", counted.events_applied)
         yield _labelled(
-            CounterMetricFamily("kvcache_events_skipped", "Messages and events left out", labels=("reason",)),
+            CounterMetricFamily("kvcache_events_skipped", "Messages and events skipped, by reason", labels=("reason",)),
             (((reason,), count) for reason, count in counted.skipped.items()),
         )
-        yield _counter("events_gaps", "Times that a sequence number jumped", counted.gaps)
-        yield _counter("events_replays", "Replays asked for", counted.replays)
-        yield _counter("events_replay_failures", "Replays that did not bring what was missing", counted.replay_failures)
-        yield _counter("events_restarts", "Times that a sequence started over", counted.restarts)
-        yield _gauge("events_queue_depth", "Batches that wait for a replay", self._pool.waiting())
-        yield _gauge(
-            "events_last_lag_seconds", "From the last batch's own time to its application", counted.lag_seconds
+        yield _counter("events_gaps", "Gaps in sequence numbers", counted.gaps)
+        yield _counter("events_replays", "Replays requested", counted.replays)
+        yield _counter(
+            "events_replay_failures", "Replays that did not return the missing batches", counted.replay_failures
         )
-        yield _histogram("events_lag_seconds", "From a batch's own time to its application", {(): counted.lag})
+        yield _counter("events_restarts", "Sequences that started again: restarts of engines", counted.restarts)
+        yield _gauge("events_queue_depth", "Batches queued until a replay ends", self._pool.waiting())
+        yield _gauge(
+            "events_last_lag_seconds",
+            "Seconds from the timestamp of the last batch to its application",
+            counted.lag_seconds,
+        )
+        yield _histogram(
+            "events_lag_seconds", "Seconds from the timestamp of a batch to its application", {(): counted.lag}
+        )
 
     def _of_pods(self) -> Iterator[Metric]:
         yield _labelled(
-            GaugeMetricFamily("kvcache_pod_blocks", "Blocks that a rank holds", labels=(*_RANK, "tier")),
+            GaugeMetricFamily("kvcache_pod_blocks", "Blocks that a rank holds, by tier", labels=(*_RANK, "tier")),
             (
-                ((*_labels(held.rank), tier.name.lower()), count)
-                for held in self._index.ranks()
-                for tier, count in held.blocks_by_tier.items()
+                ((*_labels(blocks.rank), tier.name.lower()), count)
+                for blocks in self._index.ranks()
+                for tier, count in blocks.blocks_by_tier.items()
             ),
         )
-        heard = [(_labels(stream.rank), stream) for stream in self._pool.streams()]
+        streams = [(_labels(stream.rank), stream) for stream in self._pool.streams()]
         yield _labelled(
-            GaugeMetricFamily("kvcache_pod_exact", "1 when a rank's answers are those of its engine", labels=_RANK),
-            ((rank, stream.exact) for rank, stream in heard),
+            GaugeMetricFamily(
+                "kvcache_pod_exact", "1 while the answers for a rank are known to equal its engine's", labels=_RANK
+            ),
+            ((rank, stream.exact) for rank, stream in streams),
         )
         yield _labelled(
-            GaugeMetricFamily("kvcache_pod_connected", "1 while the connection to a rank is there", labels=_RANK),
-            ((rank, stream.connected) for rank, stream in heard),
+            GaugeMetricFamily("kvcache_pod_connected", "1 while the connection to a rank is up", labels=_RANK),
+            ((rank, stream.connected) for rank, stream in streams),
         )
         yield _labelled(
             GaugeMetricFamily("kvcache_pod_last_sequence", "Sequence number of a rank's last batch", labels=_RANK),
-            ((rank, stream.last_sequence) for rank, stream in heard if stream.last_sequence is not None),
+            ((rank, stream.last_sequence) for rank, stream in streams if stream.last_sequence is not None),
         )
         yield _labelled(
-            GaugeMetricFamily("kvcache_pod_last_event_timestamp_seconds", "When it came", labels=_RANK),
-            ((rank, stream.last_event_at) for rank, stream in heard if stream.last_event_at is not None),
+            GaugeMetricFamily("kvcache_pod_last_event_timestamp_seconds", "Unix time of the last event", labels=_RANK),
+            ((rank, stream.last_event_at) for rank, stream in streams if stream.last_event_at is not None),
         )
 
     def _of_api(self) -> Iterator[Metric]:
         yield _labelled(
-            CounterMetricFamily("kvcache_http_requests", "Requests answered", labels=("method", "route", "status")),
+            CounterMetricFamily(
+                "kvcache_http_requests", "HTTP requests answered", labels=("method", "route", "status")
+            ),
             (((one.method, one.route, str(one.status)), count) for one, count in self._traffic.answered.items()),
         )
         seconds: dict[tuple[str, ...], Histogram] = {
             (route,): histogram for route, histogram in self._traffic.seconds.items()
         }
-        yield _histogram("http_request_seconds", "From a request's headers to its answer", seconds, ("route",))
-        yield _gauge("http_requests_in_flight", "Requests worked on", self._traffic.in_flight)
+        meaning = "Seconds from the headers of a request to its response"
+        yield _histogram("http_request_seconds", meaning, seconds, ("route",))
+        yield _gauge("http_requests_in_flight", "HTTP requests in flight", self._traffic.in_flight)
 
 
 def _labels(rank: Rank) -> tuple[str, ...]:

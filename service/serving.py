@@ -9,7 +9,6 @@ import signal
 from collections.abc import Callable
 
 from service import log
-from service.app import create_app
 from service.contract.settings import Settings
 from service.native import backend
 from service.server import ListenError, listening
@@ -17,18 +16,18 @@ from service.server import ListenError, listening
 logger = logging.getLogger("service")
 
 
-def run(settings: Settings) -> int:
-    """Gives the exit code: 0 after SIGTERM or SIGINT, 1 when the address to listen on cannot be had."""
+def serve(settings: Settings) -> int:
+    """Gives the exit code: 0 after SIGTERM or SIGINT, 1 when the service cannot listen on its address."""
     log.configure(settings.log_format, settings.log_level)
-    # What is loaded by now stays. What comes and goes with each request is freed without the collector's help, which
-    # need not look at it all every 700 objects.
+    # Modules stay in memory, and the objects of a request are freed by reference counts: the collector's default of
+    # a run every 700 objects is a waste.
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(settings))
     except ListenError as error:
-        logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
+        logger.error("%s", error)  # noqa: TRY400 - the sentence needs no traceback
         return 1
     return 0
 
@@ -37,7 +36,7 @@ async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with listening(create_app(settings)) as port:
+    async with listening(settings) as port:
         logger.info(
             "inner loops are %s",
             "compiled" if backend.COMPILED else "the slower fallback: python -m service.native.build",

@@ -12,10 +12,11 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from service.api.errors import Refusal
-from service.api.prompts import AskedChat, ask_chat
-from service.api.requests import ChatRequest, CompletionRequest, decode, read
-from service.api.resources import INDEX
+from service.api.body import read_body
+from service.api.errors import ApiError
+from service.api.requests import ChatRequest, CompletionRequest, decode
+from service.api.resolver import ResolvedChat
+from service.api.resources import RESOLVER, SCORER
 from service.api.responses import (
     Choice,
     Chunk,
@@ -26,9 +27,8 @@ from service.api.responses import (
     RenderedChat,
     Scores,
     Usage,
-    json_answer,
+    json_response,
 )
-from service.api.scoring import scores
 
 _completion = msgspec.json.Decoder(CompletionRequest)
 _chat = msgspec.json.Decoder(ChatRequest)
@@ -38,39 +38,37 @@ _CHUNK_CHARACTERS: Final = 1024
 
 
 async def complete(request: web.Request) -> web.StreamResponse:
-    """There is no engine behind this endpoint: the answer shows the prompt that an engine would get."""
-    body = decode(_completion, await read(request))
-    streamed = body.stream or False
-    if body.stream_options is not None and not streamed:
-        raise Refusal(400, "`stream_options` needs `stream`: true", param="stream_options")
-    asked = await ask_chat(request.app, body)
-    found = scores(request.app, request.app[INDEX].match(asked.prompt))
-    written = await _write(asked, found)
-    if not streamed:
-        return json_answer(written.whole())
+    """Answers with the prompt that an engine would get; no engine is resolved."""
+    body = decode(_completion, await read_body(request))
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "`stream_options` needs `stream`: true", param="stream_options")
+    resolved = await request.app[RESOLVER].chat(body)
+    answer = await _answer(resolved, request.app[SCORER].scores(resolved.prompt))
+    if not body.stream:
+        return json_response(answer.completion())
     include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-    return await _stream(request, written, include_usage=include_usage)
+    return await _stream(request, answer, include_usage=include_usage)
 
 
 async def render(request: web.Request) -> web.Response:
-    """What would be sent to the model for a chat."""
-    body = decode(_chat, await read(request))
-    asked = await ask_chat(request.app, body)
-    return json_answer(
+    """Gives the text and the tokens that the model would get for a chat."""
+    body = decode(_chat, await read_body(request))
+    resolved = await request.app[RESOLVER].chat(body)
+    return json_response(
         RenderedChat(
             request_id=_new_id(),
-            model=asked.target.name,
-            token_ids=asked.prompt.tokens.tolist(),
-            prompt=asked.text,
-            lora_name=asked.target.lora_name,
+            model=resolved.target.name,
+            token_ids=resolved.prompt.tokens.tolist(),
+            prompt=resolved.text,
+            lora_name=resolved.target.lora_name,
             cache_salt=body.cache_salt,
         )
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
-    """An answer, before it is sent whole or in chunks."""
+class _Answer:
+    """An answer, which is sent whole or in chunks."""
 
     id: str
     created: int
@@ -79,7 +77,7 @@ class _Written:
     usage: Usage
     pod_scores: Scores
 
-    def whole(self) -> Completion:
+    def completion(self) -> Completion:
         choice = Choice(0, Message("assistant", self.content), "stop")
         return Completion(
             id=self.id,
@@ -91,7 +89,7 @@ class _Written:
         )
 
     def chunks(self, *, include_usage: bool) -> Iterator[Chunk]:
-        """Chunks as OpenAI sends them: the role, the content, the end, and the usage if asked for."""
+        """The chunks in OpenAI's order: role, content, finish reason, and the usage if requested."""
         usage = None if include_usage else UNSET
         first = self._chunk([ChunkChoice(0, Delta(role="assistant", content=""))], usage)
         first.pod_scores = self.pod_scores
@@ -107,18 +105,18 @@ class _Written:
         return Chunk(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
 
 
-async def _write(asked: AskedChat, found: Scores) -> _Written:
-    content = f"Response based on template: {asked.text}..."
-    prompt_tokens = len(asked.prompt.tokens)
-    completion_tokens = len(await asked.model.tokenize(content, add_special_tokens=False))
+async def _answer(resolved: ResolvedChat, scores: Scores) -> _Answer:
+    content = f"Response based on template: {resolved.text}..."
+    prompt_tokens = len(resolved.prompt.tokens)
+    completion_tokens = len(await resolved.model.tokenize(content, add_special_tokens=False))
     usage = Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
-    return _Written(_new_id(), int(time.time()), asked.target.name, content, usage, found)
+    return _Answer(_new_id(), int(time.time()), resolved.target.name, content, usage, scores)
 
 
-async def _stream(request: web.Request, written: _Written, *, include_usage: bool) -> web.StreamResponse:
+async def _stream(request: web.Request, answer: _Answer, *, include_usage: bool) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
-    for chunk in written.chunks(include_usage=include_usage):
+    for chunk in answer.chunks(include_usage=include_usage):
         await response.write(b"data: " + _encoder.encode(chunk) + b"\n\n")
     await response.write_eof(b"data: [DONE]\n\n")
     return response

@@ -1,4 +1,4 @@
-"""Errors out: every one has OpenAI's body `{"error": {"message", "type", "param", "code"}}`."""
+"""Error responses; every one has OpenAI's body `{"error": {"message", "type", "param", "code"}}`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _CODES: Final = {
     500: "internal_error",
     503: "unavailable",
 }
-_UNREAD_BODY: Final = (408, 413)
+_BODY_NOT_READ: Final = (408, 413)
 
 
 class ErrorDetail(msgspec.Struct):
-    """What went wrong and what to do, its class, the field of the request at fault, and a word for programs."""
+    """The reason and the remedy, OpenAI's class of error, the field at fault, and a code for programs."""
 
     message: str
     type: str
@@ -40,8 +40,8 @@ class ErrorBody(msgspec.Struct):
     error: ErrorDetail
 
 
-class Refusal(Exception):
-    """A request that is answered with an error; `param` names the field at fault."""
+class ApiError(Exception):
+    """Answers the request with an error; `param` names the field at fault."""
 
     def __init__(
         self,
@@ -63,36 +63,36 @@ class Refusal(Exception):
         return msgspec.json.encode(ErrorBody(self.detail))
 
     def response(self) -> web.Response:
-        """The answer to send; it closes the connection when part of the request was never read."""
-        answer = web.Response(
+        """The response; it closes the connection when part of the body was not read."""
+        response = web.Response(
             status=self.status, body=self.body(), content_type="application/json", headers=self.headers
         )
-        if self.status in _UNREAD_BODY:
-            answer.force_close()
-        return answer
+        if self.status in _BODY_NOT_READ:
+            response.force_close()
+        return response
 
 
-def refusal_of_prompt(error: PromptError | ModelNotFound | ModelUnavailable, retry_after: float) -> Refusal:
-    """What a client is told of an error of the prompts package; `retry_after` in seconds."""
+def prompt_error(error: PromptError | ModelNotFound | ModelUnavailable, retry_after: float) -> ApiError:
+    """The response to an error of the prompts package; `retry_after` is in seconds."""
     match error:
         case PromptError():
-            return Refusal(400, error.message, param=error.param)
+            return ApiError(400, error.message, param=error.param)
         case ModelNotFound():
-            return Refusal(404, str(error), param="model", code="model_not_found")
+            return ApiError(404, str(error), param="model", code="model_not_found")
         case ModelUnavailable():
             headers = {"Retry-After": f"{max(1, round(retry_after))}"}
-            return Refusal(503, str(error), param="model", code="model_unavailable", headers=headers)
+            return ApiError(503, str(error), param="model", code="model_unavailable", headers=headers)
 
 
-def refusal_of_framework(error: web.HTTPException, path: str) -> Refusal:
-    """What a client is told of a request that aiohttp itself turned away."""
+def framework_error(error: web.HTTPException, path: str) -> ApiError:
+    """The response to a request that aiohttp rejected."""
     match error:
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(error.allowed_methods))
-            return Refusal(405, f"{path} takes {allowed}, not {error.method}", headers={"Allow": allowed})
+            return ApiError(405, f"{path} takes {allowed}, not {error.method}", headers={"Allow": allowed})
         case web.HTTPNotFound():
-            return Refusal(404, f"there is no {path} here; GET /openapi.json lists what there is")
+            return ApiError(404, f"there is no endpoint {path}; GET /openapi.json lists them")
         case web.HTTPRequestEntityTooLarge():
-            return Refusal(413, "the request body is too large")
+            return ApiError(413, "the request body is too large")
         case _:
-            return Refusal(error.status, error.reason.lower())
+            return ApiError(error.status, error.reason.lower())

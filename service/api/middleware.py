@@ -1,4 +1,4 @@
-"""What every request to an endpoint passes: the limit on those in flight, the counters, and the form of errors."""
+"""Wraps every handler: limits the requests in flight, counts them, and gives every error OpenAI's form."""
 
 from __future__ import annotations
 
@@ -9,56 +9,57 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service.api.errors import Refusal, refusal_of_framework, refusal_of_prompt
-from service.api.resources import SETTINGS, TRAFFIC
-from service.api.traffic import Answered
+from service.api.errors import ApiError, framework_error, prompt_error
+from service.api.traffic import RequestKind, Traffic
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_OBSERVING: Final = ("GET", "HEAD")
-"""Methods that only look: health and metrics must answer when all places are taken."""
+_UNLIMITED_METHODS: Final = ("GET", "HEAD")
+"""Health and metrics must answer when the service is at its limit."""
 
 
-def guarded(handler: Handler, path: str) -> Handler:
-    """Gives a handler that answers as this one does, or with an error in OpenAI's form, and counts it under `path`.
+def with_limits_and_errors(
+    handler: Handler, path: str, traffic: Traffic, max_in_flight: int, retry_after: float
+) -> Handler:
+    """Gives a handler that answers 429 above `max_in_flight`, turns exceptions into errors, and counts under `path`.
 
-    aiohttp's own way to put something before handlers, its middlewares, takes a tenth of what a short request does.
+    `retry_after` is the number of seconds after which a model that is not available is tried again.
+    A plain wrapper, because aiohttp's middlewares take a tenth of the time of a short request.
     """
 
-    async def answer(request: web.Request) -> web.StreamResponse:
-        traffic = request.app[TRAFFIC]
+    async def handle(request: web.Request) -> web.StreamResponse:
         started = perf_counter()
-        if request.method in _OBSERVING:
-            response = await _answer(request, handler)
-        elif traffic.in_flight >= (limit := request.app[SETTINGS].max_requests_in_flight):
-            message = f"{limit} requests are in flight (MAX_REQUESTS_IN_FLIGHT); try again in a second"
-            response = Refusal(429, message, headers={"Retry-After": "1"}).response()
+        if request.method in _UNLIMITED_METHODS:
+            response = await _respond(request, handler, retry_after)
+        elif traffic.in_flight >= max_in_flight:
+            message = f"{max_in_flight} requests are in flight (MAX_REQUESTS_IN_FLIGHT); try again in a second"
+            response = ApiError(429, message, headers={"Retry-After": "1"}).response()
         else:
             traffic.begin()
             try:
-                response = await _answer(request, handler)
+                response = await _respond(request, handler, retry_after)
             finally:
                 traffic.end()
-        traffic.count(Answered(request.method, path, response.status), perf_counter() - started)
+        traffic.count(RequestKind(request.method, path, response.status), perf_counter() - started)
         return response
 
-    return answer
+    return handle
 
 
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _respond(request: web.Request, handler: Handler, retry_after: float) -> web.StreamResponse:
     try:
         return await handler(request)
-    except Refusal as refusal:
-        return refusal.response()
+    except ApiError as error:
+        return error.response()
     except (PromptError, ModelNotFound, ModelUnavailable) as error:
-        return refusal_of_prompt(error, request.app[SETTINGS].hub_retry_after).response()
+        return prompt_error(error, retry_after).response()
     except web.HTTPException as error:
-        return refusal_of_framework(error, request.path).response()
+        return framework_error(error, request.path).response()
     except web.RequestPayloadError:
-        return Refusal(400, "the body is not valid HTTP: its encoding is broken or it ended too early").response()
+        return ApiError(400, "the body is not valid HTTP: its encoding is broken or it ended too early").response()
     except ConnectionError:
         raise
     except Exception:
-        log.exception("%s %s failed", request.method, request.rel_url.raw_path)
-        return Refusal(500, "the service failed on this request; its log says why").response()
+        logger.exception("%s %s failed", request.method, request.rel_url.raw_path)
+        return ApiError(500, "internal error; the service's log has the traceback").response()

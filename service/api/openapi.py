@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the table of endpoints and the types of their bodies."""
+"""Makes the OpenAPI document from the table of endpoints and the types of their bodies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PATTERN: Final = re.compile(r"\{(\w+):[^}]*\}")
 
 def document(routes: Sequence[Route]) -> bytes:
     """An OpenAPI 3.1 document as JSON."""
-    types = [ErrorBody, *(body for route in routes for body in (*route.bodies, *route.answers.values()))]
+    types = [ErrorBody, *(body for route in routes for body in (*route.bodies, *route.responses.values()))]
     schemas, components = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
     schema_of = dict(zip(map(repr, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -28,7 +28,11 @@ def document(routes: Sequence[Route]) -> bytes:
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, path, schema_of)
     described = {
         "openapi": "3.1.0",
-        "info": {"title": "kvcache", "version": _version(), "description": "Which engine holds most of a prompt?"},
+        "info": {
+            "title": "kvcache",
+            "version": _version(),
+            "description": "Tells which LLM engine holds the longest prefix of a prompt in its KV cache.",
+        },
         "paths": paths,
         "components": {"schemas": components},
     }
@@ -37,7 +41,7 @@ def document(routes: Sequence[Route]) -> bytes:
 
 def _operation(route: Route, path: str, schema_of: dict[str, Any]) -> dict[str, Any]:
     summary = (route.handler.__doc__ or "").strip().partition("\n")[0]
-    content = {media: {"schema": schema_of[repr(answer)]} for media, answer in route.answers.items()}
+    content = {media: {"schema": schema_of[repr(response)]} for media, response in route.responses.items()}
     operation: dict[str, Any] = {
         "operationId": route.handler.__name__,
         "summary": summary,

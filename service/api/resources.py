@@ -1,25 +1,27 @@
-"""What the handlers find in the application: started and stopped by service/app.py."""
+"""The resources that handlers find in the application; service/app.py starts and stops them."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from service.api.chat_bodies import ChatBodies
+from service.api.limits import RequestLimits
+from service.api.requests import ChatBodyDecoder
+from service.api.resolver import PromptResolver
+from service.api.scorer import Scorer
 from service.api.traffic import Traffic
-from service.contract.settings import Settings
 from service.events.pool import EventPool
 from service.index.base import Index
 from service.prompts.models.catalog import Models
 from service.readiness import Readiness
 
-SETTINGS = web.AppKey("settings", Settings)
+LIMITS = web.AppKey("limits", RequestLimits)
 INDEX = web.AppKey("index", Index)
 POOL = web.AppKey("pool", EventPool)
-CHAT_BODIES = web.AppKey("chat_bodies", ChatBodies[Any])
+CHAT_DECODER = web.AppKey("chat_decoder", ChatBodyDecoder)
 MODELS = web.AppKey("models", Models)
+RESOLVER = web.AppKey("resolver", PromptResolver)
+SCORER = web.AppKey("scorer", Scorer)
 READINESS = web.AppKey("readiness", Readiness)
 TRAFFIC = web.AppKey("traffic", Traffic)
 REGISTRY = web.AppKey("registry", CollectorRegistry)

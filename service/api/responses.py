@@ -1,4 +1,4 @@
-"""Bodies out."""
+"""Response bodies."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from service.api.errors import ErrorBody
 from service.index.base import Tier
 
 Scores: TypeAlias = dict[str, int | float] | None
-"""Pod to score; null when no pod has any of the prompt."""
+"""Score by pod, best first; null when no pod holds any of the prompt."""
 
 _encoder = msgspec.json.Encoder()
 
 
-def json_answer(body: object, status: int = 200) -> web.Response:
-    """Any of these, or what is made of them, as a response."""
+def json_response(body: object, status: int = 200) -> web.Response:
+    """A response with `body`, one of the types of this file or made of them, as JSON."""
     return web.Response(body=_encoder.encode(body), status=status, content_type="application/json")
 
 
 class ScoredChat(Struct):
-    """Answer of /score_completions."""
+    """Response of /score_completions."""
 
     pod_scores: Scores
     model: str
@@ -33,7 +33,7 @@ class ScoredChat(Struct):
 
 
 class Usage(Struct):
-    """Tokens of a prompt and of what was answered."""
+    """Tokens of the prompt and of the answer."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -41,7 +41,7 @@ class Usage(Struct):
 
 
 class Message(Struct):
-    """What the assistant says."""
+    """The assistant's message."""
 
     role: Literal["assistant"]
     content: str
@@ -57,7 +57,7 @@ class Choice(Struct):
 
 
 class Completion(Struct, kw_only=True):
-    """OpenAI's chat.completion, with the scores of the prompt beside it."""
+    """OpenAI's chat.completion, and the scores of the prompt."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -69,7 +69,7 @@ class Completion(Struct, kw_only=True):
 
 
 class Delta(Struct, omit_defaults=True):
-    """What a chunk adds to the message."""
+    """The part of the message that a chunk adds."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
@@ -85,7 +85,7 @@ class ChunkChoice(Struct):
 
 
 class Chunk(Struct, kw_only=True):
-    """OpenAI's chat.completion.chunk; the scores come with the first."""
+    """OpenAI's chat.completion.chunk; the first one has the scores."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -97,7 +97,7 @@ class Chunk(Struct, kw_only=True):
 
 
 class RenderedChat(Struct):
-    """What would be sent to the model: vLLM's GenerateRequest without sampling, and the text beside the tokens."""
+    """The model's input: vLLM's GenerateRequest without sampling parameters, and the text of the tokens."""
 
     request_id: str
     model: str
@@ -120,7 +120,7 @@ class ByTier(Struct):
 
 
 class Match(Struct):
-    """What one rank of one pod holds of a prompt."""
+    """The prefix of the prompt that one rank of a pod holds."""
 
     pod: str
     rank: int
@@ -132,11 +132,11 @@ class Match(Struct):
     matched_tokens: int
     matched_tokens_by_tier: ByTier
     matched_characters: int | None
-    """How far into the text the match reaches; null for a prompt of token ids."""
+    """Characters of the text that the match covers; null for a prompt of token ids."""
 
 
 class Explanation(Struct):
-    """Answer of /explain; `matches` has the best first."""
+    """Response of /explain; `matches` starts with the best."""
 
     model: str
     lora_name: str | None
@@ -147,7 +147,7 @@ class Explanation(Struct):
 
 
 class Tokenized(Struct):
-    """vLLM's answer of /tokenize."""
+    """vLLM's response of /tokenize."""
 
     count: int
     max_model_len: int | None
@@ -156,13 +156,13 @@ class Tokenized(Struct):
 
 
 class Detokenized(Struct):
-    """vLLM's answer of /detokenize."""
+    """vLLM's response of /detokenize."""
 
     prompt: str
 
 
 class ModelCard(Struct, kw_only=True):
-    """OpenAI's model object; a LoRA has its base model as parent, as in vLLM's answer."""
+    """OpenAI's model object; a LoRA has its base model as parent, as in vLLM's response."""
 
     id: str
     object: Literal["model"] = "model"
@@ -172,7 +172,7 @@ class ModelCard(Struct, kw_only=True):
 
 
 class ModelList(Struct, kw_only=True):
-    """Answer of /v1/models."""
+    """Response of /v1/models."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
@@ -192,32 +192,34 @@ class PodRank(Struct):
     last_event_age_seconds: float | None
     block_sizes: list[int]
     blocks: ByTier
+    unsupported_groups: list[str]
+    """Kinds of KV-cache groups that the rank announces and the index does not support; their blocks do not count."""
     not_understood: list[str]
-    """Kinds of KV-cache groups that are announced and do not count."""
+    """The former name of `unsupported_groups`; removed in the next release."""
 
 
 class PodList(Struct):
-    """Answer of /pods."""
+    """Response of /pods."""
 
     pods: list[PodRank]
 
 
 class Forgotten(Struct):
-    """Answer of DELETE /pods/{pod}."""
+    """Response of DELETE /pods/{pod}."""
 
     pod: str
     forgotten: bool
 
 
 class Ready(Struct):
-    """Answer of /ready when all is up."""
+    """Response of /ready when the service is ready."""
 
     ready: bool
     reasons: list[str]
 
 
 class NotReady(ErrorBody):
-    """Answer of /ready with status 503: an error, and each reason by itself."""
+    """Response of /ready with status 503: an error, and the list of its reasons."""
 
     ready: bool
     reasons: list[str]

@@ -1,4 +1,4 @@
-"""The table of endpoints: what is routed, and what /openapi.json says of it."""
+"""The table of endpoints, for the router and for /openapi.json."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from service.api import completions, operations, requests, responses, scoring, t
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An endpoint: `bodies` are the types of which it takes one, `answers` what a 200 holds, by media type."""
+    """An endpoint: `bodies` are the alternative types of its body, `responses` the types of a 200 by media type."""
 
     method: str
     path: str
     handler: Handler
-    answers: dict[str, Any]
+    responses: dict[str, Any]
     bodies: Sequence[type] = ()
     errors: Sequence[int] = ()
 
 
-_BODY: Final = (400, 408, 413, 429)
-_MODEL: Final = (*_BODY, 404, 503)
+_BODY_ERRORS: Final = (400, 408, 413, 429)
+_MODEL_ERRORS: Final = (*_BODY_ERRORS, 404, 503)
 
 
-def _json(answer: Any) -> dict[str, Any]:
-    return {"application/json": answer}
+def _json(response: Any) -> dict[str, Any]:
+    return {"application/json": response}
 
 
 ROUTES: Final = (
@@ -42,7 +42,7 @@ ROUTES: Final = (
         scoring.score,
         _json(responses.Scores),
         (requests.ScoreRequest, requests.ChatRequest),
-        _MODEL,
+        _MODEL_ERRORS,
     ),
     Route(
         "POST",
@@ -50,7 +50,7 @@ ROUTES: Final = (
         scoring.score_completions,
         _json(responses.ScoredChat),
         (requests.ChatRequest,),
-        _MODEL,
+        _MODEL_ERRORS,
     ),
     Route(
         "POST",
@@ -58,7 +58,7 @@ ROUTES: Final = (
         scoring.explain,
         _json(responses.Explanation),
         (requests.ScoreRequest, requests.ChatRequest),
-        _MODEL,
+        _MODEL_ERRORS,
     ),
     Route(
         "POST",
@@ -66,7 +66,7 @@ ROUTES: Final = (
         completions.complete,
         {"application/json": responses.Completion, "text/event-stream": responses.Chunk},
         (requests.CompletionRequest,),
-        _MODEL,
+        _MODEL_ERRORS,
     ),
     Route(
         "POST",
@@ -74,7 +74,7 @@ ROUTES: Final = (
         completions.render,
         _json(responses.RenderedChat),
         (requests.ChatRequest,),
-        _MODEL,
+        _MODEL_ERRORS,
     ),
     Route("GET", "/v1/models", operations.models, _json(responses.ModelList)),
     Route(
@@ -83,10 +83,15 @@ ROUTES: Final = (
         tokens.tokenize,
         _json(responses.Tokenized),
         (requests.TokenizeRequest, requests.TokenizeChatRequest),
-        _MODEL,
+        _MODEL_ERRORS,
     ),
     Route(
-        "POST", "/detokenize", tokens.detokenize, _json(responses.Detokenized), (requests.DetokenizeRequest,), _MODEL
+        "POST",
+        "/detokenize",
+        tokens.detokenize,
+        _json(responses.Detokenized),
+        (requests.DetokenizeRequest,),
+        _MODEL_ERRORS,
     ),
     Route("GET", "/pods", operations.pods, _json(responses.PodList)),
     Route("DELETE", "/pods/{pod:.+}", operations.forget_pod, _json(responses.Forgotten), errors=(404, 429)),

@@ -1,61 +1,50 @@
-"""POST /tokenize and /detokenize, in vLLM's shape: what anyone can compare with their engine."""
+"""POST /tokenize and /detokenize, in vLLM's form, to compare with an engine."""
 
 from __future__ import annotations
 
 import msgspec
 from aiohttp import web
 
-from service.api.errors import Refusal
-from service.api.prompts import ask_chat, check_size, target_of
-from service.api.requests import (
-    DetokenizeRequest,
-    Either,
-    TokenizeChatRequest,
-    TokenizeRequest,
-    decode,
-    read,
-)
-from service.api.resources import MODELS, SETTINGS
-from service.api.responses import Detokenized, Tokenized, json_answer
+from service.api.body import read_body
+from service.api.errors import ApiError
+from service.api.requests import DetokenizeRequest, PromptOrChat, TokenizeChatRequest, TokenizeRequest, decode
+from service.api.resources import RESOLVER
+from service.api.responses import Detokenized, Tokenized, json_response
 from service.index.base import TokenIds
 from service.prompts.models.model import Model
 
-_either = msgspec.json.Decoder(Either)
+_prompt_or_chat = msgspec.json.Decoder(PromptOrChat)
 _text = msgspec.json.Decoder(TokenizeRequest)
 _chat = msgspec.json.Decoder(TokenizeChatRequest)
 _tokens = msgspec.json.Decoder(DetokenizeRequest)
 
 
 async def tokenize(request: web.Request) -> web.Response:
-    """The tokens of a text or of a chat."""
-    app, body = request.app, await read(request)
-    if decode(_either, body).is_chat():
+    """Gives the tokens of a text or of a chat."""
+    resolver, body = request.app[RESOLVER], await read_body(request)
+    if decode(_prompt_or_chat, body).is_chat():
         chat = decode(_chat, body)
-        asked = await ask_chat(app, chat)
-        return json_answer(await _tokenized(asked.model, asked.prompt.tokens, strings=chat.return_token_strs))
-    plain = decode(_text, body)
-    check_size(app[SETTINGS], [plain.prompt])
-    model = await app[MODELS].get(target_of(app, plain.model).model)
-    tokens = await model.tokenize(plain.prompt, add_special_tokens=plain.add_special_tokens)
-    return json_answer(await _tokenized(model, tokens, strings=plain.return_token_strs))
+        resolved = await resolver.chat(chat)
+        return json_response(await _tokenized(resolved.model, resolved.prompt.tokens, strings=chat.return_token_strs))
+    text = decode(_text, body)
+    resolver.limits.check_prompts([text.prompt])
+    model = await resolver.model(text.model)
+    tokens = await model.tokenize(text.prompt, add_special_tokens=text.add_special_tokens)
+    return json_response(await _tokenized(model, tokens, strings=text.return_token_strs))
 
 
 async def detokenize(request: web.Request) -> web.Response:
-    """The text of tokens."""
-    app = request.app
-    body = decode(_tokens, await read(request))
-    model = await app[MODELS].get(target_of(app, body.model).model)
-    limit = app[SETTINGS].max_prompt_tokens
-    if len(body.tokens) > limit:
-        raise Refusal(
-            413, f"`tokens` holds {len(body.tokens)}, the limit is {limit} (MAX_PROMPT_TOKENS)", param="tokens"
-        )
-    spelled = await model.token_strings(body.tokens)
-    if None in spelled:
-        position = spelled.index(None)
-        message = f"`tokens[{position}]` is {body.tokens[position]}, which is no token of {model.name}"
-        raise Refusal(400, message, param=f"tokens[{position}]")
-    return json_answer(Detokenized(await model.detokenize(body.tokens)))
+    """Gives the text of token ids."""
+    resolver = request.app[RESOLVER]
+    body = decode(_tokens, await read_body(request))
+    resolver.limits.check_tokens("tokens", len(body.tokens))
+    model = await resolver.model(body.model)
+    strings = await model.token_strings(body.tokens)
+    if None in strings:
+        position = strings.index(None)
+        message = f"`tokens[{position}]` is {body.tokens[position]}, which is not a token of {model.name}"
+        raise ApiError(400, message, param=f"tokens[{position}]")
+    return json_response(Detokenized(await model.detokenize(body.tokens)))
 
 
 async def _tokenized(model: Model, tokens: TokenIds, *, strings: bool | None) -> Tokenized:

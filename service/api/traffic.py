@@ -1,4 +1,4 @@
-"""What the API counts: plain numbers that the metrics read when they are scraped."""
+"""Counts HTTP requests: plain numbers that the metrics read when they are scraped."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import NamedTuple
 from service.histogram import Histogram
 
 
-class Answered(NamedTuple):
-    """What one kind of answered request is counted under."""
+class RequestKind(NamedTuple):
+    """The labels under which an answered request is counted."""
 
     method: str
     route: str
@@ -24,12 +24,12 @@ def _seconds() -> Histogram:
 
 @dataclass(slots=True)
 class Traffic:
-    """Requests of one run."""
+    """The requests of one run."""
 
     in_flight: int = 0
-    answered: Counter[Answered] = field(default_factory=Counter)
+    answered: Counter[RequestKind] = field(default_factory=Counter)
     seconds: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(_seconds))
-    """From headers to answer, by route."""
+    """Seconds from the headers to the answer, by route."""
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def begin(self) -> None:
@@ -40,12 +40,12 @@ class Traffic:
         if not self.in_flight:
             self._idle.set()
 
-    async def settled(self) -> None:
+    async def wait_idle(self) -> None:
         """Waits until no request is in flight."""
         while self.in_flight:
             self._idle.clear()
             await self._idle.wait()
 
-    def count(self, answered: Answered, seconds: float) -> None:
-        self.answered[answered] += 1
-        self.seconds[answered.route].observe(seconds)
+    def count(self, kind: RequestKind, seconds: float) -> None:
+        self.answered[kind] += 1
+        self.seconds[kind.route].observe(seconds)

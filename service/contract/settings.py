@@ -1,4 +1,4 @@
-"""All that the environment says to the service. A variable's name is its field's name in capitals."""
+"""The service's settings, read from environment variables: a variable has its field's name in capitals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 class SettingsError(Exception):
-    """A variable holds what it must not; the text names it and says what it takes."""
+    """A variable has an invalid value; the text names the variable and the values that it takes."""
 
 
 def _shortened(value: str) -> str:
@@ -47,14 +47,14 @@ def _path(value: str) -> Path:
     try:
         return Path(_text(value)).expanduser()
     except RuntimeError:
-        raise ValueError("starts with the home of a user that is not known here") from None
+        raise ValueError("starts with the home folder of an unknown user") from None
 
 
 def _count(low: int, high: int | None = None) -> Callable[[str], int]:
     def parse(value: str) -> int:
         digits = value.strip()
         bounds = f"from {low} to {high}" if high is not None else f"of {low} or more"
-        # Python reads no number of more than 4,300 digits, and says so in its own words.
+        # int() raises an error of its own above 4,300 digits.
         number = int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 20 else -1
         if number < low or (high is not None and number > high):
             raise ValueError(f"must be a whole number {bounds}")
@@ -93,61 +93,65 @@ def _setting(default: Any, parse: Callable[[str], Any], meaning: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every choice of one run of the service, parsed and checked."""
+    """All settings of one run of the service, parsed and checked."""
 
-    container_env: bool = _setting(False, _flag, "set by kvcache: this process is the service, not the host command")
+    container_env: bool = _setting(
+        False, _flag, "set by `kvcache`: this process is the service, not the command on the host"
+    )
 
     model_name: str = _setting(
-        "ibm-granite/granite-3.3-2b-instruct", _text, "model of requests that name none, and of topics that name none"
+        "ibm-granite/granite-3.3-2b-instruct", _text, "model of requests and topics that do not name one"
     )
-    models_dir: Path = _setting(Path("/models"), _path, "folder of models on disk, as <org>/<name>/tokenizer.json")
-    max_models: int = _setting(8, _count(1), "models kept loaded; the least recently used goes first")
-    hub_timeout: float = _setting(10.0, parse_seconds, "how long one call to the hub may take")
-    hub_retry_after: float = _setting(
-        30.0, parse_seconds, "how long a failed load is remembered before the hub is asked again"
-    )
-    trust_request_chat_template: bool = _setting(False, _flag, "whether a request may bring its own chat template")
+    models_dir: Path = _setting(Path("/models"), _path, "folder with models on disk, as <org>/<name>/tokenizer.json")
+    max_models: int = _setting(8, _count(1), "maximum loaded models; the least recently used is unloaded first")
+    hub_timeout: float = _setting(10.0, parse_seconds, "timeout of one call to the model hub")
+    hub_retry_after: float = _setting(30.0, parse_seconds, "delay before a failed load is tried again")
+    trust_request_chat_template: bool = _setting(False, _flag, "accept chat templates in requests")
     token_cache_bytes: int = _setting(
-        64 << 20, _size(0), "memory for prompts that were seen before, and their tokens; 0 turns it off"
+        64 << 20, _size(0), "memory of the cache of prompts and their tokens; 0 turns it off"
     )
-    render_timeout: float = _setting(5.0, parse_seconds, "how long one chat template may render")
+    render_timeout: float = _setting(5.0, parse_seconds, "timeout for rendering one chat template")
 
     zmq_endpoint: tuple[Endpoint, ...] = _setting(
         (Endpoint("tcp://localhost:5557"),),
         parse_endpoints,
-        "where events come from: ADDRESS[,pod=…][,model=…][,replay=…], several separated by commas",
+        "sources of events: ADDRESS[,pod=…][,model=…][,replay=…], several separated by commas",
     )
-    zmq_topic: str = _setting("kv@", _any_text, "only topics that start with this; empty for all")
-    pool_concurrency: int = _setting(4, _count(1, 256), "endpoints that are read before other work goes on")
-    pool_queue_batches: int = _setting(100_000, _count(1), "batches of a connection, and for a replay, that may wait")
-    pod_ttl: float = _setting(300.0, parse_seconds, "how long a lost connection keeps its pod in the scores")
+    zmq_topic: str = _setting("kv@", _any_text, "prefix of the topics to subscribe to; empty for all")
+    pool_concurrency: int = _setting(4, _count(1, 256), "endpoints drained concurrently per event-loop turn")
+    pool_queue_batches: int = _setting(100_000, _count(1), "maximum queued batches per connection and per replay")
+    pod_ttl: float = _setting(300.0, parse_seconds, "how long a pod stays in the scores after its connection is lost")
 
-    block_size: int = _setting(256, _count(1), "tokens that count as a score of 1")
-    tier_weights: TierWeights = _setting(TierWeights(), _weights, "what a token counts by where its block lives")
-    index_max_blocks: int = _setting(20_000_000, _count(1), "blocks held over all pods; the oldest go first")
+    block_size: int = _setting(256, _count(1), "number of tokens that count as a score of 1")
+    tier_weights: TierWeights = _setting(TierWeights(), _weights, "weight of a token by the tier of its block")
+    index_max_blocks: int = _setting(
+        20_000_000, _count(1), "maximum blocks in the index, over all pods; the oldest are evicted first"
+    )
 
     http_host: str = _setting("0.0.0.0", _text, "address to listen on")  # noqa: S104 - the container's own network
-    http_port: int = _setting(8080, _count(0, 65535), "port to listen on; 0 for any free one")
-    max_body_bytes: int = _setting(16 << 20, _size(1), "largest request body")
-    max_prompt_characters: int = _setting(4_000_000, _count(1), "longest prompt of text, rendered or plain")
-    max_prompt_tokens: int = _setting(1_000_000, _count(1), "longest prompt of token ids")
-    max_prompts: int = _setting(256, _count(1), "most prompts of one request")
+    http_port: int = _setting(8080, _count(0, 65535), "port to listen on; 0 for any free port")
+    max_body_bytes: int = _setting(16 << 20, _size(1), "maximum size of a request body")
+    max_prompt_characters: int = _setting(4_000_000, _count(1), "maximum characters of a prompt, plain or rendered")
+    max_prompt_tokens: int = _setting(1_000_000, _count(1), "maximum token ids of a prompt")
+    max_prompts: int = _setting(256, _count(1), "maximum prompts per request")
     max_messages: int = _setting(
-        10_000, _count(1), "most messages of one chat, content parts of all of them, tools, and variables"
+        10_000,
+        _count(1),
+        "maximum messages per chat; also of content parts in all messages, of tools, and of template variables",
     )
-    max_requests_in_flight: int = _setting(256, _count(1), "requests worked on at once; more are told 429")
-    header_timeout: float = _setting(10.0, parse_seconds, "how long a client may take to send a request's headers")
+    max_requests_in_flight: int = _setting(256, _count(1), "maximum requests in flight; above it the response is 429")
+    header_timeout: float = _setting(10.0, parse_seconds, "timeout for receiving the headers of a request")
     body_timeout: float = _setting(
-        30.0, parse_seconds, "how long a client may take to send a body, or leave an answer unread"
+        30.0, parse_seconds, "timeout for receiving a body, and for sending a response to a client that does not read"
     )
-    keepalive_timeout: float = _setting(75.0, parse_seconds, "how long a connection may stay open between requests")
+    keepalive_timeout: float = _setting(75.0, parse_seconds, "how long an idle connection stays open")
 
-    log_format: str = _setting("human", _choice("human", "json"), "log lines for people or for machines")
-    log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "least severe line logged")
+    log_format: str = _setting("human", _choice("human", "json"), "format of log lines: text or JSON")
+    log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "minimum level of log lines")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Reads the variables that are there; raises SettingsError with the name of one that is wrong."""
+        """Reads the variables that are set; raises SettingsError for an invalid one."""
         values: dict[str, Any] = {}
         for setting in fields(cls):
             name = setting.name.upper()
@@ -167,7 +171,7 @@ def describe() -> Iterator[tuple[str, str, str]]:
 
 def _shown(setting: Field[Any]) -> str:
     default = setting.default
-    assert default is not MISSING  # noqa: S101 - every setting has one
+    assert default is not MISSING  # noqa: S101 - every setting has a default
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, TierWeights):

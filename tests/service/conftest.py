@@ -12,7 +12,6 @@ import pytest
 from aiohttp import ClientSession
 
 from scripts.truth import Truth
-from service.app import create_app
 from service.contract.endpoints import Endpoint
 from service.contract.settings import Settings
 from service.events.recording import Recording
@@ -60,7 +59,7 @@ async def serve(settings: Settings) -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def start(**changes: Any) -> ClientSession:
-            port = await stack.enter_async_context(listening(create_app(replace(settings, **changes))))
+            port = await stack.enter_async_context(listening(replace(settings, **changes)))
             return await stack.enter_async_context(ClientSession(f"http://127.0.0.1:{port}"))
 
         yield start

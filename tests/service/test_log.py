@@ -23,7 +23,7 @@ input()
 
 
 def lines_of(log_format: str, **environment: str) -> list[str]:
-    """What a process has written to a pipe while it still runs."""
+    """The lines that a process has written to a pipe while it still runs."""
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(format=log_format)],
         stdin=subprocess.PIPE,
@@ -39,7 +39,7 @@ def lines_of(log_format: str, **environment: str) -> list[str]:
     return [line.decode().rstrip("\n") for line in lines]
 
 
-def test_json_lines_are_one_object_each_and_come_at_once() -> None:
+def test_json_lines_are_one_object_each_and_unbuffered() -> None:
     hello, failed = map(json.loads, lines_of("json"))
     assert hello["level"] == "info"
     assert hello["logger"] == "service.test"
@@ -50,7 +50,7 @@ def test_json_lines_are_one_object_each_and_come_at_once() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_human_lines_show_what_the_output_cannot_hold_as_escapes(encoding: str) -> None:
+def test_human_lines_escape_characters_that_the_output_cannot_encode(encoding: str) -> None:
     first = lines_of("human", PYTHONIOENCODING=encoding)[0]
     assert "INFO    service.test: hello w" in first
     assert "\\udc80" in first

@@ -8,15 +8,16 @@ import re
 import signal
 import socket
 import sys
-import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientError, ClientSession
 
+STOP_TIMEOUT = 25.0
+"""Far above the second that a stop takes, and below the time that the work in flight would take."""
 _LISTENING = re.compile(rb"listening on http://\S+:(\d+)")
 
 
@@ -61,12 +62,11 @@ async def running(environment: dict[str, str]) -> AsyncIterator[tuple[Process, i
         await process.communicate()
 
 
-async def stopped(process: Process) -> tuple[float, str]:
-    """Waits for the end after SIGTERM; gives the seconds it took and what was logged meanwhile."""
-    at = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    out, _ = await process.communicate()
-    return time.monotonic() - at, out.decode()
+async def stop(process: Process, number: signal.Signals = signal.SIGTERM) -> tuple[str, str]:
+    """Waits for the end after a signal; gives what was written to stdout and stderr meanwhile."""
+    process.send_signal(number)
+    out, err = await asyncio.wait_for(process.communicate(), STOP_TIMEOUT)
+    return out.decode(), err.decode()
 
 
 async def request_in_flight(client: ClientSession) -> None:
@@ -76,14 +76,14 @@ async def request_in_flight(client: ClientSession) -> None:
             pass
 
 
-async def test_without_container_env_it_says_what_to_run_instead(folder: Path) -> None:
+async def test_without_container_env_the_service_tells_to_run_kvcache_up(folder: Path) -> None:
     code, out, err = await ended(environment_of(folder, CONTAINER_ENV="", HTTP_PORT="nonsense"))
     assert (code, out) == (2, "")
     assert "kvcache up" in err
     assert "CONTAINER_ENV=true python -m service serve" in err
 
 
-async def test_a_wrong_setting_is_refused_in_one_line_with_its_name(folder: Path) -> None:
+async def test_an_invalid_setting_is_reported_in_one_line_with_its_name(folder: Path) -> None:
     code, out, err = await ended(environment_of(folder, HTTP_PORT="eighty"))
     assert (code, out) == (1, "")
     assert err == "HTTP_PORT='eighty': must be a whole number from 0 to 65535\n"
@@ -95,7 +95,7 @@ async def test_an_unknown_command_is_wrong_usage(folder: Path) -> None:
     assert "serve" in err
 
 
-async def test_a_port_that_is_taken_is_said_in_one_line(folder: Path) -> None:
+async def test_a_port_in_use_is_reported_in_one_line(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, out, err = await ended(environment_of(folder, HTTP_PORT=str(port), LOG_FORMAT="json"))
@@ -106,15 +106,12 @@ async def test_a_port_that_is_taken_is_said_in_one_line(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_stops_it_within_a_second_with_exit_code_0(folder: Path, number: signal.Signals) -> None:
+async def test_a_signal_stops_the_service_with_exit_code_0(folder: Path, number: signal.Signals) -> None:
     async with running(environment_of(folder)) as (process, _):
-        at = time.monotonic()
-        process.send_signal(number)
-        out, err = await process.communicate()
-        assert time.monotonic() - at < 1
+        out, err = await stop(process, number)
     assert process.returncode == 0
-    assert b"Received shutdown signal" in out
-    assert err == b""
+    assert "Received shutdown signal" in out
+    assert err == ""
 
 
 async def test_a_request_in_flight_is_answered_before_the_stop(folder: Path) -> None:
@@ -137,31 +134,30 @@ async def test_a_request_in_flight_is_answered_before_the_stop(folder: Path) -> 
         assert await process.wait() == 0
 
 
-async def test_a_request_that_never_ends_does_not_hold_up_the_stop(folder: Path) -> None:
-    async with running(environment_of(folder)) as (process, port):
+async def test_a_request_that_never_ends_does_not_delay_the_stop(folder: Path) -> None:
+    async with running(environment_of(folder, BODY_TIMEOUT="1h")) as (process, port):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{")
         async with ClientSession(f"http://127.0.0.1:{port}") as client:
             await request_in_flight(client)
-        seconds, _ = await stopped(process)
+        await stop(process)
         writer.close()
     assert process.returncode == 0
-    assert seconds < 1
 
 
-async def test_long_work_in_a_thread_does_not_hold_up_the_stop(folder: Path) -> None:
+async def test_long_work_in_a_thread_does_not_delay_the_stop(folder: Path) -> None:
     text = " ".join(f"{number}{number * 7919}x" for number in range(200_000))
     body = io.BytesIO(json.dumps({"prompt": text}).encode())
     async with running(environment_of(folder)) as (process, port), ClientSession(f"http://127.0.0.1:{port}") as client:
         scoring = asyncio.create_task(client.post("/score", data=body))
         await request_in_flight(client)
-        seconds, _ = await stopped(process)
-        await asyncio.gather(scoring, return_exceptions=True)
+        await stop(process)
+        (outcome,) = await asyncio.gather(scoring, return_exceptions=True)
+    assert isinstance(outcome, ClientError), "the stop waited for the work"
     assert process.returncode == 0
-    assert seconds < 1
 
 
-async def test_the_health_check_tells_a_service_that_answers_from_one_that_does_not(folder: Path) -> None:
+async def test_the_health_check_exits_0_only_while_the_service_answers(folder: Path) -> None:
     async with running(environment_of(folder)) as (_, port):
         environment = {**os.environ, "HTTP_PORT": str(port)}
         command = (sys.executable, "-m", "service.healthcheck")

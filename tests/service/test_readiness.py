@@ -10,7 +10,7 @@ from tests.conftest import BUILTIN
 from tests.service.conftest import Serve
 
 
-async def test_it_becomes_ready_when_the_files_of_its_model_appear(
+async def test_the_service_becomes_ready_when_the_files_of_its_model_appear(
     serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

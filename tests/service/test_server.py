@@ -14,8 +14,8 @@ from tests.service.conftest import Serve, port_of
 HEAD = b"Host: localhost\r\n"
 
 
-async def said(client: ClientSession, sent: bytes, until: bytes = b"") -> bytes:
-    """What the service answers to raw bytes, up to `until` or to the end of the connection."""
+async def exchange(client: ClientSession, sent: bytes, until: bytes = b"") -> bytes:
+    """Sends raw bytes and gives the response, up to `until` or to the end of the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(client))
     try:
         writer.write(sent)
@@ -33,14 +33,14 @@ def status_and_error(answer: bytes) -> tuple[int, dict[str, Any]]:
     return int(head.split()[1]), error
 
 
-async def test_headers_that_do_not_come_in_time_are_answered_with_408(serve: Serve) -> None:
+async def test_headers_that_arrive_too_late_get_408(serve: Serve) -> None:
     client = await serve(header_timeout=0.2)
-    status, error = status_and_error(await said(client, b"GET /health HTTP/1.1\r\n" + HEAD))
+    status, error = status_and_error(await exchange(client, b"GET /health HTTP/1.1\r\n" + HEAD))
     assert status == 408
     assert error["code"] == "request_timeout"
 
 
-async def test_headers_that_trickle_are_cut_off_all_the_same(serve: Serve) -> None:
+async def test_headers_that_trickle_in_are_disconnected_at_the_same_timeout(serve: Serve) -> None:
     client = await serve(header_timeout=0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(client))
 
@@ -62,12 +62,12 @@ async def test_headers_that_trickle_are_cut_off_all_the_same(serve: Serve) -> No
         writer.close()
 
 
-async def test_a_connection_that_says_nothing_is_closed(serve: Serve) -> None:
+async def test_a_silent_connection_is_closed(serve: Serve) -> None:
     client = await serve(header_timeout=0.2)
-    assert await said(client, b"") == b""
+    assert await exchange(client, b"") == b""
 
 
-async def test_slow_headers_of_a_second_request_are_cut_off_too(serve: Serve) -> None:
+async def test_slow_headers_of_a_second_request_get_408_too(serve: Serve) -> None:
     client = await serve(header_timeout=0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(client))
     writer.write(b"GET /health HTTP/1.1\r\n" + HEAD + b"\r\n")
@@ -77,23 +77,23 @@ async def test_slow_headers_of_a_second_request_are_cut_off_too(serve: Serve) ->
     writer.close()
 
 
-async def test_an_idle_connection_is_kept_longer_than_headers_may_take(serve: Serve) -> None:
+async def test_an_idle_connection_stays_open_for_the_keepalive_timeout(serve: Serve) -> None:
     client = await serve(header_timeout=0.1, keepalive_timeout=0.6)
     started = asyncio.get_running_loop().time()
-    answer = await said(client, b"GET /health HTTP/1.1\r\n" + HEAD + b"\r\n")
+    answer = await exchange(client, b"GET /health HTTP/1.1\r\n" + HEAD + b"\r\n")
     assert asyncio.get_running_loop().time() - started > 0.5
     assert answer.count(b"HTTP/1.1") == 1
 
 
-async def test_a_body_that_does_not_come_is_answered_with_408(serve: Serve) -> None:
+async def test_a_body_that_does_not_arrive_gets_408(serve: Serve) -> None:
     client = await serve(body_timeout=0.1)
     begun = b"POST /score HTTP/1.1\r\n" + HEAD + b'Content-Length: 10\r\n\r\n{"'
-    status, error = status_and_error(await said(client, begun, until=b"}}"))
+    status, error = status_and_error(await exchange(client, begun, until=b"}}"))
     assert status == 408
     assert "0.1 s" in error["message"]
 
 
-async def test_a_body_that_is_too_large_is_answered_with_413(serve: Serve) -> None:
+async def test_a_body_that_is_too_large_gets_413(serve: Serve) -> None:
     client = await serve(max_body_bytes=1000)
     async with client.post("/score", data=b'{"prompt": "' + b"x" * 10_000 + b'"}') as answer:
         error = (await answer.json())["error"]
@@ -101,7 +101,7 @@ async def test_a_body_that_is_too_large_is_answered_with_413(serve: Serve) -> No
     assert "MAX_BODY_BYTES" in error["message"]
 
 
-async def test_a_compressed_body_counts_by_what_it_unpacks_to(serve: Serve) -> None:
+async def test_a_compressed_body_is_limited_by_its_inflated_size(serve: Serve) -> None:
     client = await serve(max_body_bytes=1000)
     async with client.post(
         "/score", data=gzip.compress(b" " * 1_000_000), headers={"Content-Encoding": "gzip"}
@@ -109,7 +109,7 @@ async def test_a_compressed_body_counts_by_what_it_unpacks_to(serve: Serve) -> N
         assert answer.status == 413
 
 
-NOT_HTTP_OR_NOT_OURS = (
+INVALID_REQUESTS = (
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     (b"hello\r\n\r\n", 400),
     (b"GET /health HTTP/9.9\r\n" + HEAD + b"\r\n", 400),
@@ -134,19 +134,19 @@ NOT_HTTP_OR_NOT_OURS = (
 )
 
 
-async def test_what_is_not_http_or_not_ours_gets_the_same_form_of_error(
+async def test_invalid_http_and_unknown_paths_get_errors_in_openais_form(
     serve: Serve, caplog: pytest.LogCaptureFixture, subtests: pytest.Subtests
 ) -> None:
     client = await serve()
-    for request, status in NOT_HTTP_OR_NOT_OURS:
+    for request, status in INVALID_REQUESTS:
         with subtests.test(request=request):
-            got, error = status_and_error(await said(client, request))
+            got, error = status_and_error(await exchange(client, request))
             assert got == status
             assert "bytearray" not in error["message"]
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
-async def test_a_client_that_goes_away_in_the_middle_of_a_body_leaves_no_error(
+async def test_a_client_that_disconnects_within_a_body_causes_no_log_line(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = await serve()
@@ -158,7 +158,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_a_body_leaves_no_error(
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
-async def test_head_works_where_get_does(serve: Serve) -> None:
+async def test_head_gives_the_headers_of_get(serve: Serve) -> None:
     client = await serve()
     for path in ("/health", "/pods", "/metrics", "/v1/models", "/openapi.json"):
         async with client.head(path) as head, client.get(path) as get:

@@ -61,7 +61,7 @@ async def test_the_official_client_gets_a_streamed_completion(serve: Serve) -> N
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-async def test_a_stream_is_made_of_server_sent_events_and_ends_in_done(serve: Serve) -> None:
+async def test_a_stream_consists_of_server_sent_events_and_ends_with_done(serve: Serve) -> None:
     client = await serve()
     async with client.post("/v1/chat/completions", json={**CHAT, "stream": True}) as answer:
         assert answer.headers["Content-Type"] == "text/event-stream"
@@ -74,7 +74,7 @@ async def test_a_stream_is_made_of_server_sent_events_and_ends_in_done(serve: Se
     assert all("usage" not in chunk for chunk in chunks)
 
 
-async def test_the_official_client_raises_its_own_errors(serve: Serve) -> None:
+async def test_the_official_client_raises_its_own_error_types(serve: Serve) -> None:
     client = await serve()
     async with AsyncOpenAI(base_url=f"{url_of(client)}/v1", api_key="none", max_retries=0) as official:
         with pytest.raises(openai.NotFoundError) as unknown:
@@ -92,7 +92,7 @@ async def test_stream_options_need_a_stream(serve: Serve) -> None:
     assert (await refused(client, "/v1/chat/completions", body))[:2] == (400, "stream_options")
 
 
-async def test_rendering_gives_what_the_model_would_get(serve: Serve) -> None:
+async def test_render_gives_the_text_and_tokens_that_the_model_would_get(serve: Serve) -> None:
     client = await serve()
     body = {**CHAT, "cache_salt": "pepper", "lora_name": "sql"}
     rendered = await post(client, "/v1/chat/completions/render", body)
@@ -118,7 +118,7 @@ REFUSED: tuple[tuple[dict[str, object], str | None], ...] = (
 
 
 @pytest.mark.parametrize("path", ["/score_completions", "/v1/chat/completions", "/v1/chat/completions/render"])
-async def test_a_chat_that_no_engine_would_take_is_refused(serve: Serve, path: str, subtests: pytest.Subtests) -> None:
+async def test_a_chat_that_engines_reject_is_rejected(serve: Serve, path: str, subtests: pytest.Subtests) -> None:
     client = await serve()
     for fields, param in REFUSED:
         with subtests.test(str(fields)):

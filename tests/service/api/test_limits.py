@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -16,13 +14,13 @@ from tests.service.conftest import Serve, port_of
 
 
 async def in_flight(client: ClientSession, number: int) -> None:
-    """Waits until the service is at work on so many requests."""
+    """Waits until that many requests are in flight."""
     async with asyncio.timeout(10):
         while f"kvcache_http_requests_in_flight {number}.0" not in await (await client.get("/metrics")).text():
             pass
 
 
-async def test_requests_past_the_limit_are_told_429_and_when_to_come_back(serve: Serve) -> None:
+async def test_requests_above_the_limit_get_429_and_retry_after(serve: Serve) -> None:
     client = await serve(max_requests_in_flight=2)
     finish = asyncio.Event()
 
@@ -46,35 +44,28 @@ async def test_requests_past_the_limit_are_told_429_and_when_to_come_back(serve:
     await post(client, "/score", {"prompt": [1]})
 
 
-async def test_requests_are_worked_on_side_by_side(serve: Serve) -> None:
+async def test_a_hundred_requests_are_answered_concurrently(serve: Serve) -> None:
     client = await serve()
     answers = await asyncio.gather(*(post(client, "/score", {"prompt": f"text {n} " * n}) for n in range(100)))
     assert answers == [None] * 100
 
 
-async def test_health_answers_at_once_while_long_texts_are_tokenized(serve: Serve) -> None:
+async def test_long_texts_are_tokenized_off_the_event_loop(serve: Serve) -> None:
     client = await serve()
     random_ = random.Random(1)
 
-    async def slowest_health(texts: int) -> float:
-        words = [f"{random_.getrandbits(40):x}" for _ in range(texts * 48_000)]  # none was seen before
+    for texts in (1, 3):
+        words = [f"{random_.getrandbits(40):x}" for _ in range(texts * 48_000)]  # new to the token cache
         prompts = [" ".join(words[n::texts]) for n in range(texts)]
         scoring = asyncio.gather(*(post(client, "/score", {"prompt": prompt}) for prompt in prompts))
         await in_flight(client, texts)
-        slowest = 0.0
+        answered = 0
         while not scoring.done():
-            started = time.perf_counter()
             async with client.get("/health") as answer:
                 assert await answer.text() == "OK"
-            slowest = max(slowest, time.perf_counter() - started)
+            answered += 1
         assert await scoring == [None] * texts
-        return slowest
-
-    for texts in (1, 3):
-        tries = 0
-        # Longer where others want the processors too, and again, since they may have taken a turn.
-        while await slowest_health(texts) > 0.05 * max(1.0, os.getloadavg()[0]):
-            assert (tries := tries + 1) < 4
+        assert answered > 10, "tokenization held the event loop"
 
 
 async def test_the_content_type_of_a_body_does_not_matter(serve: Serve) -> None:
@@ -84,7 +75,7 @@ async def test_the_content_type_of_a_body_does_not_matter(serve: Serve) -> None:
             assert (answer.status, await answer.json()) == (200, None)
 
 
-async def test_wrong_paths_and_methods_are_said_to_be_so(serve: Serve) -> None:
+async def test_unknown_paths_get_404_and_wrong_methods_405_with_the_allowed_ones(serve: Serve) -> None:
     client = await serve()
     for method, path, status in (
         ("GET", "/score", 405),
@@ -100,7 +91,7 @@ async def test_wrong_paths_and_methods_are_said_to_be_so(serve: Serve) -> None:
             assert ("Allow" in answer.headers) == (status == 405)
 
 
-async def test_a_client_that_does_not_read_its_stream_is_let_go(serve: Serve) -> None:
+async def test_a_client_that_does_not_read_its_stream_is_disconnected(serve: Serve) -> None:
     client = await serve(body_timeout=0.5)
     long = "\x01" * 1_000_000  # six characters each in JSON, so that no buffer of the system takes all of the answer
     body = json.dumps({"messages": [{"role": "user", "content": long}], "stream": True}).encode()

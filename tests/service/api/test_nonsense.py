@@ -84,7 +84,7 @@ async def check(client: ClientSession, path: str, data: bytes) -> int:
 
 
 @pytest.mark.parametrize("route", POSTS, ids=lambda route: route.path)
-async def test_nonsense_in_any_field_is_never_a_fault_of_the_service(
+async def test_nonsense_in_any_field_never_causes_an_internal_error(
     serve: Serve, route: Route, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = await serve()
@@ -111,7 +111,7 @@ NOT_JSON_OR_NOT_TEXT = (
 
 
 @pytest.mark.parametrize("route", POSTS, ids=lambda route: route.path)
-async def test_what_is_not_json_or_not_text_is_a_bad_request(serve: Serve, route: Route) -> None:
+async def test_a_body_that_is_not_json_or_not_utf8_is_a_bad_request(serve: Serve, route: Route) -> None:
     client = await serve()
     for data in NOT_JSON_OR_NOT_TEXT:
         assert await check(client, route.path, data) == 400, data[:80]

@@ -45,11 +45,11 @@ async def test_health_answers_ok(serve: Serve) -> None:
         assert (answer.status, await answer.text()) == (200, "OK")
 
 
-async def test_ready_comes_with_the_default_model(serve: Serve) -> None:
+async def test_the_service_is_ready_when_the_default_model_is_loaded(serve: Serve) -> None:
     assert await until_ready(await serve()) == {"ready": True, "reasons": []}
 
 
-async def test_ready_says_why_not_while_the_default_model_is_missing(serve: Serve) -> None:
+async def test_ready_gives_503_and_the_reason_while_the_default_model_is_missing(serve: Serve) -> None:
     client = await serve(model_name="no such: model", hub_retry_after=0.05)
     async with asyncio.timeout(10):
         while True:
@@ -65,7 +65,7 @@ async def test_ready_says_why_not_while_the_default_model_is_missing(serve: Serv
         assert answer.status == 200
 
 
-async def test_ready_says_why_not_while_a_socket_is_not_up(serve: Serve) -> None:
+async def test_ready_gives_503_and_the_reason_while_a_socket_cannot_be_opened(serve: Serve) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"tcp://*:{taken.getsockname()[1]}"
         client = await serve(zmq_endpoint=(Endpoint(address),))
@@ -79,7 +79,7 @@ async def test_ready_says_why_not_while_a_socket_is_not_up(serve: Serve) -> None
     assert address in reasons[0]
 
 
-async def test_pods_says_what_every_rank_holds_and_whether_to_trust_it(play: Play) -> None:
+async def test_pods_lists_the_blocks_of_every_rank_and_whether_it_is_exact(play: Play) -> None:
     recorded = await play("g_dp")
     body = await fetch(recorded.client, "/pods")
     pods = msgspec.convert(body, PodList).pods
@@ -92,6 +92,7 @@ async def test_pods_says_what_every_rank_holds_and_whether_to_trust_it(play: Pla
         assert pod.block_sizes == [16]
         assert pod.blocks.gpu > 0
         assert (pod.exact, pod.inexact_reason, pod.connected) == (True, None, True)
+        assert pod.unsupported_groups == pod.not_understood == []
         assert pod.last_event_age_seconds is not None and 0 <= pod.last_event_age_seconds < 60
         assert pod.endpoint is not None and pod.endpoint.startswith("tcp://127.0.0.1:")
 
@@ -115,7 +116,7 @@ async def test_a_deleted_pod_is_gone_from_scores_pods_and_metrics(serve: Serve, 
     assert [name for name in series if "kept:1" in name]
 
 
-async def test_metrics_count_what_happened(serve: Serve, join: Join) -> None:
+async def test_metrics_count_events_lookups_and_requests(serve: Serve, join: Join) -> None:
     client = await serve(block_size=4)
     engine = await join(client, "a:1")
     await engine.stores([1, 2, 3, 4, 5, 6, 7, 8])
@@ -132,6 +133,8 @@ async def test_metrics_count_what_happened(serve: Serve, join: Join) -> None:
     expected = {
         "kvcache_index_admissions_total": 2,
         "kvcache_index_evictions_total": 1,
+        "kvcache_index_capacity_evictions_total": 0,
+        "kvcache_index_displaced_total": 0,
         "kvcache_index_blocks": 1,
         "kvcache_index_lookup_requests_total": 2,
         "kvcache_index_lookup_hits_total": 1,
@@ -158,14 +161,16 @@ async def test_metrics_count_what_happened(serve: Serve, join: Join) -> None:
     assert counted["process_resident_memory_bytes"] > 0
 
 
-async def test_metrics_are_written_in_openmetrics_when_the_scraper_asks_for_it(serve: Serve) -> None:
+async def test_metrics_have_openmetrics_form_when_the_scraper_accepts_it(serve: Serve) -> None:
     client = await serve()
     async with client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}) as answer:
         assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
         assert (await answer.text()).endswith("# EOF\n")
 
 
-async def test_models_lists_the_default_those_of_pods_and_loras_with_their_base(serve: Serve, join: Join) -> None:
+async def test_models_lists_the_default_model_the_models_of_pods_and_loras_with_their_base(
+    serve: Serve, join: Join
+) -> None:
     client = await serve()
     await (await join(client, "a:1", model="org/other")).stores([1, 2, 3, 4], lora_name="sql")
     found = await fetch(client, "/v1/models")
@@ -177,7 +182,7 @@ async def test_models_lists_the_default_those_of_pods_and_loras_with_their_base(
     ]
 
 
-async def test_the_openapi_document_lists_exactly_what_is_routed(serve: Serve) -> None:
+async def test_the_openapi_document_lists_exactly_the_routes(serve: Serve) -> None:
     document = await fetch(await serve(), "/openapi.json")
     described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     routed = {
@@ -194,7 +199,7 @@ async def test_the_openapi_document_lists_exactly_what_is_routed(serve: Serve) -
     assert references == set(document["components"]["schemas"])
 
 
-async def test_the_openapi_document_describes_bodies_by_their_fields(serve: Serve) -> None:
+async def test_the_openapi_document_describes_the_fields_of_bodies(serve: Serve) -> None:
     document = await fetch(await serve(), "/openapi.json")
     schemas = document["components"]["schemas"]
     assert schemas["ScoreRequest"]["required"] == ["prompt"]
@@ -203,7 +208,7 @@ async def test_the_openapi_document_describes_bodies_by_their_fields(serve: Serv
     assert set(schemas["ErrorDetail"]["properties"]) == {"message", "type", "param", "code"}
 
 
-async def test_answers_of_the_api_have_the_fields_that_the_document_says(serve: Serve) -> None:
+async def test_responses_have_the_fields_of_the_openapi_document(serve: Serve) -> None:
     client = await serve()
     document = await fetch(client, "/openapi.json")
     for path in ("/score_completions", "/v1/chat/completions", "/v1/chat/completions/render", "/explain", "/tokenize"):

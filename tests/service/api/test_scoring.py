@@ -27,13 +27,13 @@ def best_of_ranks(recorded: Recorded, probe: int) -> dict[str, int] | None:
 
 
 @pytest.mark.parametrize("name", ["a_simple", "b3_copy_left", "c_lora_salt", "d_bytes", "g_dp"])
-async def test_scores_are_what_vllm_itself_would_have_reused(play: Play, name: str) -> None:
+async def test_scores_equal_the_blocks_that_vllm_would_have_reused(play: Play, name: str) -> None:
     recorded = await play(name, block_size=16)
     for probe in range(len(recorded.truth.probes)):
         assert await post(recorded.client, "/score", asked(recorded, probe)) == best_of_ranks(recorded, probe)
 
 
-async def test_a_score_counts_in_units_of_the_block_size_and_a_whole_one_is_an_integer(play: Play) -> None:
+async def test_a_score_is_in_units_of_the_block_size_and_an_integer_when_whole(play: Play) -> None:
     recorded = await play("a_simple", block_size=32)
     held = best_of_ranks(recorded, 0)
     assert held is not None
@@ -59,7 +59,7 @@ async def test_a_request_may_name_a_lora_as_its_model(play: Play) -> None:
     assert (await refused(recorded.client, "/score", contradiction))[:2] == (400, "lora_name")
 
 
-async def test_pods_restricts_the_answer(play: Play) -> None:
+async def test_pods_restricts_the_scores_to_those_pods(play: Play) -> None:
     recorded = await play("c_lora_salt", block_size=16)
     held = best_of_ranks(recorded, 0)
     assert held is not None and len(held) == 2
@@ -93,7 +93,7 @@ async def test_text_is_scored_by_the_tokens_that_the_engine_computes(serve: Serv
     assert await post(client, "/score", {"prompt": text, "add_special_tokens": False}) is None
 
 
-async def test_a_prompt_is_cut_as_the_engine_cuts_it(serve: Serve, join: Join) -> None:
+async def test_a_prompt_is_truncated_as_the_engine_truncates_it(serve: Serve, join: Join) -> None:
     client = await serve(block_size=4)
     text = "The quick brown fox jumps over the lazy dog, again and again."
     tokens = (await post(client, "/tokenize", {"prompt": text, "add_special_tokens": False}))["tokens"]
@@ -117,7 +117,7 @@ async def test_a_prompt_is_cut_as_the_engine_cuts_it(serve: Serve, join: Join) -
     ] == "truncate_prompt_tokens"
 
 
-async def test_a_chat_is_scored_alike_with_its_text_and_without(serve: Serve, join: Join) -> None:
+async def test_score_and_score_completions_give_the_same_scores_for_a_chat(serve: Serve, join: Join) -> None:
     client = await serve(block_size=4)
     tokens = (await post(client, "/tokenize", CHAT))["tokens"]
     await (await join(client, "a:1")).stores(tokens)
@@ -171,14 +171,16 @@ REFUSED: tuple[tuple[object, int, str], ...] = (
 )
 
 
-async def test_a_prompt_that_cannot_be_scored_is_refused(serve: Serve, subtests: pytest.Subtests) -> None:
+async def test_an_invalid_or_too_large_prompt_is_rejected(serve: Serve, subtests: pytest.Subtests) -> None:
     client = await serve(max_prompt_characters=100, max_prompt_tokens=50, max_prompts=5)
     for prompt, status, param in REFUSED:
         with subtests.test(prompt=prompt):
             assert (await refused(client, "/score", {"prompt": prompt}))[:2] == (status, param)
 
 
-async def test_a_chat_is_scored_with_its_text_and_its_messages_unchanged(serve: Serve, join: Join) -> None:
+async def test_score_completions_gives_the_rendered_text_and_the_messages_byte_for_byte(
+    serve: Serve, join: Join
+) -> None:
     client = await serve(block_size=4)
     tokens = (await post(client, "/tokenize", CHAT))["tokens"]
     await (await join(client, "a:1")).stores(tokens)
@@ -217,7 +219,7 @@ async def test_a_chat_takes_salt_lora_and_pods(serve: Serve, join: Join) -> None
     assert await scores(pods=["salted:1"]) is None
 
 
-async def test_too_many_messages_parts_calls_tools_or_variables_are_refused(serve: Serve) -> None:
+async def test_too_many_messages_parts_calls_tools_or_variables_are_rejected(serve: Serve) -> None:
     client = await serve(max_messages=2)
     hello = {"role": "user", "content": "Hello"}
     call = {"function": {"name": "f", "arguments": "{}"}}
@@ -237,7 +239,7 @@ async def test_too_many_messages_parts_calls_tools_or_variables_are_refused(serv
     await post(client, "/score_completions", {"messages": [hello, {"role": "user", "content": ["a", "b"]}]})
 
 
-async def test_explain_gives_every_rank_with_its_tiers_and_its_reach(serve: Serve, join: Join) -> None:
+async def test_explain_gives_every_rank_with_its_tiers_and_the_characters_that_match(serve: Serve, join: Join) -> None:
     client = await serve(block_size=4)
     text = "The quick brown fox jumps over the lazy dog, again and again."
     tokens = (await post(client, "/tokenize", {"prompt": text}))["tokens"]
@@ -259,7 +261,7 @@ async def test_explain_gives_every_rank_with_its_tiers_and_its_reach(serve: Serv
     assert (await post(client, "/tokenize", {"prompt": start}))["tokens"] == tokens[:8]
 
 
-async def test_explain_shows_the_ranks_that_a_score_takes_the_best_of(play: Play) -> None:
+async def test_explain_lists_all_ranks_of_a_pod(play: Play) -> None:
     recorded = await play("g_dp", block_size=16)
     for probe, (_, held) in enumerate(recorded.truth.probes):
         found = await post(recorded.client, "/explain", asked(recorded, probe))
@@ -270,7 +272,7 @@ async def test_explain_shows_the_ranks_that_a_score_takes_the_best_of(play: Play
         assert all(match["matched_characters"] is None for match in found["matches"])
 
 
-async def test_explain_takes_a_chat_too_but_not_both_and_not_several(serve: Serve) -> None:
+async def test_explain_takes_one_prompt_or_one_chat(serve: Serve) -> None:
     client = await serve()
     assert "What is a KV-cache" in (await post(client, "/explain", {**CHAT, "prompt": None}))["text"]
     assert (await refused(client, "/explain", {**CHAT, "prompt": "a"}))[:2] == (400, "prompt")

@@ -28,7 +28,7 @@ async def test_a_chat_is_tokenized_as_it_is_rendered(serve: Serve) -> None:
     assert open_ended["count"] < len(rendered["token_ids"])
 
 
-async def test_any_text_survives_the_way_to_tokens_and_back(serve: Serve) -> None:
+async def test_detokenize_reverses_tokenize_for_any_text(serve: Serve) -> None:
     client = await serve()
     for text in ("", "\0", "😀" * 50, "שלום", "<|end|>", "x" * 5000, "\r\n\t "):
         tokens = (await post(client, "/tokenize", {"prompt": text, "add_special_tokens": False}))["tokens"]
@@ -53,7 +53,7 @@ REFUSED: tuple[tuple[str, dict[str, object], int, str], ...] = (
 )
 
 
-async def test_what_cannot_be_converted_is_refused(serve: Serve, subtests: pytest.Subtests) -> None:
+async def test_invalid_or_too_large_input_is_rejected(serve: Serve, subtests: pytest.Subtests) -> None:
     client = await serve(max_prompt_characters=100, max_prompt_tokens=50)
     for path, body, status, param in REFUSED:
         with subtests.test(path, body=body):

@@ -3,12 +3,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from service.api.errors import Refusal
+from service.api.errors import ApiError
 from service.api.requests import ChatRequest, CompletionRequest, DetokenizeRequest, ScoreRequest, decode
 
 
-def refused(kind: type, body: bytes) -> tuple[str, str | None, str]:
-    with pytest.raises(Refusal) as refusal:
+def rejected(kind: type, body: bytes) -> tuple[str, str | None, str]:
+    with pytest.raises(ApiError) as refusal:
         decode(msgspec.json.Decoder(kind), body)
     assert refusal.value.status == 400
     detail = refusal.value.detail
@@ -59,10 +59,10 @@ def refused(kind: type, body: bytes) -> tuple[str, str | None, str]:
         ),
     ],
 )
-def test_a_wrong_score_request_is_refused_with_the_field_at_fault(
+def test_an_invalid_score_request_is_rejected_with_the_field_at_fault(
     body: bytes, message: str, param: str | None, code: str
 ) -> None:
-    assert refused(ScoreRequest, body) == (message, param, code)
+    assert rejected(ScoreRequest, body) == (message, param, code)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_wrong_score_request_is_refused_with_the_field_at_fault(
         (b'{"messages": [{"a": 1e999}]}', "`messages[0]` is a number out of range", "messages[0]"),
         (
             b'{"messages": [], "reasoning_effort": "heroic"}',
-            "`reasoning_effort` is 'heroic', which is none of its values",
+            "`reasoning_effort` is 'heroic', which is not one of its values",
             "reasoning_effort",
         ),
         (
@@ -84,24 +84,26 @@ def test_a_wrong_score_request_is_refused_with_the_field_at_fault(
         (b'{"messages": [{"\\ud800": 1}]}', "the body is not valid JSON: unexpected", None),
     ],
 )
-def test_a_wrong_chat_request_is_refused_with_the_field_at_fault(body: bytes, message: str, param: str | None) -> None:
-    said, named, _ = refused(ChatRequest, body)
+def test_an_invalid_chat_request_is_rejected_with_the_field_at_fault(
+    body: bytes, message: str, param: str | None
+) -> None:
+    said, named, _ = rejected(ChatRequest, body)
     assert said.startswith(message)
     assert named == param
 
 
-def test_fields_that_no_one_knows_are_accepted() -> None:
+def test_unknown_fields_are_ignored() -> None:
     body = b'{"messages": [], "temperature": 0.5, "n": 1, "seed": null, "x": [[[{}]]], "stream": null}'
     assert decode(msgspec.json.Decoder(CompletionRequest), body).stream is None
 
 
 @pytest.mark.parametrize("kind", [ScoreRequest, ChatRequest, CompletionRequest, DetokenizeRequest])
 @pytest.mark.parametrize("value", [b"0", b"-1", b"1.5", b"true", b'"x"', b"[]", b"[[]]", b"{}", b'{"a":[1]}', b"null"])
-def test_no_complaint_speaks_python(kind: type, value: bytes) -> None:
+def test_messages_never_mention_python_types(kind: type, value: bytes) -> None:
     for field in msgspec.structs.fields(kind):
         body = b'{"%s": %s}' % (field.encode_name.encode(), value)
         try:
             decode(msgspec.json.Decoder(kind), body)
-        except Refusal as refusal:
+        except ApiError as refusal:
             words = refusal.detail.message
             assert not any(word in words for word in ("int", "str ", "bool", "None", "$", "Expected", "float", "holds"))

@@ -25,7 +25,7 @@ def test_an_empty_environment_gives_the_defaults_that_the_original_promises() ->
     assert settings.container_env is False
 
 
-def test_variables_that_are_not_settings_are_left_alone() -> None:
+def test_variables_that_are_not_settings_are_ignored() -> None:
     assert read(PATH="/bin", http_port="no number") == Settings()
 
 
@@ -103,7 +103,7 @@ def test_a_variable_is_read(name: str, value: str, parsed: object) -> None:
         ("ZMQ_ENDPOINT", "localhost:5557"),
     ],
 )
-def test_a_wrong_value_is_refused_in_one_line_with_the_name_of_its_variable(name: str, value: str) -> None:
+def test_an_invalid_value_is_reported_in_one_line_with_the_name_of_its_variable(name: str, value: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         read(**{name: value})
     text = str(refusal.value)
@@ -112,7 +112,7 @@ def test_a_wrong_value_is_refused_in_one_line_with_the_name_of_its_variable(name
     assert len(text) < 300
 
 
-def test_every_setting_is_described_with_a_default_that_can_be_written_into_the_environment() -> None:
+def test_every_setting_has_a_meaning_and_a_default_that_the_environment_can_hold() -> None:
     described = {name: default for name, default, meaning in describe() if meaning}
     assert set(described) == {setting.name.upper() for setting in fields(Settings)}
     assert Settings.from_environment(described) == Settings()

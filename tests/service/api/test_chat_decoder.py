@@ -1,4 +1,4 @@
-"""That a chat which goes on from one that was decoded before is decoded as if it were the first."""
+"""A chat that continues an earlier one is decoded as if it were the first."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.api.chat_bodies import ChatBodies
+from service.api.chat_decoder import ChatDecoder
 from service.native import backend
 from service.prompts.chat import Chat
 
-pytestmark = pytest.mark.skipif(not backend.COMPILED, reason="without compiled loops no bodies are kept")
+pytestmark = pytest.mark.skipif(not backend.COMPILED, reason="only the compiled loops find the messages of a body")
 
 _decode = msgspec.json.Decoder(Chat).decode
 TEXTS = ("", "plain", 'a "quoted" \\ word\\', "line\nline\t", "ü€😀", "\x01", '"messages":[{}]', "\\u0041 ]},{", "{[")
@@ -56,10 +56,10 @@ def outcome(decode: Any, body: bytes) -> Any:
         return type(error), str(error)
 
 
-def test_turns_of_chats_are_decoded_as_they_would_be_alone() -> None:
+def test_turns_of_chats_are_decoded_as_if_each_were_the_first() -> None:
     random = Random(1)
     counting = Counting()
-    bodies = ChatBodies(counting, 1 << 20)
+    decoder = ChatDecoder(counting, 1 << 20)
     whole = 0
     chats: list[tuple[int, dict[str, Any], dict[str, Any], list[dict[str, Any]]]] = []
     for _ in range(1500):
@@ -81,9 +81,9 @@ def test_turns_of_chats_are_decoded_as_they_would_be_alone() -> None:
             body = random.choice((body[:at], body[:at] + random.choice((b"]", b"}", b",", b'"', b"\xff")) + body[at:]))
         whole += len(body)
         expected = outcome(_decode, body)
-        assert outcome(bodies.decode, body) == expected
-        assert outcome(bodies.decode, body) == expected
-        assert 0 <= bodies.size_bytes <= bodies.capacity
+        assert outcome(decoder.decode, body) == expected
+        assert outcome(decoder.decode, body) == expected
+        assert 0 <= decoder.size_bytes <= decoder.capacity
     assert counting.decoded < whole
 
 
@@ -113,50 +113,50 @@ HISTORY = [{"role": "user", "content": "x" * 5000}, {"role": "assistant", "conte
         ",{",
     ],
 )
-def test_whatever_follows_is_read_as_it_would_be_alone(rest: str) -> None:
+def test_any_continuation_is_decoded_as_if_it_were_the_first(rest: str) -> None:
     counting = Counting()
-    bodies = ChatBodies(counting, 1 << 20)
+    decoder = ChatDecoder(counting, 1 << 20)
     start = b'{"messages":' + msgspec.json.encode(HISTORY)[:-1]
-    assert bodies.decode(start + b"]}") == _decode(start + b"]}")
+    assert decoder.decode(start + b"]}") == _decode(start + b"]}")
     counting.decoded = 0
     body = start + rest.encode()
-    assert outcome(bodies.decode, body) == outcome(_decode, body)
-    assert outcome(bodies.decode, body) == outcome(_decode, body)
+    assert outcome(decoder.decode, body) == outcome(_decode, body)
+    assert outcome(decoder.decode, body) == outcome(_decode, body)
     assert counting.decoded > 0
 
 
-def test_only_what_is_new_is_decoded() -> None:
+def test_only_new_messages_are_decoded() -> None:
     counting = Counting()
-    bodies = ChatBodies(counting, 1 << 20)
+    decoder = ChatDecoder(counting, 1 << 20)
     messages: list[dict[str, Any]] = []
     for turn in range(20):
         messages += [{"role": "user", "content": f"{turn} " * 1000}, {"role": "assistant", "content": "yes"}]
         body = msgspec.json.encode({"model": "m", "messages": messages, "add_generation_prompt": False})
         counting.decoded = 0
-        chat = bodies.decode(body)
+        chat = decoder.decode(body)
         assert chat.messages == messages
         assert not chat.add_generation_prompt
         assert turn < 3 or counting.decoded < len(body) / 2
 
 
-def test_what_is_remembered_does_not_change_with_what_comes_after() -> None:
-    bodies = ChatBodies(_decode, 1 << 20)
+def test_decoded_messages_are_not_changed_by_later_turns() -> None:
+    decoder = ChatDecoder(_decode, 1 << 20)
     body = msgspec.json.encode({"messages": HISTORY})
-    first = bodies.decode(body)
+    first = decoder.decode(body)
     seen = deepcopy(first.messages)
-    bodies.decode(msgspec.json.encode({"messages": [*HISTORY, {"role": "user", "content": "z"}]}))
-    assert first.messages == seen == bodies.decode(body).messages
+    decoder.decode(msgspec.json.encode({"messages": [*HISTORY, {"role": "user", "content": "z"}]}))
+    assert first.messages == seen == decoder.decode(body).messages
 
 
-def test_chats_are_let_go_when_there_is_no_room() -> None:
-    bodies = ChatBodies(_decode, 100_000)
+def test_the_least_recently_used_chats_are_evicted_at_capacity() -> None:
+    decoder = ChatDecoder(_decode, 100_000)
     for number in range(100):
-        bodies.decode(msgspec.json.encode({"messages": [{"role": "user", "content": str(number) * 5000}]}))
-        assert bodies.size_bytes <= bodies.capacity
-    assert bodies.size_bytes > bodies.capacity / 2
+        decoder.decode(msgspec.json.encode({"messages": [{"role": "user", "content": str(number) * 5000}]}))
+        assert decoder.size_bytes <= decoder.capacity
+    assert decoder.size_bytes > decoder.capacity / 2
 
 
-def test_without_room_nothing_is_kept() -> None:
-    bodies = ChatBodies(_decode, 0)
-    bodies.decode(msgspec.json.encode({"messages": HISTORY}))
-    assert bodies.size_bytes == 0
+def test_with_capacity_0_nothing_is_kept() -> None:
+    decoder = ChatDecoder(_decode, 0)
+    decoder.decode(msgspec.json.encode({"messages": HISTORY}))
+    assert decoder.size_bytes == 0

@@ -1,0 +1,146 @@
+"""From a decoded request to what the index is asked: the model and LoRA, the tokens, and the pods."""
+
+from __future__ import annotations
+
+from array import array
+from typing import NamedTuple, TypeAlias, cast
+
+import msgspec
+
+from service.api.errors import ApiError
+from service.api.limits import RequestLimits
+from service.api.requests import ChatRequest, PromptValue, ScoreRequest
+from service.index.base import Index, Prompt, TokenIds
+from service.prompts.chat import Chat
+from service.prompts.models.catalog import Models
+from service.prompts.models.model import Model
+
+TextOrTokens: TypeAlias = "str | TokenIds"
+
+
+class Target(NamedTuple):
+    """The model and LoRA of a request; `name` is the request's own name for them, and the answer's."""
+
+    name: str
+    model: str
+    lora_name: str | None
+
+
+class ResolvedPrompt(msgspec.Struct, frozen=True):
+    """One prompt, ready for the index; `text` and `model` are None for a prompt of token ids."""
+
+    target: Target
+    prompt: Prompt
+    text: str | None = None
+    model: Model | None = None
+
+
+class ResolvedChat(msgspec.Struct, frozen=True):
+    """A rendered chat, ready for the index."""
+
+    target: Target
+    prompt: Prompt
+    text: str
+    model: Model
+
+
+class PromptResolver:
+    """Renders and tokenizes requests as the engine would.
+
+    Every method raises ApiError, PromptError, ModelNotFound or ModelUnavailable.
+    """
+
+    def __init__(self, models: Models, index: Index, limits: RequestLimits, default_model: str) -> None:
+        self.default_model = default_model
+        self.limits = limits
+        self._models = models
+        self._index = index
+
+    async def model(self, name: str | None) -> Model:
+        """Gives the loaded model, or the base model of the LoRA, of that name."""
+        return await self._models.get(self._target(name).model)
+
+    async def chat(self, body: ChatRequest) -> ResolvedChat:
+        """Renders and tokenizes a chat."""
+        self.limits.check_chat(body)
+        target = self._target(body.model, body.lora_name)
+        model = await self._models.get(target.model)
+        rendered = await model.render(body)
+        prompt = self._prompt(target, rendered.tokens, body)
+        return ResolvedChat(target, prompt, rendered.text, model)
+
+    async def prompts(self, body: ScoreRequest) -> list[ResolvedPrompt]:
+        """Tokenizes the prompts of a request; prompts of token ids need no model."""
+        target = self._target(body.model, body.lora_name)
+        values = split_prompts(body.prompt)
+        self.limits.check_prompts(values)
+        resolved = []
+        for value in values:
+            if isinstance(value, str):
+                model = await self._models.get(target.model)
+                prompt = self._prompt(target, await _tokenize(model, value, body), body)
+                resolved.append(ResolvedPrompt(target, prompt, value, model))
+            else:
+                tokens = value if body.truncate_prompt_tokens is None else await self._truncate(target, value, body)
+                resolved.append(ResolvedPrompt(target, self._prompt(target, tokens, body)))
+        return resolved
+
+    def _target(self, name: str | None, lora_name: str | None = None) -> Target:
+        """The model of a name, which may be the name of a LoRA that an engine announced."""
+        requested = name or self.default_model
+        base = self._index.lora_model(requested)
+        if base is None:
+            return Target(requested, requested, lora_name)
+        if lora_name not in (None, requested):
+            raise ApiError(400, f"`model` is the LoRA {requested!r}, `lora_name` is another one", param="lora_name")
+        return Target(requested, base, requested)
+
+    def _prompt(self, target: Target, tokens: TokenIds, body: ChatRequest | ScoreRequest) -> Prompt:
+        return Prompt(target.model, tokens, target.lora_name, body.cache_salt, body.pods)
+
+    async def _truncate(self, target: Target, tokens: TokenIds, body: ScoreRequest) -> TokenIds:
+        """Truncates token ids as `TokenizeParams._token_truncation` of vLLM 0.33 does."""
+        keep = body.truncate_prompt_tokens
+        if keep == -1:
+            longest = (await self._models.get(target.model)).max_model_length
+            keep = None if longest is None else longest - 1
+        if keep is None or keep >= len(tokens):
+            return tokens
+        return tokens[:keep] if body.truncation_side == "right" else tokens[len(tokens) - keep :]
+
+
+async def _tokenize(model: Model, text: str, body: ScoreRequest) -> TokenIds:
+    if body.truncate_prompt_tokens is None:
+        return await model.tokenize(text, add_special_tokens=body.add_special_tokens)
+    limits = Chat(
+        messages=[],
+        add_special_tokens=body.add_special_tokens,
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
+        truncation_side=body.truncation_side,
+    )
+    return await model.tokenize_truncated(text, limits)
+
+
+def split_prompts(value: PromptValue | TokenIds) -> list[TextOrTokens]:
+    """The prompts of a request: text, token ids, or a list of one kind of them, as /v1/completions takes."""
+    if isinstance(value, str | array):
+        return [value]
+    if isinstance(value[0], int):
+        return [_token_ids(value)]
+    prompts = [_token_ids(prompt) if isinstance(prompt, list) else prompt for prompt in value]
+    if len(set(map(type, prompts))) > 1:
+        raise _mixed_kinds()
+    if not all(len(prompt) for prompt in prompts if isinstance(prompt, array)):
+        raise ApiError(400, "`prompt` must not hold an empty list", param="prompt")
+    return cast("list[TextOrTokens]", prompts)
+
+
+def _token_ids(ids: list[str | int | list[int]] | list[int]) -> TokenIds:
+    try:
+        return array("I", cast("list[int]", ids))
+    except TypeError:
+        raise _mixed_kinds() from None
+
+
+def _mixed_kinds() -> ApiError:
+    return ApiError(400, "`prompt` mixes kinds: give text, token ids, or a list of either", param="prompt")
