@@ -30,6 +30,7 @@ from service.events.recording import Recording
 from service.index.memory import MemoryIndex
 from service.offline.analysis import analyse
 from service.offline.feed import Feed
+from service.offline.messages import message_line
 from service.offline.prompt_lines import PromptLines
 from service.offline.schedule import Schedule, TooFarApart
 from service.offline.scoring import Scored, Scorer
@@ -60,6 +61,8 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     options = _options(arguments)
     logging.getLogger("service").setLevel(logging.CRITICAL)  # the report has the same information
     try:
+        if options.messages:
+            return _messages(options)
         settings = _settings(options, environment)
         if options.prompts is None:
             return _analyse(options, settings)
@@ -75,6 +78,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     command = parser("offline", __doc__)
     command.add_argument("events", type=Path, help="a recording: JSON lines, as `record` writes them, or a .gz of them")
     command.add_argument("--prompts", type=Path, help="score these prompts instead of analysing")
+    command.add_argument("--messages", action="store_true", help="print each message as a JSON line, also damaged ones")
     command.add_argument("--json", action="store_true", help="print JSON lines")
     command.add_argument("--model", help="model of topics and prompts without one (default: MODEL_NAME)")
     command.add_argument("--models-dir", type=Path, help="folder of models on disk (default: MODELS_DIR)")
@@ -91,6 +95,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     options = command.parse_args(arguments)
     if options.plot and options.prompts:
         command.error("--plot draws the analysis: use it without --prompts")
+    if options.messages and (options.plot or options.prompts):
+        command.error("--messages prints the recording: use it without --plot and --prompts")
     return options
 
 
@@ -102,6 +108,12 @@ def _settings(options: argparse.Namespace, environment: Mapping[str, str]) -> Se
         models_dir=options.models_dir or settings.models_dir,
         block_size=options.block_size or settings.block_size,
     )
+
+
+def _messages(options: argparse.Namespace) -> int:
+    with closing(_open(options.events)) as lines:
+        _write(map(message_line, Recording(lines)))
+    return 0
 
 
 def _analyse(options: argparse.Namespace, settings: Settings) -> int:

@@ -39,6 +39,14 @@ def test_the_probes_of_a_truth_file_agree_at_the_end(recordings: Path, tool: Too
     assert done.returncode == 0
 
 
+def test_messages_are_printed_as_json_one_a_line(recordings: Path, tool: Tool) -> None:
+    done = tool("offline", recordings / "a_simple.jsonl", "--messages")
+    assert done.returncode == 0
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(messages) == len((recordings / "a_simple.jsonl").read_text().splitlines())
+    assert messages[0]["batch"][1][0]["type"] == "BlockStored"
+
+
 def test_an_answer_that_differs_from_the_engines_is_shown_and_makes_the_exit_code_1(
     recordings: Path, tool: Tool, tmp_path: Path
 ) -> None:
