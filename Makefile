@@ -7,12 +7,12 @@ TEST_WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # Scripts are found by their first line.
-SHELL_SCRIPTS = $(shell grep -lsI '^\#!.*bash' .ci/* scripts/*)
+SHELL_SCRIPTS = $(shell grep -lsI '^\#!.*bash' .ci/* scripts/* scripts/*/*)
 
-.PHONY: help demo up down test e2e lint smoke bench lock clean
+.PHONY: help demo up down test e2e real-vllm lint smoke bench lock clean
 
 help:                     ## This list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/native      ## See it work: simulated engines, no GPU and no hub
 	exec $(BIN)/kvcache demo $(ARGS)
@@ -24,10 +24,13 @@ down: $(VENV)/runtime     ## Removes it
 	@$(BIN)/kvcache down $(ARGS)
 
 test: $(VENV)/dev $(VENV)/native ## All tests that need no container runtime
-	$(BIN)/python -m pytest -q --numprocesses $(TEST_WORKERS) --dist worksteal --ignore tests/e2e $(ARGS)
+	$(BIN)/python -m pytest -q --numprocesses $(TEST_WORKERS) --dist worksteal --ignore tests/e2e --ignore tests/real_vllm $(ARGS)
 
 e2e: $(VENV)/dev $(VENV)/native ## The real image and containers, on every container runtime that is there
 	$(BIN)/python -m pytest -q -rs tests/e2e $(ARGS)
+
+real-vllm: $(VENV)/dev $(VENV)/native ## Predictions for whole vLLM servers; VLLM is the command of scripts/real_vllm/install
+	KVCACHE_VLLM=$(VLLM) $(BIN)/python -m pytest -q -rs --durations 10 tests/real_vllm $(ARGS)
 
 lint: $(VENV)/dev         ## Linters, formatter and type checker
 	$(BIN)/ruff check .

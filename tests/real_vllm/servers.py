@@ -1,0 +1,195 @@
+"""Whole vLLM servers on this machine's CPU, and a kvcache that listens to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+import zmq
+
+from service.contract.endpoints import Endpoint, format_endpoints
+from tests.conftest import ROOT
+
+MODEL = "builtin/demo"
+BLOCK_SIZE = 32
+_SCRIPTS = ROOT / "scripts" / "real_vllm"
+_LISTENING = re.compile(r"listening on (http://\S+)")
+_END = b"\xff" * 8
+_TIMEOUT = 300
+
+
+def free_port(ranks: int) -> int:
+    """A port that is free, as are the ones for the events and replays of so many ranks."""
+    while True:
+        with socket.socket() as asked:
+            asked.bind(("127.0.0.1", 0))
+            port = int(asked.getsockname()[1])
+        wanted = [port, *(port + 100 + n for n in range(ranks)), *(port + 200 + n for n in range(ranks))]
+        if wanted[-1] <= 65535 and all(_is_free(one) for one in wanted):
+            return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as asked:
+        try:
+            asked.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+@dataclass
+class Engine:
+    """A vLLM server. `options` are those of `vllm serve`; `log` is the file that it writes to."""
+
+    vllm: Path
+    model: Path
+    options: Sequence[str]
+    log: Path
+    ranks: int = 1
+    port: int = 0
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.port = self.port or free_port(self.ranks)
+
+    @property
+    def pod(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Where its ranks publish and answer replays."""
+        return [
+            Endpoint(f"tcp://127.0.0.1:{self.port + 100 + n}", replay=f"tcp://127.0.0.1:{self.port + 200 + n}")
+            for n in range(self.ranks)
+        ]
+
+    def start(self) -> None:
+        """Starts it; `wait` waits until it is ready."""
+        command = [*map(str, (_SCRIPTS / "serve", self.vllm, self.model, MODEL, self.port)), *self.options]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def wait(self) -> None:
+        """Waits until it answers; fails with the end of its log when it ends before."""
+        assert self._process is not None
+        deadline = time.monotonic() + _TIMEOUT
+        while True:
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"http://{self.pod}/health", timeout=5).ok:
+                    return
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError("vLLM did not start: " + self.log.read_text(errors="replace")[-4000:])
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Ends it with all its processes."""
+        if self._process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=20)
+        self._process = None
+
+    def complete(self, **body: Any) -> dict[str, Any]:
+        """POST /v1/completions; `rank` chooses the data-parallel rank."""
+        return self.post("/v1/completions", **body)
+
+    def post(self, path: str, *, rank: int | None = None, **body: Any) -> dict[str, Any]:
+        """Posts JSON and gives the answer's."""
+        headers = {} if rank is None else {"X-data-parallel-rank": str(rank)}
+        answer = requests.post(f"http://{self.pod}{path}", json=body, headers=headers, timeout=_TIMEOUT)
+        assert answer.ok, answer.text
+        return dict(answer.json())
+
+    def last_sequences(self) -> list[int]:
+        """The number of the last batch that each rank published, -1 for none."""
+        return [_last_sequence(str(endpoint.replay)) for endpoint in self.endpoints]
+
+
+def _last_sequence(address: str) -> int:
+    """Asks a replay socket for everything until it has nothing new: between two answers it takes what is queued."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket_:
+        socket_.linger = 0
+        socket_.rcvtimeo = _TIMEOUT * 1000
+        socket_.connect(address)
+        last, quiet = -1, 0
+        while quiet < 2:
+            socket_.send_multipart([b"", (last + 1).to_bytes(8, "big")])
+            before = last
+            while (sequence := _sequence(socket_.recv_multipart())) != _END:
+                last = int.from_bytes(sequence, "big")
+            quiet = quiet + 1 if last == before else 0
+        return last
+
+
+def _sequence(frames: list[bytes]) -> bytes:
+    """The sequence number in a reply, which has the topic before it since vLLM 0.26."""
+    return frames[-2]
+
+
+class Kvcache:
+    """A kvcache in a process of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def explain(self, **body: Any) -> dict[str, Any]:
+        """POST /explain."""
+        answer = requests.post(f"{self.url}/explain", json=body, timeout=60)
+        assert answer.ok, answer.text
+        return dict(answer.json())
+
+    def pods(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """What /pods says of each rank."""
+        pods = requests.get(f"{self.url}/pods", timeout=60).json()["pods"]
+        return {(pod["pod"], pod["rank"]): pod for pod in pods}
+
+    def settle(self, engine: Engine) -> None:
+        """Waits until everything that an engine published so far has been applied."""
+        expected = {(engine.pod, rank): last for rank, last in enumerate(engine.last_sequences()) if last >= 0}
+        deadline = time.monotonic() + 60
+        while True:
+            pods = self.pods()
+            if all(key in pods and pods[key]["last_sequence"] == last for key, last in expected.items()):
+                return
+            assert time.monotonic() < deadline, (expected, pods)
+            time.sleep(0.01)
+
+
+@contextmanager
+def running_kvcache(engines: Sequence[Engine], models_dir: Path) -> Iterator[Kvcache]:
+    """Starts a kvcache that listens to engines."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "CONTAINER_ENV": "true",
+        "MODEL_NAME": MODEL,
+        "MODELS_DIR": str(models_dir),
+        "ZMQ_ENDPOINT": format_endpoints([endpoint for engine in engines for endpoint in engine.endpoints]),
+        "HTTP_HOST": "127.0.0.1",
+        "HTTP_PORT": "0",
+    }
+    command = (sys.executable, "-m", "service", "serve")
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert process.stdout is not None
+        url = next(found[1] for line in process.stdout if (found := _LISTENING.search(line)))
+        yield Kvcache(url)
+    finally:
+        process.terminate()
+        process.communicate()

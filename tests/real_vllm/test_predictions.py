@@ -1,0 +1,59 @@
+"""Every prediction for a real engine is what the engine then reuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.real_vllm.conftest import Models, Serving
+from tests.real_vllm.predictions import Conversations, Kind, Oracle, converse, crowd
+
+PLAIN = [Kind()]
+SALTED = [Kind(), Kind(cache_salt="a"), Kind(cache_salt="b")]
+
+
+def conversations_of(oracle: Oracle, seed: int) -> Conversations:
+    config = json.loads((oracle.engine.model / "config.json").read_text())
+    return Conversations(seed, config["vocab_size"])
+
+
+def test_full_attention_with_evictions_loras_salts_and_a_restart(serving: Serving, models: Models) -> None:
+    adapter = f"x={models('granite')}-lora"
+    oracle = serving(
+        "granite",
+        *("--num-gpu-blocks-override", "80", "--max-num-batched-tokens", "256"),
+        *("--enable-lora", "--max-lora-rank", "8", "--lora-modules", adapter),
+    )
+    kinds = [*SALTED, Kind(lora_name="x"), Kind(lora_name="x", cache_salt="a")]
+    conversations = conversations_of(oracle, 1)
+    converse(oracle, conversations, kinds, 60)
+    crowd(oracle, conversations, kinds, 4)
+    oracle.engine.stop()
+    oracle.engine.start()
+    oracle.engine.wait()
+    converse(oracle, conversations, kinds, 20)
+    assert oracle.wrong == []
+    assert sum(prediction.reused > 0 for prediction in oracle.predictions) > 20
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gpt_oss", "sliding"])
+def test_sliding_windows_with_evictions_and_salts(serving: Serving, kind: str) -> None:
+    oracle = serving(kind, "--num-gpu-blocks-override", "300", "--max-num-batched-tokens", "256")
+    conversations = conversations_of(oracle, 2)
+    converse(oracle, conversations, SALTED, 40)
+    crowd(oracle, conversations, PLAIN, 3)
+    assert oracle.wrong == []
+    assert sum(prediction.reused > 0 for prediction in oracle.predictions) > 10
+
+
+def test_two_data_parallel_ranks_each_with_a_cache_of_its_own(serving: Serving) -> None:
+    oracle = serving(
+        "granite",
+        *("--data-parallel-size", "2", "--num-gpu-blocks-override", "80", "--max-num-batched-tokens", "256"),
+        ranks=2,
+    )
+    conversations = conversations_of(oracle, 3)
+    converse(oracle, conversations, [Kind(rank=0), Kind(rank=1)], 40)
+    assert oracle.wrong == []
+    assert sum(prediction.reused > 0 for prediction in oracle.predictions) > 10
