@@ -214,7 +214,7 @@ def top(
 
 @app.command(context_settings=_PASSED_ON)
 def record(context: typer.Context) -> None:
-    """Write what engines publish to a file."""
+    """Record the events of engines in a file."""
     _run_tool(context)
 
 
@@ -226,7 +226,13 @@ def replay(context: typer.Context) -> None:
 
 @app.command(context_settings=_PASSED_ON)
 def offline(context: typer.Context) -> None:
-    """Analyse a recording, or score prompts against it, without container and sockets."""
+    """Analyse a recording, or score prompts against it, without a service."""
+    _run_tool(context)
+
+
+@app.command(context_settings=_PASSED_ON)
+def simulate(context: typer.Context) -> None:
+    """Run simulated engines with vLLM's endpoints and events, without a GPU."""
     _run_tool(context)
 
 

@@ -46,7 +46,7 @@ def main() -> int:
 
     def play(runtime: ContainerRuntime) -> None:
         url = f"http://127.0.0.1:{launch.port}"
-        arguments = ["simulate", f"--url={url}", f"--endpoints={endpoints}", f"--requests={REQUESTS}", "--rate=20"]
+        arguments = ["demonstrate", f"--url={url}", f"--endpoints={endpoints}", f"--requests={REQUESTS}", "--rate=20"]
         lines = map(read_line, runtime.run_tool(launch.name, arguments))
         view = DemoView(terminal, cast("Started", next(lines)), runtime.kind)
         terminal.print(Text("$ kvcache demo", style="bold"))

@@ -101,7 +101,7 @@ class _Demo:
             "--rate": rate,
         }
         given = [f"{name}={value}" for name, value in wanted.items() if value is not None]
-        return ["simulate", *given, *(["--stay"] if play.keep else [])]
+        return ["demonstrate", *given, *(["--stay"] if play.keep else [])]
 
     def _watch(self, lines: Iterator[str], runtime: ContainerRuntime) -> Ended:
         started = read_line(next(lines))

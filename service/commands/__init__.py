@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from importlib import import_module
 
 TOOLS: Mapping[str, str] = {
+    "demonstrate": "play conversations against simulated engines and a running service",
     "offline": "analyse a recording, or score prompts against it",
     "record": "record the events of engines in a file",
     "replay": "publish a recording as its engines did",
-    "simulate": "play conversations against simulated engines and a running service",
+    "simulate": "run simulated engines",
 }
 _MODULES = {"replay": "playback"}
 """Modules whose name is not the tool's."""

@@ -1,7 +1,7 @@
-"""Plays seeded conversations against simulated engines; each request goes to the pod with the best score.
+"""Runs simulated LLM engines with vLLM's HTTP endpoints, event streams and replay sockets, until Ctrl+C.
 
-Writes a JSON object per line: `begin`, a `request` for each, `end`. Exit code 1 if a prediction of the service differs
-from an engine.
+They compute nothing: prefill and decoding take time, replies are made up. Prefix caches, cache events and token counts
+are those of real engines. `POST /simulation/faults` of an engine makes its next requests fail.
 """
 
 from __future__ import annotations
@@ -10,128 +10,81 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 from service.commands.command_line import above_zero, parser, positive, seconds
-from service.contract.demo_lines import Ended, Line, Started, write_line
-from service.contract.endpoints import Endpoint, parse_endpoints
-from service.contract.settings import Settings
+from service.contract.settings import Settings, SettingsError
+from service.prompts.errors import ModelNotFound, ModelUnavailable
 from service.prompts.models.catalog import Models
-from service.simulation.baselines import baselines
-from service.simulation.conversations import Conversations
-from service.simulation.demonstration import Demonstration, Limits
-from service.simulation.engine import SimulatedEngine
-from service.simulation.pod import Pod
-from service.simulation.service_client import ServiceClient, ServiceError
-
-MODEL = "builtin/demo"
-_SUBSCRIBE_SECONDS = 20.0
-_CONVERSATIONS_PER_POD = 4
+from service.simulation.scheduler import Speed
+from service.simulation.server import EngineOptions, EngineServer, serving
 
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
-    options = _read(arguments, environment)
+    options = _read(arguments)
     try:
-        return asyncio.run(_simulate(options))
-    except ValueError as error:
-        print(f"{error}: give the engines more (--blocks)", file=sys.stderr)  # noqa: T201
+        return asyncio.run(_simulate(options, Settings.from_environment(environment)))
+    except (SettingsError, OSError, ModelNotFound, ModelUnavailable) as error:
+        print(f"simulate: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    except (ServiceError, OSError) as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
 
 
-def _read(arguments: list[str], environment: Mapping[str, str]) -> argparse.Namespace:
+def _read(arguments: list[str]) -> argparse.Namespace:
     command = parser("simulate", __doc__)
-    command.add_argument(
-        "--url", default=f"http://127.0.0.1:{environment.get('HTTP_PORT', 8080)}", help="address of the service"
-    )
-    command.add_argument(
-        "--endpoints",
-        default=environment.get("ZMQ_ENDPOINT", ""),
-        help="the endpoints that the service subscribes to, with replay=, one per engine (default: ZMQ_ENDPOINT)",
-    )
-    command.add_argument("--blocks", type=positive, default=256, help="blocks in each engine's cache (256)")
+    command.add_argument("--pods", type=positive, default=2, metavar="N", help="number of engines (2)")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    command.add_argument("--port", type=int, default=8000, help="port of the first engine; 0: any free ports (8000)")
+    command.add_argument("--model", default="builtin/demo", help="model whose tokenizer is used (builtin/demo)")
+    command.add_argument("--served-model-name", action="append", metavar="NAME", help="name in requests (--model)")
+    command.add_argument("--ranks", type=positive, default=1, help="data-parallel ranks of each engine (1)")
+    command.add_argument("--blocks", type=positive, default=4096, help="blocks in each rank's cache (4096)")
     command.add_argument("--block-size", type=positive, default=16, help="tokens per block (16)")
-    command.add_argument("--seed", type=int, default=7, help="equal seeds give equal conversations (7)")
-    command.add_argument("--conversations", type=positive, help="concurrent conversations (4 per engine)")
-    command.add_argument("--requests", type=positive, help="stop after this many requests")
-    command.add_argument("--duration", type=seconds, help="stop after this time, such as 60s")
-    command.add_argument("--rate", type=above_zero, help="maximum requests per second (no limit)")
-    command.add_argument("--stay", action="store_true", help="keep the engines running afterwards, until SIGTERM")
-    options = command.parse_args(arguments)
-    try:
-        options.endpoints = parse_endpoints(options.endpoints)
-    except ValueError as error:
-        command.error(f"--endpoints: {error}")
-    return options
+    command.add_argument("--prefill-rate", type=above_zero, default=20_000, help="prompt tokens per second (20000)")
+    command.add_argument("--decode-time", type=seconds, default=0.01, metavar="TIME", help="time per token (10ms)")
+    command.add_argument("--max-running", type=positive, default=16, help="concurrent requests of each rank (16)")
+    command.add_argument("--topic", default="kv@{pod}@{model}", help="topic of events (kv@{pod}@{model})")
+    command.add_argument("--seed", type=int, default=0, help="seed of block hashes (0)")
+    return command.parse_args(arguments)
 
 
-async def _simulate(options: argparse.Namespace) -> int:
+async def _simulate(options: argparse.Namespace, settings: Settings) -> int:
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    models = Models(Settings())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    models = Models(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(models.close)
-        pods = await _pods(options, stack)
-        demonstration = Demonstration(
-            pods,
-            baselines(lambda: _engines(options), options.seed),
-            await models.get(MODEL),
-            await stack.enter_async_context(ServiceClient(options.url, MODEL)),
-            options.block_size,
-        )
-        _write(_started(options, pods))
-        concurrency = options.conversations or _CONVERSATIONS_PER_POD * len(pods)
-        limits = Limits(options.requests, options.duration, options.rate)
-        different = False
-        async for line in demonstration.run(Conversations(options.seed, concurrency), limits):
-            _write(line)
-            if isinstance(line, Ended):
-                different = bool(line.differences)
-            if stop.is_set():
-                return 130
-        if options.stay:
-            await stop.wait()
-    return 1 if different else 0
+        model = await models.get(options.model)
+        engines = [
+            await stack.enter_async_context(serving(_engine_options(options, number), model))
+            for number in range(options.pods)
+        ]
+        _print(engines)
+        await stop.wait()
+    return 0
 
 
-async def _pods(options: argparse.Namespace, stack: AsyncExitStack) -> list[Pod]:
-    endpoints: Sequence[Endpoint] = options.endpoints
-    pods = [
-        await stack.enter_async_context(Pod(f"10.0.0.{number}:8000", MODEL, engine, endpoint))
-        for number, (engine, endpoint) in enumerate(zip(_engines(options), endpoints, strict=True), 1)
-    ]
-    for pod, endpoint in zip(pods, endpoints, strict=True):
-        try:
-            await asyncio.wait_for(pod.subscribed(), _SUBSCRIBE_SECONDS)
-        except TimeoutError:
-            raise ServiceError(f"the service does not subscribe to {endpoint.address}: check ZMQ_ENDPOINT") from None
-    return pods
-
-
-def _engines(options: argparse.Namespace) -> list[SimulatedEngine]:
-    return [
-        SimulatedEngine(options.blocks, options.block_size, options.seed + number)
-        for number in range(len(options.endpoints))
-    ]
-
-
-def _started(options: argparse.Namespace, pods: Sequence[Pod]) -> Started:
-    return Started(
-        MODEL,
-        [pod.name for pod in pods],
-        options.blocks - 1,
-        options.block_size,
-        options.seed,
-        options.requests,
-        options.duration,
+def _engine_options(options: argparse.Namespace, number: int) -> EngineOptions:
+    return EngineOptions(
+        served_models=options.served_model_name or [options.model],
+        host=options.host,
+        port=options.port + number if options.port else 0,
+        ranks=options.ranks,
+        blocks=options.blocks,
+        block_size=options.block_size,
+        seed=options.seed + number,
+        topic=options.topic,
+        speed=Speed(options.prefill_rate, options.decode_time, options.max_running),
     )
 
 
-def _write(line: Line) -> None:
-    sys.stdout.buffer.write(f"{write_line(line)}\n".encode())
-    sys.stdout.buffer.flush()
+def _print(engines: list[EngineServer]) -> None:
+    for engine in engines:
+        print(engine.url)  # noqa: T201
+    endpoints = (
+        f"{rank.publisher.address},pod={engine.pod},replay={rank.publisher.replay}"
+        for engine in engines
+        for rank in engine.ranks
+    )
+    print(f"ZMQ_ENDPOINT={','.join(endpoints)}", flush=True)  # noqa: T201

@@ -1,4 +1,4 @@
-"""What `python -m service simulate` writes and `kvcache demo` reads: one JSON object per line."""
+"""What `python -m service demonstrate` writes and `kvcache demo` reads: one JSON object per line."""
 
 from __future__ import annotations
 

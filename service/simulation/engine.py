@@ -50,14 +50,16 @@ class SimulatedEngine:
         """The hash of each of these blocks, duplicates included."""
         return list(self._hash_of.values())
 
-    def cached_tokens(self, tokens: Sequence[int]) -> int:
+    def cached_tokens(self, tokens: Sequence[int], salt: str | None = None) -> int:
         """Leading tokens of the prompt that are cached, in whole blocks."""
-        return self.block_size * self._cached_blocks(self._hashes(tokens))
+        return self.block_size * self._cached_blocks(self._hashes(tokens, salt))
 
-    def serve(self, tokens: Sequence[int], output: Sequence[int] = (), chunk: int | None = None) -> Served:
+    def serve(
+        self, tokens: Sequence[int], output: Sequence[int] = (), chunk: int | None = None, salt: str | None = None
+    ) -> Served:
         """Prefills `tokens`, `chunk` per step at most, and generates `output`. Raises ValueError if they do not fit."""
         everything = [*tokens, *output]
-        hashes = self._hashes(everything)
+        hashes = self._hashes(everything, salt)
         reused = min(self._cached_blocks(hashes), (len(tokens) - 1) // self.block_size)
         # The last generated token is never computed, so its block is not complete.
         computed = len(everything) - bool(output)
@@ -70,7 +72,7 @@ class SimulatedEngine:
         batches, evictions = [], 0
         for end in self._steps(reused * self.block_size, len(tokens), computed, chunk or computed):
             removed = self._allocate(held, end)
-            stored = self._cache(everything, hashes, held, end)
+            stored = self._cache(everything, hashes, held, end, salt)
             evictions += len(removed)
             if events := removed + stored:
                 batches.append(events)
@@ -93,9 +95,9 @@ class SimulatedEngine:
         """The number of computed tokens after each step: the prompt in chunks, then one token at a time."""
         return [*range(start + chunk, prompt, chunk), prompt, *range(prompt + 1, computed + 1)]
 
-    def _hashes(self, tokens: Sequence[int]) -> list[int]:
+    def _hashes(self, tokens: Sequence[int], salt: str | None) -> list[int]:
         data, width = memoryview(array("I", tokens)).cast("B"), 4 * self.block_size
-        hashes, parent = [], self.seed
+        hashes, parent = [], xxhash.xxh3_64_intdigest(salt.encode(), self.seed) if salt else self.seed
         for start in range(0, len(data) - width + 1, width):
             parent = xxhash.xxh3_64_intdigest(data[start : start + width], parent)
             hashes.append(parent)
@@ -117,7 +119,7 @@ class SimulatedEngine:
         return removed
 
     def _cache(
-        self, tokens: Sequence[int], hashes: Sequence[int], held: Sequence[int], end: int
+        self, tokens: Sequence[int], hashes: Sequence[int], held: Sequence[int], end: int, salt: str | None
     ) -> list[dict[str, Any]]:
         full = end // self.block_size
         first = next((index for index in range(full) if held[index] not in self._hash_of), full)
@@ -136,6 +138,7 @@ class SimulatedEngine:
                 "lora_id": None,
                 "medium": "GPU",
                 "lora_name": None,
+                "extra_keys": [[salt] if salt and not block else None for block in range(first, full)],
                 "group_idx": 0,
                 "kv_cache_spec_kind": "full_attention",
             }

@@ -19,7 +19,7 @@ def test_tools_of_the_service_are_run_with_their_own_options_and_exit_codes(
     assert kvcache.run("replay").code == 2
 
 
-@pytest.mark.parametrize("tool", ["offline", "record", "replay"])
+@pytest.mark.parametrize("tool", ["offline", "record", "replay", "simulate"])
 def test_their_help_names_them_as_they_were_called(kvcache: Commands, tool: str) -> None:
     done = kvcache.run(tool, "--help")
     assert done.code == 0

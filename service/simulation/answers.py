@@ -1,0 +1,84 @@
+"""Bodies of a simulated engine's answers, in the shapes of vLLM 0.33's OpenAI server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+DONE = b"data: [DONE]\n\n"
+Json = dict[str, Any]
+
+
+def error(status: int, message: str, kind: str, param: str | None = None) -> bytes:
+    """The body of an error; its `code` is the status, as a number."""
+    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": param, "code": status}})
+
+
+def event(data: Json) -> bytes:
+    """One server-sent event."""
+    return b"data: %s\n\n" % msgspec.json.encode(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is common to all parts of one answer. `chat` says whether it is a chat or a text completion."""
+
+    identity: str
+    model: str
+    chat: bool
+    prompt_tokens: int
+    cached_tokens: int
+
+    def whole(self, text: str, tokens: Sequence[int], finish_reason: str) -> bytes:
+        """The body of an answer that is not streamed."""
+        choice: Json = {"index": 0, "logprobs": None, "finish_reason": finish_reason, "stop_reason": None}
+        choice |= {"message": {"role": "assistant", "content": text, "tool_calls": []}} if self.chat else {"text": text}
+        head = self._head("chat.completion" if self.chat else "text_completion")
+        return msgspec.json.encode({**head, "choices": [choice], "usage": self._usage(len(tokens))})
+
+    def first(self) -> bytes:
+        """The event of a chat's role, sent with the first token; nothing for a text completion."""
+        return self._chunk({"role": "assistant", "content": ""}, None) if self.chat else b""
+
+    def part(self, text: str, finish_reason: str | None, usage_tokens: int | None = None) -> bytes:
+        """The event of one token; with `usage_tokens`, its usage so far (`continuous_usage_stats`)."""
+        usage = {} if usage_tokens is None else {"usage": self._usage(usage_tokens)}
+        return self._chunk({"content": text}, finish_reason, usage)
+
+    def last(self, generated: int) -> bytes:
+        """The event of usage after the last token (`include_usage`)."""
+        head = self._head("chat.completion.chunk" if self.chat else "text_completion")
+        return event({**head, "choices": [], "usage": self._usage(generated)})
+
+    def _chunk(self, delta: Json, finish_reason: str | None, extra: Mapping[str, Any] | None = None) -> bytes:
+        choice: Json = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
+        choice |= {"delta": delta} if self.chat else {"text": delta["content"]}
+        head = self._head("chat.completion.chunk" if self.chat else "text_completion")
+        return event({**head, "choices": [choice], **(extra or {})})
+
+    def _head(self, kind: str) -> Json:
+        return {"id": self.identity, "object": kind, "created": int(time.time()), "model": self.model}
+
+    def _usage(self, generated: int) -> Json:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": generated,
+            "total_tokens": self.prompt_tokens + generated,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+
+def pieces(text: str, count: int) -> Iterator[str]:
+    """Cuts a text into `count` pieces of about equal length; joined, they are the text."""
+    for number in range(count):
+        yield text[len(text) * number // count : len(text) * (number + 1) // count]
+
+
+def models(served: Sequence[str], root: str, max_model_len: int) -> bytes:
+    """The body of GET /v1/models."""
+    card = {"object": "model", "owned_by": "vllm", "root": root, "parent": None, "max_model_len": max_model_len}
+    return msgspec.json.encode({"object": "list", "data": [{"id": name, **card} for name in served]})

@@ -1,0 +1,48 @@
+"""Faults of a simulated engine, given to it in advance: each applies to the next generation request, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Literal, TypeAlias
+
+import msgspec
+
+Kind: TypeAlias = Literal["status", "reset", "hang", "die", "stall", "abort", "engine_dead"]
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One fault, for the next `times` requests.
+
+    Before any answer: `status` (an HTTP error with `status` and `retry_after` seconds), `reset` (the connection is
+    reset), `hang` (no answer at all). After `after` generated tokens: `die` (the connection is reset), `stall` (no
+    further token), `abort` (ends as complete with finish_reason "abort", as vLLM does on SIGTERM), `engine_dead` (an
+    error event and a complete end; from then on /health is 503).
+    """
+
+    kind: Kind
+    times: int = 1
+    status: int = 503
+    retry_after: int | None = None
+    after: int = 3
+
+
+class Faults:
+    """The faults that are still to come."""
+
+    def __init__(self) -> None:
+        self._coming: deque[Fault] = deque()
+
+    def add(self, fault: Fault) -> None:
+        """Adds a fault after those that are to come."""
+        self._coming.extend([fault] * fault.times)
+
+    def clear(self) -> None:
+        """Drops all faults that are still to come."""
+        self._coming.clear()
+
+    def take(self) -> Fault | None:
+        """The fault of the next request, if any."""
+        return self._coming.popleft() if self._coming else None
+
+    def __len__(self) -> int:
+        return len(self._coming)

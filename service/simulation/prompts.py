@@ -1,0 +1,108 @@
+"""Prompts and replies of a simulated engine: what a real one computes from a request's body."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import msgspec
+
+from service.prompts.chat import Chat
+from service.prompts.models.model import Model
+from service.simulation.phrases import ANSWERS, PERSONAS
+
+_MAX_REPLY_SENTENCES = 4
+
+
+class BadRequest(Exception):
+    """A request body that vLLM refuses with 400; `param` names the field."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A request as tokens: its prompt, and the reply that the engine will generate."""
+
+    prompt: Sequence[int]
+    output: Sequence[int]
+    text: str
+    finish_reason: str
+
+
+async def read_chat(body: dict[str, Any], model: Model) -> Work:
+    """The work of a chat request. Raises BadRequest, and PromptError of the model."""
+    prompt = await chat_tokens(body, model)
+    text = _reply(body)
+    messages = [*body["messages"], {"role": "assistant", "content": text}]
+    chat = _decode({**body, "messages": messages, "add_generation_prompt": False, "continue_final_message": False})
+    whole = (await model.render(chat)).tokens
+    if whole[: len(prompt)] == prompt:
+        output = whole[len(prompt) : -1]  # the template ends it with a line break that the model does not generate
+    else:
+        output = await model.tokenize(text, add_special_tokens=False)
+    return _cut(prompt, output, text, body)
+
+
+async def read_completion(body: dict[str, Any], model: Model) -> Work:
+    """The work of a text completion. Raises BadRequest, and PromptError of the model."""
+    prompt = await completion_tokens(body, model)
+    text = _reply(body)
+    return _cut(prompt, await model.tokenize(text, add_special_tokens=False), text, body)
+
+
+async def chat_tokens(body: dict[str, Any], model: Model) -> Sequence[int]:
+    """The prompt's tokens of a chat request."""
+    return (await model.render(_decode(body))).tokens
+
+
+async def completion_tokens(body: dict[str, Any], model: Model) -> Sequence[int]:
+    """The prompt's tokens of a text completion, whose prompt is a text or token ids."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, str):
+        return await model.tokenize(prompt, add_special_tokens=body.get("add_special_tokens", True))
+    if isinstance(prompt, list) and prompt and all(isinstance(token, int) and token >= 0 for token in prompt):
+        return prompt
+    raise BadRequest("prompt must be a string or a list of token ids", "prompt")
+
+
+def _decode(body: dict[str, Any]) -> Chat:
+    try:
+        return msgspec.convert(body, Chat)
+    except msgspec.ValidationError as error:
+        raise BadRequest(str(error), "messages" if "messages" not in body else None) from None
+
+
+def _reply(body: dict[str, Any]) -> str:
+    """A reply that depends on the prompt alone."""
+    random = Random(zlib.crc32(msgspec.json.encode(body.get("messages") or body.get("prompt"))))  # noqa: S311
+    persona = random.choice(PERSONAS)
+    return " ".join(
+        phrase.format(
+            item=random.choice(persona.items),
+            place=random.choice(persona.places),
+            event=random.choice(persona.events),
+            number=random.randint(100, 999),
+            day=random.randint(1, 30),
+            hour=random.randint(7, 21),
+        )
+        for phrase in random.sample(ANSWERS, random.randint(1, _MAX_REPLY_SENTENCES))
+    )
+
+
+def _cut(prompt: Sequence[int], output: Sequence[int], text: str, body: dict[str, Any]) -> Work:
+    """Applies `max_tokens`; with vLLM's `ignore_eos`, the reply is repeated up to it."""
+    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    if not isinstance(limit, int) or limit < 1:
+        return Work(prompt, output, text, "stop")
+    if body.get("ignore_eos") and output:
+        times = -(-limit // len(output))
+        output, text = list(output) * times, " ".join([text] * times)
+    elif limit >= len(output):
+        return Work(prompt, output, text, "stop")
+    return Work(prompt, output[:limit], text[: len(text) * limit // len(output)], "length")
