@@ -112,7 +112,7 @@ def status(
 
 
 @app.command()
-@launch_options(without=("build", "timeout", "detach"))
+@launch_options(without=("build", "pull", "timeout", "detach"))
 def doctor(given: LaunchOptions, as_json: options.AsJson = False, debug: options.Debug = False) -> None:
     """Look for what would stop `up` with these options, and say what to do. Exit code 1 if something would."""
     from orchestrator.commands.doctor import examine

@@ -19,11 +19,19 @@ class UsageError(Problem):
 
 
 class RuntimeUnavailable(Problem):
-    """A container runtime is not there or does not answer."""
+    """A container runtime is not there or does not answer; `installed` tells these two apart."""
+
+    def __init__(self, what: str, remedy: str, *, installed: bool = True) -> None:
+        super().__init__(what, remedy)
+        self.installed = installed
 
 
 class BuildFailed(Problem):
-    """A runtime could not build the image."""
+    """A runtime could not build the image; `exit_code` is that of the step that failed, if it said one."""
+
+    def __init__(self, what: str, remedy: str, details: tuple[str, ...] = (), exit_code: int | None = None) -> None:
+        super().__init__(what, remedy, details)
+        self.exit_code = exit_code
 
 
 class ToolFailed(Problem):
@@ -38,6 +46,7 @@ class ToolFailed(Problem):
 
 def cause_of(error: BaseException) -> str:
     """The innermost reason of an SDK's error, the only one that a user can act on."""
-    while inner := error.__cause__ or error.__context__:
+    # An error that was merely being handled meanwhile is another matter, and is marked so by `raise … from None`.
+    while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = inner
     return str(error)

@@ -1,22 +1,43 @@
-"""Whether the service answers, asked as its users would ask: over HTTP, at the address where it is published."""
+"""Asks a service over HTTP, at the address where it is published, whether it answers."""
 
 from __future__ import annotations
 
 import http.client
 import json
 from collections.abc import Iterator
-from typing import Any
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+from service.contract.http import INSTANCE_HEADER
 
 _EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - told apart, not bound
 _ANSWER_SECONDS = 2.0
 
 
+class Answer(Enum):
+    """Who answers GET /health at an address."""
+
+    OURS = auto()
+    OTHER = auto()
+    """Another program, or another instance of the service."""
+    NOBODY = auto()
+
+
+class _Response(NamedTuple):
+    status: int
+    instance: str | None
+    body: bytes
+
+
 def url(address: str, port: int) -> str:
     """Where users of this machine find what is published on `address`."""
     host = reachable(address)
-    if host in {"127.0.0.1", "::1"}:
-        host = "localhost"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"http://{host_and_port('localhost' if host in {'127.0.0.1', '::1'} else host, port)}"
+
+
+def host_and_port(host: str, port: int) -> str:
+    """HOST:PORT, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def reachable(address: str) -> str:
@@ -24,20 +45,24 @@ def reachable(address: str) -> str:
     return _EVERY_INTERFACE.get(address, address)
 
 
-def answers(address: str, port: int) -> bool:
-    """Whether GET /health says 200 OK."""
+def who_answers(address: str, port: int, instance: str) -> Answer:
+    """Whether GET /health says 200 OK, and as the instance that was started; any instance counts if that is empty."""
     try:
-        status, body = _get(address, port, "/health")
-    except (OSError, http.client.HTTPException):
-        return False
-    return status == 200 and body.strip() == b"OK"
+        response = _get(address, port, "/health")
+    except OSError:
+        return Answer.NOBODY
+    except http.client.HTTPException:
+        return Answer.OTHER
+    healthy = response.status == 200 and response.body.strip() == b"OK"
+    ours = healthy and (not instance or response.instance == instance)
+    return Answer.OURS if ours else Answer.OTHER
 
 
 def ask(address: str, port: int, path: str) -> tuple[int, Any] | None:
     """Status and JSON body of a GET; None when nothing answers, or something other than JSON."""
     try:
-        status, body = _get(address, port, path)
-        return status, json.loads(body)
+        response = _get(address, port, path)
+        return response.status, json.loads(response.body)
     except (OSError, http.client.HTTPException, ValueError):
         return None
 
@@ -50,12 +75,12 @@ def backoff(longest: float = 2.0) -> Iterator[float]:
         pause = min(pause * 1.3, longest)
 
 
-def _get(address: str, port: int, path: str) -> tuple[int, bytes]:
-    # http.client knows no proxies, which have no business between a host and itself.
+def _get(address: str, port: int, path: str) -> _Response:
+    # http.client uses no proxy, which would be wrong between a host and itself.
     connection = http.client.HTTPConnection(reachable(address), port, timeout=_ANSWER_SECONDS)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        return response.status, response.read()
+        return _Response(response.status, response.getheader(INSTANCE_HEADER), response.read())
     finally:
         connection.close()

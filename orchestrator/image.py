@@ -1,4 +1,4 @@
-"""The image: what goes into it, by what it is known to be up to date, and its build."""
+"""The image: its build context, whether it is up to date, and what its build's exit codes mean."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import re
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-from orchestrator.errors import Problem
+from orchestrator.errors import BuildFailed, Problem
 from orchestrator.launch import Launch
-from orchestrator.runtimes.base import CONTENT_LABEL, ImageBuild, Images
-from orchestrator.workload import proxies
+from orchestrator.proxies import PROXY_VARIABLES, on_loopback, proxies
+from orchestrator.runtimes.base import CONTENT_LABEL, LOOPS_LABEL, ImageBuild, Images
 
 _PACKAGE = Path(__file__).resolve().parent
 _PACKAGE_INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
@@ -23,7 +24,7 @@ _MADE_HERE = (".so", ".sha256")
 _STEP = re.compile(
     r"(?P<stage>\[\d+/\d+\] )?STEP (?P<number>\d+)/(?P<total>\d+)\s?: (?P<instruction>.*)", re.IGNORECASE
 )
-_INSTRUCTION = re.compile(r"(?:FROM|ARG|COPY|RUN|ENV|WORKDIR|USER|EXPOSE|STOPSIGNAL|HEALTHCHECK|ENTRYPOINT)\b")
+_INSTRUCTION = re.compile(r"(?:FROM|ARG|LABEL|COPY|RUN|ENV|WORKDIR|USER|EXPOSE|STOPSIGNAL|HEALTHCHECK|ENTRYPOINT)\b")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Recipe:
 
     files: Mapping[str, bytes]
     arguments: Mapping[str, str]
+    unhashed_certificates: bytes = b""
+    """Those that this machine trusts anyway: shells that differ in SSL_CERT_FILE build the same image."""
 
     @property
     def content(self) -> str:
@@ -47,42 +50,93 @@ class Recipe:
         """How many steps a build takes where the runtime does not count them (an ARG before the first FROM is none)."""
         logical_lines = self.files["Containerfile"].decode().replace("\\\n", " ").splitlines()
         instructions = [match[0] for line in logical_lines if (match := _INSTRUCTION.match(line))]
-        return len(instructions) - instructions.index("FROM") + 1  # the label that says what it was built from
+        return (
+            len(instructions) - instructions.index("FROM") + 2
+        )  # labels: what it was built from, and whether its loops are compiled
 
     def archive(self) -> bytes:
         """The build context as a tar archive, without times and owners, so that layers are found again."""
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for path, data in sorted(self.files.items()):
+            host = {"certificates/host.crt": self.unhashed_certificates} if self.unhashed_certificates else {}
+            for path, data in sorted({**self.files, **host}.items()):
                 entry = tarfile.TarInfo(path)
                 entry.size, entry.mode = len(data), 0o644
                 archive.addfile(entry, io.BytesIO(data))
         return buffer.getvalue()
 
 
+class Loops(StrEnum):
+    """Whether the image's inner loops are compiled; the value of its label."""
+
+    COMPILED = "compiled"
+    FALLBACK = "fallback"
+    """They cannot be compiled on this base image."""
+    FALLBACK_FOR_NOW = "fallback-for-now"
+    """Something was missing for a moment: the next build tries again."""
+
+
+_CANNOT_COMPILE = {69: Loops.FALLBACK, 70: Loops.FALLBACK, 75: Loops.FALLBACK_FOR_NOW}
+_UNUSABLE_BASE = {
+    81: "has no python3",
+    82: "has a Python older than 3.11",
+    83: "has a Python without venv (on Debian and Ubuntu it is the package python3-venv)",
+}
+
+
 def recipe(launch: Launch, environment: Mapping[str, str]) -> Recipe:
     """The image of this launch; `environment` is this host's, for proxies and package indexes. Raises Problem."""
     containerfile, service = _sources()
-    files = {"Containerfile": containerfile.read_bytes(), "certificates/extra.crt": _certificates(launch.ca_bundle)}
+    files = {"Containerfile": containerfile.read_bytes()}
     for path in service.rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts and path.suffix not in _MADE_HERE:
             files[f"service/{path.relative_to(service).as_posix()}"] = path.read_bytes()
     indexes = {name: environment[name] for name in _PACKAGE_INDEXES if environment.get(name)}
-    return Recipe(files, {"BASE_IMAGE": launch.base_image, **proxies(environment), **indexes})
+    named = launch.ca_bundle
+    return Recipe(
+        {**files, "certificates/extra.crt": _certificates(named) if named else b""},
+        {"BASE_IMAGE": launch.base_image, **proxies(environment), **indexes},
+        b"" if named else _own_certificates(environment),
+    )
 
 
-def is_up_to_date(images: Images, reference: str, wanted: Recipe) -> bool:
-    """Whether the image is there and was built from this recipe."""
-    return (images.labels(reference) or {}).get(CONTENT_LABEL) == wanted.content
+def up_to_date_loops(images: Images, reference: str, wanted: Recipe) -> Loops | None:
+    """Whether the loops of the image are compiled; None if it is not there or was built from another recipe."""
+    labels = images.labels(reference) or {}
+    if labels.get(CONTENT_LABEL) != wanted.content:
+        return None
+    return next((loops for loops in Loops if loops == labels.get(LOOPS_LABEL)), None)
 
 
-def image_build(launch: Launch, wanted: Recipe) -> ImageBuild:
+def image_build(launch: Launch, wanted: Recipe, loops: Loops) -> ImageBuild:
+    """The build of an image whose loops are compiled, or are not."""
+    compiled = loops is Loops.COMPILED
     return ImageBuild(
         reference=launch.image,
         context=wanted.archive(),
-        arguments=wanted.arguments,
-        labels={CONTENT_LABEL: wanted.content},
+        arguments={**wanted.arguments, "LOOPS": "compiled" if compiled else "fallback"},
+        labels={CONTENT_LABEL: wanted.content, LOOPS_LABEL: loops},
+        pull=launch.pull and compiled,
+        host_network=any(on_loopback(wanted.arguments.get(name, "")) for name in PROXY_VARIABLES),
     )
+
+
+def loops_without_compiler(failure: BuildFailed) -> Loops | None:
+    """What a build that failed should be repeated as; None if it failed for another reason."""
+    return _CANNOT_COMPILE.get(failure.exit_code or 0)
+
+
+def explained(failure: BuildFailed, launch: Launch, *, fetches_base: bool, last_lines: tuple[str, ...]) -> BuildFailed:
+    """The failure in words that name the base image, where that is the cause."""
+    code = failure.exit_code
+    what, remedy = failure.what, failure.remedy
+    if code in _UNUSABLE_BASE:
+        what = f"The base image {launch.base_image} {_UNUSABLE_BASE[code]}."
+        remedy = "Name one with Python 3.11 or newer and its venv: --base-image"
+    elif fetches_base:
+        what = f"The base image {launch.base_image} cannot be fetched. {failure.what}"
+        remedy = "Name one that can, with Python 3.11 or newer: --base-image; kvcache doctor checks it."
+    return BuildFailed(what, remedy, last_lines, code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +170,7 @@ def _sources() -> tuple[Path, Path]:
     )
 
 
-def _certificates(bundle: Path | None) -> bytes:
-    if bundle is None:
-        return b""
+def _certificates(bundle: Path) -> bytes:
     try:
         data = bundle.read_bytes()
     except OSError as error:
@@ -126,3 +178,11 @@ def _certificates(bundle: Path | None) -> bytes:
     if b"-----BEGIN CERTIFICATE-----" not in data:
         raise Problem(f"--ca-bundle: {bundle} holds no certificate in PEM form.", "Name a file with one or more.")
     return data
+
+
+def _own_certificates(environment: Mapping[str, str]) -> bytes:
+    """Those of SSL_CERT_FILE, which a machine behind an intercepting proxy has; none if it cannot be read."""
+    try:
+        return Path(environment["SSL_CERT_FILE"]).read_bytes()
+    except (KeyError, OSError):
+        return b""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.base import RuntimeKind
@@ -31,6 +34,7 @@ _RESERVED = {
     "HF_TOKEN": "HF_TOKEN=… in front of the command, so that nobody reads it in `inspect`",
     "HF_TOKEN_PATH": "HF_TOKEN_PATH=… in front of the command",
     "CONTAINER_ENV": "nothing: it is always set",
+    "INSTANCE_ID": "nothing: it is always set",
 }
 
 
@@ -59,17 +63,28 @@ class Launch:
     environment: Mapping[str, str] = field(default_factory=dict)
     ca_bundle: Path | None = None
     build: bool | None = None
+    pull: bool = False
     timeout: float = 30.0
     cpus: float | None = None
     memory: int | None = None
     detach: bool = False
     token: str | None = field(default=None, repr=False)
+    instance: str = field(default_factory=lambda: uuid4().hex)
+    """Names this one launch, so that no other program that answers on the port is taken for its service."""
     engines_beside: bool = False
     """Whether the engines run where the service does, so that loopback in `zmq_endpoint` is the container's own."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
         _ = self.endpoints
+        _check_url(self.hf_endpoint)
+        try:
+            ip_address(self.publish_address)
+        except ValueError:
+            raise UsageError(
+                f"--publish-address: {self.publish_address!r} is not an IP address.",
+                "Examples: 127.0.0.1, 0.0.0.0, ::1",
+            ) from None
         for option, folder in (("--models-dir", self.models_dir), ("--ca-bundle", self.ca_bundle)):
             if folder is not None and not folder.exists():
                 raise UsageError(f"{option}: {folder} does not exist.", "Name one that does.")
@@ -85,6 +100,16 @@ class Launch:
             raise UsageError(
                 f"--zmq-endpoint: {error}.", "Example: tcp://10.0.0.7:5557,replay=tcp://10.0.0.7:5558"
             ) from None
+
+
+def _check_url(hub: str) -> None:
+    try:
+        url = urlsplit(hub)
+        valid = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UsageError(f"--hf-endpoint: {hub!r} is not a URL.", "Example: https://huggingface.co")
 
 
 def check_name(name: str) -> None:

@@ -58,8 +58,9 @@ BaseImage = Annotated[
 CaBundle = Annotated[
     Path | None,
     typer.Option(
-        envvar=["KVCACHE_CA_BUNDLE", "SSL_CERT_FILE"],
-        help="Certificates (PEM) to trust beside the image's own, while building and serving.",
+        envvar="KVCACHE_CA_BUNDLE",
+        help="Certificates (PEM) to trust beside the image's own, while building and serving; "
+        "those of SSL_CERT_FILE if left out.",
     ),
 ]
 Build = Annotated[
@@ -70,6 +71,10 @@ Build = Annotated[
         help="Build even if nothing changed, or never build.",
         show_default="build what changed",
     ),
+]
+Pull = Annotated[
+    bool,
+    typer.Option("--pull", envvar="KVCACHE_PULL", help="Build on the newest base image of that name."),
 ]
 Model = Annotated[
     str,
@@ -190,6 +195,7 @@ class LaunchOptions:
     base_image: BaseImage = DEFAULTS.base_image
     ca_bundle: CaBundle = None
     build: Build = None
+    pull: Pull = False
     model: Model = DEFAULTS.model
     models_dir: ModelsDir = None
     hf_cache: HfCache = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ from orchestrator.errors import Problem, UsageError
 
 def run_command(run: Callable[[], int | None], *, debug: bool) -> None:
     """Runs a command and turns its problem into two lines and an exit code; `run` may give another code than 0."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = run()
     except Problem as problem:

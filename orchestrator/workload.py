@@ -6,16 +6,20 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.endpoints import ports_to_publish, seen_from_container
-from orchestrator.errors import Problem, UsageError
-from orchestrator.host.hub_token import write_token_file
+from orchestrator.endpoints import seen_from_container
+from orchestrator.errors import Problem
 from orchestrator.host.identity import identity, refuse_unreadable
 from orchestrator.host.ownership import Owner
+from orchestrator.host.secrets import write_secret
 from orchestrator.host.state import make_service_folder
 from orchestrator.launch import Launch
+from orchestrator.proxies import has_password, proxies
+from orchestrator.proxies import seen_from_container as in_container
+from orchestrator.publishing import ports
 from orchestrator.runtimes.base import (
     ADDRESS_LABEL,
     HOST_NAME,
+    INSTANCE_LABEL,
     MODEL_LABEL,
     NAME_LABEL,
     OWNER_LABEL,
@@ -28,14 +32,13 @@ from orchestrator.runtimes.base import (
     Workload,
 )
 from service.contract.endpoints import format_endpoints
+from service.contract.secret_environment import VARIABLE, dump
 
 _MODELS = "/models"
 _HUB_CACHE = "/cache/huggingface"
 _TOKEN = "/run/secrets/hf-token"  # noqa: S105 - a path
+_SECRET_ENVIRONMENT = "/run/secrets/environment"  # noqa: S105 - a path
 HUB_CACHE_VOLUME = "kvcache-huggingface"
-PROXY_VARIABLES = tuple(
-    variant for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY") for variant in (name, name.lower())
-)
 
 
 def prepare(launch: Launch, runtime: ContainerRuntime) -> Workload:
@@ -43,14 +46,16 @@ def prepare(launch: Launch, runtime: ContainerRuntime) -> Workload:
 
     Raises Problem where the runtime could not give the service what the launch promises.
     """
-    token = write_token_file(make_service_folder(runtime.kind, launch.name), launch.token) if launch.token else None
+    token = None
+    if launch.token:
+        token = write_secret(make_service_folder(runtime.kind, launch.name), "hf-token", launch.token)
     if runtime.kind is RuntimeKind.PROCESS:
         return _as_child(launch, token)
     found = _in_container(launch, token, runtime)
     if runtime.machine and found.mounts:
         raise Problem(
             f"The runtime is on another machine, {runtime.machine}, which cannot mount {found.mounts[0].source}.",
-            "Leave out --models-dir, --hf-cache and the token, or use a runtime of this machine.",
+            "Leave out --models-dir, --hf-cache, the token and passwords of proxies, or use a runtime of this machine.",
         )
     return found
 
@@ -61,13 +66,15 @@ def _labels(launch: Launch, address: str) -> dict[str, str]:
         MODEL_LABEL: launch.model,
         ADDRESS_LABEL: address,
         PORT_LABEL: str(launch.port),
+        INSTANCE_LABEL: launch.instance,
         **({} if launch.detach else {OWNER_LABEL: str(Owner.this_process())}),
     }
 
 
-def _settings(launch: Launch) -> dict[str, str]:
+def _settings(launch: Launch, proxy: Mapping[str, str]) -> dict[str, str]:
     return {
         "CONTAINER_ENV": "true",
+        "INSTANCE_ID": launch.instance,
         "MODEL_NAME": launch.model,
         "ZMQ_ENDPOINT": launch.zmq_endpoint,
         "ZMQ_TOPIC": launch.zmq_topic,
@@ -75,18 +82,13 @@ def _settings(launch: Launch) -> dict[str, str]:
         "BLOCK_SIZE": str(launch.block_size),
         "HTTP_PORT": str(launch.port),
         "HF_ENDPOINT": launch.hf_endpoint,
-        **proxies(os.environ),
+        **proxy,
         **launch.environment,
     }
 
 
-def proxies(environment: Mapping[str, str]) -> dict[str, str]:
-    """The proxies by which this machine reaches the outside, for what runs and is built on it."""
-    return {name: environment[name] for name in PROXY_VARIABLES if environment.get(name)}
-
-
 def _as_child(launch: Launch, token: Path | None) -> Workload:
-    environment = {**_settings(launch), "HTTP_HOST": launch.publish_address}
+    environment = {**_settings(launch, proxies(os.environ)), "HTTP_HOST": launch.publish_address}
     for variable, path in (("MODELS_DIR", launch.models_dir), ("HF_HOME", launch.hf_cache), ("HF_TOKEN_PATH", token)):
         if path is not None:
             environment[variable] = str(path.resolve())
@@ -106,8 +108,10 @@ def _in_container(launch: Launch, token: Path | None, runtime: ContainerRuntime)
         hf_cache=launch.hf_cache,
     )
     mounts = []
+    proxy = in_container(proxies(os.environ), HOST_NAME)
+    secret = {name: value for name, value in proxy.items() if has_password(value)}
     environment = {
-        **_settings(launch),
+        **_settings(launch, {name: value for name, value in proxy.items() if name not in secret}),
         "ZMQ_ENDPOINT": launch.zmq_endpoint if launch.engines_beside else _seen_from_container(launch),
         "HTTP_HOST": "0.0.0.0",  # noqa: S104 - of the container, of which one port is published
         "MODELS_DIR": _MODELS,
@@ -118,6 +122,10 @@ def _in_container(launch: Launch, token: Path | None, runtime: ContainerRuntime)
         mounts.append(Mount(launch.models_dir.resolve(), _MODELS, read_only=True))
     if launch.hf_cache:
         mounts.append(Mount(launch.hf_cache.resolve(), _HUB_CACHE, read_only=False))
+    if secret:
+        file = write_secret(make_service_folder(runtime.kind, launch.name), "environment", dump(secret))
+        environment[VARIABLE] = _SECRET_ENVIRONMENT
+        mounts.append(Mount(file, _SECRET_ENVIRONMENT, read_only=True, private=True))
     if token:
         environment["HF_TOKEN_PATH"] = _TOKEN
         mounts.append(Mount(token, _TOKEN, read_only=True, private=True))
@@ -126,7 +134,7 @@ def _in_container(launch: Launch, token: Path | None, runtime: ContainerRuntime)
         image=launch.image,
         labels=_labels(launch, service_address(launch, runtime)),
         environment=environment,
-        publications=tuple(Publication(launch.publish_address, port) for port in ports(launch)),
+        publications=tuple(Publication(port.address, port.number) for port in ports(launch, runtime.kind)),
         mounts=tuple(mounts),
         volumes=() if launch.hf_cache else (Volume(HUB_CACHE_VOLUME, _HUB_CACHE),),
         user=who.user,
@@ -138,14 +146,6 @@ def _in_container(launch: Launch, token: Path | None, runtime: ContainerRuntime)
 
 def _seen_from_container(launch: Launch) -> str:
     return format_endpoints(seen_from_container(launch.endpoints, HOST_NAME))
-
-
-def ports(launch: Launch) -> list[int]:
-    """Ports that a container of this launch takes; raises UsageError if two of them are one."""
-    taken = [launch.port, *ports_to_publish(launch.endpoints)]
-    if twice := [port for port in taken if taken.count(port) > 1]:
-        raise UsageError(f"Port {twice[0]} is wanted twice.", "Give --port and each bound --zmq-endpoint its own.")
-    return taken
 
 
 def service_address(launch: Launch, runtime: ContainerRuntime) -> str:

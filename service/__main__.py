@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from service.commands import TOOLS, run_tool
+from service.contract.secret_environment import load
 from service.contract.settings import Settings, SettingsError
 
 _RUN_KVCACHE_UP = """\
@@ -28,11 +29,12 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     )
     parser.parse_args(arguments)
     try:
+        os.environ.update(load(environment))  # for libraries that read proxies there
         if not Settings.from_environment({"CONTAINER_ENV": environment.get("CONTAINER_ENV", "")}).container_env:
             print(_RUN_KVCACHE_UP, file=sys.stderr)  # noqa: T201
             return 2
         settings = Settings.from_environment(environment)
-    except SettingsError as error:
+    except (SettingsError, OSError, ValueError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     # Process 1 of a container ignores signals without a handler, and the imports below take half a second.

@@ -17,6 +17,7 @@ from service.api.resources import (
     CHAT_DECODER,
     DOCUMENT,
     INDEX,
+    INSTANCE_ID,
     LIMITS,
     MODELS,
     POOL,
@@ -53,6 +54,7 @@ def create_app(settings: Settings) -> web.Application:
     index, traffic = MemoryIndex(settings.index_max_blocks, settings.token_cache_bytes // 4), Traffic()
     app[LIMITS] = limits
     app[TRAFFIC] = traffic
+    app[INSTANCE_ID] = settings.instance_id
     app[INDEX] = index
     app[SCORER] = Scorer(index, settings.tier_weights, settings.block_size)
     app[CHAT_DECODER] = chat_body_decoder(settings.token_cache_bytes // 4)

@@ -5,18 +5,23 @@ from __future__ import annotations
 from contextlib import closing
 
 from orchestrator.console import Console
-from orchestrator.errors import Problem
+from orchestrator.errors import Problem, RuntimeUnavailable
 from orchestrator.host.state import forget_service
 from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind, Service
-from orchestrator.runtimes.discovery import answering
+from orchestrator.runtimes.discovery import answering, not_found
+from orchestrator.sweep import sweep
 
 GRACE_SECONDS = 10.0
 
 
 def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool = False) -> None:
-    """Stops and removes the service of that name, or all of ours, on every runtime. Idempotent."""
+    """Stops and removes the service of that name, or all of ours, on every runtime. Idempotent.
+
+    Raises Problem when it found nothing and did not reach a runtime that is installed.
+    """
     removed = 0
-    for runtime in answering(kind):
+    silent: list[RuntimeUnavailable] = []
+    for runtime in answering(kind, silent):
         with closing(runtime):
             for service in list(runtime.services()):
                 if every or service.name == name:
@@ -25,6 +30,10 @@ def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool =
                     remove(runtime, service.name)
                     console.step(f"{runtime.kind.noun.capitalize()} removed successfully")
                     removed += 1
+            if every:
+                sweep(runtime, console)
+    if silent and (every or not removed):
+        raise not_found("Nothing to remove elsewhere" if removed else "Nothing to remove", silent)
     if not removed:
         console.step("Nothing to remove" if every else f"Nothing to remove: no service named {name}")
 

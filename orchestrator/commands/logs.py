@@ -7,21 +7,24 @@ from contextlib import closing, suppress
 from datetime import datetime
 
 from orchestrator.console import Console
-from orchestrator.errors import Problem, UsageError
+from orchestrator.errors import Problem, RuntimeUnavailable, UsageError
 from orchestrator.runtimes.base import LogQuery, RuntimeKind
-from orchestrator.runtimes.discovery import answering
+from orchestrator.runtimes.discovery import answering, not_found
 from service.contract.units import parse_seconds
 
 
 def show_logs(name: str, kind: RuntimeKind | None, query: LogQuery, console: Console) -> None:
     """Prints the log of the service of that name; the first runtime that has one counts. Raises Problem if none has."""
-    for runtime in answering(kind):
+    silent: list[RuntimeUnavailable] = []
+    for runtime in answering(kind, silent):
         with closing(runtime):
             service = runtime.find(name)
             if service is not None and service.ours:
                 for line in runtime.logs(name, query):
                     console.line(line)
                 return
+    if silent:
+        raise not_found(f"There is no service named {name}", silent)
     raise Problem(f"There is no service named {name}.", "See kvcache status, or start it: kvcache up")
 
 

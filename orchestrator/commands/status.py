@@ -12,7 +12,9 @@ import typer
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from orchestrator.health import ask
+from orchestrator.console import Console
+from orchestrator.errors import RuntimeUnavailable
+from orchestrator.health import ask, host_and_port
 from orchestrator.readiness import reasons
 from orchestrator.runtimes.base import (
     ADDRESS_LABEL,
@@ -20,6 +22,7 @@ from orchestrator.runtimes.base import (
     OWNER_LABEL,
     PORT_LABEL,
     ContainerRuntime,
+    Health,
     RuntimeKind,
     Service,
 )
@@ -56,9 +59,12 @@ class Status:
 def show_status(kind: RuntimeKind | None, *, as_json: bool) -> None:
     """Prints all services; raises typer.Exit(1) if there is none."""
     found: list[Status] = []
-    for runtime in answering(kind):
+    silent: list[RuntimeUnavailable] = []
+    for runtime in answering(kind, silent):
         with closing(runtime):
             found.extend(_status(runtime, service) for service in runtime.services())
+    for error in silent:
+        Console().warn(f"Not every runtime answers: {error.what}", error.remedy)
     if as_json:
         typer.echo(json.dumps([{**asdict(status), "engine": status.runtime} for status in found], indent=2))
     elif found:
@@ -76,8 +82,8 @@ def _status(runtime: ContainerRuntime, service: Service) -> Status:
         runtime=service.runtime,
         image=service.image,
         state=service.state,
-        health=runtime.confirm_health(service.name) if service.running else service.health,
-        ports=tuple(f"{published.address}:{published.port}" for published in service.publications),
+        health=runtime.confirm_health(service.name) if service.running else Health.UNKNOWN,
+        ports=tuple(host_and_port(published.address, published.port) for published in service.publications),
         uptime=None if service.started_at is None else round(time.time() - service.started_at, 1),
         detached=OWNER_LABEL not in service.labels,
         model=service.labels.get(MODEL_LABEL, ""),
@@ -106,7 +112,7 @@ def _print(status: Status) -> None:
     rows = {
         "runtime": status.runtime,
         "image": status.image or "none",
-        "state": f"{status.state} ({status.health}){_since(status.uptime)}{', detached' if status.detached else ''}",
+        "state": f"{status.state}{_health(status)}{_since(status.uptime)}{', detached' if status.detached else ''}",
         "ports": ", ".join(status.ports) or "none",
         "model": status.model,
         "service": _told(status.report),
@@ -116,6 +122,10 @@ def _print(status: Status) -> None:
     terminal = Terminal(highlight=False, soft_wrap=True)
     terminal.print(status.name, style="bold", markup=False)
     terminal.print(table)
+
+
+def _health(status: Status) -> str:
+    return f" ({status.health})" if status.uptime is not None else ""
 
 
 def _since(uptime: float | None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import Problem
-from orchestrator.runtimes.process import missing_packages
+from orchestrator.runtimes.process import install_command, missing_packages, names_of
 
 _PACKAGES = Path(__file__).resolve().parent.parent.parent
 
@@ -22,8 +22,8 @@ def run_tool(name: str, arguments: Sequence[str]) -> int:
     """
     if missing := missing_packages():
         raise Problem(
-            f"`kvcache {name}` needs the service's half: {', '.join(missing)} not installed.",
-            f"Run: {sys.executable} -m pip install 'kvcache[service]'",
+            f"`kvcache {name}` needs the service's half: {names_of(missing)} not installed.",
+            install_command(missing),
         )
     found = os.pathsep.join(filter(None, (str(_PACKAGES), os.environ.get("PYTHONPATH"))))
     tool = subprocess.Popen(  # noqa: S603 - this Python
@@ -34,6 +34,7 @@ def run_tool(name: str, arguments: Sequence[str]) -> int:
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: tool.terminate()),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, lambda *_: tool.terminate()),
     }
     try:
         code = tool.wait()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from orchestrator.doctor.finding import Finding, ok, problem
+from orchestrator.doctor.finding import Finding, ok, problem, warning
 from orchestrator.errors import Problem
-from orchestrator.image import is_up_to_date, recipe
+from orchestrator.image import Loops, recipe, up_to_date_loops
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import Images
 
@@ -18,8 +18,13 @@ def check_image(launch: Launch, images: Images) -> Iterator[Finding]:
     except Problem as found:
         yield problem("image", found.what, found.remedy)
         return
-    if is_up_to_date(images, launch.image, wanted):
-        yield ok("image", f"{launch.image} is up to date")
+    loops = up_to_date_loops(images, launch.image, wanted)
+    if loops is Loops.COMPILED:
+        yield ok("image", f"{launch.image} is up to date, and its inner loops are compiled")
+        return
+    if loops:
+        again = "`up` tries again" if loops is Loops.FALLBACK_FOR_NOW else "use another --base-image"
+        yield warning("image", f"{launch.image} is up to date, but slower: its inner loops are not compiled", again)
         return
     there = images.labels(launch.image) is not None
     yield ok("image", f"{launch.image} {'is out of date' if there else 'is not there'}; `up` builds it")

@@ -6,11 +6,11 @@ import socket
 from collections.abc import Iterator
 
 from orchestrator.doctor.finding import Finding, ok, problem, warning
-from orchestrator.errors import UsageError
-from orchestrator.host.ports import is_free, listener, listens_on_loopback_only
+from orchestrator.errors import Problem
+from orchestrator.host.ports import listens_on_loopback_only
 from orchestrator.launch import Launch
+from orchestrator.publishing import check_address, ports, taken_ports
 from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
-from orchestrator.workload import ports
 from service.contract.endpoints import HostPort, binds, host_port
 
 _CONNECT_SECONDS = 2.0
@@ -20,22 +20,19 @@ def check_ports(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
     if runtime.machine:
         return
     try:
-        wanted = [launch.port] if runtime.kind is RuntimeKind.PROCESS else ports(launch)
-    except UsageError as error:
-        yield problem("port", error.what, error.remedy)
+        check_address(launch, runtime)
+        wanted = ports(launch, runtime.kind)
+    except Problem as found:
+        yield problem("port", found.what, found.remedy)
         return
+    taken = dict(taken_ports(launch, runtime))
     for port in wanted:
-        holder = runtime.holder_of_port(port)
-        if is_free(launch.publish_address, port):
-            yield ok("port", f"{port} of {launch.publish_address} is free")
-        elif holder == launch.name:
-            yield ok("port", f"{port} of {launch.publish_address} is held by {holder} itself")
+        if port not in taken:
+            yield ok("port", f"{port} is free")
+        elif taken[port] == launch.name:
+            yield ok("port", f"{port} is held by {launch.name} itself")
         else:
-            yield problem(
-                "port",
-                f"{port} of {launch.publish_address} is taken by {holder or listener(port) or 'another user'}",
-                f"Stop it, or choose another: --port {port + 1}",
-            )
+            yield problem("port", f"{port} is taken by {taken[port]}", port.remedy())
 
 
 def check_events(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The Hugging Face token: where it is found, and the file by which a service gets it."""
+"""Where the Hugging Face token of this user is."""
 
 from __future__ import annotations
 
@@ -27,16 +27,3 @@ def _token_file(environment: Mapping[str, str]) -> Path:
     if home := environment.get("HF_HOME"):
         return Path(home).expanduser() / "token"
     return Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "token"
-
-
-def write_token_file(folder: Path, token: str) -> Path:
-    """Writes the token into a folder that only this user can enter, open to all who are given the file itself.
-
-    Mounted by itself it can be read inside by a user of another number, while nobody reaches it from outside.
-    """
-    path = folder / "hf-token"
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(token, encoding="utf-8")
-    path.chmod(0o444)
-    return path

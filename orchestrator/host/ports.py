@@ -11,16 +11,31 @@ import psutil
 
 
 def is_free(address: str, port: int) -> bool:
-    """Whether a service could listen there. True as well when the address is not this machine's: not our question."""
+    """Whether a service could listen there; True as well when the address is not this machine's."""
+    error = _bind(address, port)
+    return error is None or error.errno != errno.EADDRINUSE
+
+
+def is_local(address: str) -> bool:
+    """Whether this machine has the address."""
+    return _bind(address, 0) is None
+
+
+def next_free(address: str, port: int) -> int:
+    """The next higher port on which a service could listen, or the given one if there is none."""
+    return next((other for other in range(port + 1, min(port + 1000, 65536)) if _bind(address, other) is None), port)
+
+
+def _bind(address: str, port: int) -> OSError | None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        # As servers do, so that connections that are only just closed do not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family) as probe:
+            # As servers do, so that connections that were closed a moment ago do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, port))
-        except OSError as error:
-            return error.errno != errno.EADDRINUSE
-    return True
+    except OSError as error:
+        return error
+    return None
 
 
 def listener(port: int) -> str | None:

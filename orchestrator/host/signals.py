@@ -1,4 +1,4 @@
-"""Ctrl+C and SIGTERM, turned into one exception at moments when it is safe to raise."""
+"""Ctrl+C, SIGTERM and SIGHUP (a closed terminal), turned into one exception at moments when it is safe to raise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Mode(Enum):
 
 
 class Signals:
-    """Turns SIGINT and SIGTERM into ShutdownRequested in the main thread, which ends any blocking call there.
+    """Turns SIGINT, SIGTERM and SIGHUP into ShutdownRequested in the main thread, which ends any blocking call there.
 
     It is raised once. Later signals are only counted, so that they do not interrupt cleaning up, except where `armed`
     allows it. Must be entered in the main thread.
@@ -36,7 +36,11 @@ class Signals:
         self._mode = _Mode.RAISE
 
     def __enter__(self) -> Self:
-        self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        # `nohup` has it ignored, and means it.
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        self._previous = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

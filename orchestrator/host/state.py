@@ -1,21 +1,53 @@
-"""Where the host keeps what must outlive one command: a service's token file, a child process's record and log."""
+"""Files that outlive one command: a service's secrets, a child process's record and log, claims of names and ports."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from orchestrator.errors import Problem
 
+_PORTS = "ports"
+
 
 def state_home() -> Path:
-    """The folder of all services, by the XDG base directory specification."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "kvcache"
+    """The folder of all services, by the XDG base directory specification; not made here.
+
+    Where a home is read-only (containers, some CI systems) it is in XDG_RUNTIME_DIR, else in the temporary folder.
+    """
+    wanted = _candidates()
+    return next(filter(_can_write, wanted), wanted[0])
+
+
+def fallback_state_home() -> Path | None:
+    """`state_home()` if it is not the first choice, since that cannot be written."""
+    chosen = state_home()
+    return chosen if chosen != _candidates()[0] else None
+
+
+def _candidates() -> list[Path]:
+    state = os.environ.get("XDG_STATE_HOME")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return [
+        (Path(state) if state else Path.home() / ".local" / "state") / "kvcache",
+        *([Path(runtime) / "kvcache"] if runtime else []),
+        Path(tempfile.gettempdir()) / f"kvcache-{os.getuid()}",
+    ]
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether the folder can be used: it, or the first of its parents that exists, can be written by this user."""
+    there = next(path for path in (folder, *folder.parents) if path.exists() or path == path.parent)
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        return False
+    # In a folder that everybody can write, somebody else may have made it.
+    return there != folder or there.stat().st_uid == os.getuid()
 
 
 def service_folder(runtime: str, name: str) -> Path:
@@ -24,39 +56,87 @@ def service_folder(runtime: str, name: str) -> Path:
 
 
 def make_service_folder(runtime: str, name: str) -> Path:
-    """A service's own folder, made so that nobody but the user can enter."""
+    """A service's own folder, which only this user can enter. Raises Problem."""
     folder = service_folder(runtime, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
     return folder
+
+
+def service_folders(runtime: str) -> list[str]:
+    """Names of the services of a runtime that have a folder."""
+    return sorted(path.name for path in (state_home() / runtime).glob("*") if path.is_dir())
 
 
 @contextmanager
 def claim(runtime: str, name: str) -> Iterator[None]:
-    """Lets one process of this user at a time start a service of that name; raises Problem if another is at it."""
-    path = state_home() / runtime / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path, name):
+    """Lets one process of this user at a time start a service of that name. Raises Problem if another is at it."""
+    busy = Problem(
+        f"Another `kvcache up` is starting a service named {name}.", "Wait for it, or choose another --name."
+    )
+    with _locked(state_home() / runtime / f"{name}.lock", busy):
+        yield
+
+
+@contextmanager
+def claim_ports(ports: Iterable[int], free: Callable[[int], int]) -> Iterator[None]:
+    """Lets one process of this user at a time start a service on these ports. Raises Problem if another is at it.
+
+    `free` gives a port to offer instead of a taken one.
+    """
+    with ExitStack() as stack:
+        for port in sorted(ports):
+            busy = Problem(
+                f"Another `kvcache up` is starting a service on port {port}.",
+                f"Wait for it, or choose another port: kvcache up --port {free(port)}",
+            )
+            stack.enter_context(_locked(state_home() / _PORTS / f"{port}.lock", busy))
+        yield
+
+
+def remove_stale_locks() -> None:
+    """Removes lock files of processes that were killed."""
+    for path in state_home().glob("*/*.lock"):
+        with suppress(Problem), _locked(path, Problem("", "")):
+            pass
+
+
+@contextmanager
+def _locked(path: Path, busy: Problem) -> Iterator[None]:
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(path, busy):
         try:
             yield
         finally:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
-def _locked(path: Path, name: str) -> IO[bytes]:
+def _lock(path: Path, busy: Problem) -> IO[bytes]:
     while True:
-        file = path.open("wb")
+        with _writing(path):
+            file = path.open("wb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise Problem(
-                f"Another `kvcache up` is starting a service named {name}.", "Wait for it, or choose another --name."
-            ) from None
-        # Whoever had it before may have removed the file in between.
+            raise busy from None
+        # The process that had it before may have removed the file in between.
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Problem(
+            f"{path} cannot be written: {error.strerror or error}.",
+            "Name a folder that can, in XDG_STATE_HOME; what a service needs between commands is kept there.",
+        ) from error
 
 
 def forget_service(runtime: str, name: str) -> None:

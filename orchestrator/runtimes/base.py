@@ -17,7 +17,10 @@ OWNER_LABEL = "io.kvcache.owner"
 MODEL_LABEL = "io.kvcache.model"
 ADDRESS_LABEL = "io.kvcache.address"
 PORT_LABEL = "io.kvcache.port"
+INSTANCE_LABEL = "io.kvcache.instance"
 CONTENT_LABEL = "io.kvcache.content"
+LOOPS_LABEL = "io.kvcache.loops"
+STAGE_LABEL = "io.kvcache.stage"
 
 # The name by which a container reaches this machine: Podman's own, which Docker is given too.
 HOST_NAME = "host.containers.internal"
@@ -96,7 +99,10 @@ class Service:
     state: str
     running: bool
     health: Health
+    paused: bool = False
     exit_code: int | None = None
+    out_of_memory: bool = False
+    """Whether the kernel ended it because it used more memory than it may."""
     started_at: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     publications: tuple[Publication, ...] = ()
@@ -119,6 +125,10 @@ class ImageBuild:
     context: bytes
     arguments: Mapping[str, str]
     labels: Mapping[str, str]
+    pull: bool = False
+    """Whether to ask the registry for a newer base image under the same name."""
+    host_network: bool = False
+    """Whether steps use this machine's network, as they must to reach a proxy on its loopback."""
 
 
 class Images(Protocol):
@@ -176,6 +186,10 @@ class ContainerRuntime(Protocol):
         """The name of what publishes this host port through this runtime."""
         ...
 
+    def refusal_of_address(self, address: str) -> str | None:
+        """Why this runtime cannot publish ports on an IP address; None if it can."""
+        ...
+
     def start(self, workload: Workload) -> None:
         """Starts the service. After an error nothing of it is left."""
         ...
@@ -201,6 +215,14 @@ class ContainerRuntime(Protocol):
 
     def remove(self, name: str) -> None:
         """Removes the service, running or not, and all that only it used. Nothing happens if it is not there."""
+        ...
+
+    def remove_leftovers(self) -> None:
+        """Removes what builds of ours that were killed left behind."""
+        ...
+
+    def revive(self) -> None:
+        """Starts anew what was started for the connection, if that has ended. Raises RuntimeUnavailable."""
         ...
 
     def close(self) -> None:

@@ -26,25 +26,36 @@ def choose(kind: RuntimeKind | None) -> Choice:
         try:
             runtime = connect(candidate)
         except RuntimeUnavailable as error:
-            refused.append(error.what)
+            refused.append(error.what.rstrip("."))
         else:
-            return Choice(runtime, " ".join([*refused, "It answers."]) if refused else "the first that answers")
+            return Choice(runtime, "; ".join(["the first that answers", *refused]))
     raise Problem(
-        f"There is nothing to run the service on. {' '.join(refused)}",
+        f"There is nothing to run the service on. {'. '.join(refused)}.",
         "Install Podman (https://podman.io/docs/installation); or, to do without: pip install 'kvcache[service]'",
     )
 
 
-def answering(kind: RuntimeKind | None) -> Iterator[ContainerRuntime]:
-    """Every runtime that answers, or the one asked for (then raises RuntimeUnavailable if it does not)."""
+def answering(kind: RuntimeKind | None, silent: list[RuntimeUnavailable] | None = None) -> Iterator[ContainerRuntime]:
+    """Every runtime that answers, or the one asked for (then raises RuntimeUnavailable if it does not).
+
+    Errors of those that are installed and do not answer are appended to `silent`: what they run is not known.
+    """
     if kind is not None:
         yield connect(kind)
         return
     for candidate in RuntimeKind:
         try:
             yield connect(candidate)
-        except RuntimeUnavailable:
-            continue
+        except RuntimeUnavailable as error:
+            if silent is not None and error.installed:
+                silent.append(error)
+
+
+def not_found(what: str, silent: list[RuntimeUnavailable]) -> Problem:
+    """A problem that names the runtimes that are installed and did not answer, where the service may be."""
+    return Problem(
+        f"{what}, but not every runtime answers: {' '.join(error.what for error in silent)}", silent[0].remedy
+    )
 
 
 def connect(kind: RuntimeKind) -> ContainerRuntime:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import docker
@@ -15,10 +18,11 @@ from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import LogConfig
 
-from orchestrator.errors import BuildFailed, Problem, RuntimeUnavailable, cause_of
+from orchestrator.errors import Problem, RuntimeUnavailable, cause_of
 from orchestrator.runtimes.base import (
     HOST_NAME,
     NAME_LABEL,
+    STAGE_LABEL,
     Health,
     ImageBuild,
     Images,
@@ -28,6 +32,7 @@ from orchestrator.runtimes.base import (
     Service,
     Workload,
 )
+from orchestrator.runtimes.build_output import output_lines
 from orchestrator.runtimes.hardening import LOG_BYTES, docker_restrictions
 from orchestrator.runtimes.inspection import service_from, wait_gone
 from orchestrator.runtimes.remote import remote_machine
@@ -60,7 +65,13 @@ class Docker:
         except (DockerException, requests.RequestException, OSError) as error:
             raise RuntimeUnavailable(
                 f"Docker does not answer at {where}: {cause_of(error)}",
-                "Start it (`sudo systemctl start docker`, or Docker Desktop), or see what `docker info` says.",
+                _remedy(error),
+                installed=_is_installed(where),
+            ) from error
+        except ImportError as error:
+            raise RuntimeUnavailable(
+                f"Docker cannot be reached at {where}: the Python package {error.name} is not installed.",
+                f"Run: {sys.executable} -m pip install {error.name}",
             ) from error
 
     @property
@@ -90,6 +101,9 @@ class Docker:
             for container in self._client.api.containers(filters={"publish": str(port)}):
                 return str(container["Names"][0]).lstrip("/")
         return None
+
+    def refusal_of_address(self, address: str) -> str | None:
+        return None  # docker-proxy listens on any address
 
     def start(self, workload: Workload) -> None:
         with _errors("start the container"):
@@ -126,7 +140,10 @@ class Docker:
     def stop(self, name: str, grace: float) -> None:
         if (service := self.find(name)) and service.ours and service.running:
             with _errors("stop the container"):
-                self._client.containers.get(name).stop(timeout=round(grace))
+                container = self._client.containers.get(name)
+                if service.paused:
+                    container.unpause()  # else it could not handle the signal
+                container.stop(timeout=round(grace))
 
     def remove(self, name: str) -> None:
         if (service := self.find(name)) and service.ours:
@@ -136,6 +153,12 @@ class Docker:
                 except APIError:
                     if not wait_gone(lambda: self.find(name) is None):  # somebody else may be removing it
                         raise
+
+    def remove_leftovers(self) -> None:
+        """The daemon ends a build, and removes its container, when its client is gone."""
+
+    def revive(self) -> None:
+        """Nothing was started: a daemon that comes back is reached through the same connection."""
 
     def close(self) -> None:
         self._client.close()
@@ -159,6 +182,7 @@ class DockerImages:
             before = self._identity(build.reference)
             yield from self._output(build)
             self._remove_unused(before)
+            self._remove_old_stages()
 
     def refusal(self, reference: str) -> str | None:
         if self.labels(reference) is not None:
@@ -181,15 +205,15 @@ class DockerImages:
                 tag=build.reference,
                 buildargs=dict(build.arguments),
                 labels=dict(build.labels),
+                pull=build.pull,
+                network_mode="host" if build.host_network else None,
                 rm=True,
                 forcerm=True,
                 decode=True,
                 timeout=_BUILD_SECONDS,
             )
             for message in messages:
-                if error := message.get("error"):
-                    raise BuildFailed(f"The image does not build: {error.strip()}", "Its last lines are above.")
-                yield from message.get("stream", "").splitlines()
+                yield from output_lines(message)
         finally:
             hooks.remove(note)
             # The daemon ends a build, and the container that it runs, when nobody listens to it.
@@ -201,6 +225,12 @@ class DockerImages:
             return self._client.images.get(reference).id
         except ImageNotFound:
             return None
+
+    def _remove_old_stages(self) -> None:
+        """Removes build stages of earlier builds; the last one stays, since its layers make the next build quick."""
+        stages = self._client.images.list(filters={"dangling": True, "label": STAGE_LABEL})
+        for image in sorted(stages, key=lambda image: str(image.attrs["Created"]))[:-1]:
+            self._remove_unused(image.id)
 
     def _remove_unused(self, identity: str | None) -> None:
         if identity is None:
@@ -234,6 +264,21 @@ def _creation(workload: Workload) -> dict[str, Any]:
 
 def _options(mount: Mount) -> str:
     return f"{'ro' if mount.read_only else 'rw'},{'Z' if mount.private else 'z'}"
+
+
+def _remedy(error: Exception) -> str:
+    if "Permission denied" in cause_of(error):
+        return (
+            "Let this user use it: sudo usermod -aG docker $USER, and log in again; or use rootless Docker or Podman."
+        )
+    return "Start it (`sudo systemctl start docker`, or Docker Desktop), or see what `docker info` says."
+
+
+def _is_installed(where: str) -> bool:
+    """Whether a Docker that does not answer is expected to: it is asked for, or its command or socket is there."""
+    socket = where.removeprefix("unix://")
+    asked = bool(os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT"))
+    return asked or shutil.which("docker") is not None or (socket.startswith("/") and Path(socket).exists())
 
 
 def _where() -> str:

@@ -14,16 +14,20 @@ def service_from(attributes: Mapping[str, Any], runtime: RuntimeKind) -> Service
     """Reads the answer of `GET /containers/{name}/json` (Docker API 1.41) or its libpod sister (Podman 4.3)."""
     state = attributes["State"]
     labels = attributes["Config"].get("Labels") or {}
-    running = bool(state.get("Running"))
+    status = state.get("Status") or "unknown"
+    paused = status == "paused"
+    running = bool(state.get("Running")) or paused  # Podman says of a paused container that it does not run
     return Service(
         runtime=runtime,
         name=attributes["Name"].lstrip("/"),
         ours=NAME_LABEL in labels,
         image=attributes.get("ImageName") or attributes["Config"].get("Image") or "",
-        state=state.get("Status") or "unknown",
+        state=status,
         running=running,
         health=_health(state),
+        paused=paused,
         exit_code=None if running else state.get("ExitCode"),
+        out_of_memory=not running and bool(state.get("OOMKilled")),
         started_at=_moment(state.get("StartedAt")) if running else None,
         labels=labels,
         publications=_publications(attributes),

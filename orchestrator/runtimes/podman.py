@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 import requests
@@ -19,6 +20,7 @@ from orchestrator.runtimes.inspection import service_from, wait_gone
 from orchestrator.runtimes.podman_api import PodmanApi, podman_errors
 from orchestrator.runtimes.podman_creation import creation
 from orchestrator.runtimes.podman_images import PodmanImages
+from orchestrator.runtimes.podman_leftovers import dead_builders
 from orchestrator.runtimes.podman_service import PodmanService
 from orchestrator.runtimes.remote import remote_machine
 from orchestrator.runtimes.streams import frames, lines, tool_lines
@@ -62,6 +64,7 @@ class Podman:
             raise RuntimeUnavailable(
                 "Podman is not here: there is neither a `podman` command nor an API socket.",
                 "Install Podman (https://podman.io/docs/installation).",
+                installed=False,
             )
         service = PodmanService()
         try:
@@ -99,6 +102,9 @@ class Podman:
             for container in self._client.containers.list():
                 if any(port == mapping.get("host_port") for mapping in container.attrs.get("Ports") or ()):
                     return str(container.name)
+        return None
+
+    def refusal_of_address(self, address: str) -> str | None:
         return None
 
     def start(self, workload: Workload) -> None:
@@ -145,6 +151,8 @@ class Podman:
     def stop(self, name: str, grace: float) -> None:
         if (service := self.find(name)) and service.ours and service.running:
             with podman_errors("stop the container"):
+                if service.paused:
+                    self._client.containers.get(name).unpause()  # else it could not handle the signal
                 self._client.containers.get(name).stop(timeout=round(grace), ignore=True)
 
     def remove(self, name: str) -> None:
@@ -159,6 +167,17 @@ class Podman:
                 except APIError:
                     if not wait_gone(lambda: self.find(name) is None):  # somebody else may be removing it
                         raise
+
+    def remove_leftovers(self) -> None:
+        if self.machine:
+            return
+        with podman_errors("remove builders of builds that were killed"):
+            for builder in dead_builders(Path(self._client.info()["store"]["graphRoot"])):
+                self._client.api.delete(f"/containers/{builder}", params={"force": True}).raise_for_status()
+
+    def revive(self) -> None:
+        if self._service:
+            self._service.revive()
 
     def close(self) -> None:
         self._client.close()

@@ -12,9 +12,11 @@ from typing import Any
 import requests
 from podman.errors import APIError, ImageNotFound
 
-from orchestrator.errors import BuildFailed
-from orchestrator.runtimes.base import ImageBuild
+from orchestrator.host.ownership import Owner
+from orchestrator.runtimes.base import STAGE_LABEL, ImageBuild
+from orchestrator.runtimes.build_output import output_lines
 from orchestrator.runtimes.podman_api import PodmanApi, podman_errors
+from orchestrator.runtimes.podman_leftovers import OWNER_ARGUMENT
 from orchestrator.runtimes.podman_service import PodmanService
 
 # Podman's own OCI format has no place for a health check.
@@ -53,6 +55,7 @@ class PodmanImages:
             if service and service is not self._service:
                 service.close()
         self._remove_unused(before)
+        self._remove_old_stages()
 
     def refusal(self, reference: str) -> str | None:
         if self._get(reference) is not None:
@@ -62,6 +65,13 @@ class PodmanImages:
         except (APIError, requests.RequestException) as error:
             return getattr(error, "explanation", None) or str(error)
         return None
+
+    def _remove_old_stages(self) -> None:
+        """Removes build stages of earlier builds; the last one stays, since its layers make the next build quick."""
+        with podman_errors("list images"):
+            stages = self._client.images.list(filters={"dangling": True, "label": STAGE_LABEL})
+        for image in sorted(stages, key=lambda image: int(image.attrs["Created"]))[:-1]:
+            self._remove_unused(image)
 
     def _remove_unused(self, before: Any) -> None:
         if before is None:
@@ -81,12 +91,14 @@ def _build_output(client: Any, build: ImageBuild, service: PodmanService | None)
         params={
             "dockerfile": "Containerfile",
             "t": build.reference,
-            "buildargs": json.dumps(dict(build.arguments)),
+            "buildargs": json.dumps({**build.arguments, OWNER_ARGUMENT: str(Owner.this_process())}),
             "labels": json.dumps(dict(build.labels)),
             "outputformat": _DOCKER_FORMAT,
             "layers": True,
             "rm": True,
             "forcerm": True,
+            **({"pull": True} if build.pull else {}),
+            **({"networkmode": "host"} if build.host_network else {}),
         },
         data=build.context,
         headers={"Content-Type": "application/x-tar"},
@@ -102,9 +114,7 @@ def _build_output(client: Any, build: ImageBuild, service: PodmanService | None)
             if isinstance(line, requests.RequestException):
                 raise line
             message = json.loads(line)
-            if error := message.get("error"):
-                raise BuildFailed(f"The image does not build: {error.strip()}", "Its last lines are above.")
-            yield from message.get("stream", "").splitlines()
+            yield from output_lines(message)
     finally:
         if service:
             service.end_build(reader)

@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable
@@ -21,8 +20,8 @@ import psutil
 
 from orchestrator.errors import RuntimeUnavailable
 from orchestrator.runtimes import tether
+from orchestrator.runtimes.podman_leftovers import make_folder, remove_dead_folders
 
-_PREFIX = "kvcache-podman-"
 _SOCKET = "podman.sock"
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
@@ -32,24 +31,37 @@ class PodmanService:
     """`podman system service` on a socket that only this user reaches; ends with us even if we are killed."""
 
     def __init__(self) -> None:
-        _sweep()
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        remove_dead_folders()
+        self._folder = make_folder()
         self._socket = self._folder / _SOCKET
         self._output = self._folder / "output"
-        command = ["podman", "system", "service", "--time=0", f"unix://{self._socket}"]
-        with self._output.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-IS", tether.__file__, str(os.getpid()), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self._process = self._start()
         try:
             self._wait_until_it_listens()
         except BaseException:
             self.close()
             raise
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = ["podman", "system", "service", "--time=0", f"unix://{self._socket}"]
+        with self._output.open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-IS", tether.__file__, str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                # Builds leave folders here when they are killed; so they are removed with ours.
+                env={**os.environ, "TMPDIR": str(self._folder)},
+            )
+
+    def revive(self) -> None:
+        """Starts it again if it has ended. Raises RuntimeUnavailable."""
+        if self._process.poll() is not None:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._socket.unlink(missing_ok=True)
+            self._process = self._start()
+            self._wait_until_it_listens()
 
     @property
     def url(self) -> str:
@@ -110,11 +122,3 @@ def _kill_innermost(processes: Iterable[psutil.Process]) -> None:
 def _listens(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
-
-
-def _sweep() -> None:
-    """Removes what a `kvcache` of this user that was killed left behind."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,11 +19,11 @@ from typing import IO, Any, Self
 import psutil
 
 from orchestrator.errors import Problem, RuntimeUnavailable
-from orchestrator.health import answers
+from orchestrator.health import Answer, who_answers
 from orchestrator.host.ownership import process
 from orchestrator.host.state import forget_service, make_service_folder, service_folder, state_home
 from orchestrator.runtimes import tether
-from orchestrator.runtimes.base import Health, LogQuery, Publication, RuntimeKind, Service, Workload
+from orchestrator.runtimes.base import INSTANCE_LABEL, Health, LogQuery, Publication, RuntimeKind, Service, Workload
 from orchestrator.runtimes.log_file import read_log
 from orchestrator.runtimes.streams import tool_lines
 
@@ -80,8 +80,9 @@ class Processes:
         """Always there; raises RuntimeUnavailable when the service's own dependencies are not installed."""
         if missing := missing_packages():
             raise RuntimeUnavailable(
-                f"The service cannot run in this Python: {', '.join(missing)} not installed.",
-                f"Run: {sys.executable} -m pip install 'kvcache[service]'",
+                f"The service cannot run in this Python: {names_of(missing)} not installed.",
+                install_command(missing),
+                installed=False,
             )
         return cls()
 
@@ -112,10 +113,15 @@ class Processes:
         )
 
     def _health(self, record: _Record) -> Health:
-        return Health.HEALTHY if answers(record.address, record.ports[0]) else Health.STARTING
+        instance = record.labels.get(INSTANCE_LABEL, "")
+        answer = who_answers(record.address, record.ports[0], instance)
+        return Health.HEALTHY if answer is Answer.OURS else Health.STARTING
 
     def holder_of_port(self, port: int) -> str | None:
         return next((service.name for service in self.services() if service.running and _has(service, port)), None)
+
+    def refusal_of_address(self, address: str) -> str | None:
+        return None
 
     def start(self, workload: Workload) -> None:
         folder = make_service_folder(self.kind, workload.name)
@@ -190,6 +196,12 @@ class Processes:
             child.wait()
         forget_service(self.kind, name)
 
+    def remove_leftovers(self) -> None:
+        """Nothing is built."""
+
+    def revive(self) -> None:
+        """Nothing was started."""
+
     def close(self) -> None:
         """Nothing was opened; a detached service runs on."""
 
@@ -207,7 +219,7 @@ def _pieces(output: IO[bytes], errors: IO[bytes]) -> Iterator[tuple[bytes | None
 
 
 def missing_packages() -> list[str]:
-    """Distributions that the service needs (the extra `service`) and this Python does not have."""
+    """Requirements of the service (the extra `service`) whose distribution this Python does not have."""
     try:
         required = metadata.requires("kvcache") or ()
     except metadata.PackageNotFoundError:
@@ -217,8 +229,19 @@ def missing_packages() -> list[str]:
         specifier, _, marker = requirement.partition(";")
         name = re.match(r"[\w.-]+", specifier)
         if name and re.fullmatch(r"\s*extra == ['\"]service['\"]\s*", marker) and not _is_installed(name[0]):
-            missing.append(name[0])
+            missing.append(specifier.strip())
     return missing
+
+
+def names_of(requirements: Iterable[str]) -> str:
+    """The distributions of requirements, for people."""
+    return ", ".join(re.split(r"[^\w.-]", requirement)[0] for requirement in requirements)
+
+
+def install_command(requirements: Iterable[str]) -> str:
+    """What to run to have them."""
+    wanted = " ".join(f"'{requirement}'" for requirement in requirements)
+    return f"Run: {sys.executable} -m pip install {wanted}"
 
 
 def _is_installed(distribution: str) -> bool:

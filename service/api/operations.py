@@ -11,7 +11,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from service.api.errors import ApiError
-from service.api.resources import DOCUMENT, INDEX, MODELS, POOL, READINESS, REGISTRY, RESOLVER
+from service.api.resources import DOCUMENT, INDEX, INSTANCE_ID, MODELS, POOL, READINESS, REGISTRY, RESOLVER
 from service.api.responses import (
     ByTier,
     Forgotten,
@@ -23,6 +23,7 @@ from service.api.responses import (
     Ready,
     json_response,
 )
+from service.contract.http import INSTANCE_HEADER
 from service.events.stream import StreamState
 from service.index.base import Rank, RankBlocks
 
@@ -31,7 +32,8 @@ _STARTED = int(time.time())
 
 async def health(request: web.Request) -> web.Response:
     """Answers OK while the process runs, whether it is ready or not."""
-    return web.Response(text="OK")
+    instance = request.app[INSTANCE_ID]
+    return web.Response(text="OK", headers={INSTANCE_HEADER: instance} if instance else None)
 
 
 async def ready(request: web.Request) -> web.Response:

@@ -24,6 +24,7 @@ RESOLVER = web.AppKey("resolver", PromptResolver)
 SCORER = web.AppKey("scorer", Scorer)
 READINESS = web.AppKey("readiness", Readiness)
 TRAFFIC = web.AppKey("traffic", Traffic)
+INSTANCE_ID = web.AppKey("instance_id", str)
 REGISTRY = web.AppKey("registry", CollectorRegistry)
 DOCUMENT = web.AppKey("document", bytes)
 """The OpenAPI document, as JSON."""

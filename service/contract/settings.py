@@ -98,6 +98,7 @@ class Settings:
     container_env: bool = _setting(
         False, _flag, "set by `kvcache`: this process is the service, not the command on the host"
     )
+    instance_id: str = _setting("", _any_text, "set by `kvcache`: value of the header Kvcache-Instance of GET /health")
 
     model_name: str = _setting(
         "ibm-granite/granite-3.3-2b-instruct", _text, "model of requests and topics that do not name one"

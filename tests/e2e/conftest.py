@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
-            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.timeout(1000))
 
 
 @pytest.fixture(scope="session", params=["podman", "docker"])
@@ -58,7 +58,7 @@ class Running(Up):
         self.command: Command = self.start(
             *options, "--hf-endpoint", "http://127.0.0.1:9", environment={"HF_TOKEN": self.TOKEN}
         )
-        self.command.wait_for("Press Ctrl+C to stop", seconds=240)
+        self.command.wait_for("Press Ctrl+C to stop", seconds=900)
 
 
 @pytest.fixture(scope="session")

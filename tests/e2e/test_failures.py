@@ -95,7 +95,7 @@ def test_a_container_that_dies_while_it_runs_ends_up(make_up: Callable[..., Up],
     done = command.finish()
 
     assert done.code == 1
-    assert "Error: The service ended while it ran, with code 137." in done.output
+    assert "Error: The service was killed while it ran (SIGKILL)." in done.output
     assert up.left() == []
 
 

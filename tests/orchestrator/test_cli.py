@@ -19,8 +19,9 @@ _OPTIONS = {
     "--publish-address": "KVCACHE_PUBLISH_ADDRESS",
     "--image": "KVCACHE_IMAGE",
     "--base-image": "KVCACHE_BASE_IMAGE",
-    "--ca-bundle": "SSL_CERT_FILE",
+    "--ca-bundle": "KVCACHE_CA_BUNDLE",
     "--build": "KVCACHE_BUILD",
+    "--pull": "KVCACHE_PULL",
     "--model": "MODEL_NAME",
     "--models-dir": "KVCACHE_MODELS_DIR",
     "--hf-cache": "KVCACHE_HF_CACHE",
@@ -87,6 +88,7 @@ def test_help_names_every_command(invoke: Invoke) -> None:
         (("up", "--name", "a/b"), "--name: 'a/b' is not a valid name"),
         (("logs", "--since", "yesterday"), "--since: 'yesterday' is not a valid time"),
         (("up", "--zmq-endpoint", "localhost:1"), "--zmq-endpoint: 'localhost:1' must start with tcp://"),
+        (("doctor", "--hf-endpoint", "nonsense"), "--hf-endpoint: 'nonsense' is not a URL"),
         (("no-such-command",), "no-such-command"),
     ],
 )
@@ -136,4 +138,4 @@ def test_doctor_takes_the_options_of_up_with_the_same_meaning(invoke: Invoke) ->
     def options(command: str) -> set[str]:
         return set(re.findall(r"^ +(?:-\w, )?(--[\w-]+)", invoke(command, "--help").output, re.MULTILINE))
 
-    assert options("up") - options("doctor") == {"--build", "--timeout", "--detach", "--quiet"}
+    assert options("up") - options("doctor") == {"--build", "--pull", "--timeout", "--detach", "--quiet"}

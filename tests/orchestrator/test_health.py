@@ -9,15 +9,17 @@ from itertools import islice
 
 import pytest
 
-from orchestrator.health import answers, ask, backoff, url
+from orchestrator.health import Answer, ask, backoff, url, who_answers
 from tests.command import free_port
 
 
 @contextmanager
-def _server(status: int, body: bytes) -> Iterator[int]:
+def _server(status: int, body: bytes, instance: str = "") -> Iterator[int]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
+            if instance:
+                self.send_header("Kvcache-Instance", instance)
             self.end_headers()
             self.wfile.write(body)
 
@@ -34,13 +36,21 @@ def _server(status: int, body: bytes) -> Iterator[int]:
 
 def test_only_ok_is_healthy() -> None:
     with _server(200, b"OK") as port:
-        assert answers("127.0.0.1", port)
-        assert answers("0.0.0.0", port)
+        assert who_answers("127.0.0.1", port, "") is Answer.OURS
+        assert who_answers("0.0.0.0", port, "") is Answer.OURS
     with _server(200, b"Hello") as port:
-        assert not answers("127.0.0.1", port)
+        assert who_answers("127.0.0.1", port, "") is Answer.OTHER
     with _server(503, b"OK") as port:
-        assert not answers("127.0.0.1", port)
-    assert not answers("127.0.0.1", free_port())
+        assert who_answers("127.0.0.1", port, "") is Answer.OTHER
+    assert who_answers("127.0.0.1", free_port(), "") is Answer.NOBODY
+
+
+def test_only_the_instance_that_was_started_is_ours() -> None:
+    with _server(200, b"OK", "abc") as port:
+        assert who_answers("127.0.0.1", port, "abc") is Answer.OURS
+        assert who_answers("127.0.0.1", port, "def") is Answer.OTHER
+    with _server(200, b"OK") as port:
+        assert who_answers("127.0.0.1", port, "abc") is Answer.OTHER
 
 
 def test_what_speaks_no_http_is_not_healthy() -> None:
@@ -53,7 +63,7 @@ def test_what_speaks_no_http_is_not_healthy() -> None:
 
         thread = threading.Thread(target=refuse)
         thread.start()
-        assert not answers("127.0.0.1", server.getsockname()[1])
+        assert who_answers("127.0.0.1", server.getsockname()[1], "") is not Answer.OURS
         thread.join()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -17,7 +19,7 @@ def up(kvcache: Commands) -> Up:
     return Up(kvcache)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_up_says_each_step_and_ctrl_c_removes_what_it_started(up: Up, number: signal.Signals) -> None:
     command = up.start()
     command.wait_for("Press Ctrl+C to stop")
@@ -120,7 +122,7 @@ def test_up_ends_when_its_service_dies(up: Up) -> None:
     done = command.finish()
 
     assert done.code == 1
-    assert "Error: The service ended while it ran, with code -9." in done.output
+    assert "Error: The service was killed while it ran (SIGKILL)." in done.output
     assert up.left() == []
 
 
@@ -167,3 +169,96 @@ def test_a_model_that_is_not_to_be_had_is_told_while_the_service_stays_up(up: Up
     assert "Warning: " in done.output
     assert "some/model" in done.output
     assert up.get("/health") == (200, "OK")
+
+
+def test_another_program_that_takes_the_port_after_the_check_is_not_taken_for_the_service(up: Up) -> None:
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"OK")
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with HTTPServer(("127.0.0.1", up.port), Stranger, bind_and_activate=False) as stranger:
+        stranger.server_bind()  # as long as it does not listen, the port looks free
+        command = up.start()
+        command.wait_for("Cleaning up")
+        wait_until(lambda: "Starting process" in command.output)
+        stranger.server_activate()
+        thread = threading.Thread(target=stranger.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        done = command.finish()
+        stranger.shutdown()
+        thread.join()
+
+    assert done.code == 1, done.output
+    assert "Error: The service ended while it started" in done.output
+    assert "is ready" not in done.output
+    assert not up.folder.exists()
+
+
+def test_of_two_that_want_one_port_exactly_one_comes_up(kvcache: Commands) -> None:
+    one, other = Up(kvcache, "kv-one"), Up(kvcache, "kv-other")
+    other.port = one.port
+    done = [command.finish() for command in (one.start("-d"), other.start("-d"))]
+
+    assert sorted(command.code for command in done) == [0, 1], [command.output for command in done]
+    assert one.get("/health") == (200, "OK")
+    (lost,) = (command.output for command in done if command.code)
+    assert f"on port {one.port}" in lost or f"Port {one.port} of 127.0.0.1 is taken by kv-" in lost
+
+
+def test_a_hung_service_is_noticed_and_so_is_that_it_answers_again(up: Up) -> None:
+    command = up.start()
+    command.wait_for("Press Ctrl+C to stop")
+    up.service.suspend()
+    command.wait_for("Warning: The service does not answer")
+    up.service.resume()
+    command.wait_for("The service answers again")
+    command.interrupt()
+    assert command.finish().code == 0
+
+
+def test_what_a_killed_up_left_on_the_host_is_removed_by_the_next(up: Up, kvcache: Commands) -> None:
+    left = kvcache.state / "process" / "kv-killed"
+    left.mkdir(parents=True)
+    (left / "hf-token").touch()
+    (kvcache.state / "process" / "kv-killed.lock").touch()
+
+    assert up.run("-d").code == 0
+    assert sorted(path.name for path in (kvcache.state / "process").iterdir()) == [up.name]
+
+
+def test_a_bound_port_of_events_is_checked_too_and_its_option_named(up: Up) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        port = server.getsockname()[1]
+        done = up.kvcache.run(*up.arguments(), "--zmq-endpoint", f"tcp://*:{port}")
+
+    assert done.code == 1
+    assert f"Error: Port {port} of 0.0.0.0 is taken by" in done.output
+    assert "--zmq-endpoint, such as tcp://*:" in done.output
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "said"),
+    [
+        ("nonsense", 2, "'nonsense' is not an IP address"),
+        ("192.0.2.1", 1, "192.0.2.1 is not an address of this machine"),
+    ],
+)
+def test_an_address_on_which_nothing_can_be_published_is_refused(up: Up, address: str, code: int, said: str) -> None:
+    done = up.run("--publish-address", address)
+    assert (done.code, said in done.output) == (code, True), done.output
+    assert "Starting process" not in done.output
+
+
+def test_an_ipv6_address_is_shown_in_brackets(up: Up) -> None:
+    done = up.run("-d", "--publish-address", "::1")
+    if "not an address of this machine" in done.output:
+        pytest.skip("this machine has no IPv6")
+    assert done.code == 0, done.output
+    assert f"http://localhost:{up.port}/score" in done.output
+    shown = up.kvcache.run("status", "--runtime", "process").output
+    assert f"[::1]:{up.port}" in shown

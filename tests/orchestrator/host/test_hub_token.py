@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.host.hub_token import find_token, write_token_file
+from orchestrator.host.hub_token import find_token
 
 
 def test_the_variable_beats_the_file(tmp_path: Path) -> None:
@@ -28,10 +28,3 @@ def test_there_may_be_none(tmp_path: Path) -> None:
     assert find_token({"HF_HOME": str(tmp_path)}) is None
     (tmp_path / "token").write_text("\n")
     assert find_token({"HF_HOME": str(tmp_path), "HF_TOKEN": ""}) is None
-
-
-def test_a_written_token_can_be_read_by_whoever_is_given_the_file_and_be_written_again(tmp_path: Path) -> None:
-    write_token_file(tmp_path, "first")
-    path = write_token_file(tmp_path, "second")
-    assert path.read_text() == "second"
-    assert path.stat().st_mode & 0o777 == 0o444

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Commands, free_port
+from tests.command import Commands, free_port, wait_until
 
 
 @pytest.fixture
@@ -89,3 +89,39 @@ def test_the_doctor_finds_that_nothing_answers(kvcache: Commands, nowhere: dict[
 
     assert done.code == 1
     assert "problem  docker: Docker does not answer at" in done.output
+
+
+def test_commands_that_find_nothing_name_the_runtime_that_does_not_answer(
+    kvcache: Commands, nowhere: dict[str, str]
+) -> None:
+    for command in (("down",), ("down", "--all"), ("logs",), ("score", "x")):
+        done = kvcache.run(*command, environment=nowhere)
+        assert done.code == 1, done.output
+        assert "not every runtime answers" in done.output
+        assert "no-docker" in done.output
+        assert "Traceback" not in done.output
+    status = kvcache.run("status", environment=nowhere)
+    assert "Warning: Not every runtime answers" in status.output
+    assert "no-docker" in status.output
+
+
+def test_ssh_without_its_package_is_said_with_what_to_install(kvcache: Commands, tmp_path: Path) -> None:
+    (tmp_path / "paramiko.py").write_text("raise ImportError('No module named paramiko', name='paramiko')")
+    environment = {"DOCKER_HOST": "ssh://nobody@127.0.0.1:1", "PYTHONPATH": str(tmp_path)}
+    done = kvcache.run("status", "--runtime", "docker", environment=environment)
+
+    assert done.code == 1
+    assert "Error: Docker " in done.output
+    assert "Traceback" not in done.output
+
+
+def test_ctrl_c_while_the_program_loads_shows_no_traceback(kvcache: Commands) -> None:
+    command = kvcache.start("up", "--runtime", "process", "--name", "kv-early")
+
+    def interrupted_until_it_ended() -> bool:
+        command.interrupt()
+        return command.process.poll() is not None
+
+    wait_until(interrupted_until_it_ended)
+    done = command.finish(10)
+    assert "Traceback" not in done.output

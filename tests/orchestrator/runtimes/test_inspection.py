@@ -57,3 +57,15 @@ def test_a_container_of_podman_that_ended_and_is_not_ours() -> None:
         exit_code=3,
         publications=(Publication("0.0.0.0", 8080),),
     )
+
+
+def test_a_paused_container_runs_and_says_so() -> None:
+    state = {**_PODMAN["State"], "Status": "paused", "ExitCode": 0}
+    found = service_from({**_PODMAN, "State": state}, RuntimeKind.PODMAN)
+    assert (found.running, found.paused, found.exit_code) == (True, True, None)
+
+
+def test_a_container_that_ran_out_of_memory_says_so() -> None:
+    state = {**_PODMAN["State"], "OOMKilled": True, "ExitCode": 137}
+    assert service_from({**_PODMAN, "State": state}, RuntimeKind.PODMAN).out_of_memory
+    assert not service_from(_PODMAN, RuntimeKind.PODMAN).out_of_memory

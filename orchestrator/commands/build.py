@@ -1,0 +1,85 @@
+"""The image step of `kvcache up`: builds it if it changed, or if its loops could not be compiled the last time."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+
+from orchestrator.commands.build_view import building
+from orchestrator.console import Console
+from orchestrator.errors import BuildFailed, Problem
+from orchestrator.host.signals import Signals
+from orchestrator.image import (
+    Loops,
+    Recipe,
+    explained,
+    image_build,
+    loops_without_compiler,
+    recipe,
+    up_to_date_loops,
+)
+from orchestrator.launch import Launch
+from orchestrator.runtimes.base import Images
+
+_SLOW = "The image's inner loops are not compiled, so the service is slower"
+
+
+def ensure_image(launch: Launch, images: Images, console: Console, signals: Signals) -> None:
+    """Leaves the launch's image as its options ask for. Raises Problem."""
+    if launch.build is False:
+        if images.labels(launch.image) is None:
+            raise Problem(
+                f"There is no image {launch.image}, and --no-build forbids to make it.", "Leave out --no-build."
+            )
+        console.step(f"Using image {launch.image} as it is (--no-build)")
+        return
+    wanted = recipe(launch, os.environ)
+    there = None if launch.build or launch.pull else up_to_date_loops(images, launch.image, wanted)
+    if there is None or there is Loops.FALLBACK_FOR_NOW:
+        if there:
+            console.step(f"Image {launch.image} has no compiled loops yet, trying again")
+        there = _Build(launch, images, wanted, console, signals).run()
+    else:
+        console.step(f"Image {launch.image} is up to date, build skipped")
+    if there is Loops.FALLBACK:
+        console.warn(
+            f"{_SLOW}: the base image has no C compiler, and none can be installed.", "Use another --base-image."
+        )
+    elif there is Loops.FALLBACK_FOR_NOW:
+        console.warn(f"{_SLOW}: a C compiler could not be fetched.", "The next `kvcache up` tries again.")
+
+
+class _Build:
+    def __init__(self, launch: Launch, images: Images, wanted: Recipe, console: Console, signals: Signals) -> None:
+        self._launch = launch
+        self._images = images
+        self._wanted = wanted
+        self._console = console
+        self._signals = signals
+
+    def run(self) -> Loops:
+        """Builds with compiled loops where that can be, else without."""
+        try:
+            self._once(Loops.COMPILED)
+        except BuildFailed as failure:
+            fallback = loops_without_compiler(failure)
+            if fallback is None:
+                raise
+            self._console.warn("The inner loops could not be compiled.", "The image is built without them.")
+            self._once(fallback)
+            return fallback
+        return Loops.COMPILED
+
+    def _once(self, loops: Loops) -> None:
+        launch = self._launch
+        with building(self._console, launch.image, self._wanted.steps) as view:
+            try:
+                with closing(self._images.build(image_build(launch, self._wanted, loops))) as output:
+                    for line in output:
+                        view.said(line)
+                        self._signals.check()
+            except BuildFailed as failure:
+                raise explained(
+                    failure, launch, fetches_base=view.fetches_base, last_lines=view.last_lines
+                ) from failure
+        view.done(launch.image)
