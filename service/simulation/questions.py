@@ -175,8 +175,12 @@ def answers(feed: Feed, index: Index, messages: Iterable[Recorded], questions: I
     for question in questions:
         for message in progress.until(question):
             feed.apply(message)
-        rank = feed.rank(question.pod)
-        found, gpu_found = asked(index, rank, question)
-        reasons = (stream.inexact or index.inexact_reason(stream.rank) for stream in feed if stream.rank == rank)
-        inexact = next((reason for reason in reasons if reason), None)
-        yield Answer(question, found, gpu_found, inexact)
+        yield answer(feed, index, question)
+
+
+def answer(feed: Feed, index: Index, question: Question) -> Answer:
+    """What `index` says now, to which `feed` has applied what was published."""
+    rank = feed.rank(question.pod)
+    found, gpu_found = asked(index, rank, question)
+    reasons = (stream.inexact or index.inexact_reason(stream.rank) for stream in feed if stream.rank == rank)
+    return Answer(question, found, gpu_found, next((reason for reason in reasons if reason), None))

@@ -28,6 +28,7 @@ _SCRIPTS = ROOT / "scripts" / "real_vllm"
 _LISTENING = re.compile(r"listening on (http://\S+)")
 _END = b"\xff" * 8
 _TIMEOUT = 300
+_START_TIMEOUT = 600
 
 
 def free_port(ranks: int) -> int:
@@ -86,7 +87,7 @@ class Engine:
     def wait(self) -> None:
         """Waits until it answers; fails with the end of its log when it ends before."""
         assert self._process is not None
-        deadline = time.monotonic() + _TIMEOUT
+        deadline = time.monotonic() + _START_TIMEOUT
         while True:
             with contextlib.suppress(requests.ConnectionError):
                 if requests.get(f"http://{self.pod}/health", timeout=5).ok:

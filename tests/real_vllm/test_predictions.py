@@ -50,7 +50,8 @@ def test_sliding_windows_with_evictions_and_salts(serving: Serving, kind: str) -
 def test_two_data_parallel_ranks_each_with_a_cache_of_its_own(serving: Serving) -> None:
     oracle = serving(
         "granite",
-        *("--data-parallel-size", "2", "--num-gpu-blocks-override", "80", "--max-num-batched-tokens", "256"),
+        *("--data-parallel-size", "2", "--api-server-count", "1"),
+        *("--num-gpu-blocks-override", "80", "--max-num-batched-tokens", "256"),
         ranks=2,
     )
     conversations = conversations_of(oracle, 3)
