@@ -69,9 +69,13 @@ class Truth:
         )
 
     def differences(self, index: Index) -> Iterator[Difference]:
-        """The probes that the index answers differently."""
+        """The probes that the index answers differently.
+
+        They count whole blocks, so each is asked with one token more, which an engine computes in any case.
+        """
         for number, (prompt, blocks) in enumerate(self.probes):
-            found = {match.rank: match.tokens // self.block_size for match in index.match(prompt)}
+            longer = msgspec.structs.replace(prompt, tokens=prompt.tokens + array("I", [0]))
+            found = {match.rank: match.tokens // self.block_size for match in index.match(longer)}
             for rank in {**blocks, **found}:
                 if blocks.get(rank, 0) != found.get(rank, 0):
                     yield Difference(number, rank, blocks.get(rank, 0), found.get(rank, 0))

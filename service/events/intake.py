@@ -181,8 +181,7 @@ class Intake:
                 self._index.store(rank, event)
             elif isinstance(event, Removed):
                 self._index.remove(rank, event)
-            elif isinstance(event, Cleared):
-                self._index.clear(rank)
+            elif isinstance(event, Cleared) and self._index.engine_cleared(rank):
                 stream.inexact = None
         self._statistics.events_applied += len(batch.events)
         if batch.unread:

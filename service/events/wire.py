@@ -7,7 +7,8 @@ yet, or leaves out, is read as None; fields that we do not know are passed over.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import gcd
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -125,7 +126,7 @@ def read_batch(payload: bytes) -> Batch:
         return _read_maps(payload)
     timestamp, events, rank, from_first_block = usual
     if from_first_block:
-        _mark_reports_of_reuse(events)
+        _relate(events)
     return Batch(timestamp, events, rank)
 
 
@@ -164,7 +165,7 @@ def _read(events: list[Any], reader: Callable[[Any], Event]) -> tuple[list[Event
     """The events that can be read, and how many cannot, by reason."""
     read: list[Event] = []
     unread: dict[str, int] = {}
-    from_first_block = False
+    grouped = False
     for event in events:
         try:
             one = reader(event)
@@ -172,10 +173,64 @@ def _read(events: list[Any], reader: Callable[[Any], Event]) -> tuple[list[Event
             unread[str(error)] = unread.get(str(error), 0) + 1
             continue
         read.append(one)
-        from_first_block |= isinstance(one, Stored) and one.parent is None and one.kind is not None
-    if from_first_block:
-        _mark_reports_of_reuse(read)
+        grouped |= isinstance(one, Stored) and one.kind is not None
+    if grouped:
+        _relate(read)
     return read, unread
+
+
+def _relate(events: list[Event]) -> None:
+    """Adds to stores of KV-cache groups what the rest of their batch says about them."""
+    stores = [event for event in events if isinstance(event, Stored) and event.kind is not None and event.tokens]
+    sizes = {event.block_size for event in stores}
+    if len(sizes) > 1:
+        unit = gcd(*sizes)
+        for position, event in enumerate(events):
+            if isinstance(event, Stored) and event.kind is not None:
+                events[position] = msgspec.structs.replace(event, hash_unit=unit)
+    if any(len(event.hashes) * event.block_size != len(event.tokens) for event in stores):
+        _put_full_attention_first(events)
+    _mark_reports_of_reuse(events)
+
+
+def _put_full_attention_first(events: list[Event]) -> None:
+    """Puts a store that names some of its blocks after the next one that names all of them.
+
+    A request's stores come one after another, in the order of the KV-cache groups, and those of full attention name
+    the blocks that windows before them keep (gemma3).
+    """
+    ordered: list[Event] = []
+    waiting: list[Stored] = []
+    whole: Stored | None = None
+    for event in events:
+        if isinstance(event, Stored) and len(event.hashes) * event.block_size < len(event.tokens):
+            waiting.append(event)
+            if whole is not None:
+                ordered += _with_extras_of(whole, waiting)
+                waiting = []
+            continue
+        if isinstance(event, Stored) and event.tokens:
+            whole = event
+            ordered += (event, *_with_extras_of(whole, waiting))
+        else:
+            whole = None
+            ordered += (*waiting, event)
+        waiting = []
+    events[:] = [*ordered, *waiting]
+
+
+def _with_extras_of(whole: Stored, some: Iterable[Stored]) -> Iterable[Stored]:
+    """Gives stores of some blocks what was hashed into all of them, as the store of all of the same tokens says it."""
+    for event in some:
+        if any(whole.extras) and event.parent == whole.parent and event.tokens[:16] == whole.tokens[:16]:
+            extras: list[bytes | None] = [None] * (len(event.tokens) // event.block_size)
+            for number, extra in enumerate(whole.extras):
+                place = number * whole.block_size // event.block_size
+                if extra is not None and place < len(extras):
+                    extras[place] = extra
+            yield msgspec.structs.replace(event, extras=extras)
+        else:
+            yield event
 
 
 def _mark_reports_of_reuse(events: list[Event]) -> None:
@@ -183,22 +238,23 @@ def _mark_reports_of_reuse(events: list[Event]) -> None:
 
     vLLM (0.22.0 and later, by its fields) sends such a report from the first block on, for each KV-cache group, and
     before the request takes any blocks; a copy comes after the removal of what the blocks held that it took. What the
-    request adds to what it reused follows in the same batch.
+    request adds to what it reused follows in the same batch; what the same batch stored before was not reused.
     """
     parents = {event.parent for event in events if isinstance(event, Stored)}
     first: Stored | None = None
+    new: set[tuple[int | None, BlockHash]] = set()
     for position, event in enumerate(events):
         if not isinstance(event, Stored) or event.parent is not None or event.kind is None or not event.hashes:
             first = None
         elif first is not None and _same_for_another_group(first, event):
             events[position] = msgspec.structs.replace(event, reuse=first.reuse and Reuse.SAME_AS_PREVIOUS_GROUP)
         else:
-            follows_removal = position > 0 and isinstance(events[position - 1], Removed)
-            reuse = Reuse.NO if follows_removal else Reuse.POSSIBLE
-            first = msgspec.structs.replace(
-                event, reuse=Reuse.FOLLOWED_BY_STORE if event.hashes[-1] in parents else reuse
-            )
+            last = (event.group, event.hashes[-1])
+            is_copy = last in new or (position > 0 and isinstance(events[position - 1], Removed))
+            follows = Reuse.FOLLOWED_BY_STORE if event.hashes[-1] in parents else Reuse.POSSIBLE
+            first = msgspec.structs.replace(event, reuse=Reuse.NO if is_copy else follows)
             events[position] = first
+            new.add(last)
 
 
 def _same_for_another_group(first: Stored, event: Stored) -> bool:
@@ -225,7 +281,7 @@ def _event(event: Any) -> Event:
         raise WireError("no event")
     match name:
         case "BlockStored":
-            return _stored(_checked(fields))
+            return _stored(_checked(fields), positional=isinstance(event, list))
         case "BlockRemoved":
             return Removed(
                 _hashes(fields.get("block_hashes")), _tier(fields.get("medium")), _number(fields, "group_idx")
@@ -257,7 +313,7 @@ def _checked(fields: Mapping[str, Any]) -> _Stored:
     )
 
 
-def _stored(event: _Stored) -> Stored:
+def _stored(event: _Stored, *, positional: bool = False) -> Stored:
     hashes = _hashes(event.block_hashes)
     block_size = event.block_size or 0
     tokens, lookahead = _tokens(event.token_ids, event.lookahead_token_ids, block_size or 1)
@@ -285,6 +341,7 @@ def _stored(event: _Stored) -> Stored:
         event.kv_cache_spec_kind,
         event.kv_cache_spec_sliding_window,
         len(lookahead[0]) if lookahead else 0,
+        counts_copies=positional and event.group_idx is None,
     )
 
 

@@ -78,25 +78,25 @@ class RankBlocks:
 
 
 class Reuse(IntEnum):
-    """Whether a `BlockStored` may be no store at all but a report of blocks that a request reused, which vLLM sends
-    when asked to (kv_cache_report_mode "full") and which nothing but the event's place in its batch tells from a copy.
+    """Whether a `BlockStored` may be a report of blocks that a request reused, as its place in the batch tells.
+
+    service/index/reuse_reports.py has the rule.
     """
 
     NO = 0
     POSSIBLE = auto()
-    """It is one if the rank holds all of it, unless a request had to compute its last block anew."""
     FOLLOWED_BY_STORE = auto()
-    """It is one if the rank holds all of it: the batch goes on to store what follows."""
+    """The batch goes on to store what follows."""
     SAME_AS_PREVIOUS_GROUP = auto()
-    """It is one if the last event of another kind was, which says the same of another KV-cache group."""
+    """It is one if the event before is one, which says the same of another KV-cache group."""
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
     """`BlockStored`: consecutive blocks of one chain that entered a rank's cache.
 
     `tokens` has len(hashes) * block_size ids, or none when only hashes were announced (offloading). Groups of another
-    kind than full attention may announce fewer hashes than blocks: their last ones.
-    `extras` has one entry per block: what the engine hashed into it besides tokens and LoRA name, or None.
+    kind than full attention may announce fewer hashes than blocks: service/index/windows.py.
+    `extras` has one entry per hash: what the engine hashed into the block besides tokens and LoRA name, or None.
     """
 
     hashes: Sequence[BlockHash]
@@ -114,18 +114,32 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     lookahead: int = 0
     """How many tokens past each block the engine hashes into it; `extras` holds them then."""
     reuse: Reuse = Reuse.NO
+    hash_unit: int = 0
+    """Greatest common divisor of the block sizes of all groups in the batch, in tokens; 0 where they do not differ."""
+    counts_copies: bool = False
+    """Whether the engine caches a block twice though it names no group, as vLLM before 0.20 does. SGLang never does, so
+    that a block of its that is stored again is of another prompt."""
 
 
 class Removed(msgspec.Struct, frozen=True, gc=False):
-    """`BlockRemoved`: each hash lost one copy on this tier."""
+    """`BlockRemoved`: each hash lost one copy on this tier.
+
+    `copies_left` is how many are left of each, where the engine says so.
+    """
 
     hashes: Sequence[BlockHash]
     tier: Tier = Tier.GPU
     group: int | None = None
+    copies_left: Sequence[int] = ()
 
 
 class Index(Protocol):
-    """Which rank holds which block. Not safe for threads: one event loop owns it."""
+    """Which rank holds which block.
+
+    Not safe for threads: one event loop owns it, and nothing yields inside a call. Methods take ranks that they do not
+    know, and never raise for what an event says. A rank comes into being with its first `store`. Times are for n
+    blocks or hashes in the event or prompt; G is the number of KV-cache groups of the rank.
+    """
 
     statistics: IndexStatistics
 
@@ -135,43 +149,67 @@ class Index(Protocol):
         ...
 
     def store(self, rank: Rank, stored: Stored) -> int:
-        """Adds blocks; gives how many were left out because their parent or their tokens are unknown."""
+        """Adds blocks; one that is held becomes a copy. O(n), and evicts the oldest blocks above the limit.
+
+        Gives how many blocks were left out because their parent or their tokens are unknown; the rank is inexact then.
+        """
         ...
 
     def remove(self, rank: Rank, removed: Removed) -> int:
-        """Takes one copy of each block away; gives how many of the hashes were unknown."""
+        """Takes one copy of each block away; gives how many of the hashes were unknown. O(n * G)."""
+        ...
+
+    def engine_cleared(self, rank: Rank) -> bool:
+        """Takes `AllBlocksCleared`: the device holds nothing of the rank any more.
+
+        True when nothing that was stored before is left, so that what was unknown before no longer matters. With blocks
+        on lower tiers it is False, and the rank is inexact: the event does not say whether it spoke of them.
+        """
         ...
 
     def clear(self, rank: Rank) -> None:
-        """Forgets all blocks of a rank, on every tier, at once for lookups; memory follows in `sweep`."""
+        """Forgets all blocks of a rank on every tier, and why it was inexact. O(G); `sweep` frees the memory.
+
+        The rank stays in `ranks`, and hidden if it is.
+        """
         ...
 
     def hide(self, rank: Rank) -> None:
-        """Takes a rank out of all matches; its blocks are kept and it stays in `ranks`."""
+        """Takes a rank out of all matches; its blocks are kept and updated, and it stays in `ranks`. O(1)."""
         ...
 
     def unhide(self, rank: Rank) -> None:
-        """Puts a hidden rank back into matches."""
+        """Puts a hidden rank back into matches. O(1)."""
         ...
 
     def forget(self, rank: Rank) -> None:
-        """Clears a rank and drops it from `ranks`."""
+        """Clears a rank and drops it from `ranks`, with the LoRA names that it alone announced. O(G)."""
+        ...
+
+    def drop_last_block(self, rank: Rank) -> None:
+        """Takes from every match of a rank the last block: EAGLE without lookahead hashing, which no event names."""
         ...
 
     def sweep(self, blocks: int) -> bool:
-        """Frees what was cleared, at most that many blocks of it; True while more is left."""
+        """Frees the memory of cleared blocks, at most `blocks` of them; True while more is left."""
         ...
 
     def match(self, prompt: Prompt) -> list[RankMatch]:
-        """The ranks that hold a prefix of the prompt of one block or more, in no order."""
+        """The ranks that hold a prefix of the prompt of one block or more, in no order; changes nothing but statistics.
+
+        O(n) probes per block layout for all ordinary ranks together, and O(n) per rank with several KV-cache groups.
+        """
         ...
 
     def ranks(self) -> Iterable[RankBlocks]:
-        """Every rank that was ever stored to and not forgotten."""
+        """Every rank that was ever stored to and not forgotten, hidden ones included."""
         ...
 
     def inexact_reason(self, rank: Rank) -> str | None:
-        """Why the answers for a rank may differ from what its engine holds, apart from lost events; None if not."""
+        """Why the answers for a rank may differ from what its engine reuses, apart from lost events; None if not.
+
+        A sentence of service.index.inexact.InexactReason.
+        """
         ...
 
     def lora_model(self, lora_name: str) -> str | None:

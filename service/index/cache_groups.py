@@ -1,135 +1,247 @@
-"""Who holds blocks: each KV-cache group of each rank, and what it needs of a prefix for its engine to reuse it."""
+"""What is known of one rank: its KV-cache groups, and what each needs of a prefix for the engine to reuse it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import TYPE_CHECKING, NamedTuple
 
 from service.index.base import BlockHash, BlockKey, Rank, Stored, Tier
-from service.index.eviction import Ages
+from service.index.eviction import BlockAges
+from service.index.inexact import InexactReason
 from service.native.backend import Table
 
-_WHOLE = ("full_attention", "mla_attention", "sink_full_attention")
+if TYPE_CHECKING:
+    from service.index.windows import Placement
+
+_FULL = ("full_attention", "mla_attention", "sink_full_attention")
 _WINDOWS = ("sliding_window", "sliding_window_mla")
+_LOCAL = "chunked_local_attention"
 
 
-class Cut(NamedTuple):
-    """How a prompt is cut into blocks; prompts are hashed once per cut, whatever the number of ranks that have it."""
+class BlockLayout(NamedTuple):
+    """How block keys are chained; a prompt is hashed once per layout, whatever the number of ranks that have it.
 
-    block_size: int
-    lookahead: int
+    The groups of an engine share a layout: `unit` is the greatest common divisor of their block sizes, as vLLM's
+    hash_block_size is, and the key of a block is that of the last unit in it.
+    """
+
+    unit: int
+    """Tokens per key."""
+    lookahead: int = 0
+    """Tokens past each unit that are hashed into it."""
 
 
-class Holder:
+class Needs(Enum):
+    """Which blocks of a prefix a group must hold for the engine to reuse the prefix."""
+
+    ALL = auto()
+    WINDOW = auto()
+    """The last ones, as many as a window reaches back."""
+    STATE = auto()
+    """The last one, which holds a recurrent state (mamba)."""
+
+
+class GroupKind(NamedTuple):
+    """`window` is in tokens, 0 for other kinds."""
+
+    needs: Needs
+    window: int = 0
+
+
+class UnsupportedGroupError(Exception):
+    """A group is of a kind that the index does not know; the text is that kind."""
+
+
+def group_kind(stored: Stored) -> GroupKind:
+    """What the group of these blocks needs. Raises UnsupportedGroupError.
+
+    Source: find_longest_cache_hit of the managers in vllm/v1/core/single_type_kv_cache_manager.py, vLLM 0.33. No event
+    names the chunk size of local attention: alone it counts as full attention, which promises too little.
+    """
+    if stored.kind in _FULL or (not stored.group and stored.kind in (None, _LOCAL)):
+        return GroupKind(Needs.ALL)
+    if stored.kind in _WINDOWS and stored.window:
+        return GroupKind(Needs.WINDOW, stored.window)
+    if stored.kind == "mamba":
+        return GroupKind(Needs.STATE)
+    raise UnsupportedGroupError(stored.kind or f"group {stored.group}")
+
+
+def is_local_attention(stored: Stored) -> bool:
+    """Whether the blocks are of chunked local attention (Llama 4)."""
+    return stored.kind == _LOCAL
+
+
+class CacheGroup:
     """One KV-cache group of one rank: the bit that stands for it in all masks, and its engine's names for blocks."""
 
-    __slots__ = ("ages", "bit", "copies", "cut", "doubles", "doubts", "group", "keys", "rank", "sizes", "state", "tail")
+    __slots__ = (
+        "ages",
+        "alias_counts",
+        "ambiguous_copies",
+        "bit",
+        "block_size",
+        "extra_copies",
+        "hashes",
+        "index",
+        "kind",
+        "layout",
+        "on_device",
+        "rank",
+        "sizes",
+        "state",
+    )
 
     def __init__(
-        self, rank: Rank, state: RankState, bit: int, *, group: int | None, cut: Cut, tail: int | None
+        self, rank: Rank, state: RankState, stored: Stored, *, bit: int, kind: GroupKind, layout: BlockLayout
     ) -> None:
         self.rank = rank
         self.state = state
-        self.group = group
-        self.cut = cut
-        self.tail = tail
-        """Blocks that must be held at the end of a reused prefix; None where all of it must be."""
         self.bit = bit
-        self.keys = Table()
-        """Its engine's names for blocks, to the blocks' keys."""
-        self.copies: dict[tuple[BlockHash, Tier], int] = {}
+        self.index = stored.group
+        """`group_idx`; None where events have no groups."""
+        self.kind = kind
+        self.block_size = stored.block_size
+        self.layout = layout
+        self.on_device = False
+        """False for a store beside the engine (LMCache), whose blocks are on lower tiers only."""
+        self.hashes = Table()
+        """Block hash to block key."""
+        self.extra_copies: dict[tuple[BlockHash, Tier], int] = {}
         """Of blocks held more than once under one hash, the copies beyond the first."""
-        self.doubles: dict[tuple[BlockKey, Tier], int] = {}
+        self.ambiguous_copies: dict[BlockHash, bool] = {}
+        """Blocks counted as copies that may have been reported instead; True for those of a single scheduler block."""
+        self.alias_counts: dict[tuple[BlockKey, Tier], int] = {}
         """Of blocks held under several hashes, the hashes beyond the first."""
-        self.doubts: set[BlockHash] = set()
-        """Blocks that were counted as copies and may have been reports of reuse."""
         self.sizes = [0] * len(Tier)
-        self.ages = Ages()
+        """Blocks by tier."""
+        self.ages = BlockAges()
 
     @property
-    def is_simple(self) -> bool:
-        """Whether it holds every block once, on the device alone."""
-        return not (self.copies or self.doubles or self.doubts or self.sizes[Tier.CPU] or self.sizes[Tier.STORAGE])
+    def stride(self) -> int:
+        """Keys per block."""
+        return self.block_size // self.layout.unit
+
+    @property
+    def window_blocks(self) -> int:
+        """Blocks that the window reaches back from the end of a prefix."""
+        return -(-(self.kind.window - 1) // self.block_size)
+
+    @property
+    def below_device(self) -> int:
+        """Blocks on lower tiers."""
+        return self.sizes[Tier.CPU] + self.sizes[Tier.STORAGE]
+
+    @property
+    def holds_each_block_once(self) -> bool:
+        """Whether every block is on the device alone, and once."""
+        return not (self.extra_copies or self.alias_counts or self.below_device)
 
 
 class RankState:
     """What is known of one rank."""
 
-    __slots__ = ("hidden", "holders", "inexact_reason", "reported", "reports", "salted", "sizes", "unsupported_groups")
+    __slots__ = (
+        "chunk_blocks",
+        "drops_last_block",
+        "first_stores",
+        "groups",
+        "half_removed",
+        "hidden",
+        "inexact",
+        "last_was_reuse_report",
+        "loras",
+        "placements",
+        "removes_each_copy",
+        "removes_last_copy_only",
+        "restored_after_removal",
+        "salted",
+        "sends_reuse_reports",
+        "sizes",
+        "unsupported_groups",
+    )
 
     def __init__(self) -> None:
-        self.holders: list[Holder] = []
+        self.groups: list[CacheGroup] = []
         self.hidden = False
-        self.inexact_reason: str | None = None
+        self.inexact: InexactReason | None = None
         self.sizes: set[int] = set()
         """Every block size that its events named."""
         self.unsupported_groups: dict[int | None, str] = {}
-        """Groups that are not understood, and of what kind they are."""
+        """Group index to the kind of the group."""
+        self.loras: set[str] = set()
         self.salted = False
         """Whether it hashes more than tokens and LoRA names into blocks."""
-        self.reports = False
-        """Whether it certainly reports reuse at times."""
-        self.reported = False
-        """Whether the last store that may have been such a report was one."""
+        self.drops_last_block = False
+        """EAGLE without lookahead hashing: the engine reuses one block less than it holds."""
+        self.sends_reuse_reports = False
+        self.last_was_reuse_report = False
+        self.chunk_blocks = 0
+        """Blocks that an offloading connector moves at a time; 0 while none was seen."""
+        self.first_stores: deque[tuple[BlockHash | None, Sequence[BlockHash]]] | None = deque()
+        """(parent, hashes) of the first stores on the device, until the size of chunks is known or nothing offloads."""
+        self.placements: dict[BlockHash, Placement] = {}
+        """Blocks of windows that may be one block further left: service/index/windows.py."""
+        self.removes_each_copy = False
+        """Whether removals of several copies of a block were seen."""
+        self.removes_last_copy_only = False
+        self.half_removed: set[BlockHash] = set()
+        """Blocks of which a copy was removed and another is left."""
+        self.restored_after_removal = 0
+
+    def empty(self) -> None:
+        """Forgets what was known of blocks, and keeps what is known of the engine."""
+        self.groups = []
+        self.placements = {}
+        self.half_removed = set()
+        self.salted = False
+        if self.inexact is not None and not self.inexact.outlasts_clear:
+            self.inexact = None
+
+    def mark_inexact(self, reason: InexactReason) -> None:
+        """Marks the rank; the first reason stays."""
+        self.inexact = self.inexact or reason
 
     @property
-    def primary(self) -> Holder | None:
-        """The group that prompts are first looked up in: one of full attention if there is one."""
-        return next(
-            (holder for holder in self.holders if holder.tail is None), self.holders[0] if self.holders else None
+    def primary(self) -> CacheGroup | None:
+        """The group that lookups begin with: the first of full attention on the device, or else any."""
+        groups = self.groups
+        full = (group for group in groups if group.kind.needs is Needs.ALL and group.on_device)
+        return next(full, groups[0] if groups else None)
+
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether one run of blocks from the first decides what the engine reuses, on each tier."""
+        return (
+            len(self.groups) == 1
+            and self.groups[0].kind.needs is Needs.ALL
+            and self.groups[0].on_device
+            and self.chunk_blocks <= 1
+            and not self.drops_last_block
         )
 
-    @property
-    def hybrid(self) -> bool:
-        """Whether more than one run of blocks from the first decides what the engine reuses."""
-        return len(self.holders) != 1 or self.holders[0].tail is not None
-
-    def holder_of(self, stored: Stored) -> Holder | None:
-        """The holder of an event's blocks, None before their first."""
-        group, cut = stored.group, (stored.block_size, stored.lookahead)
-        for holder in self.holders:
-            if holder.group == group and holder.cut == cut:
-                return holder
+    def group_of(self, stored: Stored) -> CacheGroup | None:
+        """The group of an event's blocks; None before its first, and for parts of blocks."""
+        index, size, lookahead = stored.group, stored.block_size, stored.lookahead
+        for group in self.groups:
+            if group.index == index and group.block_size == size and group.layout.lookahead == lookahead:
+                return group
         return None
 
-    def of_group(self, group: int | None) -> list[Holder]:
-        """The holders of a group; all of them when the event or the holders name none."""
-        return [holder for holder in self.holders if None in (group, holder.group) or group == holder.group]
-
-    @property
-    def recurrent(self) -> bool:
-        """Whether a group keeps single states (mamba), with which vLLM can reuse parts of blocks of full attention."""
-        return any(holder.tail == 1 for holder in self.holders)
-
-    def ends_a_block(self, stored: Stored) -> bool:
-        """Whether this is no block of a group of full attention but the part of one at a prompt's end."""
-        return any(
-            holder.group == stored.group and holder.tail is None and holder.cut.block_size > stored.block_size
-            for holder in self.holders
-        )
+    def of_group(self, index: int | None) -> list[CacheGroup]:
+        """The groups that an event without block size may speak of; all of them where it or they name none."""
+        return [group for group in self.groups if None in (index, group.index) or index == group.index]
 
     def knows_all(self, stored: Stored) -> bool:
         """Whether every block that an event names has a key already."""
-        holders = self.of_group(stored.group)
-        return all(any(block_hash in holder.keys for holder in holders) for block_hash in stored.hashes)
+        groups = self.of_group(stored.group)
+        return all(any(block_hash in group.hashes for group in groups) for block_hash in stored.hashes)
 
-    def known(self, block_hash: BlockHash, cut: Cut) -> BlockKey | None:
-        """The key of a block in any group with that cut: engines name a block alike in all groups that have it."""
-        for holder in self.holders:
-            if holder.cut == cut and (key := holder.keys.get(block_hash)) is not None:
+    def key_of(self, block_hash: BlockHash, layout: BlockLayout) -> BlockKey | None:
+        """The key of a block in any group of that layout: engines name a prefix alike in all groups that hold it."""
+        for group in self.groups:
+            if group.layout == layout and (key := group.hashes.get(block_hash)) is not None:
                 return key
         return None
-
-
-def tail_blocks(stored: Stored) -> int | None:
-    """How many blocks the group of these blocks needs at the end of a prefix; None for all of it.
-
-    Raises ValueError when the kind of the group is not understood. Source: find_longest_cache_hit of the managers in
-    vllm/v1/core/single_type_kv_cache_manager.py, vLLM 0.33.
-    """
-    if stored.kind in _WHOLE or (stored.kind is None and not stored.group):
-        return None
-    if stored.kind in _WINDOWS and stored.window:
-        return -(-(stored.window - 1) // stored.block_size)
-    if stored.kind == "mamba":
-        return 1
-    raise ValueError(stored.kind or f"group {stored.group}")

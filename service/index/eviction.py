@@ -1,28 +1,32 @@
-"""How long blocks have been held, as coarsely as letting go of the oldest needs."""
+"""Eviction from the index itself: which group's oldest blocks go when INDEX_MAX_BLOCKS is reached."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from service.index.cache_groups import CacheGroup
 
 
-class Ages:
-    """In which era a holder came by how many of its blocks. An era is a span of the index's admissions.
+class BlockAges:
+    """Counts a group's blocks per era. An era is a number of admissions to the index, so that ages compare.
 
-    Blocks that its engine removes are taken for its oldest, which engines remove first.
+    Blocks that the engine removes are taken to be its oldest, which engines evict first.
     """
 
     __slots__ = ("_eras", "_newest", "_newest_era", "_total")
 
     def __init__(self) -> None:
         self._eras: deque[tuple[int, int]] = deque()
-        """Those before the newest, with their blocks."""
+        """(era, blocks) of all but the newest era, oldest first."""
         self._newest_era = 0
         self._newest = 0
         self._total = 0
 
     def add(self, era: int, blocks: int, held: Sequence[int]) -> None:
-        """Takes note of blocks that came; with them, `held` are held on the tiers."""
+        """Counts new blocks; `held` is the number held per tier, the new ones included."""
         if era != self._newest_era:
             self._settle(sum(held) - blocks)
             if self._newest:
@@ -32,14 +36,14 @@ class Ages:
         self._total += blocks
 
     def oldest(self, held: int) -> tuple[int, int] | None:
-        """The era of the oldest of the `held` blocks, and how many are of it; None when none is held."""
+        """(era, blocks) of the oldest of the `held` blocks; None when none is held."""
         self._settle(held)
         if not held:
             return None
         return self._eras[0] if self._eras else (self._newest_era, self._newest)
 
     def _settle(self, held: int) -> None:
-        """Strikes off the oldest of what is no longer held."""
+        """Takes what is no longer held from the oldest eras."""
         gone = self._total - held
         self._total = held
         while gone > 0 and self._eras:
@@ -49,3 +53,12 @@ class Ages:
             gone -= blocks
         if gone > 0:
             self._newest -= gone
+
+
+def oldest_group(groups: Iterable[CacheGroup]) -> tuple[CacheGroup, int] | None:
+    """The group that holds the oldest blocks, and how many of its blocks are of that era. O(groups)."""
+    ages = {group: age for group in groups if (age := group.ages.oldest(sum(group.sizes)))}
+    if not ages:
+        return None
+    group = min(ages, key=lambda group: ages[group][0])
+    return group, ages[group][1]

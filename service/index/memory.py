@@ -1,211 +1,271 @@
-"""An index in memory: for every block key a bitmask of who holds it, so that a lookup is one AND per block."""
+"""The index in memory: takes events of ranks, and answers which ranks hold a prefix of a prompt."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import gcd
 from time import perf_counter
 
 from service.index.base import BlockHash, BlockKey, Prompt, Rank, RankBlocks, RankMatch, Removed, Reuse, Stored, Tier
-from service.index.cache_groups import Cut, Holder, RankState, tail_blocks
+from service.index.cache_groups import (
+    BlockLayout,
+    CacheGroup,
+    Needs,
+    RankState,
+    UnsupportedGroupError,
+    group_kind,
+    is_local_attention,
+)
+from service.index.chain import Chain, bits, tiered_prefixes, tokens_by_tier
 from service.index.consistency import disagreements
+from service.index.eviction import oldest_group
+from service.index.full_attention import FullAttention
+from service.index.hybrid import hybrid_match, scheduler_block
+from service.index.inexact import InexactReason
 from service.index.key_cache import KeyCache
 from service.index.keys import block_keys, prompt_keys, root_key
-from service.index.matching import Chain, bits, hybrid_match, prefix_match
+from service.index.offloading import learn_chunk, note_device_store
+from service.index.reuse_reports import is_report, recomputed
 from service.index.statistics import IndexStatistics
-from service.native.backend import COMPILED, GroupMasks, as_key_vector
+from service.index.windows import Placement, place
+from service.native.backend import COMPILED, as_key_vector
 
-_GPU, _NO = Tier.GPU, Reuse.NO  # to find a member of an enumeration takes longer than to compare it
-_UNKNOWN_PARENT = "blocks were left out because the block before them is unknown"
-_SAME_TOKENS = "blocks of the same tokens have several hashes, and nothing says what sets them apart"
-_DISPLACED = "blocks were let go to keep to INDEX_MAX_BLOCKS"
-_NO_EXTRAS = "blocks were left out that may be salted"
-_OFFLOADED_UNKNOWN = "blocks were offloaded of which only an unknown hash was said"
-_OFFLOADED_IN_CHUNKS = "blocks were offloaded several at a time, and only the last one's hash was said"
-_NOT_UNDERSTOOD = "its groups of a kind that is not understood do not count"
-_SPARSE = "which blocks a window keeps cannot be told"
-_ENDS_OF_BLOCKS = "parts of blocks were left out, which its engine can reuse"
-_REUSE_GUESSED = "blocks were announced again; that these are reports of reuse and no copies is a guess"
+_GPU, _NO = Tier.GPU, Reuse.NO  # to look up a member of an enumeration takes longer than to compare it
+_MAX_HALF_REMOVED = 4096
+_RESTORES_THAT_PROVE = 16
 
 
 class MemoryIndex:
     """Implements service.index.base.Index.
 
-    `blocks` is how many blocks are held: a block counts once per rank, KV-cache group and tier that has it. Above
-    `max_blocks` of them, those that came first go. `key_cache_bytes` bounds the memory of block keys of prompts that
+    Above `max_blocks` blocks the oldest are evicted. `key_cache_bytes` bounds the memory of block keys of prompts that
     were looked up.
     """
 
     def __init__(self, max_blocks: int, key_cache_bytes: int = 0) -> None:
         self.statistics = IndexStatistics()
-        self.blocks = 0
         self._max_blocks = max_blocks
         self._key_cache = KeyCache(0 if COMPILED else key_cache_bytes)  # compiled, keys are hashed faster than found
-        self._holding = tuple(GroupMasks() for _ in Tier)
+        self._cache = FullAttention()
         self._ranks: dict[Rank, RankState] = {}
-        self._primaries: dict[str, dict[Cut, int]] = {}
-        """Per model and cut, the mask of the groups of full attention that lookups begin with."""
-        self._windowed: dict[str, list[RankState]] = {}
-        """Per model, the ranks that have no such group."""
-        self._holders: list[Holder | None] = []
-        """The holder that each bit stands for."""
-        self._free: list[int] = []
-        self._cleared: deque[Holder] = deque()
-        """Holders that nothing finds any more, and whose blocks wait for `sweep`."""
+        self._primaries: dict[str, dict[tuple[BlockLayout, int], int]] = {}
+        """Per model, layout and stride, the mask of the groups of full attention that lookups begin with."""
+        self._others: dict[str, list[RankState]] = {}
+        """Per model, the ranks that are looked up one by one."""
+        self._cleared: deque[CacheGroup] = deque()
+        """Groups that nothing finds any more, and whose blocks wait for `sweep`."""
         self._era = max(1, max_blocks >> 10)
-        self._loras: dict[str, str] = {}
+        self._loras: dict[str, dict[str, int]] = {}
+        """LoRA name to models, with the number of ranks that announced it."""
+
+    @property
+    def blocks(self) -> int:
+        return self._cache.blocks
 
     def store(self, rank: Rank, stored: Stored) -> int:
         state = self._ranks.get(rank)
         if state is None:
             state = self._ranks[rank] = RankState()
         tier = stored.tier
+        if tier is not _GPU:
+            self._note_offloading(rank, state, stored)
         if not stored.tokens or (tier is not _GPU and state.knows_all(stored)):
-            # Tokens of offloaded blocks come without what else was hashed into them, so what is known is trusted more.
+            # Tokens of offloaded blocks come without what else was hashed into them: keys that are known are trusted.
             return self._store_by_hash(state, stored)
-        holder = state.holder_of(stored) or self._new_holder(rank, state, stored)
-        if holder is None:
+        group = state.group_of(stored) or self._new_group(rank, state, stored)
+        if group is None:
             return 0
-        keys = self._keys(rank, holder, stored)
+        if tier is _GPU:
+            if state.first_stores is not None:
+                note_device_store(state, stored)
+            if not group.on_device:
+                self._set_on_device(group)
+        keys = self._keys(group, stored)
         if keys is None:
-            self._mistrust(rank, holder)
             return len(stored.hashes)
-        if stored.reuse is _NO or not self._reports_reuse(holder, stored, keys):
-            self._add(holder, tier, stored.hashes, keys)
+        if stored.reuse is _NO or not self._is_report(group, stored):
+            self._add(group, tier, stored, keys)
         return 0
 
-    def _keys(self, rank: Rank, holder: Holder, stored: Stored) -> Sequence[BlockKey] | None:
-        """The keys of an event's blocks; None when they cannot be told, with the rank's inexact reason set."""
-        state = holder.state
-        if stored.lora_name is not None:
-            self._loras.setdefault(stored.lora_name, rank.model)
+    def _keys(self, group: CacheGroup, stored: Stored) -> Sequence[BlockKey] | None:
+        """The keys of an event's blocks; None when they cannot be told, with the rank marked inexact."""
+        state, layout = group.state, group.layout
+        if stored.lora_name is not None and stored.lora_name not in state.loras:
+            self._add_lora(group.rank.model, state, stored.lora_name)
         if stored.parent is None:
-            parent: BlockKey | None = root_key(rank.model, stored.lora_name, stored.block_size)
-            if state.salted and stored.tier is not _GPU and not stored.extras:
-                state.inexact_reason = state.inexact_reason or _NO_EXTRAS
+            parent: BlockKey | None = root_key(group.rank.model, stored.lora_name, layout.unit)
+            if state.salted and stored.tier is not _GPU and not stored.extras and group.on_device:
+                state.mark_inexact(InexactReason.UNNAMED_SALT)
                 return None
         else:
-            parent = holder.keys.get(stored.parent)
+            parent = group.hashes.get(stored.parent)
             if parent is None:
-                parent = state.known(stored.parent, holder.cut)
+                parent = state.key_of(stored.parent, layout)
+            if state.placements:
+                parent = self._settle_by_parent(state, stored) or parent
         if parent is None:
-            self.statistics.unknown_parents += len(stored.hashes)
-            state.inexact_reason = state.inexact_reason or _UNKNOWN_PARENT
+            if stored.hashes:
+                self.statistics.unknown_parents += len(stored.hashes)
+                state.mark_inexact(InexactReason.UNKNOWN_PARENT)
             return None
-        extras, hashes = stored.extras, stored.hashes
+        extras, stride = stored.extras, stored.block_size // layout.unit
         if extras:
-            state.salted |= any(extras)
-        keys = block_keys(parent, stored.tokens, stored.block_size, extras)
-        if len(keys) == len(hashes):
-            return keys
-        some = _keys_of_some(hashes, keys, holder)
-        if some is None:
-            state.inexact_reason = state.inexact_reason or _SPARSE
+            state.salted = state.salted or any(extras)
+            extras = _per_unit(stored, stride)
+        keys = block_keys(parent, stored.tokens, layout.unit, extras)
+        if stride > 1:
+            keys = keys[stride - 1 :: stride]
+        if len(keys) == len(stored.hashes):
+            return keys if stride == 1 else as_key_vector(list(keys))
+        return self._some_keys(group, stored, keys)
+
+    def _some_keys(self, group: CacheGroup, stored: Stored, keys: Sequence[BlockKey]) -> Sequence[BlockKey] | None:
+        """The keys of an event that names the hashes of some of its blocks."""
+        if group.state.placements:
+            self._settle_by_hash(group.state, stored.hashes, frozenset(keys))
+        placed = place(group, stored.hashes, list(keys), stored.tokens[-stored.block_size :])
+        if placed is None:
+            self._drop_incomplete_window(group)
             return None
-        return as_key_vector(some)
+        if isinstance(placed, Placement):
+            group.state.placements.update(dict.fromkeys(stored.hashes, placed))
+            placed = placed.keys
+        return as_key_vector(list(placed))
 
-    def _reports_reuse(self, holder: Holder, stored: Stored, keys: Sequence[BlockKey]) -> bool:
-        """Whether a store that may be a report of reuse is one, as far as can be told.
+    def _settle_by_parent(self, state: RankState, stored: Stored) -> BlockKey | None:
+        """Lets an event that goes on from a window's last block tell where that is; gives the block's key.
 
-        A single block is as likely a copy: a prompt of one block that is asked again. Taking a report for a copy keeps
-        a block too long; taking a copy for a report may lose a whole chain.
+        A prompt that went on after the stretch goes on with other tokens than the stretch ended with.
         """
-        state = holder.state
-        if stored.reuse is Reuse.SAME_AS_PREVIOUS_GROUP:
-            return state.reported
-        state.reported = self._would_reuse(holder, stored, keys)
-        if state.reported and stored.reuse is Reuse.FOLLOWED_BY_STORE:
-            state.reports = True
-            state.inexact_reason = state.inexact_reason or (_REUSE_GUESSED if holder.doubts or holder.copies else None)
-        elif state.reported:
-            state.reported = len(keys) > 1
-            if not state.reported:
-                holder.doubts.update(stored.hashes)
-            if state.reported or state.reports:
-                state.inexact_reason = state.inexact_reason or _REUSE_GUESSED
-        return state.reported
+        placement = state.placements.get(stored.parent) if stored.parent is not None else None
+        if placement is None or stored.parent != placement.hashes[-1]:
+            return None
+        before = stored.tokens[: placement.group.block_size] == placement.last_tokens
+        return self._settle(placement, before=before)
 
-    def _would_reuse(self, holder: Holder, stored: Stored, keys: Sequence[BlockKey]) -> bool:
-        if not holder.state.hybrid:
-            return all(self._holding[stored.tier].get(key) & holder.bit for key in keys)
+    def _settle_by_hash(self, state: RankState, hashes: Sequence[BlockHash], keys: frozenset[BlockKey]) -> None:
+        """Lets another prompt that has some of a window's blocks tell where those are."""
+        for block_hash in hashes:
+            placement = state.placements.get(block_hash)
+            if placement is not None:
+                number = list(placement.hashes).index(block_hash)
+                if (placement.keys[number] in keys) != (placement.keys_before[number] in keys):
+                    self._settle(placement, before=placement.keys_before[number] in keys)
 
-        def chain(cut: Cut) -> Chain:
-            root = root_key(holder.rank.model, stored.lora_name, cut.block_size)
-            return Chain(block_keys(root, stored.tokens, cut.block_size, stored.extras[:1]), self._holding)
+    def _settle(self, placement: Placement, *, before: bool) -> BlockKey:
+        """Ends the doubt about where blocks are; gives the key of the last."""
+        group = placement.group
+        keys = placement.keys_before if before else placement.keys
+        for block_hash, key in zip(placement.hashes, keys, strict=True):
+            held = group.state.placements.pop(block_hash, None) is not None
+            if before and held and self._cache.remove_last_copy(group, _GPU, block_hash):
+                self._cache.store(group, _GPU, as_key_vector([block_hash]), as_key_vector([key]))
+        return keys[-1]
 
-        return any(
-            match.tokens == len(stored.tokens) for match in hybrid_match(holder.state, len(stored.tokens), chain)
+    def _is_report(self, group: CacheGroup, stored: Stored) -> bool:
+        return is_report(
+            group, stored, reusable=self._is_reusable(group, stored), scheduler_block=scheduler_block(group.state)
         )
 
+    def _is_reusable(self, group: CacheGroup, stored: Stored) -> bool:
+        """Whether the engine would have reused all blocks of an event."""
+        if not all(block_hash in group.hashes for block_hash in stored.hashes[:1]):
+            return False
+
+        def chain(layout: BlockLayout) -> Chain:
+            root = root_key(group.rank.model, stored.lora_name, layout.unit)
+            return Chain(block_keys(root, stored.tokens, layout.unit, stored.extras[:1]), self._cache.masks)
+
+        state = group.state
+        if state.is_ordinary:
+            blocks = len(stored.hashes)
+            return bool(chain(group.layout).window(True, blocks - 1, blocks, 1) & group.bit)
+        match = hybrid_match(state, len(stored.tokens), chain)
+        return match is not None and match.tokens_by_tier.get(_GPU, 0) == len(stored.tokens)
+
+    def _note_offloading(self, rank: Rank, state: RankState, stored: Stored) -> None:
+        before = state.chunk_blocks
+        learn_chunk(state, stored)
+        if (before > 1) != (state.chunk_blocks > 1):
+            after, state.chunk_blocks = state.chunk_blocks, before
+            self._remove_from_lookup(rank.model, state)
+            state.chunk_blocks = after
+            self._add_to_lookup(rank.model, state)
+
     def _store_by_hash(self, state: RankState, stored: Stored) -> int:
-        """Adds a tier to blocks that are known; what comes with no tokens and is not known cannot be matched."""
+        """Adds a tier to blocks that are known; a block without tokens that is not known cannot be matched."""
         unknown = 0
         for block_hash in stored.hashes:
-            for holder in state.of_group(stored.group):
-                key = holder.keys.get(block_hash)
+            for group in state.of_group(stored.group):
+                key = group.hashes.get(block_hash)
                 if key is not None:
-                    if not stored.tokens and stored.block_size > holder.cut.block_size:
-                        state.inexact_reason = state.inexact_reason or _OFFLOADED_IN_CHUNKS
-                    self._add(holder, stored.tier, (block_hash,), as_key_vector([key]))
+                    self._cache.store(group, stored.tier, as_key_vector([block_hash]), as_key_vector([key]))
+                    self._note_admissions(group, 1)
                     break
             else:
                 unknown += 1
         self.statistics.unknown_blocks += unknown
         if unknown and stored.group not in state.unsupported_groups:
-            state.inexact_reason = state.inexact_reason or _OFFLOADED_UNKNOWN
+            state.mark_inexact(InexactReason.UNKNOWN_OFFLOADED)
         return unknown
 
-    def _add(self, holder: Holder, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> None:
-        """Adds blocks; `keys` is a run."""
-        hashes = as_key_vector(hashes)
-        added = len(hashes)
-        left_out = self._holding[tier].add(holder.bit, holder.keys, hashes, keys)
-        if left_out:
-            added -= len(left_out)
-            for position in left_out:
-                last = position == len(hashes) - 1
-                added += self._add_known(holder, tier, hashes[position], keys[position], last=last)
+    def _add(self, group: CacheGroup, tier: Tier, stored: Stored, keys: Sequence[BlockKey]) -> None:
+        hashes = as_key_vector(stored.hashes)
+        copies = len(group.extra_copies)
+        added = self._cache.store(group, tier, hashes, keys)
         if added:
-            statistics, sizes = self.statistics, holder.sizes
-            sizes[tier] += added
-            holder.ages.add(statistics.admissions // self._era, added, sizes)
-            statistics.admissions += added
-            self.blocks += added
-            if self.blocks > self._max_blocks:
-                self._displace()
+            self._note_admissions(group, added)
+        if added != len(keys):
+            self._note_copies(group, tier, stored, new_copies=len(group.extra_copies) - copies)
 
-    def _add_known(self, holder: Holder, tier: Tier, block_hash: BlockHash, own_key: BlockKey, *, last: bool) -> bool:
-        """Adds a block that the holder names, or has under another name; True if one more is held on this tier."""
-        names, holding = holder.keys, self._holding[tier]
-        known = names.get(block_hash)
-        key = own_key if known is None else known  # a name keeps the key it was first given
-        if not holding.get(key) & holder.bit:
-            holding.set(holder.bit, key)
-            return True
-        if known is None:
-            names.put(block_hash, key)
-            holder.doubles[key, tier] = holder.doubles.get((key, tier), 0) + 1
-            holder.state.inexact_reason = holder.state.inexact_reason or _SAME_TOKENS
-        elif block_hash in holder.doubts and holder.state.reports and not last:
-            # Computed anew on the way to other blocks: the engine no longer had it, so it was no copy before.
-            holder.doubts.discard(block_hash)
-            holder.copies.pop((block_hash, tier), None)
-        else:
-            holder.copies[block_hash, tier] = holder.copies.get((block_hash, tier), 0) + 1
-            if holder.state.reports and tier is Tier.GPU:  # a step of several requests shows them less clearly
-                holder.state.inexact_reason = holder.state.inexact_reason or _REUSE_GUESSED
-        return False
+    def _note_copies(self, group: CacheGroup, tier: Tier, stored: Stored, *, new_copies: int) -> None:
+        """Learns from blocks that were stored although they are held."""
+        state = group.state
+        if tier is not _GPU or not new_copies:
+            return
+        if stored.group is None and not stored.counts_copies:
+            state.mark_inexact(InexactReason.SAME_HASH)
+        if state.sends_reuse_reports:
+            recomputed(group, list(stored.hashes[:-1]))
+        if state.half_removed and not state.removes_each_copy:
+            again = state.half_removed.intersection(stored.hashes[:-1])
+            state.restored_after_removal += len(again)
+            state.half_removed -= again
+            if state.restored_after_removal >= _RESTORES_THAT_PROVE:
+                state.removes_last_copy_only = True
+                state.mark_inexact(InexactReason.LATE_REMOVALS)
+
+    def _note_admissions(self, group: CacheGroup, added: int) -> None:
+        statistics = self.statistics
+        group.ages.add(statistics.admissions // self._era, added, group.sizes)
+        statistics.admissions += added
+        if self._cache.blocks > self._max_blocks:
+            self._evict_to_limit()
+
+    def _evict_to_limit(self) -> None:
+        """Evicts the oldest blocks, down to slightly below the limit so that it is not reached again at once."""
+        wanted = self._max_blocks - min(1024, self._max_blocks >> 10)
+        while self._cache.blocks > wanted:
+            groups = (group for state in self._ranks.values() for group in state.groups if group.hashes)
+            oldest = oldest_group(groups)
+            if oldest is None:
+                break
+            group, count = oldest
+            self.statistics.displaced += self._cache.remove_oldest(group, min(count, self._cache.blocks - wanted))
+            group.state.mark_inexact(InexactReason.EVICTED_HERE)
 
     def remove(self, rank: Rank, removed: Removed) -> int:
         state = self._ranks.get(rank)
         if state is None:
             self.statistics.unknown_blocks += len(removed.hashes)
             return len(removed.hashes)
-        holders = state.of_group(removed.group)
+        groups = state.of_group(removed.group)
         unknown = 0
-        for block_hash in removed.hashes:
-            for holder in holders:
-                if block_hash in holder.keys and self._remove(holder, removed.tier, block_hash):
+        for position, block_hash in enumerate(removed.hashes):
+            left = removed.copies_left[position] if position < len(removed.copies_left) else None
+            for group in groups:
+                if block_hash in group.hashes and self._remove(group, removed.tier, block_hash, left):
                     break
             else:
                 unknown += 1
@@ -213,72 +273,74 @@ class MemoryIndex:
         self.statistics.unknown_blocks += unknown
         return unknown
 
-    def _remove(self, holder: Holder, tier: Tier, block_hash: BlockHash) -> bool:
-        copies = holder.copies.get((block_hash, tier), 0) if holder.copies else 0
-        if copies > 1:
-            holder.copies[block_hash, tier] = copies - 1
-        elif copies:
-            del holder.copies[block_hash, tier]
-        else:
-            return self._let_go(holder, tier, block_hash)
+    def _remove(self, group: CacheGroup, tier: Tier, block_hash: BlockHash, left: int | None) -> bool:
+        state = group.state
+        if state.placements:
+            state.placements.pop(block_hash, None)
+        if group.ambiguous_copies:
+            group.ambiguous_copies.pop(block_hash, None)
+        if left is not None:
+            return self._remove_all_but(group, tier, block_hash, left)
+        if not group.extra_copies:
+            if state.half_removed:
+                self._note_last_removal(state, block_hash)
+            return self._cache.remove_last_copy(group, tier, block_hash)
+        if state.removes_last_copy_only:
+            group.extra_copies.pop((block_hash, tier), None)
+        elif (block_hash, tier) in group.extra_copies:
+            if len(state.half_removed) < _MAX_HALF_REMOVED:
+                state.half_removed.add(block_hash)
+        elif state.half_removed:
+            self._note_last_removal(state, block_hash)
+        return self._cache.remove(group, tier, block_hash)
+
+    def _remove_all_but(self, group: CacheGroup, tier: Tier, block_hash: BlockHash, left: int) -> bool:
+        group.extra_copies.pop((block_hash, tier), None)
+        if not left:
+            return self._cache.remove_last_copy(group, tier, block_hash)
+        if left > 1:
+            group.extra_copies[block_hash, tier] = left - 1
         return True
 
-    def _let_go(self, holder: Holder, tier: Tier, block_hash: BlockHash) -> bool:
-        """Takes the last copy of a block; False when there is none on this tier."""
-        key = holder.keys.get(block_hash)
-        holding, bit = self._holding[tier], holder.bit
-        if key is None or not holding.get(key) & bit:
-            return False
-        if doubles := holder.doubles.pop((key, tier), 0) if holder.doubles else 0:
-            if doubles > 1:
-                holder.doubles[key, tier] = doubles - 1
-            holder.keys.forget(block_hash)
-            return True
-        holding.discard(bit, key)
-        holder.sizes[tier] -= 1
-        self.blocks -= 1
-        if not any(holder.sizes[other] and self._holding[other].get(key) & bit for other in Tier):
-            holder.keys.forget(block_hash)
-            holder.doubts.discard(block_hash)
-        return True
-
-    def _displace(self) -> None:
-        """Lets go of the oldest blocks, and of some more at once when there are millions."""
-        wanted = self._max_blocks - min(1024, self._max_blocks >> 10)
-        while self.blocks > wanted:
-            held = [holder for state in self._ranks.values() for holder in state.holders if holder.keys]
-            ages = {holder: age for holder in held if (age := holder.ages.oldest(sum(holder.sizes)))}
-            holder = min(ages, key=lambda holder: ages[holder][0])
-            before = self.blocks
-            self._displace_oldest(holder, min(ages[holder][1], self.blocks - wanted))
-            self.statistics.displaced += before - self.blocks
-            holder.state.inexact_reason = holder.state.inexact_reason or _DISPLACED
-
-    def _displace_oldest(self, holder: Holder, blocks: int) -> None:
-        if holder.is_simple:
-            keys = holder.keys.take_oldest(blocks)
-            self._holding[Tier.GPU].discard_all(holder.bit, keys)
-            holder.sizes[Tier.GPU] -= len(keys)
-            self.blocks -= len(keys)
-            return
-        for block_hash in holder.keys.oldest(blocks):
-            for tier in Tier:
-                holder.copies.pop((block_hash, tier), None)
-                if block_hash in holder.keys:
-                    self._let_go(holder, tier, block_hash)
+    @staticmethod
+    def _note_last_removal(state: RankState, block_hash: BlockHash) -> None:
+        if block_hash in state.half_removed:
+            state.removes_each_copy = True
+            state.half_removed.clear()
 
     def clear(self, rank: Rank) -> None:
         state = self._ranks.get(rank)
         if state is None:
             return
-        self._unlist(rank.model, state)
-        for holder in state.holders:
-            self._retire(holder)
-        state.holders = []
-        state.inexact_reason = None
-        state.unsupported_groups = {}
-        state.reports = False
-        state.salted = False
+        self._drop_groups(rank, state)
+        new = self._ranks[rank] = RankState()
+        new.drops_last_block, new.hidden, new.loras, new.sizes = (
+            state.drops_last_block,
+            state.hidden,
+            state.loras,
+            state.sizes,
+        )
+
+    def engine_cleared(self, rank: Rank) -> bool:
+        state = self._ranks.get(rank)
+        if state is None:
+            return True
+        if not any(group.below_device for group in state.groups):
+            self._drop_groups(rank, state)
+            state.empty()
+            return True
+        state.mark_inexact(InexactReason.CLEARED_TIER)
+        for group in state.groups:
+            for block_hash, _ in group.hashes.items():
+                group.extra_copies.pop((block_hash, _GPU), None)
+                self._cache.remove_last_copy(group, _GPU, block_hash)
+        return False
+
+    def _drop_groups(self, rank: Rank, state: RankState) -> None:
+        self._remove_from_lookup(rank.model, state)
+        for group in state.groups:
+            self._enqueue_for_sweep(group)
+        state.groups = []
 
     def hide(self, rank: Rank) -> None:
         self._set_hidden(rank, True)
@@ -290,31 +352,33 @@ class MemoryIndex:
         state = self._ranks.get(rank)
         if state is None or state.hidden == hidden:
             return
-        self._unlist(rank.model, state)
+        self._remove_from_lookup(rank.model, state)
         state.hidden = hidden
-        self._list(rank.model, state)
+        self._add_to_lookup(rank.model, state)
 
     def forget(self, rank: Rank) -> None:
         self.clear(rank)
-        self._ranks.pop(rank, None)
+        state = self._ranks.pop(rank, None)
+        for name in state.loras if state else ():
+            models = self._loras[name]
+            models[rank.model] -= 1
+            if not models[rank.model]:
+                del models[rank.model]
+            if not models:
+                del self._loras[name]
+
+    def drop_last_block(self, rank: Rank) -> None:
+        state = self._ranks.get(rank)
+        if state is None:
+            state = self._ranks[rank] = RankState()
+        state.drops_last_block = True
 
     def sweep(self, blocks: int) -> bool:
         while self._cleared and blocks > 0:
-            holder = self._cleared[0]
-            keys = holder.keys.drain(blocks)
-            for holding in self._holding:
-                if holding:
-                    holding.discard_all(holder.bit, keys)
-            blocks -= len(keys)
-            for counts in (holder.copies, holder.doubles):
-                while counts and blocks > 0:
-                    counts.popitem()
-                    blocks -= 1
-            if not (holder.keys or holder.copies or holder.doubles):
+            freed = self._cache.drain(self._cleared[0], blocks)
+            if freed < blocks:
                 self._cleared.popleft()
-                number = holder.bit.bit_length() - 1
-                self._holders[number] = None
-                self._free.append(number)
+            blocks -= freed
         return bool(self._cleared)
 
     def match(self, prompt: Prompt) -> list[RankMatch]:
@@ -329,129 +393,192 @@ class MemoryIndex:
         return matches
 
     def _matches(self, prompt: Prompt) -> list[RankMatch]:
-        chains: dict[Cut, Chain] = {}
+        chains: dict[BlockLayout, Chain] = {}
 
-        def chain(cut: Cut) -> Chain:
-            if cut not in chains:
-                chains[cut] = Chain(
-                    prompt_keys(prompt, cut.block_size, cut.lookahead, self._key_cache.block_keys), self._holding
-                )
-            return chains[cut]
+        def chain(layout: BlockLayout) -> Chain:
+            if layout not in chains:
+                keys = prompt_keys(prompt, layout.unit, layout.lookahead, self._key_cache.block_keys)
+                chains[layout] = Chain(keys, self._cache.masks)
+            return chains[layout]
 
         matches: list[RankMatch] = []
-        for cut, wanted in self._primaries.get(prompt.model, {}).items():
-            ends, runs = chain(cut).prefixes(wanted) if wanted else ((), None)
+        tokens = len(prompt.tokens)
+        for (layout, stride), wanted in self._primaries.get(prompt.model, {}).items():
+            if not wanted:
+                continue
+            keys, spans = chain(layout).strided(stride), None
+            if self._cache.masks[Tier.CPU] or self._cache.masks[Tier.STORAGE]:
+                ends, spans = tiered_prefixes(keys, self._cache.masks, wanted)
+            else:
+                ends = self._cache.match(keys, wanted)
             for blocks, mask in ends:
-                on_gpu = {Tier.GPU: blocks * cut.block_size}  # one for all: there may be thousands of them
+                size = layout.unit * stride
+                on_device = {_GPU: blocks * size}  # one for all: there may be thousands of them
                 for number in bits(mask):
-                    holder = self._holders[number]
-                    assert holder is not None  # noqa: S101 - bits without a holder are in no primaries
-                    if holder.state.hybrid:
-                        matches += hybrid_match(holder.state, blocks * cut.block_size, chain)
-                    elif runs is None:
-                        matches.append(RankMatch(holder.rank, cut.block_size, on_gpu))
+                    group = self._cache.groups[number]
+                    assert group is not None  # noqa: S101 - bits without a group are in no primaries
+                    if not group.state.is_ordinary:
+                        match = hybrid_match(group.state, tokens, chain)
+                        matches += (match,) if match else ()
+                    elif spans is None:
+                        matches.append(RankMatch(group.rank, size, on_device))
                     else:
-                        matches.append(prefix_match(holder, blocks, runs))
-        for state in self._windowed.get(prompt.model, ()):
-            matches += hybrid_match(state, len(prompt.tokens), chain)
+                        matches.append(RankMatch(group.rank, size, tokens_by_tier(spans, group.bit, blocks, size)))
+        for state in self._others.get(prompt.model, ()):
+            match = hybrid_match(state, tokens, chain)
+            matches += (match,) if match else ()
         return matches
 
     def ranks(self) -> Iterable[RankBlocks]:
         for rank, state in self._ranks.items():
-            tiers = {tier: sum(holder.sizes[tier] for holder in state.holders) for tier in Tier}
-            yield RankBlocks(
-                rank, sorted(state.sizes), tiers, sorted(set(state.unsupported_groups.values())), state.inexact_reason
-            )
-
-    def disagreements(self) -> list[str]:
-        """What does not fit together, a sentence each: for tests, since it walks over every block."""
-        return list(disagreements(self._holding, self._holders, self._ranks.values(), self.blocks))
+            tiers = {tier: sum(group.sizes[tier] for group in state.groups) for tier in Tier}
+            unsupported = sorted(set(state.unsupported_groups.values()))
+            yield RankBlocks(rank, sorted(state.sizes), tiers, unsupported, self.inexact_reason(rank))
 
     def inexact_reason(self, rank: Rank) -> str | None:
         state = self._ranks.get(rank)
         if state is None:
             return None
-        return state.inexact_reason or (_NOT_UNDERSTOOD if state.unsupported_groups else None)
+        if state.inexact is None and state.placements:
+            return InexactReason.WINDOW_BLOCKS.value
+        reason = state.inexact or (InexactReason.UNSUPPORTED_GROUP if state.unsupported_groups else None)
+        return reason and reason.value
 
     def lora_model(self, lora_name: str) -> str | None:
-        return self._loras.get(lora_name)
+        return next(iter(self._loras.get(lora_name, ())), None)
 
-    def loras(self) -> dict[str, str]:
-        """LoRA name to the model that it was announced under."""
-        return dict(self._loras)
+    def loras(self) -> Mapping[str, str]:
+        return {name: next(iter(models)) for name, models in self._loras.items()}
 
-    def _new_holder(self, rank: Rank, state: RankState, stored: Stored) -> Holder | None:
-        """A holder for an event's blocks, which are its first; None when they are not to be held.
+    def disagreements(self) -> list[str]:
+        """What does not fit together, a sentence each: for tests, since it walks over every block."""
+        return list(disagreements(self._cache, self._ranks.values()))
 
-        Such are those of a group that is not understood, and parts of blocks.
-        """
-        cut = Cut(stored.block_size, stored.lookahead)
+    def _add_lora(self, model: str, state: RankState, name: str) -> None:
+        state.loras.add(name)
+        models = self._loras.setdefault(name, {})
+        models[model] = models.get(model, 0) + 1
+
+    def _new_group(self, rank: Rank, state: RankState, stored: Stored) -> CacheGroup | None:
+        """The group of an event's blocks, which are its first or have another size; None when they do not count."""
+        same = next((group for group in state.groups if group.index == stored.group and group.on_device), None)
         if stored.group in state.unsupported_groups:
             return None
-        if state.ends_a_block(stored):
-            state.inexact_reason = state.inexact_reason or (_ENDS_OF_BLOCKS if state.recurrent else None)
-            return None
+        if same is not None and stored.tier is _GPU and stored.lookahead == same.layout.lookahead:
+            return self._of_other_size(state, same, stored)
         try:
-            tail = tail_blocks(stored)
-        except ValueError as error:
+            kind = group_kind(stored)
+        except UnsupportedGroupError as error:
             state.unsupported_groups[stored.group] = str(error)
             return None
-        number = self._free.pop() if self._free else len(self._holders)
-        if number == len(self._holders):
-            self._holders.append(None)
-        holder = self._holders[number] = Holder(rank, state, 1 << number, group=stored.group, cut=cut, tail=tail)
-        self._unlist(rank.model, state)
-        state.sizes.add(cut.block_size)
-        state.holders.append(holder)
-        self._list(rank.model, state)
-        return holder
+        if is_local_attention(stored):
+            state.mark_inexact(InexactReason.UNSUPPORTED_GROUP)
+        layout = self._layout(state, stored)
+        number = self._cache.free_bit()
+        group = CacheGroup(rank, state, stored, bit=1 << number, kind=kind, layout=layout)
+        group.on_device = stored.tier is _GPU
+        self._cache.groups[number] = group
+        self._remove_from_lookup(rank.model, state)
+        state.sizes.add(stored.block_size)
+        state.groups.append(group)
+        self._add_to_lookup(rank.model, state)
+        return group
 
-    def _list(self, model: str, state: RankState) -> None:
-        """Lets lookups find a rank."""
-        primary = state.primary
-        if primary is None or state.hidden:
+    @staticmethod
+    def _layout(state: RankState, stored: Stored) -> BlockLayout:
+        """The layout of a new group: that of the engine's others where its blocks fit."""
+        size = stored.block_size
+        if stored.tier is not _GPU or stored.lookahead:
+            return BlockLayout(size, stored.lookahead)
+        for group in state.groups:
+            if group.on_device and not group.layout.lookahead:
+                if size % group.layout.unit == 0:
+                    return group.layout
+                state.mark_inexact(InexactReason.BLOCK_SIZES)
+        return BlockLayout(gcd(size, stored.hash_unit))
+
+    def _of_other_size(self, state: RankState, group: CacheGroup, stored: Stored) -> CacheGroup | None:
+        """A group's blocks of another size than those before: parts of blocks, at the end of a prompt.
+
+        With recurrent states vLLM reuses them; they count where what precedes them is known.
+        """
+        recurrent = any(each.kind.needs is Needs.STATE for each in state.groups)
+        fits = stored.block_size % group.layout.unit == 0
+        if stored.block_size > group.block_size and fits:
+            self._remove_from_lookup(group.rank.model, state)
+            group.block_size = stored.block_size
+            state.sizes.add(stored.block_size)
+            self._add_to_lookup(group.rank.model, state)
+            if group.kind.needs is not Needs.STATE:
+                state.mark_inexact(InexactReason.PARTIAL_BLOCKS)
+            return group
+        if not recurrent:
+            return None
+        if not fits:
+            state.mark_inexact(InexactReason.PARTIAL_BLOCKS)
+            return None
+        return group
+
+    def _set_on_device(self, group: CacheGroup) -> None:
+        self._remove_from_lookup(group.rank.model, group.state)
+        group.on_device = True
+        self._add_to_lookup(group.rank.model, group.state)
+
+    def _add_to_lookup(self, model: str, state: RankState) -> None:
+        place = self._lookup_place(state)
+        if place is None:
             return
-        if primary.tail is None:
+        if isinstance(place, CacheGroup):
             primaries = self._primaries.setdefault(model, {})
-            primaries[primary.cut] = primaries.get(primary.cut, 0) | primary.bit
+            key = place.layout, place.stride
+            primaries[key] = primaries.get(key, 0) | place.bit
         else:
-            self._windowed.setdefault(model, []).append(state)
+            self._others.setdefault(model, []).append(state)
 
-    def _unlist(self, model: str, state: RankState) -> None:
+    def _remove_from_lookup(self, model: str, state: RankState) -> None:
+        place = self._lookup_place(state)
+        if place is None:
+            return
+        if isinstance(place, CacheGroup):
+            self._primaries[model][place.layout, place.stride] ^= place.bit
+        else:
+            self._others[model].remove(state)
+
+    @staticmethod
+    def _lookup_place(state: RankState) -> CacheGroup | RankState | None:
+        """The group by which lookups find a rank, or the rank if it is looked up by itself; None if it is not found."""
         primary = state.primary
         if primary is None or state.hidden:
-            return
-        if primary.tail is None:
-            self._primaries[model][primary.cut] ^= primary.bit
-        else:
-            self._windowed[model].remove(state)
+            return None
+        by_itself = (
+            primary.kind.needs is not Needs.ALL
+            or state.chunk_blocks > 1
+            or not all(group.on_device for group in state.groups)
+        )
+        return state if by_itself else primary
 
-    def _mistrust(self, rank: Rank, holder: Holder) -> None:
-        """Takes a window that lacks blocks out of all lookups: it would hide what the engine has."""
-        state = holder.state
-        if holder.tail is not None:
-            self._unlist(rank.model, state)
-            state.holders.remove(holder)
-            self._list(rank.model, state)
-            state.unsupported_groups[holder.group] = "a window whose blocks are not all known"
-            self._retire(holder)
+    def _drop_incomplete_window(self, group: CacheGroup) -> None:
+        """Stops matching a group whose blocks are not all known: it would promise too little."""
+        state = group.state
+        state.mark_inexact(InexactReason.WINDOW_BLOCKS)
+        self._remove_from_lookup(group.rank.model, state)
+        state.groups.remove(group)
+        self._add_to_lookup(group.rank.model, state)
+        state.unsupported_groups[group.index] = "a window whose blocks are not all known"
+        self._enqueue_for_sweep(group)
 
-    def _retire(self, holder: Holder) -> None:
-        self.blocks -= sum(holder.sizes)
-        self.statistics.cleared += sum(holder.sizes)
-        self._cleared.append(holder)
+    def _enqueue_for_sweep(self, group: CacheGroup) -> None:
+        self._cache.retire(group)
+        self.statistics.cleared += sum(group.sizes)
+        self._cleared.append(group)
 
 
-def _keys_of_some(hashes: Sequence[BlockHash], keys: Sequence[BlockKey], holder: Holder) -> list[BlockKey] | None:
-    """The keys of blocks that came with the tokens of more blocks, as groups do that keep only what a window needs.
-
-    Another group knows them by their hashes. If none does, a single state (mamba) is the last one's; which blocks of a
-    wider window they are cannot be told.
-    """
-    known = [holder.state.known(block_hash, holder.cut) for block_hash in hashes]
-    if not hashes:  # of blocks that a group skipped altogether nothing can be reused
-        return []
-    if holder.tail == 1:
-        return [last if key is None else key for key, last in zip(known, keys[-len(hashes) :], strict=True)]
-    found = [key for key in known if key is not None]
-    return found if len(found) == len(hashes) else None
+def _per_unit(stored: Stored, stride: int) -> Sequence[bytes | None]:
+    """What is hashed into each unit. An event that names some of its blocks' hashes names as many extras: the last."""
+    extras = stored.extras
+    unnamed = len(stored.tokens) // stored.block_size - len(extras)
+    if unnamed > 0 and len(extras) == len(stored.hashes):
+        extras = [*[None] * unnamed, *extras]
+    if stride == 1:
+        return extras
+    return [each for extra in extras for each in (extra, *[None] * (stride - 1))]

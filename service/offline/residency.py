@@ -88,6 +88,14 @@ class Residency:
         """Drops all blocks of a rank."""
         self._ranks.pop(rank, None)
 
+    def cleared_device(self, rank: Rank) -> None:
+        """Takes that a rank holds nothing on the device any more."""
+        blocks = self._ranks.get(rank, {})
+        for block_hash, block in list(blocks.items()):
+            block.tiers &= ~(1 << Tier.GPU)
+            if not block.tiers:
+                del blocks[block_hash]
+
     def sharing(self) -> dict[int, int]:
         """Number of pods that hold a block → number of such blocks."""
         return dict(sorted(Counter(len(pods) for pods in self._pods_by_key().values()).items()))

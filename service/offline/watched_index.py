@@ -45,3 +45,12 @@ class WatchedIndex(MemoryIndex):
         self.timeline.span.cleared += before - self.blocks
         self.timeline.span.clears += 1
         self.residency.cleared(rank)
+
+    def engine_cleared(self, rank: Rank) -> bool:
+        before = self.blocks
+        if super().engine_cleared(rank):
+            return True
+        self.timeline.span.cleared += before - self.blocks
+        self.timeline.span.clears += 1
+        self.residency.cleared_device(rank)
+        return False

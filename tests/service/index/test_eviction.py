@@ -5,13 +5,13 @@ from random import Random
 
 import pytest
 
-from service.index.eviction import Ages
+from service.index.eviction import BlockAges
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_oldest_block_is_the_first_that_came_of_those_that_were_not_struck_off(seed: int) -> None:
     random = Random(seed)
-    ages, held = Ages(), deque[int]()
+    ages, held = BlockAges(), deque[int]()
     era = random.randrange(2)
     for _ in range(2_000):
         era += random.random() < 0.1

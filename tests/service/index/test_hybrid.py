@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from service.index.base import Removed, Reuse, Stored
+from service.index.inexact import InexactReason
 from service.index.memory import MemoryIndex
-from tests.service.index.test_memory import SIZE, A, B, matches, stored, tokens
+from tests.service.index.blocks import SIZE, A, B, matches, stored, tokens
 
 WINDOW = 2 * SIZE + 1
 """A window of two blocks, and the token that is being computed."""
@@ -97,15 +98,39 @@ def test_the_blocks_that_a_window_names_are_known_by_the_hashes_of_other_groups(
     assert matches(index, 1, 2, 3, 4, 5) == {A: 3}
 
 
-def test_a_window_of_which_nobody_knows_which_blocks_it_keeps_does_not_count(index: MemoryIndex) -> None:
-    index.store(A, Stored([4], None, tokens(1, 2, 3, 4), 4 * SIZE, group=0, kind="full_attention"))
-    index.store(A, Stored([2, 3], None, tokens(1, 2, 3, 4), SIZE, group=1, kind="sliding_window", window=WINDOW))
-    assert matches(index, 1, 2, 3, 4) == {A: 4}
+def test_a_window_whose_blocks_cannot_be_told_does_not_count(index: MemoryIndex) -> None:
+    index.store(A, Stored([8], None, tokens(*range(1, 9)), 8 * SIZE, group=0, kind="full_attention", hash_unit=SIZE))
+    index.store(A, windowed(*range(1, 9), hashes=[11, 12, 13, 14, 15]))
+    assert matches(index, *range(1, 9)) == {A: 8}
     (held,) = index.ranks()
     assert held.unsupported_groups == ["a window whose blocks are not all known"]
-    assert held.inexact_reason == "which blocks a window keeps cannot be told"
-    index.store(A, windowed(5, parent=4))
+    assert held.inexact_reason == InexactReason.WINDOW_BLOCKS
+    index.store(A, windowed(9, parent=8))
     assert index.disagreements() == []
+
+
+def test_a_window_keeps_the_last_blocks_or_those_before_the_last(index: MemoryIndex) -> None:
+    index.store(A, windowed(1, 2, 3, 4, hashes=[3, 4], group=0))
+    assert matches(index, 1, 2, 3, 4) == {A: 4}
+    assert index.inexact_reason(A) == InexactReason.WINDOW_BLOCKS
+    index.store(A, windowed(5, parent=4, hashes=[], group=0))
+    assert index.inexact_reason(A) is None
+
+
+def test_a_later_prompt_tells_that_a_window_keeps_the_blocks_before_the_last(index: MemoryIndex) -> None:
+    index.store(A, windowed(1, 2, 3, 4, hashes=[2, 3], group=0))
+    index.store(A, windowed(4, parent=3, group=0))
+    assert index.inexact_reason(A) is None
+    assert matches(index, 1, 2, 3) == {A: 3}
+    assert matches(index, 1, 2, 3, 4) == {A: 4}
+    assert index.disagreements() == []
+
+
+def test_another_prompt_that_shares_blocks_tells_where_they_are(index: MemoryIndex) -> None:
+    index.store(A, windowed(1, 2, 3, 4, hashes=[2, 3], group=0))
+    index.store(A, windowed(1, 2, 3, 9, hashes=[3, 9], group=0))
+    assert matches(index, 1, 2, 3) == {A: 3}
+    assert matches(index, 1, 2, 3, 9) == {A: 4}
 
 
 @pytest.mark.parametrize("kind", ["chunked_local_attention", "cross_attention", "unknown", None])
@@ -146,15 +171,24 @@ def test_a_report_of_reuse_is_no_copy(index: MemoryIndex) -> None:
     index.store(A, full(1, 2, reuse=Reuse.FOLLOWED_BY_STORE))
     index.remove(A, Removed([2], group=0))
     assert matches(index, 1, 2) == {A: 1}
-    assert index.inexact_reason(A) is None
+    assert index.inexact_reason(A) == InexactReason.REUSE_REPORTS
 
 
-def test_a_report_that_nothing_proves_is_told(index: MemoryIndex) -> None:
+def test_nobody_is_taken_to_report_before_it_was_seen(index: MemoryIndex) -> None:
     index.store(A, full(1, 2, 3))
     index.store(A, full(1, 2, reuse=Reuse.POSSIBLE))
     index.remove(A, Removed([2], group=0))
+    assert matches(index, 1, 2) == {A: 2}
+    assert index.inexact_reason(A) is None
+
+
+def test_who_was_seen_to_report_is_taken_to_have_reported_before(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2, 3))
+    index.store(A, full(1, 2, reuse=Reuse.POSSIBLE))
+    index.store(A, full(1, 2, 3, reuse=Reuse.FOLLOWED_BY_STORE))
+    index.remove(A, Removed([2], group=0))
     assert matches(index, 1, 2) == {A: 1}
-    assert index.inexact_reason(A) is not None
+    assert index.inexact_reason(A) == InexactReason.REUSE_REPORTS
 
 
 def test_a_store_of_what_is_not_all_held_is_no_report(index: MemoryIndex) -> None:
@@ -205,6 +239,6 @@ def test_a_rank_with_groups_that_are_not_understood_is_inexact(index: MemoryInde
     index.store(A, full(1, 2))
     assert index.inexact_reason(A) is None
     index.store(A, windowed(1, 2, kind="chunked_local_attention"))
-    assert index.inexact_reason(A) == "its groups of a kind that is not understood do not count"
+    assert index.inexact_reason(A) == InexactReason.UNSUPPORTED_GROUP
     index.clear(A)
     assert index.inexact_reason(A) is None

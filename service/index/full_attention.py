@@ -1,0 +1,143 @@
+"""The core of the index: who holds which block, and how long a prefix each group holds.
+
+One table per tier maps a block's key to a bitmask of the cache groups that hold the block. A key stands for a block and
+all that precede it, so groups share an entry exactly if they hold the same prefix, and a lookup is one probe and one
+AND per block, however many groups there are. Each group maps its engine's block hashes to keys, and counts copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.index.base import BlockHash, BlockKey, Tier
+from service.index.cache_groups import CacheGroup
+from service.index.inexact import InexactReason
+from service.native.backend import GroupMasks
+
+_GPU = Tier.GPU
+
+
+class FullAttention:
+    """Blocks of all cache groups. `blocks` is their number; one counts once per group and tier that has it."""
+
+    def __init__(self) -> None:
+        self.masks = tuple(GroupMasks() for _ in Tier)
+        self.groups: list[CacheGroup | None] = []
+        """The group of each bit."""
+        self.blocks = 0
+        self._free_bits: list[int] = []
+
+    def free_bit(self) -> int:
+        """The number of a bit that stands for no group; `groups[number]` is to be set."""
+        if self._free_bits:
+            return self._free_bits.pop()
+        self.groups.append(None)
+        return len(self.groups) - 1
+
+    def store(self, group: CacheGroup, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> int:
+        """Adds blocks; gives how many of them the group did not hold on that tier. O(blocks).
+
+        A block that is held already becomes a copy: engines compute a block again rather than share one in use.
+        """
+        added = len(hashes)
+        known = self.masks[tier].add(group.bit, group.hashes, hashes, keys)
+        if known:
+            added -= len(known)
+            for position in known:
+                added += self._store_known(group, tier, hashes[position], keys[position])
+        group.sizes[tier] += added
+        self.blocks += added
+        return added
+
+    def _store_known(self, group: CacheGroup, tier: Tier, block_hash: BlockHash, key: BlockKey) -> bool:
+        """Adds a block of which the group has the hash or the key; True if it did not hold it on this tier."""
+        known_key = group.hashes.get(block_hash)
+        if known_key is None:  # held under another hash
+            group.hashes.put(block_hash, key)
+            group.alias_counts[key, tier] = group.alias_counts.get((key, tier), 0) + 1
+            group.state.mark_inexact(InexactReason.SAME_TOKENS)
+            return False
+        if known_key != key and tier is _GPU:  # the engine's hash leaves out what tells the two prompts apart
+            group.state.mark_inexact(InexactReason.SAME_HASH)
+        if not self.masks[tier].get(known_key) & group.bit:
+            self.masks[tier].set(group.bit, known_key)
+            return True
+        group.extra_copies[block_hash, tier] = group.extra_copies.get((block_hash, tier), 0) + 1
+        return False
+
+    def remove(self, group: CacheGroup, tier: Tier, block_hash: BlockHash) -> bool:
+        """Takes one copy of a block from a tier; False when the group holds none there. O(1)."""
+        if group.extra_copies and (copies := group.extra_copies.get((block_hash, tier))):
+            if copies > 1:
+                group.extra_copies[block_hash, tier] = copies - 1
+            else:
+                del group.extra_copies[block_hash, tier]
+            return True
+        return self.remove_last_copy(group, tier, block_hash)
+
+    def remove_last_copy(self, group: CacheGroup, tier: Tier, block_hash: BlockHash) -> bool:
+        """Takes a block from a tier, whatever the number of its copies; False when the group holds none there."""
+        key = group.hashes.get(block_hash)
+        if key is None or not self.masks[tier].get(key) & group.bit:
+            return False
+        if group.alias_counts and (aliases := group.alias_counts.pop((key, tier), 0)):
+            if aliases > 1:
+                group.alias_counts[key, tier] = aliases - 1
+            group.hashes.forget(block_hash)
+            return True
+        self.masks[tier].discard(group.bit, key)
+        group.sizes[tier] -= 1
+        self.blocks -= 1
+        if not any(group.sizes[other] and self.masks[other].get(key) & group.bit for other in Tier):
+            group.hashes.forget(block_hash)
+        return True
+
+    def remove_oldest(self, group: CacheGroup, count: int) -> int:
+        """Evicts the blocks that came first, about `count` of them; gives how many. O(count)."""
+        before = self.blocks
+        if group.holds_each_block_once:
+            keys = group.hashes.take_oldest(count)
+            self.masks[_GPU].discard_all(group.bit, keys)
+            group.sizes[_GPU] -= len(keys)
+            self.blocks -= len(keys)
+        else:
+            for block_hash in group.hashes.oldest(count):
+                for tier in Tier:
+                    group.extra_copies.pop((block_hash, tier), None)
+                    if block_hash in group.hashes:
+                        self.remove_last_copy(group, tier, block_hash)
+        return before - self.blocks
+
+    def retire(self, group: CacheGroup) -> None:
+        """Stops counting a group's blocks; `drain` frees their memory. O(1)."""
+        self.blocks -= sum(group.sizes)
+
+    def drain(self, group: CacheGroup, count: int) -> int:
+        """Frees up to `count` blocks of a retired group; gives how many. Less than `count`: its bit is free, too."""
+        keys = group.hashes.drain(count)
+        for masks in self.masks:
+            if masks:
+                masks.discard_all(group.bit, keys)
+        freed = len(keys)
+        for counts in (group.extra_copies, group.alias_counts):
+            while counts and freed < count:
+                counts.popitem()
+                freed += 1
+        if freed < count:
+            number = group.bit.bit_length() - 1
+            self.groups[number] = None
+            self._free_bits.append(number)
+        return freed
+
+    def match(self, keys: Sequence[BlockKey], wanted: int) -> list[tuple[int, int]]:
+        """How many blocks from the first the wanted groups hold on the device: (blocks, mask of those that do).
+
+        `keys` is a key vector, `wanted` a mask. Groups that hold none are left out. O(blocks), whatever the groups.
+        """
+        ends: list[tuple[int, int]] = []
+        alive = wanted
+        for position, still in (*self.masks[_GPU].prefix(keys, wanted), (len(keys), 0)):
+            if still != alive and position:
+                ends.append((position, alive ^ still))
+            alive = still
+        return ends
