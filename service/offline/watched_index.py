@@ -48,9 +48,11 @@ class WatchedIndex(MemoryIndex):
 
     def engine_cleared(self, rank: Rank) -> bool:
         before = self.blocks
-        if super().engine_cleared(rank):
-            return True
+        empty = super().engine_cleared(rank)
         self.timeline.span.cleared += before - self.blocks
         self.timeline.span.clears += 1
-        self.residency.cleared_device(rank)
-        return False
+        if empty:
+            self.residency.cleared(rank)
+        else:
+            self.residency.cleared_device(rank)
+        return empty

@@ -297,7 +297,7 @@ async def test_a_flood_waits_in_the_sockets_and_nothing_is_lost(listen: Listen) 
         listening = await listen(endpoint(publisher), pool_queue_batches=10)
         await publisher.subscribed()
         for number in range(3000):
-            publisher.publish(stored(number % 50))
+            publisher.publish(stored(number))
         await listening.heard({RANK: 2999})
         assert listening.pool.statistics.gaps == 0
         assert state(listening) == (True, None)

@@ -66,7 +66,7 @@ def test_a_difference_that_was_marked_exits_0(recordings: Path, tmp_path: Path) 
     checked = check(path)
     assert checked.returncode == 0
     assert "the engine reuses 1, the index says" in checked.stdout
-    assert "; inexact: blocks were announced again" in checked.stdout
+    assert "; inexact: the engine reports reused blocks" in checked.stdout
     assert counts(checked, "f_steps")[2:] == [1, 0, 0]
 
 

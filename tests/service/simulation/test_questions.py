@@ -26,22 +26,8 @@ NAMES = sorted(
 )
 KNOWN_WRONG = {
     "scheduler/eagle_drop",
-    "scheduler/h_local_only",
-    "scheduler/lmcache_first",
-    "scheduler/lmcache_groups",
-    "scheduler/min_hybrid_offload_tiers_102",
-    "scheduler/min_hybrid_offload_tiers_12",
-    "scheduler/min_offload_chunk4_plain",
-    "scheduler/min_offload_chunk4_selfdescribing",
-    "scheduler/min_offload_reset",
     "scheduler/min_offload_reset_connector",
-    "scheduler/min_two_loads_simple",
-    "scheduler/min_two_remote_loads",
-    "scheduler/off2_reset",
-    "scheduler/off_plain_c4",
-    "scheduler/off_sd_c4",
     "scheduler/sg_p16_extra_key",
-    "scheduler/simple_eager_reset",
 }
 """Recordings for which the index is not right yet, and does not say so."""
 
