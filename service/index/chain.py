@@ -14,8 +14,8 @@ from service.native.backend import GroupMasks, as_key_vector
 class Chain:
     """The keys of one prompt in one layout.
 
-    `device[i]` and `below[i]` are the masks of the groups that hold key i on the device and on any lower tier; they
-    are worked out when they are first asked for.
+    `device[i]`, `cpu[i]` and `below[i]` are the masks of the groups that hold key i on the device, on the CPU and on
+    any lower tier; they are worked out when they are first asked for.
     """
 
     def __init__(self, keys: Sequence[BlockKey], masks: Sequence[GroupMasks]) -> None:
@@ -23,6 +23,7 @@ class Chain:
         self._masks = masks
         self._strided = {1: self.keys}
         self._device: list[int] | None = None
+        self._cpu: list[int] | None = None
         self._below: list[int] | None = None
         self._windows: dict[tuple[bool, int, int, int], int] = {}
 
@@ -39,10 +40,15 @@ class Chain:
         return self._device
 
     @property
+    def cpu(self) -> list[int]:
+        if self._cpu is None:
+            self._cpu = self._held(Tier.CPU)
+        return self._cpu
+
+    @property
     def below(self) -> list[int]:
         if self._below is None:
-            cpu, storage = self._held(Tier.CPU), self._held(Tier.STORAGE)
-            self._below = [one | other for one, other in zip(cpu, storage, strict=True)]
+            self._below = [cpu | storage for cpu, storage in zip(self.cpu, self._held(Tier.STORAGE), strict=True)]
         return self._below
 
     def window(self, on_device: bool, last: int, count: int, stride: int) -> int:

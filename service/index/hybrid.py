@@ -29,7 +29,7 @@ def hybrid_match(state: RankState, tokens: int, chain: Chains) -> RankMatch | No
     found = _over_tiers(state, tokens, chain)
     if found and sum(found.values()) == tokens:
         without_last = _over_tiers(state, tokens - 1, chain)
-        if sum(without_last.values()) < tokens - alignment(_engine_groups(state)):
+        if sum(without_last.values()) < tokens - alignment(_engine_groups(state) or state.groups):
             found = without_last
     found = {tier: count for tier, count in found.items() if count}
     return RankMatch(primary.rank, primary.block_size, found) if found else None
@@ -71,19 +71,37 @@ def _over_tiers(state: RankState, limit: int, chain: Chains) -> dict[Tier, int]:
     """
     groups = _engine_groups(state)
     start = _prefix(groups, Span(True, 0, limit, 1), chain, eagle=state.drops_last_block) if groups else 0
-    end, tier = start, Tier.CPU
+    end, source = start, state.primary
     below = [group for group in groups if group.below_device]
     if below and len(below) == len(groups):
-        reached = _prefix(groups, Span(False, start, limit, max(1, state.chunk_blocks)), chain)
-        if reached - start >= max(1, state.chunk_blocks) * min(group.block_size for group in groups):
+        chunk = max(1, state.chunk_blocks)
+        reached = _prefix(groups, Span(False, start, limit, chunk), chain)
+        if reached - start >= chunk * min(group.block_size for group in groups):
             end = reached
     for group in state.groups:
         if not group.on_device:
             reached = _Group(group, chain).all_blocks(Span(False, 0, limit, 1))
-            end = max(end, reached)
-    if end > start and not any(group.sizes[Tier.CPU] for group in state.groups):
-        tier = Tier.STORAGE
-    return {Tier.GPU: start, tier: end - start}
+            if reached > end:
+                end, source = reached, group
+    tokens = {Tier.GPU: start}
+    if end > start and source is not None:
+        _count_below(source, chain(source.layout), tokens, end)
+    return tokens
+
+
+def _count_below(group: CacheGroup, chain: Chain, tokens: dict[Tier, int], end: int) -> None:
+    """Counts what lies behind the device's prefix by tier. Blocks that a window or chunk leaves out count with the next
+    that is held."""
+    start, tier = tokens[Tier.GPU], Tier.CPU
+    stride, unit = group.stride, group.layout.unit
+    position = end
+    while position > start:
+        last = position // unit - 1
+        if position % group.block_size == 0 and chain.below[last] & group.bit:
+            tier = Tier.CPU if chain.cpu[last] & group.bit else Tier.STORAGE
+        before = max(start, (last // stride) * stride * unit)
+        tokens[tier] = tokens.get(tier, 0) + position - before
+        position = before
 
 
 class Span(NamedTuple):
