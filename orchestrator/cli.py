@@ -112,7 +112,7 @@ def status(
 
 
 @app.command()
-@launch_options(without=("build", "pull", "timeout", "detach"))
+@launch_options(without=("build", "pull", "timeout", "restart", "detach"))
 def doctor(given: LaunchOptions, as_json: options.AsJson = False, debug: options.Debug = False) -> None:
     """Look for what would stop `up` with these options, and say what to do. Exit code 1 if something would."""
     from orchestrator.commands.doctor import examine
@@ -124,7 +124,18 @@ def doctor(given: LaunchOptions, as_json: options.AsJson = False, debug: options
 @launch_options(
     without=(
         *("name", "port", "publish_address", "model", "models_dir", "hf_cache", "hf_endpoint", "zmq_endpoint"),
-        *("zmq_topic", "pool_concurrency", "block_size", "env", "cpus", "memory", "detach"),
+        *(
+            "zmq_topic",
+            "pool_concurrency",
+            "block_size",
+            "env",
+            "env_file",
+            "network",
+            "cpus",
+            "memory",
+            "restart",
+            "detach",
+        ),
     )
 )
 def demo(
@@ -195,6 +206,7 @@ def score(
 def top(
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     count: Annotated[int | None, typer.Option(min=1, help="Stop after so many looks; in a pipe 1.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="The same as --count 1.")] = False,
     as_json: options.AsJson = False,
     name: options.Name = DEFAULTS.name,
     url: options.Url = None,
@@ -207,7 +219,7 @@ def top(
 
     def run() -> None:
         running = find_running(name, url, options.runtime_kind(runtime))
-        watch(running, interval=interval, count=count, as_json=as_json)
+        watch(running, interval=interval, count=1 if once else count, as_json=as_json)
 
     run_command(run, debug=debug)
 

@@ -67,6 +67,15 @@ def ask(address: str, port: int, path: str) -> tuple[int, Any] | None:
         return None
 
 
+def ask_text(address: str, port: int, path: str) -> str:
+    """The body of a GET that succeeds; empty when nothing answers."""
+    try:
+        response = _get(address, port, path)
+    except (OSError, http.client.HTTPException):
+        return ""
+    return response.body.decode("utf-8", "replace") if response.status == 200 else ""
+
+
 def backoff(longest: float = 2.0) -> Iterator[float]:
     """Seconds between two looks: short at first, never more than `longest`."""
     pause = 0.05

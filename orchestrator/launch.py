@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,12 +14,15 @@ from uuid import uuid4
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.base import RuntimeKind
 from service.contract.endpoints import Endpoint, format_endpoints, parse_endpoints
-from service.contract.settings import Settings
+from service.contract.settings import Settings, SettingsError
 from service.contract.units import parse_size
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SERVICE = Settings()
+_LEAST_MEMORY = 6 << 20  # of a container, in Docker
+_SIMILAR = 0.8
+RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 # Variables with an option of their own, and what they are called there.
 _RESERVED = {
     "MODEL_NAME": "--model",
@@ -67,6 +71,8 @@ class Launch:
     timeout: float = 30.0
     cpus: float | None = None
     memory: int | None = None
+    networks: tuple[str, ...] = ()
+    restart: str = "no"
     detach: bool = False
     token: str | None = field(default=None, repr=False)
     instance: str = field(default_factory=lambda: uuid4().hex)
@@ -88,8 +94,16 @@ class Launch:
         for option, folder in (("--models-dir", self.models_dir), ("--ca-bundle", self.ca_bundle)):
             if folder is not None and not folder.exists():
                 raise UsageError(f"{option}: {folder} does not exist.", "Name one that does.")
+        for option, folder in (("--models-dir", self.models_dir), ("--hf-cache", self.hf_cache)):
+            if folder is not None and folder.exists() and not folder.is_dir():
+                raise UsageError(f"{option}: {folder} is a file.", "Name a folder.")
         if self.models_dir is not None and self.hf_cache is not None and self.models_dir == self.hf_cache:
             raise UsageError("--models-dir and --hf-cache name the same folder.", "Give each its own.")
+
+        if self.restart not in RESTART_POLICIES:
+            raise UsageError(f"--restart: {self.restart!r} is not valid.", f"Use one of {', '.join(RESTART_POLICIES)}.")
+        if self.restart != "no" and not self.detach:
+            raise UsageError("--restart: only for a service that stays when `up` returns.", "Add --detach.")
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -130,15 +144,37 @@ def parse_environment(pairs: Iterable[str], host: Mapping[str, str]) -> dict[str
         if not equals and name not in host:
             raise UsageError(f"--env: {name} is not set here.", f"Give a value: --env {name}=VALUE")
         environment[name] = value if equals else host[name]
+        _check_setting(name, environment[name])
     return environment
+
+
+def read_environment_file(path: Path) -> list[str]:
+    """The KEY=VALUE lines of a file, as Docker's --env-file has them: no quotes, # for a comment. Raises UsageError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--env-file: {path} cannot be read: {error}.", "Name a file of KEY=VALUE lines.") from error
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _check_setting(name: str, value: str) -> None:
+    """Raises UsageError for a value that the service would refuse, and for a name that looks mistyped."""
+    known = [setting.name.upper() for setting in fields(Settings)]
+    if name in known:
+        try:
+            Settings.from_environment({name: value})
+        except SettingsError as error:
+            raise UsageError(f"--env: {error}.", "docs/settings.md lists what each setting takes.") from None
+    elif similar := get_close_matches(name.upper(), known, 1, _SIMILAR):
+        raise UsageError(f"--env: {name} is not a setting of the service.", f"Did you mean {similar[0]}?")
 
 
 def parse_memory(text: str) -> int:
     """Bytes of 512m, 2g, 1.5GiB or 1073741824; raises UsageError."""
     try:
-        return parse_size(text)
-    except ValueError:
-        raise UsageError(f"--memory: {text!r} is not a valid size.", "Examples: 512m, 2g") from None
+        return parse_size(text, _LEAST_MEMORY)
+    except ValueError as error:
+        raise UsageError(f"--memory: {text!r} is not valid: it {error}.", "Examples: 512m, 2g") from None
 
 
 DEFAULTS = Launch()

@@ -13,7 +13,7 @@ import typer
 
 from orchestrator.errors import UsageError
 from orchestrator.host.hub_token import find_token
-from orchestrator.launch import DEFAULTS, Launch, parse_environment, parse_memory
+from orchestrator.launch import DEFAULTS, Launch, parse_environment, parse_memory, read_environment_file
 from orchestrator.runtimes.base import RuntimeKind
 from service.contract.units import parse_seconds
 
@@ -137,6 +137,25 @@ Environment = Annotated[
         help="A further setting of the service (KEY alone: its value here). May be repeated.",
     ),
 ]
+EnvFile = Annotated[
+    Path | None,
+    typer.Option(envvar="KVCACHE_ENV_FILE", help="File of KEY=VALUE lines, as if each were given with --env."),
+]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network",
+        envvar="KVCACHE_NETWORK",
+        help="Network of the runtime to join, so that engines in its containers are reached by name. May be repeated.",
+    ),
+]
+Restart = Annotated[
+    str,
+    typer.Option(
+        envvar="KVCACHE_RESTART",
+        help="What the runtime does when a detached service ends: no, on-failure, always or unless-stopped.",
+    ),
+]
 Cpus = Annotated[
     float | None,
     typer.Option(envvar="KVCACHE_CPUS", min=0.01, help="Most CPUs it may use."),
@@ -205,21 +224,32 @@ class LaunchOptions:
     pool_concurrency: PoolConcurrency = DEFAULTS.pool_concurrency
     block_size: BlockSize = DEFAULTS.block_size
     env: Environment = None
+    env_file: EnvFile = None
+    network: Networks = None
     cpus: Cpus = None
     memory: Memory = None
     timeout: Timeout = DEFAULTS.timeout
+    restart: Restart = DEFAULTS.restart
     detach: Detach = False
 
     def launch(self, **replaced: Any) -> Launch:
         """The checked choices, with a token of the hub if this machine has one. Raises UsageError."""
         checked = {
             "runtime": runtime_kind(self.runtime),
-            "environment": parse_environment(self.env or (), os.environ),
+            "environment": parse_environment(
+                [*(read_environment_file(self.env_file) if self.env_file else ()), *(self.env or ())], os.environ
+            ),
+            "networks": tuple(self.network or ()),
             "memory": parse_memory(self.memory) if self.memory else None,
             "token": find_token(os.environ),
         }
-        as_given = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "env"}
-        return Launch(**{**as_given, **checked, **replaced})
+        folders = {
+            name: path.expanduser() if (path := getattr(self, name)) else None
+            for name in ("models_dir", "hf_cache", "ca_bundle")
+        }
+        read = ("env", "env_file", "network")
+        as_given = {option.name: getattr(self, option.name) for option in fields(self) if option.name not in read}
+        return Launch(**{**as_given, **folders, **checked, **replaced})
 
 
 def launch_options(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -141,6 +141,8 @@ def _in_container(launch: Launch, token: Path | None, runtime: ContainerRuntime)
         as_caller=who.as_caller,
         cpus=launch.cpus,
         memory=launch.memory,
+        networks=launch.networks,
+        restart=launch.restart,
     )
 
 

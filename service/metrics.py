@@ -14,6 +14,7 @@ from service.api.traffic import Traffic
 from service.events.pool import EventPool
 from service.histogram import Histogram
 from service.index.base import Index, Rank
+from service.native.backend import COMPILED
 
 _Family = TypeVar("_Family", CounterMetricFamily, GaugeMetricFamily)
 
@@ -37,6 +38,7 @@ class ServiceCollector(Collector):
         self._traffic = traffic
 
     def collect(self) -> Iterable[Metric]:
+        yield _gauge("native_compiled", "1 if the inner loops are compiled, 0 if the slower fallback runs", COMPILED)
         yield from self._of_index()
         yield from self._of_events()
         yield from self._of_pods()

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from orchestrator.console import Console
 from orchestrator.errors import RuntimeUnavailable
-from orchestrator.health import ask, host_and_port
+from orchestrator.exposition import totals
+from orchestrator.health import ask, ask_text, host_and_port
 from orchestrator.readiness import reasons
 from orchestrator.runtimes.base import (
     ADDRESS_LABEL,
@@ -38,6 +39,8 @@ class Report:
     pods: int
     blocks: int
     exact: bool
+    compiled: bool
+    """Whether its inner loops are compiled; it is slower if not."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def _report(service: Service) -> Report | None:
         pods=len({rank["pod"] for rank in ranks}),
         blocks=sum(sum(rank["blocks"].values()) for rank in ranks),
         exact=all(rank["exact"] for rank in ranks),
+        compiled=totals(ask_text(address, port, "/metrics")).get("kvcache_native_compiled", 1) == 1,
     )
 
 
@@ -141,4 +145,5 @@ def _told(report: Report | None) -> str:
         return "does not answer"
     ready = "ready" if report.ready else f"not ready: {'; '.join(report.reasons)}"
     exact = "" if report.exact else ", not all exact (GET /pods says why)"
-    return f"{ready}; {report.pods} pods, {report.blocks} blocks{exact}"
+    slow = "" if report.compiled else "; its inner loops are not compiled, so it is slower"
+    return f"{ready}; {report.pods} pods, {report.blocks} blocks{exact}{slow}"

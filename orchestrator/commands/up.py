@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from ipaddress import ip_address
 
 from orchestrator.commands.build import ensure_image
 from orchestrator.commands.down import GRACE_SECONDS, refuse_if_foreign, remove
@@ -12,6 +13,7 @@ from orchestrator.commands.watch import RuntimeGone, Watch
 from orchestrator.console import Console
 from orchestrator.errors import Problem
 from orchestrator.health import Answer, backoff, url, who_answers
+from orchestrator.host.models_folder import objections
 from orchestrator.host.ownership import Owner
 from orchestrator.host.ports import next_free
 from orchestrator.host.signals import ShutdownRequested, Signals
@@ -30,6 +32,7 @@ _ENDPOINTS = (
     ("/score_completions", "Score chat completions with template rendering"),
     ("/v1/chat/completions", "Full chat completions with template processing"),
 )
+_WITHOUT_KEY = "Keep it behind a firewall or a proxy that asks for a key; or leave out --publish-address."
 _LINES_OF_A_DEAD_SERVICE = 20
 _LOADING_SECONDS = 2.0  # in which a model on disk is loaded
 _LOG_SECONDS = 2.0
@@ -114,6 +117,11 @@ class _UpRun:
         launch, runtime = self._launch, self._runtime
         if runtime.kind is RuntimeKind.PROCESS and (launch.cpus or launch.memory):
             self._console.warn("--cpus and --memory have no effect on a child process.", "Use a container runtime.")
+        if launch.models_dir:
+            for objection in objections(launch.models_dir, mounted=runtime.images is not None):
+                self._console.warn(objection.what, objection.remedy)
+        if ip_address(launch.publish_address).is_unspecified and "API_KEYS" not in launch.environment:
+            self._console.warn("The service is published on every interface, for anyone.", _WITHOUT_KEY)
         self._console.step(f"Cleaning up any existing {self._noun}...")
         sweep(runtime, self._console)
         there = runtime.find(launch.name)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from orchestrator.doctor.finding import Finding, ok, problem, warning
 from orchestrator.errors import Problem, RuntimeUnavailable
 from orchestrator.host.identity import refuse_unreadable
+from orchestrator.host.models_folder import objections
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
 
@@ -59,4 +60,7 @@ def check_folders(launch: Launch, runtime: ContainerRuntime) -> Finding | None:
             refuse_unreadable(launch.models_dir)
         except Problem as found:
             return problem("folders", found.what, found.remedy)
+    if launch.models_dir:
+        for objection in objections(launch.models_dir, mounted=runtime.images is not None):
+            return warning("folders", objection.what, objection.remedy)
     return ok("folders", "can be mounted")

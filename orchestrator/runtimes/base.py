@@ -85,6 +85,8 @@ class Workload:
     as_caller: bool = False
     cpus: float | None = None
     memory: int | None = None
+    networks: tuple[str, ...] = ()
+    restart: str = "no"
     lives_with_parent: bool = False
 
 

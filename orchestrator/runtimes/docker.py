@@ -109,6 +109,8 @@ class Docker:
         with _errors("start the container"):
             container = self._client.containers.create(**_creation(workload))
             try:
+                for network in workload.networks[1:]:
+                    self._client.networks.get(network).connect(container)
                 container.start()
             except BaseException:
                 container.remove(force=True, v=True)
@@ -258,6 +260,8 @@ def _creation(workload: Workload) -> dict[str, Any]:
             **{volume.name: {"bind": volume.target, "mode": "rw"} for volume in workload.volumes},
         },
         "extra_hosts": {HOST_NAME: "host-gateway"},
+        **({"network": workload.networks[0]} if workload.networks else {}),
+        **({"restart_policy": {"Name": workload.restart}} if workload.restart != "no" else {}),
         "log_config": LogConfig(type="json-file", config={"max-size": str(LOG_BYTES), "max-file": "1"}),
     }
 

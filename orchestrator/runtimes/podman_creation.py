@@ -20,6 +20,8 @@ def creation(workload: Workload) -> dict[str, Any]:
         "ports": {f"{published.port}/tcp": (published.address, published.port) for published in workload.publications},
         "mounts": [*restrictions["mounts"], *map(_mount, workload.mounts)],
         "volumes": {volume.name: {"bind": volume.target, "mode": "rw"} for volume in workload.volumes},
+        **({"networks": {name: {} for name in workload.networks}} if workload.networks else {}),
+        **({"restart_policy": {"Name": workload.restart}} if workload.restart != "no" else {}),
         "log_config": {"Type": "k8s-file", "Config": {"size": LOG_BYTES}},
     }
 

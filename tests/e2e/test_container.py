@@ -103,7 +103,16 @@ def test_nothing_of_the_shell_reaches_the_service_by_accident(inside: dict[str, 
     proxies = {name for name in os.environ if "PROXY" in name.upper()}
     settings = environment.keys() - ours - {"PATH", "HOME", "SSL_CERT_FILE"} - proxies
     assert settings <= {
-        *("CONTAINER_ENV", "MODEL_NAME", "MODELS_DIR", "ZMQ_ENDPOINT", "ZMQ_TOPIC", "POOL_CONCURRENCY", "BLOCK_SIZE"),
+        *(
+            "CONTAINER_ENV",
+            "INSTANCE_ID",
+            "MODEL_NAME",
+            "MODELS_DIR",
+            "ZMQ_ENDPOINT",
+            "ZMQ_TOPIC",
+            "POOL_CONCURRENCY",
+            "BLOCK_SIZE",
+        ),
         *("HTTP_PORT", "HTTP_HOST", "HF_ENDPOINT", "HF_HOME", "HF_TOKEN_PATH"),
         # What Python's official image sets.
         *("GPG_KEY", "LANG", "PYTHON_VERSION", "PYTHON_SHA256", "PYTHON_GET_PIP_URL", "PYTHON_GET_PIP_SHA256"),

@@ -31,6 +31,9 @@ _OPTIONS = {
     "--pool-concurrency": "POOL_CONCURRENCY",
     "--block-size": "BLOCK_SIZE",
     "--env": "KVCACHE_ENV",
+    "--env-file": "KVCACHE_ENV_FILE",
+    "--network": "KVCACHE_NETWORK",
+    "--restart": "KVCACHE_RESTART",
     "--cpus": "KVCACHE_CPUS",
     "--memory": "KVCACHE_MEMORY",
     "--timeout": "KVCACHE_TIMEOUT",
@@ -83,8 +86,15 @@ def test_help_names_every_command(invoke: Invoke) -> None:
     [
         (("up", "--runtime", "lxc"), "--runtime: 'lxc' is not a runtime"),
         (("up", "--port", "99999999"), "--port"),
-        (("up", "--memory", "much"), "--memory: 'much' is not a valid size"),
+        (("up", "--memory", "much"), "--memory: 'much' is not valid"),
+        (("up", "--memory", "1k"), "--memory: '1k' is not valid: it must be a size of 6291456 bytes or more"),
         (("up", "--env", "HF_TOKEN=x"), "--env: HF_TOKEN is not given this way"),
+        (("up", "--env", "LOG_LEVEL=loud"), "--env: LOG_LEVEL='loud': must be one of"),
+        (("up", "--env", "LOG_LEVLE=info"), "Did you mean LOG_LEVEL?"),
+        (("up", "--env-file", "no-such-file"), "--env-file: no-such-file cannot be read"),
+        (("up", "--models-dir", __file__), "is a file"),
+        (("up", "--restart", "always"), "--restart: only for a service that stays"),
+        (("up", "-d", "--restart", "sometimes"), "--restart: 'sometimes' is not valid"),
         (("up", "--name", "a/b"), "--name: 'a/b' is not a valid name"),
         (("logs", "--since", "yesterday"), "--since: 'yesterday' is not a valid time"),
         (("up", "--zmq-endpoint", "localhost:1"), "--zmq-endpoint: 'localhost:1' must start with tcp://"),
@@ -138,4 +148,4 @@ def test_doctor_takes_the_options_of_up_with_the_same_meaning(invoke: Invoke) ->
     def options(command: str) -> set[str]:
         return set(re.findall(r"^ +(?:-\w, )?(--[\w-]+)", invoke(command, "--help").output, re.MULTILINE))
 
-    assert options("up") - options("doctor") == {"--build", "--pull", "--timeout", "--detach", "--quiet"}
+    assert options("up") - options("doctor") == {"--build", "--pull", "--timeout", "--restart", "--detach", "--quiet"}

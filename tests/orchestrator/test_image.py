@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import Problem
-from orchestrator.image import Recipe, Step, recipe, step_of
+from orchestrator.errors import BuildFailed, Problem
+from orchestrator.image import Loops, Recipe, Step, explained, loops_without_compiler, recipe, step_of
 from orchestrator.launch import Launch
+from orchestrator.runtimes.build_output import output_lines
 from tests.conftest import ROOT
 
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n"
@@ -92,3 +93,46 @@ print(os.path.dirname(orchestrator.__file__), recipe(Launch(), {}).content)
     installed = subprocess.run([sys.executable, "-c", program], cwd=site, check=True, capture_output=True, text=True)
 
     assert installed.stdout.split() == [str(site / "orchestrator"), recipe(Launch(), {}).content]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(81, "has no python3"), (82, "has a Python older than 3.11"), (83, "has a Python without venv")],
+)
+def test_a_base_image_that_cannot_be_built_on_is_named_with_the_reason(code: int, said: str) -> None:
+    failure = BuildFailed("The image does not build", "", exit_code=code)
+    shown = explained(failure, Launch(base_image="example/base"), fetches_base=False, last_lines=())
+    assert shown.what.startswith(f"The base image example/base {said}")
+    assert "--base-image" in shown.remedy
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("The command '/bin/sh -c false' returned a non-zero code: 75", 75),
+        ('error building at STEP "RUN false": error while running runtime: exit status 75', 75),
+        ("manifest unknown", None),
+    ],
+)
+def test_the_exit_code_of_a_failed_step_is_known_in_what_docker_and_podman_print(
+    message: str, code: int | None
+) -> None:
+    with pytest.raises(BuildFailed) as raised:
+        list(output_lines({"error": message}))
+    assert raised.value.exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("code", "loops"),
+    [(75, Loops.FALLBACK_FOR_NOW), (69, Loops.FALLBACK), (70, Loops.FALLBACK), (1, None), (None, None)],
+)
+def test_a_build_without_a_compiler_is_repeated_without_compiled_loops(code: int | None, loops: Loops | None) -> None:
+    assert loops_without_compiler(BuildFailed("", "", exit_code=code)) is loops
+
+
+def test_certificates_that_this_machine_trusts_anyway_do_not_change_the_image(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.write_bytes(_CERTIFICATE)
+    with_bundle = recipe(Launch(), {"SSL_CERT_FILE": str(bundle)})
+    assert with_bundle.content == recipe(Launch(), {}).content
+    assert b"-----BEGIN CERTIFICATE-----" in with_bundle.archive()

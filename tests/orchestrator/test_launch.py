@@ -10,7 +10,7 @@ from orchestrator.launch import Launch, parse_environment, parse_memory
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("1073741824", 1 << 30), ("512m", 512 << 20), ("2g", 2 << 30), ("1.5GiB", 3 << 29), ("64KB", 64 << 10)],
+    [("1073741824", 1 << 30), ("512m", 512 << 20), ("2g", 2 << 30), ("1.5GiB", 3 << 29), ("65536KB", 64 << 20)],
 )
 def test_memory_is_a_number_with_a_unit(text: str, size: int) -> None:
     assert parse_memory(text) == size

@@ -70,6 +70,8 @@ def test_status_tells_where_and_how_it_runs_and_what_it_reports(up: Running) -> 
     (status,) = json.loads(up.command("status", "--json").output)
 
     assert 0 < status.pop("uptime") < time.time() - up.begun + 1
+    # Whether the inner loops are compiled depends on the machine that runs the tests.
+    assert isinstance(status["report"].pop("compiled"), bool)
     assert status == {
         "name": up.name,
         "runtime": "process",
