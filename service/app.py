@@ -35,7 +35,9 @@ from service.events.pool import EventPool
 from service.index.base import Index
 from service.index.memory import MemoryIndex
 from service.metrics import registry
+from service.native.backend import COMPILED
 from service.prompts.models.catalog import Models
+from service.prompts.options import CacheBudget, PromptOptions
 from service.readiness import Readiness
 
 
@@ -51,20 +53,21 @@ def create_app(settings: Settings) -> web.Application:
         max_requests_in_flight=settings.max_requests_in_flight,
         body_timeout=settings.body_timeout,
     )
-    index, traffic = MemoryIndex(settings.index_max_blocks, settings.token_cache_bytes // 4), Traffic()
+    caches = CacheBudget.of(settings.token_cache_bytes, compiled=COMPILED)
+    index, traffic = MemoryIndex(settings.index_max_blocks, caches.block_keys), Traffic()
     app[LIMITS] = limits
     app[TRAFFIC] = traffic
     app[INSTANCE_ID] = settings.instance_id
     app[INDEX] = index
     app[SCORER] = Scorer(index, settings.tier_weights, settings.block_size)
-    app[CHAT_DECODER] = chat_body_decoder(settings.token_cache_bytes // 4)
+    app[CHAT_DECODER] = chat_body_decoder(caches.chat_bodies)
     app[DOCUMENT] = document(ROUTES)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         # Nested, so that what has started is stopped when the start of a later one fails.
         async with (
             event_pool(settings, index) as pool,
-            loaded_models(settings) as models,
+            loaded_models(PromptOptions.of(settings, caches), index) as models,
             readiness(settings, models, pool) as ready,
         ):
             app[POOL] = pool
@@ -95,9 +98,9 @@ async def event_pool(settings: Settings, index: Index) -> AsyncIterator[EventPoo
 
 
 @asynccontextmanager
-async def loaded_models(settings: Settings) -> AsyncIterator[Models]:
+async def loaded_models(options: PromptOptions, index: Index) -> AsyncIterator[Models]:
     """Loads models on demand."""
-    models = Models(settings)
+    models = Models(options, index.serves)
     try:
         yield models
     finally:

@@ -35,7 +35,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from scripts.bench.conversations import Message, conversation, upto  # noqa: E402 - after the checkout is on the path
-from service.contract.settings import Settings  # noqa: E402
 from service.contract.tiers import TierWeights  # noqa: E402
 from service.index.base import Prompt, Rank, Stored, TokenIds  # noqa: E402
 from service.index.keys import block_keys  # noqa: E402
@@ -44,6 +43,7 @@ from service.index.scoring import pod_scores  # noqa: E402
 from service.prompts.chat import Chat  # noqa: E402
 from service.prompts.models.catalog import Models  # noqa: E402
 from service.prompts.models.model import Model, Rendered  # noqa: E402
+from service.prompts.options import PromptOptions  # noqa: E402
 
 ENGINE_BLOCK = 16
 BLOCK_SIZE = 256
@@ -141,7 +141,7 @@ async def run(arguments: argparse.Namespace, tokens: int) -> list[Turn]:
     by_conversation: list[list[list[Turn]]] = [[] for _ in range(arguments.conversations)]
     for _ in range(1 + arguments.runs):
         for seed, runs in enumerate(by_conversation, 1):
-            models = Models(Settings(models_dir=arguments.models_dir))
+            models = Models(PromptOptions(models_dir=arguments.models_dir))
             bench = Bench(models, await models.get(arguments.model), tokenizer)
             if seed in words:
                 runs.append(await measure(bench, arguments.turns, words[seed], seed))
@@ -170,7 +170,7 @@ def show(turns: list[Turn]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="builtin/demo")
-    parser.add_argument("--models-dir", type=Path, default=Settings().models_dir)
+    parser.add_argument("--models-dir", type=Path, default=PromptOptions().models_dir)
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--tokens", type=int, nargs="+", default=[8000, 32000])
     parser.add_argument("--conversations", type=int, default=5)

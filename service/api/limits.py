@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from service.api.errors import ApiError
 from service.api.requests import ChatRequest
 from service.index.base import TokenIds
-from service.prompts.templates.conversation import are_plain
+from service.prompts.templates.conversation import are_text_only
 
 _TEXT_ONLY_FIELDS = 2
 """Fields of a message that has no lists: its role and its text."""
@@ -44,7 +44,7 @@ class RequestLimits:
     def check_chat(self, chat: ChatRequest) -> None:
         """Checks the number of messages, of their content parts and tool calls, of tools, and of template variables."""
         pieces = 0
-        for message in () if are_plain(chat.messages) else chat.messages:
+        for message in () if are_text_only(chat.messages) else chat.messages:
             if type(message.get("content")) is not str or len(message) > _TEXT_ONLY_FIELDS:
                 fields = (message.get(name) for name in ("content", "tool_calls", "tools"))
                 pieces += sum(len(field) for field in fields if isinstance(field, list))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -13,6 +13,7 @@ from service.api.errors import ApiError
 from service.api.validation import body_error
 from service.native.backend import prompt_ids
 from service.prompts.chat import Chat
+from service.prompts.truncation import Side, Truncation
 
 Body = TypeVar("Body")
 
@@ -50,9 +51,13 @@ class ScoreRequest(Struct, kw_only=True):
         Annotated[int, Meta(ge=-1)] | None,
         Meta(description="number of tokens to keep; -1 keeps as many as the model takes"),
     ] = None
-    truncation_side: Annotated[
-        Literal["left", "right"] | None, Meta(description="the side that is cut off; default: left")
-    ] = None
+    truncation_side: Annotated[Side | None, Meta(description="the side that is cut off; default: left")] = None
+
+    @property
+    def truncation(self) -> Truncation | None:
+        """How the prompt is truncated; None if it is not."""
+        keep = self.truncate_prompt_tokens
+        return None if keep is None else Truncation(keep, self.truncation_side)
 
 
 class StreamOptions(Struct, kw_only=True):

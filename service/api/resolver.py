@@ -11,9 +11,9 @@ from service.api.errors import ApiError
 from service.api.limits import RequestLimits
 from service.api.requests import ChatRequest, PromptValue, ScoreRequest
 from service.index.base import Index, Prompt, TokenIds
-from service.prompts.chat import Chat
 from service.prompts.models.catalog import Models
 from service.prompts.models.model import Model
+from service.prompts.truncation import Truncation, truncate
 
 TextOrTokens: TypeAlias = "str | TokenIds"
 
@@ -78,10 +78,13 @@ class PromptResolver:
         for value in values:
             if isinstance(value, str):
                 model = await self._models.get(target.model)
-                prompt = self._prompt(target, await _tokenize(model, value, body), body)
+                tokens = await model.tokenize(
+                    value, add_special_tokens=body.add_special_tokens, truncation=body.truncation
+                )
+                prompt = self._prompt(target, tokens, body)
                 resolved.append(ResolvedPrompt(target, prompt, value, model))
             else:
-                tokens = value if body.truncate_prompt_tokens is None else await self._truncate(target, value, body)
+                tokens = value if body.truncation is None else await self._truncate(target, value, body.truncation)
                 resolved.append(ResolvedPrompt(target, self._prompt(target, tokens, body)))
         return resolved
 
@@ -98,27 +101,10 @@ class PromptResolver:
     def _prompt(self, target: Target, tokens: TokenIds, body: ChatRequest | ScoreRequest) -> Prompt:
         return Prompt(target.model, tokens, target.lora_name, body.cache_salt, body.pods)
 
-    async def _truncate(self, target: Target, tokens: TokenIds, body: ScoreRequest) -> TokenIds:
-        """Truncates token ids as `TokenizeParams._token_truncation` of vLLM 0.33 does."""
-        keep = body.truncate_prompt_tokens
-        if keep == -1:
-            longest = (await self._models.get(target.model)).max_model_length
-            keep = None if longest is None else longest - 1
-        if keep is None or keep >= len(tokens):
-            return tokens
-        return tokens[:keep] if body.truncation_side == "right" else tokens[len(tokens) - keep :]
-
-
-async def _tokenize(model: Model, text: str, body: ScoreRequest) -> TokenIds:
-    if body.truncate_prompt_tokens is None:
-        return await model.tokenize(text, add_special_tokens=body.add_special_tokens)
-    limits = Chat(
-        messages=[],
-        add_special_tokens=body.add_special_tokens,
-        truncate_prompt_tokens=body.truncate_prompt_tokens,
-        truncation_side=body.truncation_side,
-    )
-    return await model.tokenize_truncated(text, limits)
+    async def _truncate(self, target: Target, tokens: TokenIds, truncation: Truncation) -> TokenIds:
+        """Truncates token ids; their model is needed only where its length is the limit."""
+        max_length = (await self._models.get(target.model)).max_model_length if truncation.needs_model else None
+        return truncate(tokens, truncation, max_length)
 
 
 def split_prompts(value: PromptValue | TokenIds) -> list[TextOrTokens]:

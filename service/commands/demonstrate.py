@@ -16,8 +16,8 @@ from contextlib import AsyncExitStack
 from service.commands.command_line import above_zero, parser, positive, seconds
 from service.contract.demo_lines import Ended, Line, Started, write_line
 from service.contract.endpoints import Endpoint, parse_endpoints
-from service.contract.settings import Settings
 from service.prompts.models.catalog import Models
+from service.prompts.options import PromptOptions
 from service.simulation.baselines import baselines
 from service.simulation.conversations import Conversations
 from service.simulation.demonstration import Demonstration, Limits
@@ -73,7 +73,7 @@ def _read(arguments: list[str], environment: Mapping[str, str]) -> argparse.Name
 async def _demonstrate(options: argparse.Namespace) -> int:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    models = Models(Settings())
+    models = Models(PromptOptions())
     async with AsyncExitStack() as stack:
         stack.push_async_callback(models.close)
         pods = await _pods(options, stack)

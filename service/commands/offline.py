@@ -37,6 +37,7 @@ from service.offline.scoring import Scored, Scorer
 from service.offline.summary import summary
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 from service.prompts.models.catalog import Models
+from service.prompts.options import CacheBudget, PromptOptions
 
 _GRANITE_BYTES = 81_920
 """Keys and values of a token: 2 × 40 layers × 8 heads × 64 × 2 bytes (Granite 3.3 2B)."""
@@ -143,7 +144,10 @@ def _analyse(options: argparse.Namespace, settings: Settings) -> int:
 async def _score(options: argparse.Namespace, settings: Settings) -> int:
     index = MemoryIndex(settings.index_max_blocks)
     feed = Feed(index, settings.model_name)
-    models = Models(settings)
+    # Whoever runs this command is the operator: any model may be named.
+    models = Models(
+        PromptOptions.of(settings, CacheBudget.of(settings.token_cache_bytes, compiled=True)), lambda _: True
+    )
     scorer = Scorer(
         index, feed, models, model=settings.model_name, weights=settings.tier_weights, unit=settings.block_size
     )

@@ -15,8 +15,10 @@ from contextlib import AsyncExitStack
 
 from service.commands.command_line import above_zero, parser, positive, seconds
 from service.contract.settings import Settings, SettingsError
+from service.native.backend import COMPILED
 from service.prompts.errors import ModelNotFound, ModelUnavailable
 from service.prompts.models.catalog import Models
+from service.prompts.options import CacheBudget, PromptOptions
 from service.simulation.scheduler import Speed
 from service.simulation.server import EngineOptions, EngineServer, serving
 
@@ -52,7 +54,8 @@ async def _simulate(options: argparse.Namespace, settings: Settings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    models = Models(settings)
+    caches = CacheBudget.of(settings.token_cache_bytes, compiled=COMPILED)
+    models = Models(PromptOptions.of(settings, caches), lambda _: True)  # who simulates is the operator
     async with AsyncExitStack() as stack:
         stack.push_async_callback(models.close)
         model = await models.get(options.model)

@@ -76,6 +76,10 @@ def _choice(*options: str) -> Callable[[str], str]:
     return parse
 
 
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(None, (name.strip() for name in value.split(",")))))
+
+
 def _weights(value: str) -> TierWeights:
     weights = TierWeights()
     for part in filter(None, (piece.strip() for piece in value.split(","))):
@@ -102,6 +106,11 @@ class Settings:
 
     model_name: str = _setting(
         "ibm-granite/granite-3.3-2b-instruct", _text, "model of requests and topics that do not name one"
+    )
+    models: tuple[str, ...] = _setting(
+        (),
+        _names,
+        "models that requests may name besides MODEL_NAME, those in MODELS_DIR and those of pods, as A,B; * for any",
     )
     models_dir: Path = _setting(Path("/models"), _path, "folder with models on disk, as <org>/<name>/tokenizer.json")
     max_models: int = _setting(8, _count(1), "maximum loaded models; the least recently used is unloaded first")
@@ -178,5 +187,5 @@ def _shown(setting: Field[Any]) -> str:
     if isinstance(default, TierWeights):
         return ",".join(f"{tier}={weight}" for tier, weight in default._asdict().items())
     if isinstance(default, tuple):
-        return ",".join(endpoint.address for endpoint in default)
+        return ",".join(str(getattr(part, "address", part)) for part in default)
     return f"{default:g}" if isinstance(default, float) else str(default)

@@ -212,6 +212,10 @@ class Index(Protocol):
         """
         ...
 
+    def serves(self, model: str) -> bool:
+        """Whether some rank holds or held blocks of that model."""
+        ...
+
     def lora_model(self, lora_name: str) -> str | None:
         """The model for which some rank stored blocks under that LoRA, so that a request may name just the LoRA."""
         ...

@@ -444,6 +444,10 @@ class MemoryIndex:
         reason = state.inexact or (InexactReason.UNSUPPORTED_GROUP if state.unsupported_groups else None)
         return reason and reason.value
 
+    def serves(self, model: str) -> bool:
+        """Whether some rank holds or held blocks of that model."""
+        return any(rank.model == model for rank in self._ranks)
+
     def lora_model(self, lora_name: str) -> str | None:
         return next(iter(self._loras.get(lora_name, ())), None)
 

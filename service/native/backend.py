@@ -28,7 +28,6 @@ COMPILED = _choose(
 if TYPE_CHECKING or not COMPILED:
     from service.native.fallback import (
         GroupMasks,
-        Iteration,
         Table,
         as_key_vector,
         block_keys,
@@ -44,7 +43,6 @@ if TYPE_CHECKING or not COMPILED:
 else:
     from service.native.compiled import (
         GroupMasks,
-        Iteration,
         Table,
         as_key_vector,
         block_keys,
@@ -62,7 +60,6 @@ else:
 __all__ = [
     "COMPILED",
     "GroupMasks",
-    "Iteration",
     "Table",
     "as_key_vector",
     "block_keys",

@@ -13,7 +13,6 @@ from service.native import json_scan, msgpack_ints, table
 from service.native.batches import read_common_batch
 from service.native.chat_shape import is_text_only
 from service.native.hashing import block_keys
-from service.native.iterations import Iteration
 from service.native.json_scan import messages_end, messages_start
 from service.native.msgpack_ints import unpack_hashes
 from service.native.table import GroupMasks, Table
@@ -46,7 +45,6 @@ def _token_ids(ids: object) -> array[int]:
 
 __all__ = [
     "GroupMasks",
-    "Iteration",
     "Table",
     "as_key_vector",
     "block_keys",

@@ -10,10 +10,8 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-from jinja2.runtime import LoopContext
 from xxhash import xxh64_intdigest
 
-Iteration = LoopContext
 _unpack = msgspec.msgpack.Decoder(list[int]).decode
 _KEY_BITS = (1 << 60) - 1  # the largest int that takes 32 bytes in Python; 64 bits take 48
 

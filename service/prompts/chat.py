@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from service.prompts.truncation import Side, Truncation
+
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
@@ -27,5 +29,11 @@ class Chat(msgspec.Struct, kw_only=True):
     add_special_tokens: bool = False
     truncate_prompt_tokens: int | None = None
     """Tokens to keep; -1 keeps as many as the model takes."""
-    truncation_side: Literal["left", "right"] | None = None
-    """Where tokens are cut away; the left when not said, so that the last ones stay."""
+    truncation_side: Side | None = None
+    """Where tokens are cut away; left if not given, so that the last ones stay."""
+
+    @property
+    def truncation(self) -> Truncation | None:
+        """How the prompt is truncated; None if it is not."""
+        keep = self.truncate_prompt_tokens
+        return None if keep is None else Truncation(keep, self.truncation_side)

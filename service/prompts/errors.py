@@ -1,10 +1,10 @@
-"""What can be wrong with a prompt or with a model, as values that a caller can show."""
+"""Errors of prompts and models, with what a caller needs to report them."""
 
 from __future__ import annotations
 
 
 class PromptError(Exception):
-    """The request cannot become a prompt. `param` names the field that is at fault, or is None."""
+    """The request cannot become a prompt. `param` names the field at fault, if there is one."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -13,7 +13,7 @@ class PromptError(Exception):
 
 
 class ModelNotFound(Exception):
-    """No model of that name exists anywhere that we look."""
+    """No model of that name exists, or requests may not name it."""
 
     def __init__(self, name: str, reason: str = "") -> None:
         super().__init__(f"Model {name!r} was not found" + (f": {reason}" if reason else ""))
@@ -22,7 +22,7 @@ class ModelNotFound(Exception):
 
 
 class ModelUnavailable(Exception):
-    """The model may exist, but its files cannot be had or read at this time."""
+    """The model may exist, but its files cannot be fetched or read now."""
 
     def __init__(self, name: str, reason: str, remedy: str) -> None:
         super().__init__(f"Model {name!r} is not available: {reason}. {remedy}")
@@ -32,8 +32,8 @@ class ModelUnavailable(Exception):
 
 
 class HubUnreachable(ModelUnavailable):
-    """The hub does not answer, or asks for fewer requests, whichever model it is asked for."""
+    """The hub does not answer, or rate-limits us, whatever the model."""
 
     def for_model(self, name: str) -> HubUnreachable:
-        """The same, for one who asks for another model."""
+        """The same error for a request that asks for another model."""
         return HubUnreachable(name, self.reason, self.remedy.replace(self.name, name))

@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 
 from service.contract.endpoints import Endpoint
-from service.contract.settings import Settings
 from service.prompts.models.catalog import Models
+from service.prompts.options import PromptOptions
 from service.simulation.server import EngineOptions, EngineServer, serving
 
 MODEL = "builtin/demo"
@@ -20,7 +20,7 @@ StartEngine: TypeAlias = Callable[..., Awaitable[EngineServer]]
 async def engine_starter() -> AsyncIterator[StartEngine]:
     """Gives a function that starts engines, with options of EngineOptions; all end with the context."""
     async with AsyncExitStack() as stack:
-        models = Models(Settings())
+        models = Models(PromptOptions())
         stack.push_async_callback(models.close)
         model = await models.get(MODEL)
 

@@ -1,58 +1,81 @@
-"""Where a model's files are found, and which models are loaded."""
+"""Which models requests may name, where their files are found, and which of them are loaded."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from service.contract.settings import Settings
 from service.prompts.errors import HubUnreachable, ModelNotFound, ModelUnavailable
-from service.prompts.models.daemon_threads import DaemonThreads
+from service.prompts.models.detached import run_detached
 from service.prompts.models.model import Model
 from service.prompts.models.model_files import TOKENIZER, BadModelFile, read_model_files
+from service.prompts.options import ANY_MODEL, PromptOptions
 from service.prompts.templates.rendering import Renderer
 from service.prompts.tokens.token_cache import TokenCache
 
 _BUILTIN = Path(__file__).parent / "builtin"
 _BUILTIN_PREFIX = "builtin/"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.\-]{0,95})?")
-_REMEMBERED_FAILURES = 1000
+_MAX_FAILURES = 1000
+_HUB_CALLS = 4
+
+_NOT_ALLOWED = (
+    "requests may name the models of MODEL_NAME and MODELS, those in MODELS_DIR and those that pods serve; "
+    "MODELS=* allows any"
+)
 
 
 class Models:
-    """The models in use: each loaded once, loads in flight shared, the least recently used let go."""
+    """The models in use: each loaded once, concurrent loads shared, the least recently used evicted.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._renderer = Renderer(settings)
-        self.token_cache = TokenCache(settings.token_cache_bytes * 3 // 4)
+    The operator's models are those that MODEL_NAME and MODELS name, that are in MODELS_DIR or built in, and that a pod
+    serves. With MODELS=* requests may name others; these are never trusted, and never evict the operator's.
+    """
+
+    def __init__(
+        self,
+        options: PromptOptions,
+        serves: Callable[[str], bool] = lambda _: False,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`serves` tells whether a pod serves the model of a name; `clock` gives seconds."""
+        self._options = options
+        self._clock = clock
+        self._serves = serves
+        self._named = {options.model_name, *options.models}
+        self._renderer = Renderer(options.render_timeout, options.max_prompt_characters)
+        self.token_cache = TokenCache(options.token_cache_bytes)
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Model]] = {}
         self._failed: OrderedDict[str, tuple[float, Exception]] = OrderedDict()
-        self._away: tuple[float, HubUnreachable] | None = None
-        self._fetchers = DaemonThreads(4, "hub")
+        self._hub_backoff: tuple[float, HubUnreachable] | None = None
+        self._hub_calls = asyncio.Semaphore(_HUB_CALLS)
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prompts")
 
     async def get(self, name: str) -> Model:
         """Gives a model, from memory, disk, the hub's cache or the hub; raises ModelNotFound or ModelUnavailable."""
-        if (model := self._loaded.get(name)) is not None:
+        if (model := self._loaded.get(name)) is not None and (model.trusted or not self._is_operators(name)):
             self._loaded.move_to_end(name)
             return model
         if not _NAME.fullmatch(name) or ".." in name:
             raise ModelNotFound(name, "a model's name is NAME or ORGANISATION/NAME")
+        trusted = self._is_operators(name)
+        if not trusted and ANY_MODEL not in self._named:
+            raise ModelNotFound(name, _NOT_ALLOWED)
         if name in self._failed:
             until, error = self._failed[name]
-            if monotonic() < until:
+            if self._clock() < until:
                 raise error.with_traceback(None)
             del self._failed[name]
         task = self._loading.get(name)
         if task is None:
-            task = self._loading[name] = asyncio.create_task(self._load(name))
+            task = self._loading[name] = asyncio.create_task(self._load(name, trusted=trusted))
         return await asyncio.shield(task)
 
     def loaded(self) -> list[str]:
@@ -60,7 +83,7 @@ class Models:
         return list(self._loaded)
 
     async def close(self) -> None:
-        """Gives up loads in flight and lets the threads end."""
+        """Cancels loads in flight and lets the threads end."""
         tasks = list(self._loading.values())
         for task in tasks:
             task.cancel()
@@ -68,61 +91,71 @@ class Models:
         for model in self._loaded.values():
             model.close()
         await self._renderer.close()
-        self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    async def _load(self, name: str) -> Model:
+    def _is_operators(self, name: str) -> bool:
+        return (
+            name in self._named
+            or name.startswith(_BUILTIN_PREFIX)
+            or self._serves(name)
+            or (self._options.models_dir / name / TOKENIZER).is_file()
+        )
+
+    async def _load(self, name: str, *, trusted: bool) -> Model:
         try:
-            model = await self._read(name)
+            model = await self._read(name, trusted=trusted)
             await model.prepare()
         except HubUnreachable:
-            raise  # Whatever the model: `_fetched` remembers it.
+            raise  # It is not about this model: `_fetch` remembers it.
         except (ModelNotFound, ModelUnavailable) as error:
-            self._failed[name] = (monotonic() + self._settings.hub_retry_after, error)
-            while len(self._failed) > _REMEMBERED_FAILURES:
+            self._failed[name] = (self._clock() + self._options.hub_retry_after, error)
+            while len(self._failed) > _MAX_FAILURES:
                 self._failed.popitem(last=False)
             raise
         finally:
             del self._loading[name]
         self._loaded[name] = model
-        while len(self._loaded) > self._settings.max_models:
-            self._loaded.popitem(last=False)
+        same = [other for other, loaded in self._loaded.items() if loaded.trusted is trusted]
+        for oldest in same[: -self._options.max_models]:
+            del self._loaded[oldest]
         return model
 
-    async def _read(self, name: str) -> Model:
+    async def _read(self, name: str, *, trusted: bool) -> Model:
         """Reads a model from disk, else from the hub's cache, else from the hub."""
-        run = asyncio.get_running_loop().run_in_executor
+        loop = asyncio.get_running_loop()
+
+        async def model_in(folder: Path) -> Model:
+            return await loop.run_in_executor(self._workers, partial(self._model, name, folder, trusted=trusted))
+
         if (folder := self._on_disk(name)) is not None:
             try:
-                return await run(self._workers, self._model, name, folder)
+                return await model_in(folder)
             except BadModelFile as error:
                 raise ModelUnavailable(name, str(error), "Replace the file") from None
-        folder = await run(self._fetchers, _cached, name)
+        folder = await run_detached(partial(_cached, name))
         if folder is None:
-            folder = await run(self._fetchers, self._fetched, name)
+            folder = await self._fetch(name)
         try:
-            return await run(self._workers, self._model, name, folder)
+            return await model_in(folder)
         except BadModelFile as half_written:
             try:
-                folder = await run(self._fetchers, partial(self._fetched, name, anew=True))
-                return await run(self._workers, self._model, name, folder)
+                return await model_in(await self._fetch(name, force=True))
             except ModelUnavailable as error:
-                reason = f"{half_written}, and it cannot be fetched anew: {error.reason}"
+                reason = f"{half_written}, and it cannot be fetched again: {error.reason}"
                 raise ModelUnavailable(name, reason, error.remedy) from None
             except BadModelFile as error:
-                raise ModelUnavailable(name, str(error), "It is as bad on the hub: ask for another model") from None
+                raise ModelUnavailable(name, str(error), "The hub has the same file: use another model") from None
 
-    def _fetched(self, name: str, *, anew: bool = False) -> Path:
-        """Fetches a model, unless the hub was found away, be it while this waited for a thread."""
-        if self._away is not None and monotonic() < self._away[0]:
-            raise self._away[1].for_model(name)
-        from service.prompts.models.hub import fetched_folder  # noqa: PLC0415 - as in `_cached`
-
-        try:
-            return fetched_folder(name, self._settings.hub_timeout, anew=anew)
-        except HubUnreachable as error:
-            self._away = (monotonic() + self._settings.hub_retry_after, error)
-            raise
+    async def _fetch(self, name: str, *, force: bool = False) -> Path:
+        """Fetches a model, unless the hub was found unreachable a moment ago."""
+        async with self._hub_calls:
+            if self._hub_backoff is not None and self._clock() < self._hub_backoff[0]:
+                raise self._hub_backoff[1].for_model(name)
+            try:
+                return await run_detached(partial(_fetched, name, self._options.hub_timeout, force=force))
+            except HubUnreachable as error:
+                self._hub_backoff = (self._clock() + self._options.hub_retry_after, error)
+                raise
 
     def _on_disk(self, name: str) -> Path | None:
         """The folder of a model that is built in or in MODELS_DIR; raises ModelNotFound for one that should be."""
@@ -131,22 +164,31 @@ class Models:
             if not (folder / TOKENIZER).is_file():
                 raise ModelNotFound(name, "no model of that name is built in")
             return folder
-        folder = self._settings.models_dir / name
+        folder = self._options.models_dir / name
         return folder if (folder / TOKENIZER).is_file() else None
 
-    def _model(self, name: str, folder: Path) -> Model:
+    def _model(self, name: str, folder: Path, *, trusted: bool) -> Model:
         return Model(
             name,
             read_model_files(folder),
-            settings=self._settings,
+            trusted=trusted,
+            options=self._options,
             renderer=self._renderer,
             cache=self.token_cache,
             workers=self._workers,
         )
 
 
+# The hub's client takes a quarter of the service's start, and models on disk never need it: it is imported when needed.
+
+
 def _cached(name: str) -> Path | None:
-    # The hub's client takes a quarter of what the service needs to start, and who has models on disk never needs it.
     from service.prompts.models.hub import cached_folder  # noqa: PLC0415
 
     return cached_folder(name)
+
+
+def _fetched(name: str, timeout: float, *, force: bool) -> Path:
+    from service.prompts.models.hub import fetched_folder  # noqa: PLC0415
+
+    return fetched_folder(name, timeout, force=force)

@@ -23,34 +23,33 @@ from service.prompts.models.model_files import CONFIG, FILE_PATTERNS, TEMPLATE, 
 _LARGEST_FILE = 256 << 20
 
 disable_progress_bars()
-# The files are small: plain HTTP keeps to the time-outs that are set, and needs no second service to be reached.
+# The files are small: plain HTTP obeys the timeouts that are set, and needs no second service.
 constants.HF_HUB_DISABLE_XET = True
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 def cached_folder(name: str) -> Path | None:
-    """Gives the folder of a model whose files the hub's cache holds, all that there are; never asks the hub."""
+    """Gives the folder of a model whose files are all in the hub's cache; never asks the hub."""
     tokenizer = try_to_load_from_cache(name, TOKENIZER)
     known = [try_to_load_from_cache(name, file) is not None for file in (CONFIG, TEMPLATE)]
     return Path(tokenizer).parent if isinstance(tokenizer, str) and all(known) else None
 
 
-def fetched_folder(name: str, timeout: float, *, anew: bool = False) -> Path:
+def fetched_folder(name: str, timeout: float, *, force: bool = False) -> Path:
     """Fetches a model's tokenizer and templates, no weights, and gives their folder. Blocks.
 
-    `timeout` in seconds is for each call; with `anew`, what the cache holds is replaced. Raises ModelNotFound or
-    ModelUnavailable.
+    `timeout` in seconds is for each call; `force` replaces cached files. Raises ModelNotFound or ModelUnavailable.
     """
     constants.HF_HUB_DOWNLOAD_TIMEOUT = max(1, round(timeout))
     try:
-        return _fetched(name, timeout, anew=anew)
+        return _fetched(name, timeout, force=force)
     except (ModelNotFound, ModelUnavailable):
         raise
     except Exception as error:
         raise _explained(name, error, timeout) from error
 
 
-def _fetched(name: str, timeout: float, *, anew: bool) -> Path:
+def _fetched(name: str, timeout: float, *, force: bool) -> Path:
     info = HfApi().model_info(name, timeout=timeout, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     wanted = [file for file in sizes if any(fnmatch.fnmatchcase(file, pattern) for pattern in FILE_PATTERNS)]
@@ -59,19 +58,19 @@ def _fetched(name: str, timeout: float, *, anew: bool) -> Path:
     for file in wanted:
         if sizes[file] > _LARGEST_FILE:
             raise ModelUnavailable(name, f"its {file} has {sizes[file]} bytes", "Ask for another model")
-    # The tokenizer comes last: where the cache has it, it has all the rest, however an earlier fetch ended.
+    # The tokenizer comes last: a cache that has it has all other files, even if an earlier fetch was interrupted.
     wanted.sort(key=lambda file: file == TOKENIZER)
     if TEMPLATE not in wanted:
-        _note_that_it_is_missing(name, TEMPLATE, timeout)
-    paths = {file: Path(hf_hub_download(name, file, etag_timeout=timeout, force_download=anew)) for file in wanted}
+        _cache_absence(name, TEMPLATE, timeout)
+    paths = {file: Path(hf_hub_download(name, file, etag_timeout=timeout, force_download=force)) for file in wanted}
     folder = paths[TOKENIZER].parent
     if any(path != folder / file for file, path in paths.items()):
         raise ModelUnavailable(name, "it changed on the hub while it was fetched", "Try again")
     return folder
 
 
-def _note_that_it_is_missing(name: str, file: str, timeout: float) -> None:
-    """Has the cache remember that there is no such file, so that the next start need not ask."""
+def _cache_absence(name: str, file: str, timeout: float) -> None:
+    """Records in the cache that the file does not exist, so that the next start need not ask."""
     try:
         hf_hub_download(name, file, etag_timeout=timeout)
     except EntryNotFoundError:
@@ -79,7 +78,7 @@ def _note_that_it_is_missing(name: str, file: str, timeout: float) -> None:
 
 
 def _explained(name: str, error: Exception, timeout: float) -> ModelNotFound | ModelUnavailable:
-    """What went wrong on the way to the hub, and what can be done about it."""
+    """The error as the operator needs it: what went wrong, and the remedy."""
     causes = [error, *_causes(error)]
     response = next((cause.response for cause in causes if isinstance(cause, HfHubHTTPError)), None)
     status = response.status_code if response is not None else None
@@ -90,7 +89,7 @@ def _explained(name: str, error: Exception, timeout: float) -> ModelNotFound | M
     unknown = status == 401 or any(isinstance(cause, RepositoryNotFoundError) for cause in causes)
     # Without a token, the hub answers 401 for a model that it does not know, too.
     if unknown and not (status == 401 and get_token()):
-        return ModelNotFound(name, f"the hub knows none of that name{'' if get_token() else ', or wants HF_TOKEN set'}")
+        return ModelNotFound(name, f"the hub has no model of that name{'' if get_token() else ', or needs HF_TOKEN'}")
     mount = f"put its files into MODELS_DIR/{name}/"
     if status is not None:
         reason, remedy = _BY_STATUS.get(status, (f"the hub has a problem (HTTP {status})", "Try again later"))
@@ -100,7 +99,7 @@ def _explained(name: str, error: Exception, timeout: float) -> ModelNotFound | M
         reason, remedy = "it is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it", "Unset it"
     else:
         reason, remedy = _without_answer(causes, timeout)
-        if not _kinds(causes).isdisjoint(_AWAY):
+        if not _kinds(causes).isdisjoint(_UNREACHABLE):
             return HubUnreachable(name, reason, f"{remedy}, or {mount}")
     return ModelUnavailable(name, reason, f"{remedy}, or {mount}")
 
@@ -113,7 +112,7 @@ _BY_STATUS = {
 }
 
 
-_AWAY = ("ConnectError", "TimeoutException")
+_UNREACHABLE = ("ConnectError", "TimeoutException")
 
 
 def _gated(name: str) -> tuple[str, str]:
@@ -128,7 +127,10 @@ def _without_answer(causes: list[BaseException], timeout: float) -> tuple[str, s
     if "TimeoutException" in kinds:
         return f"the hub did not answer within {timeout:g} s", "Try again"
     if "TransportError" in kinds:
-        return f"the hub at {constants.ENDPOINT} cannot be reached ({causes[-1]})", "Mend the network, set HF_ENDPOINT"
+        return (
+            f"the hub at {constants.ENDPOINT} cannot be reached ({causes[-1]})",
+            "Repair the network, set HF_ENDPOINT",
+        )
     if isinstance(causes[0], OSError) and causes[0].errno is not None:
         return f"the hub's cache cannot be used ({causes[0]})", "Let HF_HOME be a folder to write to"
     reason = f"{constants.ENDPOINT} does not answer as a hub does ({type(causes[0]).__name__}: {causes[0]})"

@@ -1,7 +1,7 @@
-"""Whether a chat template takes a message's content as one string or walks its parts.
+"""Detects whether a chat template reads a message's content as one string or loops over its parts.
 
-vLLM asks the template's syntax tree (`_detect_content_format`, `renderers/hf.py`, vLLM 0.33): a loop over the content
-of a message means parts. Its rules are kept to the letter, since another answer gives another prompt.
+Follows `_detect_content_format` (`renderers/hf.py`, vLLM 0.33) to the letter, since another answer gives another
+prompt: a loop over the content of a message means parts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a request says, as a chat template expects to find it.
+"""Parses the messages and tools of a request into the form that chat templates expect.
 
 Follows `parse_chat_messages` and the request's own validation in vLLM 0.33 (`renderers/chat_utils/chat_message.py`,
 `entrypoints/openai/chat_completion/protocol.py`): the fields that reach a template, their order and their defaults
@@ -15,7 +15,7 @@ from service.native.backend import is_text_only
 from service.prompts.errors import PromptError
 
 ContentFormat: TypeAlias = Literal["string", "openai"]
-"""Whether a template takes a message's content as one string, or walks its parts."""
+"""Whether a template reads a message's content as one string, or loops over its parts."""
 
 Message: TypeAlias = dict[str, Any]
 
@@ -65,8 +65,8 @@ _FUNCTION = ("name", "description", "parameters", "strict")
 _BILLING_HEADER = "x-anthropic-billing-header"
 
 
-def are_plain(messages: list[dict[str, Any]]) -> bool:
-    """Whether all are just text by someone who can say nothing else, with fields in the order of the engine's."""
+def are_text_only(messages: list[dict[str, Any]]) -> bool:
+    """Whether all messages are just a role and a text, in that order, so that nothing needs parsing."""
     return is_text_only(messages, _BILLING_HEADER)
 
 
@@ -74,10 +74,12 @@ def parse_messages(messages: list[dict[str, Any]], content_format: ContentFormat
     """Gives the messages as a template of that content format takes them; raises PromptError that names the field."""
     if not messages:
         raise PromptError("messages must hold at least one message", "messages")
-    if content_format == "string" and are_plain(messages):
-        return messages  # Most are as they should be, and nothing changes what it is given.
+    if content_format == "string" and are_text_only(messages):
+        return messages  # The common case; templates do not change their variables.
     return [
-        message if content_format == "string" and are_plain([message]) else _parse_message(message, content_format, n)
+        message
+        if content_format == "string" and are_text_only([message])
+        else _parse_message(message, content_format, n)
         for n, message in enumerate(messages)
     ]
 
@@ -92,7 +94,7 @@ def parse_tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | No
 
 
 def check_tool_choice(choice: str | dict[str, Any] | None, tools: list[dict[str, Any]] | None) -> None:
-    """Raises PromptError for a choice that vLLM refuses; a good one does not change the prompt."""
+    """Raises PromptError for a choice that vLLM refuses; a valid one does not change the prompt."""
     if choice is None or choice == "none":
         return
     if tools is None:
@@ -108,7 +110,7 @@ def check_tool_choice(choice: str | dict[str, Any] | None, tools: list[dict[str,
     if not isinstance(name, str) or not name:
         raise PromptError('tool_choice must be {"type": "function", "function": {"name": "…"}}', "tool_choice")
     if all(tool["function"]["name"] != name for tool in tools):
-        raise PromptError(f"tool_choice names {name!r}, which is none of the tools", "tool_choice")
+        raise PromptError(f"tool_choice names {name!r}, which is not one of the tools", "tool_choice")
 
 
 def _parse_tool(tool: Any, where: str) -> dict[str, Any]:
@@ -187,7 +189,7 @@ def _parse_content(
 
 
 def _parse_part(part: Any, where: str) -> dict[str, Any] | None:
-    """Gives a part as `{"type": "text", …}`, or None for one that has nothing to say."""
+    """Gives a part as `{"type": "text", …}`; None for an empty one."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
     if not isinstance(part, dict):
@@ -210,7 +212,7 @@ def _parse_part(part: Any, where: str) -> dict[str, Any] | None:
 
 
 def _without_billing_header(parts: Iterable[Any]) -> Iterator[Any]:
-    """Leaves out a line that one client sends with another value each time, as vLLM does, which keeps the prefix."""
+    """Drops a line that one client sends with a different value each time, as vLLM does, so that prefixes match."""
     for part in parts:
         text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
         if isinstance(text, str) and text.startswith(_BILLING_HEADER):
@@ -221,7 +223,7 @@ def _without_billing_header(parts: Iterable[Any]) -> Iterator[Any]:
 
 
 def _tool_content(content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    """Joins a tool's answer to a string, which is all that most templates take, unless it is more than text."""
+    """Joins a tool result of text parts to a string, which is all that most templates take."""
     if isinstance(content, str) or any(part["type"] != "text" for part in content):
         return content
     return "\n".join(part["text"] for part in content)
@@ -259,14 +261,14 @@ def _parse_tool_call(call: Any, where: str) -> dict[str, Any]:
         raise PromptError(f"{where} must be of type function", where)
     if not isinstance(function.get("name"), str):
         raise PromptError(f"{where}.function.name must be a string", f"{where}.function.name")
-    # The order in which the typed request of the engine holds the fields, whatever the order they were sent in.
+    # The order of the fields in vLLM's typed request, whatever order they were sent in.
     parsed = {**function, "arguments": _arguments(function.get("arguments"))}
     ordered = {**call, "function": _in_order(parsed, "arguments", "name")}
     return dict(_in_order(ordered, "id", "function", "type"))
 
 
 def _arguments(arguments: Any) -> dict[str, Any]:
-    """Gives a call's arguments as an object; what is none becomes an empty one, so that a conversation can go on."""
+    """Gives a call's arguments as an object; invalid ones become an empty object, as in vLLM."""
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)

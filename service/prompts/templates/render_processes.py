@@ -1,4 +1,4 @@
-"""Renders chat templates in a process of its own, which is killed when it takes too long."""
+"""Renders chat templates in a separate process, which is killed on timeout."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _CHARACTER_BYTES = 4
 
 
 class RenderFailed(Exception):
-    """A template cannot be rendered; the text says why, and completes a sentence about the template."""
+    """A template cannot be rendered; the text completes the sentence "the chat template failed: …"."""
 
 
 class RenderLost(RenderFailed):
-    """The process did not come to an end by itself; another time it may."""
+    """The process timed out or died, so another attempt may succeed."""
 
 
 class RenderProcess:
-    """One process, started when it is first needed and again after it was killed. For one thread at a time."""
+    """One process, started on first use and again after it was killed. For one thread at a time."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, job: Job) -> str:
-        """Gives the answer to a job; raises RenderFailed, or OSError when no process can be started. Blocks."""
+        """Gives the answer to a job; raises RenderFailed, or OSError if no process can be started. Blocks."""
         try:
             if self._process is None or self._process.poll() is not None:
                 self.close()
@@ -44,24 +44,24 @@ class RenderProcess:
             raise RenderLost(f"it takes longer than {job.seconds:g} s") from None
         except (BrokenPipeError, EOFError, ValueError):
             self.close()
-            raise RenderLost("it brings down the process that renders it") from None
+            raise RenderLost("it crashes the process that renders it") from None
         except OSError:
             self.close()
             raise
 
     def kill(self) -> None:
-        """Ends the process, whatever it does; for any thread. `run` then fails, and `close` is still to be called."""
+        """Kills the process, from any thread. A `run` in flight fails; `close` must still be called."""
         if (process := self._process) is not None:
             process.kill()
 
     def close(self) -> None:
-        """Ends the process and lets go of it."""
+        """Kills the process and frees its pipes."""
         process, self._process = self._process, None
         if process is None:
             return
         process.kill()
         for pipe in (process.stdin, process.stdout):
-            assert pipe is not None  # noqa: S101 - both were asked for
+            assert pipe is not None  # noqa: S101 - both are PIPE
             pipe.close()
         process.wait()
 
@@ -70,12 +70,12 @@ class RenderProcess:
         try:
             request = packed(job)
         except RecursionError:
-            raise RenderFailed("what it is given goes too deep") from None
+            raise RenderFailed("its variables are nested too deep") from None
         answers = process.stdout.fileno()
         _write(process.stdin.fileno(), REQUEST.pack(len(request)) + request, deadline)
         kind, size = ANSWER.unpack(_read(answers, ANSWER.size, deadline))
-        if size > _CHARACTER_BYTES * job.most:
-            raise ValueError("the answer is longer than a good one can be")
+        if size > _CHARACTER_BYTES * job.max_characters:
+            raise ValueError("the answer exceeds its limit")
         text = _read(answers, size, deadline).decode("utf-8", "surrogatepass")
         if kind == ERROR:
             raise RenderFailed(text)
@@ -83,7 +83,7 @@ class RenderProcess:
 
 
 def _write(descriptor: int, data: bytes, deadline: float) -> None:
-    """Writes all of it; raises TimeoutError, or BrokenPipeError when nobody reads."""
+    """Writes all of it; raises TimeoutError, or BrokenPipeError if the process is gone."""
     left = memoryview(data)
     while left:
         _wait(descriptor, select.POLLOUT, deadline)
@@ -91,7 +91,7 @@ def _write(descriptor: int, data: bytes, deadline: float) -> None:
 
 
 def _read(descriptor: int, size: int, deadline: float) -> bytes:
-    """Reads that many bytes; raises TimeoutError, or EOFError when there are no more."""
+    """Reads exactly `size` bytes; raises TimeoutError, or EOFError if the process is gone."""
     data = bytearray()
     while len(data) < size:
         _wait(descriptor, select.POLLIN, deadline)
@@ -118,7 +118,7 @@ def _start() -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
         bufsize=0,
-        # An interrupt at the terminal is for the service, which ends its processes itself.
+        # Ctrl+C goes to the service, which ends its processes itself.
         start_new_session=True,
     )
     assert process.stdin is not None and process.stdout is not None  # noqa: S101
@@ -127,8 +127,8 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def _await_ready(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdout is not None  # noqa: S101 - it was asked for
+    assert process.stdout is not None  # noqa: S101 - it is PIPE
     try:
         _read(process.stdout.fileno(), len(READY), time.monotonic() + START_SECONDS)
     except (TimeoutError, EOFError):
-        raise OSError("a new process does not answer") from None
+        raise OSError("a new render process does not answer") from None

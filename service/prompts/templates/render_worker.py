@@ -1,7 +1,7 @@
-"""The process in which chat templates are rendered that are not quick: bounded in memory, and killed when it is late.
+"""The process that renders chat templates which are not trusted or take long: bounded in memory, killed on timeout.
 
-It takes requests on its standard input and answers on its standard output, one at a time; `render_processes` is the
-other end. It has no environment variables, no network of its own and nothing to lose.
+It reads jobs from its standard input and answers on its standard output, one at a time; `render_processes` is the other
+end. It has no environment variables and no secrets.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import resource
 import signal
 import struct
 import sys
-import time
 from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,10 +18,7 @@ import jinja2
 import msgspec
 
 from service.prompts.templates.content_format import content_format
-from service.prompts.templates.conversation import ContentFormat
 from service.prompts.templates.environment import ChatEnvironment
-from service.prompts.templates.guarded_environment import GuardedEnvironment
-from service.prompts.templates.guarded_syntax import TooMuch
 
 REQUEST = struct.Struct("!Q")
 ANSWER = struct.Struct("!cQ")
@@ -30,40 +26,34 @@ READY, TEXT, ERROR = b"R", b"T", b"E"
 _MSGPACK, _JSON = b"M", b"J"
 
 _MEMORY_BYTES = 512 << 20
-_LONGEST_ERROR = 1000
-_QUICK_COMPILE_SECONDS = 0.05
+_MAX_ERROR_CHARACTERS = 1000
 _GRACE_SECONDS = 2.0
 
 
 class Job(NamedTuple):
-    """A template to look into (`variables` is None), or to render into at most `most` characters."""
+    """A template to render into at most `max_characters`, within `seconds`.
+
+    Without variables, the answer is the template's content format.
+    """
 
     source: str
     variables: dict[str, Any] | None
-    most: int
+    max_characters: int
     seconds: float
 
 
 def packed(job: Job) -> bytes:
-    """Gives a job as bytes, in little time however much is in it; raises RecursionError for one that nests too deep."""
+    """Gives a job as bytes; raises RecursionError if it is nested too deep."""
     try:
         return _MSGPACK + msgspec.msgpack.encode(job)
     except (OverflowError, UnicodeEncodeError):
-        # This takes numbers of any size and lone surrogates, and several times as long.
+        # Slower by far, but takes integers of any size and lone surrogates.
         return _JSON + json.dumps(job).encode()
 
 
 def unpacked(data: bytes) -> Job:
-    """The job that `packed` made bytes of."""
+    """The inverse of `packed`."""
     return Job(*(msgspec.msgpack.decode(data[1:]) if data[:1] == _MSGPACK else json.loads(data[1:])))
-
-
-class Findings(NamedTuple):
-    """What there is to know of a template before it is rendered."""
-
-    content_format: ContentFormat
-    quick: bool
-    """Whether a guarded environment takes it, and compiles it in little time."""
 
 
 def main() -> None:
@@ -77,9 +67,9 @@ def main() -> None:
         try:
             job = unpacked(requests.read(size))
         except (MemoryError, RecursionError):
-            _answer(answers, ERROR, "what it is given is too large or goes too deep")
+            _answer(answers, ERROR, "its variables are too large or nested too deep")
             continue
-        # Ends this process, unanswered, should the parent not be there to do it.
+        # Ends this process if the parent is not there to do it.
         signal.setitimer(signal.ITIMER_REAL, job.seconds + _GRACE_SECONDS)
         _answer(answers, *_outcome(job))
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -88,35 +78,25 @@ def main() -> None:
 def _outcome(job: Job) -> tuple[bytes, str]:
     try:
         if job.variables is None:
-            return TEXT, json.dumps(_look_into(job.source))
-        return TEXT, _render(job.source, job.variables, job.most)
+            return TEXT, content_format(ChatEnvironment().parse(job.source))
+        return TEXT, _render(job.source, job.variables, job.max_characters)
     except MemoryError:
         return ERROR, "it takes too much memory"
     except RecursionError:
         return ERROR, "it calls itself too deeply"
     except Exception as error:  # a template may fail in any way
-        return ERROR, str(error)[:_LONGEST_ERROR] or type(error).__name__
+        return ERROR, str(error)[:_MAX_ERROR_CHARACTERS] or type(error).__name__
 
 
-def _render(source: str, variables: dict[str, Any], most: int) -> str:
+def _render(source: str, variables: dict[str, Any], max_characters: int) -> str:
     pieces = []
-    left = most
+    left = max_characters
     for piece in _compiled(source).generate(variables):
         left -= len(piece)
         if left < 0:
-            raise ValueError(f"it renders more than {most} characters")
+            raise ValueError(f"it renders more than {max_characters} characters")
         pieces.append(piece)
     return "".join(pieces)
-
-
-def _look_into(source: str) -> Findings:
-    found = content_format(ChatEnvironment().parse(source))
-    started = time.process_time()
-    try:
-        GuardedEnvironment().compiled(source)
-    except TooMuch:
-        return Findings(found, quick=False)
-    return Findings(found, quick=time.process_time() - started < _QUICK_COMPILE_SECONDS)
 
 
 @lru_cache(maxsize=64)
@@ -131,9 +111,9 @@ def _answer(answers: BinaryIO, kind: bytes, text: str) -> None:
 
 
 def _bound_this_process() -> None:
-    for limit, most in (
+    for limit, value in (
         (resource.RLIMIT_AS, _MEMORY_BYTES),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
     ):
-        resource.setrlimit(limit, (most, most))
+        resource.setrlimit(limit, (value, value))

@@ -1,9 +1,9 @@
-"""Renders chat templates: the quick ones at once, all others in processes that can be killed."""
+"""Renders chat templates: the operator's on the event loop, those that strangers choose in processes."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -14,61 +14,71 @@ from typing import Any, TypeVar
 
 import jinja2
 
-from service.contract.settings import Settings
 from service.prompts.errors import PromptError
+from service.prompts.templates.content_format import content_format
 from service.prompts.templates.conversation import ContentFormat
-from service.prompts.templates.guarded_environment import GuardedEnvironment
-from service.prompts.templates.guarded_syntax import TooMuch
+from service.prompts.templates.inline_environment import InlineEnvironment, OverBudget
 from service.prompts.templates.render_processes import START_SECONDS, RenderFailed, RenderLost, RenderProcess
-from service.prompts.templates.render_worker import Findings, Job
+from service.prompts.templates.render_worker import Job
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
 _PROCESSES = 2
 _MAX_QUEUED_RENDERS = 3
-"""How many renderings that take all their time one may wait for."""
+"""A rendering waits at most as long as this many renderings that use up their timeout."""
 
 _TOLERATED_SECONDS = 0.05
-"""How long a template may hold the event loop once; after that it has to render elsewhere."""
+"""A template that held the event loop longer than this once is rendered in a process from then on."""
 
-_KEPT_TEMPLATES = 64
-_LONGEST_ANSWER = 10_000
-_LONGEST_SOURCE = 1 << 20
-_LONGEST_REASON = 1000
+_MAX_TEMPLATES = 64
+_MAX_FORMAT_CHARACTERS = 100
+_MAX_SOURCE_CHARACTERS = 1 << 20
+_MAX_REASON_CHARACTERS = 1000
 
 
 class RenderingUnavailable(Exception):
-    """Nothing can be rendered just then; the text says why."""
+    """Nothing can be rendered at the moment; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateSource:
+    """The source of a chat template, and whether the operator chose it: then it is trusted."""
+
+    text: str
+    trusted: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A chat template, looked into once."""
+    """A chat template that was parsed once."""
 
-    source: str
+    source: TemplateSource
     content_format: ContentFormat
-    quick: jinja2.Template | None
-    """The template as the guarded environment renders it, where that is worth trying."""
+    inline: jinja2.Template | None
+    """The template compiled for the event loop; None if it may only render in a process."""
 
 
 class Renderer:
     """Renders for all models of the service. Its methods are for the event loop's thread."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._seconds = settings.render_timeout
-        self._most = settings.max_prompt_characters
-        self._guarded = GuardedEnvironment()
-        self._templates: OrderedDict[str, Template | PromptError] = OrderedDict()
+    def __init__(self, timeout: float, max_characters: int) -> None:
+        """`timeout` in seconds, for one rendering in a process; `max_characters` bounds the text."""
+        self._timeout = timeout
+        self._max_characters = max_characters
+        self._environment = InlineEnvironment(max_characters)
+        self._templates: OrderedDict[TemplateSource, Template | PromptError] = OrderedDict()
         self._own = threading.local()
         self._processes: list[RenderProcess] = []
         self._threads = ThreadPoolExecutor(_PROCESSES, thread_name_prefix="render")
 
-    async def template(self, source: str) -> Template:
-        """Gives a template by its source; raises PromptError for one that does not parse, and RenderingUnavailable."""
+    async def template(self, source: TemplateSource) -> Template:
+        """Gives a parsed template; raises PromptError for one that cannot be parsed, and RenderingUnavailable."""
         found = self._templates.get(source)
         if found is None:
-            found = await self._look_into(source)
-            self._keep(source, found)
+            found = await self._parse(source)
+            self._store(found, source)
         else:
             self._templates.move_to_end(source)
         if isinstance(found, PromptError):
@@ -76,19 +86,18 @@ class Renderer:
         return found
 
     async def render(self, template: Template, variables: dict[str, Any]) -> str:
-        """Gives the text; raises PromptError where the template fails on the variables, and RenderingUnavailable."""
-        if template.quick is not None:
+        """Gives the text; raises PromptError if the template fails on the variables, and RenderingUnavailable."""
+        if template.inline is not None:
             started = time.thread_time()
             try:
-                return self._guarded.render(template.quick, variables)
-            except (TooMuch, RecursionError, MemoryError):
-                pass  # It starts anew, where it may take its time.
+                return self._environment.render(template.inline, variables)
+            except (OverBudget, RecursionError, MemoryError):
+                pass  # It starts again in a process, which bounds time and memory.
             except Exception as error:  # a template may fail in any way
                 raise _failure(str(error) or type(error).__name__) from None
             finally:
-                if time.thread_time() - started > _TOLERATED_SECONDS:
-                    self._keep(template.source, replace(template, quick=None))
-        job = Job(template.source, variables, self._most, self._seconds)
+                self._note_duration(template, time.thread_time() - started)
+        job = Job(template.source.text, variables, self._max_characters, self._timeout)
         return await self._in_thread(lambda: self._process().run(job))
 
     async def close(self) -> None:
@@ -100,29 +109,45 @@ class Renderer:
         for process in self._processes:
             process.close()
 
-    async def _look_into(self, source: str) -> Template | PromptError:
-        """Gives a template, or what is wrong with it for good."""
-        if len(source) > _LONGEST_SOURCE:
-            return PromptError(f"the chat template is longer than {_LONGEST_SOURCE} characters", "chat_template")
+    async def _parse(self, source: TemplateSource) -> Template | PromptError:
+        """Gives a template, or its permanent error."""
+        if len(source.text) > _MAX_SOURCE_CHARACTERS:
+            return PromptError(f"the chat template is longer than {_MAX_SOURCE_CHARACTERS} characters", "chat_template")
         try:
-            return await self._in_thread(lambda: self._looked_into(source))
+            if source.trusted:
+                return await asyncio.to_thread(self._compile, source)
+            return await self._in_thread(lambda: self._look_into(source))
         except PromptError as error:
             if isinstance(error.__cause__, RenderLost):
                 raise
             return error
 
-    def _keep(self, source: str, found: Template | PromptError) -> None:
+    def _compile(self, source: TemplateSource) -> Template:
+        try:
+            format_ = content_format(self._environment.parse(source.text))
+            return Template(source, format_, self._environment.from_string(source.text))
+        except Exception as error:  # jinja2 leaves some to Python's own compiler
+            raise _failure(str(error) or type(error).__name__) from None
+
+    def _look_into(self, source: TemplateSource) -> Template:
+        job = Job(source.text, None, _MAX_FORMAT_CHARACTERS, self._timeout)
+        answer = self._process().run(job)
+        return Template(source, "openai" if answer == "openai" else "string", None)
+
+    def _store(self, found: Template | PromptError, source: TemplateSource) -> None:
         self._templates[source] = found
-        while len(self._templates) > _KEPT_TEMPLATES:
+        while len(self._templates) > _MAX_TEMPLATES:
             self._templates.popitem(last=False)
 
-    def _looked_into(self, source: str) -> Template:
-        findings = Findings(*json.loads(self._process().run(Job(source, None, _LONGEST_ANSWER, self._seconds))))
-        quick = self._guarded.compiled(source) if findings.quick else None
-        return Template(source, findings.content_format, quick)
+    def _note_duration(self, template: Template, seconds: float) -> None:
+        if seconds > _TOLERATED_SECONDS:
+            logger.warning(
+                "a chat template held the event loop for %.0f ms; it is rendered in a process now", seconds * 1000
+            )
+            self._store(replace(template, inline=None), template.source)
 
     def _process(self) -> RenderProcess:
-        """The process of the thread that calls."""
+        """The process of the calling thread."""
         process: RenderProcess | None = getattr(self._own, "process", None)
         if process is None:
             process = self._own.process = RenderProcess()
@@ -132,14 +157,14 @@ class Renderer:
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
-            return await asyncio.wait_for(future, _MAX_QUEUED_RENDERS * self._seconds + START_SECONDS)
+            return await asyncio.wait_for(future, _MAX_QUEUED_RENDERS * self._timeout + START_SECONDS)
         except TimeoutError:
-            raise RenderingUnavailable("other chat templates that take long keep it busy") from None
+            raise RenderingUnavailable("all render processes are busy with slow chat templates") from None
         except RenderFailed as error:
             raise _failure(str(error)) from error
         except OSError as error:
-            raise RenderingUnavailable(f"no process can be started to render in ({error})") from None
+            raise RenderingUnavailable(f"no render process can be started ({error})") from None
 
 
 def _failure(reason: str) -> PromptError:
-    return PromptError(f"the chat template failed: {reason[:_LONGEST_REASON]}", "messages")
+    return PromptError(f"the chat template failed: {reason[:_MAX_REASON_CHARACTERS]}", "messages")

@@ -1,4 +1,4 @@
-"""What a chat template is given to render, and what is made of the text it gives."""
+"""The variables that a chat template sees, and how a final message is continued."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _IGNORED_VARIABLES = frozenset(
 
 
 def template_variables(chat: Chat, template: Template, special_tokens: Mapping[str, str]) -> dict[str, Any]:
-    """Gives what the template of a chat sees, as vLLM 0.33 and transformers 5.23 have it; raises PromptError."""
+    """Gives the variables of a chat as in vLLM 0.33 and transformers 5.23; raises PromptError."""
     if chat.continue_final_message and chat.add_generation_prompt:
         raise PromptError(
             "continue_final_message and add_generation_prompt cannot both be true (the latter is, unless it is given)",
@@ -39,13 +39,13 @@ def template_variables(chat: Chat, template: Template, special_tokens: Mapping[s
     check_tool_choice(chat.tool_choice, tools)
     messages = parse_messages(chat.messages, template.content_format)
     if (
-        messages is not chat.messages  # which are plain, and by no developer
+        messages is not chat.messages  # text only, without the role developer
         and any(message["role"] == "developer" for message in messages)
-        and not _knows_developers(template.source)
+        and not _knows_developers(template.source.text)
     ):
         messages = _as_system_messages(messages)
     if chat.continue_final_message:
-        messages = [*messages[:-1], _tagged(messages[-1], template.source)]
+        messages = [*messages[:-1], _tagged(messages[-1], template.source.text)]
     return {
         **special_tokens,
         "tools": tools,
@@ -72,7 +72,7 @@ def cut_for_continuation(text: str, chat: Chat, variables: Mapping[str, Any]) ->
 
 
 def _given_variables(chat: Chat) -> dict[str, Any]:
-    """What the request gives by name, in the order of precedence of `build_chat_params` and `with_defaults`."""
+    """The request's own variables, in the precedence of vLLM's `build_chat_params` and `with_defaults`."""
     given = dict(chat.chat_template_kwargs or {})
     if chat.reasoning_effort is not None:
         given = {"enable_thinking": chat.reasoning_effort != "none", **given, "reasoning_effort": chat.reasoning_effort}
@@ -112,7 +112,7 @@ def _joined(content: str | list[dict[str, Any]]) -> str:
 
 
 def _tagged(message: Message, source: str) -> Message:
-    """Marks the end of the final message, whose place in the text `cut_for_continuation` looks for."""
+    """Marks the end of the final message for `cut_for_continuation`."""
     if "content" not in source:
         raise PromptError("the chat template does not read the content of messages", "continue_final_message")
     content = message["content"]

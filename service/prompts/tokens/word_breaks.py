@@ -1,14 +1,7 @@
-r"""Where a text may be cut within a piece without added tokens: where the pre-tokenizer is known to cut it anyway.
+"""Where a text may be cut within a piece without added tokens: where the pre-tokenizer cuts it anyway.
 
-There are three kinds of such a place p: before a space that follows no white space, before the last space of a run that
-no digit follows, and after a lone line break before a letter. Why they are safe, where each alternative of the
-splitting pattern is one of `_ALTERNATIVES`: none of them matches a space after anything but white space, or a line
-break and then a letter, so no match reaches over the first and third kind; a space or line break is matched by `\s+` if
-by nothing else, so a match starts or ends at p; none looks back, so what follows p matches as if the text started
-there; and the only one that looks ahead, `\s+(?!\S)`, gives way to `\s+` for a lone line break, and is not asked for
-anything else. Where it is there, it takes of a run all but the last space, or all of it at the end of a text, so the
-second kind is safe, too, as long as no step before takes away what follows the run. Nothing composes with a space
-before it, so neither do normalizers that compose reach over p.
+There are three kinds of safe places: before a space between words, before the last space of a run that no digit
+follows, and after a lone line break before a letter. Why they are safe is proved in docs/prompts.md (lemmas 4 and 5).
 """
 
 from __future__ import annotations
@@ -29,14 +22,14 @@ _AFTER_LINE = rf"(?<=[{_LINE_END}])\n(?=[{_LINE_START}])"
 
 
 class Breaks(NamedTuple):
-    """Where to cut besides before single spaces; `last` finds the character before a safe place."""
+    """Safe places besides those before single spaces; `last` finds the character before any safe place."""
 
     last: re.Pattern[str]
     at_lines: bool
     in_runs: bool
 
     def words(self, text: str) -> list[str]:
-        """Cuts a text at all safe places."""
+        """Cuts a text at all safe places; together the words are the text."""
         return split_words(text, self.at_lines, self.in_runs)
 
 
@@ -45,7 +38,7 @@ _AT_LINES = Breaks(re.compile(f"{_BEFORE_SPACE}|{_AFTER_LINE}"), at_lines=True, 
 _IN_RUNS = Breaks(re.compile(f"{_BEFORE_SPACE}|{_IN_RUN}|{_AFTER_LINE}"), at_lines=True, in_runs=True)
 
 LOOKAHEAD = 2
-"""How many characters after a place decide whether it is one."""
+"""How many characters after a place decide whether it is safe."""
 
 _LETTERS = (
     r" ?\p{L}+",
@@ -55,7 +48,7 @@ _LETTERS = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
 )
-"""Alternatives that match a lone lower-case letter, and with the next ones any letter."""
+"""Alternatives that match any lower-case letter on its own; together with the next ones, any letter."""
 
 _CAPITALS = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
@@ -92,13 +85,13 @@ _OTHERS = (
 _ALTERNATIVES = frozenset((*_LETTERS, *_CAPITALS, *_OTHERS))
 
 _APART = frozenset({r"\p{N}", r"\p{N}{1,3}", r"\p{N}+", "[一-龥\u3040-ゟ゠-ヿ]+"})
-"""Patterns that match no white space and no letter of a break, or just all of it, and look at nothing else."""
+"""Patterns that do not affect the safe places (lemma 5)."""
 
 Step = Literal["cuts in runs", "cuts", "cuts at spaces", "apart", "unknown"]
 
 
 def safe_breaks(pre_tokenizer: Mapping[str, Any] | None) -> Breaks | None:
-    """Gives what finds the safe places, or None where none are known.
+    """Gives the safe places, or None if none are known.
 
     `pre_tokenizer` is as tokenizer.json describes it.
     """
@@ -128,7 +121,7 @@ def _steps(pre_tokenizer: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any
 
 
 def _kind(step: Mapping[str, Any]) -> Step:
-    """Whether a step cuts at safe places, or leaves them for the next to see: letters, and the white space between."""
+    """Whether a step cuts at safe places, or leaves letters and the white space between them to the next step."""
     kind: Step = "unknown"
     match step:
         case {"type": "Digits"} | {"type": "Punctuation", "behavior": "Isolated"}:
@@ -138,7 +131,7 @@ def _kind(step: Mapping[str, Any]) -> Step:
         case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"} if pattern in _APART:
             kind = "apart"
         case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert}:
-            # Both keep what the pattern matches as words; the second drops what it does not match.
+            # Both keep matches as words; the second drops the rest.
             keeps_words = (behavior, invert) in (("Isolated", False), ("Removed", True))
             kind = _kind_of_pattern(pattern) if keeps_words else "unknown"
         case {"type": "Metaspace", "split": True}:
@@ -162,7 +155,7 @@ def _covers_capitals(alternatives: Sequence[str]) -> bool:
 
 
 def _alternatives(pattern: str) -> list[str]:
-    """Cuts a pattern at the `|` that stand in no group and no class."""
+    """Splits a pattern at each `|` outside of groups and classes."""
     parts, depth, in_class, escaped = [""], 0, False, False
     for character in pattern:
         if character == "|" and not (depth or in_class or escaped):

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from service.contract.settings import Settings
 from service.offline.prompt_lines import PromptLines, read_prompt
 from service.prompts.models.catalog import Models
+from service.prompts.options import PromptOptions
 
 
 def test_lines_that_are_no_prompt_are_counted_by_number() -> None:
@@ -33,7 +33,7 @@ def test_lines_that_are_no_prompt_are_counted_by_number() -> None:
     ],
 )
 async def test_a_prompt_is_ids_or_a_text_that_is_tokenized(line: bytes, like: list[int] | str) -> None:
-    models = Models(Settings())
+    models = Models(PromptOptions())
     (numbered,) = PromptLines([line])
     prompt = await read_prompt(numbered, models, "builtin/demo")
     expected = await (await models.get("builtin/demo")).tokenize(like) if isinstance(like, str) else like
@@ -43,7 +43,7 @@ async def test_a_prompt_is_ids_or_a_text_that_is_tokenized(line: bytes, like: li
 
 
 async def test_a_chat_is_rendered_with_all_that_it_brings() -> None:
-    models = Models(Settings())
+    models = Models(PromptOptions())
     lines = (
         b"""{"messages": [{"role": "user", "content": "Hello"}], "add_generation_prompt": false, "cache_salt": "s"}"""
     )

@@ -1,4 +1,4 @@
-"""transformers, as the measure of what this package does."""
+"""The oracle for prompts: transformers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import transformers
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 
 class Oracle:
@@ -37,3 +39,9 @@ class Oracle:
         """Gives the tokens of a text."""
         tokens: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
         return tokens
+
+
+def compiled_by_transformers(template: str) -> jinja2.Template:
+    """Gives a template as transformers itself would render it."""
+    compiled: jinja2.Template = _compile_jinja_template(template)
+    return compiled

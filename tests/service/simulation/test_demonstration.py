@@ -7,9 +7,9 @@ import pytest
 
 from service.contract.demo_lines import Ended, Routed
 from service.contract.endpoints import Endpoint
-from service.contract.settings import Settings
 from service.prompts.models.catalog import Models
 from service.prompts.models.model import Model
+from service.prompts.options import PromptOptions
 from service.simulation.baselines import baselines
 from service.simulation.conversations import Conversations
 from service.simulation.demonstration import Demonstration, Limits
@@ -28,7 +28,7 @@ def engines() -> list[SimulatedEngine]:
 
 @pytest.fixture
 async def model() -> AsyncIterator[Model]:
-    models = Models(Settings())
+    models = Models(PromptOptions())
     yield await models.get(MODEL)
     await models.close()
 

@@ -10,17 +10,17 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
 
-from service.contract.settings import Settings
 from service.prompts.chat import Chat
 from service.prompts.errors import ModelNotFound, ModelUnavailable
-from service.prompts.models import catalog as models_module
 from service.prompts.models.catalog import Models
+from service.prompts.options import PromptOptions
 from tests.conftest import BUILTIN
-from tests.service.prompts.fake_hub import FakeHub, Repository, running_hub
+from tests.service.prompts.fake_hub import FakeHub, Repository
 
 FILES = {path.name: path.read_bytes() for path in BUILTIN.iterdir()}
 WEIGHTS = {"model.safetensors": b"w" * 1000, "pytorch_model.bin": b"w", "README.md": b"# Hi", "config.json": b"{}"}
@@ -29,29 +29,15 @@ Start = Callable[..., Models]
 
 
 @pytest.fixture
-async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeHub]:
-    constants = huggingface_hub.constants
-    async with running_hub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        # The library waits a second before it takes up a download again.
-        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
-        yield hub
-
-
-@pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts a service's models, as often as wanted; one that starts anew remembers nothing."""
     started: list[Models] = []
 
-    def start(**settings: float) -> Models:
-        started.append(Models(Settings(models_dir=tmp_path / "models", **{"hub_timeout": 5.0, **settings})))  # type: ignore[arg-type]
+    def start(
+        serves: Callable[[str], bool] = lambda _: False, clock: Callable[[], float] = time.monotonic, **options: Any
+    ) -> Models:
+        defaults: dict[str, Any] = {"models_dir": tmp_path / "models", "models": ("*",), "hub_timeout": 5.0}
+        started.append(Models(PromptOptions(**(defaults | options)), serves, clock))
         return started[-1]
 
     yield start
@@ -126,13 +112,50 @@ async def test_who_gives_up_waiting_does_not_end_the_load_for_others(hub: FakeHu
     assert (await patient).name == "org/model"
 
 
-async def test_only_so_many_models_stay_loaded(start: Start, tmp_path: Path) -> None:
+async def test_the_least_recently_used_model_is_evicted(start: Start, tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         on_disk(tmp_path, name)
     models = start(max_models=2)
     for name in ("a", "b", "a", "c"):
         await models.get(name)
     assert models.loaded() == ["a", "c"]
+
+
+async def test_a_request_may_name_the_operators_models_only(hub: FakeHub, start: Start, tmp_path: Path) -> None:
+    for name in ("org/default", "org/named", "org/served", "org/other"):
+        hub.repositories[name] = Repository(FILES)
+    on_disk(tmp_path, "org/disk")
+    models = start(serves=lambda name: name == "org/served", model_name="org/default", models=("org/named",))
+    for name in ("org/default", "org/named", "org/served", "org/disk", "builtin/demo"):
+        assert (await models.get(name)).trusted
+    hub.asked.clear()
+    for _ in range(2):
+        with pytest.raises(ModelNotFound, match="MODELS"):
+            await models.get("org/other")
+    assert not hub.asked
+
+
+async def test_with_any_model_allowed_others_are_loaded_but_not_trusted(hub: FakeHub, start: Start) -> None:
+    hub.repositories["org/other"] = Repository(FILES)
+    assert not (await start(models=("*",)).get("org/other")).trusted
+
+
+async def test_a_model_becomes_trusted_when_a_pod_serves_it(hub: FakeHub, start: Start) -> None:
+    served: set[str] = set()
+    hub.repositories["org/model"] = Repository(FILES)
+    models = start(serves=served.__contains__)
+    assert not (await models.get("org/model")).trusted
+    served.add("org/model")
+    assert (await models.get("org/model")).trusted
+
+
+async def test_models_of_strangers_never_evict_those_of_the_operator(hub: FakeHub, start: Start) -> None:
+    names = [f"org/model-{number}" for number in range(5)]
+    hub.repositories |= {name: Repository(FILES) for name in names}
+    models = start(models=("*", "org/model-0"), max_models=1)
+    for name in names:
+        await models.get(name)
+    assert models.loaded() == ["org/model-0", "org/model-4"]
 
 
 @pytest.mark.parametrize(
@@ -171,10 +194,10 @@ async def test_an_unknown_builtin_model_is_not_looked_for_elsewhere(hub: FakeHub
 
 
 async def test_a_model_that_the_hub_does_not_know_is_not_found(hub: FakeHub, start: Start, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="wants HF_TOKEN set"):
+    with pytest.raises(ModelNotFound, match="needs HF_TOKEN"):
         await start().get("org/nothing")
     give_token(tmp_path, "hf_good")
-    with pytest.raises(ModelNotFound, match=r"knows none of that name$"):
+    with pytest.raises(ModelNotFound, match=r"has no model of that name$"):
         await start().get("org/nothing")
 
 
@@ -309,11 +332,10 @@ async def test_a_chat_template_that_is_none_leaves_plain_prompts_alone(start: St
     assert "chat_template" not in (await unavailable(start(), "org/nothing")).reason
 
 
-async def test_failures_are_remembered_for_a_while(hub: FakeHub, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failures_are_remembered_for_a_while(hub: FakeHub, start: Start) -> None:
     now = 1000.0
-    monkeypatch.setattr(models_module, "monotonic", lambda: now)
     hub.repositories["org/model"] = Repository(FILES, status=503)
-    models = start(hub_retry_after=30.0)
+    models = start(hub_retry_after=30.0, clock=lambda: now)
     for _ in range(1000):
         await unavailable(models)
     assert hub.asked.total() == 1
@@ -340,14 +362,11 @@ async def test_a_hub_that_asks_for_fewer_requests_gets_none(hub: FakeHub, start:
     assert hub.asked.total() == 1
 
 
-async def test_a_hub_that_is_silent_is_not_asked_for_each_of_a_thousand_models(
-    hub: FakeHub, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_hub_that_is_silent_is_not_asked_for_each_of_a_thousand_models(hub: FakeHub, start: Start) -> None:
     now = 1000.0
-    monkeypatch.setattr(models_module, "monotonic", lambda: now)
     names = [f"org/model-{number}" for number in range(1000)]
     hub.repositories |= {name: Repository(FILES, silent=True) for name in names}
-    models = start(hub_timeout=0.3, hub_retry_after=30.0)
+    models = start(hub_timeout=0.3, hub_retry_after=30.0, clock=lambda: now)
     errors = await asyncio.gather(*(unavailable(models, name) for name in names))
     assert all("did not answer" in error.reason for error in errors)
     assert all(f"MODELS_DIR/{name}/" in error.remedy for name, error in zip(names, errors, strict=True))
@@ -360,29 +379,28 @@ async def test_a_hub_that_is_silent_is_not_asked_for_each_of_a_thousand_models(
 
 async def test_closing_waits_neither_for_a_silent_hub_nor_for_a_long_text(hub: FakeHub) -> None:
     hub.repositories["org/model"] = Repository(FILES, silent=True)
-    models = Models(Settings(hub_timeout=30.0))
+    models = Models(PromptOptions(models=("*",), hub_timeout=30.0))
     model = await models.get("builtin/demo")
     random_ = random.Random(1)
     text = "".join(chr(random_.randrange(33, 0x3000)) + " a b" for _ in range(500_000))
     loading = asyncio.create_task(models.get("org/model"))
     tokenizing = asyncio.create_task(model.tokenize(text))
     await hub.heard.wait()
-    started = time.perf_counter()
     await models.close()
     for task in (loading, tokenizing):
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert time.perf_counter() - started < 1
+    assert not hub.over.is_set()
 
 
 async def test_a_process_ends_though_the_hub_is_silent(hub: FakeHub, tmp_path: Path) -> None:
     hub.repositories["org/model"] = Repository(FILES, silent=True)
     program = (
         "import asyncio, sys\n"
-        "from service.contract.settings import Settings\n"
         "from service.prompts.models.catalog import Models\n"
+        "from service.prompts.options import PromptOptions\n"
         "async def main():\n"
-        "    models = Models(Settings(hub_timeout=30.0))\n"
+        "    models = Models(PromptOptions(models=('*',), hub_timeout=30.0))\n"
         "    task = asyncio.create_task(models.get('org/model'))\n"
         "    await asyncio.to_thread(sys.stdin.read)\n"
         "    await models.close()\n"
@@ -404,10 +422,10 @@ async def test_the_hubs_own_variables_are_followed(hub: FakeHub, tmp_path: Path)
     give_token(tmp_path, "hf_good")
     program = (
         "import asyncio\n"
-        "from service.contract.settings import Settings\n"
         "from service.prompts.models.catalog import Models\n"
+        "from service.prompts.options import PromptOptions\n"
         "async def main():\n"
-        "    models = Models(Settings())\n"
+        "    models = Models(PromptOptions(models=('*',)))\n"
         "    try: print((await models.get('org/model')).name)\n"
         "    except Exception as error: print(error)\n"
         "    finally: await models.close()\n"

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.contract.settings import Settings
 from service.prompts.chat import Chat
 from service.prompts.errors import PromptError
 from service.prompts.models.catalog import Models
 from service.prompts.models.model import Model
+from service.prompts.options import PromptOptions
 from tests.service.prompts.conversations import CASES, Case, Message, random_case
 from tests.service.prompts.oracle import Oracle
 
@@ -41,7 +41,7 @@ class Twins:
         self._shared = shared
         self._folder = folder
         self._oracles: dict[str, Oracle] = {}
-        self.models = Models(Settings(models_dir=folder, max_models=len(MODELS) + len(TEMPLATES)))
+        self.models = Models(PromptOptions(models_dir=folder, max_models=len(MODELS) + len(TEMPLATES)))
 
     async def load(self, name: str) -> tuple[Model, Oracle]:
         base = GRANITE if name in TEMPLATES else name

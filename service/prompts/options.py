@@ -1,0 +1,63 @@
+"""The operator's choices that concern prompts, and how the memory for caches is divided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from service.contract.settings import Settings
+
+ANY_MODEL = "*"
+
+
+class CacheBudget(NamedTuple):
+    """How TOKEN_CACHE_BYTES is divided, in bytes."""
+
+    tokens: int
+    chat_bodies: int
+    block_keys: int
+
+    @classmethod
+    def of(cls, total: int, *, compiled: bool) -> CacheBudget:
+        """Three quarters for tokens, a quarter for what else the next turn of a chat shares with the last.
+
+        With compiled loops that is the decoded body: block keys are computed faster than they are found. Without, it
+        is the block keys: bodies cannot be compared fast.
+        """
+        quarter = total // 4
+        return cls(total - quarter, quarter if compiled else 0, 0 if compiled else quarter)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptOptions:
+    """Each is the setting of the same name."""
+
+    model_name: str = "builtin/demo"
+    models: tuple[str, ...] = ()
+    """Further models that requests may name; ANY_MODEL allows all."""
+    models_dir: Path = Path("/models")
+    max_models: int = 8
+    hub_timeout: float = 10.0
+    hub_retry_after: float = 30.0
+    trust_request_chat_template: bool = False
+    token_cache_bytes: int = 48 << 20
+    """Of TOKEN_CACHE_BYTES, the share of tokens."""
+    render_timeout: float = 5.0
+    max_prompt_characters: int = 4_000_000
+
+    @classmethod
+    def of(cls, settings: Settings, budget: CacheBudget) -> PromptOptions:
+        """Takes what concerns prompts out of all settings."""
+        return cls(
+            model_name=settings.model_name,
+            models=settings.models,
+            models_dir=settings.models_dir,
+            max_models=settings.max_models,
+            hub_timeout=settings.hub_timeout,
+            hub_retry_after=settings.hub_retry_after,
+            trust_request_chat_template=settings.trust_request_chat_template,
+            token_cache_bytes=budget.tokens,
+            render_timeout=settings.render_timeout,
+            max_prompt_characters=settings.max_prompt_characters,
+        )
