@@ -20,7 +20,9 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     for floor in (
         "service.contract",
         "service.native service.log service.byte_lru service.histogram service.healthcheck",
-        "service.index service.prompts.chat service.prompts.errors",
+        "service.index service.prompts.errors service.prompts.options",
+        "service.prompts.truncation",
+        "service.prompts.chat",
         "service.prompts.templates service.prompts.renderers service.prompts.tokens",
         "service.prompts.models",
         "service.fleet",
