@@ -28,10 +28,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from service.contract.endpoints import Endpoint  # noqa: E402 - the checkout is on the path now
-from service.events.intake import Intake  # noqa: E402
+from service.events.arrival import read_arrival  # noqa: E402
+from service.events.index_sink import IndexSink  # noqa: E402
+from service.events.rate_limited_log import RateLimitedLog  # noqa: E402
 from service.events.recording import Recording  # noqa: E402
+from service.events.sequencer import Sequencer  # noqa: E402
 from service.events.statistics import EventStatistics  # noqa: E402
-from service.events.stream import Stream, arrival  # noqa: E402
 from service.events.topic import read_topic  # noqa: E402
 from service.events.wire import WireError  # noqa: E402
 from service.index.base import Prompt, Rank  # noqa: E402
@@ -40,7 +42,6 @@ from service.index.memory import MemoryIndex  # noqa: E402
 MODEL = "ibm-granite/granite-3.3-2b-instruct"
 SLOW_SECONDS = 0.25
 _MAX_BLOCKS = 500
-REPLAYS = (None, "tcp://127.0.0.1:2")
 _ODD_VALUES: tuple[Any, ...] = (
     None,
     True,
@@ -92,7 +93,8 @@ def main() -> int:
     logging.disable(logging.CRITICAL)
     started = time.monotonic()
     outcome = fuzz(arguments.frames, arguments.seed)
-    print(f"{outcome.frames:,} frames in {time.monotonic() - started:.0f} s, slowest {outcome.slowest * 1000:.1f} ms")
+    seconds, slowest = time.monotonic() - started, outcome.slowest * 1000
+    print(f"{outcome.frames:,} frames in {seconds:.0f} s, slowest {slowest:.1f} ms of CPU")
     print(f"refused: {sum(outcome.refused.values()):,} {dict(outcome.refused.most_common())}")
     print(f"events skipped: {sum(outcome.skipped.values()):,} {dict(outcome.skipped.most_common())}")
     for disagreement in outcome.disagreements:
@@ -105,37 +107,42 @@ def fuzz(frames: int, seed: int, recordings: Path = ROOT / "tests" / "recordings
     draw = random.Random(seed)
     payloads = [payload for path in sorted(recordings.glob("*.jsonl")) for payload in payloads_of(path)]
     index, statistics = MemoryIndex(_MAX_BLOCKS), EventStatistics()
-    intake = Intake(index, statistics, _never_answered)
+    log = RateLimitedLog(logging.getLogger(__name__))
+    sequencers: dict[Rank, Sequencer] = {}
     outcome = Outcome(frames)
     for number in range(frames):
         payload = mutate(draw, draw.choice(payloads))
         topic = b"kv@p@" + MODEL.encode()
         if draw.random() < 0.05:
             topic = mutate_bytes(draw, topic)
-        started = time.perf_counter()
+        started = time.process_time()
         try:
-            arrived = arrival(0, payload)
+            arrival = read_arrival(0, payload)
         except WireError as error:
             outcome.refused[str(error)] += 1
         else:
             source = read_topic(topic, Endpoint("tcp://127.0.0.1:1"), MODEL)
-            stream = intake.stream("fuzz", Rank(source.pod, source.model, arrived.batch.rank), draw.choice(REPLAYS))
-            sequence = stream.next if draw.random() < 0.99 else draw.choice((0, stream.next + 1, draw.getrandbits(64)))
-            intake.receive(stream, msgspec.structs.replace(arrived, sequence=sequence))
-        outcome.slowest = max(outcome.slowest, time.perf_counter() - started)
+            rank = Rank(source.pod, source.model, arrival.batch.rank)
+            if rank not in sequencers:
+                start_replay = draw.choice((None, _nobody_answers))
+                sequencers[rank] = Sequencer(IndexSink(rank, index, statistics, log), start_replay=start_replay)
+            sequencer = sequencers[rank]
+            due = sequencer.next
+            sequence = due if draw.random() < 0.99 else draw.choice((0, due + 1, draw.getrandbits(64)))
+            sequencer.receive(msgspec.structs.replace(arrival, sequence=sequence))
+            sequencer.replay_failed("nobody answers", final=True)
+        outcome.slowest = max(outcome.slowest, time.process_time() - started)
         if number % 1000 == 999:
             index.match(Prompt(MODEL, array("I", range(512))))
             index.sweep(1000)
-            for stream in list(intake)[:-50]:
-                intake.forget(stream)
+            for forgotten in list(sequencers)[:-50]:
+                sequencers.pop(forgotten).forget()
     outcome.skipped = statistics.skipped
     outcome.disagreements = index.disagreements()
     return outcome
 
 
-def _never_answered(stream: Stream) -> None:
-    stream.asking = False
-    stream.waiting.clear()
+def _nobody_answers() -> None: ...
 
 
 def payloads_of(path: Path) -> list[bytes]:

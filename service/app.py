@@ -89,7 +89,15 @@ def create_app(settings: Settings) -> web.Application:
 @asynccontextmanager
 async def event_pool(settings: Settings, index: Index) -> AsyncIterator[EventPool]:
     """Receives events and applies them to the index."""
-    pool = EventPool(settings, index)
+    pool = EventPool(
+        settings.zmq_endpoint,
+        index,
+        topic=settings.zmq_topic,
+        default_model=settings.model_name,
+        concurrency=settings.pool_concurrency,
+        queue_batches=settings.pool_queue_batches,
+        pod_ttl=settings.pod_ttl,
+    )
     try:
         await pool.start()
         yield pool

@@ -24,7 +24,7 @@ from service.api.responses import (
     json_response,
 )
 from service.contract.http import INSTANCE_HEADER
-from service.events.stream import StreamState
+from service.events.pool import StreamReport
 from service.index.base import Rank, RankBlocks
 
 _STARTED = int(time.time())
@@ -73,7 +73,7 @@ async def pods(request: web.Request) -> web.Response:
     )
 
 
-def _pod_rank(rank: Rank, blocks: RankBlocks | None, stream: StreamState | None, now: float) -> PodRank:
+def _pod_rank(rank: Rank, blocks: RankBlocks | None, stream: StreamReport | None, now: float) -> PodRank:
     last_event_at = stream.last_event_at if stream else None
     inexact_reason = stream.inexact_reason if stream else None
     unsupported_groups = list(blocks.unsupported_groups) if blocks else []

@@ -29,6 +29,8 @@ class EventStatistics:
     replays: int = 0
     replay_failures: int = 0
     restarts: int = 0
+    claims_refused: int = 0
+    """Messages of an endpoint about a rank that another one speaks for."""
     lag_seconds: float = 0.0
     """From the last batch's own time to its application."""
     lag: Histogram = field(default_factory=_lag_seconds)

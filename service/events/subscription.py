@@ -14,11 +14,10 @@ from zmq.utils.monitor import recv_monitor_message
 
 from service.contract.endpoints import Endpoint
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _TURN_SECONDS = 0.002
 _WITHOUT_CLOCK = 8
 """Messages that are taken between two looks at the clock."""
-_AFTER_FAILURE = 1.0
 _HIGH_WATER = 100_000
 _NOBLOCK = int(zmq.NOBLOCK)
 _MADE = zmq.Event.CONNECTED | zmq.Event.ACCEPTED
@@ -54,7 +53,8 @@ class Subscription:
     """Subscribes to one endpoint. `connections` are those that stand at the moment.
 
     `turns` is how many endpoints may be read, a few milliseconds each, before the event loop sees to other things.
-    What comes faster than it is taken waits in the socket, up to `high_water` messages of a connection.
+    What comes faster than it is taken waits in the socket, up to `high_water` messages of a connection. `pause` is how
+    many seconds it waits after the listener raised an exception.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Subscription:
         *,
         turns: asyncio.Semaphore,
         high_water: int = _HIGH_WATER,
+        pause: float = 1.0,
     ) -> None:
         self.endpoint = endpoint
         self.connections: set[int] = set()
@@ -77,6 +78,7 @@ class Subscription:
         self._listener = listener
         self._turns = turns
         self._high_water = high_water
+        self._pause = pause
         self._by_frame = endpoint.binds
         """Whether to ask of each frame if it is a message's last: messages are traced, or were not of three frames."""
         self._problem: str | None = "is not opened yet"
@@ -154,8 +156,8 @@ class Subscription:
                         self._drain(socket)
                         await asyncio.sleep(0)
                 except Exception:  # whatever it is, an endpoint must not fall silent
-                    _log.exception("What came from %s could not be taken", self.endpoint.address)
-                    await asyncio.sleep(_AFTER_FAILURE)
+                    logger.exception("What came from %s could not be taken", self.endpoint.address)
+                    await asyncio.sleep(self._pause)
 
     def _monitored(self, monitor: zmq.Socket[bytes]) -> None:
         event = recv_monitor_message(monitor)

@@ -112,7 +112,7 @@ def analyse(recording: Recording, model: str, *, prefixes: int, bytes_per_token:
         prefixes=_prefixes(index, prefixes, bytes_per_token),
         incidents=dict(incidents.counts),
         first_incidents=incidents.listed,
-        inexact=_inexact(index, feed),
+        inexact=_inexact(feed),
         span_seconds=index.timeline.width,
         timeline=spans,
     )
@@ -153,9 +153,5 @@ def _prefixes(index: WatchedIndex, count: int, bytes_per_token: int) -> list[Pre
     ]
 
 
-def _inexact(index: WatchedIndex, feed: Feed) -> dict[str, str]:
-    reasons = {
-        f"{stream.rank.pod} rank {stream.rank.number}": stream.inexact or index.inexact_reason(stream.rank)
-        for stream in feed
-    }
-    return {rank: reason for rank, reason in reasons.items() if reason}
+def _inexact(feed: Feed) -> dict[str, str]:
+    return {f"{rank.pod} rank {rank.number}": reason for rank, reason in feed.inexact().items()}

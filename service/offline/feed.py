@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from service.contract.endpoints import Endpoint
-from service.events.intake import Intake
+from service.events.arrival import Arrival, read_arrival
+from service.events.index_sink import IndexSink, count_skipped
+from service.events.rate_limited_log import RateLimitedLog
 from service.events.recording import Recorded, recorded_pod
+from service.events.sequencer import Sequencer
 from service.events.statistics import EventStatistics
-from service.events.stream import Arrival, Stream, arrival
 from service.events.topic import read_topic
 from service.events.wire import WireError
 from service.index.base import Index, Rank
 
+logger = logging.getLogger(__name__)
 _SWEEP_BLOCKS = 4096
 
 
@@ -42,12 +46,24 @@ class Feed:
         self._index = index
         self._model = model
         self._on_time = on_time
-        self._intake = Intake(index, self.statistics, lambda stream: None)
+        self._log = RateLimitedLog(logger)
+        self._sequencers: dict[tuple[str, Rank], Sequencer] = {}
         self._last: dict[str, int] = {}
         self._ranks: dict[str, Rank] = {}
 
-    def __iter__(self) -> Iterator[Stream]:
-        return iter(self._intake)
+    def last_applied(self) -> Mapping[Rank, int]:
+        """The number of the last message applied, by rank."""
+        return {rank: sequencer.next - 1 for (_, rank), sequencer in self._sequencers.items()}
+
+    def inexact(self) -> Mapping[Rank, str]:
+        """The ranks whose blocks may differ from the engine's, and why."""
+        reasons = {rank: self.inexact_reason(rank) for _, rank in self._sequencers}
+        return {rank: reason for rank, reason in reasons.items() if reason}
+
+    def inexact_reason(self, rank: Rank) -> str | None:
+        """Why the blocks of a rank may differ from the engine's; None if they do not."""
+        losses = (sequencer.loss for (_, of), sequencer in self._sequencers.items() if of == rank)
+        return next(filter(None, losses), None) or self._index.inexact_reason(rank)
 
     @property
     def last_sequences(self) -> Mapping[str, int]:
@@ -61,13 +77,13 @@ class Feed:
     def read(self, message: Recorded) -> Decoded:
         """Decodes a message, to be applied later."""
         try:
-            arrived = arrival(message.sequence, message.payload)
+            arrival = read_arrival(message.sequence, message.payload)
         except WireError as error:
             return Decoded(message.pod, message.sequence, reason=str(error))
         source = read_topic(message.topic, Endpoint("recording", pod=message.pod.partition("#dp")[0]), self._model)
-        rank = Rank(source.pod, source.model, arrived.batch.rank)
+        rank = Rank(source.pod, source.model, arrival.batch.rank)
         return Decoded(
-            recorded_pod(rank._replace(pod=message.pod.partition("#dp")[0])), message.sequence, rank, arrived
+            recorded_pod(rank._replace(pod=message.pod.partition("#dp")[0])), message.sequence, rank, arrival
         )
 
     def apply(self, message: Recorded | Decoded) -> None:
@@ -76,10 +92,17 @@ class Feed:
         self.statistics.messages_received += 1
         self._last[read.name] = read.sequence
         if read.rank is None or read.arrival is None:
-            self._intake.skip(read.name, read.reason)
+            count_skipped(self.statistics, self._log, read.name, read.reason)
             return
         self._ranks[read.name] = read.rank
         if self._on_time is not None and read.arrival.batch.timestamp is not None:
             self._on_time(read.arrival.batch.timestamp)
-        self._intake.receive(self._intake.stream(read.name, read.rank, None), read.arrival)
+        self._sequencer(read.name, read.rank).receive(read.arrival)
         self._index.sweep(_SWEEP_BLOCKS)
+
+    def _sequencer(self, name: str, rank: Rank) -> Sequencer:
+        sequencer = self._sequencers.get((name, rank))
+        if sequencer is None:
+            sink = IndexSink(rank, self._index, self.statistics, self._log)
+            self._sequencers[name, rank] = sequencer = Sequencer(sink)
+        return sequencer

@@ -182,5 +182,4 @@ def answer(feed: Feed, index: Index, question: Question) -> Answer:
     """What `index` says now, to which `feed` has applied what was published."""
     rank = feed.rank(question.pod)
     found, gpu_found = asked(index, rank, question)
-    reasons = (stream.inexact or index.inexact_reason(stream.rank) for stream in feed if stream.rank == rank)
-    return Answer(question, found, gpu_found, next((reason for reason in reasons if reason), None))
+    return Answer(question, found, gpu_found, feed.inexact_reason(rank) if rank else None)

@@ -100,3 +100,4 @@ async def _heard(client: ClientSession, truth: Truth) -> None:
             pods = (await (await client.get("/pods")).json())["pods"]
             if {(pod["pod"], pod["rank"]): pod["last_sequence"] for pod in pods} == expected:
                 return
+            await asyncio.sleep(0.005)

@@ -9,10 +9,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from service.contract.endpoints import Endpoint
-from service.contract.settings import Settings
-from service.events import stream
-from service.events.pool import EventPool
-from service.events.stream import StreamState
+from service.events.pool import EventPool, StreamReport
 from service.index.base import Rank
 from service.index.memory import MemoryIndex
 
@@ -25,7 +22,7 @@ class Listening:
     index: MemoryIndex
     sequences: dict[Rank, int] = field(default_factory=dict)
 
-    def states(self) -> dict[Rank, StreamState]:
+    def states(self) -> dict[Rank, StreamReport]:
         return {state.rank: state for state in self.pool.streams()}
 
     async def heard(self, last: Mapping[Rank, int]) -> None:
@@ -43,20 +40,15 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 Listen: TypeAlias = Callable[..., Awaitable[Listening]]
 
 
-@pytest.fixture(autouse=True)
-def checks_come_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replay sockets are asked after a tenth of the usual time, so that no test waits for seconds."""
-    monkeypatch.setattr(stream, "_FIRST_CHECK", 0.1)
-
-
 @pytest.fixture
 async def listen() -> AsyncIterator[Listen]:
-    """Starts a pool on the endpoints given, with changed settings if any."""
+    """Starts a pool on the endpoints given. Replay sockets are checked soon, so that no test waits for seconds."""
     async with AsyncExitStack() as stack:
 
         async def start(*endpoints: Endpoint, max_blocks: int = 1_000_000, **settings: Any) -> Listening:
             index = MemoryIndex(max_blocks)
-            pool = EventPool(Settings(zmq_endpoint=endpoints, **settings), index)
+            values: dict[str, Any] = {"topic": "kv@", "default_model": "m", "first_check": 0.1} | settings
+            pool = EventPool(endpoints, index, **values)
             stack.push_async_callback(pool.close)
             await pool.start()
             return Listening(pool, index)

@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-from array import array
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
 from service.contract.endpoints import Endpoint
-from service.index.base import Prompt, Rank
+from service.index.base import Rank
 from service.simulation.publisher import Publisher
-from tests.service.events.conftest import Listen, Listening, until
-
-RANK = Rank("10.0.0.1:8000", "m")
-TOPIC = "kv@10.0.0.1:8000@m"
-
-
-def tokens_of(number: int) -> list[int]:
-    return [number * 10 + offset for offset in range(4)]
-
-
-def stored(number: int, *, rank: int | None = 0, time: float = 1.0) -> bytes:
-    """A batch that stores one block of four tokens, with a chain of its own."""
-    event = {"type": "BlockStored", "block_hashes": [number], "token_ids": tokens_of(number), "block_size": 4}
-    return msgspec.msgpack.encode([time, [event], rank])
-
-
-def batch(*events: dict[str, Any]) -> bytes:
-    return msgspec.msgpack.encode([1.0, list(events), 0])
-
-
-def held(listening: Listening, rank: Rank = RANK) -> set[int]:
-    """The numbers of the blocks that a rank holds, of the first hundred."""
-    prompts = {number: Prompt(rank.model, array("I", tokens_of(number))) for number in range(100)}
-    return {
-        number
-        for number, prompt in prompts.items()
-        if any(match.rank == rank for match in listening.index.match(prompt))
-    }
-
-
-def state(listening: Listening, rank: Rank = RANK) -> tuple[bool, str | None]:
-    found = listening.states()[rank]
-    return found.exact, found.inexact_reason
-
-
-def endpoint(publisher: Publisher, *, replay: bool = True, **named: str) -> Endpoint:
-    return Endpoint(publisher.address, replay=publisher.replay if replay else None, **named)
+from tests.service.events.batches import RANK, TOPIC, batch, endpoint, held, state, stored
+from tests.service.events.conftest import Listen, until
 
 
 async def test_a_lost_batch_is_replayed_and_applied_in_order(listen: Listen) -> None:
@@ -109,11 +71,12 @@ async def test_a_replay_that_no_longer_reaches_back_makes_the_rank_inexact(liste
 
 
 async def test_a_replay_socket_that_does_not_answer_makes_the_rank_inexact_and_stops_nobody(
-    listen: Listen, folder: Path, monkeypatch: pytest.MonkeyPatch
+    listen: Listen, folder: Path
 ) -> None:
-    monkeypatch.setattr("service.events.replay._ANSWER_MILLISECONDS", 100)
     async with Publisher(topic=TOPIC) as publisher, Publisher(topic="kv@b@m") as other:
-        listening = await listen(Endpoint(publisher.address, replay=f"ipc://{folder}/nobody"), endpoint(other))
+        listening = await listen(
+            Endpoint(publisher.address, replay=f"ipc://{folder}/nobody"), endpoint(other), replay_timeout=0.1
+        )
         await publisher.subscribed()
         await other.subscribed()
         publisher.publish(stored(0))
@@ -294,7 +257,7 @@ async def test_an_engine_that_restarted_and_went_past_its_old_number_is_noticed_
 
 async def test_a_flood_waits_in_the_sockets_and_nothing_is_lost(listen: Listen) -> None:
     async with Publisher(topic=TOPIC) as publisher:
-        listening = await listen(endpoint(publisher), pool_queue_batches=10)
+        listening = await listen(endpoint(publisher), queue_batches=10)
         await publisher.subscribed()
         for number in range(3000):
             publisher.publish(stored(number))
@@ -356,13 +319,17 @@ async def test_a_message_of_other_frames_is_counted_and_the_next_ones_are_taken(
         assert listening.pool.statistics.gaps == 0
 
 
-async def test_a_rank_that_two_endpoints_speak_for_is_inexact(listen: Listen) -> None:
+async def test_a_rank_belongs_to_the_endpoint_that_spoke_first_and_is_inexact_while_another_claims_it(
+    listen: Listen,
+) -> None:
     async with Publisher(replay=None, topic=TOPIC) as one, Publisher(replay=None, topic=TOPIC) as other:
         listening = await listen(endpoint(one, replay=False), endpoint(other, replay=False))
         await one.subscribed()
         await other.subscribed()
         one.publish(stored(0))
+        await until(lambda: held(listening) == {0})
         other.publish(stored(1))
-        await until(lambda: held(listening) == {0, 1})
+        await until(lambda: listening.pool.statistics.claims_refused == 1)
+        assert held(listening) == {0}
         assert state(listening) == (False, "several endpoints speak for this rank")
         assert len(listening.pool.streams()) == 1

@@ -15,6 +15,7 @@ from service.events.recorder import Recorder
 from service.events.recording import Recorded, Recording
 from service.simulation.publisher import Publisher
 from tests.service.events.conftest import until
+from tests.service.events.proxy import Proxy, Weather
 from tests.service.playback import playing
 
 TOPIC = "kv@pod@m"
@@ -99,19 +100,21 @@ async def test_what_was_published_before_comes_from_the_replay_socket(record: Re
         assert {message.topic for message in written.messages} == {TOPIC.encode()}
 
 
-async def test_a_replay_that_outlasts_the_connection_brings_nothing_twice(record: Record) -> None:
-    async with Publisher(topic=TOPIC) as publisher:
-        written = await record(endpoint(publisher))
+async def test_a_replay_after_a_lost_connection_brings_nothing_twice(record: Record) -> None:
+    async with Publisher(topic=TOPIC) as publisher, Proxy(publisher.address, Weather()) as proxy:
+        written = await record(Endpoint(proxy.address, replay=publisher.replay))
         await publisher.subscribed()
+        await proxy.subscribed()
         for number in range(3):
             publisher.publish(payload(str(number)))
         await written.has(0, 1, 2)
-        recorder = written.recorder
-        (subscription,) = recorder._subscriptions
-        recorder.disconnected(subscription, 1)
-        await recorder._greet(subscription, str(publisher.replay))
-        await written.has(0, 1, 2)
-        assert recorder.statistics.restarts == 0
+        requests = publisher.requests
+        await proxy.cut()
+        publisher.publish(payload("3"))
+        await proxy.mend()
+        await until(lambda: publisher.requests > requests)
+        await written.has(0, 1, 2, 3)
+        assert written.recorder.statistics.restarts == 0
 
 
 async def test_a_gap_is_filled_before_what_follows_it_is_written(record: Record) -> None:

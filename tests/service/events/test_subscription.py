@@ -6,7 +6,6 @@ import pytest
 import zmq
 
 from service.contract.endpoints import Endpoint
-from service.events import subscription as module
 from service.events.subscription import Message, Subscription
 
 
@@ -31,15 +30,14 @@ class Startled:
 
 
 async def test_an_endpoint_goes_on_after_a_message_that_could_not_be_taken(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(module, "_AFTER_FAILURE", 0.0)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     publisher = context.socket(zmq.XPUB)
     port = publisher.bind_to_random_port("tcp://127.0.0.1")
     listener = Startled()
     subscription = Subscription(
-        context, Endpoint(f"tcp://127.0.0.1:{port}"), "kv@", listener, turns=asyncio.Semaphore()
+        context, Endpoint(f"tcp://127.0.0.1:{port}"), "kv@", listener, turns=asyncio.Semaphore(), pause=0.0
     )
     subscription.open()
     try:

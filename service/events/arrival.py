@@ -1,0 +1,27 @@
+"""A batch as it arrived: its sequence number, its payload and what was read from it."""
+
+from __future__ import annotations
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from service.events.wire import Batch, read_batch
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """One message of a stream, live or replayed. `digest` is the XXH3-64 of `payload`."""
+
+    sequence: int
+    digest: int
+    batch: Batch
+    payload: bytes
+
+
+def read_arrival(sequence: int, payload: bytes) -> Arrival:
+    """Decodes a message's payload. Raises WireError."""
+    return Arrival(sequence, xxh3_64_intdigest(payload), read_batch(payload), payload)
+
+
+def unreadable_arrival(sequence: int, payload: bytes, rank: int, reason: str) -> Arrival:
+    """Stands for a message whose payload cannot be decoded, so that its number is not missing."""
+    return Arrival(sequence, xxh3_64_intdigest(payload), Batch(None, (), rank, {reason: 1}), payload)

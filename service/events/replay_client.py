@@ -1,0 +1,156 @@
+"""Asks engines' replay sockets for batches that were missed, one task per stream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing, suppress
+from time import monotonic
+from typing import Any, NamedTuple
+
+import zmq
+import zmq.asyncio
+
+from service.events.arrival import Arrival
+from service.events.sequencer import Sequencer
+
+logger = logging.getLogger(__name__)
+END = b"\xff" * 8
+ANSWER_SECONDS = 2.0
+_SLICE_SECONDS = 0.005
+_SLICE = 128
+_MAX_REPEATED = 10_000
+
+
+class ReplayError(Exception):
+    """The replay socket gave no usable answer; the text says what it did."""
+
+
+class Replayed(NamedTuple):
+    """One batch that was published before; `topic` is None where the engine does not repeat it (vLLM before 0.26)."""
+
+    topic: bytes | None
+    sequence: int
+    payload: bytes
+
+
+class ReplayClient:
+    """Asks for what sequencers want, without delaying other streams. `answer_seconds` is the timeout of a reply."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], answer_seconds: float = ANSWER_SECONDS) -> None:
+        self._context = context
+        self._answer_seconds = answer_seconds
+        self._active: set[Sequencer] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, address: str, sequencer: Sequencer, read: Callable[[Replayed], Arrival]) -> None:
+        """Asks until the sequencer wants nothing more. `read` raises ReplayError for a reply of another stream."""
+        if sequencer not in self._active:
+            self._active.add(sequencer)
+            self._run(self._answer(address, sequencer, read), address)
+
+    def introduce(self, address: str, heard: Callable[[Replayed], None]) -> None:
+        """Asks an engine that was not heard yet for its first batch, whose topic tells which pod it is."""
+        self._run(self._introduce(address, heard), address)
+
+    async def close(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _run(self, work: Coroutine[Any, Any, None], address: str) -> None:
+        task = asyncio.create_task(work, name=f"replay of {address}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _introduce(self, address: str, heard: Callable[[Replayed], None]) -> None:
+        with suppress(ReplayError):
+            async with aclosing(ask(self._context, address, 0, self._answer_seconds)) as replies:
+                async for replayed in replies:
+                    heard(replayed)
+                    break
+
+    async def _answer(self, address: str, sequencer: Sequencer, read: Callable[[Replayed], Arrival]) -> None:
+        try:
+            while (start := sequencer.wanted) is not None:
+                try:
+                    await self._answer_one(address, start, sequencer, read)
+                except ReplayError as error:
+                    sequencer.replay_failed(str(error))
+                except Exception as error:
+                    logger.debug("The replay of %s failed", address, exc_info=True)
+                    sequencer.replay_failed(f"internal error: {error!r}", final=True)
+        except Exception:
+            logger.exception("What waited for the replay of %s could not be applied", address)
+        finally:
+            self._active.discard(sequencer)
+
+    async def _answer_one(
+        self, address: str, start: int, sequencer: Sequencer, read: Callable[[Replayed], Arrival]
+    ) -> None:
+        slice_ends = monotonic() + _SLICE_SECONDS
+        async with aclosing(ask(self._context, address, start, self._answer_seconds)) as replies:
+            async for replayed in replies:
+                if not sequencer.replayed(read(replayed)):
+                    return
+                if monotonic() > slice_ends:
+                    await asyncio.sleep(0)
+                    slice_ends = monotonic() + _SLICE_SECONDS
+        sequencer.replay_ended()
+
+
+async def ask(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, start: int, answer_seconds: float = ANSWER_SECONDS
+) -> AsyncGenerator[Replayed]:
+    """Gives the batches that the engine still has from sequence number `start` on, in its order.
+
+    Raises ReplayError when the engine does not answer within `answer_seconds`, answers something else, or repeats
+    itself without end.
+    """
+    # Closed as the asynchronous socket that it is: else the loop goes on watching its number, which the next connection
+    # of anybody gets, and is then never read.
+    with zmq.asyncio.Context(context).socket(zmq.DEALER) as readable:
+        socket: zmq.Socket[bytes] = zmq.Socket.shadow(readable)
+        socket.linger = 0
+        socket.rcvhwm = 0
+        try:
+            socket.connect(address)
+            socket.send_multipart((b"", start.to_bytes(8, "big")), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            raise ReplayError(f"cannot ask {address}: {error.strerror}") from error
+        last, repeated = -1, 0
+        while True:
+            if not await readable.poll(int(answer_seconds * 1000)):
+                raise ReplayError(f"{address} does not answer")
+            for _ in range(_SLICE):
+                try:
+                    frames = socket.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                replayed = _read(frames, address)
+                if replayed is None:
+                    return
+                repeated += replayed.sequence <= last
+                if repeated > _MAX_REPEATED:
+                    raise ReplayError(f"{address} repeats itself without end")
+                last = replayed.sequence
+                yield replayed
+
+
+def _read(frames: list[bytes], address: str) -> Replayed | None:
+    """The batch in a reply; None at the end of the replay."""
+    topic: bytes | None = None
+    match frames:
+        case [b"", sequence, payload]:
+            pass
+        case [b"", topic, sequence, payload]:
+            pass
+        case _:
+            raise ReplayError(f"{address} answers in {len(frames)} frames")
+    if sequence == END:
+        return None
+    if len(sequence) != 8:
+        raise ReplayError(f"{address} answers with a sequence number of {len(sequence)} bytes")
+    return Replayed(topic, int.from_bytes(sequence, "big"), payload)

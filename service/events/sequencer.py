@@ -1,0 +1,491 @@
+"""Puts the batches of one stream in order: what is applied, what waits, what is asked for again, what is given up.
+
+A `Sequencer` is told what happens and acts through a `Sink`. It does no I/O: what to ask the replay socket for is
+`wanted`, and whoever asks reports each reply. Its states are in stream_states.py.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from time import monotonic
+from typing import Protocol
+
+from service.events.arrival import Arrival
+from service.events.batch_order import BatchOrder, SequenceLog
+from service.events.stream_states import (
+    ASKING,
+    GONE,
+    HIDDEN,
+    IN_DOUBT,
+    Connection,
+    History,
+    Replay,
+    StreamStates,
+    Trigger,
+)
+
+_ATTEMPTS = 3
+_LONGEST_CHECK = 30.0
+_FLAPPING_RESTARTS = 5
+_FLAPPING_SECONDS = 60.0
+
+
+class Notice(Enum):
+    """What a sequencer reports, to be counted and logged."""
+
+    REPEATED = auto()
+    GAP = auto()
+    LOST = auto()
+    RESTARTED = auto()
+    INEXACT = auto()
+    REPLAY_STARTED = auto()
+    REPLAYED = auto()
+    REPLAY_FAILED = auto()
+
+
+class Sink(Protocol):
+    """Takes the effects of a sequencer: an index, or a recording."""
+
+    def apply(self, arrival: Arrival) -> bool:
+        """Takes the next batch; True if it cleared everything before it."""
+        ...
+
+    def clear(self) -> None:
+        """Drops what was applied: the engine restarted, or all of it follows once more."""
+        ...
+
+    def hide(self) -> None:
+        """What was applied does not count until `unhide`."""
+        ...
+
+    def unhide(self) -> None: ...
+
+    def forget(self) -> None:
+        """Drops what was applied; nothing follows."""
+        ...
+
+    def report(self, notice: Notice, count: int, reason: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds: until a quiet stream is checked for lost last batches, and how long a lost connection is waited for."""
+
+    first_check: float = 1.0
+    hide_after: float = float("inf")
+    forget_after: float = float("inf")
+    clock: Callable[[], float] = monotonic
+
+
+_TIMING = Timing()
+
+
+class Sequencer:
+    """The order of one stream.
+
+    `start_replay` is called when `wanted` has become a number; None where there is no replay socket. Up to
+    `max_waiting` live batches wait for a replay. With `rebuilds`, a replay that reaches back to batch 0 replaces what
+    is incomplete: `Sink.clear`, then every batch again.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        start_replay: Callable[[], None] | None = None,
+        max_waiting: int = 100_000,
+        rebuilds: bool = True,
+        timing: Timing = _TIMING,
+    ) -> None:
+        self._sink = sink
+        self._start_replay = start_replay
+        self._max_waiting = max_waiting
+        self._rebuilds = rebuilds
+        self._timing = timing
+        self._clock = timing.clock
+        self._states = StreamStates()
+        self._log = SequenceLog(timing.clock)
+        self._waiting: deque[Arrival] = deque()
+        self.settled_connection: int | None = None
+        """`through` need not be called for batches of this connection."""
+        self._flowing = True
+        """A live batch that is next can be applied at once, and moves no state."""
+        self._connection: int | None = None
+        self._live_connections: set[int | None] = set()
+        self._lost_at = 0.0
+        self._restarts: deque[float] = deque(maxlen=_FLAPPING_RESTARTS)
+        self._check_after = timing.first_check
+        self._check_at = 0.0
+        """When to ask the replay socket whether the last batches were lost, which no gap shows. The first check is not
+        postponed by further batches: it shows whether the replay socket repeats what was applied."""
+        self._question = _Question(0, 0)
+        self._replay_confirms = False
+        """The replay socket repeated an applied batch before: an empty answer from it means a restart."""
+        self._ask_again = False
+        """The connection came back during a replay, which therefore says nothing about it."""
+
+    @property
+    def next(self) -> int:
+        """The number of the batch that is due."""
+        return self._log.next
+
+    @property
+    def waiting(self) -> int:
+        """How many live batches wait for a replay."""
+        return len(self._waiting)
+
+    @property
+    def connected(self) -> bool:
+        return self._states.connection not in GONE
+
+    @property
+    def forgotten(self) -> bool:
+        return self._states.connection is Connection.FORGOTTEN
+
+    @property
+    def loss(self) -> str | None:
+        """Why the history is not complete; None if it is."""
+        return self._states.loss
+
+    @property
+    def inexact_reason(self) -> str | None:
+        """Why what was applied may differ from what the engine holds; None if it is known to be equal."""
+        if self._states.loss is None:
+            if len(self._live_connections) > 1:
+                return "several engines publish under its name"
+            if self._is_flapping():
+                return "it restarts again and again, as if several engines published under its name"
+        return self._states.inexact_reason
+
+    def _is_flapping(self) -> bool:
+        restarts = self._restarts
+        return len(restarts) == _FLAPPING_RESTARTS and self._clock() - restarts[0] < _FLAPPING_SECONDS
+
+    # Live batches
+
+    def receive(self, arrival: Arrival) -> None:
+        """Takes a live batch: applies it if it is next, else finds out what is missing."""
+        self._check_after = self._timing.first_check
+        if self._replay_confirms or not self._check_at:
+            self._check_at = self._clock() + self._check_after
+        log, sent_at = self._log, arrival.batch.timestamp
+        if self._flowing and arrival.sequence == log.next and (sent_at is None or sent_at >= log.began_at):
+            self._apply(arrival)
+        else:
+            order = log.classify(arrival, reconnected=self._states.connection in IN_DOUBT)
+            self._receive_unusual(arrival, order)
+
+    def _receive_unusual(self, arrival: Arrival, order: BatchOrder) -> None:
+        if self.forgotten:
+            return
+        if self._states.replay in ASKING and (order is not BatchOrder.NEXT or self._waiting):
+            self._wait(arrival)
+            return
+        match order:
+            case BatchOrder.NEXT:
+                if self._states.connection is Connection.UNVERIFIED and self._states.replay not in ASKING:
+                    reason = (
+                        f"batch {arrival.sequence} came after the connection was lost: the engine may have restarted"
+                    )
+                    self._on(Trigger.RESUMED, reason)
+                self._apply(arrival)
+                self._on(Trigger.APPLIED_NEXT)
+            case BatchOrder.REPEATED:
+                self._sink.report(Notice.REPEATED, 1, "")
+            case BatchOrder.OLD:
+                self._sink.report(Notice.REPEATED, 1, "")
+                self._on(Trigger.DROPPED_OLD)
+                self.request_replay()
+            case BatchOrder.RESTARTED:
+                self._restart(arrival.batch.timestamp)
+                self.receive(arrival)
+            case BatchOrder.GAP:
+                self._sink.report(Notice.GAP, 1, "")
+                if self._start_replay is None:
+                    self._give_up(arrival)
+                else:
+                    self._wait(arrival)
+                    self.request_replay()
+
+    def _wait(self, arrival: Arrival) -> None:
+        # A batch that finds no room shows as a gap when its successor is received.
+        if len(self._waiting) < self._max_waiting:
+            self._waiting.append(arrival)
+        self._on(Trigger.WAITS)
+
+    def _give_up(self, arrival: Arrival) -> None:
+        """Counts the batches before this one as lost, and applies it."""
+        self._report_lost(arrival.sequence, Trigger.GAVE_UP)
+        self._apply(arrival)
+
+    def _report_lost(self, sequence: int, trigger: Trigger) -> None:
+        due = self._log.next
+        self._sink.report(Notice.LOST, sequence - due, "")
+        if due:
+            self._on(trigger, f"batches {due} to {sequence - 1} were lost")
+        else:
+            self._on(trigger, f"joined at batch {sequence}; what came before is unknown")
+
+    def _apply(self, arrival: Arrival, *, replayed: bool = False) -> None:
+        cleared = self._sink.apply(arrival)
+        self._log.append(arrival)
+        if cleared:
+            self._on(Trigger.CLEARED)
+        for reason in arrival.batch.unread:
+            trigger = Trigger.MISSING_FROM_REPLAY if replayed else Trigger.UNREADABLE
+            self._on(trigger, f"an event could not be read ({reason})")
+
+    def lose_unreadable(self, sequence: int, reason: str) -> None:
+        """A live message of that number could not be read, and its place in the order is not certain."""
+        if sequence >= self._log.next and self._states.replay not in ASKING:  # else the replay brings it
+            self._on(Trigger.UNREADABLE, f"a batch could not be read ({reason})")
+
+    def expects(self, sequence: int) -> bool:
+        """Whether a message of that number, though unreadable, can be given its place in the order."""
+        return sequence == self._log.next and self._states.replay not in ASKING
+
+    def _restart(self, began_at: float | None) -> None:
+        self._sink.report(Notice.RESTARTED, 1, "")
+        self._restarts.append(self._clock())
+        self._sink.clear()
+        self._log.restart(began_at)
+        self._on(Trigger.RESTARTED)
+
+    # Connections
+
+    def through(self, connection: int | None) -> None:
+        """Batches come through this connection, which stands; that may be news."""
+        moved = connection != self._connection and self._log.next > 0
+        self._live_connections.add(connection)
+        self._connection = connection
+        if self._states.connection in GONE:
+            self.on_connected()
+        elif moved:
+            self._on(Trigger.MOVED)
+            self._verify()
+        self._settle()
+
+    def on_connected(self) -> None:
+        """The connection is made, or back; the replay socket is asked whether something was missed."""
+        self._on(Trigger.RECONNECTED)
+        self._verify()
+
+    def _verify(self) -> None:
+        self._check_after = self._timing.first_check
+        self._check_at = self._clock() + self._check_after
+        self._ask_again = self._states.replay in ASKING
+        self._waiting.clear()  # they came through the former connection; the next replay brings them, if it is the same
+        self.request_replay()
+        if self._log.next == 0:
+            self._on(Trigger.CONFIRMED)  # nothing was applied that could be wrong
+        elif self._start_replay is None:
+            self._on(Trigger.UNCONFIRMED)
+
+    def on_disconnected(self, connection: int | None) -> None:
+        self._live_connections.discard(connection)
+        if self._connection in (None, connection) and self.connected:
+            self._lost_at = self._clock()
+            self._on(Trigger.DISCONNECTED)
+
+    def forget(self) -> None:
+        """Drops the stream and what was applied of it."""
+        self._on(Trigger.FORGOTTEN)
+        self._waiting.clear()
+
+    # Time
+
+    def tick(self) -> None:
+        """To be called about every second: checks a quiet stream, hides and forgets what stays away."""
+        now = self._clock()
+        if self.connected:
+            if now > self._check_at:
+                self.request_replay()
+        elif now - self._lost_at > self._timing.forget_after:
+            self.forget()
+        elif now - self._lost_at > self._timing.hide_after:
+            self._on(Trigger.EXPIRED)
+
+    # Replay
+
+    @property
+    def wanted(self) -> int | None:
+        """The number from which on the replay socket is to be asked; None when it is not to be asked."""
+        return self._question.start if self._states.replay in ASKING and not self.forgotten else None
+
+    def request_replay(self) -> None:
+        """Wants a replay, unless one is wanted already."""
+        if self._start_replay is None or self.forgotten or self._states.replay in ASKING:
+            return
+        if self._rebuilds and self._states.history is History.INCOMPLETE:
+            self._on(Trigger.REBUILD)
+        elif self._waiting and self._states.connection not in IN_DOUBT:
+            self._on(Trigger.FILL)
+        else:
+            self._on(Trigger.CHECK)
+            if self._waiting:
+                self._on(Trigger.WAITS)
+        self._sink.report(Notice.REPLAY_STARTED, 1, "")
+        self._question = _Question(0, self._log.next, gap_known=bool(self._waiting))
+        self._ask()
+        self._start_replay()
+
+    def _ask(self) -> None:
+        """Sets what is to be asked in the present state."""
+        question, due = self._question, self._log.next
+        question.replies, question.due = 0, due
+        match self._states.replay:
+            case Replay.REBUILDING:
+                question.start = 0
+            case Replay.FILLING:
+                question.start = due
+            case Replay.CONFIRMING:
+                question.start = question.gap_at - 1
+            case _:
+                # That the engine still has the last batch under its number shows that it has not restarted.
+                question.start = max(due - 1, 0)
+
+    def replayed(self, arrival: Arrival) -> bool:
+        """Takes a reply; False when no more replies to this question are to be read."""
+        question, log = self._question, self._log
+        if self.wanted is None:
+            return False
+        question.replies += 1
+        if log.contradicts(arrival):
+            return self._replayed_by_another(arrival)
+        if log.knows(arrival):
+            self._replay_confirms = question.confirmed = True
+        if self._states.replay is Replay.CONFIRMING:
+            self._finish(answered=True)
+            return False
+        if question.replies == 1 and question.start == 0:
+            self._replayed_from_start(arrival)
+        if arrival.sequence > log.next:
+            if log.next > max(question.start, question.hole):
+                # ROUTER sockets drop what a slow reader has no room for; asked again, they bring it.
+                question.hole = log.next
+                self.replay_failed(f"leaves out batch {log.next}")
+                return False
+            self._report_lost(arrival.sequence, Trigger.MISSING_FROM_REPLAY)
+        if arrival.sequence >= log.next:
+            question.brought = question.progressed = True
+            self._on(Trigger.BROUGHT)
+            self._sink.report(Notice.REPLAYED, 1, "")
+            self._apply(arrival, replayed=True)
+            if self._waiting and self._waiting[0].sequence == log.next:
+                self.replay_ended(whole=False)
+                return False
+        return True
+
+    def _replayed_by_another(self, arrival: Arrival) -> bool:
+        """The replay has another batch than the one applied under its number: the engine restarted."""
+        if self._question.replies > 1 and self._states.replay is Replay.REFILLING:
+            self.replay_failed(f"has two batches {arrival.sequence}")
+            return False
+        self._restart_by_replay()
+        return self.replayed(arrival) if arrival.sequence == 0 else False
+
+    def _restart_by_replay(self) -> None:
+        self._restart(None)
+        self._question.brought = self._question.progressed = True
+        self._ask()
+
+    def _replayed_from_start(self, arrival: Arrival) -> None:
+        if arrival.sequence > 0:
+            self._on(Trigger.TOO_SHORT)
+        elif self._states.replay is Replay.REBUILDING:
+            self._sink.clear()
+            self._log.rewind()
+            self._on(Trigger.REBUILT)
+
+    def replay_ended(self, *, whole: bool = True) -> None:
+        """The engine has no more, or, if not `whole`, what follows is waiting already."""
+        question, log = self._question, self._log
+        if self.wanted is None:
+            return
+        heard_since = log.next > question.due or any(one.sequence >= question.due for one in self._waiting)
+        nothing = not question.replies and question.start < question.due and not heard_since
+        if nothing and self._replay_confirms and self._states.replay is not Replay.CONFIRMING:
+            self._restart_by_replay()
+            return
+        if self._states.replay is Replay.FILLING and question.gap_at:
+            self._on(Trigger.FILLED)
+            self._ask()
+            return
+        if whole and self._states.replay is Replay.REBUILDING:
+            self._on(Trigger.TOO_SHORT)
+        self._finish(answered=True)
+
+    def replay_failed(self, reason: str, *, final: bool = False) -> None:
+        """The replay socket gave no usable answer; it is asked again unless it fails time after time."""
+        question = self._question
+        if self.wanted is None:
+            return
+        question.attempts = 1 if question.progressed else question.attempts + 1
+        question.progressed = False
+        if question.attempts < _ATTEMPTS and not final:
+            self._ask()
+        else:
+            self._sink.report(Notice.REPLAY_FAILED, 1, reason)
+            self._finish(answered=False)
+
+    def _finish(self, *, answered: bool) -> None:
+        """The replay is over: takes the live batches that waited, and gives up what is still missing before them."""
+        question = self._question
+        self._on(Trigger.ENDED if answered else Trigger.FAILED)
+        self._check_after = self._timing.first_check if question.brought else min(2 * self._check_after, _LONGEST_CHECK)
+        self._check_at = self._clock() + self._check_after
+        again, self._ask_again = self._ask_again, False
+        if not again:
+            self._on(Trigger.CONFIRMED if answered and question.confirmed else Trigger.UNCONFIRMED)
+        in_vain = not again and (not answered or (question.gap_known and not question.brought))
+        waiting, self._waiting = self._waiting, deque()
+        for arrival in waiting:
+            order = self._log.classify(arrival, reconnected=self._states.connection in IN_DOUBT)
+            if in_vain and order is BatchOrder.GAP and self._states.replay not in ASKING:
+                self._give_up(arrival)
+            else:
+                self.receive(arrival)
+        if again:
+            self.request_replay()
+
+    def _on(self, trigger: Trigger, loss: str | None = None) -> None:
+        history = self._states.history
+        entered = self._states.on(trigger, loss)
+        if loss is not None and self._states.history is not history:
+            self._sink.report(Notice.INEXACT, 1, loss)
+        self._settle()
+        if entered is Connection.UP:
+            self._sink.unhide()
+        elif entered in HIDDEN:
+            self._sink.hide()
+        elif entered is Connection.FORGOTTEN:
+            self._sink.forget()
+
+    def _settle(self) -> None:
+        up = self._states.connection is Connection.UP
+        self._flowing = up and self._states.replay in (Replay.IDLE, Replay.CHECKING)
+        self.settled_connection = self._connection if up else -1
+
+
+@dataclass(slots=True)
+class _Question:
+    """What the replay socket is asked, and what it answered."""
+
+    start: int
+    gap_at: int
+    """The number that was due when the replay was wanted."""
+    gap_known: bool = False
+    due: int = 0
+    """The number that was due when this was asked."""
+    replies: int = 0
+    confirmed: bool = False
+    """A reply repeated a batch that was applied."""
+    brought: bool = False
+    progressed: bool = False
+    """It brought something since it failed last."""
+    attempts: int = 0
+    hole: int = -1
+    """A number that replies left out, for which they were asked again."""

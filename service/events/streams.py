@@ -1,0 +1,259 @@
+"""All streams that are heard: which messages belong to which rank, and which endpoint speaks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, Protocol, TypeVar
+
+from service.events.arrival import Arrival, read_arrival, unreadable_arrival
+from service.events.replay_client import ReplayClient, Replayed, ReplayError
+from service.events.sequencer import Sequencer, Sink, Timing
+from service.events.subscription import Message, Subscription
+from service.events.topic import read_topic
+from service.events.wire import WireError
+from service.index.base import Rank
+
+SinkT = TypeVar("SinkT", bound=Sink)
+
+
+@dataclass(slots=True, eq=False)
+class Stream(Generic[SinkT]):
+    """One rank's batches from one endpoint."""
+
+    rank: Rank
+    subscription: Subscription
+    topic: bytes
+    sink: SinkT
+    sequencer: Sequencer
+    removed: bool = False
+
+    def read(self, replayed: Replayed) -> Arrival:
+        """Decodes a reply. Raises ReplayError when it is another stream's."""
+        if replayed.topic not in (None, self.topic):
+            raise ReplayError(f"it is the replay socket of {(replayed.topic or b'').decode(errors='replace')}")
+        try:
+            arrival = read_arrival(replayed.sequence, replayed.payload)
+        except WireError as error:
+            return unreadable_arrival(replayed.sequence, replayed.payload, self.rank.number, str(error))
+        if arrival.batch.rank != self.rank.number:
+            raise ReplayError(f"it is the replay socket of rank {arrival.batch.rank}")
+        return arrival
+
+
+class Observer(Protocol):
+    """Counts and logs what becomes of messages that no stream takes."""
+
+    def unreadable(self, subscription: Subscription, message: Message, reason: str) -> None: ...
+
+    def refused(self, stream: Stream[SinkT], subscription: Subscription) -> None:
+        """Another endpoint than the stream's spoke for its rank."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what a misbehaving publisher can create."""
+
+    streams: int = 20_000
+    topics: int = 100_000
+    waiting: int = 100_000
+    """Batches of one stream that wait for a replay."""
+
+
+_LIMITS = Limits()
+_TIMING = Timing()
+
+
+class Streams(Generic[SinkT]):
+    """Takes what subscriptions receive, and gives each message to its stream, made when it is first heard.
+
+    If `exclusive`, a rank belongs to the endpoint that first spoke for it, while that is connected, and the claims of
+    others are refused; else each endpoint has a stream of its own.
+    `make_sink` is given the rank and its topic. `default_model` is the model of topics that name none.
+    """
+
+    def __init__(
+        self,
+        make_sink: Callable[[Rank, bytes], SinkT],
+        observer: Observer,
+        client: ReplayClient,
+        *,
+        default_model: str,
+        rebuilds: bool = True,
+        exclusive: bool = True,
+        timing: Timing = _TIMING,
+        limits: Limits = _LIMITS,
+    ) -> None:
+        self._make_sink = make_sink
+        self._observer = observer
+        self._client = client
+        self._default_model = default_model
+        self._rebuilds = rebuilds
+        self._exclusive = exclusive
+        self._timing = timing
+        self._limits = limits
+        self._streams: dict[tuple[Rank, Subscription | None], Stream[SinkT]] = {}
+        self._heard: dict[tuple[Subscription, bytes, int, str | None], Stream[SinkT]] = {}
+        self._of_topic: dict[tuple[Subscription, bytes], list[Stream[SinkT]]] = {}
+        self._claims: dict[Rank, dict[Subscription, tuple[bytes, str | None]]] = {}
+
+    def __iter__(self) -> Iterator[Stream[SinkT]]:
+        return iter(list(self._streams.values()))
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def claimants(self, rank: Rank) -> list[str]:
+        """Addresses of the other endpoints that speak for a rank."""
+        return [subscription.endpoint.address for subscription in self._claims.get(rank, ())]
+
+    def received(self, subscription: Subscription, message: Message) -> None:
+        connection = message.connection
+        try:
+            arrival = read_arrival(message.sequence, message.payload)
+            stream = self._heard.get((subscription, message.topic, arrival.batch.rank, message.peer))
+            if stream is None or stream.removed:
+                stream = self._find(subscription, message.topic, arrival.batch.rank, message.peer)
+        except WireError as error:
+            self._unreadable(subscription, message, str(error))
+            return
+        if stream is None:
+            return
+        sequencer = stream.sequencer
+        # What waited in the socket while its connection was lost does not bring that back.
+        if connection != sequencer.settled_connection and subscription.stands(connection):
+            sequencer.through(connection)
+        sequencer.receive(arrival)
+
+    def _unreadable(self, subscription: Subscription, message: Message, reason: str) -> None:
+        """Handles a message whose payload cannot be decoded: its events are lost."""
+        streams = [one for one in self._of_topic.get((subscription, message.topic), ()) if not one.removed]
+        if len(streams) == 1 and streams[0].sequencer.expects(message.sequence):
+            rank = streams[0].rank.number
+            streams[0].sequencer.receive(unreadable_arrival(message.sequence, message.payload, rank, reason))
+            return
+        self._observer.unreadable(subscription, message, reason)
+        for stream in streams:
+            stream.sequencer.lose_unreadable(message.sequence, reason)
+
+    def connected(self, subscription: Subscription) -> None:
+        endpoint = subscription.endpoint
+        if endpoint.binds:
+            return  # the next message tells whose connection it is
+        streams = [stream for stream in self if stream.subscription is subscription]
+        for stream in streams:
+            stream.sequencer.on_connected()
+        if not streams and endpoint.replay is not None:
+            self._client.introduce(endpoint.replay, partial(self._introduced, subscription))
+
+    def _introduced(self, subscription: Subscription, replayed: Replayed) -> None:
+        topic = replayed.topic
+        if topic is None and subscription.endpoint.pod is not None:
+            topic = b""
+        # An introduction that outlasts its connection would make a stream whose loss nobody notices.
+        if topic is None or not subscription.wants(topic) or not subscription.connections:
+            return
+        with suppress(WireError):
+            rank = read_arrival(replayed.sequence, replayed.payload).batch.rank
+            stream = self._find(subscription, topic, rank, None)
+            if stream is not None:
+                stream.sequencer.request_replay()
+
+    def disconnected(self, subscription: Subscription, connection: int) -> None:
+        for stream in self:
+            if stream.subscription is subscription:
+                stream.sequencer.on_disconnected(connection)
+                if not stream.sequencer.connected:
+                    self._hand_over(stream)
+        if not subscription.connections:
+            for rank in [rank for rank, claims in self._claims.items() if subscription in claims]:
+                self._withdraw(rank, subscription)
+
+    def tick(self) -> None:
+        """To be called about every second."""
+        for stream in self:
+            stream.sequencer.tick()
+            if stream.sequencer.forgotten:
+                self._remove(stream)
+
+    def forget(self, pod: str) -> bool:
+        """Drops a pod's streams; False when it is unknown. It is back with its next message."""
+        streams = [stream for stream in self if stream.rank.pod == pod]
+        for stream in streams:
+            self._forget(stream)
+        return bool(streams)
+
+    def _find(self, subscription: Subscription, topic: bytes, number: int, peer: str | None) -> Stream[SinkT] | None:
+        """The stream of a rank; None when another endpoint speaks for it. Raises WireError when there are too many."""
+        source = read_topic(topic, subscription.endpoint, self._default_model, peer)
+        rank = Rank(source.pod, source.model, number)
+        key = rank, None if self._exclusive else subscription
+        stream = self._streams.get(key)
+        if stream is not None and stream.subscription is not subscription:
+            if stream.sequencer.connected:
+                self._refuse(stream, subscription, topic, peer)
+                return None
+            self._forget(stream)  # the rank has moved here, and left its blocks behind
+            stream = None
+        if stream is None:
+            if len(self._streams) >= self._limits.streams:
+                raise WireError("too many ranks")
+            self._streams[key] = stream = self._make(rank, subscription, topic)
+        stream.topic = topic
+        if len(self._heard) >= self._limits.topics:
+            self._heard.clear()
+            self._of_topic.clear()
+        self._heard[subscription, topic, number, peer] = stream
+        streams = [one for one in self._of_topic.get((subscription, topic), ()) if not one.removed]
+        self._of_topic[subscription, topic] = [*streams, *([] if stream in streams else [stream])]
+        return stream
+
+    def _make(self, rank: Rank, subscription: Subscription, topic: bytes) -> Stream[SinkT]:
+        sink = self._make_sink(rank, topic)
+        address = subscription.endpoint.replay_of(rank.pod, rank.number)
+        stream: Stream[SinkT]
+
+        def start_replay() -> None:
+            if address is not None:
+                self._client.start(address, stream.sequencer, stream.read)
+
+        sequencer = Sequencer(
+            sink,
+            start_replay=None if address is None else start_replay,
+            max_waiting=self._limits.waiting,
+            rebuilds=self._rebuilds,
+            timing=self._timing,
+        )
+        stream = Stream(rank, subscription, topic, sink, sequencer)
+        return stream
+
+    def _refuse(self, stream: Stream[SinkT], subscription: Subscription, topic: bytes, peer: str | None) -> None:
+        self._claims.setdefault(stream.rank, {})[subscription] = topic, peer
+        self._observer.refused(stream, subscription)
+
+    def _withdraw(self, rank: Rank, subscription: Subscription) -> None:
+        claims = self._claims.get(rank, {})
+        claims.pop(subscription, None)
+        if not claims:
+            self._claims.pop(rank, None)
+
+    def _hand_over(self, stream: Stream[SinkT]) -> None:
+        """Gives the rank of a lost endpoint to one that is connected and claimed it, if there is one."""
+        for subscription, (topic, peer) in list(self._claims.get(stream.rank, {}).items()):
+            if subscription.connections:
+                successor = self._find(subscription, topic, stream.rank.number, peer)
+                self._withdraw(stream.rank, subscription)
+                if successor is not None:
+                    successor.sequencer.request_replay()
+                return
+
+    def _forget(self, stream: Stream[SinkT]) -> None:
+        stream.sequencer.forget()
+        self._remove(stream)
+
+    def _remove(self, stream: Stream[SinkT]) -> None:
+        stream.removed = True
+        self._streams.pop((stream.rank, None if self._exclusive else stream.subscription), None)
