@@ -32,6 +32,9 @@ e2e: $(VENV)/dev $(VENV)/native ## The real image and containers, on every conta
 real-vllm: $(VENV)/dev $(VENV)/native ## Predictions for whole vLLM servers; VLLM is the command of scripts/real_vllm/install
 	KVCACHE_VLLM=$(VLLM) $(BIN)/python -m pytest -q -rs --durations 10 tests/real_vllm $(ARGS)
 
+manifests: $(VENV)/dev $(VENV)/deploy ## Renders and validates deploy/
+	$(BIN)/python -m pytest -q -rs tests/deploy $(ARGS)
+
 lint: $(VENV)/dev         ## Linters, formatter and type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -74,4 +77,9 @@ $(VENV)/native: $(wildcard service/native/*.py) service/native/requirements.lock
 $(VENV)/dev: requirements-dev.lock $(VENV)/runtime
 	@echo "Installing what the tests need into $(VENV) (once)"
 	@$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/deploy: deploy/requirements.lock $(VENV)/dev
+	@echo "Installing what renders and validates deploy/ into $(VENV) (once)"
+	@$(PIP_INSTALL) --require-hashes -r deploy/requirements.lock
 	@touch $@

@@ -1,0 +1,36 @@
+{{- define "kvcache.name" -}}
+{{- if contains "kvcache" .Release.Name }}{{ .Release.Name | trunc 63 | trimSuffix "-" }}{{ else }}{{ printf "%s-kvcache" .Release.Name | trunc 63 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "kvcache.selector" -}}
+app.kubernetes.io/name: kvcache
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "kvcache.labels" -}}
+{{ include "kvcache.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "kvcache.serviceAccount" -}}
+{{- if .Values.serviceAccount.name }}{{ .Values.serviceAccount.name }}{{ else if .Values.serviceAccount.create }}{{ include "kvcache.name" . }}{{ else }}default{{ end }}
+{{- end }}
+
+{{- define "kvcache.image" -}}
+{{- if .Values.image.digest }}{{ .Values.image.repository }}@{{ .Values.image.digest }}{{ else }}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{- /* ADDRESS[,replay=…][,pod=…][,model=…], several separated by commas */ -}}
+{{- define "kvcache.endpoints" -}}
+{{- $endpoints := list }}
+{{- range .Values.engines }}
+{{- $endpoint := .address }}
+{{- if .replay }}{{ $endpoint = printf "%s,replay=%s" $endpoint .replay }}{{ end }}
+{{- if .pod }}{{ $endpoint = printf "%s,pod=%s" $endpoint .pod }}{{ end }}
+{{- if .model }}{{ $endpoint = printf "%s,model=%s" $endpoint .model }}{{ end }}
+{{- $endpoints = append $endpoints $endpoint }}
+{{- end }}
+{{- join "," $endpoints }}
+{{- end }}

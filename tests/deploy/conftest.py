@@ -1,0 +1,53 @@
+"""Tools of deploy/requirements.lock, which `make manifests` installs; KVCACHE_REQUIRE_DEPLOY forbids to skip."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from types import ModuleType
+
+import pytest
+
+
+def _missing(tool: str) -> None:
+    if os.environ.get("KVCACHE_REQUIRE_DEPLOY"):
+        pytest.fail(f"{tool} is missing")
+    pytest.skip(f"{tool} is missing; `make manifests` installs it")
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        _missing(name)
+        raise
+
+
+@pytest.fixture(scope="session")
+def helm() -> ModuleType:
+    """Helm's own code, as a library."""
+    return _module("helm_python")
+
+
+@pytest.fixture(scope="session")
+def kubernetes() -> ModuleType:
+    """The schemas of Kubernetes' releases."""
+    return _module("kubernetes_validate")
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> str:
+    found = shutil.which("kubectl")
+    if found is None:
+        _missing("kubectl")
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def quadlet() -> str:
+    """Podman's generator of systemd units; Debian has it from trixie on."""
+    found = os.environ.get("KVCACHE_QUADLET") or shutil.which("/usr/libexec/podman/quadlet")
+    if found is None:
+        pytest.skip("Podman's quadlet is missing; KVCACHE_QUADLET names it")
+    return found

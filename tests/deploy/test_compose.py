@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from orchestrator.launch import Launch
+from orchestrator.runtimes.base import Workload
+from orchestrator.runtimes.hardening import docker_restrictions
+from tests.conftest import ROOT
+from tests.deploy.manifests import settings
+
+FOLDER = ROOT / "deploy"
+
+
+def compose(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
+    return loaded
+
+
+def test_the_services_have_the_privileges_that_kvcache_up_gives() -> None:
+    wanted = docker_restrictions(Workload(name="kvcache", labels={}, environment={}, publications=()))
+    service = compose("compose.yaml")["services"]["kvcache"]
+    engines = compose("compose.demo.yaml")["services"]["engines"]
+    for container in (service, engines):
+        assert container["read_only"] is wanted["read_only"]
+        assert container["cap_drop"] == wanted["cap_drop"]
+        assert container["security_opt"] == wanted["security_opt"]
+        (tmp,) = container["tmpfs"]
+        assert tmp.startswith("/tmp:")
+    assert service["pids_limit"] == wanted["pids_limit"]
+    assert service["healthcheck"]["test"] == wanted["healthcheck"]["Test"]
+
+
+def test_ports_are_published_on_this_machine_only() -> None:
+    for name in ("compose.yaml", "compose.prometheus.yaml"):
+        for service in compose(name)["services"].values():
+            assert all(port.startswith("${KVCACHE_PUBLISH_ADDRESS:-127.0.0.1}:") for port in service["ports"])
+
+
+def test_the_service_understands_its_settings_in_the_demo() -> None:
+    demo = compose("compose.demo.yaml")["services"]
+    environment = {name: str(value) for name, value in demo["kvcache"]["environment"].items()}
+    assert len(settings(environment).zmq_endpoint) == 2
+    assert demo["engines"]["environment"]["ZMQ_ENDPOINT"] == environment["ZMQ_ENDPOINT"]
+
+
+def test_the_image_is_the_one_of_kvcache_up() -> None:
+    image = compose("compose.yaml")["services"]["kvcache"]["image"]
+    assert Launch().image in image

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.deploy.manifests import (
+    Manifest,
+    assert_hardened,
+    assert_selects_the_pods,
+    assert_valid,
+    of_kind,
+    parsed,
+    settings,
+)
+
+CHART = ROOT / "deploy" / "helm" / "kvcache"
+ENGINES = [
+    {"address": "tcp://vllm-0.vllm:5557", "replay": "tcp://vllm-0.vllm:5558"},
+    {"address": "tcp://other:5557", "pod": "10.0.0.8:8000", "model": "org/name"},
+]
+EVERYTHING: dict[str, Any] = {
+    "engines": ENGINES,
+    "settings": {"INDEX_MAX_BLOCKS": 20_000_000, "BLOCK_SIZE": 16, "TIER_WEIGHTS": "gpu=1.0,cpu=0.5,storage=0.1"},
+    "image": {"digest": f"sha256:{'0' * 64}", "pullSecrets": ["registry"]},
+    "hubToken": {"secretName": "hub"},
+    "models": {"claimName": "models"},
+    "service": {"annotations": {"a": "b"}},
+    "autoscaling": {"enabled": True},
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "podAnnotations": {"a": "b"},
+    "podLabels": {"c": "d"},
+    "nodeSelector": {"e": "f"},
+    "tolerations": [{"key": "gpu", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "priorityClassName": "high",
+}
+
+
+def render(helm: ModuleType, values: dict[str, Any] | None = None) -> list[Manifest]:
+    with helm.Chart.load(str(CHART)) as chart:
+        files = chart.render(values, name="kvcache", namespace="llm")
+    return parsed(text for path, text in files.items() if not path.endswith("NOTES.txt"))
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_kubernetes_accepts_what_the_chart_renders(
+    helm: ModuleType, kubernetes: ModuleType, values: dict[str, Any]
+) -> None:
+    manifests = render(helm, values)
+    assert_valid(kubernetes, manifests)
+    assert_selects_the_pods(manifests)
+    assert_hardened(manifests)
+
+
+def test_helm_finds_no_error_in_the_chart(helm: ModuleType) -> None:
+    assert helm.lint(str(CHART), {"engines": ENGINES}, strict=True)["errors"] == []
+
+
+def test_engines_and_settings_reach_the_service(helm: ModuleType) -> None:
+    found = settings(of_kind(render(helm, EVERYTHING), "ConfigMap")["data"])
+    first, second = found.zmq_endpoint
+    assert (first.address, first.replay) == ("tcp://vllm-0.vllm:5557", "tcp://vllm-0.vllm:5558")
+    assert (second.address, second.pod, second.model) == ("tcp://other:5557", "10.0.0.8:8000", "org/name")
+    assert (found.index_max_blocks, found.block_size) == (20_000_000, 16)
+
+
+def test_parts_can_be_turned_off_and_on(helm: ModuleType) -> None:
+    usual = {"ConfigMap", "Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy"}
+    assert {manifest["kind"] for manifest in render(helm)} == usual
+    everything = {manifest["kind"] for manifest in render(helm, EVERYTHING)}
+    assert everything == usual | {"HorizontalPodAutoscaler", "ServiceMonitor"}
+    off = {name: {"enabled": False} for name in ("podDisruptionBudget", "networkPolicy")}
+    assert {manifest["kind"] for manifest in render(helm, {**off, "serviceAccount": {"create": False}})} == {
+        "ConfigMap",
+        "Deployment",
+        "Service",
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"replicass": 1}, "replicass"),
+        ({"replicas": 0}, "/replicas"),
+        ({"engines": [{"address": "tcp://*:5557"}]}, "/engines/0/address"),
+        ({"engines": [{"address": "tcp://a:5557", "pod": "a,b"}]}, "/engines/0/pod"),
+        ({"settings": {"block_size": 16}}, "block_size"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(helm: ModuleType, values: dict[str, Any], named: str) -> None:
+    with pytest.raises(helm.HelmValuesError, match=named):
+        render(helm, values)
+
+
+def test_a_change_of_settings_restarts_the_pods(helm: ModuleType) -> None:
+    def checksum(values: dict[str, Any]) -> str:
+        template = of_kind(render(helm, values), "Deployment")["spec"]["template"]
+        return str(template["metadata"]["annotations"]["checksum/settings"])
+
+    assert checksum({"model": "a/b"}) != checksum({"model": "a/c"})
+
+
+def test_the_schema_knows_every_value(helm: ModuleType) -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    with helm.Chart.load(str(CHART)) as chart:
+        schema = chart.schema
+        chart.validate_schema(values)
+    assert schema is not None
+    assert set(values) == set(schema["properties"]) - {"global"}
