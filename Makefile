@@ -9,7 +9,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Scripts are found by their first line.
 SHELL_SCRIPTS = $(shell grep -lsI '^\#!.*bash' .ci/* scripts/* scripts/*/*)
 
-.PHONY: help demo up down test e2e real-vllm lint smoke bench lock clean
+.PHONY: help demo up down test e2e real-vllm manifests lint smoke bench lock clean
 
 help:                     ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
