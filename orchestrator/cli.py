@@ -39,30 +39,66 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _read_config(context: typer.Context, file: Path | None) -> None:
+    from orchestrator.config import default_map
+
+    group = context.command
+    names = {
+        name: frozenset(option.name for option in command.params if option.name)
+        for name, command in getattr(group, "commands", {}).items()
+    }
+    context.default_map = default_map(file, names)
+
+
 @app.callback()
 def _program(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(envvar="KVCACHE_CONFIG", help="TOML file of options; kvcache.toml here if it is there."),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Options of `kvcache` itself."""
+    run_command(lambda: _read_config(context, config), debug=False)
 
 
 @app.command()
 @launch_options()
-def up(given: LaunchOptions, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
+def up(
+    given: LaunchOptions,
+    named: options.Named = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be run, as the runtime's own command line.")
+    ] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
     """Build the image if it changed, run the service, and remove it on Ctrl+C.
 
     A token for the hub is taken from HF_TOKEN, or from where huggingface_hub keeps it.
     """
-    from orchestrator.commands.up import up as bring_up
     from orchestrator.console import Console
 
-    run_command(lambda: bring_up(given.launch(), Console(quiet=quiet)), debug=debug)
+    def run() -> None:
+        launch = given.launch(named)
+        if dry:
+            from orchestrator.commands.dry_run import dry_run
+
+            dry_run(launch, Console(quiet=quiet))
+        else:
+            from orchestrator.commands.up import up as bring_up
+
+            bring_up(launch, Console(quiet=quiet))
+
+    run_command(run, debug=debug)
 
 
 @app.command()
 def down(
+    named: options.Named = None,
     name: options.Name = DEFAULTS.name,
     every: Annotated[bool, typer.Option("--all", help="Remove all services, whatever their names.")] = False,
     runtime: options.OneRuntime = "auto",
@@ -73,11 +109,70 @@ def down(
     from orchestrator.commands.down import down as bring_down
     from orchestrator.console import Console
 
-    run_command(lambda: bring_down(name, options.runtime_kind(runtime), Console(quiet=quiet), every=every), debug=debug)
+    run_command(
+        lambda: bring_down(named or name, options.runtime_kind(runtime), Console(quiet=quiet), every=every), debug=debug
+    )
+
+
+@app.command()
+def stop(
+    named: options.Named = None,
+    name: options.Name = DEFAULTS.name,
+    runtime: options.OneRuntime = "auto",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Stop a detached service, and keep it for `start`."""
+    from orchestrator.commands.stop import stop as stop_service
+    from orchestrator.console import Console
+
+    run_command(lambda: stop_service(named or name, options.runtime_kind(runtime), Console(quiet=quiet)), debug=debug)
+
+
+@app.command()
+def start(
+    named: options.Named = None,
+    name: options.Name = DEFAULTS.name,
+    runtime: options.OneRuntime = "auto",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Start a service that was stopped, as it was."""
+    from orchestrator.commands.stop import start as start_service
+    from orchestrator.console import Console
+
+    run_command(lambda: start_service(named or name, options.runtime_kind(runtime), Console(quiet=quiet)), debug=debug)
+
+
+@app.command()
+def restart(
+    named: options.Named = None,
+    name: options.Name = DEFAULTS.name,
+    runtime: options.OneRuntime = "auto",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Stop a detached service and start it again."""
+    from orchestrator.commands.stop import restart as restart_service
+    from orchestrator.console import Console
+
+    run_command(
+        lambda: restart_service(named or name, options.runtime_kind(runtime), Console(quiet=quiet)), debug=debug
+    )
+
+
+@app.command()
+def prune(runtime: options.OneRuntime = "auto", quiet: options.Quiet = False, debug: options.Debug = False) -> None:
+    """Remove images that no service uses, and what commands that were killed left behind."""
+    from orchestrator.commands.prune import prune as prune_all
+    from orchestrator.console import Console
+
+    run_command(lambda: prune_all(options.runtime_kind(runtime), Console(quiet=quiet)), debug=debug)
 
 
 @app.command()
 def logs(
+    named: options.Named = None,
     name: options.Name = DEFAULTS.name,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it stops, or Ctrl+C.")] = False,
     tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only the last N lines.")] = None,
@@ -94,7 +189,7 @@ def logs(
 
     def run() -> None:
         query = LogQuery(tail=tail, since=parse_moment(since) if since else None, follow=follow)
-        show_logs(name, options.runtime_kind(runtime), query, Console())
+        show_logs(named or name, options.runtime_kind(runtime), query, Console())
 
     run_command(run, debug=debug)
 
@@ -113,11 +208,16 @@ def status(
 
 @app.command()
 @launch_options(without=("build", "pull", "timeout", "restart", "detach"))
-def doctor(given: LaunchOptions, as_json: options.AsJson = False, debug: options.Debug = False) -> None:
+def doctor(
+    given: LaunchOptions,
+    named: options.Named = None,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
     """Look for what would stop `up` with these options, and say what to do. Exit code 1 if something would."""
     from orchestrator.commands.doctor import examine
 
-    run_command(lambda: examine(given.launch(), as_json=as_json), debug=debug)
+    run_command(lambda: examine(given.launch(named), as_json=as_json), debug=debug)
 
 
 @app.command()
@@ -170,7 +270,7 @@ def demo(
     from orchestrator.commands.demo import demo as play_demo
 
     def run() -> int:
-        launch = given.launch(name=name, port=port, token=None)
+        launch = given.launch(name, port=port, token=None)
         until = options.seconds(duration, "--duration")
         return play_demo(launch, Play(pods, blocks, block_size, seed, requests, until, rate, keep, as_json))
 
@@ -204,6 +304,7 @@ def score(
 
 @app.command()
 def top(
+    named: options.Named = None,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     count: Annotated[int | None, typer.Option(min=1, help="Stop after so many looks; in a pipe 1.")] = None,
     once: Annotated[bool, typer.Option("--once", help="The same as --count 1.")] = False,
@@ -218,7 +319,7 @@ def top(
     from orchestrator.running import find_running
 
     def run() -> None:
-        running = find_running(name, url, options.runtime_kind(runtime))
+        running = find_running(named or name, url, options.runtime_kind(runtime))
         watch(running, interval=interval, count=1 if once else count, as_json=as_json)
 
     run_command(run, debug=debug)

@@ -31,6 +31,7 @@ Runtime = Annotated[
     ),
 ]
 Name = Annotated[str, typer.Option(envvar="KVCACHE_NAME", help="Name of the container or process.")]
+Named = Annotated[str | None, typer.Argument(metavar="[NAME]", help="The same as --name.", show_default=False)]
 OneRuntime = Annotated[
     str,
     typer.Option(
@@ -232,8 +233,11 @@ class LaunchOptions:
     restart: Restart = DEFAULTS.restart
     detach: Detach = False
 
-    def launch(self, **replaced: Any) -> Launch:
-        """The checked choices, with a token of the hub if this machine has one. Raises UsageError."""
+    def launch(self, named: str | None = None, **replaced: Any) -> Launch:
+        """The checked choices, with a token of the hub if this machine has one; `named` wins over --name.
+
+        Raises UsageError.
+        """
         checked = {
             "runtime": runtime_kind(self.runtime),
             "environment": parse_environment(
@@ -242,6 +246,7 @@ class LaunchOptions:
             "networks": tuple(self.network or ()),
             "memory": parse_memory(self.memory) if self.memory else None,
             "token": find_token(os.environ),
+            "name": named or self.name,
         }
         folders = {
             name: path.expanduser() if (path := getattr(self, name)) else None

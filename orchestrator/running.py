@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
 from typing import Any
 
 import requests
 
-from orchestrator.errors import Problem, RuntimeUnavailable
+from orchestrator.errors import Problem
 from orchestrator.health import url
 from orchestrator.runtimes.base import ADDRESS_LABEL, PORT_LABEL, RuntimeKind
-from orchestrator.runtimes.discovery import answering, not_found
+from orchestrator.runtimes.discovery import found_service
 
 _ANSWER_SECONDS = 30.0
 
@@ -66,13 +65,8 @@ def find_running(name: str, address: str | None, kind: RuntimeKind | None) -> Ru
     """The service at an address, else the one of that name, wherever it runs. Raises Problem if it does not run."""
     if address is not None:
         return Running(address if "://" in address else f"http://{address}")
-    silent: list[RuntimeUnavailable] = []
-    for runtime in answering(kind, silent):
-        with closing(runtime):
-            service = runtime.find(name)
-            if service is not None and service.ours and service.running:
-                labels = service.labels
-                return Running(url(labels.get(ADDRESS_LABEL, "127.0.0.1"), int(labels.get(PORT_LABEL, 8080))))
-    if silent:
-        raise not_found(f"No service named {name} is up", silent)
-    raise Problem(f"No service named {name} is up.", "Start one (kvcache up), or name it: --name NAME, --url URL")
+    with found_service(name, kind) as (_, service):
+        if service.running:
+            labels = service.labels
+            return Running(url(labels.get(ADDRESS_LABEL, "127.0.0.1"), int(labels.get(PORT_LABEL, 8080))))
+    raise Problem(f"The service {name} does not run.", "Start it: kvcache start, or kvcache up")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from orchestrator.endpoints import seen_from_container
@@ -11,7 +11,7 @@ from orchestrator.errors import Problem
 from orchestrator.host.identity import identity, refuse_unreadable
 from orchestrator.host.ownership import Owner
 from orchestrator.host.secrets import write_secret
-from orchestrator.host.state import make_service_folder
+from orchestrator.host.state import make_service_folder, service_folder
 from orchestrator.launch import Launch
 from orchestrator.proxies import has_password, proxies
 from orchestrator.proxies import seen_from_container as in_container
@@ -41,17 +41,21 @@ _SECRET_ENVIRONMENT = "/run/secrets/environment"  # noqa: S105 - a path
 HUB_CACHE_VOLUME = "kvcache-huggingface"
 
 
-def prepare(launch: Launch, runtime: ContainerRuntime) -> Workload:
-    """What to run, for this runtime. Writes the token's file, and makes the folder of the hub's cache, if asked for.
+def prepare(launch: Launch, runtime: ContainerRuntime, *, dry: bool = False) -> Workload:
+    """The service as this runtime is to run it. Unless `dry`, writes secrets and makes the folder of --hf-cache.
 
     Raises Problem where the runtime could not give the service what the launch promises.
     """
-    token = None
-    if launch.token:
-        token = write_secret(make_service_folder(runtime.kind, launch.name), "hf-token", launch.token)
+
+    def secret(name: str, text: str) -> Path:
+        if dry:
+            return service_folder(runtime.kind, launch.name) / name
+        return write_secret(make_service_folder(runtime.kind, launch.name), name, text)
+
+    token = secret("hf-token", launch.token) if launch.token else None
     if runtime.kind is RuntimeKind.PROCESS:
         return _as_child(launch, token)
-    found = _in_container(launch, token, runtime)
+    found = _in_container(launch, token, runtime, secret, dry=dry)
     if runtime.machine and found.mounts:
         raise Problem(
             f"The runtime is on another machine, {runtime.machine}, which cannot mount {found.mounts[0].source}.",
@@ -101,11 +105,13 @@ def _as_child(launch: Launch, token: Path | None) -> Workload:
     )
 
 
-def _in_container(launch: Launch, token: Path | None, runtime: ContainerRuntime) -> Workload:
+def _in_container(
+    launch: Launch, token: Path | None, runtime: ContainerRuntime, write: Callable[[str, str], Path], *, dry: bool
+) -> Workload:
     who = identity(
         rootless=bool(launch.hf_cache) and runtime.rootless,
         keeps_id=runtime.kind is RuntimeKind.PODMAN,
-        hf_cache=launch.hf_cache,
+        hf_cache=None if dry and launch.hf_cache and not launch.hf_cache.exists() else launch.hf_cache,
     )
     mounts = []
     proxy = in_container(proxies(os.environ), HOST_NAME)
@@ -123,7 +129,7 @@ def _in_container(launch: Launch, token: Path | None, runtime: ContainerRuntime)
     if launch.hf_cache:
         mounts.append(Mount(launch.hf_cache.resolve(), _HUB_CACHE, read_only=False))
     if secret:
-        file = write_secret(make_service_folder(runtime.kind, launch.name), "environment", dump(secret))
+        file = write("environment", dump(secret))
         environment[VARIABLE] = _SECRET_ENVIRONMENT
         mounts.append(Mount(file, _SECRET_ENVIRONMENT, read_only=True, private=True))
     if token:

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import datetime
 
 from orchestrator.console import Console
-from orchestrator.errors import Problem, RuntimeUnavailable, UsageError
+from orchestrator.errors import UsageError
 from orchestrator.runtimes.base import LogQuery, RuntimeKind
-from orchestrator.runtimes.discovery import answering, not_found
+from orchestrator.runtimes.discovery import found_service
 from service.contract.units import parse_seconds
 
 
 def show_logs(name: str, kind: RuntimeKind | None, query: LogQuery, console: Console) -> None:
-    """Prints the log of the service of that name; the first runtime that has one counts. Raises Problem if none has."""
-    silent: list[RuntimeUnavailable] = []
-    for runtime in answering(kind, silent):
-        with closing(runtime):
-            service = runtime.find(name)
-            if service is not None and service.ours:
-                for line in runtime.logs(name, query):
-                    console.line(line)
-                return
-    if silent:
-        raise not_found(f"There is no service named {name}", silent)
-    raise Problem(f"There is no service named {name}.", "See kvcache status, or start it: kvcache up")
+    """Prints the log of the service of that name. Raises Problem if there is none."""
+    with found_service(name, kind) as (runtime, service):
+        for line in runtime.logs(service.name, query):
+            console.line(line)
 
 
 def parse_moment(text: str) -> float:

@@ -25,6 +25,7 @@ from orchestrator.runtimes.base import OWNER_LABEL, ContainerRuntime, LogQuery, 
 from orchestrator.runtimes.discovery import choose
 from orchestrator.runtimes.ending import ending
 from orchestrator.sweep import sweep
+from orchestrator.systemd import systemd_unit
 from orchestrator.workload import prepare, service_address
 
 _ENDPOINTS = (
@@ -122,6 +123,13 @@ class _UpRun:
                 self._console.warn(objection.what, objection.remedy)
         if ip_address(launch.publish_address).is_unspecified and "API_KEYS" not in launch.environment:
             self._console.warn("The service is published on every interface, for anyone.", _WITHOUT_KEY)
+        if runtime.kind is RuntimeKind.PROCESS and launch.restart != "no":
+            raise Problem(
+                "--restart: a child process is not started again by itself.",
+                f"Save the unit above as ~/.config/systemd/user/{launch.name}.service, and run: "
+                f"systemctl --user enable --now {launch.name}",
+                systemd_unit(launch),
+            )
         self._console.step(f"Cleaning up any existing {self._noun}...")
         sweep(runtime, self._console)
         there = runtime.find(launch.name)

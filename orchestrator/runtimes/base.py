@@ -147,6 +147,10 @@ class Images(Protocol):
         """
         ...
 
+    def prune(self) -> list[str]:
+        """Removes images and build stages of ours that no container uses; gives what they were called."""
+        ...
+
     def refusal(self, reference: str) -> str | None:
         """Why a registry would not give an image; None when the image is here or would be given."""
         ...
@@ -209,6 +213,10 @@ class ContainerRuntime(Protocol):
 
         Raises ToolFailed when it ends with another exit code than 0. It ends with the service at the latest.
         """
+        ...
+
+    def resume(self, name: str) -> None:
+        """Starts a service that was stopped, as it was. Nothing happens if it runs."""
         ...
 
     def stop(self, name: str, grace: float) -> None:

@@ -20,6 +20,7 @@ from docker.types import LogConfig
 
 from orchestrator.errors import Problem, RuntimeUnavailable, cause_of
 from orchestrator.runtimes.base import (
+    CONTENT_LABEL,
     HOST_NAME,
     NAME_LABEL,
     STAGE_LABEL,
@@ -139,6 +140,10 @@ class Docker:
             pieces = api.exec_start(identity, stream=True, demux=True)
             yield from tool_lines(arguments, pieces, lambda: int(api.exec_inspect(identity)["ExitCode"]))
 
+    def resume(self, name: str) -> None:
+        with _errors("start the container"):
+            self._client.containers.get(name).start()
+
     def stop(self, name: str, grace: float) -> None:
         if (service := self.find(name)) and service.ours and service.running:
             with _errors("stop the container"):
@@ -185,6 +190,18 @@ class DockerImages:
             yield from self._output(build)
             self._remove_unused(before)
             self._remove_old_stages()
+
+    def prune(self) -> list[str]:
+        removed = []
+        with _errors("remove images"):
+            for label in (CONTENT_LABEL, STAGE_LABEL):
+                for image in self._client.images.list(filters={"label": label}):
+                    try:
+                        self._client.images.remove(str(image.id), force=len(image.tags) > 1)
+                    except APIError:
+                        continue  # in use
+                    removed.append(", ".join(image.tags) or f"build stage {image.short_id}")
+        return removed
 
     def refusal(self, reference: str) -> str | None:
         if self.labels(reference) is not None:

@@ -45,6 +45,22 @@ def docker_restrictions(workload: Workload) -> dict[str, Any]:
     }
 
 
+def flags(workload: Workload) -> list[str]:
+    """The same as options of `podman run` and `docker run`."""
+    return [
+        *(["--user", workload.user] if workload.user else []),
+        "--read-only",
+        *("--tmpfs", f"/tmp:size={_TMP_BYTES},mode=1777"),  # noqa: S108
+        *("--cap-drop", "ALL"),
+        *("--security-opt", "no-new-privileges"),
+        *("--pids-limit", str(_PIDS_LIMIT)),
+        *(["--memory", str(workload.memory)] if workload.memory else []),
+        *(["--cpus", f"{workload.cpus:g}"] if workload.cpus else []),
+        *(["--userns", f"keep-id:{_keep_id(workload.user)}"] if workload.as_caller else []),
+        *(f"--sysctl={name}={value}" for name, value in _sysctls(workload).items()),
+    ]
+
+
 def _common(workload: Workload) -> dict[str, Any]:
     return {
         "user": workload.user,

@@ -148,6 +148,10 @@ class Podman:
         response.raise_for_status()
         return int(response.json()["ExitCode"])
 
+    def resume(self, name: str) -> None:
+        with podman_errors("start the container"):
+            self._client.containers.get(name).start()
+
     def stop(self, name: str, grace: float) -> None:
         if (service := self.find(name)) and service.ours and service.running:
             with podman_errors("stop the container"):

@@ -13,7 +13,7 @@ import requests
 from podman.errors import APIError, ImageNotFound
 
 from orchestrator.host.ownership import Owner
-from orchestrator.runtimes.base import STAGE_LABEL, ImageBuild
+from orchestrator.runtimes.base import CONTENT_LABEL, STAGE_LABEL, ImageBuild
 from orchestrator.runtimes.build_output import output_lines
 from orchestrator.runtimes.podman_api import PodmanApi, podman_errors
 from orchestrator.runtimes.podman_leftovers import OWNER_ARGUMENT
@@ -56,6 +56,18 @@ class PodmanImages:
                 service.close()
         self._remove_unused(before)
         self._remove_old_stages()
+
+    def prune(self) -> list[str]:
+        removed = []
+        with podman_errors("remove images"):
+            for label in (CONTENT_LABEL, STAGE_LABEL):
+                for image in self._client.images.list(filters={"label": label}):
+                    try:
+                        self._client.images.remove(image.id)
+                    except APIError:
+                        continue  # in use
+                    removed.append(", ".join(image.tags) or f"build stage {image.short_id}")
+        return removed
 
     def refusal(self, reference: str) -> str | None:
         if self._get(reference) is not None:

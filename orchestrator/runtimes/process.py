@@ -177,6 +177,12 @@ class Processes:
                 tool.kill()
                 tool.wait()
 
+    def resume(self, name: str) -> None:
+        raise Problem(
+            f"The service {name} was a child process, which cannot be started again.",
+            "Start it anew with its options: kvcache up; or run it in a container.",
+        )
+
     def stop(self, name: str, grace: float) -> None:
         if (record := _Record.read(name)) and (running := record.process):
             with suppress(psutil.NoSuchProcess):

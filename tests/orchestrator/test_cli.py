@@ -77,7 +77,7 @@ def test_help_names_each_option_with_its_variable(invoke: Invoke) -> None:
 
 def test_help_names_every_command(invoke: Invoke) -> None:
     shown = invoke("--help").output
-    for command in ("up", "down", "logs", "status", "doctor"):
+    for command in ("up", "down", "stop", "start", "restart", "logs", "status", "doctor", "prune"):
         assert re.search(rf"^  {command} ", shown, re.MULTILINE), command
 
 
@@ -148,4 +148,66 @@ def test_doctor_takes_the_options_of_up_with_the_same_meaning(invoke: Invoke) ->
     def options(command: str) -> set[str]:
         return set(re.findall(r"^ +(?:-\w, )?(--[\w-]+)", invoke(command, "--help").output, re.MULTILINE))
 
-    assert options("up") - options("doctor") == {"--build", "--pull", "--timeout", "--restart", "--detach", "--quiet"}
+    assert options("up") - options("doctor") == {
+        *("--build", "--pull", "--timeout", "--restart", "--detach", "--quiet", "--dry-run")
+    }
+
+
+def test_a_name_can_be_an_argument(invoke: Invoke) -> None:
+    for command in ("logs", "stop", "start", "restart", "top"):
+        done = invoke(command, "kv-other", "--runtime", "process")
+        assert (done.code, "There is no service named kv-other" in done.output) == (1, True), done.output
+    assert invoke("down", "kv-other", "--runtime", "process").output.strip().endswith("no service named kv-other")
+
+
+def test_a_dry_run_shows_the_command_and_changes_nothing(invoke: Invoke, tmp_path: Path) -> None:
+    options = ("--runtime", "process", "--port", str(free_port()), "--model", "builtin/demo")
+    done = invoke("up", "kv-dry", "--dry-run", *options, "--env", "LOG_FORMAT=json")
+    assert done.code == 0, done.output
+    assert "MODEL_NAME=builtin/demo \\\n" in done.output
+    assert "LOG_FORMAT=json" in done.output
+    assert done.output.rstrip().endswith("-m service")
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_file_of_options_counts_less_than_variables_and_flags(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(f'runtime = "process"\nname = "kv-file"\nport = {free_port()}\nmodel = "builtin/demo"\n')
+    assert "name: kv-file is free" in invoke("--config", str(file), "doctor").output
+    monkeypatch.setenv("KVCACHE_NAME", "kv-variable")
+    assert "name: kv-variable is free" in invoke("--config", str(file), "doctor").output
+    assert "name: kv-flag is free" in invoke("--config", str(file), "doctor", "--name", "kv-flag").output
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nmae = 1", "nmae is not an option"),
+        ("nmae = 1", "Did you mean name?"),
+        ("= nonsense", "cannot be read"),
+        ("port = 'x'", "port"),
+    ],
+)
+def test_a_wrong_file_of_options_is_refused(invoke: Invoke, tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(text)
+    done = invoke("--config", str(file), "status" if "port" not in text else "up")
+    assert (done.code, said in done.output) == (2, True), done.output
+
+
+def test_settings_can_stand_in_the_file_too(invoke: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(f'runtime = "process"\nport = {free_port()}\n[env]\nLOG_FORMAT = "json"\nMAX_MODELS = 3\n')
+    shown = invoke("--config", str(file), "up", "--dry-run").output
+    assert "LOG_FORMAT=json" in shown
+    assert "MAX_MODELS=3" in shown
+
+
+def test_a_child_process_that_is_to_be_started_again_gets_a_unit_of_systemd(invoke: Invoke) -> None:
+    port = str(free_port())
+    done = invoke("up", "-d", "--runtime", "process", "--restart", "always", "--port", port, "--model", "builtin/demo")
+    assert done.code == 1
+    assert "| Restart=always" in done.output
+    assert "systemctl --user enable --now" in done.output

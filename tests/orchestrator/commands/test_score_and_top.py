@@ -42,7 +42,7 @@ def test_a_service_that_is_not_there_is_said_with_a_remedy(kvcache: Commands, co
     assert "kvcache up" in done.output
     done = kvcache.run(*command, "--runtime", "process", "--name", "nobody")
     assert done.code == 1
-    assert "No service named nobody is up" in done.output
+    assert "There is no service named nobody" in done.output
 
 
 def test_a_text_or_a_chat_must_be_given_and_not_both(kvcache: Commands) -> None:

@@ -1,0 +1,72 @@
+"""`kvcache up --dry-run`: what would be built and run, as the runtime's own command line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from contextlib import closing
+
+import typer
+
+from orchestrator.console import Console
+from orchestrator.health import host_and_port
+from orchestrator.image import recipe, up_to_date_loops
+from orchestrator.launch import Launch
+from orchestrator.publishing import check_address, taken_ports
+from orchestrator.runtimes.base import HOST_NAME, Mount, RuntimeKind, Workload
+from orchestrator.runtimes.discovery import choose
+from orchestrator.runtimes.hardening import flags
+from orchestrator.workload import prepare
+
+
+def dry_run(launch: Launch, console: Console) -> None:
+    """Prints; changes nothing. Raises Problem where `up` would, as far as that can be seen."""
+    choice = choose(launch.runtime)
+    with closing(choice.runtime) as runtime:
+        console.step(f"# {runtime.description} ({choice.reason})")
+        check_address(launch, runtime)
+        for port, holder in taken_ports(launch, runtime):
+            console.warn(f"Port {port} is taken by {holder}.", port.remedy())
+        if runtime.images is not None:
+            wanted = recipe(launch, os.environ)
+            there = up_to_date_loops(runtime.images, launch.image, wanted)
+            built = "is up to date" if there and not launch.build else "would be built"
+            console.step(f"# image {launch.image} {built}")
+        for line in command_line(prepare(launch, runtime, dry=True), runtime.kind):
+            typer.echo(line)
+
+
+def command_line(workload: Workload, kind: RuntimeKind) -> list[str]:
+    """Lines of a shell command that runs the workload."""
+    variables = [f"{name}={value}" for name, value in workload.environment.items()]
+    if kind is RuntimeKind.PROCESS:
+        return _continued(
+            [["env", *variables[:1]], *([one] for one in variables[1:]), [sys.executable, "-m", "service"]]
+        )
+    words = [
+        [kind.value, "run", "--detach", "--name", workload.name],
+        *(["--label", f"{name}={value}"] for name, value in workload.labels.items()),
+        *(["--env", one] for one in variables),
+        *(["--publish", f"{host_and_port(one.address, one.port)}:{one.port}"] for one in workload.publications),
+        *(["--volume", f"{mount.source}:{mount.target}:{_options(mount)}"] for mount in workload.mounts),
+        *(["--volume", f"{volume.name}:{volume.target}"] for volume in workload.volumes),
+        *(["--network", name] for name in workload.networks),
+        *([["--add-host", f"{HOST_NAME}:host-gateway"]] if kind is RuntimeKind.DOCKER else []),
+        *([["--restart", workload.restart]] if workload.restart != "no" else []),
+        flags(workload),
+        [workload.image],
+    ]
+    return _continued(words)
+
+
+def _options(mount: Mount) -> str:
+    return f"{'ro' if mount.read_only else 'rw'},{'Z' if mount.private else 'z'}"
+
+
+def _continued(groups: list[list[str]]) -> list[str]:
+    lines = [shlex.join(group) for group in groups]
+    return [
+        f"{'  ' if number else ''}{line}{' ' + chr(92) if number < len(lines) - 1 else ''}"
+        for number, line in enumerate(lines)
+    ]

@@ -1,0 +1,75 @@
+"""`kvcache stop`, `start` and `restart`: a detached service is ended, and goes on as it was."""
+
+from __future__ import annotations
+
+import time
+
+from orchestrator.console import Console
+from orchestrator.errors import Problem
+from orchestrator.health import Answer, backoff, who_answers
+from orchestrator.host.ownership import Owner
+from orchestrator.runtimes.base import (
+    ADDRESS_LABEL,
+    INSTANCE_LABEL,
+    OWNER_LABEL,
+    PORT_LABEL,
+    ContainerRuntime,
+    RuntimeKind,
+    Service,
+)
+from orchestrator.runtimes.discovery import found_service
+
+_GRACE_SECONDS = 10.0
+_START_SECONDS = 30.0
+
+
+def stop(name: str, kind: RuntimeKind | None, console: Console) -> None:
+    """Ends the service and keeps it for `start`. Raises Problem."""
+    with found_service(name, kind) as (runtime, service):
+        _stop(runtime, service, console)
+
+
+def start(name: str, kind: RuntimeKind | None, console: Console) -> None:
+    """Starts a service that was stopped, and waits until it answers. Raises Problem."""
+    with found_service(name, kind) as (runtime, service):
+        _start(runtime, service, console)
+
+
+def restart(name: str, kind: RuntimeKind | None, console: Console) -> None:
+    """Stops and starts the service. Raises Problem."""
+    with found_service(name, kind) as (runtime, service):
+        _stop(runtime, service, console)
+        _start(runtime, service, console)
+
+
+def _stop(runtime: ContainerRuntime, service: Service, console: Console) -> None:
+    if runtime.kind is RuntimeKind.PROCESS:
+        runtime.resume(service.name)  # raises: what cannot be started again is not stopped either
+    owner = Owner.parse(service.labels.get(OWNER_LABEL, ""))
+    if owner is not None and owner.lives:
+        raise Problem(
+            f"The service {service.name} belongs to a `kvcache up` in the foreground (process {owner.pid}).",
+            "Press Ctrl+C there, or use kvcache down; `up -d` starts a service that can be stopped and started.",
+        )
+    console.step(f"Stopping {service.name} on {runtime.kind}...")
+    runtime.stop(service.name, _GRACE_SECONDS)
+    console.step(f"{runtime.kind.noun.capitalize()} stopped")
+
+
+def _start(runtime: ContainerRuntime, service: Service, console: Console) -> None:
+    console.step(f"Starting {service.name} on {runtime.kind}...")
+    runtime.resume(service.name)
+    labels = service.labels
+    deadline = time.monotonic() + _START_SECONDS
+    for pause in backoff():
+        address, port = labels.get(ADDRESS_LABEL, "127.0.0.1"), int(labels.get(PORT_LABEL, 8080))
+        if who_answers(address, port, labels.get(INSTANCE_LABEL, "")) is Answer.OURS:
+            break
+        now = runtime.find(service.name)
+        if now is None or not now.running or time.monotonic() > deadline:
+            raise Problem(
+                f"The service {service.name} does not come up.", f"See why: kvcache logs {service.name} --tail 20"
+            )
+        time.sleep(pause)
+    runtime.confirm_health(service.name)
+    console.step(f"{runtime.kind.noun.capitalize()} is ready!")

@@ -1,0 +1,42 @@
+"""kvcache.toml: options of the commands in a file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import UsageError
+
+DEFAULT_FILE = Path("kvcache.toml")
+
+
+def default_map(file: Path | None, options: Mapping[str, frozenset[str]]) -> dict[str, dict[str, Any]]:
+    """Values of a file for each command that has the option; `options` are the names of each command's.
+
+    Without a file, kvcache.toml of the working directory is read if it is there. A key is an option's name without its
+    dashes (`publish-address = "0.0.0.0"`); the table `env` holds settings of the service. Raises UsageError.
+    """
+    path = file or DEFAULT_FILE
+    if file is None and not path.is_file():
+        return {}
+    values = {name.replace("-", "_"): value for name, value in _read(path).items()}
+    if isinstance(values.get("env"), dict):
+        values["env"] = [f"{name}={value}" for name, value in values["env"].items()]
+    known = frozenset[str]().union(*options.values())
+    for name in values.keys() - known:
+        similar = get_close_matches(name, known, 1)
+        hint = f"Did you mean {similar[0].replace('_', '-')}?" if similar else "kvcache up --help lists the options."
+        raise UsageError(f"{path}: {name.replace('_', '-')} is not an option.", hint)
+    return {
+        command: {name: value for name, value in values.items() if name in names} for command, names in options.items()
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.", "It must be a TOML file of options.") from error

@@ -1,0 +1,37 @@
+"""A unit of systemd that keeps a child process up, as --restart does for containers."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from orchestrator.launch import Launch
+
+_POLICIES = {"on-failure": "on-failure", "always": "always", "unless-stopped": "always"}
+
+
+def systemd_unit(launch: Launch) -> tuple[str, ...]:
+    """Lines of a unit that runs `kvcache up` with this launch's main options."""
+    options = {
+        "--name": launch.name,
+        "--port": str(launch.port),
+        "--publish-address": launch.publish_address,
+        "--model": launch.model,
+        "--zmq-endpoint": launch.zmq_endpoint,
+        "--zmq-topic": launch.zmq_topic,
+    }
+    command = [sys.executable, "-m", "orchestrator", "up", "--runtime", "process"]
+    command += [word for pair in options.items() for word in pair]
+    for folder, option in ((launch.models_dir, "--models-dir"), (launch.hf_cache, "--hf-cache")):
+        command += [option, str(folder.resolve())] if folder else []
+    command += [word for name, value in launch.environment.items() for word in ("--env", f"{name}={value}")]
+    return (
+        "[Unit]",
+        f"Description=kvcache {launch.name}",
+        "After=network-online.target",
+        "[Service]",
+        f"ExecStart={shlex.join(command)}",
+        f"Restart={_POLICIES[launch.restart]}",
+        "[Install]",
+        "WantedBy=default.target",
+    )
