@@ -16,6 +16,8 @@ from service.api.resolver import PromptResolver
 from service.api.resources import (
     CHAT_DECODER,
     DOCUMENT,
+    FLEET,
+    GATEWAY,
     INDEX,
     INSTANCE_ID,
     LIMITS,
@@ -30,8 +32,12 @@ from service.api.resources import (
 from service.api.routes import ROUTES
 from service.api.scorer import Scorer
 from service.api.traffic import Traffic
+from service.contract.endpoints import Endpoint
 from service.contract.settings import Settings
 from service.events.pool import EventPool
+from service.fleet.monitor import Monitor
+from service.fleet.registry import Pod, Registry
+from service.gateway.gateway import Gateway, Limits
 from service.index.base import Index
 from service.index.memory import MemoryIndex
 from service.metrics import registry
@@ -62,25 +68,34 @@ def create_app(settings: Settings) -> web.Application:
     app[SCORER] = Scorer(index, settings.tier_weights, settings.block_size)
     app[CHAT_DECODER] = chat_body_decoder(caches.chat_bodies)
     app[DOCUMENT] = document(ROUTES)
+    fleet = Registry()
+    app[FLEET] = fleet
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         # Nested, so that what has started is stopped when the start of a later one fails.
         async with (
             event_pool(settings, index) as pool,
-            loaded_models(PromptOptions.of(settings, caches), index) as models,
-            readiness(settings, models, pool) as ready,
+            loaded_models(PromptOptions.of(settings, caches), index, fleet) as models,
+            readiness(settings, models, pool, fleet) as ready,
+            monitored(fleet, pool, settings) as gateway,
         ):
             app[POOL] = pool
             app[MODELS] = models
             app[RESOLVER] = PromptResolver(models, index, limits, settings.model_name)
             app[READINESS] = ready
+            app[GATEWAY] = gateway
             app[REGISTRY] = registry(index, pool, traffic)
             yield
 
     app.cleanup_ctx.append(resources)
     for route in ROUTES:
         handler = with_limits_and_errors(
-            route.handler, route.path, traffic, limits.max_requests_in_flight, settings.hub_retry_after
+            route.handler,
+            route.path,
+            traffic,
+            limits.max_requests_in_flight,
+            settings.hub_retry_after,
+            is_forwarded=(lambda: bool(len(fleet))) if route.is_forwarded else None,
         )
         app.add_routes([web.route(route.method, route.path, handler)])
     return app
@@ -106,9 +121,47 @@ async def event_pool(settings: Settings, index: Index) -> AsyncIterator[EventPoo
 
 
 @asynccontextmanager
-async def loaded_models(options: PromptOptions, index: Index) -> AsyncIterator[Models]:
+async def monitored(fleet: Registry, pool: EventPool, settings: Settings) -> AsyncIterator[Gateway]:
+    """Adds the pods of PODS to the fleet, watches them, follows their events, and forwards requests to them."""
+    limits = Limits(
+        first_byte=settings.first_byte_timeout,
+        silence=settings.silence_timeout,
+        max_in_flight_per_pod=settings.max_in_flight_per_pod or None,
+    )
+    followed: dict[str, set[Endpoint]] = {}
+
+    def follow(pod: Pod) -> None:
+        known, sources = followed.setdefault(pod.name, set()), set(pod.sources)
+        for endpoint in known - sources:
+            pool.unfollow(endpoint)
+        for endpoint in sources - known:
+            pool.follow(endpoint)
+        followed[pod.name] = sources
+
+    def changed(pod: Pod, is_there: bool) -> None:
+        if is_there:
+            follow(pod)
+        else:
+            for endpoint in followed.pop(pod.name, set()):
+                pool.unfollow(endpoint)
+
+    gateway = Gateway(fleet, limits)
+    monitor = Monitor(fleet, follow, settings.health_interval)
+    fleet.watch(changed)
+    for entry in settings.pods:
+        fleet.add(entry)
+    monitor.start()
+    try:
+        yield gateway
+    finally:
+        await monitor.close()
+        gateway.close()
+
+
+@asynccontextmanager
+async def loaded_models(options: PromptOptions, index: Index, fleet: Registry) -> AsyncIterator[Models]:
     """Loads models on demand."""
-    models = Models(options, index.serves)
+    models = Models(options, lambda name: index.serves(name) or name in fleet.models())
     try:
         yield models
     finally:
@@ -116,9 +169,9 @@ async def loaded_models(options: PromptOptions, index: Index) -> AsyncIterator[M
 
 
 @asynccontextmanager
-async def readiness(settings: Settings, models: Models, pool: EventPool) -> AsyncIterator[Readiness]:
+async def readiness(settings: Settings, models: Models, pool: EventPool, fleet: Registry) -> AsyncIterator[Readiness]:
     """Loads the default model in the background."""
-    ready = Readiness(settings.model_name, settings.hub_retry_after, models, pool)
+    ready = Readiness(settings.model_name, settings.hub_retry_after, models, pool, fleet)
     loading = asyncio.create_task(ready.load_default_model())
     try:
         yield ready

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from service.events.pool import EventPool
+from service.fleet.registry import Registry
 from service.prompts.errors import ModelNotFound, ModelUnavailable
 from service.prompts.models.catalog import Models
 
@@ -13,19 +14,26 @@ logger = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Ready when the default model is loaded and every event socket is open. A silent engine is not a reason."""
+    """Ready when the default model is loaded, every event socket is open, and some pod can take requests.
 
-    def __init__(self, model_name: str, retry_after: float, models: Models, pool: EventPool) -> None:
+    An engine without events is not a reason, and neither is a fleet without pods.
+    """
+
+    def __init__(self, model_name: str, retry_after: float, models: Models, pool: EventPool, fleet: Registry) -> None:
         """`retry_after` is the number of seconds between two attempts to load the model."""
         self._model = model_name
         self._retry_after = retry_after
         self._models = models
         self._pool = pool
+        self._fleet = fleet
         self._model_problem: str | None = f"{model_name} is being loaded"
 
     def reasons(self) -> list[str]:
         """A sentence for each thing that is missing; none when ready."""
-        return [*([self._model_problem] if self._model_problem else []), *self._pool.problems()]
+        problems = [*([self._model_problem] if self._model_problem else []), *self._pool.problems()]
+        if len(self._fleet) and not any(pod.healthy and pod.is_available for pod in self._fleet):
+            problems.append("no pod can take requests")
+        return problems
 
     async def load_default_model(self) -> None:
         """Retries until the model is loaded: its files may be mounted, or the hub be reachable, later."""

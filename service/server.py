@@ -29,7 +29,11 @@ class ListenError(Exception):
 async def listening(settings: Settings) -> AsyncIterator[int]:
     """Starts the application and listens; gives the port. Raises ListenError."""
     app = create_app(settings)
-    runner = web.AppRunner(app, shutdown_timeout=_CLOSE_SECONDS)
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,  # a client that leaves aborts its request, also at the engine
+        shutdown_timeout=_CLOSE_SECONDS,
+    )
     try:
         await runner.setup()
         server = runner.server

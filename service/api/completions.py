@@ -14,9 +14,10 @@ from msgspec import UNSET, UnsetType
 
 from service.api.body import read_body
 from service.api.errors import ApiError
+from service.api.forwarding import forward
 from service.api.requests import ChatRequest, CompletionRequest, decode
 from service.api.resolver import ResolvedChat
-from service.api.resources import RESOLVER, SCORER
+from service.api.resources import FLEET, RESOLVER, SCORER
 from service.api.responses import (
     Choice,
     Chunk,
@@ -35,17 +36,26 @@ _chat = msgspec.json.Decoder(ChatRequest)
 _encoder = msgspec.json.Encoder()
 
 _CHUNK_CHARACTERS: Final = 1024
+_ECHO: Final = "X-Kvcache-Echo"
 
 
 async def complete(request: web.Request) -> web.StreamResponse:
-    """Answers with the prompt that an engine would get; no engine is resolved."""
+    """Forwards the request to a pod. Without pods, answers with the prompt that an engine would get."""
+    if len(request.app[FLEET]):
+        return await forward(request)
+    return await _echo(request)
+
+
+async def _echo(request: web.Request) -> web.StreamResponse:
     body = decode(_completion, await read_body(request))
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "`stream_options` needs `stream`: true", param="stream_options")
     resolved = await request.app[RESOLVER].chat(body)
     answer = await _answer(resolved, request.app[SCORER].scores(resolved.prompt))
     if not body.stream:
-        return json_response(answer.completion())
+        response = json_response(answer.completion())
+        response.headers[_ECHO] = "true"
+        return response
     include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     return await _stream(request, answer, include_usage=include_usage)
 
@@ -114,7 +124,9 @@ async def _answer(resolved: ResolvedChat, scores: Scores) -> _Answer:
 
 
 async def _stream(request: web.Request, answer: _Answer, *, include_usage: bool) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    response = web.StreamResponse(
+        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache", _ECHO: "true"}
+    )
     await response.prepare(request)
     for chunk in answer.chunks(include_usage=include_usage):
         await response.write(b"data: " + _encoder.encode(chunk) + b"\n\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
@@ -20,17 +21,24 @@ _UNLIMITED_METHODS: Final = ("GET", "HEAD")
 
 
 def with_limits_and_errors(
-    handler: Handler, path: str, traffic: Traffic, max_in_flight: int, retry_after: float
+    handler: Handler,
+    path: str,
+    traffic: Traffic,
+    max_in_flight: int,
+    retry_after: float,
+    *,
+    is_forwarded: Callable[[], bool] | None = None,
 ) -> Handler:
     """Gives a handler that answers 429 above `max_in_flight`, turns exceptions into errors, and counts under `path`.
 
-    `retry_after` is the number of seconds after which a model that is not available is tried again.
+    `retry_after` is the number of seconds after which a model that is not available is tried again. While
+    `is_forwarded`, requests do not count as in flight: they wait for engines, which have limits of their own.
     A plain wrapper, because aiohttp's middlewares take a tenth of the time of a short request.
     """
 
     async def handle(request: web.Request) -> web.StreamResponse:
         started = perf_counter()
-        if request.method in _UNLIMITED_METHODS:
+        if request.method in _UNLIMITED_METHODS or (is_forwarded is not None and is_forwarded()):
             response = await _respond(request, handler, retry_after)
         elif traffic.in_flight >= max_in_flight:
             message = f"{max_in_flight} requests are in flight (MAX_REQUESTS_IN_FLIGHT); try again in a second"

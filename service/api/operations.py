@@ -11,7 +11,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from service.api.errors import ApiError
-from service.api.resources import DOCUMENT, INDEX, INSTANCE_ID, MODELS, POOL, READINESS, REGISTRY, RESOLVER
+from service.api.fleet import fleet_pod
+from service.api.resources import DOCUMENT, FLEET, INDEX, INSTANCE_ID, MODELS, POOL, READINESS, REGISTRY, RESOLVER
 from service.api.responses import (
     ByTier,
     Forgotten,
@@ -64,13 +65,12 @@ class _Snapshot(Collector):
 
 
 async def pods(request: web.Request) -> web.Response:
-    """Lists every rank of every pod."""
+    """Lists every rank of every pod, and the pods that requests are forwarded to."""
     blocks = {rank_blocks.rank: rank_blocks for rank_blocks in request.app[INDEX].ranks()}
     streams = {stream.rank: stream for stream in request.app[POOL].streams()}
     now = time.time()
-    return json_response(
-        PodList([_pod_rank(rank, blocks.get(rank), streams.get(rank), now) for rank in sorted({*blocks, *streams})])
-    )
+    ranks = [_pod_rank(rank, blocks.get(rank), streams.get(rank), now) for rank in sorted({*blocks, *streams})]
+    return json_response(PodList(ranks, [fleet_pod(pod) for pod in request.app[FLEET]]))
 
 
 def _pod_rank(rank: Rank, blocks: RankBlocks | None, stream: StreamReport | None, now: float) -> PodRank:
@@ -95,20 +95,24 @@ def _pod_rank(rank: Rank, blocks: RankBlocks | None, stream: StreamReport | None
 
 
 async def forget_pod(request: web.Request) -> web.Response:
-    """Removes a pod and its blocks; its next event adds it again."""
+    """Removes a pod and its blocks; one that is not forwarded to comes back with its next event."""
     pod = request.match_info["pod"]
-    if not request.app[POOL].forget(pod):
+    removed = request.app[FLEET].remove(pod)
+    if not request.app[POOL].forget(pod) and removed is None:
         raise ApiError(404, f"unknown pod {pod!r}; GET /pods lists the known ones", param="pod", code="pod_not_found")
     return json_response(Forgotten(pod, forgotten=True))
 
 
 async def models(request: web.Request) -> web.Response:
-    """Lists the default model, the loaded models, the models of the pods, and the LoRAs that engines announced."""
+    """Lists the models and LoRAs of the pods; without pods to forward to, also the default and the loaded models."""
     app = request.app
     served = {blocks.rank.model for blocks in app[INDEX].ranks()}
-    names = sorted({app[RESOLVER].default_model, *app[MODELS].loaded(), *served})
+    fleet = app[FLEET].models()
+    ours = {app[RESOLVER].default_model, *app[MODELS].loaded()} if not fleet else set()
+    names = sorted({*ours, *served, *(name for name, model in fleet.items() if model.parent is None)})
     cards = [ModelCard(id=name, created=_STARTED, parent=None) for name in names]
-    cards += [ModelCard(id=lora, created=_STARTED, parent=base) for lora, base in sorted(app[INDEX].loras().items())]
+    loras = {**app[INDEX].loras(), **{name: model.parent for name, model in fleet.items() if model.parent}}
+    cards += [ModelCard(id=lora, created=_STARTED, parent=base) for lora, base in sorted(loras.items())]
     return json_response(ModelList(data=cards))
 
 

@@ -104,6 +104,27 @@ class DetokenizeRequest(Struct, kw_only=True):
     model: ModelName = None
 
 
+class NewPod(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A pod to forward requests to."""
+
+    url: Annotated[str, Meta(description="such as http://10.0.0.7:8000")]
+    name: Annotated[Name | None, Meta(description="default: host and port of the URL")] = None
+    events: Annotated[str | None, Meta(description="ZeroMQ address of its events; default: what the engine says")] = (
+        None
+    )
+    replay: Annotated[str | None, Meta(description="ZeroMQ address of its replay socket")] = None
+    model: Annotated[str | None, Meta(description="name of its model; default: what the engine says")] = None
+
+
+class PodChange(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A change of a pod."""
+
+    draining: Annotated[bool | None, Meta(description="no new requests; those in flight end")] = None
+    weight: Annotated[
+        Annotated[float, Meta(gt=0)] | None, Meta(description="share of requests, relative to other pods")
+    ] = None
+
+
 class Messages(Struct):
     """The messages of a chat, byte for byte."""
 

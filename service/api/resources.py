@@ -11,6 +11,8 @@ from service.api.resolver import PromptResolver
 from service.api.scorer import Scorer
 from service.api.traffic import Traffic
 from service.events.pool import EventPool
+from service.fleet.registry import Registry
+from service.gateway.gateway import Gateway
 from service.index.base import Index
 from service.prompts.models.catalog import Models
 from service.readiness import Readiness
@@ -19,6 +21,8 @@ LIMITS = web.AppKey("limits", RequestLimits)
 INDEX = web.AppKey("index", Index)
 POOL = web.AppKey("pool", EventPool)
 CHAT_DECODER = web.AppKey("chat_decoder", ChatBodyDecoder)
+FLEET = web.AppKey("fleet", Registry)
+GATEWAY = web.AppKey("gateway", Gateway)
 MODELS = web.AppKey("models", Models)
 RESOLVER = web.AppKey("resolver", PromptResolver)
 SCORER = web.AppKey("scorer", Scorer)

@@ -198,10 +198,30 @@ class PodRank(Struct):
     """The former name of `unsupported_groups`; removed in the next release."""
 
 
+class FleetPod(Struct):
+    """A pod that requests are forwarded to; `breaker` is the state of its circuit breaker."""
+
+    name: str
+    url: str
+    healthy: bool | None
+    problem: str | None
+    breaker: str
+    draining: bool
+    weight: float
+    in_flight: int
+    models: list[str]
+    ranks: int | None
+    version: str | None
+    running: float | None
+    waiting: float | None
+    cache_usage: float | None
+
+
 class PodList(Struct):
-    """Response of /pods."""
+    """Response of /pods: the ranks whose events arrive, and the pods that requests are forwarded to."""
 
     pods: list[PodRank]
+    fleet: list[FleetPod]
 
 
 class Forgotten(Struct):

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from aiohttp.typedefs import Handler
 
-from service.api import completions, operations, requests, responses, scoring, tokens
+from service.api import completions, fleet, forwarding, operations, requests, responses, scoring, tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,8 @@ class Route:
     responses: dict[str, Any]
     bodies: Sequence[type] = ()
     errors: Sequence[int] = ()
+    is_forwarded: bool = False
+    """Whether it waits for an engine, and so does not count as a request in flight here."""
 
 
 _BODY_ERRORS: Final = (400, 408, 413, 429)
@@ -66,7 +68,8 @@ ROUTES: Final = (
         completions.complete,
         {"application/json": responses.Completion, "text/event-stream": responses.Chunk},
         (requests.CompletionRequest,),
-        _MODEL_ERRORS,
+        (*_MODEL_ERRORS, 502, 504),
+        is_forwarded=True,
     ),
     Route(
         "POST",
@@ -75,6 +78,14 @@ ROUTES: Final = (
         _json(responses.RenderedChat),
         (requests.ChatRequest,),
         _MODEL_ERRORS,
+    ),
+    Route(
+        "POST",
+        "/v1/completions",
+        forwarding.complete_text,
+        _json(dict[str, Any]),
+        errors=(*_MODEL_ERRORS, 502, 504),
+        is_forwarded=True,
     ),
     Route("GET", "/v1/models", operations.models, _json(responses.ModelList)),
     Route(
@@ -94,5 +105,22 @@ ROUTES: Final = (
         _MODEL_ERRORS,
     ),
     Route("GET", "/pods", operations.pods, _json(responses.PodList)),
+    Route("POST", "/pods", fleet.add_pod, _json(responses.FleetPod), (requests.NewPod,), (*_BODY_ERRORS, 409)),
+    Route("PATCH", "/pods/{pod:.+}", fleet.change_pod, _json(responses.FleetPod), (requests.PodChange,), (404,)),
     Route("DELETE", "/pods/{pod:.+}", operations.forget_pod, _json(responses.Forgotten), errors=(404, 429)),
+    *(
+        Route(
+            method,
+            "/v1/{path:.+}",
+            handler,
+            _json(dict[str, Any]),
+            errors=(*_MODEL_ERRORS, 502, 504),
+            is_forwarded=True,
+        )
+        for method, handler in (
+            ("POST", forwarding.forward),
+            ("GET", forwarding.forward_get),
+            ("DELETE", forwarding.forward_delete),
+        )
+    ),
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from service.contract.endpoints import Endpoint, parse_endpoints
+from service.contract.pods import PodEntry, parse_pods
 from service.contract.tiers import TierWeights
 from service.contract.units import parse_seconds, parse_size
 
@@ -131,6 +132,17 @@ class Settings:
     pool_concurrency: int = _setting(4, _count(1, 256), "endpoints drained concurrently per event-loop turn")
     pool_queue_batches: int = _setting(100_000, _count(1), "maximum queued batches per connection and per replay")
     pod_ttl: float = _setting(300.0, parse_seconds, "how long a pod stays in the scores after its connection is lost")
+
+    pods: tuple[PodEntry, ...] = _setting(
+        (),
+        parse_pods,
+        "engines that requests are forwarded to: URL[,name=…][,events=…][,replay=…][,model=…][,key_file=…], several "
+        "separated by commas",
+    )
+    health_interval: float = _setting(5.0, parse_seconds, "time between two health checks of a pod")
+    first_byte_timeout: float = _setting(600.0, parse_seconds, "timeout for the first byte of an engine's response")
+    silence_timeout: float = _setting(120.0, parse_seconds, "timeout for silence within an engine's response")
+    max_in_flight_per_pod: int = _setting(0, _count(0), "maximum requests in flight per pod; 0 for no limit")
 
     block_size: int = _setting(256, _count(1), "number of tokens that count as a score of 1")
     tier_weights: TierWeights = _setting(TierWeights(), _weights, "weight of a token by the tier of its block")

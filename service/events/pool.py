@@ -81,10 +81,13 @@ class EventPool:
             limits=Limits(streams=max_streams, waiting=queue_batches),
         )
         turns = asyncio.Semaphore(concurrency)
-        self._subscriptions = [
-            Subscription(self._context, endpoint, topic, self, turns=turns, high_water=queue_batches)
-            for endpoint in endpoints
-        ]
+
+        def subscribe(endpoint: Endpoint) -> Subscription:
+            return Subscription(self._context, endpoint, topic, self, turns=turns, high_water=queue_batches)
+
+        self._subscribe = subscribe
+        self._subscriptions = [subscribe(endpoint) for endpoint in endpoints]
+        self._closing: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     def _sink(self, rank: Rank, topic: bytes) -> IndexSink:
@@ -104,11 +107,29 @@ class EventPool:
     async def close(self) -> None:
         for subscription in self._subscriptions:
             await subscription.close()
+        await asyncio.gather(*self._closing)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.close()
         self._context.destroy(linger=0)
+
+    def follow(self, endpoint: Endpoint) -> None:
+        """Subscribes to a further endpoint, unless its address is subscribed to."""
+        if all(subscription.endpoint.address != endpoint.address for subscription in self._subscriptions):
+            subscription = self._subscribe(endpoint)
+            self._subscriptions.append(subscription)
+            subscription.open()
+
+    def unfollow(self, endpoint: Endpoint) -> None:
+        """Ends the subscription to an endpoint, and forgets the pods whose events came from it."""
+        for subscription in [one for one in self._subscriptions if one.endpoint == endpoint]:
+            self._subscriptions.remove(subscription)
+            for pod in {stream.rank.pod for stream in self._streams if stream.subscription is subscription}:
+                self._streams.forget(pod)
+            closing = asyncio.create_task(subscription.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     def problems(self) -> list[str]:
         """A sentence for each socket that is not up. An engine that is not there yet is no problem."""

@@ -77,6 +77,7 @@ class EngineServer:
     """One running engine. Make it with `serving`."""
 
     def __init__(self, options: EngineOptions, model: Model, pod: str, ranks: Sequence[Scheduler]) -> None:
+        self._runner: web.AppRunner | None = None
         self.pod = pod
         self.ranks = ranks
         self.faults = Faults()
@@ -97,6 +98,25 @@ class EngineServer:
     def in_flight(self) -> int:
         """Requests that wait or run, over all ranks."""
         return sum(rank.waiting + rank.running for rank in self.ranks)
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serves HTTP on a listening socket."""
+        app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_errors])
+        app.add_routes(self.routes())
+        self._runner = web.AppRunner(
+            app,
+            handler_cancellation=True,  # a client that leaves aborts its request
+            keepalive_timeout=_KEEP_ALIVE_SECONDS,
+            access_log=None,
+            shutdown_timeout=0.0,
+        )
+        await self._runner.setup()
+        await web.SockSite(self._runner, listener).start()
+
+    async def stop(self) -> None:
+        """Stops listening and closes all connections; the event streams stay."""
+        if self._runner is not None:
+            await self._runner.cleanup()
 
     def routes(self) -> list[web.RouteDef]:
         """The endpoints."""
@@ -267,7 +287,7 @@ class EngineServer:
 
     async def _body(self, request: web.Request) -> dict[str, Any]:
         raw = await request.read()
-        self.requests.append(Received(request.method, request.path_qs, tuple(request.raw_headers), raw))
+        self.requests.append(Received(request.method, request.raw_path, tuple(request.raw_headers), raw))
         try:
             body = msgspec.json.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -307,18 +327,8 @@ async def serving(options: EngineOptions, model: Model) -> AsyncIterator[EngineS
             cache = SimulatedEngine(options.blocks, options.block_size, options.seed * 1000 + number + 1)
             ranks.append(Scheduler(number, cache, await stack.enter_async_context(publisher), options.speed))
         engine = EngineServer(options, model, pod, ranks)
-        app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_errors])
-        app.add_routes(engine.routes())
-        runner = web.AppRunner(
-            app,
-            handler_cancellation=True,  # a client that leaves aborts its request
-            keepalive_timeout=_KEEP_ALIVE_SECONDS,
-            access_log=None,
-            shutdown_timeout=0.0,
-        )
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.SockSite(runner, listener).start()
+        await engine.start(listener)
+        stack.push_async_callback(engine.stop)
         yield engine
 
 

@@ -1,0 +1,77 @@
+"""POST, PATCH and DELETE /pods: the pods that requests are forwarded to, changed at run time."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from service.api.body import read_body
+from service.api.errors import ApiError
+from service.api.requests import NewPod, PodChange, decode
+from service.api.resources import FLEET
+from service.api.responses import FleetPod, json_response
+from service.contract.pods import PodEntry, parse_pods
+from service.fleet.registry import Pod
+
+_new_pod = msgspec.json.Decoder(NewPod)
+_MAX_LENGTH = 512
+_change = msgspec.json.Decoder(PodChange)
+
+
+async def add_pod(request: web.Request) -> web.Response:
+    """Adds a pod; what its engine tells of itself follows within seconds."""
+    entry = _entry(decode(_new_pod, await read_body(request)))
+    try:
+        pod = request.app[FLEET].add(entry)
+    except ValueError as error:
+        raise ApiError(409, str(error), param="name", code="pod_exists") from None
+    return json_response(fleet_pod(pod), 201)
+
+
+async def change_pod(request: web.Request) -> web.Response:
+    """Drains a pod, or changes its weight."""
+    change = decode(_change, await read_body(request))
+    name = request.match_info["pod"]
+    pod = request.app[FLEET].get(name)
+    if pod is None:
+        raise ApiError(404, f"unknown pod {name!r}; GET /pods lists the known ones", param="pod", code="pod_not_found")
+    if change.draining is not None:
+        pod.draining = change.draining
+    if change.weight is not None:
+        pod.weight = change.weight
+    return json_response(fleet_pod(pod))
+
+
+def fleet_pod(pod: Pod) -> FleetPod:
+    """A pod as GET /pods shows it; its load is the sum over its ranks."""
+    learned, loads = pod.learned, list(pod.load.values())
+    return FleetPod(
+        name=pod.name,
+        url=pod.entry.url,
+        healthy=pod.healthy,
+        problem=pod.problem or pod.breaker.reason,
+        breaker=pod.breaker.state.value,
+        draining=pod.draining,
+        weight=pod.weight,
+        in_flight=pod.in_flight,
+        models=[model.id for model in learned.models] if learned else [],
+        ranks=learned.ranks if learned else None,
+        version=learned.version if learned else None,
+        running=sum(load.running for load in loads) if loads else None,
+        waiting=sum(load.waiting for load in loads) if loads else None,
+        cache_usage=max(load.cache_usage for load in loads) if loads else None,
+    )
+
+
+def _entry(new: NewPod) -> PodEntry:
+    """The entry. Raises ApiError 400; a comma would add options, such as the file of a key."""
+    options = {name: value for name in ("name", "events", "replay", "model") if (value := getattr(new, name))}
+    for name, value in {"url": new.url, **options}.items():
+        if not value.strip() or "," in value or len(value) > _MAX_LENGTH:
+            message = f"`{name}` must not be empty, have a comma, or be longer than {_MAX_LENGTH} characters"
+            raise ApiError(400, message, param=name)
+    try:
+        (entry,) = parse_pods(",".join((new.url, *(f"{name}={value}" for name, value in options.items()))))
+    except ValueError as error:
+        raise ApiError(400, str(error), param="url") from None
+    return entry

@@ -1,0 +1,108 @@
+"""Requests that are taken to the pods of the fleet: everything under /v1/."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from service.api.body import read_body
+from service.api.errors import ApiError
+from service.api.requests import ChatRequest, ScoreRequest, decode_prompt_or_chat
+from service.api.resolver import PromptResolver
+from service.api.resources import CHAT_DECODER, FLEET, GATEWAY, RESOLVER, SCORER
+from service.api.scorer import Scorer
+from service.fleet.registry import Registry
+from service.gateway.choice import Match, Question
+from service.gateway.gateway import BadEngine, NoModel, NoPod
+from service.index.base import Prompt
+from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
+
+_WITH_PROMPT = frozenset(("/v1/chat/completions", "/v1/completions"))
+_TEMPLATE = "template"
+
+
+class _Named(msgspec.Struct):
+    model: str | None = None
+
+
+_named = msgspec.json.Decoder(_Named)
+
+
+async def forward(request: web.Request) -> web.StreamResponse:
+    """Takes a request to the best pod and gives its answer; both reach the other side unchanged."""
+    if not len(request.app[FLEET]):
+        raise ApiError(404, f"there is no endpoint {request.path}, and no pod to forward it to (PODS)")
+    body = await read_body(request)
+    question = await _question(request, body)
+    try:
+        return await request.app[GATEWAY].forward(request, body, question)
+    except NoModel as error:
+        raise ApiError(404, str(error), param="model", code="model_not_found") from None
+    except NoPod as error:
+        raise ApiError(
+            503, str(error), code="no_pod_available", headers={"Retry-After": str(error.retry_after)}
+        ) from None
+    except BadEngine as error:
+        code = "engine_timeout" if error.timed_out else "engine_failed"
+        raise ApiError(504 if error.timed_out else 502, str(error), code=code) from None
+
+
+async def forward_get(request: web.Request) -> web.StreamResponse:
+    """Takes a GET to a pod, such as that of a stored response."""
+    return await forward(request)
+
+
+async def forward_delete(request: web.Request) -> web.StreamResponse:
+    """Takes a DELETE to a pod, such as that of a stored response."""
+    return await forward(request)
+
+
+async def complete_text(request: web.Request) -> web.StreamResponse:
+    """Takes a text completion to the best pod and gives its answer."""
+    return await forward(request)
+
+
+async def _question(request: web.Request, body: bytes) -> Question:
+    """What is known of a request. One that cannot be understood here is left to the engine."""
+    if not body:
+        return Question()
+    if request.path in _WITH_PROMPT:
+        try:
+            return await _scored(request, body)
+        except (ApiError, PromptError, ModelNotFound, ModelUnavailable):
+            pass
+    try:
+        return Question(_named.decode(body).model)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return Question()
+
+
+async def _scored(request: web.Request, body: bytes) -> Question:
+    resolver, scorer = request.app[RESOLVER], request.app[SCORER]
+    wanted = decode_prompt_or_chat(body, request.app[CHAT_DECODER])
+    prompts = await _prompts(resolver, wanted)
+    if len(prompts) != 1:
+        return Question(wanted.model)
+    matches = _best_ranks(request.app[FLEET], scorer, prompts[0])
+    return Question(wanted.model, matches, _TEMPLATE)
+
+
+async def _prompts(resolver: PromptResolver, wanted: ChatRequest | ScoreRequest) -> list[Prompt]:
+    if isinstance(wanted, ChatRequest):
+        return [(await resolver.chat(wanted)).prompt]
+    return [resolved.prompt for resolved in await resolver.prompts(wanted)]
+
+
+def _best_ranks(fleet: Registry, scorer: Scorer, prompt: Prompt) -> dict[str, Match]:
+    """The best rank of each pod, with the tokens that its engine will reuse: never the last one of a prompt."""
+    best: dict[str, Match] = {}
+    for match in scorer.matches(prompt):
+        pod = fleet.name_of(match.rank.pod)
+        if pod is None:
+            continue
+        score = next(iter((scorer.scores_of([match]) or {}).values()), 0)
+        known = best.get(pod)
+        if known is None or score > known.score:
+            reusable = (len(prompt.tokens) - 1) // match.block_size * match.block_size
+            best[pod] = Match(score, match.rank.number, min(match.tokens, reusable))
+    return best

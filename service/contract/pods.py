@@ -1,0 +1,93 @@
+"""Pods that requests are routed to: the grammar of PODS and `--pod`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from service.contract.endpoints import Endpoint, parse_endpoints
+
+_OPTIONS = ("name", "events", "replay", "model", "key_file")
+_NEXT_URL = re.compile(r",(?=https?://)")
+
+
+@dataclass(frozen=True, slots=True)
+class PodEntry:
+    """A pod as the operator gives it: an engine's URL, and what the engine does not tell itself.
+
+    `events` and `replay` are the ZeroMQ addresses of its first rank, `model` is the name in requests, and `key_file`
+    holds the API key of the engine.
+    """
+
+    url: str
+    name: str
+    events: str | None = None
+    replay: str | None = None
+    model: str | None = None
+    key_file: str | None = None
+
+    @property
+    def host(self) -> str:
+        """The host of the URL, an IPv6 address without brackets."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The port of the URL."""
+        return urlsplit(self.url).port or (443 if self.is_tls else 80)
+
+    @property
+    def is_tls(self) -> bool:
+        return self.url.startswith("https://")
+
+    @property
+    def path(self) -> str:
+        """The path before that of a request, without a slash at the end; mostly empty."""
+        return urlsplit(self.url).path.rstrip("/")
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """The event endpoint that is given by hand."""
+        if self.events is None:
+            return None
+        return Endpoint(self.events, pod=self.name, model=self.model, replay=self.replay)
+
+    def __str__(self) -> str:
+        """The entry as `parse_pods` reads it."""
+        options = (f"{name}={value}" for name in _OPTIONS if (value := getattr(self, name)) is not None)
+        return ",".join((self.url, *options))
+
+
+def parse_pods(text: str) -> tuple[PodEntry, ...]:
+    """Reads `URL[,name=…][,events=…][,replay=…][,model=…][,key_file=…]`, several separated by commas.
+
+    Raises ValueError with a sentence that names the offending part.
+    """
+    pods = tuple(_parse_pod(part) for part in _NEXT_URL.split(text.strip())) if text.strip() else ()
+    names = [pod.name for pod in pods]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two pods have the name {twice}: give one of them another name=")
+    return pods
+
+
+def _parse_pod(text: str) -> PodEntry:
+    url, *options = (part.strip() for part in text.split(","))
+    values: dict[str, str] = {}
+    for option in options:
+        name, _, value = option.partition("=")
+        if name not in _OPTIONS or not value:
+            raise ValueError(f"{option!r} must be one of {', '.join(f'{one}=…' for one in _OPTIONS)}")
+        values[name] = value
+    url = url.rstrip("/").removesuffix("/v1")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{url!r} is not a valid URL, such as http://10.0.0.7:8000") from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
+        raise ValueError(f"{url!r} is not a valid URL, such as http://10.0.0.7:8000")
+    for address in filter(None, (values.get("events"), values.get("replay"))):
+        parse_endpoints(address)
+    values.setdefault("name", parts.netloc if port else f"{parts.netloc}:{443 if parts.scheme == 'https' else 80}")
+    return PodEntry(url, **values)

@@ -1,0 +1,162 @@
+"""Asks an engine about itself: models, event sources, health and load.
+
+Sources: vLLM 0.33 (/kv_event_sources, /v1/models, /version), SGLang 0.5.23 (/server_info, key kv_events).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from service.contract.endpoints import Endpoint
+from service.fleet.registry import Learned, Pod, RankLoad, ServedModel
+
+_ANY_HOST = re.compile(r"tcp://(\*|0\.0\.0\.0|\[::\]|::):")
+_SERIES = re.compile(r"^(\w+:\w+)\{([^}]*)\}\s+([0-9.eE+-]+)\s*$", re.MULTILINE)
+_RANK = re.compile(r'(?:engine|dp_rank)="(\d+)"')
+_LOAD = {
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:kv_cache_usage_perc": "cache_usage",
+    "sglang:num_running_reqs": "running",
+    "sglang:num_queue_reqs": "waiting",
+    "sglang:token_usage": "cache_usage",
+}
+
+
+class ProbeFailed(Exception):
+    """The engine does not answer, or not as an OpenAI server does; the text says which."""
+
+
+class Probe:
+    """A client for engines' own endpoints. Methods raise ProbeFailed."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        """`session` has the timeout of one request."""
+        self._session = session
+
+    async def learn(self, pod: Pod) -> Learned:
+        """Models, event sources and ranks of an engine. What it does not know (404) stays empty."""
+        listed = await self._json(pod, "/v1/models")
+        if not isinstance(listed, dict) or not isinstance(listed.get("data"), list):
+            raise ProbeFailed("/v1/models does not list models")
+        models = tuple(_model(card) for card in listed["data"] if isinstance(card, dict) and card.get("id"))
+        if pod.entry.model and all(model.id != pod.entry.model for model in models):
+            models = (*models, ServedModel(pod.entry.model))
+        base = next((model.id for model in models if model.parent is None), pod.entry.model)
+        sources = await self._json(pod, "/kv_event_sources", optional=True)
+        info = None if sources is not None else await self._json(pod, "/server_info", optional=True)
+        version = await self._json(pod, "/version", optional=True)
+        if isinstance(sources, dict):
+            endpoints = _vllm_sources(pod, sources, base)
+        else:
+            endpoints = _sglang_sources(pod, info if isinstance(info, dict) else {}, base)
+        return Learned(
+            models=models,
+            sources=endpoints,
+            ranks=max(1, len(endpoints)),
+            event_names=_event_names(sources if isinstance(sources, dict) else {}),
+            version=version.get("version") if isinstance(version, dict) else None,
+        )
+
+    async def check_health(self, pod: Pod) -> None:
+        """Returns if GET /health is answered with 200."""
+        status, _ = await self._get(pod, "/health")
+        if status != 200:
+            raise ProbeFailed(f"/health is answered with {status}")
+
+    async def load(self, pod: Pod) -> dict[int, RankLoad]:
+        """The load of each rank, from GET /metrics; empty for engines without the known series."""
+        status, body = await self._get(pod, "/metrics")
+        return parse_load(body.decode("utf-8", "replace")) if status == 200 else {}
+
+    async def _json(self, pod: Pod, path: str, *, optional: bool = False) -> Any:
+        status, body = await self._get(pod, path)
+        if status != 200:
+            if optional and status in {404, 405, 501}:
+                return None
+            raise ProbeFailed(f"{path} is answered with {status}")
+        try:
+            return msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise ProbeFailed(f"{path} is not answered with JSON") from None
+
+    async def _get(self, pod: Pod, path: str) -> tuple[int, bytes]:
+        headers = {"Authorization": f"Bearer {pod.key}"} if pod.key else {}
+        try:
+            async with self._session.get(pod.entry.url + path, headers=headers) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ProbeFailed(f"{path}: {error or type(error).__name__}") from None
+
+
+def parse_load(text: str) -> dict[int, RankLoad]:
+    """The load of each rank out of a Prometheus text; series without a rank's label count for rank 0."""
+    found: dict[int, dict[str, float]] = {}
+    for name, labels, value in _SERIES.findall(text):
+        if (field := _LOAD.get(name)) is not None:
+            rank = _RANK.search(labels)
+            found.setdefault(int(rank[1]) if rank else 0, {})[field] = float(value)
+    return {rank: RankLoad(**values) for rank, values in found.items()}
+
+
+def _model(card: Mapping[str, Any]) -> ServedModel:
+    return ServedModel(
+        str(card["id"]),
+        _text(card.get("root")),
+        _text(card.get("parent")),
+        card["max_model_len"] if isinstance(card.get("max_model_len"), int) else None,
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _vllm_sources(pod: Pod, sources: Mapping[str, Any], model: str | None) -> tuple[Endpoint, ...]:
+    found = []
+    for source in sources.values():
+        if not isinstance(source, dict) or source.get("publisher") != "zmq" or not source.get("endpoint"):
+            continue
+        replay = source.get("replay_endpoint")
+        found.append(
+            Endpoint(
+                _reachable(pod, str(source["endpoint"])),
+                pod=pod.name,
+                model=model,
+                replay=_reachable(pod, str(replay)) if replay else None,
+            )
+        )
+    return tuple(found)
+
+
+def _event_names(sources: Mapping[str, Any]) -> frozenset[str]:
+    """The pods that topics of the form `kv@POD@MODEL` name."""
+    topics = (str(source.get("topic") or "") for source in sources.values() if isinstance(source, dict))
+    return frozenset(topic.split("@")[1] for topic in topics if topic.startswith("kv@") and topic.count("@") > 1)
+
+
+def _sglang_sources(pod: Pod, info: Mapping[str, Any], model: str | None) -> tuple[Endpoint, ...]:
+    events = info.get("kv_events")
+    if not isinstance(events, dict) or not isinstance(port := events.get("endpoint_port_base"), int):
+        return ()
+    host, replay = events.get("endpoint_host") or "*", events.get("replay_endpoint_port_base")
+    return tuple(
+        Endpoint(
+            _reachable(pod, f"tcp://{host}:{port + rank}"),
+            pod=pod.name,
+            model=model,
+            replay=_reachable(pod, f"tcp://{host}:{replay + rank}") if isinstance(replay, int) else None,
+        )
+        for rank in range(max(1, int(events.get("dp_size") or 1)))
+    )
+
+
+def _reachable(pod: Pod, address: str) -> str:
+    """The address with the host of the pod's URL in place of one that stands for all interfaces."""
+    host = f"[{pod.entry.host}]" if ":" in pod.entry.host else pod.entry.host
+    return _ANY_HOST.sub(f"tcp://{host}:", address)

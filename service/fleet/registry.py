@@ -1,0 +1,149 @@
+"""The pods of the fleet, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+from service.contract.endpoints import Endpoint
+from service.contract.pods import PodEntry
+from service.fleet.breaker import CircuitBreaker
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as the engine's /v1/models lists it; `parent` is the base model of a LoRA adapter."""
+
+    id: str
+    root: str | None = None
+    parent: str | None = None
+    max_model_len: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What an engine told of itself. `ranks` are its data-parallel ranks, `sources` their event endpoints."""
+
+    models: tuple[ServedModel, ...]
+    sources: tuple[Endpoint, ...] = ()
+    ranks: int = 1
+    event_names: frozenset[str] = frozenset()
+    """Names of the pod in the topics of its events, if they have any."""
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankLoad:
+    """Requests of a rank as its engine's /metrics counts them, and its share of used KV cache, 0 to 1."""
+
+    running: float = 0.0
+    waiting: float = 0.0
+    cache_usage: float = 0.0
+
+
+@dataclass(eq=False)
+class Pod:
+    """One pod. `in_flight` counts requests of this replica; `busy_until` is the end of the engine's Retry-After."""
+
+    entry: PodEntry
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    learned: Learned | None = None
+    healthy: bool | None = None
+    """Result of the last health check; None before the first."""
+    problem: str | None = None
+    draining: bool = False
+    weight: float = 1.0
+    in_flight: int = 0
+    busy_until: float = 0.0
+    load: dict[int, RankLoad] = field(default_factory=dict)
+    key: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    def serves(self, model: str | None) -> bool:
+        """Whether it serves a model; True while its models are not known."""
+        if model is None or self.learned is None or not self.learned.models:
+            return True
+        return any(served.id == model for served in self.learned.models)
+
+    @property
+    def is_available(self) -> bool:
+        """Whether requests may be sent to it."""
+        return not self.draining and self.healthy is not False and self.breaker.allows()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the engine refused a request and asked to retry later."""
+        return monotonic() < self.busy_until
+
+    @property
+    def sources(self) -> tuple[Endpoint, ...]:
+        """Its event endpoints: the one given by hand, else those that the engine told."""
+        if (given := self.entry.endpoint) is not None:
+            return (given,)
+        return self.learned.sources if self.learned else ()
+
+
+Watcher = Callable[[Pod, bool], None]
+
+
+class Registry:
+    """Pods by name. Watchers are called with a pod and True after it was added, False after it was removed."""
+
+    def __init__(self) -> None:
+        self._pods: dict[str, Pod] = {}
+        self._watchers: list[Watcher] = []
+
+    def __iter__(self) -> Iterator[Pod]:
+        return iter(self._pods.values())
+
+    def __len__(self) -> int:
+        return len(self._pods)
+
+    def get(self, name: str) -> Pod | None:
+        return self._pods.get(name)
+
+    def watch(self, watcher: Watcher) -> None:
+        """Registers a watcher, and calls it for the pods that are there."""
+        self._watchers.append(watcher)
+        for pod in self:
+            watcher(pod, True)
+
+    def add(self, entry: PodEntry) -> Pod:
+        """Adds a pod. Raises ValueError if its name is taken, OSError if its key file cannot be read."""
+        if entry.name in self._pods:
+            raise ValueError(f"there is a pod {entry.name} already")
+        key = Path(entry.key_file).read_text(encoding="utf-8").strip() if entry.key_file else None
+        pod = self._pods[entry.name] = Pod(entry, key=key)
+        for watcher in self._watchers:
+            watcher(pod, True)
+        return pod
+
+    def remove(self, name: str) -> Pod | None:
+        """Removes a pod; requests in flight are not stopped. None if there is no such pod."""
+        pod = self._pods.pop(name, None)
+        if pod is not None:
+            for watcher in self._watchers:
+                watcher(pod, False)
+        return pod
+
+    def name_of(self, event_name: str) -> str | None:
+        """The name of the pod whose events come under a name; None if it is no pod of the registry."""
+        if event_name in self._pods:
+            return event_name
+        for pod in self:
+            if pod.learned is not None and event_name in pod.learned.event_names:
+                return pod.name
+        return None
+
+    def models(self) -> dict[str, ServedModel]:
+        """The models of all pods by name."""
+        found: dict[str, ServedModel] = {}
+        for pod in self:
+            for model in pod.learned.models if pod.learned else ():
+                found.setdefault(model.id, model)
+        return found

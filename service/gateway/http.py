@@ -1,0 +1,223 @@
+"""HTTP/1.1 as bytes: heads of requests, and a parser of responses that yields bodies in the pieces that arrive.
+
+Source: RFC 9112. Only what a response needs is parsed, so that bodies and headers reach the client unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TypeAlias
+
+RawHeaders: TypeAlias = Sequence[tuple[bytes, bytes]]
+
+_HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{1,15}")
+_MAX_HEAD = 64 << 10
+_MAX_CHUNK_LINE = 256
+_MAX_HELD = 1 << 20
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+"""Headers that concern one connection only (RFC 9110, 7.6.1)."""
+
+
+class ProtocolError(Exception):
+    """The engine's response is not valid HTTP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status line and headers of a response."""
+
+    status: int
+    reason: str
+    headers: RawHeaders
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first header of this lower-case name."""
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+    @property
+    def is_event_stream(self) -> bool:
+        return (self.get(b"content-type") or b"").lower().startswith(b"text/event-stream")
+
+
+def end_to_end(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+    """The headers without those of one connection, also without those that `Connection` names."""
+    named = {
+        name.strip().lower() for key, value in headers if key.lower() == b"connection" for name in value.split(b",")
+    }
+    return [(key, value) for key, value in headers if (name := key.lower()) not in HOP_BY_HOP and name not in named]
+
+
+def request_head(method: str, target: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The bytes of a request up to its body."""
+    lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode("ascii"), target.encode("utf-8", "surrogateescape"), lines)
+
+
+class _Body(Enum):
+    HEAD = auto()
+    LENGTH = auto()
+    CHUNKED = auto()
+    TRAILERS = auto()
+    UNTIL_CLOSE = auto()
+    COMPLETE = auto()
+
+
+class ResponseParser:
+    """Takes the bytes of one response; gives its head once, and decoded pieces of its body.
+
+    Pieces of an event stream are whole chunks, since engines send an event per chunk: a cut one is held back.
+    """
+
+    def __init__(self, method: str) -> None:
+        self.head: Head | None = None
+        self.keep_alive = False
+        self._method = method
+        self._state = _Body.HEAD
+        self._buffer = b""
+        self._left = 0
+        self._whole_chunks = False
+
+    @property
+    def is_complete(self) -> bool:
+        return self._state is _Body.COMPLETE
+
+    def feed(self, data: bytes) -> bytes:
+        """Parses further bytes; gives the part of the body that they complete. Raises ProtocolError."""
+        data = self._buffer + data if self._buffer else data
+        self._buffer = b""
+        if self._state is _Body.HEAD:
+            data = self._read_head(data)
+        match self._state:
+            case _Body.LENGTH:
+                return self._read_length(data)
+            case _Body.CHUNKED:
+                return self._read_chunks(data)
+            case _Body.TRAILERS:
+                self._read_trailers(data)
+            case _Body.UNTIL_CLOSE:
+                return data
+            case _Body.COMPLETE:
+                if data:
+                    raise ProtocolError("bytes after the end of the response")
+        return b""
+
+    def end(self) -> None:
+        """The connection ended. Raises ProtocolError if the response is not complete."""
+        if self._state is _Body.UNTIL_CLOSE:
+            self._state = _Body.COMPLETE
+        if self._state is not _Body.COMPLETE:
+            raise ProtocolError("the connection ended within the response")
+
+    def _read_head(self, data: bytes) -> bytes:
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > _MAX_HEAD:
+                raise ProtocolError("the headers are too large")
+            self._buffer = data
+            return b""
+        first, *lines = data[:end].split(b"\r\n")
+        version, _, rest = first.partition(b" ")
+        status, _, reason = rest.partition(b" ")
+        if version not in {b"HTTP/1.1", b"HTTP/1.0"} or len(status) != 3 or not status.isdigit():
+            raise ProtocolError("the status line is not valid")
+        headers = []
+        for line in lines:
+            name, colon, value = line.partition(b":")
+            if not colon or not name or name != name.strip():
+                raise ProtocolError("a header is not valid")
+            headers.append((name, value.strip(b" \t")))
+        rest = data[end + 4 :]
+        if int(status) < 200:  # an interim response, such as 100 Continue
+            return self._read_head(rest)
+        self.head = Head(int(status), reason.decode("latin-1"), headers)
+        self._begin_body(self.head, is_1_0=version == b"HTTP/1.0")
+        return rest
+
+    def _begin_body(self, head: Head, *, is_1_0: bool) -> None:
+        connection = (head.get(b"connection") or b"").lower()
+        self.keep_alive = b"close" not in connection and (not is_1_0 or b"keep-alive" in connection)
+        length = head.get(b"content-length")
+        if self._method == "HEAD" or head.status in {204, 304}:
+            self._state = _Body.COMPLETE
+        elif (head.get(b"transfer-encoding") or b"").lower().endswith(b"chunked"):
+            self._state = _Body.CHUNKED
+            self._whole_chunks = head.is_event_stream
+        elif length is not None:
+            if not length.isdigit():
+                raise ProtocolError("Content-Length is not a number")
+            self._left = int(length)
+            self._state = _Body.LENGTH if self._left else _Body.COMPLETE
+        else:
+            self._state = _Body.UNTIL_CLOSE
+            self.keep_alive = False
+
+    def _read_length(self, data: bytes) -> bytes:
+        if len(data) > self._left:
+            raise ProtocolError("the body is longer than its Content-Length")
+        self._left -= len(data)
+        if not self._left:
+            self._state = _Body.COMPLETE
+        return data
+
+    def _read_chunks(self, data: bytes) -> bytes:
+        """`_left` is what is missing of a chunk with its line end, 0 between chunks."""
+        parts: list[bytes] = []
+        at, size = 0, len(data)
+        while at < size:
+            if self._left:
+                taken = min(self._left, size - at)
+                parts.append(data[at : at + max(0, min(taken, self._left - 2))])
+                self._left -= taken
+                at += taken
+                continue
+            line_end = data.find(b"\r\n", at, at + _MAX_CHUNK_LINE)
+            if line_end < 0:
+                if size - at >= _MAX_CHUNK_LINE:
+                    raise ProtocolError("the size of a chunk is not valid")
+                break
+            length = _chunk_size(data[at:line_end])
+            start = line_end + 2
+            if length == 0:
+                self._state = _Body.TRAILERS
+                self._read_trailers(data[start:])
+                return b"".join(parts)
+            if start + length + 2 <= size:
+                parts.append(data[start : start + length])
+                at = start + length + 2
+            elif self._whole_chunks and length < _MAX_HELD:
+                break
+            else:
+                self._left, at = length + 2, start
+        self._buffer = data[at:]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read_trailers(self, data: bytes) -> None:
+        """Skips trailers up to the empty line."""
+        if data.startswith(b"\r\n") or b"\r\n\r\n" in data:
+            self._state = _Body.COMPLETE
+        elif len(data) > _MAX_HEAD:
+            raise ProtocolError("the trailers are too large")
+        else:
+            self._buffer = data
+
+
+def _chunk_size(line: bytes) -> int:
+    digits = line.partition(b";")[0].strip()
+    if not _HEXADECIMAL.fullmatch(digits):
+        raise ProtocolError("the size of a chunk is not valid")
+    return int(digits, 16)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from service.contract.pods import PodEntry
+from tests.service.conftest import Serve
+from tests.service.engines import StartEngine, engine_starter
+from tests.service.gateway.routed import Route, Routed
+
+
+@pytest.fixture
+async def start_engine() -> AsyncIterator[StartEngine]:
+    """Starts simulated engines and ends them after the test."""
+    async with engine_starter() as start:
+        yield start
+
+
+@pytest.fixture
+def route(start_engine: StartEngine, serve: Serve) -> Route:
+    """Starts `count` engines and a service that forwards to them, and waits until it knows them."""
+
+    async def start(count: int = 2, *, settings: dict[str, object] | None = None, **options: object) -> Routed:
+        engines = [await start_engine(seed=number, **options) for number in range(count)]
+        pods = tuple(PodEntry(engine.url, engine.pod) for engine in engines)
+        client = await serve(**{"pods": pods, "health_interval": 0.2, **(settings or {})})
+        routed = Routed(client, engines)
+        await routed.until_healthy(count)
+        return routed
+
+    return start

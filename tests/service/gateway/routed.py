@@ -1,0 +1,50 @@
+"""A service with pods, for the tests of the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+from aiohttp import ClientSession
+
+from service.simulation.server import EngineServer
+
+CHAT = "/v1/chat/completions"
+
+
+class Routed:
+    """A client of a service, and the engines that it forwards to."""
+
+    def __init__(self, client: ClientSession, engines: Sequence[EngineServer]) -> None:
+        self.client = client
+        self.engines = engines
+
+    async def pods(self) -> dict[str, dict[str, Any]]:
+        """The fleet as GET /pods shows it, by name."""
+        return {pod["name"]: pod for pod in (await (await self.client.get("/pods")).json())["fleet"]}
+
+    async def until_healthy(self, count: int) -> None:
+        """Waits until so many pods are healthy, and their events are received."""
+        async with asyncio.timeout(20):
+            healthy = 0
+            while healthy != count:
+                await asyncio.sleep(0.01)
+                healthy = sum(bool(pod["healthy"]) for pod in (await self.pods()).values())
+            for engine in self.engines:
+                for rank in engine.ranks:
+                    await rank.publisher.subscribed()
+
+    async def until_applied(self, engine: EngineServer) -> None:
+        """Waits until the service has applied all events of an engine."""
+        expected = {number: rank.publisher.sequence - 1 for number, rank in enumerate(engine.ranks)}
+        async with asyncio.timeout(20):
+            while True:
+                await asyncio.sleep(0.002)
+                ranks = (await (await self.client.get("/pods")).json())["pods"]
+                applied = {rank["rank"]: rank["last_sequence"] for rank in ranks if rank["pod"] == engine.pod}
+                if all(applied.get(number) == last for number, last in expected.items() if last >= 0):
+                    return
+
+
+Route: TypeAlias = Callable[..., Awaitable[Routed]]
