@@ -60,7 +60,7 @@ FORBIDDEN: Mapping[str, tuple[str, ...]] = {
 }
 
 # Imports that run up, circles and forbidden imports that still stand; each is being removed.
-KNOWN: frozenset[str] = frozenset({"service.prompts.tokens -> service.prompts.models"})
+KNOWN: frozenset[str] = frozenset()
 
 
 def _modules() -> dict[str, Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class PromptError(Exception):
     """The request cannot become a prompt. `param` names the field at fault, if there is one."""
@@ -10,6 +12,14 @@ class PromptError(Exception):
         super().__init__(message)
         self.message = message
         self.param = param
+
+
+class BadModelFile(Exception):
+    """A file of the model cannot be read; the text says which and why."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        super().__init__(f"{path} cannot be read: {reason}")
+        self.path = path
 
 
 class ModelNotFound(Exception):

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from service.prompts.errors import HubUnreachable, ModelNotFound, ModelUnavailable
+from service.prompts.errors import BadModelFile, HubUnreachable, ModelNotFound, ModelUnavailable
 from service.prompts.models.detached import run_detached
 from service.prompts.models.model import Model
-from service.prompts.models.model_files import TOKENIZER, BadModelFile, read_model_files
+from service.prompts.models.model_files import TOKENIZER, read_model_files
 from service.prompts.options import ANY_MODEL, PromptOptions
 from service.prompts.templates.rendering import Renderer
 from service.prompts.tokens.token_cache import TokenCache
@@ -170,7 +170,7 @@ class Models:
     def _model(self, name: str, folder: Path, *, trusted: bool) -> Model:
         return Model(
             name,
-            read_model_files(folder),
+            read_model_files(folder, name),
             trusted=trusted,
             options=self._options,
             renderer=self._renderer,

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from service.prompts.errors import HubUnreachable, ModelNotFound, ModelUnavailable
-from service.prompts.models.model_files import CONFIG, FILE_PATTERNS, TEMPLATE, TOKENIZER
+from service.prompts.models.model_files import CONFIG, FILE_PATTERNS, MODEL_CONFIG, TEMPLATE, TOKENIZER
 
 _LARGEST_FILE = 256 << 20
 
@@ -31,7 +31,7 @@ constants.HF_HUB_DISABLE_TELEMETRY = True
 def cached_folder(name: str) -> Path | None:
     """Gives the folder of a model whose files are all in the hub's cache; never asks the hub."""
     tokenizer = try_to_load_from_cache(name, TOKENIZER)
-    known = [try_to_load_from_cache(name, file) is not None for file in (CONFIG, TEMPLATE)]
+    known = [try_to_load_from_cache(name, file) is not None for file in (CONFIG, MODEL_CONFIG, TEMPLATE)]
     return Path(tokenizer).parent if isinstance(tokenizer, str) and all(known) else None
 
 
@@ -60,8 +60,9 @@ def _fetched(name: str, timeout: float, *, force: bool) -> Path:
             raise ModelUnavailable(name, f"its {file} has {sizes[file]} bytes", "Ask for another model")
     # The tokenizer comes last: a cache that has it has all other files, even if an earlier fetch was interrupted.
     wanted.sort(key=lambda file: file == TOKENIZER)
-    if TEMPLATE not in wanted:
-        _cache_absence(name, TEMPLATE, timeout)
+    for file in (CONFIG, MODEL_CONFIG, TEMPLATE):
+        if file not in wanted:
+            _cache_absence(name, file, timeout)
     paths = {file: Path(hf_hub_download(name, file, etag_timeout=timeout, force_download=force)) for file in wanted}
     folder = paths[TOKENIZER].parent
     if any(path != folder / file for file, path in paths.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -18,6 +19,8 @@ from service.prompts.templates.template_variables import cut_for_continuation, t
 from service.prompts.tokens.token_cache import TokenCache
 from service.prompts.tokens.tokenization import TextTokenizer
 from service.prompts.truncation import Truncation, truncate
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -58,6 +61,12 @@ class Model:
         self._special_tokens = files.special_tokens.variables
         self._tokenizer = TextTokenizer(files, cache)
         self.vocabulary_size = self._tokenizer.vocabulary_size
+        if not self._tokenizer.is_known_class:
+            logger.warning(
+                "%s: whether its tokens are the engine's is not known: the rules of %s are not",
+                name,
+                files.tokenizer_class,
+            )
 
     async def render(self, chat: Chat) -> Rendered:
         """Gives the text and tokens that vLLM would make of a chat request; raises PromptError, ModelUnavailable."""
@@ -128,8 +137,9 @@ class Model:
                 named = self._templates.get(given)
                 return TemplateSource(given, trusted=False) if named is None else TemplateSource(named, self.trusted)
         with_tools = chat.tools is not None or variables.get("tools") is not None
-        source = self._templates.get("tool_use") if with_tools else None
+        source = self._templates.get("tool_use" if with_tools else "processor")
         source = source if source is not None else self._templates.get("default")
+        source = source if source is not None else self._templates.get("processor")
         if source is None:
             raise PromptError(f"model {self.name!r} has no chat template", "messages")
         return TemplateSource(source, self.trusted)

@@ -8,25 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from service.prompts.errors import BadModelFile
 from service.prompts.tokens.special_tokens import SpecialTokens
+from service.prompts.tokens.tokenizer_class import default_tokens, tokenizer_class
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
+MODEL_CONFIG = "config.json"
+PROCESSOR_CONFIG = "processor_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
 TEMPLATE = "chat_template.jinja"
 PROCESSOR_TEMPLATE = "chat_template.json"
 NAMED_TEMPLATES = "additional_chat_templates"
 
-FILE_PATTERNS = (TOKENIZER, CONFIG, SPECIAL_TOKENS, TEMPLATE, PROCESSOR_TEMPLATE, f"{NAMED_TEMPLATES}/*.jinja")
+FILE_PATTERNS = (
+    TOKENIZER,
+    CONFIG,
+    MODEL_CONFIG,
+    SPECIAL_TOKENS,
+    TEMPLATE,
+    PROCESSOR_TEMPLATE,
+    PROCESSOR_CONFIG,
+    f"{NAMED_TEMPLATES}/*.jinja",
+)
 """All that is ever fetched: no weights."""
-
-
-class BadModelFile(Exception):
-    """A file of the model cannot be read; the text says which and why."""
-
-    def __init__(self, path: Path, reason: object) -> None:
-        super().__init__(f"{path} cannot be read: {reason}")
-        self.path = path
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,49 +40,62 @@ class ModelFiles:
 
     folder: Path
     config: Mapping[str, Any]
+    """tokenizer_config.json."""
+    tokenizer_class: str
+    """The class that AutoTokenizer loads."""
     special_tokens: SpecialTokens
     templates: Mapping[str, str]
-    """Chat templates by name; the unnamed one is "default"."""
+    """Chat templates by name; the unnamed one is "default", that of a processor "processor"."""
 
     @property
-    def tokenizer(self) -> Path:
-        """Where tokenizer.json is."""
+    def tokenizer_file(self) -> Path:
+        """The path of tokenizer.json."""
         return self.folder / TOKENIZER
 
     @property
+    def config_file(self) -> Path:
+        """The path of tokenizer_config.json."""
+        return self.folder / CONFIG
+
+    @property
     def max_length(self) -> int | None:
-        """The tokens that the model takes, or None where the configuration has only a number that stands for none."""
+        """The tokens that the model takes; None if the configuration only has a placeholder."""
         length = self.config.get("model_max_length")
         return int(length) if isinstance(length, (int, float)) and 0 < length < 1e9 else None
 
 
-def read_model_files(folder: Path) -> ModelFiles:
-    """Reads what is there; raises BadModelFile for what is there and cannot be read. Blocks on the disk."""
+def read_model_files(folder: Path, name: str = "") -> ModelFiles:
+    """Reads the files that exist, of the model of a name; raises BadModelFile for one that cannot be read. Blocks."""
     config = _read_object(folder / CONFIG)
+    class_name = tokenizer_class(name, _read_object(folder / MODEL_CONFIG), config)
     legacy = _read_object(folder / SPECIAL_TOKENS)
     try:
-        special_tokens = SpecialTokens(config, legacy)
+        special_tokens = SpecialTokens({**default_tokens(class_name), **config}, legacy)
     except (AttributeError, TypeError, ValueError) as error:
-        raise BadModelFile(folder / CONFIG, f"its special tokens are none ({error})") from None
-    return ModelFiles(folder, config, special_tokens, _read_templates(folder, config))
+        raise BadModelFile(folder / CONFIG, f"its special tokens cannot be used ({error})") from None
+    return ModelFiles(folder, config, class_name, special_tokens, _read_templates(folder, config))
 
 
 def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Template files, if there are any, else those in the configuration (`_from_pretrained`, transformers 5.23)."""
+    """Template files if there are any, else those in the configuration (`_from_pretrained`, transformers 5.19).
+
+    The template of a processor is what `ProcessorMixin` reads where there is no template file.
+    """
     templates = {"default": _read_text(folder / TEMPLATE)} if (folder / TEMPLATE).is_file() else {}
     templates |= {path.stem: _read_text(path) for path in sorted((folder / NAMED_TEMPLATES).glob("*.jinja"))}
     if templates:
         return templates
-    for path, values in (
-        (folder / CONFIG, config),
-        (folder / PROCESSOR_TEMPLATE, _read_object(folder / PROCESSOR_TEMPLATE)),
-    ):
-        match values.get("chat_template"):
-            case str(source):
-                return {"default": source}
-            case dict() | list() as named:
-                return _named_templates(path, named)
-    return {}
+    processor = {}
+    for path in (folder / PROCESSOR_TEMPLATE, folder / PROCESSOR_CONFIG):
+        if isinstance(source := _read_object(path).get("chat_template"), str):
+            processor = {"processor": source}
+            break
+    match config.get("chat_template"):
+        case str(source):
+            return {"default": source} | processor
+        case dict() | list() as named:
+            return _named_templates(folder / CONFIG, named) | processor
+    return processor
 
 
 def _named_templates(path: Path, named: dict[str, Any] | list[Any]) -> dict[str, str]:

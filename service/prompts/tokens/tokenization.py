@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
 from service.index.base import TokenIds
-from service.prompts.errors import PromptError
-from service.prompts.models.model_files import CONFIG, BadModelFile, ModelFiles
+from service.prompts.errors import BadModelFile, PromptError
 from service.prompts.tokens.segmentation import CutSizes, Segment, segmentation_of
+from service.prompts.tokens.special_tokens import SpecialTokens
 from service.prompts.tokens.token_cache import CachedChunk, PrefixHit, TokenCache
+from service.prompts.tokens.tokenizer_class import rebuilt
 
 _TOKEN_BYTES = 4
 _MAX_WORDS_CHARACTERS = 4096
@@ -22,28 +26,40 @@ _MAX_WORDS_CHARACTERS = 4096
 _PROBES = ("a", "b c")
 
 
+class TokenizerFiles(Protocol):
+    """The part of a model's files that concerns its tokenizer (service/prompts/models/model_files.py)."""
+
+    @property
+    def tokenizer_file(self) -> Path: ...
+    @property
+    def config_file(self) -> Path: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def tokenizer_class(self) -> str: ...
+    @property
+    def special_tokens(self) -> SpecialTokens: ...
+
+
 class TextTokenizer:
-    """A tokenizer set up as `TokenizersBackend` of transformers 5.23: no truncation, no padding, all tokens added.
+    """A tokenizer as AutoTokenizer of transformers 5.19 sets it up: no truncation, no padding, all tokens added.
 
     Safe for threads.
     """
 
-    def __init__(self, files: ModelFiles, cache: TokenCache, cuts: CutSizes = CutSizes()) -> None:  # noqa: B008 - immutable
+    def __init__(self, files: TokenizerFiles, cache: TokenCache, cuts: CutSizes = CutSizes()) -> None:  # noqa: B008 - immutable
         """Raises BadModelFile. Blocks while it reads the vocabulary."""
-        try:
-            self._tokenizer = Tokenizer.from_file(str(files.tokenizer))
-        except Exception as error:  # the library raises no narrower class
-            raise BadModelFile(files.tokenizer, error) from None
+        self._tokenizer, self.is_known_class = _load(files)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         try:
             files.special_tokens.add_to(self._tokenizer)
         except (AttributeError, TypeError, ValueError) as error:
-            raise BadModelFile(files.folder / CONFIG, f"its added tokens cannot be used ({error})") from None
+            raise BadModelFile(files.config_file, f"its added tokens cannot be used ({error})") from None
         self._tokenizer.encode_special_tokens = bool(files.config.get("split_special_tokens", False))
         self.vocabulary_size: int = self._tokenizer.get_vocab_size()
         self._closed = False
-        self._file = files.tokenizer
+        self._file = files.tokenizer_file
         self._cache = cache
         self._segmentation = segmentation_of(self._tokenizer, cuts)
         # Without a cache, tokenizing word by word costs more than the text as a whole.
@@ -210,3 +226,14 @@ class TextTokenizer:
         if len(around) != 1:
             raise BadModelFile(self._file, "its post_processor does more than put tokens around a text")
         return around.pop()
+
+
+def _load(files: TokenizerFiles) -> tuple[Tokenizer, bool]:
+    """Gives the tokenizer, and whether its class is known; raises BadModelFile."""
+    try:
+        text = files.tokenizer_file.read_text(encoding="utf-8")
+        described = json.loads(text)
+        built = rebuilt(described, files.tokenizer_class, files.config)
+        return Tokenizer.from_str(text if built.tokenizer is described else json.dumps(built.tokenizer)), built.known
+    except Exception as error:  # the library raises no narrower class
+        raise BadModelFile(files.tokenizer_file, error) from None

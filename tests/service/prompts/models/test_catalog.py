@@ -75,7 +75,7 @@ async def test_a_model_is_fetched_without_its_weights_and_rendered(hub: FakeHub,
     named = {"additional_chat_templates/tool_use.jinja": b"tools!"}
     hub.repositories["org/model"] = Repository(FILES | WEIGHTS | named)
     model = await start().get("org/model")
-    assert hub.files_asked_for() == FILES.keys() | named.keys()
+    assert hub.files_asked_for() == FILES.keys() | named.keys() | {"config.json"}
     rendered = await model.render(Chat(messages=[{"role": "user", "content": "Hi"}]))
     assert rendered.text == "<|begin|><|role|>user<|say|>Hi<|end|>\n<|role|>assistant<|say|>"
     tool = {"type": "function", "function": {"name": "f"}}

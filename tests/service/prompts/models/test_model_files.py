@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.prompts.models.model_files import BadModelFile, read_model_files
+from service.prompts.errors import BadModelFile
+from service.prompts.models.model_files import read_model_files
 from tests.conftest import BUILTIN
 from tests.service.prompts.oracle import Oracle
 
@@ -45,7 +46,7 @@ def test_templates_are_those_that_transformers_takes(
 def test_the_template_of_a_processor_is_taken_where_there_is_no_other(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, None, None, {})
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": "the processor's"}))
-    assert read_model_files(folder).templates == {"default": "the processor's"}
+    assert read_model_files(folder).templates == {"processor": "the processor's"}
 
 
 @pytest.mark.parametrize("configured", [[{"title": "x"}], [1], [{"name": 1, "template": "x"}], {"default": 1}])

@@ -6,15 +6,14 @@ import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from service.prompts.chat import Chat
-from service.prompts.errors import PromptError
 from service.prompts.models.catalog import Models
 from service.prompts.models.model import Model
 from service.prompts.options import PromptOptions
-from tests.service.prompts.conversations import CASES, Case, Message, random_case
+from tests.conftest import BUILTIN
+from tests.service.prompts.comparison import compare
+from tests.service.prompts.conversations import CASES, random_case
 from tests.service.prompts.oracle import Oracle
 
 GRANITE = "ibm-granite/granite-3.3-2b-instruct"
@@ -31,6 +30,9 @@ TEMPLATES = (
 )
 SPECIAL_TOKENS = {"bos_token": "<|start_of_cite|>", "eos_token": {"__type": "AddedToken", "content": "<|end_of_text|>"}}
 WALKS_PARTS = ("moonshotai-Kimi-K2",)
+OWN = Path(__file__).parent / "own"
+OWN_TEMPLATES = tuple(sorted(path.stem for path in OWN.glob("*.jinja")))
+OWN_WALKS_PARTS = ("parts",)
 RANDOM_CASES = 25
 
 
@@ -77,44 +79,30 @@ def twins(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tw
     asyncio.run(twins.models.close())
 
 
-def as_text(messages: list[Message]) -> list[Message]:
-    """What vLLM hands to a template that takes content as a string."""
-    return [{**message, "content": message["content"] or ""} for message in messages]
+@pytest.fixture(scope="module")
+def own_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    """Templates of this repository, with the tokenizer of the built-in model."""
+    folder = tmp_path_factory.mktemp("own")
+    for name in OWN_TEMPLATES:
+        (folder / name).mkdir()
+        (folder / name / "chat_template.jinja").write_bytes((OWN / f"{name}.jinja").read_bytes())
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name / file).symlink_to(BUILTIN / file)
+    models = Models(PromptOptions(models_dir=folder, max_models=len(OWN_TEMPLATES)))
+    yield models
+    asyncio.run(models.close())
 
 
-def as_parts(messages: list[Message]) -> list[Message]:
-    """What vLLM hands to a template that walks the parts of a message's content."""
-    return [
-        message
-        if message["role"] == "tool"
-        else {
-            **message,
-            "content": [] if message["content"] is None else [{"type": "text", "text": message["content"]}],
-        }
-        for message in messages
-    ]
-
-
-def expected(oracle: Oracle, case: Case, *, parts: bool) -> str | None:
-    """The oracle's text, or None where it refuses."""
-    try:
-        return oracle.render(as_parts(case.messages) if parts else as_text(case.messages), case.given)
-    except Exception:
-        return None
-
-
-async def compare(model: Model, oracle: Oracle, case: Case, *, parts: bool = False) -> bool:
-    """Holds a rendering against the oracle's; gives whether there was one."""
-    text = expected(oracle, case, parts=parts)
-    chat = msgspec.convert(case.request, Chat)
-    if text is None:
-        with pytest.raises(PromptError):
-            await model.render(chat)
-        return False
-    rendered = await model.render(chat)
-    assert rendered.text == text, case.name
-    assert rendered.tokens.tolist() == oracle.tokens(text), case.name
-    return True
+@pytest.mark.parametrize("name", OWN_TEMPLATES)
+async def test_a_template_of_each_kind_renders_as_transformers_renders_it(own_models: Models, name: str) -> None:
+    model = await own_models.get(name)
+    oracle = Oracle(BUILTIN).with_template((OWN / f"{name}.jinja").read_text(encoding="utf-8"))
+    random_ = random.Random(name)
+    parts = name in OWN_WALKS_PARTS
+    cases = [case for case in CASES if not parts or "parts" not in case.name]
+    cases += [random_case(random_, ["<|role|>", "<|end|>", "<s>"]) for _ in range(RANDOM_CASES)]
+    rendered = [await compare(model, oracle, case, parts=parts) for case in cases]
+    assert sum(rendered) > len(cases) // 3
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from service.prompts.models.model_files import BadModelFile, read_model_files
+from service.prompts.errors import BadModelFile
+from service.prompts.models.model_files import read_model_files
 from service.prompts.tokens.token_cache import TokenCache
 from service.prompts.tokens.tokenization import TextTokenizer
 from tests.conftest import BUILTIN
