@@ -137,6 +137,8 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    # A script in the background ignores Ctrl+C, and its children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chance = random.Random(options.seed)
     rows = {number: Row() for number in SIGNALS}
     with tempfile.TemporaryDirectory() as folder:

@@ -21,7 +21,7 @@ from orchestrator.host.state import claim, claim_ports, forget_service
 from orchestrator.launch import Launch
 from orchestrator.publishing import check_address, ports, taken_ports
 from orchestrator.readiness import ReadinessWatch
-from orchestrator.runtimes.base import OWNER_LABEL, ContainerRuntime, LogQuery, RuntimeKind, Service
+from orchestrator.runtimes.base import OWNER_LABEL, ContainerRuntime, Health, LogQuery, RuntimeKind, Service
 from orchestrator.runtimes.discovery import choose
 from orchestrator.runtimes.ending import ending
 from orchestrator.sweep import sweep
@@ -37,6 +37,7 @@ _WITHOUT_KEY = "Keep it behind a firewall or a proxy that asks for a key; or lea
 _LINES_OF_A_DEAD_SERVICE = 20
 _LOADING_SECONDS = 2.0  # in which a model on disk is loaded
 _LOG_SECONDS = 2.0
+_CONFIRM_SECONDS = 4.0
 
 
 def up(launch: Launch, console: Console, while_up: Callable[[ContainerRuntime], None] | None = None) -> None:
@@ -171,7 +172,7 @@ class _UpRun:
         for pause in backoff():
             answer = self._health()
             if answer is Answer.OURS:
-                runtime.confirm_health(launch.name)
+                self._wait_for_runtime()
                 break
             service = runtime.find(launch.name)
             if service is None or service.exit_code == 0:
@@ -184,6 +185,13 @@ class _UpRun:
             time.sleep(pause)
         self._grace = GRACE_SECONDS
         self._console.step(f"{self._noun.capitalize()} is ready!")
+
+    def _wait_for_runtime(self) -> None:
+        """Until the runtime says healthy, too; a few seconds at most, since it may check rarely, or never."""
+        deadline = time.monotonic() + _CONFIRM_SECONDS
+        while self._runtime.confirm_health(self._launch.name) is Health.STARTING and time.monotonic() < deadline:
+            self._signals.check()
+            time.sleep(0.1)
 
     def _not_healthy(self, answer: Answer) -> Problem:
         launch = self._launch
@@ -200,12 +208,6 @@ class _UpRun:
         )
 
     def _tell(self) -> None:
-        seconds = time.monotonic() - self._begun
-        base = url(self._address, self._launch.port)
-        self._console.step(f"🚀 kvcache is ready! ({self._runtime.kind}, {seconds:.1f} s)")
-        self._console.step("Available endpoints:")
-        for path, meaning in _ENDPOINTS:
-            self._console.step(f"  - POST {base}{path} - {meaning}")
         deadline = time.monotonic() + _LOADING_SECONDS
         for pause in backoff():
             if self._readiness.missing() == () or time.monotonic() > deadline:
@@ -213,6 +215,12 @@ class _UpRun:
             self._signals.check()
             time.sleep(pause)
         self._readiness.tell()
+        seconds = time.monotonic() - self._begun
+        base = url(self._address, self._launch.port)
+        self._console.step(f"🚀 kvcache is ready! ({self._runtime.kind}, {seconds:.1f} s)")
+        self._console.step("Available endpoints:")
+        for path, meaning in _ENDPOINTS:
+            self._console.step(f"  - POST {base}{path} - {meaning}")
 
     def _watch(self) -> None:
         Watch(

@@ -8,6 +8,8 @@ from contextlib import ExitStack, closing
 from orchestrator.doctor.finding import Finding
 from orchestrator.doctor.hub import check_model, check_token
 from orchestrator.doctor.image import check_image
+from orchestrator.doctor.listening import check_listening
+from orchestrator.doctor.machine import check_machine
 from orchestrator.doctor.network import check_events, check_ports
 from orchestrator.doctor.runtime import check_folders, check_name, check_runtimes
 from orchestrator.errors import RuntimeUnavailable
@@ -29,6 +31,8 @@ def findings(launch: Launch) -> Iterator[Finding]:
         yield from check_runtimes(launch, runtimes, runtime.kind if runtime else None)
         if runtime is not None:
             yield from _on(launch, runtime)
+        yield from check_machine()
+        yield from check_listening(launch)
         yield check_model(launch)
         yield check_token(launch)
 

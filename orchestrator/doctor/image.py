@@ -11,6 +11,8 @@ from orchestrator.image import Loops, recipe, up_to_date_loops
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import Images
 
+_LEAST_PYTHON = (3, 11)
+
 
 def check_image(launch: Launch, images: Images) -> Iterator[Finding]:
     try:
@@ -33,7 +35,7 @@ def check_image(launch: Launch, images: Images) -> Iterator[Finding]:
 
 def _check_base(launch: Launch, images: Images) -> Finding:
     if images.labels(launch.base_image) is not None:
-        return ok("base image", f"{launch.base_image} is here")
+        return _check_python(launch, images)
     if refusal := images.refusal(launch.base_image):
         return problem(
             "base image",
@@ -41,3 +43,21 @@ def _check_base(launch: Launch, images: Images) -> Finding:
             "Name an image that can, with Python 3.11 or newer: --base-image (scripts/base-image makes one on Debian).",
         )
     return ok("base image", f"{launch.base_image} can be had from its registry")
+
+
+def _check_python(launch: Launch, images: Images) -> Finding:
+    """Runs the base image, which also shows whether a container can be started at all."""
+    program = "import ensurepip, sys, venv; print('.'.join(map(str, sys.version_info[:2])))"
+    try:
+        version = images.run(launch.base_image, ["python3", "-c", program])
+    except Problem as found:
+        return problem(
+            "base image",
+            f"{launch.base_image} is here, but its Python does not run: {found.what}",
+            "If no container can be started here, see what the runtime's own `run` says; else change --base-image.",
+        )
+    if tuple(map(int, version.split(".")[:2])) < _LEAST_PYTHON:
+        return problem(
+            "base image", f"{launch.base_image} has Python {version}", "Use one with 3.11 or newer: --base-image"
+        )
+    return ok("base image", f"{launch.base_image} is here, with Python {version}, and containers can be started")

@@ -147,6 +147,10 @@ class Images(Protocol):
         """
         ...
 
+    def run(self, reference: str, command: Sequence[str]) -> str:
+        """What a command prints in a new container of an image that is here. Raises Problem."""
+        ...
+
     def prune(self) -> list[str]:
         """Removes images and build stages of ours that no container uses; gives what they were called."""
         ...

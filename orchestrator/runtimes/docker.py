@@ -16,7 +16,7 @@ import docker
 import requests
 from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.types import LogConfig
+from docker.types import Healthcheck, LogConfig
 
 from orchestrator.errors import Problem, RuntimeUnavailable, cause_of
 from orchestrator.runtimes.base import (
@@ -34,13 +34,14 @@ from orchestrator.runtimes.base import (
     Workload,
 )
 from orchestrator.runtimes.build_output import output_lines
-from orchestrator.runtimes.hardening import LOG_BYTES, docker_restrictions
+from orchestrator.runtimes.hardening import HEALTH_CHECK, LOG_BYTES, SECOND, docker_restrictions
 from orchestrator.runtimes.inspection import service_from, wait_gone
 from orchestrator.runtimes.remote import remote_machine
 from orchestrator.runtimes.streams import lines, tool_lines
 
 _ANSWER_SECONDS = 3
 _CALL_SECONDS = 60
+_START_INTERVAL_SINCE = (1, 44)  # of the API: Docker 25
 _BUILD_SECONDS = 3600  # between two lines of a build's output
 
 
@@ -108,7 +109,7 @@ class Docker:
 
     def start(self, workload: Workload) -> None:
         with _errors("start the container"):
-            container = self._client.containers.create(**_creation(workload))
+            container = self._client.containers.create(**_creation(workload, self._client.api.api_version))
             try:
                 for network in workload.networks[1:]:
                     self._client.networks.get(network).connect(container)
@@ -191,6 +192,11 @@ class DockerImages:
             self._remove_unused(before)
             self._remove_old_stages()
 
+    def run(self, reference: str, command: Sequence[str]) -> str:
+        with _errors("run a container"):
+            shown = self._client.containers.run(reference, list(command), entrypoint="", remove=True, stderr=True)
+            return bytes(shown).decode("utf-8", "replace").strip()
+
     def prune(self) -> list[str]:
         removed = []
         with _errors("remove images"):
@@ -261,10 +267,11 @@ class DockerImages:
             return  # still in use
 
 
-def _creation(workload: Workload) -> dict[str, Any]:
+def _creation(workload: Workload, api_version: str) -> dict[str, Any]:
     """A workload as arguments of docker-py's ContainerCollection.create."""
     return {
         **docker_restrictions(workload),
+        "healthcheck": _health_check(api_version),
         "image": workload.image,
         "name": workload.name,
         "labels": dict(workload.labels),
@@ -281,6 +288,16 @@ def _creation(workload: Workload) -> dict[str, Any]:
         **({"restart_policy": {"Name": workload.restart}} if workload.restart != "no" else {}),
         "log_config": LogConfig(type="json-file", config={"max-size": str(LOG_BYTES), "max-file": "1"}),
     }
+
+
+def _health_check(api_version: str) -> Healthcheck:
+    """The health check, run soon after the start, so that Docker says healthy about when the service answers."""
+    check = Healthcheck(**HEALTH_CHECK)
+    if tuple(map(int, api_version.split("."))) >= _START_INTERVAL_SINCE:
+        check["StartInterval"] = SECOND
+    else:
+        check["Interval"] = 2 * SECOND
+    return check
 
 
 def _options(mount: Mount) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.runtimes.base import Workload
@@ -10,13 +11,13 @@ LOG_BYTES = 16 << 20
 _TMP_BYTES = 64 << 20
 _PIDS_LIMIT = 512
 
-_SECOND = 1_000_000_000
+SECOND = 1_000_000_000
 # The image has the same one; repeated because an image in OCI format cannot hold it.
-_HEALTH_CHECK = {
+HEALTH_CHECK: Mapping[str, Any] = {
     "Test": ["CMD", "python", "-m", "service.healthcheck"],
-    "Interval": 5 * _SECOND,
-    "Timeout": 3 * _SECOND,
-    "StartPeriod": 30 * _SECOND,
+    "Interval": 5 * SECOND,
+    "Timeout": 3 * SECOND,
+    "StartPeriod": 30 * SECOND,
     "Retries": 3,
 }
 
@@ -69,7 +70,7 @@ def _common(workload: Workload) -> dict[str, Any]:
         "pids_limit": _PIDS_LIMIT,
         "mem_limit": workload.memory,
         "sysctls": _sysctls(workload),
-        "healthcheck": _HEALTH_CHECK,
+        "healthcheck": HEALTH_CHECK,
         "use_config_proxy": False,
     }
 

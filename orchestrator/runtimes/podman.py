@@ -26,6 +26,7 @@ from orchestrator.runtimes.remote import remote_machine
 from orchestrator.runtimes.streams import frames, lines, tool_lines
 
 _CALL_SECONDS = 60.0
+_NETWORK = "podman"
 _ROOT_SOCKET = "http+unix:///run/podman/podman.sock"  # podman-py would look below XDG_RUNTIME_DIR for root, too
 
 
@@ -105,7 +106,13 @@ class Podman:
         return None
 
     def refusal_of_address(self, address: str) -> str | None:
-        return None
+        # A rootless Podman forwards with a process of its own; a rootful one with rules of its network's IP version.
+        if ":" not in address or self.rootless:
+            return None
+        with podman_errors("inspect its network"):
+            if self._client.networks.get(_NETWORK).attrs.get("ipv6_enabled"):
+                return None
+        return f"{address} is not reached through Podman's network {_NETWORK!r}, which has no IPv6."
 
     def start(self, workload: Workload) -> None:
         with podman_errors("start the container"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import requests
 from podman.errors import APIError, ImageNotFound
 
+from orchestrator.errors import Problem
 from orchestrator.host.ownership import Owner
 from orchestrator.runtimes.base import CONTENT_LABEL, STAGE_LABEL, ImageBuild
 from orchestrator.runtimes.build_output import output_lines
@@ -56,6 +57,18 @@ class PodmanImages:
                 service.close()
         self._remove_unused(before)
         self._remove_old_stages()
+
+    def run(self, reference: str, command: Sequence[str]) -> str:
+        with podman_errors("run a container"):
+            container = self._client.containers.create(reference, list(command), entrypoint=[])
+            try:
+                container.start()
+                if code := container.wait():
+                    raise Problem(f"A container of {reference} ended with code {code}.", "See what `podman run` says.")
+                shown = b"".join(container.logs(stdout=True, stderr=True))
+            finally:
+                container.remove(force=True)
+            return shown.decode("utf-8", "replace").strip()
 
     def prune(self) -> list[str]:
         removed = []

@@ -7,6 +7,7 @@ from importlib import import_module
 
 TOOLS: Mapping[str, str] = {
     "demonstrate": "play conversations against simulated engines and a running service",
+    "listen": "print what engines publish, for a few seconds",
     "offline": "analyse a recording, or score prompts against it",
     "record": "record the events of engines in a file",
     "replay": "publish a recording as its engines did",

@@ -11,7 +11,7 @@ from orchestrator.errors import RuntimeUnavailable
 from orchestrator.runtimes.base import RuntimeKind
 from orchestrator.runtimes.discovery import connect
 from tests.command import Command, Commands
-from tests.e2e.containers import RuntimeCommand, Up
+from tests.e2e.containers import RuntimeCommand, Up, checkout
 from tests.e2e.publishers import RecordedEngines
 
 
@@ -87,3 +87,18 @@ def make_up(running: Running, runtime: RuntimeCommand, tmp_path: Path) -> Iterat
         commands.close()
     for up in made:
         runtime("rm", "--force", up.name, check=False)
+
+
+@pytest.fixture
+def changed(make_up: Callable[..., Up], tmp_path: Path) -> Callable[[str, str], Up]:
+    """Gives an `up` of a checkout whose Containerfile has one text in place of another."""
+
+    def make(old: str, new: str) -> Up:
+        copy = checkout(tmp_path / "changed")
+        containerfile = copy / "Containerfile"
+        text = containerfile.read_text()
+        assert old in text
+        containerfile.write_text(text.replace(old, new, 1))
+        return make_up(copy)
+
+    return make

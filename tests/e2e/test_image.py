@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -132,5 +133,63 @@ def test_secrets_of_a_proxy_or_an_index_are_not_in_the_image(
         shown = runtime("history", "--no-trunc", image) + runtime("image", "inspect", image)
         assert "io.kvcache.content" in shown
         assert "-password" not in shown
+    finally:
+        runtime("rmi", "--force", image, check=False)
+
+
+def test_an_image_without_compiled_loops_says_so_and_is_built_again_by_the_next_up(
+    changed: Callable[[str, str], Up], runtime: RuntimeCommand
+) -> None:
+    image = f"{runtime.image}-fallback"
+    up = changed(
+        'RUN test "$LOOPS" = compiled || exit 0; \\\n    command -v cc',
+        'RUN test "$LOOPS" = compiled || exit 0; exit 75; \\\n    command -v cc',
+    )
+    # What is not to be run need not be installed.
+    containerfile = up.kvcache.root / "Containerfile"
+    containerfile.write_text(
+        containerfile.read_text().replace("RUN /build/pip/bin/pip", "RUN true || /build/pip/bin/pip", 1)
+    )
+    try:
+        first = up.start("--image", image).finish(240)
+        assert "Warning: The inner loops could not be compiled." in first.output, first.output
+        assert "Warning: The image's inner loops are not compiled, so the service is slower" in first.output
+        assert (
+            runtime("image", "inspect", "--format", '{{index .Config.Labels "io.kvcache.loops"}}', image)
+            == "fallback-for-now"
+        )
+
+        again = up.start("--image", image).finish(240)
+        assert f"Image {image} has no compiled loops yet, trying again" in again.output
+        doctor = up.kvcache.run("doctor", "--runtime", runtime.kind, "--image", image, "--model", "builtin/demo")
+        assert "its inner loops are not compiled" in doctor.output
+    finally:
+        runtime("rmi", "--force", image, check=False)
+
+
+def test_a_base_image_without_python_is_refused_by_name(
+    make_up: Callable[..., Up], runtime: RuntimeCommand, tmp_path: Path
+) -> None:
+    base = f"localhost/{runtime.image}-no-python"
+    (tmp_path / "Dockerfile").write_text(f"FROM {os.environ['KVCACHE_BASE_IMAGE']}\nRUN rm -f /usr/bin/python3*\n")
+    runtime("build", "--tag", base, str(tmp_path))
+    try:
+        done = make_up().start("--base-image", base, "--image", f"{runtime.image}-none").finish(120)
+        assert done.code == 1
+        assert f"Error: The base image {base} has no python3." in done.output
+    finally:
+        runtime("rmi", "--force", base, check=False)
+
+
+def test_build_stages_of_earlier_builds_are_removed(changed: Callable[[str, str], Up], runtime: RuntimeCommand) -> None:
+    image = f"{runtime.image}-stages"
+    up = changed("COPY service/ /opt", "RUN true\nCOPY service/ /opt")
+    stages = ("images", "--quiet", "--filter", "dangling=true", "--filter", "label=io.kvcache.stage=build")
+    try:
+        for number in range(2):
+            (up.kvcache.root / "service" / "changed.py").write_text(f"# {number}\n")
+            assert up.start("-d", "--image", image).finish(240).code == 0
+            runtime("rm", "--force", up.name)
+        assert len(set(runtime(*stages).split())) <= 1
     finally:
         runtime("rmi", "--force", image, check=False)

@@ -1,0 +1,148 @@
+"""Subscribes to engines for a few seconds and prints what they publish: one JSON object per endpoint.
+
+Listens to all topics, whatever ZMQ_TOPIC is, so that a topic that the service would ignore is seen. Endpoints that the
+service would bind are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+import zmq
+
+from service.commands.command_line import parser, seconds
+from service.contract.endpoints import Endpoint, parse_endpoints
+from service.contract.listening import Heard, write_heard
+from service.contract.settings import Settings
+from service.events.replay_client import ReplayError, ask
+from service.events.subscription import Message, Subscription
+from service.events.topic import read_topic
+from service.events.wire import WireError, read_batch
+from service.index.base import Stored
+
+_LISTED = 5
+
+
+def main(arguments: list[str], environment: Mapping[str, str]) -> int:
+    options = _options(arguments, environment)
+    for heard in asyncio.run(_listen(options.endpoints, options.model, options.duration)):
+        print(write_heard(heard), flush=True)  # noqa: T201
+    return 0
+
+
+def _options(arguments: list[str], environment: Mapping[str, str]) -> argparse.Namespace:
+    settings = Settings()
+    command = parser("listen", __doc__)
+    command.add_argument("--endpoints", default=environment.get("ZMQ_ENDPOINT", ""), help="as ZMQ_ENDPOINT")
+    command.add_argument("--model", default=settings.model_name, help="model of topics without one")
+    command.add_argument("--for", dest="duration", type=seconds, default=3.0, metavar="TIME", help="how long (3s)")
+    options = command.parse_args(arguments)
+    try:
+        options.endpoints = [endpoint for endpoint in parse_endpoints(options.endpoints) if not endpoint.binds]
+    except ValueError as error:
+        command.error(f"--endpoints: {error}")
+    return options
+
+
+async def _listen(endpoints: list[Endpoint], model: str, duration: float) -> list[Heard]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    turns = asyncio.Semaphore()
+    listeners = [_Listener(endpoint, model) for endpoint in endpoints]
+    subscriptions = [Subscription(context, listener.endpoint, "", listener, turns=turns) for listener in listeners]
+    try:
+        for subscription in subscriptions:
+            subscription.open()
+        await asyncio.sleep(duration)
+        return [
+            await listener.heard(context, subscription.problem)
+            for listener, subscription in zip(listeners, subscriptions, strict=True)
+        ]
+    finally:
+        for subscription in subscriptions:
+            await subscription.close()
+        context.destroy(linger=0)
+
+
+class _Listener:
+    """Counts what one endpoint sends. Implements subscription.Listener."""
+
+    def __init__(self, endpoint: Endpoint, model: str) -> None:
+        self.endpoint = endpoint
+        self._model = model
+        self._connected = False
+        self._messages = 0
+        self._unreadable: str | None = None
+        self._topics: dict[str, None] = {}
+        self._pods: dict[str, None] = {}
+        self._models: dict[str, None] = {}
+        self._block_sizes: dict[int, None] = {}
+        self._hash_bits: dict[int, None] = {}
+
+    def received(self, subscription: Subscription, message: Message) -> None:
+        self._messages += 1
+        self._topics.setdefault(message.topic.decode("utf-8", "backslashreplace"))
+        source = read_topic(message.topic, self.endpoint, self._model, message.peer)
+        self._pods.setdefault(source.pod)
+        self._models.setdefault(source.model)
+        try:
+            for event in read_batch(message.payload).events:
+                if isinstance(event, Stored):
+                    self._block_sizes.setdefault(event.block_size)
+        except WireError as error:
+            self._unreadable = str(error)
+        else:
+            self._hash_bits.update(dict.fromkeys(_hash_bits(message.payload)))
+
+    def malformed(self, subscription: Subscription) -> None:
+        self._unreadable = "messages are not of three frames: topic, sequence number, payload"
+
+    def connected(self, subscription: Subscription) -> None:
+        self._connected = True
+
+    def disconnected(self, subscription: Subscription, connection: int) -> None: ...
+
+    async def heard(self, context: zmq.Context[zmq.Socket[bytes]], problem: str | None) -> Heard:
+        """All of it; asks the replay socket, if the endpoint has one."""
+        replay = self.endpoint.replay_of(next(iter(self._pods), ""), 0) if self.endpoint.replay else None
+        first, replay_problem = await _first_replayed(context, replay) if replay else (None, None)
+        return Heard(
+            address=self.endpoint.address,
+            connected=self._connected or self._messages > 0,
+            messages=self._messages,
+            topics=list(self._topics)[:_LISTED],
+            pods=list(self._pods)[:_LISTED],
+            models=list(self._models)[:_LISTED],
+            block_sizes=list(self._block_sizes)[:_LISTED],
+            hash_bits=list(self._hash_bits)[:_LISTED],
+            unreadable=self._unreadable,
+            problem=problem,
+            replay=replay,
+            replay_from=first,
+            replay_problem=replay_problem,
+        )
+
+
+async def _first_replayed(context: zmq.Context[zmq.Socket[bytes]], address: str) -> tuple[int | None, str | None]:
+    try:
+        async with aclosing(ask(context, address, 0)) as replies:
+            async for replayed in replies:
+                return replayed.sequence, None
+    except ReplayError as error:
+        return None, str(error)
+    return None, None
+
+
+def _hash_bits(payload: bytes) -> set[int]:
+    """Sizes of the block hashes of a batch, as vLLM's --prefix-caching-hash-algo makes them: 64 or 256 bits."""
+    batch: Any = msgspec.msgpack.decode(payload)
+    found = set()
+    for event in batch[1] if isinstance(batch, list) and len(batch) > 1 else ():
+        hashes = event.get("block_hashes") if isinstance(event, dict) else event[1:2][0] if len(event) > 1 else None
+        for one in hashes[:1] if isinstance(hashes, list) else ():
+            found.add(len(one) * 8 if isinstance(one, bytes) else 64)
+    return found

@@ -1,0 +1,38 @@
+"""What `python -m service listen` writes and `kvcache doctor` reads: one JSON object per endpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was heard at one endpoint. `problem` is why nothing could be, `unreadable` why a batch could not be read."""
+
+    address: str
+    connected: bool
+    messages: int
+    topics: Sequence[str]
+    pods: Sequence[str]
+    models: Sequence[str]
+    block_sizes: Sequence[int]
+    hash_bits: Sequence[int]
+    unreadable: str | None = None
+    problem: str | None = None
+    replay: str | None = None
+    """The address of the replay socket that was asked, if there is one."""
+    replay_from: int | None = None
+    """The first sequence number that it still has; None if it has none, or did not answer."""
+    replay_problem: str | None = None
+
+
+def write_heard(heard: Heard) -> str:
+    """The line's JSON, without a line end."""
+    return json.dumps(asdict(heard))
+
+
+def read_heard(text: str) -> Heard:
+    """Reads what `write_heard` wrote."""
+    return Heard(**json.loads(text))
