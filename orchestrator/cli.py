@@ -223,7 +223,7 @@ def doctor(
 @app.command()
 @launch_options(
     without=(
-        *("name", "port", "publish_address", "model", "models_dir", "hf_cache", "hf_endpoint", "zmq_endpoint"),
+        *("name", "port", "publish_address", "model", "models_dir", "hf_cache", "hf_endpoint", "zmq_endpoint", "pod"),
         *(
             "zmq_topic",
             "pool_concurrency",

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from orchestrator.errors import UsageError
-from service.contract.endpoints import Endpoint, host_port
+from service.contract.endpoints import Endpoint, host_port, is_loopback
+from service.contract.pods import PodEntry
 
 _EVERY_INTERFACE = frozenset({"*", "0.0.0.0", "[::]"})  # noqa: S104 - recognised, not bound
 
@@ -25,6 +26,22 @@ def ports_to_publish(endpoints: Iterable[Endpoint]) -> list[int]:
             )
         ports.append(found.port)
     return ports
+
+
+def pods_seen_from_container(pods: Iterable[PodEntry], host_name: str) -> tuple[PodEntry, ...]:
+    """The same pods, with loopback replaced by the name under which a container reaches this machine.
+
+    Their names stay as they are on this machine.
+    """
+
+    def seen(pod: PodEntry) -> PodEntry:
+        scheme = "https" if pod.is_tls else "http"
+        url = f"{scheme}://{host_name}:{pod.port}{pod.path}" if is_loopback(pod.host) else pod.url
+        given = pod.endpoint
+        moved = seen_from_container([given], host_name)[0] if given else None
+        return replace(pod, url=url, events=moved.address if moved else None, replay=moved.replay if moved else None)
+
+    return tuple(map(seen, pods))
 
 
 def seen_from_container(endpoints: Iterable[Endpoint], host_name: str) -> tuple[Endpoint, ...]:

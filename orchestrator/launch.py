@@ -14,6 +14,7 @@ from uuid import uuid4
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.base import RuntimeKind
 from service.contract.endpoints import Endpoint, format_endpoints, parse_endpoints
+from service.contract.pods import PodEntry, parse_pods
 from service.contract.settings import Settings, SettingsError
 from service.contract.units import parse_size
 
@@ -26,6 +27,7 @@ RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 # Variables with an option of their own, and what they are called there.
 _RESERVED = {
     "MODEL_NAME": "--model",
+    "PODS": "--pod",
     "MODELS_DIR": "--models-dir",
     "ZMQ_ENDPOINT": "--zmq-endpoint",
     "ZMQ_TOPIC": "--zmq-topic",
@@ -60,6 +62,7 @@ class Launch:
     models_dir: Path | None = None
     hf_cache: Path | None = None
     hf_endpoint: str = "https://huggingface.co"
+    pods: str = ""
     zmq_endpoint: str = format_endpoints(_SERVICE.zmq_endpoint)
     zmq_topic: str = _SERVICE.zmq_topic
     pool_concurrency: int = _SERVICE.pool_concurrency
@@ -82,7 +85,7 @@ class Launch:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        _ = self.endpoints
+        _ = self.endpoints, self.pod_entries
         _check_url(self.hf_endpoint)
         try:
             ip_address(self.publish_address)
@@ -114,6 +117,14 @@ class Launch:
             raise UsageError(
                 f"--zmq-endpoint: {error}.", "Example: tcp://10.0.0.7:5557,replay=tcp://10.0.0.7:5558"
             ) from None
+
+    @property
+    def pod_entries(self) -> tuple[PodEntry, ...]:
+        """`pods`, parsed. Raises UsageError."""
+        try:
+            return parse_pods(self.pods)
+        except ValueError as error:
+            raise UsageError(f"--pod: {error}.", "Example: http://10.0.0.7:8000,name=a") from None
 
 
 def _check_url(hub: str) -> None:

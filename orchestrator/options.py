@@ -111,6 +111,17 @@ ZmqEndpoint = Annotated[
         "localhost is this machine; tcp://*:PORT is bound, and published.",
     ),
 ]
+Pods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pod",
+        envvar="PODS",
+        metavar="URL",
+        help="An engine to forward requests to, such as http://10.0.0.7:8000; its models, ranks and events are asked "
+        "for. Options after it: [,name=…][,events=…][,replay=…][,model=…][,key_file=…]. May be repeated.",
+        show_default=False,
+    ),
+]
 ZmqTopic = Annotated[
     str,
     typer.Option(envvar="ZMQ_TOPIC", help="Only topics that start with this."),
@@ -220,6 +231,7 @@ class LaunchOptions:
     models_dir: ModelsDir = None
     hf_cache: HfCache = None
     hf_endpoint: HfEndpoint = DEFAULTS.hf_endpoint
+    pod: Pods = None
     zmq_endpoint: ZmqEndpoint = DEFAULTS.zmq_endpoint
     zmq_topic: ZmqTopic = DEFAULTS.zmq_topic
     pool_concurrency: PoolConcurrency = DEFAULTS.pool_concurrency
@@ -243,6 +255,7 @@ class LaunchOptions:
             "environment": parse_environment(
                 [*(read_environment_file(self.env_file) if self.env_file else ()), *(self.env or ())], os.environ
             ),
+            "pods": ",".join(self.pod or ()),
             "networks": tuple(self.network or ()),
             "memory": parse_memory(self.memory) if self.memory else None,
             "token": find_token(os.environ),
@@ -252,7 +265,7 @@ class LaunchOptions:
             name: path.expanduser() if (path := getattr(self, name)) else None
             for name in ("models_dir", "hf_cache", "ca_bundle")
         }
-        read = ("env", "env_file", "network")
+        read = ("env", "env_file", "network", "pod")
         as_given = {option.name: getattr(self, option.name) for option in fields(self) if option.name not in read}
         return Launch(**{**as_given, **folders, **checked, **replaced})
 

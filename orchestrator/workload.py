@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from orchestrator.endpoints import seen_from_container
-from orchestrator.errors import Problem
+from orchestrator.endpoints import pods_seen_from_container, seen_from_container
+from orchestrator.errors import Problem, UsageError
 from orchestrator.host.identity import identity, refuse_unreadable
 from orchestrator.host.ownership import Owner
 from orchestrator.host.secrets import write_secret
@@ -80,6 +80,7 @@ def _settings(launch: Launch, proxy: Mapping[str, str]) -> dict[str, str]:
         "CONTAINER_ENV": "true",
         "INSTANCE_ID": launch.instance,
         "MODEL_NAME": launch.model,
+        "PODS": launch.pods,
         "ZMQ_ENDPOINT": launch.zmq_endpoint,
         "ZMQ_TOPIC": launch.zmq_topic,
         "POOL_CONCURRENCY": str(launch.pool_concurrency),
@@ -119,6 +120,7 @@ def _in_container(
     environment = {
         **_settings(launch, {name: value for name, value in proxy.items() if name not in secret}),
         "ZMQ_ENDPOINT": launch.zmq_endpoint if launch.engines_beside else _seen_from_container(launch),
+        "PODS": launch.pods if launch.engines_beside else _pods_seen_from_container(launch),
         "HTTP_HOST": "0.0.0.0",  # noqa: S104 - of the container, of which one port is published
         "MODELS_DIR": _MODELS,
         "HF_HOME": _HUB_CACHE,
@@ -154,6 +156,14 @@ def _in_container(
 
 def _seen_from_container(launch: Launch) -> str:
     return format_endpoints(seen_from_container(launch.endpoints, HOST_NAME))
+
+
+def _pods_seen_from_container(launch: Launch) -> str:
+    if keyed := next((pod for pod in launch.pod_entries if pod.key_file), None):
+        raise UsageError(
+            f"--pod: {keyed.key_file} is not readable from inside a container.", "Use --runtime process for a key_file."
+        )
+    return ",".join(map(str, pods_seen_from_container(launch.pod_entries, HOST_NAME)))
 
 
 def service_address(launch: Launch, runtime: ContainerRuntime) -> str:

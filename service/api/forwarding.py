@@ -80,6 +80,8 @@ async def _question(request: web.Request, body: bytes) -> Question:
 async def _scored(request: web.Request, body: bytes) -> Question:
     resolver, scorer = request.app[RESOLVER], request.app[SCORER]
     wanted = decode_prompt_or_chat(body, request.app[CHAT_DECODER])
+    if wanted.model is None:
+        wanted = msgspec.structs.replace(wanted, model=_only_model(request.app[FLEET]))
     prompts = await _prompts(resolver, wanted)
     if len(prompts) != 1:
         return Question(wanted.model)
@@ -91,6 +93,12 @@ async def _prompts(resolver: PromptResolver, wanted: ChatRequest | ScoreRequest)
     if isinstance(wanted, ChatRequest):
         return [(await resolver.chat(wanted)).prompt]
     return [resolved.prompt for resolved in await resolver.prompts(wanted)]
+
+
+def _only_model(fleet: Registry) -> str | None:
+    """The model of requests that name none, as engines take it: the only one that there is."""
+    names = [name for name, model in fleet.models().items() if model.parent is None]
+    return names[0] if len(names) == 1 else None
 
 
 def _best_ranks(fleet: Registry, scorer: Scorer, prompt: Prompt) -> dict[str, Match]:

@@ -21,6 +21,11 @@ def binds(address: str) -> bool:
     return "*" in address or "[::]" in address or address.startswith(("ipc://", "inproc://"))
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host, an IPv6 address with or without brackets, is this machine's loopback."""
+    return _LOOPBACK.fullmatch(f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host) is not None
+
+
 class HostPort(NamedTuple):
     """Host (an IPv6 address in brackets) and port of a tcp:// address; port None is `*`, any free port."""
 
@@ -29,7 +34,7 @@ class HostPort(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        return _LOOPBACK.fullmatch(self.host) is not None
+        return is_loopback(self.host)
 
 
 def host_port(address: str) -> HostPort | None:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.endpoints import ports_to_publish, seen_from_container
+from orchestrator.endpoints import pods_seen_from_container, ports_to_publish, seen_from_container
 from orchestrator.errors import UsageError
 from service.contract.endpoints import format_endpoints, parse_endpoints
+from service.contract.pods import parse_pods
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,18 @@ from service.contract.endpoints import format_endpoints, parse_endpoints
 )
 def test_a_loopback_host_becomes_the_name_by_which_a_container_reaches_this_machine(written: str, seen: str) -> None:
     assert format_endpoints(seen_from_container(parse_endpoints(written), "host")) == seen
+
+
+@pytest.mark.parametrize(
+    ("written", "seen"),
+    [
+        ("http://localhost:8000", "http://host:8000,name=localhost:8000"),
+        ("https://[::1]/llm,events=tcp://127.0.0.1:1", "https://host:443/llm,name=[::1]:443,events=tcp://host:1"),
+        ("http://10.0.0.7,name=a", "http://10.0.0.7,name=a"),
+    ],
+)
+def test_a_pod_on_loopback_keeps_its_name_inside_a_container(written: str, seen: str) -> None:
+    assert ",".join(map(str, pods_seen_from_container(parse_pods(written), "host"))) == seen
 
 
 def test_ports_of_bound_endpoints_are_published_and_no_others() -> None:
