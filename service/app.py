@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
 
+from service.api.admission import Admission
 from service.api.limits import RequestLimits
 from service.api.middleware import with_limits_and_errors
 from service.api.openapi import document
 from service.api.requests import chat_body_decoder
 from service.api.resolver import PromptResolver
 from service.api.resources import (
+    ADMISSION,
     CHAT_DECODER,
     DOCUMENT,
     FLEET,
@@ -28,6 +30,7 @@ from service.api.resources import (
     RESOLVER,
     SCORER,
     TRAFFIC,
+    TURNS,
 )
 from service.api.routes import ROUTES
 from service.api.scorer import Scorer
@@ -56,12 +59,15 @@ def create_app(settings: Settings) -> web.Application:
         max_prompt_tokens=settings.max_prompt_tokens,
         max_prompts=settings.max_prompts,
         max_messages=settings.max_messages,
-        max_requests_in_flight=settings.max_requests_in_flight,
         body_timeout=settings.body_timeout,
+        min_body_rate=settings.min_body_rate,
     )
     caches = CacheBudget.of(settings.token_cache_bytes, compiled=COMPILED)
     index, traffic = MemoryIndex(settings.index_max_blocks, caches.block_keys), Traffic()
+    admission = Admission(settings.max_requests_in_flight, settings.max_requests_per_peer, settings.max_bytes_in_flight)
     app[LIMITS] = limits
+    app[ADMISSION] = admission
+    app[TURNS] = asyncio.Lock()
     app[TRAFFIC] = traffic
     app[INSTANCE_ID] = settings.instance_id
     app[INDEX] = index
@@ -84,7 +90,7 @@ def create_app(settings: Settings) -> web.Application:
             app[RESOLVER] = PromptResolver(models, index, limits, settings.model_name)
             app[READINESS] = ready
             app[GATEWAY] = gateway
-            app[REGISTRY] = registry(index, pool, traffic)
+            app[REGISTRY] = registry(index, pool, traffic, admission)
             yield
 
     app.cleanup_ctx.append(resources)
@@ -93,7 +99,7 @@ def create_app(settings: Settings) -> web.Application:
             route.handler,
             route.path,
             traffic,
-            limits.max_requests_in_flight,
+            admission,
             settings.hub_retry_after,
             is_forwarded=(lambda: bool(len(fleet))) if route.is_forwarded else None,
         )

@@ -9,12 +9,14 @@ import asyncio
 import logging
 import socket
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
 
 from service.api.errors import ApiError, framework_error
+from service.api.resources import release_reservation, waiting_for_client
 from service.api.traffic import RequestKind, Traffic
 
 logger = logging.getLogger(__name__)
@@ -22,8 +24,16 @@ access_logger = logging.getLogger("service.access")
 
 _LINGER_SECONDS: Final = 2.0
 """How long the rest of a rejected body is read and dropped, so that the client can read the error."""
-_HEADER_TIMEOUT: Final = (
-    b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+_HEADER_BYTES: Final = 32 << 10
+"""Maximum size of one header, name and value: gateways add tokens and traces."""
+_HEADERS_BYTES: Final = 64 << 10
+"""Maximum size of all headers of a request, and of the first bytes of its body."""
+_LARGE_RESPONSE: Final = 64 << 10
+"""A response up to this size leaves at once into the buffers of the system and of the event loop."""
+_MIN_SEND_RATE: Final = 256 << 10
+"""Bytes per second that a client must read of a large response, after `send_timeout`."""
+_ERROR_BEFORE_REQUEST: Final = (
+    b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nServer: kvcache\r\n"
     b"Connection: close\r\n\r\n%b"
 )
 
@@ -42,7 +52,7 @@ class AccessLogger(AbstractAccessLogger):
 class Connection(web.RequestHandler):
     """aiohttp's connection, with a time limit on headers and with every error in OpenAI's form."""
 
-    __slots__ = ("_header_timeout", "_header_timer", "_received", "_send_timeout", "_traffic")
+    __slots__ = ("_header_bytes", "_header_timeout", "_header_timer", "_send_timeout", "_traffic")
 
     def __init__(
         self,
@@ -60,6 +70,8 @@ class Connection(web.RequestHandler):
             loop=loop,
             keepalive_timeout=keepalive_timeout,
             lingering_time=_LINGER_SECONDS,
+            max_field_size=_HEADER_BYTES,
+            auto_decompress=False,  # api/body.py does, within limits
             access_log=access_logger,
             access_log_class=AccessLogger,
         )
@@ -67,7 +79,7 @@ class Connection(web.RequestHandler):
         self._header_timeout = header_timeout
         self._send_timeout = send_timeout
         self._header_timer: asyncio.TimerHandle | None = None
-        self._received = False
+        self._header_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -83,10 +95,14 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._received = True
         super().data_received(data)
         if not self._awaits_headers():
+            self._header_bytes = 0
             self._stop_timer()
+            return
+        self._header_bytes += len(data)
+        if self._header_bytes > _HEADERS_BYTES:
+            self._end(ApiError(431, f"the headers are larger than {_HEADERS_BYTES} bytes"))
         elif self._header_timer is None:
             self._start_timer()
 
@@ -97,7 +113,31 @@ class Connection(web.RequestHandler):
             resp = framework_error(resp, request.path).response()
             # Paths that clients invent must not become series of metrics.
             self._traffic.count(RequestKind("other", "other", resp.status), 0.0)
-        return await super().finish_response(request, resp, start_time)
+        if not resp.prepared:
+            resp.headers[hdrs.SERVER] = "kvcache"
+        try:
+            if (resp.content_length or 0) <= _LARGE_RESPONSE:
+                return await super().finish_response(request, resp, start_time)
+            return await self._send_large(request, resp, start_time)
+        finally:
+            release_reservation(request)
+
+    async def _send_large(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        seconds = self._send_timeout + (resp.content_length or 0) / _MIN_SEND_RATE
+        try:
+            async with asyncio.timeout(seconds):
+                with waiting_for_client(request, self._abort):
+                    return await super().finish_response(request, resp, start_time)
+        except TimeoutError:
+            logger.info("%s did not read its response within %.0f s", request.remote, seconds)
+            self._abort()
+            return resp, True
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
 
     def handle_error(
         self,
@@ -131,18 +171,22 @@ class Connection(web.RequestHandler):
         return self._waiter is not None and not self._waiter.done()
 
     def _start_timer(self) -> None:
-        self._header_timer = self._loop.call_later(self._header_timeout, self._end)
+        self._header_timer = self._loop.call_later(self._header_timeout, self._end_late)
 
     def _stop_timer(self) -> None:
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
 
-    def _end(self) -> None:
+    def _end_late(self) -> None:
         self._header_timer = None
-        if self.transport is None or not self._awaits_headers():
-            return
-        if self._received:
-            body = ApiError(408, f"the headers did not arrive within {self._header_timeout:g} s").body()
-            self.transport.write(_HEADER_TIMEOUT % (len(body), body))
+        if self._awaits_headers():
+            error = ApiError(408, f"the headers did not arrive within {self._header_timeout:g} s")
+            self._end(error if self._header_bytes else None)
+
+    def _end(self, error: ApiError | None) -> None:
+        """Closes the connection before it has a request, after an error if there is one."""
+        if self.transport is not None and error is not None:
+            reason, body = HTTPStatus(error.status).phrase.encode(), error.body()
+            self.transport.write(_ERROR_BEFORE_REQUEST % (error.status, reason, len(body), body))
         self.force_close()

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from service.api.admission import Admission
 from service.api.traffic import Traffic
 from service.events.pool import EventPool
 from service.histogram import Histogram
@@ -21,10 +22,10 @@ _Family = TypeVar("_Family", CounterMetricFamily, GaugeMetricFamily)
 _RANK = ("pod", "model", "rank")
 
 
-def registry(index: Index, pool: EventPool, traffic: Traffic) -> CollectorRegistry:
+def registry(index: Index, pool: EventPool, traffic: Traffic, admission: Admission) -> CollectorRegistry:
     """All series of the service; the series of a pod end when the pod is forgotten."""
     collectors = CollectorRegistry(auto_describe=False)
-    collectors.register(ServiceCollector(index, pool, traffic))
+    collectors.register(ServiceCollector(index, pool, traffic, admission))
     ProcessCollector(registry=collectors)
     return collectors
 
@@ -32,10 +33,11 @@ def registry(index: Index, pool: EventPool, traffic: Traffic) -> CollectorRegist
 class ServiceCollector(Collector):
     """Reads counters at scrape time, so that counting costs nothing else."""
 
-    def __init__(self, index: Index, pool: EventPool, traffic: Traffic) -> None:
+    def __init__(self, index: Index, pool: EventPool, traffic: Traffic, admission: Admission) -> None:
         self._index = index
         self._pool = pool
         self._traffic = traffic
+        self._admission = admission
 
     def collect(self) -> Iterable[Metric]:
         yield _gauge("native_compiled", "1 if the inner loops are compiled, 0 if the slower fallback runs", COMPILED)
@@ -135,6 +137,8 @@ class ServiceCollector(Collector):
         meaning = "Seconds from the headers of a request to its response"
         yield _histogram("http_request_seconds", meaning, seconds, ("route",))
         yield _gauge("http_requests_in_flight", "HTTP requests in flight", self._traffic.in_flight)
+        yield _gauge("http_requests_admitted", "HTTP requests in flight whose body is there", self._admission.requests)
+        yield _gauge("http_bytes_in_flight", "Bytes of bodies and responses in flight", self._admission.bytes)
 
 
 def _labels(rank: Rank) -> tuple[str, ...]:

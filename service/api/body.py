@@ -1,27 +1,127 @@
-"""Reads the body of a request, within its limits."""
+"""Reads the body of a request within its limits: size, time, rate, inflated size and number of JSON values."""
 
 from __future__ import annotations
 
 import asyncio
+import zlib
+from collections.abc import Iterator
+from typing import Final
 
 from aiohttp import web
 
 from service.api.errors import ApiError
-from service.api.resources import LIMITS
+from service.api.json_shape import JsonShape, count_values
+from service.api.resources import LIMITS, TURNS, reservation_of
+
+_INFLATE_STEP: Final = 1 << 18
+_SMALL_BODY: Final = 1 << 19
+"""A body up to this size decodes in a few milliseconds and megabytes, whatever it holds."""
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The whole body. Raises ApiError 408 when it does not arrive in BODY_TIMEOUT, 413 when it is too large."""
-    limits = request.app[LIMITS]
-    if request.content.is_eof():  # the whole body is here: no timer is needed
+    """The whole body, for which the request takes its place.
+
+    Raises ApiError 408 when it arrives too slowly, 413 when it is too large, 415 for an unknown encoding, and 429 when
+    there is no place or no room for its bytes.
+    """
+    limits, reservation = request.app[LIMITS], reservation_of(request)
+    if (request.content_length or 0) > limits.max_body_bytes:
+        raise limits.body_too_large()
+    encoding = request.headers.get("Content-Encoding")
+    if encoding is None and request.content.is_eof():  # the whole body is here: no timer is needed
         body = request.content.read_nowait()
         if len(body) > limits.max_body_bytes:
             raise limits.body_too_large()
-        return body
+        reservation.charge(len(body))
+    else:
+        body = await _receive(request, _Inflater(encoding) if encoding not in (None, "identity") else None)
+    if len(body) > _SMALL_BODY:
+        async with request.app[TURNS]:
+            await _check_shape(request, body)
+    reservation.take_place()
+    return body
+
+
+async def _receive(request: web.Request, inflater: _Inflater | None) -> bytes:
+    limits, reservation, content = request.app[LIMITS], reservation_of(request), request.content
+    loop = asyncio.get_running_loop()
+    end = loop.time() + limits.body_timeout
+    window = limits.rate_window
+    window_end, window_bytes = loop.time() + window, 0
+    body = bytearray()
+    dropped = False
+
+    def drop() -> None:
+        nonlocal dropped
+        dropped = True
+        timeout.reschedule(loop.time())
+
     try:
-        async with asyncio.timeout(limits.body_timeout):
-            return await request.read()
+        async with asyncio.timeout_at(min(end, window_end)) as timeout:
+            with reservation.waiting_for_client(drop):
+                while received := await content.readany():
+                    for chunk in inflater.inflate(received) if inflater else (received,):
+                        body += chunk
+                        if len(body) > limits.max_body_bytes:
+                            raise limits.body_too_large()
+                        reservation.charge(len(chunk))
+                        if inflater:
+                            await asyncio.sleep(0)
+                    window_bytes += len(received)
+                    if window_bytes >= limits.min_body_rate * window:
+                        window_end, window_bytes = loop.time() + window, 0
+                        timeout.reschedule(min(end, window_end))
     except TimeoutError:
-        raise ApiError(408, f"the body did not arrive within {limits.body_timeout:g} s (BODY_TIMEOUT)") from None
-    except web.HTTPRequestEntityTooLarge:
-        raise limits.body_too_large() from None
+        if dropped:
+            raise ApiError(408, "the body arrived too slowly while others needed its memory") from None
+        if loop.time() >= end:
+            raise ApiError(408, f"the body did not arrive within {limits.body_timeout:g} s (BODY_TIMEOUT)") from None
+        slow = f"the body arrived at less than {limits.min_body_rate} bytes a second (MIN_BODY_RATE)"
+        raise ApiError(408, slow) from None
+    if inflater:
+        inflater.finish()
+    return bytes(body)
+
+
+class _Inflater:
+    """Inflates a compressed body in small steps."""
+
+    def __init__(self, encoding: str | None) -> None:
+        """Raises ApiError 415 for an unknown encoding."""
+        self._encoding = (encoding or "").strip().lower()
+        if self._encoding not in ("gzip", "x-gzip", "deflate"):
+            raise ApiError(415, f"Content-Encoding must be gzip or deflate, not {self._encoding[:100]!r}")
+        self._zlib: zlib._Decompress | None = None
+
+    def inflate(self, received: bytes) -> Iterator[bytes]:
+        """Gives the inflated bytes in chunks of limited size; raises ApiError 400."""
+        if self._zlib is None:
+            raw = self._encoding == "deflate" and received[0] & 0xF != 8  # without zlib's header, as some clients send
+            self._zlib = zlib.decompressobj(-zlib.MAX_WBITS if raw else 32 + zlib.MAX_WBITS)
+        while received:
+            try:
+                chunk = self._zlib.decompress(received, _INFLATE_STEP)
+            except zlib.error:
+                raise self._broken() from None
+            received = self._zlib.unconsumed_tail
+            if chunk:
+                yield chunk
+            elif self._zlib.eof:
+                return
+
+    def finish(self) -> None:
+        """Raises ApiError 400 when the body ended too early."""
+        if self._zlib is not None and not self._zlib.eof:
+            raise self._broken()
+
+    def _broken(self) -> ApiError:
+        return ApiError(400, f"the body is not valid {self._encoding}: it is broken or it ended too early")
+
+
+async def _check_shape(request: web.Request, body: bytes) -> None:
+    """Raises ApiError 413 for a body of too many JSON values; charges the memory that they will take."""
+    limits, shape = request.app[LIMITS], JsonShape()
+    for shape in count_values(body):
+        limits.check_shape(shape)
+        await asyncio.sleep(0)
+    reservation_of(request).charge(shape.memory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from service.api.errors import ApiError
 from service.api.forwarding import forward
 from service.api.requests import ChatRequest, CompletionRequest, decode
 from service.api.resolver import ResolvedChat
-from service.api.resources import FLEET, RESOLVER, SCORER
+from service.api.resources import FLEET, RESOLVER, SCORER, reservation_of, waiting_for_client
 from service.api.responses import (
     Choice,
     Chunk,
@@ -124,14 +125,26 @@ async def _answer(resolved: ResolvedChat, scores: Scores) -> _Answer:
 
 
 async def _stream(request: web.Request, answer: _Answer, *, include_usage: bool) -> web.StreamResponse:
+    reservation_of(request).charge(len(answer.content))
     response = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache", _ECHO: "true"}
+        headers={
+            "Content-Type": "text/event-stream",
+            "Cache-Control": "no-cache",
+            "Server": "kvcache",
+            _ECHO: "true",
+        }
     )
     await response.prepare(request)
-    for chunk in answer.chunks(include_usage=include_usage):
-        await response.write(b"data: " + _encoder.encode(chunk) + b"\n\n")
-    await response.write_eof(b"data: [DONE]\n\n")
+    with waiting_for_client(request, partial(_abort, request)):
+        for chunk in answer.chunks(include_usage=include_usage):
+            await response.write(b"data: " + _encoder.encode(chunk) + b"\n\n")
+        await response.write_eof(b"data: [DONE]\n\n")
     return response
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _new_id() -> str:

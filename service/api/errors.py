@@ -17,12 +17,14 @@ _CODES: Final = {
     405: "method_not_allowed",
     408: "request_timeout",
     413: "too_large",
+    415: "unsupported_encoding",
     417: "expectation_failed",
     429: "too_many_requests",
+    431: "headers_too_large",
     500: "internal_error",
     503: "unavailable",
 }
-_BODY_NOT_READ: Final = (408, 413)
+_BODY_NOT_READ: Final = (408, 413, 415, 429)
 
 
 class ErrorDetail(msgspec.Struct):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.api.errors import ApiError
+from service.api.json_shape import JsonShape
 from service.api.requests import ChatRequest
 from service.index.base import TokenIds
 from service.prompts.templates.conversation import are_text_only
@@ -23,16 +24,34 @@ class RequestLimits:
     max_prompt_tokens: int
     max_prompts: int
     max_messages: int
-    max_requests_in_flight: int
     body_timeout: float
+    min_body_rate: int
+
+    @property
+    def rate_window(self) -> float:
+        """The time over which the rate of a body is measured: 5 s by default."""
+        return self.body_timeout / 6
 
     def body_too_large(self) -> ApiError:
         """The error for a body of more than MAX_BODY_BYTES."""
         return ApiError(413, f"the body is larger than {self.max_body_bytes} bytes (MAX_BODY_BYTES)")
 
+    def check_shape(self, shape: JsonShape) -> None:
+        """Checks the numbers of values of a large body, before it is decoded."""
+        for number, unit, limit in (
+            (shape.containers, "objects and arrays", 10 * self.max_messages),
+            (shape.members, "members of objects", 20 * self.max_messages),
+            (shape.values, "values", self.max_prompt_tokens + 20 * self.max_messages),
+        ):
+            if number > limit:
+                raise ApiError(413, f"the body holds more than {limit} {unit} (MAX_MESSAGES, MAX_PROMPT_TOKENS)")
+
+    def check_number_of_prompts(self, number: int) -> None:
+        """Checks the number of prompts, before they are converted."""
+        _check("prompt", number, "prompts", self.max_prompts, "MAX_PROMPTS")
+
     def check_prompts(self, prompts: Sequence[str | TokenIds]) -> None:
-        """Checks the number of prompts, and their characters and token ids together."""
-        _check("prompt", len(prompts), "prompts", self.max_prompts, "MAX_PROMPTS")
+        """Checks the characters and token ids of all prompts together."""
         characters = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
         _check("prompt", characters, "characters", self.max_prompt_characters, "MAX_PROMPT_CHARACTERS")
         self.check_tokens("prompt", sum(len(prompt) for prompt in prompts if not isinstance(prompt, str)))
@@ -42,16 +61,17 @@ class RequestLimits:
         _check(param, number, "token ids", self.max_prompt_tokens, "MAX_PROMPT_TOKENS")
 
     def check_chat(self, chat: ChatRequest) -> None:
-        """Checks the number of messages, of their content parts and tool calls, of tools, and of template variables."""
+        """Checks the number of messages, of content parts and tool calls in them, of tools, documents and variables."""
+        _check("messages", len(chat.messages), "messages", self.max_messages, "MAX_MESSAGES")
         pieces = 0
         for message in () if are_text_only(chat.messages) else chat.messages:
             if type(message.get("content")) is not str or len(message) > _TEXT_ONLY_FIELDS:
                 fields = (message.get(name) for name in ("content", "tool_calls", "tools"))
                 pieces += sum(len(field) for field in fields if isinstance(field, list))
         for param, number, unit in (
-            ("messages", len(chat.messages), "messages"),
             ("messages", pieces, "content parts and tool calls"),
             ("tools", len(chat.tools or ()), "tools"),
+            ("documents", len(chat.documents or ()), "documents"),
             ("chat_template_kwargs", len(chat.chat_template_kwargs or ()), "variables"),
         ):
             _check(param, number, unit, self.max_messages, "MAX_MESSAGES")

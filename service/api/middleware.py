@@ -1,4 +1,4 @@
-"""Wraps every handler: limits the requests in flight, counts them, and gives every error OpenAI's form."""
+"""Wraps every handler: admits requests, counts them, and gives every error OpenAI's form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from service.api.admission import Admission
 from service.api.errors import ApiError, framework_error, prompt_error
+from service.api.resources import release_reservation, set_reservation
 from service.api.traffic import RequestKind, Traffic
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 
@@ -24,29 +26,44 @@ def with_limits_and_errors(
     handler: Handler,
     path: str,
     traffic: Traffic,
-    max_in_flight: int,
+    admission: Admission,
     retry_after: float,
     *,
     is_forwarded: Callable[[], bool] | None = None,
 ) -> Handler:
-    """Gives a handler that answers 429 above `max_in_flight`, turns exceptions into errors, and counts under `path`.
+    """Gives a handler whose requests have a reservation, whose exceptions become errors, and that counts under `path`.
 
     `retry_after` is the number of seconds after which a model that is not available is tried again. While
-    `is_forwarded`, requests do not count as in flight: they wait for engines, which have limits of their own.
+    `is_forwarded`, requests need no place: they wait for engines, which have limits of their own.
     A plain wrapper, because aiohttp's middlewares take a tenth of the time of a short request.
     """
 
     async def handle(request: web.Request) -> web.StreamResponse:
         started = perf_counter()
-        if request.method in _UNLIMITED_METHODS or (is_forwarded is not None and is_forwarded()):
+        forwarded = is_forwarded is not None and is_forwarded()
+        if request.method in _UNLIMITED_METHODS and not forwarded:
             response = await _respond(request, handler, retry_after)
-        elif traffic.in_flight >= max_in_flight:
-            message = f"{max_in_flight} requests are in flight (MAX_REQUESTS_IN_FLIGHT); try again in a second"
-            response = ApiError(429, message, headers={"Retry-After": "1"}).response()
+        elif forwarded:
+            set_reservation(request, admission.reserve(request.remote or "", needs_place=False))
+            try:
+                response = await _respond(request, handler, retry_after)
+            except BaseException:
+                release_reservation(request)
+                raise
         else:
+            reservation = admission.reserve(request.remote or "")
+            set_reservation(request, reservation)
             traffic.begin()
             try:
                 response = await _respond(request, handler, retry_after)
+                try:
+                    if isinstance(response, web.Response):
+                        reservation.charge(len(response.body or b""))  # type: ignore[arg-type] # always bytes here
+                except ApiError as error:
+                    response = error.response()
+            except BaseException:
+                release_reservation(request)
+                raise
             finally:
                 traffic.end()
         traffic.count(RequestKind(request.method, path, response.status), perf_counter() - started)

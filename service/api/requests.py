@@ -31,7 +31,8 @@ ModelName: TypeAlias = Annotated[
 LoraName: TypeAlias = Annotated[Name | None, Meta(description="the LoRA adapter of the request")]
 CacheSalt: TypeAlias = Annotated[Name | None, Meta(description="the salt that the engine hashes into the first block")]
 Pods: TypeAlias = Annotated[
-    Annotated[list[str], Meta(min_length=1)] | None, Meta(description="score only these pods; default: all")
+    Annotated[list[Name], Meta(min_length=1, max_length=10_000)] | None,
+    Meta(description="score only these pods; default: all"),
 ]
 
 

@@ -72,6 +72,8 @@ class PromptResolver:
     async def prompts(self, body: ScoreRequest) -> list[ResolvedPrompt]:
         """Tokenizes the prompts of a request; prompts of token ids need no model."""
         target = self._target(body.model, body.lora_name)
+        if not isinstance(body.prompt, str | array) and not isinstance(body.prompt[0], int):
+            self.limits.check_number_of_prompts(len(body.prompt))
         values = split_prompts(body.prompt)
         self.limits.check_prompts(values)
         resolved = []

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from service.api.admission import Admission, Reservation
 from service.api.limits import RequestLimits
 from service.api.requests import ChatBodyDecoder
 from service.api.resolver import PromptResolver
@@ -32,3 +37,30 @@ INSTANCE_ID = web.AppKey("instance_id", str)
 REGISTRY = web.AppKey("registry", CollectorRegistry)
 DOCUMENT = web.AppKey("document", bytes)
 """The OpenAPI document, as JSON."""
+ADMISSION = web.AppKey("admission", Admission)
+TURNS = web.AppKey("turns", asyncio.Lock)
+"""Held while a large body is worked on: the event loop gets a turn between two of them."""
+
+_RESERVATION = web.RequestKey("reservation", Reservation)
+
+
+def reservation_of(request: web.BaseRequest) -> Reservation:
+    """The reservation of a request to an endpoint that is limited."""
+    return request[_RESERVATION]
+
+
+def set_reservation(request: web.BaseRequest, reservation: Reservation) -> None:
+    """Gives a request its reservation, which the connection releases when the response has left."""
+    request[_RESERVATION] = reservation
+
+
+def waiting_for_client(request: web.BaseRequest, drop: Callable[[], None]) -> AbstractContextManager[None]:
+    """Marks the request as waiting for its client, if it has a reservation; `drop` is called to make room."""
+    reservation = request.get(_RESERVATION)
+    return nullcontext() if reservation is None else reservation.waiting_for_client(drop)
+
+
+def release_reservation(request: web.BaseRequest) -> None:
+    """Releases the reservation of a request, if it has one."""
+    if (reservation := request.get(_RESERVATION)) is not None:
+        reservation.release()

@@ -25,7 +25,7 @@ class Route:
     """Whether it waits for an engine, and so does not count as a request in flight here."""
 
 
-_BODY_ERRORS: Final = (400, 408, 413, 429)
+_BODY_ERRORS: Final = (400, 408, 413, 415, 429)
 _MODEL_ERRORS: Final = (*_BODY_ERRORS, 404, 503)
 
 
@@ -107,7 +107,7 @@ ROUTES: Final = (
     Route("GET", "/pods", operations.pods, _json(responses.PodList)),
     Route("POST", "/pods", fleet.add_pod, _json(responses.FleetPod), (requests.NewPod,), (*_BODY_ERRORS, 409)),
     Route("PATCH", "/pods/{pod:.+}", fleet.change_pod, _json(responses.FleetPod), (requests.PodChange,), (404,)),
-    Route("DELETE", "/pods/{pod:.+}", operations.forget_pod, _json(responses.Forgotten), errors=(404, 429)),
+    Route("DELETE", "/pods/{pod:.+}", operations.forget_pod, _json(responses.Forgotten), errors=(404,)),
     *(
         Route(
             method,

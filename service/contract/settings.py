@@ -162,6 +162,13 @@ class Settings:
         "maximum messages per chat; also of content parts in all messages, of tools, and of template variables",
     )
     max_requests_in_flight: int = _setting(256, _count(1), "maximum requests in flight; above it the response is 429")
+    max_requests_per_peer: int = _setting(
+        192, _count(1), "maximum requests in flight from one peer address, and its share of MAX_BYTES_IN_FLIGHT"
+    )
+    max_bytes_in_flight: int = _setting(
+        64 << 20, _size(1), "maximum bytes of bodies and responses in flight; above it the response is 429"
+    )
+    min_body_rate: int = _setting(1 << 10, _size(1), "minimum bytes per second of a body, over a sixth of BODY_TIMEOUT")
     header_timeout: float = _setting(10.0, parse_seconds, "timeout for receiving the headers of a request")
     body_timeout: float = _setting(
         30.0, parse_seconds, "timeout for receiving a body, and for sending a response to a client that does not read"
