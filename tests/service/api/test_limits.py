@@ -15,7 +15,7 @@ from tests.service.conftest import Serve, port_of
 
 async def in_flight(client: ClientSession, number: int) -> None:
     """Waits until that many requests are in flight."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         while f"kvcache_http_requests_in_flight {number}.0" not in await (await client.get("/metrics")).text():
             pass
 
