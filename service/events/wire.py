@@ -181,14 +181,22 @@ def _read(events: list[Any], reader: Callable[[Any], Event]) -> tuple[list[Event
 
 def _relate(events: list[Event]) -> None:
     """Adds to stores of KV-cache groups what the rest of their batch says about them."""
-    stores = [event for event in events if isinstance(event, Stored) and event.kind is not None and event.tokens]
-    sizes = {event.block_size for event in stores}
+    if len(events) == 1 and isinstance(event := events[0], Stored):
+        if event.parent is None and event.hashes:
+            events[0] = msgspec.structs.replace(event, reuse=Reuse.POSSIBLE)
+        return
+    sizes: set[int] = set()
+    names_some = False
+    for event in events:
+        if isinstance(event, Stored) and event.kind is not None and event.tokens:
+            sizes.add(event.block_size)
+            names_some = names_some or len(event.hashes) * event.block_size != len(event.tokens)
     if len(sizes) > 1:
         unit = gcd(*sizes)
         for position, event in enumerate(events):
             if isinstance(event, Stored) and event.kind is not None:
                 events[position] = msgspec.structs.replace(event, hash_unit=unit)
-    if any(len(event.hashes) * event.block_size != len(event.tokens) for event in stores):
+    if names_some:
         _put_full_attention_first(events)
     _mark_reports_of_reuse(events)
 

@@ -88,6 +88,7 @@ class CacheGroup:
         "index",
         "kind",
         "layout",
+        "lookahead",
         "on_device",
         "rank",
         "sizes",
@@ -105,6 +106,7 @@ class CacheGroup:
         self.kind = kind
         self.block_size = stored.block_size
         self.layout = layout
+        self.lookahead = layout.lookahead
         self.on_device = False
         """False for a store beside the engine (LMCache), whose blocks are on lower tiers only."""
         self.hashes = Table()
@@ -151,6 +153,7 @@ class RankState:
         "half_removed",
         "hidden",
         "inexact",
+        "is_ordinary",
         "last_was_reuse_report",
         "loras",
         "placements",
@@ -166,6 +169,8 @@ class RankState:
     def __init__(self) -> None:
         self.groups: list[CacheGroup] = []
         self.hidden = False
+        self.is_ordinary = False
+        """Whether one run of blocks from the first decides what the engine reuses, on each tier."""
         self.inexact: InexactReason | None = None
         self.sizes: set[int] = set()
         """Every block size that its events named."""
@@ -211,10 +216,9 @@ class RankState:
         full = (group for group in groups if group.kind.needs is Needs.ALL and group.on_device)
         return next(full, groups[0] if groups else None)
 
-    @property
-    def is_ordinary(self) -> bool:
-        """Whether one run of blocks from the first decides what the engine reuses, on each tier."""
-        return (
+    def update_ordinary(self) -> None:
+        """To be called when groups, chunks or EAGLE change."""
+        self.is_ordinary = (
             len(self.groups) == 1
             and self.groups[0].kind.needs is Needs.ALL
             and self.groups[0].on_device
@@ -222,11 +226,16 @@ class RankState:
             and not self.drops_last_block
         )
 
+    @property
+    def has_doubts(self) -> bool:
+        """Whether a removal may tell something of copies, or of where a window's blocks are."""
+        return bool(self.placements or self.half_removed or self.removes_last_copy_only)
+
     def group_of(self, stored: Stored) -> CacheGroup | None:
         """The group of an event's blocks; None before its first, and for parts of blocks."""
         index, size, lookahead = stored.group, stored.block_size, stored.lookahead
         for group in self.groups:
-            if group.index == index and group.block_size == size and group.layout.lookahead == lookahead:
+            if group.block_size == size and group.index == index and group.lookahead == lookahead:
                 return group
         return None
 

@@ -78,17 +78,19 @@ class FullAttention:
     def remove_last_copy(self, group: CacheGroup, tier: Tier, block_hash: BlockHash) -> bool:
         """Takes a block from a tier, whatever the number of its copies; False when the group holds none there."""
         key = group.hashes.get(block_hash)
-        if key is None or not self.masks[tier].get(key) & group.bit:
+        if key is None:
             return False
         if group.alias_counts and (aliases := group.alias_counts.pop((key, tier), 0)):
             if aliases > 1:
                 group.alias_counts[key, tier] = aliases - 1
             group.hashes.forget(block_hash)
             return True
-        self.masks[tier].discard(group.bit, key)
+        if not self.masks[tier].discard(group.bit, key):
+            return False
         group.sizes[tier] -= 1
         self.blocks -= 1
-        if not any(group.sizes[other] and self.masks[other].get(key) & group.bit for other in Tier):
+        gone = tier is _GPU and not group.below_device
+        if gone or not any(masks.get(key) & group.bit for masks in self.masks):
             group.hashes.forget(block_hash)
         return True
 

@@ -109,7 +109,8 @@ class MemoryIndex:
                 self.statistics.unknown_parents += len(stored.hashes)
                 state.mark_inexact(InexactReason.UNKNOWN_PARENT)
             return None
-        extras, stride = stored.extras, stored.block_size // layout.unit
+        extras = stored.extras
+        stride = 1 if stored.block_size == layout.unit else stored.block_size // layout.unit
         if extras:
             state.salted = state.salted or any(extras)
             extras = _per_unit(stored, stride)
@@ -164,14 +165,16 @@ class MemoryIndex:
         return keys[-1]
 
     def _is_report(self, group: CacheGroup, stored: Stored) -> bool:
+        state = group.state
+        if stored.reuse is not Reuse.SAME_AS_PREVIOUS_GROUP and stored.hashes[0] not in group.hashes:
+            state.last_was_reuse_report = False
+            return False
         return is_report(
-            group, stored, reusable=self._is_reusable(group, stored), scheduler_block=scheduler_block(group.state)
+            group, stored, reusable=self._is_reusable(group, stored), scheduler_block=scheduler_block(state)
         )
 
     def _is_reusable(self, group: CacheGroup, stored: Stored) -> bool:
         """Whether the engine would have reused all blocks of an event."""
-        if not all(block_hash in group.hashes for block_hash in stored.hashes[:1]):
-            return False
 
         def chain(layout: BlockLayout) -> Chain:
             root = root_key(group.rank.model, stored.lora_name, layout.unit)
@@ -216,14 +219,13 @@ class MemoryIndex:
         added = self._cache.store(group, tier, hashes, keys)
         if added:
             self._note_admissions(group, added)
-        if added != len(keys):
-            self._note_copies(group, tier, stored, new_copies=len(group.extra_copies) - copies)
+        if len(group.extra_copies) != copies and tier is _GPU:
+            self._note_copies(group, stored)
 
-    def _note_copies(self, group: CacheGroup, tier: Tier, stored: Stored, *, new_copies: int) -> None:
+    @staticmethod
+    def _note_copies(group: CacheGroup, stored: Stored) -> None:
         """Learns from blocks that were stored although they are held."""
         state = group.state
-        if tier is not _GPU or not new_copies:
-            return
         if stored.group is None and not stored.counts_copies:
             state.mark_inexact(InexactReason.SAME_HASH)
         if state.sends_reuse_reports:
@@ -260,12 +262,16 @@ class MemoryIndex:
         if state is None:
             self.statistics.unknown_blocks += len(removed.hashes)
             return len(removed.hashes)
-        groups = state.of_group(removed.group)
         unknown = 0
+        groups = state.of_group(removed.group)
         for position, block_hash in enumerate(removed.hashes):
-            left = removed.copies_left[position] if position < len(removed.copies_left) else None
             for group in groups:
-                if block_hash in group.hashes and self._remove(group, removed.tier, block_hash, left):
+                if removed.copies_left or group.extra_copies or state.has_doubts:
+                    left = removed.copies_left[position] if position < len(removed.copies_left) else None
+                    known = block_hash in group.hashes and self._remove(group, removed.tier, block_hash, left)
+                else:
+                    known = self._cache.remove_last_copy(group, removed.tier, block_hash)
+                if known:
                     break
             else:
                 unknown += 1
@@ -274,24 +280,21 @@ class MemoryIndex:
         return unknown
 
     def _remove(self, group: CacheGroup, tier: Tier, block_hash: BlockHash, left: int | None) -> bool:
+        """Takes a copy of a block away, `left` of which are left if that is known, and learns from it."""
         state = group.state
-        if state.placements:
-            state.placements.pop(block_hash, None)
-        if group.ambiguous_copies:
-            group.ambiguous_copies.pop(block_hash, None)
+        state.placements.pop(block_hash, None)
         if left is not None:
             return self._remove_all_but(group, tier, block_hash, left)
-        if not group.extra_copies:
-            if state.half_removed:
-                self._note_last_removal(state, block_hash)
-            return self._cache.remove_last_copy(group, tier, block_hash)
         if state.removes_last_copy_only:
             group.extra_copies.pop((block_hash, tier), None)
         elif (block_hash, tier) in group.extra_copies:
             if len(state.half_removed) < _MAX_HALF_REMOVED:
                 state.half_removed.add(block_hash)
-        elif state.half_removed:
-            self._note_last_removal(state, block_hash)
+        elif block_hash in state.half_removed:
+            state.removes_each_copy = True
+            state.half_removed.clear()
+        else:
+            group.ambiguous_copies.pop(block_hash, None)
         return self._cache.remove(group, tier, block_hash)
 
     def _remove_all_but(self, group: CacheGroup, tier: Tier, block_hash: BlockHash, left: int) -> bool:
@@ -301,12 +304,6 @@ class MemoryIndex:
         if left > 1:
             group.extra_copies[block_hash, tier] = left - 1
         return True
-
-    @staticmethod
-    def _note_last_removal(state: RankState, block_hash: BlockHash) -> None:
-        if block_hash in state.half_removed:
-            state.removes_each_copy = True
-            state.half_removed.clear()
 
     def clear(self, rank: Rank) -> None:
         state = self._ranks.get(rank)
@@ -529,6 +526,7 @@ class MemoryIndex:
         self._add_to_lookup(group.rank.model, group.state)
 
     def _add_to_lookup(self, model: str, state: RankState) -> None:
+        state.update_ordinary()
         place = self._lookup_place(state)
         if place is None:
             return
