@@ -90,6 +90,8 @@ _TIERS = {
 _MAX_BLOCK_SIZE = 1 << 20
 _HASH_MASK = (1 << 64) - 1
 _HALF = 1 << 63
+_MAX_GROUPS = 64
+"""KV-cache groups of an engine: how many stores of one request a batch has one after another."""
 
 
 class WireError(Exception):
@@ -202,43 +204,60 @@ def _relate(events: list[Event]) -> None:
 
 
 def _put_full_attention_first(events: list[Event]) -> None:
-    """Puts a store that names some of its blocks after the next one that names all of them.
+    """Puts a store that names some of its blocks after the store of another group that names all of them.
 
     A request's stores come one after another, in the order of the KV-cache groups, and those of full attention name
     the blocks that windows before them keep (gemma3).
     """
     ordered: list[Event] = []
-    waiting: list[Stored] = []
-    whole: Stored | None = None
-    for event in events:
-        if isinstance(event, Stored) and len(event.hashes) * event.block_size < len(event.tokens):
-            waiting.append(event)
-            if whole is not None:
-                ordered += _with_extras_of(whole, waiting)
-                waiting = []
-            continue
-        if isinstance(event, Stored) and event.tokens:
-            whole = event
-            ordered += (event, *_with_extras_of(whole, waiting))
+    waiting: dict[int, list[Stored]] = {}
+    for position, event in enumerate(events):
+        if isinstance(event, Stored) and _names_some(event):
+            later = _named_by(event, events, range(position + 1, min(position + _MAX_GROUPS, len(events))))
+            if later is not None:
+                waiting.setdefault(later[0], []).append(_with_extras_of(later[1], event))
+                continue
+            earlier = _named_by(event, events, range(position - 1, max(-1, position - _MAX_GROUPS), -1))
+            ordered.append(event if earlier is None else _with_extras_of(earlier[1], event))
         else:
-            whole = None
-            ordered += (*waiting, event)
-        waiting = []
-    events[:] = [*ordered, *waiting]
+            ordered.append(event)
+            ordered += waiting.pop(position, ())
+    events[:] = ordered
 
 
-def _with_extras_of(whole: Stored, some: Iterable[Stored]) -> Iterable[Stored]:
-    """Gives stores of some blocks what was hashed into all of them, as the store of all of the same tokens says it."""
-    for event in some:
-        if any(whole.extras) and event.parent == whole.parent and event.tokens[:16] == whole.tokens[:16]:
-            extras: list[bytes | None] = [None] * (len(event.tokens) // event.block_size)
-            for number, extra in enumerate(whole.extras):
-                place = number * whole.block_size // event.block_size
-                if extra is not None and place < len(extras):
-                    extras[place] = extra
-            yield msgspec.structs.replace(event, extras=extras)
-        else:
-            yield event
+def _names_some(event: Stored) -> bool:
+    return len(event.hashes) * event.block_size < len(event.tokens)
+
+
+def _named_by(some: Stored, events: Sequence[Event], positions: Iterable[int]) -> tuple[int, Stored] | None:
+    """The first store at one of the positions that names all of its blocks, of the tokens of `some`."""
+    for position in positions:
+        whole = events[position]
+        if isinstance(whole, Stored) and whole.tokens and not _names_some(whole) and whole.group != some.group:
+            size = max(whole.block_size, some.block_size)
+            if _starts_within(some, whole.tokens, size) or _starts_within(whole, some.tokens, size):
+                return position, whole
+    return None
+
+
+def _starts_within(event: Stored, tokens: TokenIds, size: int) -> bool:
+    """Whether the first block of an event is one of `tokens`, at a multiple of the block size of either."""
+    first = event.tokens[: event.block_size]
+    return any(
+        tokens[start : start + len(first)] == first for start in range(0, min(size, len(tokens)), event.block_size)
+    )
+
+
+def _with_extras_of(whole: Stored, some: Stored) -> Stored:
+    """Gives a store of some blocks what was hashed into all of them, as the store of all of the same tokens says it."""
+    if not any(whole.extras) or some.parent != whole.parent or some.tokens[:16] != whole.tokens[:16]:
+        return some
+    extras: list[bytes | None] = [None] * (len(some.tokens) // some.block_size)
+    for number, extra in enumerate(whole.extras):
+        place = number * whole.block_size // some.block_size
+        if extra is not None and place < len(extras):
+            extras[place] = extra
+    return msgspec.structs.replace(some, extras=extras)
 
 
 def _mark_reports_of_reuse(events: list[Event]) -> None:

@@ -328,7 +328,7 @@ class MemoryIndex:
             return True
         state.mark_inexact(InexactReason.CLEARED_TIER)
         for group in state.groups:
-            for block_hash, _ in group.hashes.items():
+            for block_hash in [block_hash for block_hash, _ in group.hashes.items()]:
                 group.extra_copies.pop((block_hash, _GPU), None)
                 self._cache.remove_last_copy(group, _GPU, block_hash)
         return False

@@ -62,9 +62,9 @@ def _at_end(
         return None
     at_end = keys[len(keys) - count :]
     before_last = keys[len(keys) - count - 1 : -1]
-    if count < window and count == len(keys) - 1:
-        return before_last  # all that the window reaches: the prompt ended on a border
-    return Placement(group, hashes, at_end, before_last, last_tokens) if count == window else at_end
+    if count != min(window, len(keys) - 1):
+        return at_end  # the prompt goes on, or it ended with as many blocks as no border leaves
+    return Placement(group, hashes, at_end, before_last, last_tokens)
 
 
 def _in_a_run(pinned: Sequence[int | None], keys: Sequence[BlockKey]) -> Sequence[BlockKey] | None:
