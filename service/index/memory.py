@@ -84,6 +84,8 @@ class MemoryIndex:
         keys = self._keys(group, stored)
         if keys is None:
             return len(stored.hashes)
+        if state.placements:
+            self._note_follower(group, stored)
         if stored.reuse is _NO or not self._is_report(group, stored):
             self._add(group, tier, stored, keys)
         return 0
@@ -131,25 +133,41 @@ class MemoryIndex:
             return None
         if isinstance(placed, Placement):
             group.state.placements.update(dict.fromkeys(stored.hashes, placed))
+            if any(other is not group for other in group.state.groups):
+                group.state.mark_inexact(InexactReason.WINDOW_BLOCKS)  # prompts can share more in one than in the other
             placed = placed.keys
         return as_key_vector(list(placed))
 
     def _settle_by_parent(self, state: RankState, stored: Stored) -> BlockKey | None:
-        """Lets an event that goes on from a window's last block tell where that is; gives the block's key.
+        """Lets an event that follows a window's last block tell where that is; gives the block's key.
 
-        A prompt that went on after the stretch goes on with other tokens than the stretch ended with.
+        One that repeats what the stretch ended with comes before it; tokens of which nothing is kept are generated
+        next. Any other may go on from the end of the stretch, or differ from it in its last block: its blocks are in
+        doubt as well.
         """
         placement = state.placements.get(stored.parent) if stored.parent is not None else None
         if placement is None or stored.parent != placement.hashes[-1]:
             return None
-        before = stored.tokens[: placement.group.block_size] == placement.last_tokens
-        return self._settle(placement, before=before)
+        if stored.tokens[: placement.group.block_size] == placement.last_tokens:
+            return self._settle(placement, before=True)
+        return None if stored.hashes else self._settle(placement, before=False)
+
+    def _note_follower(self, group: CacheGroup, stored: Stored) -> None:
+        """Puts blocks in doubt that are chained to blocks in doubt."""
+        placements = group.state.placements
+        placement = placements.get(stored.parent) if stored.parent is not None else None
+        if placement is None:
+            return
+        for block_hash in stored.hashes:
+            if block_hash not in placements and block_hash not in group.hashes:
+                placements[block_hash] = placement
+                placement.followers.append((group, block_hash))
 
     def _settle_by_hash(self, state: RankState, hashes: Sequence[BlockHash], keys: frozenset[BlockKey]) -> None:
         """Lets another prompt that has some of a window's blocks tell where those are."""
         for block_hash in hashes:
             placement = state.placements.get(block_hash)
-            if placement is not None:
+            if placement is not None and block_hash in placement.hashes:
                 number = list(placement.hashes).index(block_hash)
                 if (placement.keys[number] in keys) != (placement.keys_before[number] in keys):
                     self._settle(placement, before=placement.keys_before[number] in keys)
@@ -157,11 +175,16 @@ class MemoryIndex:
     def _settle(self, placement: Placement, *, before: bool) -> BlockKey:
         """Ends the doubt about where blocks are; gives the key of the last."""
         group = placement.group
+        placements = group.state.placements
         keys = placement.keys_before if before else placement.keys
         for block_hash, key in zip(placement.hashes, keys, strict=True):
-            held = group.state.placements.pop(block_hash, None) is not None
+            held = placements.pop(block_hash, None) is not None
             if before and held and self._cache.remove_last_copy(group, _GPU, block_hash):
                 self._cache.store(group, _GPU, as_key_vector([block_hash]), as_key_vector([key]))
+        for follower, block_hash in placement.followers:
+            if placements.pop(block_hash, None) is not None and before:
+                self._cache.remove_last_copy(follower, _GPU, block_hash)
+                group.state.mark_inexact(InexactReason.WINDOW_BLOCKS)
         return keys[-1]
 
     def _is_report(self, group: CacheGroup, stored: Stored) -> bool:

@@ -26,6 +26,8 @@ class Placement(msgspec.Struct, gc=False, eq=False):
     """Their keys, if it ended with it."""
     last_tokens: TokenIds
     """The tokens of the last block of the stretch."""
+    followers: list[tuple[CacheGroup, BlockHash]]
+    """Blocks whose keys were chained to these, as if the prompt went on."""
 
 
 def place(
@@ -39,7 +41,10 @@ def place(
     if not hashes or len(hashes) == len(keys):
         return keys[: len(hashes)]
     positions = {key: position for position, key in enumerate(keys)}
-    known = [group.state.key_of(block_hash, group.layout) for block_hash in hashes]
+    known = [
+        None if block_hash in group.state.placements else group.state.key_of(block_hash, group.layout)
+        for block_hash in hashes
+    ]
     pinned = [None if key is None else positions.get(key) for key in known]
     if None not in pinned:
         return [keys[position] for position in pinned if position is not None]
@@ -64,7 +69,7 @@ def _at_end(
     before_last = keys[len(keys) - count - 1 : -1]
     if count != min(window, len(keys) - 1):
         return at_end  # the prompt goes on, or it ended with as many blocks as no border leaves
-    return Placement(group, hashes, at_end, before_last, last_tokens)
+    return Placement(group, hashes, at_end, before_last, last_tokens, [])
 
 
 def _in_a_run(pinned: Sequence[int | None], keys: Sequence[BlockKey]) -> Sequence[BlockKey] | None:

@@ -34,12 +34,15 @@ class Offload:
         self._chunks: OrderedDict[int, Chunk] = OrderedDict()
 
     def matched(self, hashes: Sequence[int], blocks: int, most: int) -> int:
-        """To how many blocks a device hit of `blocks` blocks is extended, `most` of the prompt's `hashes` at most."""
+        """To how many blocks a device hit of `blocks` blocks is extended, `most` of the prompt's `hashes` at most.
+
+        Less than a chunk is not fetched.
+        """
         size = self.blocks_per_chunk
         end = blocks // size
         while (end + 1) * size <= most and hashes[(end + 1) * size - 1] in self._chunks:
             end += 1
-        return max(blocks, end * size) if end * size > blocks else blocks
+        return end * size if end * size - blocks >= size else blocks
 
     def fetch(self, hashes: Sequence[int], blocks: int, end: int) -> list[Chunk]:
         """The chunks that hold blocks `blocks` to `end`, kept from eviction until `fetched`."""

@@ -126,6 +126,16 @@ def test_a_later_prompt_tells_that_a_window_keeps_the_blocks_before_the_last(ind
     assert index.disagreements() == []
 
 
+def test_blocks_after_a_window_of_unknown_place_are_in_doubt_until_it_is_known(index: MemoryIndex) -> None:
+    index.store(A, windowed(1, 2, 3, 4, hashes=[2, 3], group=0))
+    index.store(A, windowed(9, parent=3, group=0))
+    assert index.inexact_reason(A) == InexactReason.WINDOW_BLOCKS
+    index.remove(A, Removed([2, 3], group=0))
+    assert index.inexact_reason(A) == InexactReason.WINDOW_BLOCKS
+    index.remove(A, Removed([9], group=0))
+    assert index.inexact_reason(A) is None
+
+
 def test_another_prompt_that_shares_blocks_tells_where_they_are(index: MemoryIndex) -> None:
     index.store(A, windowed(1, 2, 3, 4, hashes=[2, 3], group=0))
     index.store(A, windowed(1, 2, 3, 9, hashes=[3, 9], group=0))

@@ -6,16 +6,9 @@ from service.index.base import Rank, Removed
 from service.index.memory import MemoryIndex
 from service.simulation.workload import SETUPS, Serve, described, generate, search, smallest
 
-KNOWN_WRONG = {"sparse window alone"}
-"""Setups for which the index is not right yet, and does not say so."""
-
-
-def known_wrong(name: str) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.xfail(reason="the index is wrong here and claims to be exact")] if name in KNOWN_WRONG else []
-
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("name", [pytest.param(name, marks=known_wrong(name)) for name in SETUPS])
+@pytest.mark.parametrize("name", SETUPS)
 def test_no_answer_is_wrong_and_claims_to_be_exact(name: str, seed: int) -> None:
     found = search(SETUPS[name], generate(SETUPS[name], seed, 15))
     assert found is None, "\n".join(described(smallest(found)))
