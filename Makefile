@@ -14,8 +14,12 @@ SHELL_SCRIPTS = $(shell grep -lsI '^\#!.*bash' .ci/* scripts/* scripts/*/*)
 help:                     ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/native      ## See it work: simulated engines, no GPU and no hub
-	exec $(BIN)/kvcache demo $(ARGS)
+# In a container the demo needs only the command; the service's packages, 35 more, only as a child process.
+demo: | $(BIN)/python     ## See it work: simulated engines, no GPU and no hub
+	@case " $(ARGS) " in *" process "*) needed=runtime ;; \
+	  *) if podman info >/dev/null 2>&1 || docker info >/dev/null 2>&1; then needed=host; else needed=runtime; fi ;; esac; \
+	  $(MAKE) --no-print-directory $(VENV)/$$needed
+	@exec $(BIN)/kvcache demo $(ARGS)
 
 up: $(VENV)/native        ## The service, on the container runtime that is there; options in ARGS
 	@exec $(BIN)/kvcache up $(ARGS)
@@ -61,9 +65,15 @@ $(BIN)/python:
 
 # What is installed is written down, so that it happens again only when a lock file changes.
 $(VENV)/runtime: requirements.lock pyproject.toml | $(BIN)/python
-	@echo "Installing kvcache into $(VENV) (once)"
+	@echo "Installing kvcache and the service into $(VENV) (once, 59 packages; a minute or two)"
 	@$(PIP_INSTALL) --require-hashes -r requirements.lock
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/host: requirements-host.lock pyproject.toml | $(BIN)/python
+	@test -e $(VENV)/runtime || { echo "Installing the kvcache command into $(VENV) (once, 24 packages)"; \
+	  $(PIP_INSTALL) --require-hashes -r requirements-host.lock && \
+	  $(PIP_INSTALL) --no-deps --no-build-isolation --editable .; }
 	@touch $@
 
 # The service as a child process runs on this Python; the image compiles its own.
