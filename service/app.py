@@ -177,7 +177,8 @@ async def loaded_models(options: PromptOptions, index: Index, fleet: Registry) -
 @asynccontextmanager
 async def readiness(settings: Settings, models: Models, pool: EventPool, fleet: Registry) -> AsyncIterator[Readiness]:
     """Loads the default model in the background."""
-    ready = Readiness(settings.model_name, settings.hub_retry_after, models, pool, fleet)
+    needs_events = settings.ready_needs_events
+    ready = Readiness(settings.model_name, settings.hub_retry_after, models, pool, fleet, needs_events=needs_events)
     loading = asyncio.create_task(ready.load_default_model())
     try:
         yield ready

@@ -85,6 +85,23 @@ class ServiceCollector(Collector):
             "events_replay_failures", "Replays that did not return the missing batches", counted.replay_failures
         )
         yield _counter("events_restarts", "Sequences that started again: restarts of engines", counted.restarts)
+        yield _counter(
+            "events_claims_refused",
+            "Messages about a rank that another endpoint speaks for",
+            counted.claims_refused,
+        )
+        yield _labelled(
+            GaugeMetricFamily(
+                "kvcache_endpoint_state", "1 for the state that an endpoint is in", labels=("endpoint", "state")
+            ),
+            (((endpoint.address, endpoint.state), 1) for endpoint in self._pool.endpoints()),
+        )
+        yield _labelled(
+            CounterMetricFamily(
+                "kvcache_endpoint_messages", "Messages received from an endpoint", labels=("endpoint",)
+            ),
+            (((endpoint.address,), endpoint.messages) for endpoint in self._pool.endpoints()),
+        )
         yield _gauge("events_queue_depth", "Batches queued until a replay ends", self._pool.waiting())
         yield _gauge(
             "events_last_lag_seconds",

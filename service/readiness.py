@@ -16,11 +16,21 @@ logger = logging.getLogger(__name__)
 class Readiness:
     """Ready when the default model is loaded, every event socket is open, and some pod can take requests.
 
-    An engine without events is not a reason, and neither is a fleet without pods.
+    An engine without events is not a reason, unless `needs_events`; neither is a fleet without pods.
     """
 
-    def __init__(self, model_name: str, retry_after: float, models: Models, pool: EventPool, fleet: Registry) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        retry_after: float,
+        models: Models,
+        pool: EventPool,
+        fleet: Registry,
+        *,
+        needs_events: bool = False,
+    ) -> None:
         """`retry_after` is the number of seconds between two attempts to load the model."""
+        self._needs_events = needs_events
         self._model = model_name
         self._retry_after = retry_after
         self._models = models
@@ -30,7 +40,8 @@ class Readiness:
 
     def reasons(self) -> list[str]:
         """A sentence for each thing that is missing; none when ready."""
-        problems = [*([self._model_problem] if self._model_problem else []), *self._pool.problems()]
+        silent = self._pool.silent() if self._needs_events else self._pool.problems()
+        problems = [*([self._model_problem] if self._model_problem else []), *silent]
         if len(self._fleet) and not any(pod.healthy and pod.is_available for pod in self._fleet):
             problems.append("no pod can take requests")
         return problems

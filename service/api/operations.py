@@ -15,6 +15,8 @@ from service.api.fleet import fleet_pod
 from service.api.resources import DOCUMENT, FLEET, INDEX, INSTANCE_ID, MODELS, POOL, READINESS, REGISTRY, RESOLVER
 from service.api.responses import (
     ByTier,
+    EndpointList,
+    EndpointStatus,
     Forgotten,
     ModelCard,
     ModelList,
@@ -67,7 +69,8 @@ class _Snapshot(Collector):
 async def pods(request: web.Request) -> web.Response:
     """Lists every rank of every pod, and the pods that requests are forwarded to."""
     blocks = {rank_blocks.rank: rank_blocks for rank_blocks in request.app[INDEX].ranks()}
-    streams = {stream.rank: stream for stream in request.app[POOL].streams()}
+    pool = request.app[POOL]
+    streams = {stream.rank: stream for stream in (*pool.unheard(), *pool.streams())}
     now = time.time()
     ranks = [_pod_rank(rank, blocks.get(rank), streams.get(rank), now) for rank in sorted({*blocks, *streams})]
     return json_response(PodList(ranks, [fleet_pod(pod) for pod in request.app[FLEET]]))
@@ -86,11 +89,37 @@ def _pod_rank(rank: Rank, blocks: RankBlocks | None, stream: StreamReport | None
         exact=inexact_reason is None,
         inexact_reason=inexact_reason,
         last_sequence=stream.last_sequence if stream else None,
-        last_event_age_seconds=None if last_event_at is None else round(max(0.0, now - last_event_at), 3),
+        last_event_age_seconds=_age(last_event_at, now),
         block_sizes=list(blocks.block_sizes) if blocks else [],
         blocks=ByTier.of(blocks.blocks_by_tier) if blocks else ByTier(),
         unsupported_groups=unsupported_groups,
         not_understood=unsupported_groups,
+    )
+
+
+def _age(at: float | None, now: float) -> float | None:
+    return None if at is None else round(max(0.0, now - at), 3)
+
+
+async def endpoints(request: web.Request) -> web.Response:
+    """Lists the endpoints that events come from, and why nothing arrives from them."""
+    now = time.time()
+    return json_response(
+        EndpointList(
+            [
+                EndpointStatus(
+                    address=report.address,
+                    state=report.state,
+                    connections=report.connections,
+                    messages=report.messages,
+                    last_message_age_seconds=_age(report.last_message_at, now),
+                    topics_left_out=list(report.topics_left_out),
+                    pods=list(report.pods),
+                    problem=report.problem,
+                )
+                for report in request.app[POOL].endpoints()
+            ]
+        )
     )
 
 

@@ -224,6 +224,28 @@ class PodList(Struct):
     fleet: list[FleetPod]
 
 
+class EndpointStatus(Struct):
+    """An endpoint that events come from."""
+
+    address: str
+    state: str
+    """closed, resolving, unresolved, connecting, refused, listening, connected (nothing heard yet) or heard."""
+    connections: int
+    messages: int
+    last_message_age_seconds: float | None
+    topics_left_out: list[str]
+    """Topics that came and that do not start with ZMQ_TOPIC, the first ten."""
+    pods: list[str]
+    problem: str | None
+    """Why nothing arrives, and the remedy; null when messages arrive."""
+
+
+class EndpointList(Struct):
+    """Response of /endpoints."""
+
+    endpoints: list[EndpointStatus]
+
+
 class Forgotten(Struct):
     """Response of DELETE /pods/{pod}."""
 

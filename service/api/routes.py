@@ -104,6 +104,7 @@ ROUTES: Final = (
         (requests.DetokenizeRequest,),
         _MODEL_ERRORS,
     ),
+    Route("GET", "/endpoints", operations.endpoints, _json(responses.EndpointList)),
     Route("GET", "/pods", operations.pods, _json(responses.PodList)),
     Route("POST", "/pods", fleet.add_pod, _json(responses.FleetPod), (requests.NewPod,), (*_BODY_ERRORS, 409)),
     Route("PATCH", "/pods/{pod:.+}", fleet.change_pod, _json(responses.FleetPod), (requests.PodChange,), (404,)),

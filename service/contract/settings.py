@@ -132,6 +132,9 @@ class Settings:
     pool_concurrency: int = _setting(4, _count(1, 256), "endpoints drained concurrently per event-loop turn")
     pool_queue_batches: int = _setting(100_000, _count(1), "maximum queued batches per connection and per replay")
     pod_ttl: float = _setting(300.0, parse_seconds, "how long a pod stays in the scores after its connection is lost")
+    ready_needs_events: bool = _setting(
+        False, _flag, "whether `GET /ready` waits until every endpoint was heard (`GET /endpoints` says why not)"
+    )
 
     pods: tuple[PodEntry, ...] = _setting(
         (),

@@ -6,24 +6,30 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import zmq
 
 from service.contract.endpoints import Endpoint
+from service.events.endpoint_status import EndpointState
 from service.events.index_sink import IndexSink, count_skipped, rank_name
 from service.events.rate_limited_log import RateLimitedLog
 from service.events.replay_client import ANSWER_SECONDS, ReplayClient
+from service.events.resolver import Resolver
 from service.events.sequencer import Timing
 from service.events.statistics import EventStatistics
 from service.events.streams import Limits, Stream, Streams
 from service.events.subscription import Message, Subscription
+from service.events.topic import read_topic
 from service.index.base import Index, Rank
 
 logger = logging.getLogger(__name__)
 SWEEP_BLOCKS = 1024
 _SWEEP_INTERVAL = 0.1
 _WATCH_INTERVAL = 1.0
+_SILENCE_INTERVAL = 60.0
+_LISTED_PROBLEMS = 3
 _FORGET_AFTER_TTLS = 12
 """A pod that stayed away this many times POD_TTL will not come back to what it held: its memory is given up."""
 _TIMING = Timing()
@@ -41,6 +47,22 @@ class StreamReport:
     exact: bool
     inexact_reason: str | None
     connected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointReport:
+    """What `/endpoints` says about an endpoint. Times are Unix seconds."""
+
+    address: str
+    state: str
+    connections: int
+    messages: int
+    last_message_at: float | None
+    topics_left_out: Sequence[str]
+    pods: Sequence[str]
+    """The pods that it speaks for."""
+    problem: str | None
+    """Why nothing arrives, and the remedy."""
 
 
 class EventPool:
@@ -65,13 +87,19 @@ class EventPool:
         first_check: float = _TIMING.first_check,
         replay_timeout: float = ANSWER_SECONDS,
         max_streams: int = _LIMITS.streams,
+        resolver: Resolver | None = None,
+        silence_interval: float = _SILENCE_INTERVAL,
     ) -> None:
         self.statistics = EventStatistics()
         self._index = index
         self._log = RateLimitedLog(logger)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._client = ReplayClient(self._context, replay_timeout)
-        self._watch_interval = min(_WATCH_INTERVAL, pod_ttl / 4)
+        resolver = resolver or Resolver()
+        self._client = ReplayClient(resolver, replay_timeout)
+        self._default_model = default_model
+        self._silence_interval = silence_interval
+        self._logged_silence_at = monotonic()
+        self._watch_interval = min(_WATCH_INTERVAL, pod_ttl / 4, silence_interval / 4)
         self._streams = Streams(
             self._sink,
             self,
@@ -83,7 +111,9 @@ class EventPool:
         turns = asyncio.Semaphore(concurrency)
 
         def subscribe(endpoint: Endpoint) -> Subscription:
-            return Subscription(self._context, endpoint, topic, self, turns=turns, high_water=queue_batches)
+            return Subscription(
+                self._context, endpoint, topic, self, turns=turns, resolver=resolver, high_water=queue_batches
+            )
 
         self._subscribe = subscribe
         self._subscriptions = [subscribe(endpoint) for endpoint in endpoints]
@@ -135,6 +165,29 @@ class EventPool:
         """A sentence for each socket that is not up. An engine that is not there yet is no problem."""
         return [subscription.problem for subscription in self._subscriptions if subscription.problem]
 
+    def silent(self) -> list[str]:
+        """A sentence for each endpoint that nothing was heard from, with the remedy."""
+        return [status.problem for status in (one.status for one in self._subscriptions) if status.problem]
+
+    def endpoints(self) -> list[EndpointReport]:
+        """How far the events of each endpoint come."""
+        pods: dict[Subscription, set[str]] = {}
+        for stream in self._streams:
+            pods.setdefault(stream.subscription, set()).add(stream.rank.pod)
+        return [
+            EndpointReport(
+                subscription.endpoint.address,
+                subscription.status.state.value,
+                len(subscription.connections),
+                subscription.status.messages,
+                subscription.status.last_message_at,
+                subscription.status.topics_left_out,
+                sorted(pods.get(subscription, ())),
+                subscription.status.problem,
+            )
+            for subscription in self._subscriptions
+        ]
+
     def addresses(self) -> list[str]:
         """Where each endpoint is, with the ports that the system chose filled in."""
         return [subscription.address for subscription in self._subscriptions]
@@ -142,6 +195,22 @@ class EventPool:
     def streams(self) -> list[StreamReport]:
         """Where each rank's blocks come from, and whether its answers are exact."""
         return [self._report(stream) for stream in self._streams]
+
+    def unheard(self) -> list[StreamReport]:
+        """Of each endpoint that we connect to and that sent nothing yet: rank 0 of its pod, as far as it has a name."""
+        return [
+            StreamReport(
+                rank=Rank(*read_topic(b"", endpoint, self._default_model)),
+                endpoint=endpoint.address,
+                last_sequence=None,
+                last_event_at=None,
+                exact=False,
+                inexact_reason="not heard yet",
+                connected=bool(subscription.connections),
+            )
+            for subscription in self._subscriptions
+            if not (endpoint := subscription.endpoint).binds and not subscription.status.messages
+        ]
 
     def waiting(self) -> int:
         """How many batches wait for a replay."""
@@ -211,6 +280,18 @@ class EventPool:
             for subscription in self._subscriptions:
                 subscription.open()
             self._streams.tick()
+            if monotonic() - self._logged_silence_at > self._silence_interval:
+                self._look_for_silence()
+
+    def _look_for_silence(self) -> None:
+        """Logs in one line from which endpoints nothing arrives, and probes for topics that the prefix leaves out."""
+        self._logged_silence_at = monotonic()
+        for subscription in self._subscriptions:
+            if subscription.status.state is EndpointState.CONNECTED:
+                subscription.probe()
+        if problems := self.silent():
+            more = f" (and {len(problems) - _LISTED_PROBLEMS} more)" if len(problems) > _LISTED_PROBLEMS else ""
+            logger.warning("Nothing arrives from %s%s", "; ".join(problems[:_LISTED_PROBLEMS]), more)
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))

@@ -14,6 +14,7 @@ from service.contract.endpoints import Endpoint
 from service.events.arrival import Arrival
 from service.events.recording import Recorded, recorded_pod
 from service.events.replay_client import ReplayClient
+from service.events.resolver import Resolver
 from service.events.sequencer import Notice
 from service.events.streams import Stream, Streams
 from service.events.subscription import Message, Subscription
@@ -50,11 +51,12 @@ class Recorder:
         self._model = model
         self._write = write
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._client = ReplayClient(self._context)
+        resolver = Resolver()
+        self._client = ReplayClient(resolver)
         self._streams = Streams(self._sink, self, self._client, default_model=model, rebuilds=False, exclusive=False)
         turns = asyncio.Semaphore()
         self._subscriptions = [
-            Subscription(self._context, endpoint, topic, self, turns=turns) for endpoint in endpoints
+            Subscription(self._context, endpoint, topic, self, turns=turns, resolver=resolver) for endpoint in endpoints
         ]
 
     def _sink(self, rank: Rank, topic: bytes) -> _RecordingSink:

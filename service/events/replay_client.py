@@ -13,11 +13,14 @@ import zmq
 import zmq.asyncio
 
 from service.events.arrival import Arrival
+from service.events.resolver import Resolver, prepare
 from service.events.sequencer import Sequencer
+from service.events.subscription import MAX_MESSAGE_BYTES
 
 logger = logging.getLogger(__name__)
 END = b"\xff" * 8
 ANSWER_SECONDS = 2.0
+_AT_ONCE = 16
 _SLICE_SECONDS = 0.005
 _SLICE = 128
 _MAX_REPEATED = 10_000
@@ -36,10 +39,15 @@ class Replayed(NamedTuple):
 
 
 class ReplayClient:
-    """Asks for what sequencers want, without delaying other streams. `answer_seconds` is the timeout of a reply."""
+    """Asks for what sequencers want, in a ZeroMQ context of its own, a few at a time.
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], answer_seconds: float = ANSWER_SECONDS) -> None:
-        self._context = context
+    `answer_seconds` is the timeout of a reply.
+    """
+
+    def __init__(self, resolver: Resolver, answer_seconds: float = ANSWER_SECONDS) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._resolver = resolver
+        self._turns = asyncio.Semaphore(_AT_ONCE)
         self._answer_seconds = answer_seconds
         self._active: set[Sequencer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -59,6 +67,7 @@ class ReplayClient:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._context.destroy(linger=0)
 
     def _run(self, work: Coroutine[Any, Any, None], address: str) -> None:
         task = asyncio.create_task(work, name=f"replay of {address}")
@@ -67,7 +76,8 @@ class ReplayClient:
 
     async def _introduce(self, address: str, heard: Callable[[Replayed], None]) -> None:
         with suppress(ReplayError):
-            async with aclosing(ask(self._context, address, 0, self._answer_seconds)) as replies:
+            literal = await self._resolve(address)
+            async with self._turns, aclosing(ask(self._context, literal, 0, self._answer_seconds)) as replies:
                 async for replayed in replies:
                     heard(replayed)
                     break
@@ -90,8 +100,9 @@ class ReplayClient:
     async def _answer_one(
         self, address: str, start: int, sequencer: Sequencer, read: Callable[[Replayed], Arrival]
     ) -> None:
+        literal = await self._resolve(address)
         slice_ends = monotonic() + _SLICE_SECONDS
-        async with aclosing(ask(self._context, address, start, self._answer_seconds)) as replies:
+        async with self._turns, aclosing(ask(self._context, literal, start, self._answer_seconds)) as replies:
             async for replayed in replies:
                 if not sequencer.replayed(read(replayed)):
                     return
@@ -99,6 +110,13 @@ class ReplayClient:
                     await asyncio.sleep(0)
                     slice_ends = monotonic() + _SLICE_SECONDS
         sequencer.replay_ended()
+
+    async def _resolve(self, address: str) -> str:
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                return (await self._resolver.resolve(address))[0]
+        except (OSError, IndexError) as error:
+            raise ReplayError(str(error) or f"{address} cannot be resolved") from error
 
 
 async def ask(
@@ -115,7 +133,9 @@ async def ask(
         socket: zmq.Socket[bytes] = zmq.Socket.shadow(readable)
         socket.linger = 0
         socket.rcvhwm = 0
+        socket.maxmsgsize = MAX_MESSAGE_BYTES
         try:
+            prepare(socket, address)
             socket.connect(address)
             socket.send_multipart((b"", start.to_bytes(8, "big")), zmq.NOBLOCK)
         except zmq.ZMQError as error:

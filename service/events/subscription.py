@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import closing
-from time import monotonic
+from contextlib import closing, suppress
+from time import monotonic, time
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -13,16 +13,25 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from service.contract.endpoints import Endpoint
+from service.events.endpoint_status import EndpointStatus
+from service.events.resolver import Resolver, is_literal, prepare
 
 logger = logging.getLogger(__name__)
 _TURN_SECONDS = 0.002
 _WITHOUT_CLOCK = 8
 """Messages that are taken between two looks at the clock."""
 _HIGH_WATER = 100_000
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""A larger message ends its connection (ZMQ_MAXMSGSIZE). A batch of a million tokens has about 5 MB."""
+_CONNECT_MILLISECONDS = 5_000
+_RESOLVE_SECONDS = 2.0
+"""Between two lookups of the host name of an endpoint that is not connected."""
 _NOBLOCK = int(zmq.NOBLOCK)
 _MADE = zmq.Event.CONNECTED | zmq.Event.ACCEPTED
 _READY = zmq.Event.HANDSHAKE_SUCCEEDED
 _ENDED = zmq.Event.DISCONNECTED
+_FAILED = zmq.Event.CLOSED
+"""Of a connecting socket: an attempt to connect failed."""
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
@@ -65,11 +74,14 @@ class Subscription:
         listener: Listener,
         *,
         turns: asyncio.Semaphore,
+        resolver: Resolver | None = None,
         high_water: int = _HIGH_WATER,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
         pause: float = 1.0,
     ) -> None:
         self.endpoint = endpoint
-        self.connections: set[int] = set()
+        self.status = EndpointStatus(endpoint, topic)
+        self.connections = self.status.connections
         self._binds = endpoint.binds
         self._ended: set[int] = set()
         # An endpoint with a name of its own has it because its topic says nothing, so no topic can be asked for.
@@ -81,15 +93,18 @@ class Subscription:
         self._pause = pause
         self._by_frame = endpoint.binds
         """Whether to ask of each frame if it is a message's last: messages are traced, or were not of three frames."""
-        self._problem: str | None = "is not opened yet"
+        self._resolver = resolver or Resolver()
+        self._max_message_bytes = max_message_bytes
+        self._attempt_failed = asyncio.Event()
+        self._probing = False
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def problem(self) -> str | None:
-        """Why the socket is not up; None when it is."""
-        return self._problem if self._socket is None else None
+        """Why the socket is not open; None when it is."""
+        return self.status.closed
 
     def open(self) -> None:
         """Binds or connects and starts to receive; what goes wrong becomes `problem`, and calling again tries again."""
@@ -101,27 +116,33 @@ class Subscription:
         # Without heartbeats a connection whose other end went without a word stands for hours.
         socket.heartbeat_ivl, socket.heartbeat_timeout = 10_000, 30_000
         socket.reconnect_ivl, socket.reconnect_ivl_max = 100, 2_000
+        socket.maxmsgsize = self._max_message_bytes
+        socket.connect_timeout = _CONNECT_MILLISECONDS
         socket.subscribe(self._topic)
-        monitor = socket.get_monitor_socket(_MADE | _READY | _ENDED)
+        monitor = socket.get_monitor_socket(_MADE | _READY | _ENDED | _FAILED)
+        address = self.endpoint.address
         try:
             if self.endpoint.binds:
-                socket.bind(self.endpoint.address)
-            else:
-                socket.connect(self.endpoint.address)
+                _bind(socket, address)
+            elif is_literal(address):
+                prepare(socket, address)
+                socket.connect(address)
         except zmq.ZMQError as error:
             socket.disable_monitor()
             monitor.close()
             socket.close()
             verb = "bind" if self.endpoint.binds else "connect to"
-            self._problem = f"cannot {verb} {self.endpoint.address}: {error.strerror}"
+            self.status.closed = f"cannot {verb} {address}: {error.strerror}"
             return
-        self._socket, self._monitor = socket, monitor
-        self._task = asyncio.create_task(self._run(socket, monitor), name=f"events of {self.endpoint.address}")
+        self._socket, self._monitor, self.status.closed = socket, monitor, None
+        self._tasks.append(asyncio.create_task(self._run(socket, monitor), name=f"events of {address}"))
+        if not is_literal(address):
+            self._tasks.append(asyncio.create_task(self._follow_name(socket), name=f"addresses of {address}"))
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._socket is not None and self._monitor is not None:
             self._socket.disable_monitor()
             self._monitor.close()
@@ -143,6 +164,40 @@ class Subscription:
             return self.endpoint.address
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
+    async def _follow_name(self, socket: zmq.Socket[bytes]) -> None:
+        """Connects to what the host name stands for: to the next of its addresses when one refuses."""
+        status = self.status
+        connected_to: str | None = None
+        while True:
+            if not self.connections:
+                status.resolving = True
+                try:
+                    found = await self._resolver.resolve(self.endpoint.address)
+                except OSError as error:
+                    status.unresolved = str(error)
+                else:
+                    status.unresolved = None
+                    if not self.connections and found and (connected_to not in found or self._attempt_failed.is_set()):
+                        after = found.index(connected_to) + 1 if connected_to and connected_to in found else 0
+                        connected_to = _reconnect(socket, connected_to, found[after % len(found)])
+                finally:
+                    status.resolving = False
+                self._attempt_failed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RESOLVE_SECONDS):
+                    await self._attempt_failed.wait()
+
+    def probe(self) -> None:
+        """Hears messages of all topics for a moment, to name those that the prefix leaves out."""
+        if self._socket is not None and self._topic and not self._probing:
+            self._probing = True
+            self._socket.subscribe(b"")
+
+    def _end_probe(self) -> None:
+        if self._probing and self._socket is not None:
+            self._probing = False
+            self._socket.unsubscribe(b"")
+
     async def _run(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
         with closing(_Signals(monitor, socket)) as signals:
             while True:
@@ -163,8 +218,12 @@ class Subscription:
         event = recv_monitor_message(monitor)
         if event["event"] == _READY:
             self._listener.connected(self)
+        elif event["event"] == _FAILED:
+            self.status.refused = True
+            self._attempt_failed.set()
         elif event["event"] & _MADE:
             self.connections.add(event["value"])
+            self.status.refused = False
             self._ended.discard(event["value"])
         elif event["value"] in self.connections:
             self.connections.remove(event["value"])
@@ -173,17 +232,31 @@ class Subscription:
 
     def _drain(self, socket: zmq.Socket[bytes]) -> None:
         ends = monotonic() + _TURN_SECONDS
-        received = self._listener.received
-        while monotonic() < ends:
-            for _ in range(_WITHOUT_CLOCK):
-                try:
+        received = self._listener.received if not self._probing else self._received_by_probe
+        count = 0
+        try:
+            while monotonic() < ends:
+                for _ in range(_WITHOUT_CLOCK):
                     message = self._message_by_frame(socket) if self._by_frame else self._message(socket)
-                except zmq.Again:
-                    return
-                if message is None:
-                    self._listener.malformed(self)
-                else:
-                    received(self, message)
+                    if message is None:
+                        self._listener.malformed(self)
+                    else:
+                        count += 1
+                        received(self, message)
+        except zmq.Again:
+            pass
+        finally:
+            if count:
+                self.status.messages += count
+                self.status.last_message_at = time()
+
+    def _received_by_probe(self, subscription: Subscription, message: Message) -> None:
+        self._end_probe()
+        if self.wants(message.topic):
+            self._listener.received(subscription, message)
+        else:
+            self.status.messages -= 1
+            self.status.left_out(message.topic)
 
     def _message(self, socket: zmq.Socket[bytes]) -> Message | None:
         """The next message, None when it has other frames than it should; raises zmq.Again when there is none.
@@ -219,6 +292,27 @@ class Subscription:
             frame = socket.recv(_NOBLOCK, False)
             frames.append(frame.bytes)
         return _message(frames, connection, peer)
+
+
+def _bind(socket: zmq.Socket[bytes], address: str) -> None:
+    """Binds, for IPv4 and IPv6 where the address is any (`*`) and the host has both."""
+    prepare(socket, address)
+    try:
+        socket.bind(address)
+    except zmq.ZMQError:
+        if not socket.ipv6 or "[" in address:
+            raise
+        socket.ipv6 = False
+        socket.bind(address)
+
+
+def _reconnect(socket: zmq.Socket[bytes], former: str | None, address: str) -> str:
+    if former != address:
+        if former is not None:
+            socket.disconnect(former)
+        prepare(socket, address)
+        socket.connect(address)
+    return address
 
 
 def _has_messages(socket: zmq.Socket[bytes]) -> bool:
@@ -264,4 +358,5 @@ def _origin(frame: zmq.Frame) -> tuple[int | None, str | None]:
         connection, peer = frame.get(zmq.MessageOption.SRCFD), frame.get("Peer-Address")
     except zmq.ZMQError:
         return None, None
-    return (connection if isinstance(connection, int) else None), (str(peer) if peer else None)
+    host = str(peer).removeprefix("::ffff:") if peer else None  # IPv4 through a socket of both
+    return (connection if isinstance(connection, int) else None), host

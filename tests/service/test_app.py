@@ -13,7 +13,7 @@ from service.readiness import Readiness
 async def test_resources_that_have_started_are_stopped_when_a_later_one_fails(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **_named: object) -> None:
         raise RuntimeError("no readiness today")
 
     monkeypatch.setattr(Readiness, "__init__", fail)

@@ -215,3 +215,29 @@ async def test_responses_have_the_fields_of_the_openapi_document(serve: Serve) -
         schema = document["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
         described = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
         assert set(await post(client, path, CHAT)) == set(described["properties"])
+
+
+async def test_endpoints_say_why_nothing_arrives_and_what_to_do(serve: Serve) -> None:
+    client = await serve(zmq_endpoint=(Endpoint("tcp://127.0.0.1:1", pod="a", model="m"),))
+    async with asyncio.timeout(10):
+        while True:
+            (endpoint,) = (await fetch(client, "/endpoints"))["endpoints"]
+            if endpoint["state"] == "refused":
+                break
+            await asyncio.sleep(0.01)
+    assert endpoint["problem"].startswith("tcp://127.0.0.1:1: nobody accepts connections there; start the engine")
+    assert (endpoint["connections"], endpoint["messages"], endpoint["last_message_age_seconds"]) == (0, 0, None)
+    (pod,) = (await fetch(client, "/pods"))["pods"]
+    assert (pod["pod"], pod["exact"], pod["inexact_reason"]) == ("a", False, "not heard yet")
+    assert (await samples(client))['kvcache_endpoint_state{endpoint="tcp://127.0.0.1:1",state="refused"}'] == 1
+
+
+async def test_a_silent_endpoint_is_a_reason_not_to_be_ready_if_asked_for(serve: Serve) -> None:
+    client = await serve(ready_needs_events=True, zmq_endpoint=(Endpoint("tcp://127.0.0.1:1"),))
+    async with asyncio.timeout(10):
+        while True:
+            async with client.get("/ready") as answer:
+                reasons = (await answer.json())["reasons"]
+            if len(reasons) == 1 and "nobody accepts connections there" in reasons[0]:
+                return
+            await asyncio.sleep(0.01)

@@ -1,0 +1,106 @@
+"""What is known of an endpoint, and what to do when nothing arrives from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from service.contract.endpoints import Endpoint
+
+_MAX_TOPICS = 10
+_TOPIC_LENGTH = 200
+
+
+class EndpointState(StrEnum):
+    """How far events have come."""
+
+    CLOSED = "closed"
+    """The socket cannot be opened."""
+    RESOLVING = "resolving"
+    UNRESOLVED = "unresolved"
+    CONNECTING = "connecting"
+    REFUSED = "refused"
+    """Nobody accepts connections there."""
+    LISTENING = "listening"
+    """The address is bound, and no engine is connected."""
+    CONNECTED = "connected"
+    """Connected, and no message came yet."""
+    HEARD = "heard"
+
+
+_PROBLEMS = {
+    EndpointState.RESOLVING: "{address}: the lookup of its host name takes long; check the DNS of this machine",
+    EndpointState.UNRESOLVED: "{address}: {unresolved}; correct the name, or the DNS of this machine",
+    EndpointState.CONNECTING: "{address}: no answer; check the address, and that no firewall is in between",
+    EndpointState.REFUSED: (
+        "{address}: nobody accepts connections there; start the engine with KV events on, check the port, and see that "
+        "its publisher binds (an endpoint with *); if it connects too, use an endpoint with * here"
+    ),
+    EndpointState.LISTENING: (
+        "{address}: no engine is connected; point the engine's publisher here (an endpoint without *), and see that "
+        "the port can be reached from there"
+    ),
+    EndpointState.CONNECTED: (
+        "{address}: connected, and no message came yet; an idle engine sends none: send it a request, and see that it "
+        "has prefix caching and KV events on"
+    ),
+}
+_LEFT_OUT = (
+    "{address}: its topics ({topics}) do not start with {prefix}; set ZMQ_TOPIC, set the engine's topic to "
+    "kv@POD@MODEL, or name the pod at the endpoint (pod=)"
+)
+
+
+@dataclass(slots=True)
+class EndpointStatus:
+    """Updated by the endpoint's subscription."""
+
+    endpoint: Endpoint
+    topic: str
+    """The prefix that topics must have."""
+    connections: set[int] = field(default_factory=set)
+    messages: int = 0
+    last_message_at: float | None = None
+    """Unix seconds."""
+    closed: str | None = "is not opened yet"
+    """Why the socket is not open."""
+    resolving: bool = False
+    unresolved: str | None = None
+    refused: bool = False
+    topics_left_out: list[str] = field(default_factory=list)
+    """Topics of messages that came through a probe and do not match the prefix."""
+
+    @property
+    def state(self) -> EndpointState:
+        if self.closed is not None:
+            return EndpointState.CLOSED
+        if self.connections:
+            return EndpointState.HEARD if self.messages else EndpointState.CONNECTED
+        if self.endpoint.binds:
+            return EndpointState.LISTENING
+        if self.unresolved is not None:
+            return EndpointState.UNRESOLVED
+        if self.refused:
+            return EndpointState.REFUSED
+        return EndpointState.RESOLVING if self.resolving else EndpointState.CONNECTING
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing arrives, and the remedy; None when messages arrive."""
+        if self.closed is not None:
+            return self.closed
+        template = _PROBLEMS.get(self.state)
+        if self.state is EndpointState.CONNECTED and self.topics_left_out:
+            template = _LEFT_OUT
+        if template is None:
+            return None
+        topics = ", ".join(repr(topic) for topic in self.topics_left_out)
+        return template.format(
+            address=self.endpoint.address, unresolved=self.unresolved, topics=topics, prefix=repr(self.topic)
+        )
+
+    def left_out(self, topic: bytes) -> None:
+        """Notes a topic that does not match the prefix."""
+        text = topic[:_TOPIC_LENGTH].decode(errors="backslashreplace")
+        if text not in self.topics_left_out and len(self.topics_left_out) < _MAX_TOPICS:
+            self.topics_left_out.append(text)
