@@ -107,7 +107,7 @@ ZmqEndpoint = Annotated[
     str,
     typer.Option(
         envvar="ZMQ_ENDPOINT",
-        help="Where events come from: ADDRESS[,pod=…][,model=…][,replay=…], several separated by commas. "
+        help="Where events come from: ADDRESS[,pod=…][,model=…][,replay=…][,eagle=1], several separated by commas. "
         "localhost is this machine; tcp://*:PORT is bound, and published.",
     ),
 ]

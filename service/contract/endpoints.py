@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 _SCHEMES = ("tcp://", "ipc://", "inproc://")
-_OPTIONS = ("pod", "model", "replay")
+_OPTIONS = ("pod", "model", "replay", "eagle")
 _HOST = re.compile(r"\[[^\[\]\s/;]+\]|[^:\s/;=]+")
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]", re.IGNORECASE)
 
@@ -51,12 +51,14 @@ class Endpoint:
 
     `pod` and `model` name the source of messages whose topic is not `kv@<pod>@<model>` (vLLM's default topic is
     empty); `replay` is the address of the engine's replay socket. Where engines connect to us, its host may be `*`.
+    `eagle` is "1" for engines with EAGLE that hash no lookahead tokens: they reuse one block less than they announce.
     """
 
     address: str
     pod: str | None = None
     model: str | None = None
     replay: str | None = None
+    eagle: str | None = None
 
     @property
     def binds(self) -> bool:
@@ -83,7 +85,7 @@ class Endpoint:
 
 
 def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
-    """Reads `ADDRESS[,pod=…][,model=…][,replay=…][,ADDRESS…]`; an option belongs to the address before it.
+    """Reads `ADDRESS[,pod=…][,model=…][,replay=…][,eagle=…][,ADDRESS…]`; an option belongs to the address before it.
 
     Raises ValueError with a sentence that names the offending part.
     """
@@ -104,6 +106,8 @@ def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
             raise ValueError(f"{part!r} is the second {option}= of {endpoints[-1].address}")
         if option == "replay":
             _check_address(value, replay=True)
+        if option == "eagle" and value not in {"0", "1"}:
+            raise ValueError(f"{part!r} must be eagle=0 or eagle=1")
         endpoints[-1] = replace(endpoints[-1], **{option: value})
     if not endpoints:
         raise ValueError("names no address")

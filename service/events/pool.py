@@ -120,7 +120,9 @@ class EventPool:
         self._closing: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
-    def _sink(self, rank: Rank, topic: bytes) -> IndexSink:
+    def _sink(self, rank: Rank, topic: bytes, endpoint: Endpoint) -> IndexSink:
+        if endpoint.eagle == "1":
+            self._index.drop_last_block(rank)
         return IndexSink(rank, self._index, self.statistics, self._log)
 
     async def start(self) -> None:

@@ -59,7 +59,7 @@ class Recorder:
             Subscription(self._context, endpoint, topic, self, turns=turns, resolver=resolver) for endpoint in endpoints
         ]
 
-    def _sink(self, rank: Rank, topic: bytes) -> _RecordingSink:
+    def _sink(self, rank: Rank, topic: bytes, _: Endpoint) -> _RecordingSink:
         return _RecordingSink(recorded_pod(rank), topic, self)
 
     def start(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+from service.contract.endpoints import Endpoint
 from service.events.arrival import Arrival, read_arrival, unreadable_arrival
 from service.events.replay_client import ReplayClient, Replayed, ReplayError
 from service.events.sequencer import Sequencer, Sink, Timing
@@ -72,12 +73,12 @@ class Streams(Generic[SinkT]):
 
     If `exclusive`, a rank belongs to the endpoint that first spoke for it, while that is connected, and the claims of
     others are refused; else each endpoint has a stream of its own.
-    `make_sink` is given the rank and its topic. `default_model` is the model of topics that name none.
+    `make_sink` is given the rank, its topic and the endpoint. `default_model` is the model of topics that name none.
     """
 
     def __init__(
         self,
-        make_sink: Callable[[Rank, bytes], SinkT],
+        make_sink: Callable[[Rank, bytes, Endpoint], SinkT],
         observer: Observer,
         client: ReplayClient,
         *,
@@ -212,7 +213,7 @@ class Streams(Generic[SinkT]):
         return stream
 
     def _make(self, rank: Rank, subscription: Subscription, topic: bytes) -> Stream[SinkT]:
-        sink = self._make_sink(rank, topic)
+        sink = self._make_sink(rank, topic, subscription.endpoint)
         address = subscription.endpoint.replay_of(rank.pod, rank.number)
         stream: Stream[SinkT]
 

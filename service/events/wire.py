@@ -44,6 +44,7 @@ class _Removed(msgspec.Struct, tag_field="type", tag="BlockRemoved", gc=False):
     block_hashes: Raw
     medium: str | None = None
     group_idx: int | None = None
+    remaining_copy_counts: list[Annotated[int, msgspec.Meta(ge=0)]] | None = None
 
 
 class _Cleared(msgspec.Struct, tag_field="type", tag="AllBlocksCleared", gc=False):
@@ -293,13 +294,17 @@ def _quick_event(event: _Stored | _Removed | _Cleared) -> Event:
     if isinstance(event, _Stored):
         return _stored(event)
     if isinstance(event, _Removed):
-        return Removed(_hashes(event.block_hashes), _tier(event.medium), event.group_idx)
+        return Removed(
+            _hashes(event.block_hashes), _tier(event.medium), event.group_idx, event.remaining_copy_counts or ()
+        )
     return _CLEARED
 
 
 def _event(event: Any) -> Event:
     """Reads an event whose form nothing is known of."""
     if isinstance(event, dict):
+        if "event_type" in event:
+            return _mooncake_event(event)
         name, fields = event.get("type"), event
     elif isinstance(event, list) and event:
         name = event[0]
@@ -311,10 +316,24 @@ def _event(event: Any) -> Event:
             return _stored(_checked(fields), positional=isinstance(event, list))
         case "BlockRemoved":
             return Removed(
-                _hashes(fields.get("block_hashes")), _tier(fields.get("medium")), _number(fields, "group_idx")
+                _hashes(fields.get("block_hashes")),
+                _tier(fields.get("medium")),
+                _number(fields, "group_idx"),
+                _counts(fields.get("remaining_copy_counts")),
             )
         case "AllBlocksCleared":
             return _CLEARED
+    raise WireError("unknown event")
+
+
+def _mooncake_event(event: Mapping[str, Any]) -> Event:
+    """Reads an event of Mooncake's master: an engine's own hashes that its pool holds, without tokens and parents."""
+    match event["event_type"]:
+        case "stored":
+            hashes, tier = _hashes(event.get("seq_hashes")), _tier(event.get("medium") or "STORAGE")
+            return Stored(hashes, None, array("I"), 0, tier)
+        case "removed":
+            return Removed(_hashes(event.get("seq_hashes")), _tier(event.get("medium") or "STORAGE"))
     raise WireError("unknown event")
 
 
@@ -451,6 +470,14 @@ def _extra(names: Any, lora_name: str | None) -> bytes | None:
     if not isinstance(names, list):
         raise WireError("extra keys")
     return block_extra(names[1:] if names and names[0] == lora_name else names)
+
+
+def _counts(counts: Any) -> Sequence[int]:
+    if counts is None:
+        return ()
+    if not isinstance(counts, list) or not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise WireError("copy counts")
+    return counts
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str | None:

@@ -391,7 +391,9 @@ class MemoryIndex:
         state = self._ranks.get(rank)
         if state is None:
             state = self._ranks[rank] = RankState()
+        self._remove_from_lookup(rank.model, state)
         state.drops_last_block = True
+        self._add_to_lookup(rank.model, state)
 
     def sweep(self, blocks: int) -> bool:
         while self._cleared and blocks > 0:

@@ -232,3 +232,27 @@ def test_an_event_that_cannot_be_read_is_counted_and_the_others_are_read(event: 
 def test_a_batch_that_cannot_be_read_says_why(payload: bytes, reason: str) -> None:
     with pytest.raises(WireError, match=reason):
         read_batch(payload)
+
+
+def test_a_removal_may_say_how_many_copies_are_left() -> None:
+    event = {"type": "BlockRemoved", "block_hashes": [1, 2], "medium": "GPU", "remaining_copy_counts": [1, 0]}
+    (removed,) = read_batch(packed([event])).events
+    assert isinstance(removed, Removed)
+    assert removed.copies_left == [1, 0]
+
+
+def test_what_mooncake_s_pool_holds_is_read_by_the_engine_s_own_hashes() -> None:
+    stored_there = {"event_type": "stored", "seq_hashes": [1, 2], "medium": "CPU", "tenant_id": "t"}
+    removed_there = {"event_type": "removed", "seq_hashes": [2], "medium": "CPU"}
+    one, other = read_batch(packed([stored_there, removed_there])).events
+    assert isinstance(one, Stored)
+    assert (list(one.hashes), one.tokens, one.tier) == ([1, 2], array("I"), Tier.CPU)
+    assert isinstance(other, Removed)
+    assert (list(other.hashes), other.tier) == ([2], Tier.CPU)
+
+
+def test_windows_come_after_the_full_attention_that_names_their_blocks() -> None:
+    window = as_map(block_hashes=[2], group_idx=0, kv_cache_spec_kind="sliding_window", kv_cache_spec_sliding_window=3)
+    full = as_map(group_idx=1, kv_cache_spec_kind="full_attention")
+    events = read_batch(packed([window, full])).events
+    assert [event.group for event in events if isinstance(event, Stored)] == [1, 0]
