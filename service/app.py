@@ -43,7 +43,7 @@ from service.fleet.registry import Pod, Registry
 from service.gateway.gateway import Gateway, Limits
 from service.index.base import Index
 from service.index.memory import MemoryIndex
-from service.metrics import registry
+from service.metrics import GatewayCollector, registry
 from service.native.backend import COMPILED
 from service.prompts.models.catalog import Models
 from service.prompts.options import CacheBudget, PromptOptions
@@ -91,6 +91,7 @@ def create_app(settings: Settings) -> web.Application:
             app[READINESS] = ready
             app[GATEWAY] = gateway
             app[REGISTRY] = registry(index, pool, traffic, admission)
+            app[REGISTRY].register(GatewayCollector(fleet, gateway.statistics))
             yield
 
     app.cleanup_ctx.append(resources)

@@ -13,6 +13,8 @@ from prometheus_client.registry import Collector
 from service.api.admission import Admission
 from service.api.traffic import Traffic
 from service.events.pool import EventPool
+from service.fleet.registry import Registry
+from service.gateway.statistics import GatewayStatistics
 from service.histogram import Histogram
 from service.index.base import Index, Rank
 from service.native.backend import COMPILED
@@ -156,6 +158,38 @@ class ServiceCollector(Collector):
         yield _gauge("http_requests_in_flight", "HTTP requests in flight", self._traffic.in_flight)
         yield _gauge("http_requests_admitted", "HTTP requests in flight whose body is there", self._admission.requests)
         yield _gauge("http_bytes_in_flight", "Bytes of bodies and responses in flight", self._admission.bytes)
+
+
+class GatewayCollector(Collector):
+    """The pods that requests are forwarded to, and what came of these requests."""
+
+    def __init__(self, fleet: Registry, gateway: GatewayStatistics) -> None:
+        self._fleet = fleet
+        self._gateway = gateway
+
+    def collect(self) -> Iterable[Metric]:
+        counted = self._gateway
+        yield _counter("gateway_retries", "Requests that were sent to another pod", counted.retries)
+        yield _labelled(
+            CounterMetricFamily("kvcache_gateway_failures", "Attempts without an answer", labels=("pod", "kind")),
+            counted.failures.items(),
+        )
+        yield _labelled(
+            CounterMetricFamily("kvcache_gateway_refusals", "Answers 429 and 503 of engines", labels=("pod", "status")),
+            (((pod, str(status)), count) for (pod, status), count in counted.refusals.items()),
+        )
+        yield _labelled(
+            CounterMetricFamily("kvcache_gateway_broken_answers", "Answers that broke off", labels=("pod",)),
+            (((pod,), count) for pod, count in counted.broken_streams.items()),
+        )
+        yield _labelled(
+            GaugeMetricFamily("kvcache_pod_available", "Whether requests may be sent to a pod", labels=("pod",)),
+            (((pod.name,), bool(pod.healthy) and pod.is_available) for pod in self._fleet),
+        )
+        yield _labelled(
+            GaugeMetricFamily("kvcache_pod_requests_in_flight", "Requests forwarded and not ended", labels=("pod",)),
+            (((pod.name,), pod.in_flight) for pod in self._fleet),
+        )
 
 
 def _labels(rank: Rank) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import cast
 
@@ -45,6 +46,8 @@ class EngineConnection(asyncio.Protocol):
         self._paused = False
         self._error: EngineError | None = None
         self._wake: asyncio.Future[None] | None = None
+        self._sink: Callable[[bytes], None] | None = None
+        self._on_finished: Callable[[], None] | None = None
         self.received_any = False
         """Whether any byte of the current response has arrived."""
         self.idle_since = 0.0
@@ -95,10 +98,36 @@ class EngineConnection(asyncio.Protocol):
         data = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._buffered = 0
+        self.resume()
+        return data
+
+    def pass_to(self, sink: Callable[[bytes], None] | None, finished: Callable[[], None] | None) -> None:
+        """Gives the rest of the body to `sink` as it arrives, also what is there, and calls `finished` at its end."""
+        self._sink, self._on_finished = sink, finished
+        if sink is not None and self._pieces:
+            sink(b"".join(self._pieces))
+            self._pieces.clear()
+            self._buffered = 0
+            self.resume()
+
+    def is_finished(self) -> bool:
+        """Whether the body is complete. Raises EngineError if it cannot be completed."""
+        if self._error is not None:
+            raise self._error
+        return self._parser is None or self._parser.is_complete
+
+    def pause(self) -> None:
+        """Stops reading from the engine."""
+        if not self._paused and self.is_open and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Goes on reading from the engine."""
         if self._paused and self._transport is not None:
             self._paused = False
-            self._transport.resume_reading()
-        return data
+            if self.is_open:
+                self._transport.resume_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -115,15 +144,16 @@ class EngineConnection(asyncio.Protocol):
             self._fail(ConnectionBroken(str(error)))
             self.close()
             return
-        if piece:
+        if piece and self._sink is not None:
+            self._sink(piece)
+        elif piece:
             self._pieces.append(piece)
             self._buffered += len(piece)
-            if self._buffered > _MAX_BUFFERED and not self._paused and self._transport is not None:
-                self._paused = True
-                self._transport.pause_reading()
+            if self._buffered > _MAX_BUFFERED:
+                self.pause()
         if self._head is not None and not self._head.done() and parser.head is not None:
             self._head.set_result(parser.head)
-        if piece or parser.is_complete:
+        if parser.is_complete or (piece and self._sink is None):
             self._notify()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -142,6 +172,8 @@ class EngineConnection(asyncio.Protocol):
         self._notify()
 
     def _notify(self) -> None:
+        if self._on_finished is not None:
+            self._on_finished()
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion, HttpVersion11, web
 from multidict import CIMultiDict
 
 from service.fleet.registry import Pod, Registry
@@ -25,15 +24,13 @@ from service.gateway.connection import (
     FirstByteTimeout,
 )
 from service.gateway.http import Head, end_to_end, request_head
+from service.gateway.relay import ABORTED, SHUTTING_DOWN, Relay, client_transport
 from service.gateway.statistics import GatewayStatistics
 
 logger = logging.getLogger(__name__)
-_ABORTED = re.compile(rb'"finish_reason":\s*"abort"')
 _RETRIED_STATUSES = frozenset((429, 503))
 _MAX_READ_AHEAD = 1 << 20
-_SHUTTING_DOWN = "the engine aborted the request, as it does when it shuts down"
 _MAX_BUSY_SECONDS = 10.0
-_KEEP_ALIVE_COMMENT = b": keep-alive\n\n"
 _NOT_FORWARDED = frozenset((b"host", b"content-length", b"content-encoding", b"expect"))
 """The body is forwarded decoded, with its own length, to another host."""
 
@@ -247,18 +244,26 @@ class Gateway:
             parts.append(piece)
             size += len(piece)
         exchange.start = b"".join(parts)
-        if exchange.head.status == 200 and exchange.is_read and _ABORTED.search(exchange.start):
-            raise ConnectionBroken(_SHUTTING_DOWN)
+        if exchange.head.status == 200 and exchange.is_read and ABORTED.search(exchange.start):
+            raise ConnectionBroken(SHUTTING_DOWN)
 
     async def _relay(self, request: web.Request, exchange: _Exchange, question: Question) -> web.StreamResponse:
         head, pod = exchange.head, exchange.pod
-        response = _Response(head, self._added_headers(pod, question))
-        await response.prepare(request)
+        response = _Response(head, self._added_headers(pod, question), request.version)
+        writer = await response.prepare(request)
         if exchange.start:
             await response.write(exchange.start)
         if not exchange.is_read:
+            assert writer is not None  # noqa: S101 - the request is not a websocket's
+            writer.send_headers()  # aiohttp would keep them back until the first piece
+            relay = Relay(
+                exchange.connection,
+                client_transport(request),
+                is_chunked=bool(response.chunked),
+                is_event_stream=head.is_event_stream,
+            )
             try:
-                await self._relay_body(exchange, response)
+                await relay.run(writer, self._limits.silence, self._limits.keep_alive)
             except (EngineError, TimeoutError) as error:
                 reason = str(error) or f"no bytes for {self._limits.silence:g} s"
                 pod.breaker.failed(reason)
@@ -268,27 +273,6 @@ class Gateway:
         if head.status < 500:
             pod.breaker.succeeded()
         return response
-
-    async def _relay_body(self, exchange: _Exchange, response: web.StreamResponse) -> None:
-        """Passes on the body piece by piece. Raises EngineError, and TimeoutError after too long a silence."""
-        connection, is_stream = exchange.connection, exchange.head.is_event_stream
-        limits, silent = self._limits, 0.0
-        pause = min(limits.keep_alive, limits.silence) if is_stream else limits.silence
-        while True:
-            try:
-                piece = await connection.read(pause)
-            except TimeoutError:
-                silent += pause
-                if silent >= limits.silence:
-                    raise
-                await response.write(_KEEP_ALIVE_COMMENT)
-                continue
-            if not piece:
-                return
-            if is_stream and b'"abort"' in piece and _ABORTED.search(piece):
-                raise ConnectionBroken(_SHUTTING_DOWN)
-            silent = 0.0
-            await response.write(piece)
 
     async def _break_off(self, request: web.Request, response: web.StreamResponse, head: Head, reason: str) -> None:
         """Ends an answer as broken, with an error event in a stream. Raises ConnectionError."""
@@ -330,7 +314,7 @@ class Gateway:
 class _Response(web.StreamResponse):
     """A response with the engine's status and headers; aiohttp adds nothing to them."""
 
-    def __init__(self, head: Head, added: list[tuple[str, str]]) -> None:
+    def __init__(self, head: Head, added: list[tuple[str, str]], version: HttpVersion) -> None:
         headers: CIMultiDict[str] = CIMultiDict(
             (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
             for name, value in end_to_end(head.headers)
@@ -338,7 +322,7 @@ class _Response(web.StreamResponse):
         for name, value in added:
             headers[name] = value
         super().__init__(status=head.status, reason=head.reason, headers=headers)
-        if head.get(b"content-length") is None and head.status not in {204, 304}:
+        if head.get(b"content-length") is None and head.status not in {204, 304} and version >= HttpVersion11:
             self.enable_chunked_encoding()
 
 

@@ -24,13 +24,18 @@ class Routed:
         """The fleet as GET /pods shows it, by name."""
         return {pod["name"]: pod for pod in (await (await self.client.get("/pods")).json())["fleet"]}
 
+    async def until_pods(self, holds: Callable[[dict[str, dict[str, Any]]], bool]) -> None:
+        """Waits until something holds for the fleet."""
+        async with asyncio.timeout(20):
+            pods = await self.pods()
+            while not holds(pods):
+                await asyncio.sleep(0.01)
+                pods = await self.pods()
+
     async def until_healthy(self, count: int) -> None:
         """Waits until so many pods are healthy, and their events are received."""
+        await self.until_pods(lambda pods: sum(bool(pod["healthy"]) for pod in pods.values()) == count)
         async with asyncio.timeout(20):
-            healthy = 0
-            while healthy != count:
-                await asyncio.sleep(0.01)
-                healthy = sum(bool(pod["healthy"]) for pod in (await self.pods()).values())
             for engine in self.engines:
                 for rank in engine.ranks:
                     await rank.publisher.subscribed()

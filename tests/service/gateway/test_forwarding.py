@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
+from contextlib import suppress
+from random import Random
 from typing import Any
 
 import aiohttp
@@ -15,7 +18,7 @@ from yarl import URL
 from service.simulation.faults import Fault
 from service.simulation.scheduler import Speed
 from service.simulation.server import EngineServer
-from tests.service.conftest import Serve, url_of
+from tests.service.conftest import Serve, port_of, url_of
 from tests.service.engines import MODEL, chat
 from tests.service.events.conftest import until
 from tests.service.gateway.routed import CHAT, Route, Routed
@@ -192,6 +195,11 @@ async def test_the_last_refusal_is_passed_on_with_its_retry_after(route: Route) 
         assert response.content_type == "application/json"
         assert body["error"]["message"] == "simulated fault"
     assert [generated(engine) for engine in routed.engines] == [2, 2, 2]
+    metrics = await (await routed.client.get("/metrics")).text()
+    assert "kvcache_gateway_retries_total 4.0" in metrics
+    for engine in routed.engines:
+        assert f'kvcache_gateway_refusals_total{{pod="{engine.pod}",status="429"}} 2.0' in metrics
+        assert f'kvcache_pod_available{{pod="{engine.pod}"}} 1.0' in metrics
 
 
 @pytest.mark.parametrize("status", [400, 500])
@@ -318,3 +326,67 @@ async def test_a_pod_that_is_added_at_run_time_cannot_name_a_file(serve: Serve) 
     client = await serve()
     for body in ({"url": "http://h,key_file=/etc/passwd"}, {"url": "http://h", "key_file": "/etc/passwd"}):
         assert (await client.post("/pods", json=body)).status == 400
+
+
+async def test_an_engine_that_restarts_is_used_again_with_its_events(route: Route, start_engine: Any) -> None:
+    routed = await route(1)
+    first = routed.engines[0]
+    await first.stop()
+    await routed.until_pods(lambda pods: not pods[first.pod]["healthy"])
+    second = await start_engine(port=int(first.pod.rpartition(":")[2]), seed=5)
+    routed = Routed(routed.client, [second])
+    await routed.until_healthy(1)
+    _, answer = await ask(routed, chat(LONG))
+    await routed.until_applied(second)
+    response, answer = await ask(routed, chat(LONG))
+    cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert cached == int(response.headers["X-Kvcache-Predicted-Tokens"]) > 0
+
+
+async def test_clients_that_leave_at_random_moments_leave_nothing_behind(route: Route) -> None:
+    routed = await route(2, speed=Speed(decode_seconds=0.002))
+    random = Random(5)
+
+    async def ask_and_perhaps_leave(number: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(random.choice((0.001, 0.01, 0.05, 0.2, 20))):
+                body = chat(f"Hello {number}", stream=number % 2 == 0, max_tokens=20)
+                async with routed.client.post(CHAT, json=body) as response:
+                    await response.read()
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(300):
+            group.create_task(ask_and_perhaps_leave(number))
+    await routed.until_pods(lambda pods: not any(pod["in_flight"] for pod in pods.values()))
+    await until(lambda: not any(engine.in_flight for engine in routed.engines))
+    response, _ = await ask(routed, chat("Hello"))
+    assert response.status == 200
+
+
+async def test_a_client_of_http_1_0_gets_the_stream_until_the_connection_ends(route: Route) -> None:
+    routed = await route(1)
+    body = json.dumps(chat("Hello", stream=True)).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(routed.client))
+    writer.write(b"POST %b HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
+    assert b"chunked" not in answer
+    assert answer.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_slow_client_slows_the_engine_down_and_loses_nothing(route: Route) -> None:
+    routed = await route(1)
+    body = json.dumps(chat("Hello", stream=True, ignore_eos=True, max_tokens=20_000)).encode()
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(slow, ("127.0.0.1", port_of(routed.client)))
+        request = b"POST %b HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
+        await loop.sock_sendall(slow, request)
+        received = bytearray()
+        while part := await loop.sock_recv(slow, 1 << 16):
+            received += part
+    assert received.count(b"chat.completion.chunk") == 20_001
+    assert received.endswith(b"data: [DONE]\n\n")

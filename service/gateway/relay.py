@@ -1,0 +1,93 @@
+"""Passes a response body from an engine's connection on to the client's, piece by piece, as it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Final
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from service.gateway.connection import ConnectionBroken, EngineConnection
+
+ABORTED: Final = re.compile(rb'"finish_reason":\s*"abort"')
+SHUTTING_DOWN: Final = "the engine aborted the request, as it does when it shuts down"
+_KEEP_ALIVE_COMMENT: Final = b": keep-alive\n\n"
+_MAX_UNSENT: Final = 64 << 10
+
+
+class Relay:
+    """One body. Pieces go to the client's socket within the callback of the engine's, without a turn of the loop.
+
+    `silence` is the time without a byte, in seconds, after which it fails; after `keep_alive` seconds, an event stream
+    gets a comment. While the client does not read, nothing is read from the engine.
+    """
+
+    def __init__(
+        self, connection: EngineConnection, transport: asyncio.Transport, *, is_chunked: bool, is_event_stream: bool
+    ) -> None:
+        self._connection = connection
+        self._transport = transport
+        self._is_chunked = is_chunked
+        self._is_event_stream = is_event_stream
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._aborted = False
+        self._wake = asyncio.Event()
+
+    async def run(self, writer: AbstractStreamWriter, silence: float, keep_alive: float) -> None:
+        """Returns at the end of the body. Raises EngineError, and TimeoutError after too long a silence."""
+        commented = self._last
+        self._connection.pass_to(self._received, self._wake.set)
+        try:
+            while True:
+                self._wake.clear()
+                if self._aborted:
+                    raise ConnectionBroken(SHUTTING_DOWN)
+                if self._connection.is_finished():
+                    return
+                if self._transport.get_write_buffer_size() > _MAX_UNSENT:
+                    self._connection.pause()
+                    await writer.drain()
+                    self._connection.resume()
+                    self._last = self._loop.time()
+                    continue
+                due = self._last + silence
+                if self._is_event_stream:
+                    due = min(due, max(self._last, commented) + keep_alive)
+                try:
+                    async with asyncio.timeout_at(due):
+                        await self._wake.wait()
+                except TimeoutError:
+                    now = self._loop.time()
+                    if now >= self._last + silence:
+                        raise
+                    if self._is_event_stream and now >= max(self._last, commented) + keep_alive:
+                        commented = now
+                        self._send(_KEEP_ALIVE_COMMENT)
+        finally:
+            self._connection.pass_to(None, None)
+
+    def _received(self, piece: bytes) -> None:
+        if self._is_event_stream and b'"abort"' in piece and ABORTED.search(piece):
+            self._aborted = True
+            self._wake.set()
+        if self._aborted:
+            return
+        self._last = self._loop.time()
+        self._send(piece)
+        if self._transport.get_write_buffer_size() > _MAX_UNSENT:
+            self._wake.set()
+
+    def _send(self, piece: bytes) -> None:
+        """Writes a piece, framed as aiohttp's writer frames it."""
+        self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
+
+
+def client_transport(request: web.Request) -> asyncio.Transport:
+    """The client's connection. Raises ConnectionError if the client has left."""
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError("the client has left")
+    return transport

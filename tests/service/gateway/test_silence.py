@@ -1,0 +1,57 @@
+"""An engine that falls silent within a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from service.contract.pods import PodEntry
+from service.fleet.registry import Registry
+from service.gateway.choice import Question
+from service.gateway.gateway import Gateway, Limits
+from service.simulation.scheduler import Speed
+from tests.service.engines import StartEngine, chat
+
+
+@pytest.fixture
+async def silent(start_engine: StartEngine) -> AsyncIterator[str]:
+    """The URL of a gateway with short limits, before an engine that generates a token each 0.2 s."""
+    engine = await start_engine(speed=Speed(decode_seconds=0.2))
+    registry = Registry()
+    gateway = Gateway(registry, Limits(silence=5, keep_alive=0.05))
+    registry.add(PodEntry(engine.url, engine.pod))
+
+    async def forward(request: web.Request) -> web.StreamResponse:
+        return await gateway.forward(request, await request.read(), Question())
+
+    app = web.Application()
+    app.add_routes([web.post("/{path:.*}", forward)])
+    runner = web.AppRunner(app, shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+    gateway.close()
+
+
+async def test_a_silent_stream_has_keep_alive_comments_between_its_events(silent: str) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{silent}/v1/chat/completions", json=chat("Hello", stream=True, max_tokens=3)) as response,
+    ):
+        events = (await response.text()).split("\n\n")
+    comments = [event for event in events if event.startswith(":")]
+    assert set(comments) == {": keep-alive"}
+    assert len(comments) >= 2
+    assert events[-2] == "data: [DONE]"
+
+
+async def test_an_answer_that_is_not_streamed_has_no_comments(silent: str) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{silent}/v1/chat/completions", json=chat("Hello", max_tokens=3)) as response,
+    ):
+        assert (await response.json())["usage"]["completion_tokens"] == 3
