@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from aiohttp import web
 
 from service.api.admission import Admission
+from service.api.keys import KeyRing
 from service.api.limits import RequestLimits
 from service.api.middleware import with_limits_and_errors
 from service.api.openapi import document
@@ -95,6 +97,7 @@ def create_app(settings: Settings) -> web.Application:
             yield
 
     app.cleanup_ctx.append(resources)
+    key_ring = KeyRing(settings.api_keys, settings.api_keys_file)
     for route in ROUTES:
         handler = with_limits_and_errors(
             route.handler,
@@ -103,9 +106,16 @@ def create_app(settings: Settings) -> web.Application:
             admission,
             settings.hub_retry_after,
             is_forwarded=(lambda: bool(len(fleet))) if route.is_forwarded else None,
+            authorize=_authorizer(key_ring, route.permission),
         )
         app.add_routes([web.route(route.method, route.path, handler)])
     return app
+
+
+def _authorizer(keys: KeyRing, permission: str | None) -> Callable[[str | None], None] | None:
+    if keys.is_open or permission is None:
+        return None
+    return partial(keys.check, permission=permission)
 
 
 @asynccontextmanager

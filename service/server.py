@@ -22,13 +22,16 @@ _BACKLOG: Final = 1024
 
 
 class ListenError(Exception):
-    """The service cannot listen on its address; the text names the variables that give the address."""
+    """The service cannot listen on its address or use its keys; the text names the variable."""
 
 
 @asynccontextmanager
 async def listening(settings: Settings) -> AsyncIterator[int]:
     """Starts the application and listens; gives the port. Raises ListenError."""
-    app = create_app(settings)
+    try:
+        app = create_app(settings)
+    except (OSError, ValueError) as error:
+        raise ListenError(f"API_KEYS_FILE={settings.api_keys_file}: {error}") from error
     runner = web.AppRunner(
         app,
         handler_cancellation=True,  # a client that leaves aborts its request, also at the engine

@@ -15,6 +15,8 @@ from service.server import ListenError, listening
 
 logger = logging.getLogger("service")
 
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 
 def serve(settings: Settings) -> int:
     """Gives the exit code: 0 after SIGTERM or SIGINT, 1 when the service cannot listen on its address."""
@@ -41,6 +43,8 @@ async def _serve(settings: Settings) -> None:
             "inner loops are %s",
             "compiled" if backend.COMPILED else "the slower fallback: python -m service.native.build",
         )
+        if not settings.api_keys and settings.api_keys_file is None and settings.http_host not in _LOOPBACK:
+            logger.warning("no API key is needed (API_KEYS): everyone who reaches %s may use all of the API", port)
         logger.info("listening on http://%s:%d", settings.http_host, port)
         await stop.wait()
         logger.info("Received shutdown signal")

@@ -10,7 +10,13 @@ from aiohttp import web
 
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 
-_TYPES: Final = {404: "not_found_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
+_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
 _CODES: Final = {
     400: "invalid_value",
     404: "not_found",
@@ -24,7 +30,7 @@ _CODES: Final = {
     500: "internal_error",
     503: "unavailable",
 }
-_BODY_NOT_READ: Final = (408, 413, 415, 429)
+_BODY_NOT_READ: Final = (401, 403, 408, 413, 415, 429)
 
 
 class ErrorDetail(msgspec.Struct):

@@ -14,6 +14,7 @@ from service.api.admission import Admission
 from service.api.errors import ApiError, framework_error, prompt_error
 from service.api.resources import release_reservation, set_reservation
 from service.api.traffic import RequestKind, Traffic
+from service.gateway.gateway import AUTHENTICATED
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 
 logger = logging.getLogger(__name__)
@@ -30,16 +31,25 @@ def with_limits_and_errors(
     retry_after: float,
     *,
     is_forwarded: Callable[[], bool] | None = None,
+    authorize: Callable[[str | None], None] | None = None,
 ) -> Handler:
     """Gives a handler whose requests have a reservation, whose exceptions become errors, and that counts under `path`.
 
     `retry_after` is the number of seconds after which a model that is not available is tried again. While
     `is_forwarded`, requests need no place: they wait for engines, which have limits of their own.
+    `authorize` raises ApiError for an `Authorization` header that is not allowed, before anything is read.
     A plain wrapper, because aiohttp's middlewares take a tenth of the time of a short request.
     """
 
     async def handle(request: web.Request) -> web.StreamResponse:
         started = perf_counter()
+        if authorize is not None:
+            try:
+                authorize(request.headers.get("Authorization"))
+            except ApiError as error:
+                traffic.count(RequestKind(request.method, path, error.status), perf_counter() - started)
+                return error.response()
+            request[AUTHENTICATED] = True
         forwarded = is_forwarded is not None and is_forwarded()
         if request.method in _UNLIMITED_METHODS and not forwarded:
             response = await _respond(request, handler, retry_after)

@@ -24,7 +24,17 @@ class Route:
     is_forwarded: bool = False
     """Whether it waits for an engine, and so does not count as a request in flight here."""
 
+    @property
+    def permission(self) -> str | None:
+        """The permission that an API key needs; None for endpoints that need no key."""
+        if self.path in _OPEN:
+            return None
+        if self.path.startswith("/pods") and self.method != "GET":
+            return "admin"
+        return "route" if self.is_forwarded else "read"
 
+
+_OPEN: Final = ("/health", "/ready")
 _BODY_ERRORS: Final = (400, 408, 413, 415, 429)
 _MODEL_ERRORS: Final = (*_BODY_ERRORS, 404, 503)
 

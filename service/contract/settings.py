@@ -9,6 +9,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from service.contract.api_keys import ApiKey, parse_api_keys
 from service.contract.endpoints import Endpoint, parse_endpoints
 from service.contract.pods import PodEntry, parse_pods
 from service.contract.tiers import TierWeights
@@ -49,6 +50,10 @@ def _path(value: str) -> Path:
         return Path(_text(value)).expanduser()
     except RuntimeError:
         raise ValueError("starts with the home folder of an unknown user") from None
+
+
+def _optional_path(value: str) -> Path | None:
+    return _path(value) if value.strip() else None
 
 
 def _count(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -155,6 +160,12 @@ class Settings:
 
     http_host: str = _setting("0.0.0.0", _text, "address to listen on")  # noqa: S104 - the container's own network
     http_port: int = _setting(8080, _count(0, 65535), "port to listen on; 0 for any free port")
+    api_keys: tuple[ApiKey, ...] = _setting(
+        (), parse_api_keys, "API keys, as NAME:PERMISSIONS:KEY with read, route, admin; several separated by commas"
+    )
+    api_keys_file: Path | None = _setting(
+        None, _optional_path, "file of API keys, one a line as in API_KEYS; read again when it changes"
+    )
     max_body_bytes: int = _setting(16 << 20, _size(1), "maximum size of a request body")
     max_prompt_characters: int = _setting(4_000_000, _count(1), "maximum characters of a prompt, plain or rendered")
     max_prompt_tokens: int = _setting(1_000_000, _count(1), "maximum token ids of a prompt")
@@ -191,7 +202,8 @@ class Settings:
                 try:
                     values[setting.name] = setting.metadata["parse"](environment[name])
                 except ValueError as error:
-                    raise SettingsError(f"{name}={_shortened(environment[name])}: {error}") from None
+                    shown = "…" if name == "API_KEYS" else _shortened(environment[name])
+                    raise SettingsError(f"{name}={shown}: {error}") from None
         return cls(**values)
 
 
@@ -208,6 +220,8 @@ def _shown(setting: Field[Any]) -> str:
         return str(default).lower()
     if isinstance(default, TierWeights):
         return ",".join(f"{tier}={weight}" for tier, weight in default._asdict().items())
+    if default is None:
+        return ""
     if isinstance(default, tuple):
         return ",".join(str(getattr(part, "address", part)) for part in default)
     return f"{default:g}" if isinstance(default, float) else str(default)

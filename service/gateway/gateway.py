@@ -47,6 +47,10 @@ class Limits:
     max_in_flight_per_pod: int | None = None
 
 
+AUTHENTICATED = web.RequestKey("authenticated", bool)
+"""Set for a request with an API key of this service, which is not for the engine."""
+
+
 class NoPod(Exception):
     """No pod can take the request now; `retry_after` is in seconds."""
 
@@ -193,8 +197,9 @@ class Gateway:
         headers = [
             (name, value) for name, value in end_to_end(request.raw_headers) if name.lower() not in _NOT_FORWARDED
         ]
-        if pod.key is not None:
+        if pod.key is not None or AUTHENTICATED in request:
             headers = [(name, value) for name, value in headers if name.lower() != b"authorization"]
+        if pod.key is not None:
             headers.append((b"Authorization", b"Bearer " + pod.key.encode()))
         match = question.matches.get(pod.name)
         if match is not None and pod.learned is not None and pod.learned.ranks > 1:

@@ -1,0 +1,90 @@
+"""Runs attacks against a service of its own on loopback, and prints what a good client got meanwhile.
+
+python -m scripts.attack [--seconds 10] [--only WORDS] [--checkout DIR] [--limit-ms 0] [--json]
+Exits 1 when the service died, or when a good client waited for longer than --limit-ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.attack.attacks import Attack, attacks
+from scripts.attack.good_client import Experience
+from scripts.attack.target import target
+
+_ROOT = Path(__file__).resolve().parent.parent.parent
+_MEGABYTE = 1e6
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an attack did: memory in megabytes."""
+
+    attack: str
+    client: Experience
+    peak_mb: float
+    after_mb: float
+    survived: bool
+
+    @property
+    def waited_ms(self) -> float:
+        """The longest time for which the good client had no answer to its question."""
+        return 1000 * max(self.client.health_seconds, self.client.rejected_seconds)
+
+
+async def attacked(name: str, attack: Attack, seconds: float, checkout: Path) -> Result:
+    """Starts a service, attacks it, and gives what the good client saw."""
+    async with target(checkout) as service:
+        command = (sys.executable, "-m", "scripts.attack.good_client", str(service.port))
+        client = await asyncio.create_subprocess_exec(*command, cwd=_ROOT, stdin=PIPE, stdout=PIPE)
+        await asyncio.sleep(0.5)
+        try:
+            await attack(service.port, seconds)
+            await asyncio.sleep(0.5)
+        finally:
+            out, _ = await client.communicate(b"")
+        alive = service.alive()
+        peak, after = (service.peak_rss(), service.rss()) if alive else (0, 0)
+    return Result(name, Experience(**json.loads(out)), peak / _MEGABYTE, after / _MEGABYTE, alive)
+
+
+def line(result: Result) -> str:
+    seen = result.client
+    figures = (
+        f"{1000 * seen.health_seconds:8,.0f} {1000 * seen.score_seconds:8,.0f} {1000 * seen.rejected_seconds:8,.0f}"
+        f" {seen.answered:8,} {seen.rejected:8,} {result.peak_mb:8,.0f} {result.after_mb:8,.0f}"
+    )
+    return f"{result.attack:48}{figures}{'' if result.survived else '   the service died'}"
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m scripts.attack", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=10.0, help="longest duration of one attack")
+    parser.add_argument("--only", default="", help="only attacks whose name holds this")
+    parser.add_argument("--checkout", type=Path, default=_ROOT, help="the checkout whose service is attacked")
+    parser.add_argument("--limit-ms", type=float, default=0.0, help="longest wait of a good client; 0 for any")
+    parser.add_argument("--json", action="store_true", help="one object per attack")
+    options = parser.parse_args(arguments)
+    if not options.json:
+        heads = ("health", "score", "no score", "answered", "rejected", "peak MB", "after MB")
+        print(f"{'a good client, longest wait in ms':48}" + " ".join(f"{head:>8}" for head in heads))
+    failed = False
+    for name, attack in attacks().items():
+        if options.only not in name:
+            continue
+        result = asyncio.run(attacked(name, attack, options.seconds, options.checkout.resolve()))
+        shown: dict[str, Any] = asdict(result)
+        print(json.dumps(shown) if options.json else line(result), flush=True)
+        failed |= not result.survived or bool(options.limit_ms and result.waited_ms > options.limit_ms)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

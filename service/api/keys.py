@@ -1,0 +1,70 @@
+"""Checks API keys: `Authorization: Bearer KEY`, as OpenAI's clients send it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from hmac import compare_digest
+from pathlib import Path
+from time import monotonic
+
+from service.api.errors import ApiError
+from service.contract.api_keys import ApiKey, digest_of, parse_api_keys
+
+logger = logging.getLogger(__name__)
+
+
+class KeyRing:
+    """The keys of the settings and of a file, which is read again when it changes."""
+
+    def __init__(self, keys: Sequence[ApiKey], file: Path | None, recheck_seconds: float = 1.0) -> None:
+        """Raises ValueError or OSError for a file that cannot be used. Without keys and file, everything is allowed."""
+        self._fixed = tuple(keys)
+        self._file = file
+        self._recheck_seconds = recheck_seconds
+        self._modified = (0, 0)
+        self._checked_at = monotonic()
+        self._of_file: tuple[ApiKey, ...] = ()
+        if file is not None:
+            self._read(file)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no key is needed."""
+        return not self._fixed and self._file is None
+
+    def check(self, authorization: str | None, permission: str) -> None:
+        """Raises ApiError 401 for a missing or unknown key, 403 for a key without the permission."""
+        self._reread()
+        scheme, _, given = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not given:
+            raise _unauthorized("an API key is needed: send `Authorization: Bearer KEY`")
+        digest, found = digest_of(given.strip()), None
+        for key in (*self._fixed, *self._of_file):  # all of them, so that the time tells nothing
+            if compare_digest(key.digest, digest):
+                found = key
+        if found is None:
+            raise _unauthorized("the API key is unknown")
+        if not found.allows(permission):
+            raise ApiError(403, f"the API key {found.name!r} may not {permission}", code="insufficient_permissions")
+
+    def _reread(self) -> None:
+        if self._file is None or monotonic() - self._checked_at < self._recheck_seconds:
+            return
+        self._checked_at = monotonic()
+        try:
+            self._read(self._file)
+        except (OSError, ValueError) as error:
+            logger.error("%s is not used, the former keys stay: %s", self._file, error)  # noqa: TRY400
+
+    def _read(self, file: Path) -> None:
+        status = file.stat()
+        modified = (status.st_mtime_ns, status.st_size)
+        if modified != self._modified:
+            self._modified = modified
+            self._of_file = parse_api_keys(file.read_text(encoding="utf-8"))
+            logger.info("%d API keys are in %s", len(self._of_file), file)
+
+
+def _unauthorized(message: str) -> ApiError:
+    return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

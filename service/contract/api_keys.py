@@ -1,0 +1,49 @@
+"""API keys: who may use the service, and for what. An entry is `NAME:PERMISSIONS:KEY`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+
+PERMISSIONS = ("read", "route", "admin")
+"""Scores, tokens and states; requests that are forwarded to engines; changes of pods."""
+_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_KEY = re.compile(r"[\x21-\x7e]{16,512}")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key, of which only the hash is kept: it cannot get into a log."""
+
+    name: str
+    permissions: frozenset[str]
+    digest: bytes
+
+    def allows(self, permission: str) -> bool:
+        return permission in self.permissions
+
+
+def digest_of(key: str) -> bytes:
+    """What is compared: hashes have the same length whatever the key."""
+    return sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def parse_api_keys(text: str) -> tuple[ApiKey, ...]:
+    """Reads entries separated by commas or lines; `#` starts a comment line. Raises ValueError without naming a key."""
+    keys: list[ApiKey] = []
+    lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    for number, entry in enumerate(filter(None, (part.strip() for line in lines for part in line.split(","))), 1):
+        name, _, rest = entry.partition(":")
+        permissions, _, key = rest.partition(":")
+        wanted = frozenset(permissions.split("+"))
+        if not _NAME.fullmatch(name) or not wanted <= set(PERMISSIONS):
+            raise ValueError(
+                f"entry {number} must be NAME:PERMISSIONS:KEY, with {'+'.join(PERMISSIONS)} or some of them"
+            )
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"the key of {name!r} must have 16 to 512 printable ASCII characters without spaces")
+        if any(name == other.name for other in keys):
+            raise ValueError(f"{name!r} is the name of two keys")
+        keys.append(ApiKey(name, wanted, digest_of(key)))
+    return tuple(keys)
