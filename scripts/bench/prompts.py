@@ -42,8 +42,9 @@ from service.index.memory import MemoryIndex  # noqa: E402
 from service.index.scoring import pod_scores  # noqa: E402
 from service.prompts.chat import Chat  # noqa: E402
 from service.prompts.models.catalog import Models  # noqa: E402
-from service.prompts.models.model import Model, Rendered  # noqa: E402
+from service.prompts.models.model import Model  # noqa: E402
 from service.prompts.options import PromptOptions  # noqa: E402
+from service.prompts.renderers.base import Rendered  # noqa: E402
 
 ENGINE_BLOCK = 16
 BLOCK_SIZE = 256

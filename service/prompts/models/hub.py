@@ -18,7 +18,15 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from service.prompts.errors import HubUnreachable, ModelNotFound, ModelUnavailable
-from service.prompts.models.model_files import CONFIG, FILE_PATTERNS, MODEL_CONFIG, TEMPLATE, TOKENIZER
+from service.prompts.models.model_files import (
+    CONFIG,
+    FILE_PATTERNS,
+    MISTRAL_TOKENIZERS,
+    MISTRAL_WEIGHTS,
+    MODEL_CONFIG,
+    TEMPLATE,
+    TOKENIZER,
+)
 
 _LARGEST_FILE = 256 << 20
 
@@ -52,7 +60,10 @@ def fetched_folder(name: str, timeout: float, *, force: bool = False) -> Path:
 def _fetched(name: str, timeout: float, *, force: bool) -> Path:
     info = HfApi().model_info(name, timeout=timeout, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    wanted = [file for file in sizes if any(fnmatch.fnmatchcase(file, pattern) for pattern in FILE_PATTERNS)]
+    patterns = set(FILE_PATTERNS)
+    if not any(fnmatch.fnmatchcase(file, MISTRAL_WEIGHTS) for file in sizes):
+        patterns -= set(MISTRAL_TOKENIZERS)  # without such weights, engines do not read these either
+    wanted = [file for file in sizes if any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)]
     if TOKENIZER not in wanted:
         raise ModelUnavailable(name, f"it has no {TOKENIZER} on the hub", "Ask for a model that has one")
     for file in wanted:

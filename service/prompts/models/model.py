@@ -7,13 +7,15 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from service.index.base import TokenIds
 from service.prompts.chat import Chat
 from service.prompts.errors import ModelUnavailable, PromptError
 from service.prompts.models.model_files import ModelFiles
 from service.prompts.options import PromptOptions
+from service.prompts.renderers.base import MISTRAL, TEMPLATE, Rendered, RendererMissing
+from service.prompts.renderers.choice import PackageRenderer
 from service.prompts.templates.rendering import Renderer, RenderingUnavailable, TemplateSource
 from service.prompts.templates.template_variables import cut_for_continuation, template_variables
 from service.prompts.tokens.token_cache import TokenCache
@@ -26,13 +28,6 @@ _T = TypeVar("_T")
 
 _MAX_INLINE_CHARACTERS = 8_000
 """Uncached characters that are tokenized on the event loop: about a millisecond of work."""
-
-
-class Rendered(NamedTuple):
-    """A chat as the model receives it."""
-
-    text: str
-    tokens: TokenIds
 
 
 class Model:
@@ -56,6 +51,14 @@ class Model:
         self._max_characters = options.max_prompt_characters
         self._takes_templates = options.trust_request_chat_template
         self._renderer = renderer
+        self.renderer_name = files.renderer.name
+        self._package: PackageRenderer | None = None
+        self._missing: RendererMissing | None = None
+        if self.renderer_name != TEMPLATE:
+            try:
+                self._package = PackageRenderer(files.renderer, cache)
+            except RendererMissing as error:
+                self._missing = error
         self._workers = workers
         self._templates = files.templates
         self._special_tokens = files.special_tokens.variables
@@ -70,6 +73,8 @@ class Model:
 
     async def render(self, chat: Chat) -> Rendered:
         """Gives the text and tokens that vLLM would make of a chat request; raises PromptError, ModelUnavailable."""
+        if (package := self._package_renderer()) is not None:
+            return await self._render_by_package(package, chat)
         try:
             template = await self._renderer.template(self._template_source(chat))
             variables = template_variables(chat, template, self._special_tokens)
@@ -79,6 +84,19 @@ class Model:
         return Rendered(
             text, await self.tokenize(text, add_special_tokens=chat.add_special_tokens, truncation=chat.truncation)
         )
+
+    def _package_renderer(self) -> PackageRenderer | None:
+        if self._missing is not None:
+            reason = f"its prompts are rendered by {self.renderer_name}: {self._missing}"
+            raise ModelUnavailable(self.name, reason, self._missing.remedy)
+        return self._package
+
+    async def _render_by_package(self, package: PackageRenderer, chat: Chat) -> Rendered:
+        rendered = await self._off_the_loop(lambda: package.render(chat))
+        if len(rendered.text) > self._max_characters:
+            message = f"the prompt has {len(rendered.text)} characters, the limit is {self._max_characters}"
+            raise PromptError(f"{message} (MAX_PROMPT_CHARACTERS)", "messages")
+        return rendered
 
     def close(self) -> None:
         """Cancels the tokenizing in flight."""
@@ -99,10 +117,13 @@ class Model:
         if len(text) > self._max_characters:
             message = f"the prompt has {len(text)} characters, the limit is {self._max_characters}"
             raise PromptError(f"{message} (MAX_PROMPT_CHARACTERS)", "prompt")
-        prefix = self._tokenizer.find_prefix(text)
-        encode = partial(self._tokenizer.encode, text, add_special_tokens=add_special_tokens, prefix=prefix)
-        inline = len(text) - prefix.settled_chars <= _MAX_INLINE_CHARACTERS
-        tokens = encode() if inline else await self._off_the_loop(encode)
+        if self.renderer_name == MISTRAL and (package := self._package_renderer()) is not None:
+            tokens = await self._off_the_loop(lambda: package.encode(text, add_special_tokens=add_special_tokens))
+        else:
+            prefix = self._tokenizer.find_prefix(text)
+            encode = partial(self._tokenizer.encode, text, add_special_tokens=add_special_tokens, prefix=prefix)
+            inline = len(text) - prefix.settled_chars <= _MAX_INLINE_CHARACTERS
+            tokens = encode() if inline else await self._off_the_loop(encode)
         if truncation is None:
             return tokens
         around = self._tokenizer.special_tokens_around if add_special_tokens else (0, 0)
@@ -118,6 +139,9 @@ class Model:
 
     async def reach(self, text: str, tokens: TokenIds, count: int) -> int:
         """Gives how many characters of `text`, from its start, the first `count` of its `tokens` cover."""
+        if self.renderer_name != TEMPLATE:
+            # A package tokenizes special tokens in a text otherwise than tokenizer.json, but decodes to the same.
+            return len(await self.detokenize(tokens[:count]))
         return await self._off_the_loop(lambda: self._tokenizer.reach(text, tokens, count))
 
     def _template_source(self, chat: Chat) -> TemplateSource:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from service.prompts.errors import BadModelFile
+from service.prompts.renderers.choice import RendererChoice, choose_renderer
 from service.prompts.tokens.special_tokens import SpecialTokens
 from service.prompts.tokens.tokenizer_class import default_tokens, tokenizer_class
 
@@ -20,6 +21,8 @@ SPECIAL_TOKENS = "special_tokens_map.json"
 TEMPLATE = "chat_template.jinja"
 PROCESSOR_TEMPLATE = "chat_template.json"
 NAMED_TEMPLATES = "additional_chat_templates"
+MISTRAL_TOKENIZERS = ("tekken.json", "tokenizer.model.v*")
+MISTRAL_WEIGHTS = "consolidated*.safetensors"
 
 FILE_PATTERNS = (
     TOKENIZER,
@@ -29,6 +32,7 @@ FILE_PATTERNS = (
     TEMPLATE,
     PROCESSOR_TEMPLATE,
     PROCESSOR_CONFIG,
+    *MISTRAL_TOKENIZERS,
     f"{NAMED_TEMPLATES}/*.jinja",
 )
 """All that is ever fetched: no weights."""
@@ -43,6 +47,7 @@ class ModelFiles:
     """tokenizer_config.json."""
     tokenizer_class: str
     """The class that AutoTokenizer loads."""
+    renderer: RendererChoice
     special_tokens: SpecialTokens
     templates: Mapping[str, str]
     """Chat templates by name; the unnamed one is "default", that of a processor "processor"."""
@@ -67,13 +72,15 @@ class ModelFiles:
 def read_model_files(folder: Path, name: str = "") -> ModelFiles:
     """Reads the files that exist, of the model of a name; raises BadModelFile for one that cannot be read. Blocks."""
     config = _read_object(folder / CONFIG)
-    class_name = tokenizer_class(name, _read_object(folder / MODEL_CONFIG), config)
+    model_config = _read_object(folder / MODEL_CONFIG)
+    class_name = tokenizer_class(name, model_config, config)
     legacy = _read_object(folder / SPECIAL_TOKENS)
     try:
         special_tokens = SpecialTokens({**default_tokens(class_name), **config}, legacy)
     except (AttributeError, TypeError, ValueError) as error:
         raise BadModelFile(folder / CONFIG, f"its special tokens cannot be used ({error})") from None
-    return ModelFiles(folder, config, class_name, special_tokens, _read_templates(folder, config))
+    templates = _read_templates(folder, config)
+    return ModelFiles(folder, config, class_name, choose_renderer(folder, model_config), special_tokens, templates)
 
 
 def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:

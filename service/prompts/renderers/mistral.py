@@ -1,0 +1,132 @@
+"""Renders chats and texts with mistral-common, as vLLM 0.32 does for Mistral's own repositories.
+
+Follows `tokenizers/mistral.py` and `renderers/mistral.py` of vLLM, and `MistralCommonBackend` of transformers 5.19. A
+text never contains special tokens here, and begins with the one for the beginning, which tokenizer.json leaves out.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from service.index.base import TokenIds
+from service.prompts.chat import Chat
+from service.prompts.errors import BadModelFile, PromptError
+from service.prompts.renderers.base import Rendered, RendererMissing
+from service.prompts.templates.conversation import check_tool_choice, parse_tools
+from service.prompts.tokens.token_cache import CachedChunk, TokenCache
+
+_Json: TypeAlias = dict[str, Any]
+
+_MAX_CALL_ID = 9
+_FIRST_VERSION_WITH_EFFORT = 15
+
+
+def mistral_tokenizer_file(folder: Path) -> Path | None:
+    """The tokenizer of a repository that vLLM takes for one of Mistral's own; None for any other.
+
+    It is one if it has weights named consolidated*.safetensors; a folder without any weights is taken for one, too.
+    """
+    files = sorted(folder.glob("tekken.json")) or sorted(folder.glob("tokenizer.model.v*"))
+    is_theirs = any(folder.glob("consolidated*.safetensors")) or not any(folder.glob("*.safetensors"))
+    return files[-1] if files and is_theirs else None
+
+
+class MistralRenderer:
+    """Renders for one model. Parts of chats are cached by their text."""
+
+    name = "mistral"
+
+    def __init__(self, tokenizer_file: Path, cache: TokenCache) -> None:
+        """Raises RendererMissing and BadModelFile. Blocks while it loads the vocabulary."""
+        try:
+            from mistral_common.exceptions import MistralCommonException  # noqa: PLC0415 - an optional dependency
+            from mistral_common.protocol.instruct import request  # noqa: PLC0415
+            from mistral_common.protocol.instruct.validator import ValidationMode  # noqa: PLC0415
+            from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy  # noqa: PLC0415
+            from mistral_common.tokens.tokenizers.mistral import MistralTokenizer  # noqa: PLC0415
+        except ImportError:
+            raise RendererMissing("mistral-common", "mistral") from None
+        self._request = request.ChatCompletionRequest
+        self._efforts = tuple(effort.value for effort in request.ReasoningEffort)
+        self._error = MistralCommonException
+        self._keep = SpecialTokenPolicy.KEEP
+        try:
+            self._mistral = MistralTokenizer.from_file(str(tokenizer_file), mode=ValidationMode.test)
+        except Exception as error:  # the library raises many kinds
+            raise BadModelFile(tokenizer_file, error) from None
+        self._tokenizer = self._mistral.instruct_tokenizer.tokenizer
+        version = int(str(self._tokenizer.version.value).rpartition("v")[2])
+        self._takes_effort = version >= _FIRST_VERSION_WITH_EFFORT
+        self._cache, self._root = cache, CachedChunk()
+        self._encode_uncached: Callable[..., list[int]] = self._tokenizer.encode
+        self._tokenizer.encode = self._encode_cached
+
+    def render(self, chat: Chat) -> Rendered:
+        """Gives the text and tokens of a chat; raises PromptError."""
+        _check(chat, self._efforts)
+        tools = parse_tools(chat.tools)
+        check_tool_choice(chat.tool_choice, tools)
+        try:
+            request = self._request.from_openai(
+                messages=[_message(message) for message in chat.messages],
+                tools=tools,
+                continue_final_message=chat.continue_final_message,
+                **({"reasoning_effort": chat.reasoning_effort} if self._takes_effort else {}),
+            )
+            tokens = self._mistral.encode_chat_completion(request).tokens
+        except (self._error, AssertionError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise PromptError(f"mistral-common refuses the chat: {str(error)[:500]}", "messages") from None
+        return Rendered(self._tokenizer.decode(tokens, special_token_policy=self._keep), array("I", tokens))
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> TokenIds:
+        """Gives the tokens of a text; raises PromptError for a text with a lone surrogate."""
+        try:
+            return array("I", self._tokenizer.encode(text, bos=add_special_tokens, eos=False))
+        except (TypeError, UnicodeEncodeError):
+            raise PromptError("the text holds an invalid character (a lone surrogate)") from None
+
+    def _encode_cached(self, s: str, bos: bool, eos: bool) -> list[int]:
+        tokens = array("I")
+        if (cached := self._cache.get(self._root, s)) is None:
+            tokens.extend(self._encode_uncached(s, bos=False, eos=False))
+            self._cache.put(self._root, s, tokens.tobytes())
+        else:
+            tokens.frombytes(cached)
+        before = [self._tokenizer.bos_id] if bos else []
+        return [*before, *tokens, *([self._tokenizer.eos_id] if eos else [])]
+
+
+def _check(chat: Chat, efforts: tuple[str, ...]) -> None:
+    """Refuses what `validate_request_params` and `_validate_apply_chat_template_args` refuse."""
+    if not chat.messages:
+        raise PromptError("messages must hold at least one message", "messages")
+    for field in ("chat_template", "chat_template_kwargs"):
+        if getattr(chat, field) is not None:
+            raise PromptError(f"{field} has no meaning for a model of Mistral's own format", field)
+    if chat.reasoning_effort is not None and chat.reasoning_effort not in efforts:
+        raise PromptError(f"reasoning_effort must be one of {', '.join(efforts)} here", "reasoning_effort")
+    by_assistant = chat.messages[-1].get("role") == "assistant"
+    if chat.add_generation_prompt and chat.continue_final_message:
+        raise PromptError("continue_final_message and add_generation_prompt cannot both be true", "messages")
+    if chat.add_generation_prompt and by_assistant:
+        raise PromptError("the last message is the assistant's: set continue_final_message", "messages")
+    if chat.continue_final_message and not by_assistant:
+        raise PromptError("only a final message of the assistant can be continued", "continue_final_message")
+
+
+def _message(message: _Json) -> _Json:
+    """Truncates ids of tool calls to their last characters (`truncate_tool_call_ids`)."""
+    if message.get("role") == "assistant":
+        calls = message.get("tool_calls") or []
+        if not isinstance(calls, list):
+            raise PromptError("tool_calls must be a list", "messages")
+        shortened = [
+            {**call, "id": call["id"][-_MAX_CALL_ID:]} if isinstance(call.get("id"), str) else call for call in calls
+        ]
+        return {**message, "tool_calls": shortened}
+    if message.get("role") == "tool" and isinstance(message.get("tool_call_id"), str):
+        return {**message, "tool_call_id": message["tool_call_id"][-_MAX_CALL_ID:]}
+    return message
