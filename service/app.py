@@ -41,6 +41,7 @@ from service.contract.endpoints import Endpoint
 from service.contract.settings import Settings
 from service.events.pool import EventPool
 from service.fleet.monitor import Monitor
+from service.fleet.pods_file import PodsFile
 from service.fleet.registry import Pod, Registry
 from service.gateway.gateway import Gateway, Limits
 from service.index.base import Index
@@ -168,9 +169,14 @@ async def monitored(fleet: Registry, pool: EventPool, settings: Settings) -> Asy
     for entry in settings.pods:
         fleet.add(entry)
     monitor.start()
+    file = PodsFile(settings.pods_file, fleet) if settings.pods_file is not None else None
+    watching = asyncio.create_task(file.watch()) if file is not None else None
     try:
         yield gateway
     finally:
+        if watching is not None:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
         await monitor.close()
         gateway.close()
 

@@ -147,6 +147,9 @@ class Settings:
         "engines that requests are forwarded to: URL[,name=…][,events=…][,replay=…][,model=…][,key_file=…], several "
         "separated by commas",
     )
+    pods_file: Path | None = _setting(
+        None, _optional_path, "JSON file with further pods, an array of entries as in PODS; changes are followed"
+    )
     health_interval: float = _setting(5.0, parse_seconds, "time between two health checks of a pod")
     first_byte_timeout: float = _setting(600.0, parse_seconds, "timeout for the first byte of an engine's response")
     silence_timeout: float = _setting(120.0, parse_seconds, "timeout for silence within an engine's response")
@@ -216,6 +219,8 @@ def describe() -> Iterator[tuple[str, str, str]]:
 def _shown(setting: Field[Any]) -> str:
     default = setting.default
     assert default is not MISSING  # noqa: S101 - every setting has a default
+    if default is None:
+        return ""
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, TierWeights):
