@@ -137,8 +137,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    # A script in the background ignores Ctrl+C, and its children would inherit that.
+    # A script in the background ignores Ctrl+C, one under nohup ignores HUP, and children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     chance = random.Random(options.seed)
     rows = {number: Row() for number in SIGNALS}
     with tempfile.TemporaryDirectory() as folder:
@@ -152,16 +153,20 @@ def main() -> int:
             row = rows[number]
             process = host.up(_free_port())
             pids.add(process.pid)
-            time.sleep(chance.uniform(0.05, whole * 1.1))
+            moment = chance.uniform(0.05, whole * 1.1)
+            time.sleep(moment)
             process.send_signal(number)
             row.moments += 1
-            row.codes.add(process.wait())
-            row.left_by_up += len(list(host.left(pids)))
+            row.codes.add(code := process.wait())
+            left_by_up = len(list(host.left(pids)))
             host.down()
-            row.left_after_down += host.left(pids)
-        subprocess.run([options.runtime, "rmi", "-f", NAME], check=False, capture_output=True) if (
-            options.runtime != "process"
-        ) else None
+            left_after_down = list(host.left(pids))
+            row.left_by_up += left_by_up
+            row.left_after_down += left_after_down
+            ended = f"{turn + 1}: {number.name} after {moment:.1f} s, code {code}"
+            print(f"{ended}, left {left_by_up}, then {left_after_down}", file=sys.stderr)
+        if options.runtime != "process":
+            subprocess.run([options.runtime, "rmi", "-f", NAME], check=False, capture_output=True)
     print(f"{options.runtime}: a whole `up` of a changed service takes {whole:.1f} s\n")
     print("| signal | moments | exit codes | left by `up` | left after `down --all` |")
     print("| --- | --- | --- | --- | --- |")

@@ -29,24 +29,39 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as state:
         environment = {**os.environ, "XDG_STATE_HOME": state}
 
-        def start(*arguments: str) -> subprocess.Popen[bytes]:
+        def start(*arguments: str) -> subprocess.Popen[str]:
             return subprocess.Popen(
                 [sys.executable, "-m", "orchestrator", *arguments, "--runtime", options.runtime],
                 cwd=ROOT,
                 env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
 
         for _ in range(options.count):
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = str(probe.getsockname()[1])
-            chosen = ("--port", port, "--image", options.image, "--no-build", "--model", "builtin/demo")
+            chosen = (
+                "--port",
+                port,
+                "--image",
+                options.image,
+                "--no-build",
+                "--model",
+                "builtin/demo",
+                "--timeout",
+                "120",
+            )
             both = [start("up", "-d", "--name", f"kvcache-one-port-{number}", *chosen) for number in (1, 2)]
-            results[sum(process.wait() == 0 for process in both)] += 1
+            outputs = [process.communicate()[0] for process in both]
+            came_up = sum(process.returncode == 0 for process in both)
+            results[came_up] += 1
+            if came_up != 1:
+                print(*outputs, sep="\n---\n")
             for number in (1, 2):
-                start("down", "--name", f"kvcache-one-port-{number}").wait()
+                start("down", "--name", f"kvcache-one-port-{number}").communicate()
     print(f"{options.runtime}: exactly one came up {results[1]} times of {options.count}")
     return 0 if results[1] == options.count else 1
 
