@@ -105,7 +105,7 @@ def down(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Stop and remove the service. Nothing to do is no error."""
+    """Stop and remove the service. Idempotent: exit code 0 if there is none."""
     from orchestrator.commands.down import down as bring_down
     from orchestrator.console import Console
 

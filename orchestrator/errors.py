@@ -1,4 +1,4 @@
-"""What can go wrong on the host, as something that a user can act on."""
+"""Errors of the host half. Each names a cause and a remedy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RuntimeUnavailable(Problem):
 
 
 class BuildFailed(Problem):
-    """A runtime could not build the image; `exit_code` is that of the step that failed, if it said one."""
+    """A runtime could not build the image; `exit_code` is the failed step's, if known."""
 
     def __init__(self, what: str, remedy: str, details: tuple[str, ...] = (), exit_code: int | None = None) -> None:
         super().__init__(what, remedy, details)

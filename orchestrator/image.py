@@ -122,7 +122,7 @@ def image_build(launch: Launch, wanted: Recipe, loops: Loops) -> ImageBuild:
 
 
 def loops_without_compiler(failure: BuildFailed) -> Loops | None:
-    """What a build that failed should be repeated as; None if it failed for another reason."""
+    """The label of the build that replaces a failed one; None if it did not fail for lack of a compiler."""
     return _CANNOT_COMPILE.get(failure.exit_code or 0)
 
 
@@ -141,7 +141,7 @@ def explained(failure: BuildFailed, launch: Launch, *, fetches_base: bool, last_
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step that a build begins. Podman counts anew in each stage: then there is no number over all."""
+    """A build step. `number` is None in Podman, which counts each stage separately."""
 
     instruction: str
     number: int | None

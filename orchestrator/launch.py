@@ -46,7 +46,7 @@ _RESERVED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """What is to run, where and how; flags, environment and defaults are resolved already.
+    """The resolved options of one launch: flags, environment, file and defaults are merged.
 
     `runtime` None: the first that answers. `build` True forces a build, False forbids it, None builds what changed.
     `memory` is in bytes, `timeout` in seconds.

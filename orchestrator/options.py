@@ -216,7 +216,7 @@ def seconds(text: str | None, option: str) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchOptions:
-    """What `kvcache up` is told on the command line, as it is written there."""
+    """The options of `kvcache up` as given, before they are checked."""
 
     runtime: Runtime = "auto"
     name: Name = DEFAULTS.name

@@ -28,7 +28,7 @@ def run_command(run: Callable[[], int | None], *, debug: bool) -> None:
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except BrokenPipeError:
-        # Whoever read our output has enough; Python would complain once more when it flushes at its end.
+        # The reader of our output has closed the pipe; without this, Python reports it again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     else:
         if code:

@@ -1,4 +1,4 @@
-"""What a healthy service still lacks: its default model, an event socket. Said once, and once more when it has it."""
+"""Reports why a healthy service is not ready yet (default model, event socket), and when it becomes ready."""
 
 from __future__ import annotations
 

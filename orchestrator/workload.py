@@ -1,4 +1,4 @@
-"""A Launch turned into what a runtime runs: the service's environment, and what it is given of this machine."""
+"""Turns a Launch into a Workload: environment, mounts, volumes, ports, labels."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def ensure_image(launch: Launch, images: Images, console: Console, signals: Sign
     if launch.build is False:
         if images.labels(launch.image) is None:
             raise Problem(
-                f"There is no image {launch.image}, and --no-build forbids to make it.", "Leave out --no-build."
+                f"There is no image {launch.image}, and --no-build forbids building it.", "Leave out --no-build."
             )
         console.step(f"Using image {launch.image} as it is (--no-build)")
         return

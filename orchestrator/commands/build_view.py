@@ -1,4 +1,4 @@
-"""What the user sees of a build: a live bar on a terminal, a line for each step elsewhere."""
+"""The progress of a build: a live bar on a terminal, one line per step elsewhere."""
 
 from __future__ import annotations
 

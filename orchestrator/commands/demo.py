@@ -28,7 +28,7 @@ _RATE_ON_A_TERMINAL = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """What to play: pods of `blocks` blocks, until so many requests or seconds; `rate` in requests per second."""
+    """The parameters of a demo; it ends after `requests` or `duration` seconds. `rate` is in requests per second."""
 
     pods: int
     blocks: int

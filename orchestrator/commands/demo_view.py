@@ -1,4 +1,4 @@
-"""What the user of `kvcache demo` sees: a live view of 80 columns and 24 lines, or plain lines in a pipe."""
+"""The output of `kvcache demo`: a live view of 80 columns and 24 lines, or one line per request in a pipe."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from orchestrator.runtimes.discovery import answering
 
 @dataclass(frozen=True)
 class Report:
-    """What the service itself says: whether it is ready, why not, and how many pods hold how many blocks."""
+    """The service's own report: readiness, reasons, number of pods and blocks."""
 
     ready: bool
     reasons: tuple[str, ...]

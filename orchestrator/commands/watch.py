@@ -1,4 +1,4 @@
-"""What `kvcache up` does while its service is up: notices that it ended, hangs, is paused, or that nobody answers."""
+"""Watches a service that is up: reports when it ends, hangs or is paused, and when its runtime does not answer."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from orchestrator.runtimes.discovery import connect
 
 
 def findings(launch: Launch) -> Iterator[Finding]:
-    """What each check finds, as it finds it."""
+    """Runs the checks and yields their findings as they come."""
     with ExitStack() as stack:
         runtimes: dict[RuntimeKind, ContainerRuntime | RuntimeUnavailable] = {}
         for kind in RuntimeKind if launch.runtime is None else (launch.runtime,):

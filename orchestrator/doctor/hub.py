@@ -1,4 +1,4 @@
-"""Whether the default model's files are at hand or could be fetched, and whether the token is good."""
+"""Checks that the default model is on disk or can be fetched, and that the hub accepts the token."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_model(launch: Launch) -> Finding:
     if launch.model.startswith("builtin/"):
         return ok("model", f"{launch.model} is built in")
     if found := _on_disk(launch):
-        return ok("model", f"{launch.model} is at hand in {found}")
+        return ok("model", f"{launch.model} is on disk in {found}")
     answer = _ask(launch, f"{launch.model}/resolve/main/tokenizer_config.json", method="HEAD")
     if answer.status in {200, 301, 302, 307, 308}:
         return ok("model", f"{launch.model} can be fetched from {launch.hf_endpoint}")

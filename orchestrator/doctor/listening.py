@@ -38,7 +38,7 @@ def check_listening(launch: Launch) -> Iterator[Finding]:
 
 
 def finding(heard: Heard, launch: Launch) -> Finding:
-    """What a line of `listen` means for a service of this launch."""
+    """The finding for one endpoint, as a service of this launch would see it."""
     name = f"listening to {heard.address}"
     if (found := _nothing_usable(heard) or _ignored(heard, launch)) is not None:
         return warning(name, *found)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.errors import Problem
 
-PLAIN_UID = 10001  # of the image
+UNPRIVILEGED_UID = 10001  # of the image
 _ROOT = 0
 
 
@@ -16,12 +16,12 @@ _ROOT = 0
 class Identity:
     """`user` is uid:gid inside; `as_caller` asks a rootless Podman to make that user the caller outside (keep-id)."""
 
-    user: str = f"{PLAIN_UID}:{PLAIN_UID}"
+    user: str = f"{UNPRIVILEGED_UID}:{UNPRIVILEGED_UID}"
     as_caller: bool = False
 
 
 def identity(*, rootless: bool, keeps_id: bool, hf_cache: Path | None, caller: int | None = None) -> Identity:
-    """The image's unprivileged user, unless it must write into a folder of this machine: then whoever owns that here.
+    """The image's unprivileged user, unless it must write into a folder of this machine: then the owner of that folder.
 
     Makes the folder if it is not there. `keeps_id`: the runtime can map a user inside to the caller. `caller` is a uid,
     this process's by default. Raises Problem where no unprivileged user could write.
@@ -37,12 +37,13 @@ def identity(*, rootless: bool, keeps_id: bool, hf_cache: Path | None, caller: i
         return Identity(user=f"{caller}:{os.getegid()}")
     owner = hf_cache.stat()
     if owner.st_uid == _ROOT and not any(hf_cache.iterdir()):
-        os.chown(hf_cache, PLAIN_UID, PLAIN_UID)
+        os.chown(hf_cache, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
         return Identity()
     if owner.st_uid == _ROOT:
         raise Problem(
-            f"--hf-cache: {hf_cache} belongs to root, and the service runs as a plain user who could not write there.",
-            f"Give it away: chown -R {PLAIN_UID}:{PLAIN_UID} {hf_cache} ; or leave the option out to use a volume.",
+            f"--hf-cache: {hf_cache} belongs to root, and the service is unprivileged and cannot write there.",
+            f"Give it away: chown -R {UNPRIVILEGED_UID}:{UNPRIVILEGED_UID} {hf_cache} ; "
+            "or leave the option out to use a volume.",
         )
     return Identity(user=f"{owner.st_uid}:{owner.st_gid}")
 

@@ -1,4 +1,4 @@
-"""What is in the folder of --models-dir, and why the service may not find a model there."""
+"""Checks the layout of --models-dir."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class ShutdownRequested(BaseException):
 
 
 class _Mode(Enum):
-    """What the next signal does."""
+    """The effect of the next signal."""
 
     RAISE = auto()
     WAIT = auto()

@@ -1,4 +1,4 @@
-"""What kvcache asks of whatever runs the service, stated once.
+"""The protocol of a container runtime.
 
 A runtime touches only services that carry its label (`Service.ours`); telling and keeping that is the runtime's duty,
 so `stop` and `remove` of anything else do nothing. Methods raise Problem, never an SDK's own error.
@@ -33,7 +33,7 @@ class RuntimeKind(StrEnum):
 
     @property
     def noun(self) -> str:
-        """What it runs the service as, for people."""
+        """The noun for a running service in messages: container or process."""
         return "process" if self is RuntimeKind.PROCESS else "container"
 
 
@@ -92,7 +92,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a runtime says about the holder of a name."""
+    """A runtime's view of the container or process that has a name."""
 
     runtime: RuntimeKind
     name: str
@@ -121,7 +121,7 @@ class LogQuery:
 
 @dataclass(frozen=True, slots=True)
 class ImageBuild:
-    """What a runtime needs to build an image: a tar archive with a Containerfile at its root, arguments and labels."""
+    """The input of an image build: a tar archive with a Containerfile at its root, arguments and labels."""
 
     reference: str
     context: bytes
@@ -148,7 +148,7 @@ class Images(Protocol):
         ...
 
     def run(self, reference: str, command: Sequence[str]) -> str:
-        """What a command prints in a new container of an image that is here. Raises Problem."""
+        """Runs a command in a temporary container of a local image and returns its output. Raises Problem."""
         ...
 
     def prune(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the output of a build means, which is nearly the same JSON from Docker and from Podman."""
+"""Reads the JSON output of a build, which is nearly the same from Docker and from Podman."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the container may do and use: every privilege and limit, for Podman and for Docker."""
+"""All privileges and limits of the container, for Podman and for Docker."""
 
 from __future__ import annotations
 

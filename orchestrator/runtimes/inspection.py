@@ -1,4 +1,4 @@
-"""What `inspect` of a container says, which is nearly the same JSON in Docker and in Podman."""
+"""Reads the `inspect` JSON of a container, which is nearly the same in Docker and in Podman."""
 
 from __future__ import annotations
 

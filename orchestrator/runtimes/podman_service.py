@@ -108,7 +108,7 @@ class PodmanService:
 
 
 def _kill_innermost(processes: Iterable[psutil.Process]) -> None:
-    """Kills those that have no children; whoever loses all of them that way is next."""
+    """Kills the processes that have no children; call again for their parents."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             # One that goes on could have a child between the look and the kill, and leave it behind.

@@ -39,7 +39,7 @@ _INHERITED_VARIABLES = re.compile(
 
 @dataclass(frozen=True)
 class _Record:
-    """What is written down about a child process: a later command finds it, and never another with its number."""
+    """The record of a child process, by which a later command finds it; start time guards against reused pids."""
 
     pid: int
     started: float
@@ -213,7 +213,7 @@ class Processes:
 
 
 def _die_with_parent() -> list[str]:
-    """What is put in front of a command that is to end with this process."""
+    """The prefix of a command that must end when this process ends."""
     return [sys.executable, "-IS", tether.__file__, str(os.getpid())]
 
 
@@ -245,7 +245,7 @@ def names_of(requirements: Iterable[str]) -> str:
 
 
 def install_command(requirements: Iterable[str]) -> str:
-    """What to run to have them."""
+    """The pip command that installs them."""
     wanted = " ".join(f"'{requirement}'" for requirement in requirements)
     return f"Run: {sys.executable} -m pip install {wanted}"
 

@@ -1,4 +1,4 @@
-"""What `python -m service demonstrate` writes and `kvcache demo` reads: one JSON object per line."""
+"""The lines from `python -m service demonstrate` to `kvcache demo`: one JSON object each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the host half relies on in the service's HTTP answers."""
+"""Names in HTTP responses that both halves use."""
 
 from __future__ import annotations
 

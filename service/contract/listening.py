@@ -1,4 +1,4 @@
-"""What `python -m service listen` writes and `kvcache doctor` reads: one JSON object per endpoint."""
+"""The lines from `python -m service listen` to `kvcache doctor`: one JSON object per endpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What was heard at one endpoint. `problem` is why nothing could be, `unreadable` why a batch could not be read."""
+    """Messages of one endpoint. `problem` is a failed connection, `unreadable` a message that cannot be parsed."""
 
     address: str
     connected: bool

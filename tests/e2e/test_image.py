@@ -69,7 +69,7 @@ def test_no_build_takes_the_image_as_it_is_and_says_what_to_do_without_one(make_
 
     missing = make_up().start("--no-build", "--image", "kvcache-e2e-none").finish()
     assert missing.code == 1
-    assert "Error: There is no image kvcache-e2e-none, and --no-build forbids to make it." in missing.output
+    assert "Error: There is no image kvcache-e2e-none, and --no-build forbids building it." in missing.output
 
 
 def test_a_failed_build_shows_its_last_lines_and_leaves_nothing(

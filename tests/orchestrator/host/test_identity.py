@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Problem
-from orchestrator.host.identity import PLAIN_UID, Identity, identity, refuse_unreadable
+from orchestrator.host.identity import UNPRIVILEGED_UID, Identity, identity, refuse_unreadable
 
 _AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="folders can be given away by root only")
 
 
 def test_without_a_folder_it_is_the_images_plain_user() -> None:
-    assert identity(keeps_id=False, rootless=False, hf_cache=None) == Identity(f"{PLAIN_UID}:{PLAIN_UID}")
+    assert identity(keeps_id=False, rootless=False, hf_cache=None) == Identity(f"{UNPRIVILEGED_UID}:{UNPRIVILEGED_UID}")
 
 
 def test_a_rootless_runtime_makes_it_the_caller(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_a_rootful_runtime_runs_it_as_an_ordinary_caller(tmp_path: Path) -> None
 def test_roots_empty_folder_is_given_to_the_plain_user(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     assert identity(keeps_id=False, rootless=False, hf_cache=folder, caller=0) == Identity()
-    assert folder.stat().st_uid == PLAIN_UID
+    assert folder.stat().st_uid == UNPRIVILEGED_UID
 
 
 @_AS_ROOT
@@ -38,7 +38,7 @@ def test_roots_full_folder_is_refused_with_the_command_that_helps(tmp_path: Path
     (tmp_path / "file").touch()
     with pytest.raises(Problem) as raised:
         identity(keeps_id=False, rootless=False, hf_cache=tmp_path, caller=0)
-    assert raised.value.remedy.startswith(f"Give it away: chown -R {PLAIN_UID}:{PLAIN_UID} {tmp_path}")
+    assert raised.value.remedy.startswith(f"Give it away: chown -R {UNPRIVILEGED_UID}:{UNPRIVILEGED_UID} {tmp_path}")
 
 
 @_AS_ROOT
