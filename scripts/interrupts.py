@@ -3,7 +3,7 @@
     python scripts/interrupts.py [--runtime podman] [--count 40] [--seed 1]
 
 Signals take turns: INT, TERM, HUP, KILL. Each `up` builds a changed service, so that many moments are in the midst of a
-build. After each, another `up` and a `down` run, and nothing may be left: no container, builder, mount, folder, process.
+build. After each, another `up` and `down` run, and nothing may be left: container, builder, mount, folder, process.
 Prints a table; exit code 1 if anything was left.
 """
 
