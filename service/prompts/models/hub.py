@@ -37,8 +37,14 @@ constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 def cached_folder(name: str) -> Path | None:
-    """Gives the folder of a model whose files are all in the hub's cache; never asks the hub."""
-    tokenizer = try_to_load_from_cache(name, TOKENIZER)
+    """Gives the folder of a model whose files are all in the hub's cache; never asks the hub.
+
+    Raises ModelNotFound for a name that the hub does not allow.
+    """
+    try:
+        tokenizer = try_to_load_from_cache(name, TOKENIZER)
+    except HFValidationError as error:
+        raise ModelNotFound(name, str(error)) from None
     known = [try_to_load_from_cache(name, file) is not None for file in (CONFIG, MODEL_CONFIG, TEMPLATE)]
     return Path(tokenizer).parent if isinstance(tokenizer, str) and all(known) else None
 

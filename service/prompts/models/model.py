@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -25,6 +27,10 @@ from service.prompts.truncation import Truncation, truncate
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+_LONG_TEXT_CHARACTERS = 100_000
+_CONCURRENT_LONG_TEXTS = 2
+"""Half of the workers: short texts do not wait for long ones."""
 
 _MAX_INLINE_CHARACTERS = 8_000
 """Uncached characters that are tokenized on the event loop: about a millisecond of work."""
@@ -60,6 +66,7 @@ class Model:
             except RendererMissing as error:
                 self._missing = error
         self._workers = workers
+        self._long_texts = asyncio.Semaphore(_CONCURRENT_LONG_TEXTS)
         self._templates = files.templates
         self._special_tokens = files.special_tokens.variables
         self._tokenizer = TextTokenizer(files, cache)
@@ -120,10 +127,7 @@ class Model:
         if self.renderer_name == MISTRAL and (package := self._package_renderer()) is not None:
             tokens = await self._off_the_loop(lambda: package.encode(text, add_special_tokens=add_special_tokens))
         else:
-            prefix = self._tokenizer.find_prefix(text)
-            encode = partial(self._tokenizer.encode, text, add_special_tokens=add_special_tokens, prefix=prefix)
-            inline = len(text) - prefix.settled_chars <= _MAX_INLINE_CHARACTERS
-            tokens = encode() if inline else await self._off_the_loop(encode)
+            tokens = await self._encode(text, add_special_tokens=add_special_tokens)
         if truncation is None:
             return tokens
         around = self._tokenizer.special_tokens_around if add_special_tokens else (0, 0)
@@ -167,6 +171,25 @@ class Model:
         if source is None:
             raise PromptError(f"model {self.name!r} has no chat template", "messages")
         return TemplateSource(source, self.trusted)
+
+    async def _encode(self, text: str, *, add_special_tokens: bool) -> TokenIds:
+        prefix = self._tokenizer.find_prefix(text)
+        cancelled = threading.Event()
+        encode = partial(
+            self._tokenizer.encode,
+            text,
+            add_special_tokens=add_special_tokens,
+            prefix=prefix,
+            is_cancelled=cancelled.is_set,
+        )
+        uncached = len(text) - prefix.settled_chars
+        if uncached <= _MAX_INLINE_CHARACTERS:
+            return encode()
+        try:
+            async with self._long_texts if uncached > _LONG_TEXT_CHARACTERS else nullcontext():
+                return await self._off_the_loop(encode)
+        finally:
+            cancelled.set()  # a client that leaves takes its work along
 
     async def _off_the_loop(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)

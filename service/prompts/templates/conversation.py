@@ -196,7 +196,7 @@ def _parse_part(part: Any, where: str) -> dict[str, Any] | None:
         raise PromptError(f"{where} must be an object with a type", where)
     kind = part.get("type")
     media = kind if kind is not None else next((key for key in _MEDIA_KEYS if key in part), None)
-    if media in _MEDIA_TYPES:
+    if isinstance(media, str) and media in _MEDIA_TYPES:
         raise PromptError(f"{where} is of type {media!r}: only text is scored", where)
     if not isinstance(kind, str) or kind not in _TEXT_PARTS:
         raise PromptError(f"{where}.type must be one of {', '.join(_TEXT_PARTS)}, not {kind!r}", f"{where}.type")

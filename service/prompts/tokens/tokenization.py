@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,10 +83,20 @@ class TextTokenizer:
         """Gives the cached prefix of a text; fast for any length."""
         return self._cache.find_prefix(self._root, text)
 
-    def encode(self, text: str, *, add_special_tokens: bool, prefix: PrefixHit | None = None) -> TokenIds:
-        """Gives the ids of a text; raises PromptError for a text with a lone surrogate."""
+    def encode(
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool,
+        prefix: PrefixHit | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> TokenIds:
+        """Gives the ids of a text; raises PromptError for a text with a lone surrogate.
+
+        Raises CancelledError soon after `is_cancelled` gives True.
+        """
         try:
-            pieces = self._encode(text, prefix or self.find_prefix(text))
+            pieces = self._encode(text, prefix or self.find_prefix(text), is_cancelled)
         except (TypeError, UnicodeEncodeError):
             raise PromptError("the text holds an invalid character (a lone surrogate)") from None
         before, after = self._around if add_special_tokens else (b"", b"")
@@ -122,7 +132,7 @@ class TextTokenizer:
             reached = end
         return reached
 
-    def _encode(self, text: str, prefix: PrefixHit) -> list[bytes]:
+    def _encode(self, text: str, prefix: PrefixHit, is_cancelled: Callable[[], bool]) -> list[bytes]:
         """Gives the tokens of a text in pieces, and caches them by segments and by chunks."""
         pieces, uncached, chunk, start, settled = prefix
         if self._segmentation is None:
@@ -137,7 +147,7 @@ class TextTokenizer:
                 chunk = self._cache.append(chunk, text[start:end], b"".join(pieces[uncached:]), settled)
                 uncached = len(pieces)
                 start, end = end, chunk_end(end)
-            if self._closed:
+            if self._closed or is_cancelled():
                 raise CancelledError
             pieces.append(self._piece(text, segment))
             settled = segment[1]

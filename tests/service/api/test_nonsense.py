@@ -135,3 +135,21 @@ async def test_deep_nesting_is_a_bad_request_or_is_rendered(
         for path in ("/score_completions", "/v1/chat/completions", "/tokenize", "/explain"):
             await check(client, path, f"{{{fields}}}".encode())
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+ODD_TYPES: Sequence[Any] = ([], {}, 1, True, None, [[]], {"a": 1}, "image_url", "", "x")
+
+
+@pytest.mark.parametrize("path", ["/score", "/explain", "/tokenize", "/v1/chat/completions"])
+async def test_a_content_part_of_any_type_is_never_an_internal_error(serve: Serve, path: str) -> None:
+    client = await serve()
+    for kind in ODD_TYPES:
+        part = {"type": kind, "text": "x"}
+        await check(client, path, json.dumps({"messages": [{"role": "user", "content": [part]}]}).encode())
+
+
+async def test_a_model_name_that_the_hub_does_not_allow_is_not_found(serve: Serve) -> None:
+    client = await serve(models=("*",))
+    for name in ("org/a--b", "a..b", "a.", "org/a.git", "-a", "a/b/c", "\0"):
+        async with client.post("/score", json={"prompt": "x", "model": name}) as answer:
+            assert answer.status == 404, name
