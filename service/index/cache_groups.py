@@ -248,6 +248,11 @@ class RankState:
         groups = self.of_group(stored.group)
         return all(any(block_hash in group.hashes for group in groups) for block_hash in stored.hashes)
 
+    @property
+    def has_windows_alone(self) -> bool:
+        """Whether no group names all blocks of a prompt."""
+        return not any(group.kind.needs is Needs.ALL for group in self.groups)
+
     def key_of(self, block_hash: BlockHash, layout: BlockLayout) -> BlockKey | None:
         """The key of a block in any group of that layout: engines name a prefix alike in all groups that hold it."""
         for group in self.groups:

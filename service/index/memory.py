@@ -127,6 +127,10 @@ class MemoryIndex:
         """The keys of an event that names the hashes of some of its blocks."""
         if group.state.placements:
             self._settle_by_hash(group.state, stored.hashes, frozenset(keys))
+        if group.state.salted and stored.parent is None and not any(stored.extras) and group.state.has_windows_alone:
+            group.state.mark_inexact(
+                InexactReason.UNNAMED_SALT
+            )  # a salt is named with the first block, which is left out
         placed = place(group, stored.hashes, list(keys), stored.tokens[-stored.block_size :])
         if placed is None:
             self._drop_incomplete_window(group)

@@ -21,6 +21,8 @@ class Prediction(NamedTuple):
     tokens: int
     predicted: int
     reused: int
+    exact: bool
+    """Whether kvcache claimed to know."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Oracle:
     def wrong(self) -> list[Prediction]:
         return [prediction for prediction in self.predictions if prediction.predicted != prediction.reused]
 
+    @property
+    def wrong_claims(self) -> list[Prediction]:
+        """Wrong predictions that were said to be exact."""
+        return [prediction for prediction in self.wrong if prediction.exact]
+
     def predict(self, tokens: Sequence[int], kind: Kind, **more: Any) -> int:
         """How many tokens of a prompt the engine reuses, says kvcache: all but the last at most."""
         matched = self._matched(tokens, kind, more)
@@ -58,13 +65,14 @@ class Oracle:
     def ask(self, tokens: Sequence[int], kind: Kind, max_tokens: int = 1, **more: Any) -> list[int]:
         """Predicts a request, sends it, waits until its events were heard, and gives what the engine generated."""
         predicted = self.predict(tokens, kind, **more)
+        pod = self.kvcache.pods().get((self.engine.pod, kind.rank or 0))
         answer = self.send(tokens, kind, max_tokens, **more)
         self.kvcache.settle(self.engine)
         usage = answer["usage"]
         assert usage["prompt_tokens"] == len(tokens)
         reused = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         number, about = len(self.predictions), str(kind)
-        self.predictions.append(Prediction(number, about, len(tokens), predicted, reused))
+        self.predictions.append(Prediction(number, about, len(tokens), predicted, reused, pod is None or pod["exact"]))
         return list(answer["choices"][0]["token_ids"])
 
     def send(self, tokens: Sequence[int], kind: Kind, max_tokens: int, **more: Any) -> dict[str, Any]:

@@ -136,6 +136,13 @@ def test_blocks_after_a_window_of_unknown_place_are_in_doubt_until_it_is_known(i
     assert index.inexact_reason(A) is None
 
 
+def test_a_window_alone_may_leave_out_the_block_that_names_a_salt(index: MemoryIndex) -> None:
+    index.store(A, windowed(7, 8, group=0, extras=[b"salt", None]))
+    assert index.inexact_reason(A) is None
+    index.store(A, windowed(1, 2, 3, 4, hashes=[3, 4], group=0))
+    assert index.inexact_reason(A) == InexactReason.UNNAMED_SALT
+
+
 def test_another_prompt_that_shares_blocks_tells_where_they_are(index: MemoryIndex) -> None:
     index.store(A, windowed(1, 2, 3, 4, hashes=[2, 3], group=0))
     index.store(A, windowed(1, 2, 3, 9, hashes=[3, 9], group=0))
