@@ -195,7 +195,15 @@ async def loaded_models(options: PromptOptions, index: Index, fleet: Registry) -
 async def readiness(settings: Settings, models: Models, pool: EventPool, fleet: Registry) -> AsyncIterator[Readiness]:
     """Loads the default model in the background."""
     needs_events = settings.ready_needs_events
-    ready = Readiness(settings.model_name, settings.hub_retry_after, models, pool, fleet, needs_events=needs_events)
+    ready = Readiness(
+        settings.model_name,
+        settings.hub_retry_after,
+        models,
+        pool,
+        fleet,
+        needs_events=needs_events,
+        replay_timeout=settings.ready_replay_timeout,
+    )
     loading = asyncio.create_task(ready.load_default_model())
     try:
         yield ready

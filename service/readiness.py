@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import monotonic
+from typing import Final
 
 from service.events.pool import EventPool
+from service.events.stream_states import REASONS, Replay
 from service.fleet.registry import Registry
 from service.prompts.errors import ModelNotFound, ModelUnavailable
 from service.prompts.models.catalog import Models
 
 logger = logging.getLogger(__name__)
+
+_REPLAYING: Final = REASONS[Replay.CATCHING_UP]
 
 
 class Readiness:
@@ -28,8 +33,13 @@ class Readiness:
         fleet: Registry,
         *,
         needs_events: bool = False,
+        replay_timeout: float = 0.0,
     ) -> None:
-        """`retry_after` is the number of seconds between two attempts to load the model."""
+        """`retry_after` is the number of seconds between two attempts to load the model.
+
+        `replay_timeout`, in seconds from now, is how long first replays are waited for.
+        """
+        self._replays_until = monotonic() + replay_timeout
         self._needs_events = needs_events
         self._model = model_name
         self._retry_after = retry_after
@@ -41,10 +51,19 @@ class Readiness:
     def reasons(self) -> list[str]:
         """A sentence for each thing that is missing; none when ready."""
         silent = self._pool.silent() if self._needs_events else self._pool.problems()
-        problems = [*([self._model_problem] if self._model_problem else []), *silent]
+        problems = [*([self._model_problem] if self._model_problem else []), *silent, *self._replays()]
         if len(self._fleet) and not any(pod.healthy and pod.is_available for pod in self._fleet):
             problems.append("no pod can take requests")
         return problems
+
+    def _replays(self) -> list[str]:
+        """A sentence while first replays are under way: a restarted service does not answer from old history."""
+        if monotonic() > self._replays_until:
+            return []
+        replaying = sum(stream.inexact_reason == _REPLAYING for stream in self._pool.streams())
+        if not replaying:
+            return []
+        return [f"{replaying} ranks are being replayed (READY_REPLAY_TIMEOUT)"]
 
     async def load_default_model(self) -> None:
         """Retries until the model is loaded: its files may be mounted, or the hub be reachable, later."""

@@ -155,6 +155,10 @@ class Settings:
     silence_timeout: float = _setting(120.0, parse_seconds, "timeout for silence within an engine's response")
     max_in_flight_per_pod: int = _setting(0, _count(0), "maximum requests in flight per pod; 0 for no limit")
 
+    ready_replay_timeout: float = _setting(
+        30.0, parse_seconds, "how long after its start /ready waits for replays that are under way"
+    )
+
     block_size: int = _setting(256, _count(1), "number of tokens that count as a score of 1")
     tier_weights: TierWeights = _setting(TierWeights(), _weights, "weight of a token by the tier of its block")
     index_max_blocks: int = _setting(

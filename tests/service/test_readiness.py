@@ -2,10 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from service.events.pool import StreamReport
+from service.events.stream_states import REASONS, Replay
+from service.fleet.registry import Registry
+from service.index.base import Rank
+from service.readiness import Readiness
 from tests.conftest import BUILTIN
 from tests.service.conftest import Serve
 
@@ -28,3 +35,27 @@ async def test_the_service_becomes_ready_when_the_files_of_its_model_appear(
             pass
         async with client.post("/score", json={"prompt": "a text for the default model"}) as answer:
             assert (answer.status, await answer.json()) == (200, None)
+
+
+@dataclass
+class ReplayingPool:
+    """A pool of which one rank is being replayed."""
+
+    reason: str | None = REASONS[Replay.CATCHING_UP]
+
+    def streams(self) -> list[Any]:
+        rank = Rank("a:1", "builtin/demo")
+        return [StreamReport(rank, "tcp://a:1", 5, 1.0, self.reason is None, self.reason, connected=True)]
+
+    def problems(self) -> list[str]:
+        return []
+
+
+@pytest.mark.parametrize(("timeout", "waits"), [(3600.0, True), (0.0, False)])
+def test_the_service_is_ready_when_replays_are_done_or_have_taken_too_long(timeout: float, waits: bool) -> None:
+    pool: Any = ReplayingPool()
+    models: Any = None
+    readiness = Readiness("builtin/demo", 1.0, models, pool, Registry(), replay_timeout=timeout)
+    assert any("READY_REPLAY_TIMEOUT" in reason for reason in readiness.reasons()) == waits
+    pool.reason = None
+    assert not any("READY_REPLAY_TIMEOUT" in reason for reason in readiness.reasons())
