@@ -165,7 +165,11 @@ class Models:
                 raise ModelNotFound(name, "no model of that name is built in")
             return folder
         folder = self._options.models_dir / name
-        return folder if (folder / TOKENIZER).is_file() else None
+        if (folder / TOKENIZER).is_file():
+            return folder
+        if folder.is_dir() and any(file.is_file() for file in folder.iterdir()):
+            raise ModelUnavailable(name, f"{folder} has no {TOKENIZER}", f"Put the model's {TOKENIZER} there")
+        return None
 
     def _model(self, name: str, folder: Path, *, trusted: bool) -> Model:
         return Model(

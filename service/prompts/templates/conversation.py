@@ -171,6 +171,8 @@ def _parse_content(
 ) -> str | list[dict[str, Any]]:
     content = message.get("content")
     if content is None:
+        if role != "assistant" and "content" in message:
+            raise PromptError(f"{where}.content must not be null, unless the assistant calls tools", f"{where}.content")
         parts: list[Any] = []
     elif isinstance(content, str):
         if content_format == "string" and not (role == "system" and content.startswith(_BILLING_HEADER)):
@@ -261,6 +263,9 @@ def _parse_tool_call(call: Any, where: str) -> dict[str, Any]:
         raise PromptError(f"{where} must be of type function", where)
     if not isinstance(function.get("name"), str):
         raise PromptError(f"{where}.function.name must be a string", f"{where}.function.name")
+    if not isinstance(function.get("arguments", ""), str | None):
+        field = f"{where}.function.arguments"
+        raise PromptError(f"{field} must be a string that holds JSON", field)
     # The order of the fields in vLLM's typed request, whatever order they were sent in.
     parsed = {**function, "arguments": _arguments(function.get("arguments"))}
     ordered = {**call, "function": _in_order(parsed, "arguments", "name")}

@@ -241,7 +241,7 @@ class TextTokenizer:
 def _load(files: TokenizerFiles) -> tuple[Tokenizer, bool]:
     """Gives the tokenizer, and whether its class is known; raises BadModelFile."""
     try:
-        text = files.tokenizer_file.read_text(encoding="utf-8")
+        text = files.tokenizer_file.read_text(encoding="utf-8-sig")
         described = json.loads(text)
         built = rebuilt(described, files.tokenizer_class, files.config)
         return Tokenizer.from_str(text if built.tokenizer is described else json.dumps(built.tokenizer)), built.known

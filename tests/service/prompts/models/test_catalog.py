@@ -187,6 +187,28 @@ async def test_a_name_that_is_none_is_not_found_and_leads_nowhere(hub: FakeHub, 
     assert not hub.asked
 
 
+@pytest.mark.parametrize("name", ["a-", "a.", "a--b", "x.git"])
+async def test_a_name_that_the_hub_cannot_have_is_not_found(hub: FakeHub, start: Start, name: str) -> None:
+    with pytest.raises(ModelNotFound):
+        await start().get(name)
+
+
+async def test_a_folder_without_a_tokenizer_names_the_file_that_is_missing(
+    hub: FakeHub, start: Start, tmp_path: Path
+) -> None:
+    folder = on_disk(tmp_path, "org/model", WEIGHTS)
+    error = await unavailable(start())
+    assert error.reason == f"{folder} has no tokenizer.json"
+    assert not hub.asked
+
+
+async def test_a_byte_order_mark_before_a_file_is_ignored(start: Start, tmp_path: Path) -> None:
+    on_disk(tmp_path, "org/model", {name: b"\xef\xbb\xbf" + content for name, content in FILES.items()})
+    model = await start().get("org/model")
+    chat = Chat(messages=[{"role": "user", "content": "Hi"}])
+    assert (await model.render(chat)).text.startswith("<|begin|>")
+
+
 async def test_an_unknown_builtin_model_is_not_looked_for_elsewhere(hub: FakeHub, start: Start) -> None:
     with pytest.raises(ModelNotFound, match="built in"):
         await start().get("builtin/other")

@@ -104,6 +104,11 @@ async def test_minus_one_keeps_what_the_model_takes_less_one_token_for_its_answe
             {"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]},
             "messages[0].tool_calls[0].function.name",
         ),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
         ({"tools": []}, "tools"),
         ({"tools": [{"type": "x", "function": {"name": "f"}}]}, "tools[0]"),
         ({"tools": [{"function": {}}]}, "tools[0].function.name"),
@@ -205,6 +210,18 @@ async def test_what_the_fields_of_a_request_say_is_no_variable_of_its_template()
         chat_template_kwargs={"continue_final_message": True},
     )
     assert (await model.render(chat)).text == 'False {"role": "user", "content": "x"}'
+    await models.close()
+
+
+async def test_variables_named_as_globals_of_jinja_are_ignored() -> None:
+    models = Models(PromptOptions(trust_request_chat_template=True))
+    model = await models.get("builtin/demo")
+    chat = Chat(
+        messages=HELLO,
+        chat_template="{% set ns = namespace(n=1) %}{{ ns.n }}{{ range(2) | list }}",
+        chat_template_kwargs={"namespace": 1, "range": "x"},
+    )
+    assert (await model.render(chat)).text == "1[0, 1]"
     await models.close()
 
 
