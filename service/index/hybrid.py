@@ -183,7 +183,7 @@ class _Group:
     def _into_next_block(self, span: Span, end: int, aligned: int) -> int:
         """Where the longest part ends that is held of the block after a run."""
         held, bit = self._held(span), self._group.bit
-        step = aligned // self._unit
+        step = max(1, aligned // self._unit)
         first = end // self._unit
         last = min(first + self._group.stride - 1, span.limit // self._unit)
         for units in range(last - (last - first) % step, first, -step):
@@ -223,7 +223,7 @@ class _Group:
     def _state(self, span: Span, aligned: int) -> int:
         """The last aligned place whose state is held."""
         held, bit = self._held(span), self._group.bit
-        step = aligned // self._unit
+        step = max(1, aligned // self._unit)
         for units in range(span.limit // aligned * step, span.start // self._unit, -step):
             if held[units - 1] & bit:
                 return units * self._unit
