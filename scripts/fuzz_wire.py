@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Feeds mutated event messages to all that reads them, and looks whether anything but a refusal comes of it.
+"""Fuzzes decoding, ordering and the index with damaged event messages.
 
-Frames of the recordings are damaged in their bytes or in their values, and go through decoding and ordering into an
-index that is asked in between. What must hold: nothing is raised, nothing takes long, and in the end the index still
-agrees with itself. Prints what became of the frames; exits 1 when something did not hold.
+Frames of the recordings are damaged in their bytes or in their values, and applied to an index that is queried in
+between. Nothing may raise or take long, and at the end the index must be consistent. Prints how many frames were
+applied or refused; exits 1 on a violation.
 
 Usage: scripts/fuzz_wire.py [--frames N] [--seed N]
 """
@@ -27,7 +27,7 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from service.contract.endpoints import Endpoint  # noqa: E402 - the checkout is on the path now
+from service.contract.endpoints import Endpoint  # noqa: E402 - after the checkout is on the path
 from service.events.arrival import read_arrival  # noqa: E402
 from service.events.index_sink import IndexSink  # noqa: E402
 from service.events.rate_limited_log import RateLimitedLog  # noqa: E402
@@ -76,7 +76,7 @@ _ODD_VALUES: tuple[Any, ...] = (
 
 @dataclass
 class Outcome:
-    """What became of the frames: how many were applied or refused, why parts were skipped, how long one took."""
+    """Frames applied and refused, reasons of skipped parts, and the longest time of a frame."""
 
     frames: int = 0
     refused: Counter[str] = field(default_factory=Counter)
@@ -103,7 +103,7 @@ def main() -> int:
 
 
 def fuzz(frames: int, seed: int, recordings: Path = ROOT / "tests" / "recordings") -> Outcome:
-    """Feeds so many mutated frames; raises whatever they make any part raise."""
+    """Feeds `frames` damaged frames; lets every exception through."""
     draw = random.Random(seed)
     payloads = [payload for path in sorted(recordings.glob("*.jsonl")) for payload in payloads_of(path)]
     index, statistics = MemoryIndex(_MAX_BLOCKS), EventStatistics()

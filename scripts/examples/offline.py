@@ -1,4 +1,4 @@
-"""Which engine of a recording holds most of a prompt, without a container and without sockets."""
+"""Finds the engine of a recording that holds most of a prompt, without a service."""
 
 import json
 from array import array

@@ -35,7 +35,7 @@ def test_every_endpoint_is_asked_and_nothing_is_left(tmp_path: Path, named: bool
     assert not list(tmp_path.glob("**/process/*"))
 
 
-def test_what_up_does_not_take_is_said_and_is_a_failure(tmp_path: Path) -> None:
+def test_an_unknown_option_of_up_is_reported_and_fails(tmp_path: Path) -> None:
     done = smoke(tmp_path, "--port", "0")
     assert done.returncode == 1
     assert "0 is not in the range" in done.stdout

@@ -91,7 +91,7 @@ def test_texts_and_chats_are_scored_by_the_built_in_model(recordings: Path, tool
         ((), "required: events"),
     ],
 )
-def test_what_cannot_be_done_is_said_without_a_traceback(tool: Tool, arguments: tuple[str, ...], said: str) -> None:
+def test_errors_are_reported_without_a_traceback(tool: Tool, arguments: tuple[str, ...], said: str) -> None:
     done = tool("offline", *arguments)
     assert done.returncode in {1, 2}
     assert said in done.stderr
@@ -112,7 +112,7 @@ def test_the_analysis_is_one_object_for_machines(recordings: Path, tool: Tool, t
     ]
 
 
-def test_without_matplotlib_it_is_said_what_to_install(
+def test_without_matplotlib_the_remedy_is_named(
     recordings: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "service.offline.plot", raising=False)

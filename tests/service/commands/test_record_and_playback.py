@@ -159,7 +159,7 @@ async def test_a_killed_recording_can_be_read_and_gone_on_with(start: Start, rec
         (("replay", "README.md", "--to", "nowhere"), "must start with tcp://"),
     ],
 )
-async def test_what_cannot_be_done_is_said_without_a_traceback(
+async def test_errors_are_reported_without_a_traceback(
     start: Start, arguments: tuple[str, ...], said_then: str
 ) -> None:
     process = await start(*arguments)
