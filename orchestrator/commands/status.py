@@ -41,6 +41,8 @@ class Report:
     exact: bool
     compiled: bool
     """Whether its inner loops are compiled; it is slower if not."""
+    endpoints: tuple[dict[str, Any], ...]
+    """Each endpoint of its engines, as GET /endpoints gives it."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _report(service: Service) -> Report | None:
         blocks=sum(sum(rank["blocks"].values()) for rank in ranks),
         exact=all(rank["exact"] for rank in ranks),
         compiled=totals(ask_text(address, port, "/metrics")).get("kvcache_native_compiled", 1) == 1,
+        endpoints=_endpoints(address, port),
     )
 
 
@@ -121,6 +124,8 @@ def _print(status: Status) -> None:
         "model": status.model,
         "service": _told(status.report),
     }
+    for number, endpoint in enumerate(status.report.endpoints if status.report else ()):
+        rows["events" if not number else f"events {number + 1}"] = _endpoint(endpoint)
     for name, value in rows.items():
         table.add_row(f"  {name}", value)
     terminal = Terminal(highlight=False, soft_wrap=True)
@@ -138,6 +143,16 @@ def _since(uptime: float | None) -> str:
     minutes, seconds = divmod(int(uptime), 60)
     hours, minutes = divmod(minutes, 60)
     return f" for {hours} h {minutes} min" if hours else f" for {minutes} min {seconds} s"
+
+
+def _endpoints(address: str, port: int) -> tuple[dict[str, Any], ...]:
+    answer = ask(address, port, "/endpoints")
+    return tuple(answer[1]["endpoints"]) if answer is not None and answer[0] == 200 else ()
+
+
+def _endpoint(endpoint: dict[str, Any]) -> str:
+    told = f"{endpoint['address']}: {endpoint['state']}, {endpoint['messages']} messages"
+    return f"{told}; {endpoint['problem']}" if endpoint["problem"] else told
 
 
 def _told(report: Report | None) -> str:

@@ -72,6 +72,8 @@ def test_status_tells_where_and_how_it_runs_and_what_it_reports(up: Running) -> 
     assert 0 < status.pop("uptime") < time.time() - up.begun + 1
     # Whether the inner loops are compiled depends on the machine that runs the tests.
     assert isinstance(status["report"].pop("compiled"), bool)
+    (endpoint,) = status["report"].pop("endpoints")
+    assert (endpoint["address"][:16], endpoint["messages"]) == ("tcp://127.0.0.1:", 0)
     assert status == {
         "name": up.name,
         "runtime": "process",
@@ -82,12 +84,12 @@ def test_status_tells_where_and_how_it_runs_and_what_it_reports(up: Running) -> 
         "ports": [f"127.0.0.1:{up.port}"],
         "detached": True,
         "model": "builtin/demo",
-        "report": {"ready": True, "reasons": [], "pods": 0, "blocks": 0, "exact": True},
+        "report": {"ready": True, "reasons": [], "pods": 1, "blocks": 0, "exact": True},
     }
     shown = up.command("status")
     assert shown.code == 0
     assert "running (healthy)" in shown.output
-    assert "ready; 0 pods, 0 blocks" in shown.output
+    assert "ready; 1 pods, 0 blocks" in shown.output
 
 
 def test_logs_give_the_last_lines_and_those_since_a_time(up: Running) -> None:
