@@ -107,8 +107,8 @@ ZmqEndpoint = Annotated[
     str,
     typer.Option(
         envvar="ZMQ_ENDPOINT",
-        help="Where events come from: ADDRESS[,pod=…][,model=…][,replay=…][,eagle=1], several separated by commas. "
-        "localhost is this machine; tcp://*:PORT is bound, and published.",
+        help="Where events come from: ADDRESS[,pod=…][,model=…][,replay=…][,hosts=…][,eagle=1], several "
+        "separated by commas. localhost is this machine; tcp://*:PORT is bound, and published.",
     ),
 ]
 Pods = Annotated[

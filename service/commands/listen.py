@@ -79,6 +79,7 @@ class _Listener:
         self._unreadable: str | None = None
         self._topics: dict[str, None] = {}
         self._pods: dict[str, None] = {}
+        self._peer: str | None = None
         self._models: dict[str, None] = {}
         self._block_sizes: dict[int, None] = {}
         self._hash_bits: dict[int, None] = {}
@@ -88,6 +89,7 @@ class _Listener:
         self._topics.setdefault(message.topic.decode("utf-8", "backslashreplace"))
         source = read_topic(message.topic, self.endpoint, self._model, message.peer)
         self._pods.setdefault(source.pod)
+        self._peer = self._peer or message.peer
         self._models.setdefault(source.model)
         try:
             for event in read_batch(message.payload).events:
@@ -108,7 +110,7 @@ class _Listener:
 
     async def heard(self, context: zmq.Context[zmq.Socket[bytes]], problem: str | None) -> Heard:
         """All of it; asks the replay socket, if the endpoint has one."""
-        replay = self.endpoint.replay_of(next(iter(self._pods), ""), 0) if self.endpoint.replay else None
+        replay = self.endpoint.replay_of(next(iter(self._pods), ""), 0, self._peer)
         first, replay_problem = await _first_replayed(context, replay) if replay else (None, None)
         return Heard(
             address=self.endpoint.address,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 _SCHEMES = ("tcp://", "ipc://", "inproc://")
-_OPTIONS = ("pod", "model", "replay", "eagle")
+_OPTIONS = ("pod", "model", "replay", "hosts", "eagle")
 _HOST = re.compile(r"\[[^\[\]\s/;]+\]|[^:\s/;=]+")
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]", re.IGNORECASE)
 
@@ -50,7 +51,8 @@ class Endpoint:
     """An address to subscribe to, and what its topic may leave unsaid.
 
     `pod` and `model` name the source of messages whose topic is not `kv@<pod>@<model>` (vLLM's default topic is
-    empty); `replay` is the address of the engine's replay socket. Where engines connect to us, its host may be `*`.
+    empty); `replay` is the address of the engine's replay socket. Where engines connect to us, its host may be `*`: the
+    host that the engine connects from, or the host in its pod's name if that matches the pattern `hosts` (`10.0.*`).
     `eagle` is "1" for engines with EAGLE that hash no lookahead tokens: they reuse one block less than they announce.
     """
 
@@ -58,6 +60,7 @@ class Endpoint:
     pod: str | None = None
     model: str | None = None
     replay: str | None = None
+    hosts: str | None = None
     eagle: str | None = None
 
     @property
@@ -75,13 +78,22 @@ class Endpoint:
         options = (f"{name}={value}" for name in _OPTIONS if (value := getattr(self, name)) is not None)
         return ",".join((self.address, *options))
 
-    def replay_of(self, pod: str, rank: int) -> str | None:
-        """Where to ask a rank for a replay. The host `*` is that of the pod, and then each rank has its own port: the
-        one given plus its number, as vLLM counts them."""
+    def replay_of(self, pod: str, rank: int, peer: str | None = None) -> str | None:
+        """Where to ask a rank for a replay; None if nowhere. `peer` is the host that its engine connects from.
+
+        With the host `*`, each rank has its own port: the one given plus its number, as vLLM counts them. What an
+        engine says of itself never chooses the host, unless `hosts` allows it.
+        """
         if self.replay is None or not self.replay.startswith("tcp://*:"):
             return self.replay
-        host, colon, port = pod.rpartition(":")
-        return f"tcp://{host if colon and port.isdecimal() else pod}:{int(self.replay[8:]) + rank}"
+        name, colon, port = pod.rpartition(":")
+        host: str | None = name if colon and port.isdecimal() else pod
+        if self.hosts is None or not fnmatchcase(host or "", self.hosts):
+            own = host_port(self.address)
+            host = peer if self.binds or own is None else own.host
+        if not host:
+            return None
+        return f"tcp://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{int(self.replay[8:]) + rank}"
 
 
 def parse_endpoints(text: str) -> tuple[Endpoint, ...]:

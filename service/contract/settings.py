@@ -131,7 +131,7 @@ class Settings:
     zmq_endpoint: tuple[Endpoint, ...] = _setting(
         (Endpoint("tcp://localhost:5557"),),
         parse_endpoints,
-        "sources of events: ADDRESS[,pod=…][,model=…][,replay=…][,eagle=1], several separated by commas",
+        "sources of events: ADDRESS[,pod=…][,model=…][,replay=…][,hosts=…][,eagle=1], several separated by commas",
     )
     zmq_topic: str = _setting("kv@", _any_text, "prefix of the topics to subscribe to; empty for all")
     pool_concurrency: int = _setting(4, _count(1, 256), "endpoints drained concurrently per event-loop turn")

@@ -18,11 +18,12 @@ logger = logging.getLogger(__name__)
 class IndexSink:
     """Applies the batches of one rank to an index. Implements sequencer.Sink."""
 
-    __slots__ = ("_hidden", "_index", "_log", "_rank", "_statistics", "last_event_at")
+    __slots__ = ("_hidden", "_index", "_log", "_rank", "_statistics", "holds_blocks", "last_event_at")
 
     def __init__(self, rank: Rank, index: Index, statistics: EventStatistics, log: RateLimitedLog) -> None:
         self.last_event_at: float | None = None
         """Unix seconds."""
+        self.holds_blocks = False
         self._rank = rank
         self._index = index
         self._statistics = statistics
@@ -35,6 +36,7 @@ class IndexSink:
         for event in batch.events:
             if isinstance(event, Stored):
                 index.store(rank, event)
+                self.holds_blocks = True
             elif isinstance(event, Removed):
                 index.remove(rank, event)
             elif isinstance(event, Cleared):

@@ -157,8 +157,7 @@ class EventPool:
         """Ends the subscription to an endpoint, and forgets the pods whose events came from it."""
         for subscription in [one for one in self._subscriptions if one.endpoint == endpoint]:
             self._subscriptions.remove(subscription)
-            for pod in {stream.rank.pod for stream in self._streams if stream.subscription is subscription}:
-                self._streams.forget(pod)
+            self._streams.drop(subscription)
             closing = asyncio.create_task(subscription.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)

@@ -117,6 +117,8 @@ class Recorder:
 class _RecordingSink:
     """Records the batches of one stream. Implements sequencer.Sink."""
 
+    holds_blocks = True
+
     def __init__(self, pod: str, topic: bytes, recorder: Recorder) -> None:
         self._pod = pod
         self._topic = topic

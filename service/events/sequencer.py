@@ -49,6 +49,9 @@ class Notice(Enum):
 class Sink(Protocol):
     """Takes the effects of a sequencer: an index, or a recording."""
 
+    holds_blocks: bool
+    """Whether anything was stored."""
+
     def apply(self, arrival: Arrival) -> bool:
         """Takes the next batch; True if it cleared everything before it."""
         ...

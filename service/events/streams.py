@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from itertools import islice
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from service.contract.endpoints import Endpoint
 from service.events.arrival import Arrival, read_arrival, unreadable_arrival
@@ -18,6 +19,8 @@ from service.events.wire import WireError
 from service.index.base import Rank
 
 SinkT = TypeVar("SinkT", bound=Sink)
+_Speaker: TypeAlias = tuple[Subscription, int | None]
+_SEARCHED = 1000
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +32,9 @@ class Stream(Generic[SinkT]):
     topic: bytes
     sink: SinkT
     sequencer: Sequencer
+    speaker: _Speaker
+    """The connection that it was first heard through."""
+    peer: str | None = None
     removed: bool = False
 
     def read(self, replayed: Replayed) -> Arrival:
@@ -60,6 +66,7 @@ class Limits:
 
     streams: int = 20_000
     topics: int = 100_000
+    topic_bytes: int = 1024
     waiting: int = 100_000
     """Batches of one stream that wait for a replay."""
 
@@ -99,6 +106,7 @@ class Streams(Generic[SinkT]):
         self._streams: dict[tuple[Rank, Subscription | None], Stream[SinkT]] = {}
         self._heard: dict[tuple[Subscription, bytes, int, str | None], Stream[SinkT]] = {}
         self._of_topic: dict[tuple[Subscription, bytes], list[Stream[SinkT]]] = {}
+        self._of_speaker: dict[_Speaker, dict[Stream[SinkT], None]] = {}
         self._claims: dict[Rank, dict[Subscription, tuple[bytes, str | None]]] = {}
 
     def __iter__(self) -> Iterator[Stream[SinkT]]:
@@ -117,7 +125,7 @@ class Streams(Generic[SinkT]):
             arrival = read_arrival(message.sequence, message.payload)
             stream = self._heard.get((subscription, message.topic, arrival.batch.rank, message.peer))
             if stream is None or stream.removed:
-                stream = self._find(subscription, message.topic, arrival.batch.rank, message.peer)
+                stream = self._find(subscription, message.topic, arrival.batch.rank, message.peer, connection)
         except WireError as error:
             self._unreadable(subscription, message, str(error))
             return
@@ -170,8 +178,18 @@ class Streams(Generic[SinkT]):
                 if not stream.sequencer.connected:
                     self._hand_over(stream)
         if not subscription.connections:
-            for rank in [rank for rank, claims in self._claims.items() if subscription in claims]:
-                self._withdraw(rank, subscription)
+            self._withdraw_all(subscription)
+
+    def drop(self, subscription: Subscription) -> None:
+        """Drops the streams and the claims of an endpoint that is no longer subscribed to."""
+        for stream in self:
+            if stream.subscription is subscription:
+                self._forget(stream)
+        self._withdraw_all(subscription)
+
+    def _withdraw_all(self, subscription: Subscription) -> None:
+        for rank in [rank for rank, claims in self._claims.items() if subscription in claims]:
+            self._withdraw(rank, subscription)
 
     def tick(self) -> None:
         """To be called about every second."""
@@ -187,8 +205,17 @@ class Streams(Generic[SinkT]):
             self._forget(stream)
         return bool(streams)
 
-    def _find(self, subscription: Subscription, topic: bytes, number: int, peer: str | None) -> Stream[SinkT] | None:
+    def _find(
+        self,
+        subscription: Subscription,
+        topic: bytes,
+        number: int,
+        peer: str | None,
+        connection: int | None = None,
+    ) -> Stream[SinkT] | None:
         """The stream of a rank; None when another endpoint speaks for it. Raises WireError when there are too many."""
+        if len(topic) > self._limits.topic_bytes:
+            raise WireError("a topic that is too long")
         source = read_topic(topic, subscription.endpoint, self._default_model, peer)
         rank = Rank(source.pod, source.model, number)
         key = rank, None if self._exclusive else subscription
@@ -201,9 +228,9 @@ class Streams(Generic[SinkT]):
             stream = None
         if stream is None:
             if len(self._streams) >= self._limits.streams:
-                raise WireError("too many ranks")
-            self._streams[key] = stream = self._make(rank, subscription, topic)
-        stream.topic = topic
+                self._make_room((subscription, connection))
+            self._streams[key] = stream = self._make(rank, subscription, topic, (subscription, connection))
+        stream.topic, stream.peer = topic, peer
         if len(self._heard) >= self._limits.topics:
             self._heard.clear()
             self._of_topic.clear()
@@ -212,23 +239,39 @@ class Streams(Generic[SinkT]):
         self._of_topic[subscription, topic] = [*streams, *([] if stream in streams else [stream])]
         return stream
 
-    def _make(self, rank: Rank, subscription: Subscription, topic: bytes) -> Stream[SinkT]:
-        sink = self._make_sink(rank, topic, subscription.endpoint)
-        address = subscription.endpoint.replay_of(rank.pod, rank.number)
+    def _make_room(self, speaker: _Speaker) -> None:
+        """Drops a stream of the connection that has the most, so that a flood of made-up names keeps nobody else out.
+
+        One without blocks goes first. Raises WireError if only streams with blocks of the speaker itself could go.
+        """
+        most = max(self._of_speaker, key=lambda one: len(self._of_speaker[one]))
+        candidates = self._of_speaker[most]
+        victim = next((stream for stream in islice(candidates, _SEARCHED) if not stream.sink.holds_blocks), None)
+        if victim is None and (most == speaker or len(candidates) < 2):
+            raise WireError("too many ranks")
+        self._forget(victim or next(iter(candidates)))
+
+    def _make(self, rank: Rank, subscription: Subscription, topic: bytes, speaker: _Speaker) -> Stream[SinkT]:
+        endpoint = subscription.endpoint
+        sink = self._make_sink(rank, topic, endpoint)
         stream: Stream[SinkT]
 
         def start_replay() -> None:
+            address = endpoint.replay_of(rank.pod, rank.number, stream.peer)
             if address is not None:
                 self._client.start(address, stream.sequencer, stream.read)
+            else:
+                stream.sequencer.replay_failed("its host is not known; hosts= may allow its name", final=True)
 
         sequencer = Sequencer(
             sink,
-            start_replay=None if address is None else start_replay,
+            start_replay=None if endpoint.replay is None else start_replay,
             max_waiting=self._limits.waiting,
             rebuilds=self._rebuilds,
             timing=self._timing,
         )
-        stream = Stream(rank, subscription, topic, sink, sequencer)
+        stream = Stream(rank, subscription, topic, sink, sequencer, speaker)
+        self._of_speaker.setdefault(speaker, {})[stream] = None
         return stream
 
     def _refuse(self, stream: Stream[SinkT], subscription: Subscription, topic: bytes, peer: str | None) -> None:
@@ -257,4 +300,8 @@ class Streams(Generic[SinkT]):
 
     def _remove(self, stream: Stream[SinkT]) -> None:
         stream.removed = True
+        streams = self._of_speaker.get(stream.speaker, {})
+        streams.pop(stream, None)
+        if not streams:
+            self._of_speaker.pop(stream.speaker, None)
         self._streams.pop((stream.rank, None if self._exclusive else stream.subscription), None)

@@ -208,7 +208,9 @@ async def test_an_engine_that_connects_to_us_is_asked_for_a_replay_where_its_pod
 ) -> None:
     address = f"ipc://{folder}/events"
     async with Publisher(address, "tcp://127.0.0.1:*", topic="kv@127.0.0.1:8000@m", binds=False) as publisher:
-        listening = await listen(Endpoint(address, replay=f"tcp://*:{publisher.replay.rpartition(':')[2]}"))
+        listening = await listen(
+            Endpoint(address, replay=f"tcp://*:{publisher.replay.rpartition(':')[2]}", hosts="127.0.0.*")
+        )
         await publisher.subscribed()
         publisher.publish(stored(0), lost=True)
         publisher.publish(stored(1))

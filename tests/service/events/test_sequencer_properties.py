@@ -19,6 +19,8 @@ from service.events.sequencer import Notice, Sequencer, Timing
 class Applied:
     """A sink that keeps what was applied."""
 
+    holds_blocks = True
+
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
         self.hidden = False
