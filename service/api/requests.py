@@ -34,6 +34,9 @@ Pods: TypeAlias = Annotated[
     Annotated[list[Name], Meta(min_length=1, max_length=10_000)] | None,
     Meta(description="score only these pods; default: all"),
 ]
+PromptLogprobs: TypeAlias = Annotated[
+    int | bool | None, Meta(description="if given, also 0, the engine skips its prefix cache, and nobody has a score")
+]
 
 
 class ScoreRequest(Struct, kw_only=True):
@@ -53,6 +56,16 @@ class ScoreRequest(Struct, kw_only=True):
         Meta(description="number of tokens to keep; -1 keeps as many as the model takes"),
     ] = None
     truncation_side: Annotated[Side | None, Meta(description="the side that is cut off; default: left")] = None
+    prompt_logprobs: PromptLogprobs = None
+    prompt_logprob_token_ids: Annotated[list[TokenId] | None, Meta(description="as prompt_logprobs")] = None
+    echo: Annotated[bool | None, Meta(description="with logprobs as prompt_logprobs")] = None
+    logprobs: int | bool | None = None
+
+    @property
+    def skips_cache(self) -> bool:
+        """Whether vLLM reuses nothing for the request: it has to compute the log probabilities of the prompt."""
+        echoed = bool(self.echo) and self.logprobs is not None
+        return echoed or self.prompt_logprobs is not None or self.prompt_logprob_token_ids is not None
 
     @property
     def truncation(self) -> Truncation | None:
@@ -74,6 +87,13 @@ class ChatRequest(Chat, kw_only=True):
     lora_name: LoraName = None
     cache_salt: CacheSalt = None
     pods: Pods = None
+    prompt_logprobs: PromptLogprobs = None
+    prompt_logprob_token_ids: Annotated[list[TokenId] | None, Meta(description="as prompt_logprobs")] = None
+
+    @property
+    def skips_cache(self) -> bool:
+        """Whether vLLM reuses nothing for the request: it has to compute the log probabilities of the prompt."""
+        return self.prompt_logprobs is not None or self.prompt_logprob_token_ids is not None
 
 
 class CompletionRequest(ChatRequest, kw_only=True):

@@ -93,7 +93,7 @@ class PromptResolver:
     def _target(self, name: str | None, lora_name: str | None = None) -> Target:
         """The model of a name, which may be the name of a LoRA that an engine announced."""
         requested = name or self.default_model
-        base = self._index.lora_model(requested)
+        base = None if requested == self.default_model else self._index.lora_model(requested)
         if base is None:
             return Target(requested, requested, lora_name)
         if lora_name not in (None, requested):
@@ -101,7 +101,7 @@ class PromptResolver:
         return Target(requested, base, requested)
 
     def _prompt(self, target: Target, tokens: TokenIds, body: ChatRequest | ScoreRequest) -> Prompt:
-        return Prompt(target.model, tokens, target.lora_name, body.cache_salt, body.pods)
+        return Prompt(target.model, tokens, target.lora_name, body.cache_salt, body.pods, body.skips_cache)
 
     async def _truncate(self, target: Target, tokens: TokenIds, truncation: Truncation) -> TokenIds:
         """Truncates token ids; their model is needed only where its length is the limit."""

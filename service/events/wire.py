@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw
 from xxhash import xxh3_64_intdigest
 
-from service.index.base import BlockHash, Removed, Reuse, Stored, Tier, TokenIds
+from service.index.base import NAMELESS_LORA, BlockHash, Removed, Reuse, Stored, Tier, TokenIds
 from service.index.keys import block_extra, lookahead_extra
 from service.native.backend import as_key_vector, read_common_batch, unpack_hashes, unpack_tokens
 
@@ -374,7 +374,7 @@ def _stored(event: _Stored, *, positional: bool = False) -> Stored:
     lora_name = event.lora_name
     if lora_name is None and event.lora_id is not None:
         # vLLM before 0.14.0 numbers its LoRAs and does not name them: kept apart from all that a request can name.
-        lora_name = f"\0{event.lora_id}"
+        lora_name = f"{NAMELESS_LORA}{event.lora_id}"
     return Stored(
         hashes,
         None if event.parent_block_hash is None else _hash(event.parent_block_hash),

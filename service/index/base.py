@@ -22,6 +22,10 @@ TokenIds: TypeAlias = "array[int]"
 """Token ids as unsigned 32-bit integers, typecode "I"."""
 
 
+NAMELESS_LORA = "\0"
+"""Starts the names of LoRAs that an engine numbers and does not name, which no request can name."""
+
+
 class Tier(IntEnum):
     """Where a block lives, fastest first."""
 
@@ -49,6 +53,8 @@ class Prompt(msgspec.Struct, frozen=True):
     lora_name: str | None = None
     cache_salt: str | None = None
     pods: Collection[str] | None = None
+    skips_cache: bool = False
+    """Whether the engine computes all of it anew, as vLLM does for log probabilities of the prompt: nobody matches."""
 
 
 class RankMatch(msgspec.Struct, frozen=True, gc=False):
@@ -217,7 +223,10 @@ class Index(Protocol):
         ...
 
     def lora_model(self, lora_name: str) -> str | None:
-        """The model for which some rank stored blocks under that LoRA, so that a request may name just the LoRA."""
+        """The model for which some rank stored blocks under that LoRA, so that a request may name just the LoRA.
+
+        None for the name of a model that a rank serves.
+        """
         ...
 
     def loras(self) -> Mapping[str, str]:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from math import gcd
 from time import perf_counter
 
-from service.index.base import BlockHash, BlockKey, Prompt, Rank, RankBlocks, RankMatch, Removed, Reuse, Stored, Tier
+from service.index.base import (
+    NAMELESS_LORA,
+    BlockHash,
+    BlockKey,
+    Prompt,
+    Rank,
+    RankBlocks,
+    RankMatch,
+    Removed,
+    Reuse,
+    Stored,
+    Tier,
+)
 from service.index.cache_groups import (
     BlockLayout,
     CacheGroup,
@@ -58,6 +70,8 @@ class MemoryIndex:
         self._era = max(1, max_blocks >> 10)
         self._loras: dict[str, dict[str, int]] = {}
         """LoRA name to models, with the number of ranks that announced it."""
+        self._models: Counter[str] = Counter()
+        """Ranks by model."""
 
     @property
     def blocks(self) -> int:
@@ -66,7 +80,7 @@ class MemoryIndex:
     def store(self, rank: Rank, stored: Stored) -> int:
         state = self._ranks.get(rank)
         if state is None:
-            state = self._ranks[rank] = RankState()
+            state = self._new_rank(rank)
         tier = stored.tier
         if tier is not _GPU:
             self._note_offloading(rank, state, stored)
@@ -89,6 +103,11 @@ class MemoryIndex:
         if stored.reuse is _NO or not self._is_report(group, stored):
             self._add(group, tier, stored, keys)
         return 0
+
+    def _new_rank(self, rank: Rank) -> RankState:
+        self._models[rank.model] += 1
+        state = self._ranks[rank] = RankState()
+        return state
 
     def _keys(self, group: CacheGroup, stored: Stored) -> Sequence[BlockKey] | None:
         """The keys of an event's blocks; None when they cannot be told, with the rank marked inexact."""
@@ -383,6 +402,9 @@ class MemoryIndex:
     def forget(self, rank: Rank) -> None:
         self.clear(rank)
         state = self._ranks.pop(rank, None)
+        if state is not None:
+            self._models[rank.model] -= 1
+            self._models += Counter()  # without those that have no rank left
         for name in state.loras if state else ():
             models = self._loras[name]
             models[rank.model] -= 1
@@ -394,7 +416,7 @@ class MemoryIndex:
     def drop_last_block(self, rank: Rank) -> None:
         state = self._ranks.get(rank)
         if state is None:
-            state = self._ranks[rank] = RankState()
+            state = self._new_rank(rank)
         self._remove_from_lookup(rank.model, state)
         state.drops_last_block = True
         self._add_to_lookup(rank.model, state)
@@ -428,6 +450,8 @@ class MemoryIndex:
             return chains[layout]
 
         matches: list[RankMatch] = []
+        if prompt.skips_cache:
+            return matches
         tokens = len(prompt.tokens)
         for (layout, stride), wanted in self._primaries.get(prompt.model, {}).items():
             if not wanted:
@@ -475,10 +499,12 @@ class MemoryIndex:
         return any(rank.model == model for rank in self._ranks)
 
     def lora_model(self, lora_name: str) -> str | None:
-        return next(iter(self._loras.get(lora_name, ())), None)
+        models = self._loras.get(lora_name)
+        return next(iter(models), None) if models and lora_name not in self._models else None
 
     def loras(self) -> Mapping[str, str]:
-        return {name: next(iter(models)) for name, models in self._loras.items()}
+        names = {name: next(iter(models)) for name, models in self._loras.items() if name not in self._models}
+        return {name: model for name, model in names.items() if not name.startswith(NAMELESS_LORA)}
 
     def disagreements(self) -> list[str]:
         """What does not fit together, a sentence each: for tests, since it walks over every block."""

@@ -132,6 +132,19 @@ async def test_score_and_score_completions_give_the_same_scores_for_a_chat(serve
     assert await post(client, "/score", {"prompt": 'tell me of "messages"'}) is None
 
 
+@pytest.mark.parametrize(
+    "fields", [{"prompt_logprobs": 0}, {"prompt_logprob_token_ids": [7]}, {"echo": True, "logprobs": 1}]
+)
+async def test_a_request_that_skips_the_prefix_cache_has_no_score(
+    serve: Serve, join: Join, fields: dict[str, object]
+) -> None:
+    client = await serve(block_size=4)
+    tokens = list(range(8))
+    await (await join(client, "a:1")).stores(tokens)
+    assert await post(client, "/score", {"prompt": tokens, "logprobs": 1}) is not None
+    assert await post(client, "/score", {"prompt": tokens, **fields}) is None
+
+
 async def test_tiers_are_weighted(serve: Serve, join: Join) -> None:
     client = await serve(block_size=4, tier_weights=TierWeights(cpu=0.5, storage=0.0))
     tokens = list(range(8))

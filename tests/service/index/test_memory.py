@@ -5,7 +5,7 @@ from array import array
 
 import pytest
 
-from service.index.base import Prompt, Rank, Removed, Stored, Tier
+from service.index.base import NAMELESS_LORA, Prompt, Rank, Removed, Stored, Tier
 from service.index.inexact import InexactReason
 from service.index.keys import block_extra, lookahead_extra
 from service.index.memory import MemoryIndex
@@ -319,3 +319,28 @@ def test_a_lookup_costs_about_the_same_whatever_the_number_of_pods() -> None:
         return min(rounds)
 
     assert seconds(1000) < 2 * seconds(10)
+
+
+def test_the_name_of_a_served_model_is_no_lora(index: MemoryIndex) -> None:
+    index.store(A, stored(1, lora_name="m"))
+    assert index.lora_model("m") is None
+    assert index.loras() == {}
+
+
+def test_a_lora_s_name_goes_with_the_last_rank_that_announced_it(index: MemoryIndex) -> None:
+    index.store(A, stored(1, lora_name="sql"))
+    index.store(B, stored(1, lora_name="sql"))
+    index.forget(A)
+    assert index.loras() == {"sql": "m"}
+    index.forget(B)
+    assert index.lora_model("sql") is None
+
+
+def test_a_numbered_lora_is_in_no_list(index: MemoryIndex) -> None:
+    index.store(A, stored(1, lora_name=f"{NAMELESS_LORA}7"))
+    assert index.loras() == {}
+
+
+def test_a_prompt_that_skips_the_cache_matches_nobody(index: MemoryIndex) -> None:
+    index.store(A, stored(1))
+    assert matches(index, 1, skips_cache=True) == {}
