@@ -161,4 +161,5 @@ def _told(report: Report | None) -> str:
     ready = "ready" if report.ready else f"not ready: {'; '.join(report.reasons)}"
     exact = "" if report.exact else ", not all exact (GET /pods says why)"
     slow = "" if report.compiled else "; its inner loops are not compiled, so it is slower"
-    return f"{ready}; {report.pods} pods, {report.blocks} blocks{exact}{slow}"
+    pods = "1 pod" if report.pods == 1 else f"{report.pods} pods"
+    return f"{ready}; {pods}, {report.blocks} blocks{exact}{slow}"

@@ -84,12 +84,12 @@ def test_status_tells_where_and_how_it_runs_and_what_it_reports(up: Running) -> 
         "ports": [f"127.0.0.1:{up.port}"],
         "detached": True,
         "model": "builtin/demo",
-        "report": {"ready": True, "reasons": [], "pods": 1, "blocks": 0, "exact": True},
+        "report": {"ready": True, "reasons": [], "pods": 1, "blocks": 0, "exact": False},
     }
     shown = up.command("status")
     assert shown.code == 0
     assert "running (healthy)" in shown.output
-    assert "ready; 1 pods, 0 blocks" in shown.output
+    assert "ready; 1 pod, 0 blocks, not all exact" in shown.output
 
 
 def test_logs_give_the_last_lines_and_those_since_a_time(up: Running) -> None:
