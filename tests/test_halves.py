@@ -1,7 +1,8 @@
 """The rooms of the program (docs/architecture.md) and the direction of their imports.
 
-A room is a folder; a file that stands beside folders is a room of its own. Imports at the top of a file count; those in
-functions are there to start quickly, and are checked only where two halves or the index must not meet.
+A room is a folder; a file that stands beside folders is a room of its own. Imports at the top of a file count, also
+under TYPE_CHECKING; those in functions are there to start quickly, and are checked only where two halves or the index
+must not meet.
 """
 
 from __future__ import annotations
@@ -103,7 +104,15 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
-AT_THE_TOP = {module: set(imported(_tree(module).body)) - {module} for module in MODULES}
+def _at_the_top(statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a file that are in no function or class; also those that run for type checkers alone."""
+    for statement in statements:
+        yield statement
+        if isinstance(statement, ast.If):
+            yield from _at_the_top([*statement.body, *statement.orelse])
+
+
+AT_THE_TOP = {module: set(imported(_at_the_top(_tree(module).body))) - {module} for module in MODULES}
 ANYWHERE = {module: set(imported(ast.walk(_tree(module)))) - {module} for module in MODULES}
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from service.index.base import BlockHash, BlockKey, Rank, Stored, Tier
-from service.index.eviction import BlockAges
+import msgspec
+
+from service.index.base import BlockHash, BlockKey, Rank, Stored, Tier, TokenIds
+from service.index.block_ages import BlockAges
 from service.index.inexact import InexactReason
 from service.native.backend import Table
-
-if TYPE_CHECKING:
-    from service.index.windows import Placement
 
 _FULL = ("full_attention", "mla_attention", "sink_full_attention")
 _WINDOWS = ("sliding_window", "sliding_window_mla")
@@ -140,6 +139,21 @@ class CacheGroup:
     def holds_each_block_once(self) -> bool:
         """Whether every block is on the device alone, and once."""
         return not (self.extra_copies or self.alias_counts or self.below_device)
+
+
+class Placement(msgspec.Struct, gc=False, eq=False):
+    """Blocks at the end of a stretch that may be one block further left: the prompt may have ended on a border."""
+
+    group: CacheGroup
+    hashes: Sequence[BlockHash]
+    keys: Sequence[BlockKey]
+    """Their keys, if the prompt went on after the stretch."""
+    keys_before: Sequence[BlockKey]
+    """Their keys, if it ended with it."""
+    last_tokens: TokenIds
+    """The tokens of the last block of the stretch."""
+    followers: list[tuple[CacheGroup, BlockHash]]
+    """Blocks whose keys were chained to these, as if the prompt went on."""
 
 
 class RankState:

@@ -24,6 +24,7 @@ from service.index.cache_groups import (
     BlockLayout,
     CacheGroup,
     Needs,
+    Placement,
     RankState,
     UnsupportedGroupError,
     group_kind,
@@ -40,7 +41,7 @@ from service.index.keys import block_keys, prompt_keys, root_key
 from service.index.offloading import learn_chunk, note_device_store
 from service.index.reuse_reports import is_report, recomputed
 from service.index.statistics import IndexStatistics
-from service.index.windows import Placement, place
+from service.index.windows import place
 from service.native.backend import COMPILED, as_key_vector
 
 _GPU, _NO = Tier.GPU, Reuse.NO  # to look up a member of an enumeration takes longer than to compare it

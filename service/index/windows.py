@@ -9,25 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from service.index.base import BlockHash, BlockKey, TokenIds
-from service.index.cache_groups import CacheGroup, Needs
-
-
-class Placement(msgspec.Struct, gc=False, eq=False):
-    """Blocks at the end of a stretch that may be one block further left: the prompt may have ended on a border."""
-
-    group: CacheGroup
-    hashes: Sequence[BlockHash]
-    keys: Sequence[BlockKey]
-    """Their keys, if the prompt went on after the stretch."""
-    keys_before: Sequence[BlockKey]
-    """Their keys, if it ended with it."""
-    last_tokens: TokenIds
-    """The tokens of the last block of the stretch."""
-    followers: list[tuple[CacheGroup, BlockHash]]
-    """Blocks whose keys were chained to these, as if the prompt went on."""
+from service.index.cache_groups import CacheGroup, Needs, Placement
 
 
 def place(

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from service.index.eviction import BlockAges
+from service.index.block_ages import BlockAges
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,0 +1,51 @@
+"""The ages of a group's blocks: how many came in which era."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+
+class BlockAges:
+    """Counts a group's blocks per era. An era is a number of admissions to the index, so that ages compare.
+
+    Blocks that the engine removes are taken to be its oldest, which engines evict first.
+    """
+
+    __slots__ = ("_eras", "_newest", "_newest_era", "_total")
+
+    def __init__(self) -> None:
+        self._eras: deque[tuple[int, int]] = deque()
+        """(era, blocks) of all but the newest era, oldest first."""
+        self._newest_era = 0
+        self._newest = 0
+        self._total = 0
+
+    def add(self, era: int, blocks: int, held: Sequence[int]) -> None:
+        """Counts new blocks; `held` is the number held per tier, the new ones included."""
+        if era != self._newest_era:
+            self._settle(sum(held) - blocks)
+            if self._newest:
+                self._eras.append((self._newest_era, self._newest))
+            self._newest_era, self._newest = era, 0
+        self._newest += blocks
+        self._total += blocks
+
+    def oldest(self, held: int) -> tuple[int, int] | None:
+        """(era, blocks) of the oldest of the `held` blocks; None when none is held."""
+        self._settle(held)
+        if not held:
+            return None
+        return self._eras[0] if self._eras else (self._newest_era, self._newest)
+
+    def _settle(self, held: int) -> None:
+        """Takes what is no longer held from the oldest eras."""
+        gone = self._total - held
+        self._total = held
+        while gone > 0 and self._eras:
+            era, blocks = self._eras.popleft()
+            if blocks > gone:
+                self._eras.appendleft((era, blocks - gone))
+            gone -= blocks
+        if gone > 0:
+            self._newest -= gone
