@@ -202,7 +202,7 @@ class RankState:
         self.first_stores: deque[tuple[BlockHash | None, Sequence[BlockHash]]] | None = deque()
         """(parent, hashes) of the first stores on the device, until the size of chunks is known or nothing offloads."""
         self.placements: dict[BlockHash, Placement] = {}
-        """Blocks of windows that may be one block further left: service/index/windows.py."""
+        """Blocks of windows that may be one block further left: service/index/placements.py."""
         self.removes_each_copy = False
         """Whether removals of several copies of a block were seen."""
         self.removes_last_copy_only = False

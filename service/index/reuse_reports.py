@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.index.base import BlockHash, Reuse, Stored, Tier
-from service.index.cache_groups import CacheGroup
+from service.index.cache_groups import BlockLayout, CacheGroup
+from service.index.chain import Chain
+from service.index.full_attention import FullAttention
+from service.index.hybrid import hybrid_match, scheduler_block
 from service.index.inexact import InexactReason
+from service.index.keys import block_keys, root_key
 
 
-def is_report(group: CacheGroup, stored: Stored, *, reusable: bool, scheduler_block: int) -> bool:
-    """Whether a store that may be a report is taken for one. `reusable`: the engine would have reused all of it.
+def is_report(cache: FullAttention, group: CacheGroup, stored: Stored) -> bool:
+    """Whether a store that may be a report is taken for one.
 
     Nobody is taken to report before it was seen: until then a store of held blocks is a copy. Seen is a report that the
     same batch goes on from, since a request that computed it all would have stored it at once. From then on the rank is
@@ -25,7 +29,11 @@ def is_report(group: CacheGroup, stored: Stored, *, reusable: bool, scheduler_bl
     state = group.state
     if stored.reuse is Reuse.SAME_AS_PREVIOUS_GROUP:
         return state.last_was_reuse_report
-    single = len(stored.tokens) <= scheduler_block
+    if stored.hashes[0] not in group.hashes:
+        state.last_was_reuse_report = False
+        return False
+    reusable = _is_reusable(cache, group, stored)
+    single = len(stored.tokens) <= scheduler_block(state)
     state.last_was_reuse_report = reusable and (
         stored.reuse is Reuse.FOLLOWED_BY_STORE or (state.sends_reuse_reports and not single)
     )
@@ -38,6 +46,21 @@ def is_report(group: CacheGroup, stored: Stored, *, reusable: bool, scheduler_bl
         for block_hash in stored.hashes:
             group.ambiguous_copies[block_hash] = single
     return state.last_was_reuse_report
+
+
+def _is_reusable(cache: FullAttention, group: CacheGroup, stored: Stored) -> bool:
+    """Whether the engine would have reused all blocks of an event."""
+
+    def chain(layout: BlockLayout) -> Chain:
+        root = root_key(group.rank.model, stored.lora_name, layout.unit)
+        return Chain(block_keys(root, stored.tokens, layout.unit, stored.extras[:1]), cache.masks)
+
+    state = group.state
+    if state.is_ordinary:
+        blocks = len(stored.hashes)
+        return bool(chain(group.layout).window(True, blocks - 1, blocks, 1) & group.bit)
+    match = hybrid_match(state, len(stored.tokens), chain)
+    return match is not None and match.tokens_by_tier.get(Tier.GPU, 0) == len(stored.tokens)
 
 
 def recomputed(group: CacheGroup, hashes: Sequence[BlockHash]) -> None:

@@ -1,0 +1,59 @@
+"""Copies of blocks: whether an engine announces the removal of each copy, or of the last alone."""
+
+from __future__ import annotations
+
+from service.index.base import BlockHash, Stored, Tier
+from service.index.cache_groups import CacheGroup
+from service.index.full_attention import FullAttention
+from service.index.inexact import InexactReason
+from service.index.reuse_reports import recomputed
+
+_MAX_HALF_REMOVED = 4096
+_RESTORES_THAT_PROVE = 16
+
+
+def note_copies(group: CacheGroup, stored: Stored) -> None:
+    """Learns from blocks that were stored although they are held."""
+    state = group.state
+    if stored.group is None and not stored.counts_copies:
+        state.mark_inexact(InexactReason.SAME_HASH)
+    if state.sends_reuse_reports:
+        recomputed(group, list(stored.hashes[:-1]))
+    if state.half_removed and not state.removes_each_copy:
+        again = state.half_removed.intersection(stored.hashes[:-1])
+        state.restored_after_removal += len(again)
+        state.half_removed -= again
+        if state.restored_after_removal >= _RESTORES_THAT_PROVE:
+            state.removes_last_copy_only = True
+            state.mark_inexact(InexactReason.LATE_REMOVALS)
+
+
+def remove_copy(cache: FullAttention, group: CacheGroup, tier: Tier, block_hash: BlockHash, left: int | None) -> bool:
+    """Takes a copy of a block away, `left` of which are left if that is known, and learns from it.
+
+    False when the group holds none on that tier.
+    """
+    state = group.state
+    state.placements.pop(block_hash, None)
+    if left is not None:
+        return _remove_all_but(cache, group, tier, block_hash, left)
+    if state.removes_last_copy_only:
+        group.extra_copies.pop((block_hash, tier), None)
+    elif (block_hash, tier) in group.extra_copies:
+        if len(state.half_removed) < _MAX_HALF_REMOVED:
+            state.half_removed.add(block_hash)
+    elif block_hash in state.half_removed:
+        state.removes_each_copy = True
+        state.half_removed.clear()
+    else:
+        group.ambiguous_copies.pop(block_hash, None)
+    return cache.remove(group, tier, block_hash)
+
+
+def _remove_all_but(cache: FullAttention, group: CacheGroup, tier: Tier, block_hash: BlockHash, left: int) -> bool:
+    group.extra_copies.pop((block_hash, tier), None)
+    if not left:
+        return cache.remove_last_copy(group, tier, block_hash)
+    if left > 1:
+        group.extra_copies[block_hash, tier] = left - 1
+    return True

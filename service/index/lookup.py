@@ -1,0 +1,110 @@
+"""Lookups: which ranks hold a prefix of a prompt, most of them found together and the others one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.index.base import Prompt, RankMatch, Tier
+from service.index.cache_groups import BlockLayout, CacheGroup, Needs, RankState
+from service.index.chain import Chain, bits, tiered_prefixes, tokens_by_tier
+from service.index.full_attention import FullAttention
+from service.index.hybrid import hybrid_match
+from service.index.key_cache import KeyCache
+from service.index.keys import prompt_keys
+
+_GPU = Tier.GPU  # to look up a member of an enumeration takes longer than to compare it
+
+
+class Lookup:
+    """The ranks that lookups find among the blocks of `cache`."""
+
+    def __init__(self, cache: FullAttention, key_cache: KeyCache) -> None:
+        self._cache = cache
+        self._key_cache = key_cache
+        self._primaries: dict[str, dict[tuple[BlockLayout, int], int]] = {}
+        """Per model, layout and stride, the mask of the groups of full attention that lookups begin with."""
+        self._others: dict[str, list[RankState]] = {}
+        """Per model, the ranks that are looked up one by one."""
+
+    def matches(self, prompt: Prompt) -> list[RankMatch]:
+        """The ranks that hold a prefix of the prompt, in no order."""
+        chains: dict[BlockLayout, Chain] = {}
+
+        def chain(layout: BlockLayout) -> Chain:
+            if layout not in chains:
+                keys = prompt_keys(prompt, layout.unit, layout.lookahead, self._key_cache.block_keys)
+                chains[layout] = Chain(keys, self._cache.masks)
+            return chains[layout]
+
+        matches: list[RankMatch] = []
+        if prompt.skips_cache:
+            return matches
+        tokens = len(prompt.tokens)
+        for (layout, stride), wanted in self._primaries.get(prompt.model, {}).items():
+            if not wanted:
+                continue
+            keys, spans = chain(layout).strided(stride), None
+            if self._cache.masks[Tier.CPU] or self._cache.masks[Tier.STORAGE]:
+                ends, spans = tiered_prefixes(keys, self._cache.masks, wanted)
+            else:
+                ends = self._cache.match(keys, wanted)
+            for blocks, mask in ends:
+                size = layout.unit * stride
+                on_device = {_GPU: blocks * size}  # one for all: there may be thousands of them
+                for number in bits(mask):
+                    group = self._cache.groups[number]
+                    assert group is not None  # noqa: S101 - bits without a group are in no primaries
+                    if not group.state.is_ordinary:
+                        match = hybrid_match(group.state, tokens, chain)
+                        matches += (match,) if match else ()
+                    elif spans is None:
+                        matches.append(RankMatch(group.rank, size, on_device))
+                    else:
+                        matches.append(RankMatch(group.rank, size, tokens_by_tier(spans, group.bit, blocks, size)))
+        for state in self._others.get(prompt.model, ()):
+            match = hybrid_match(state, tokens, chain)
+            matches += (match,) if match else ()
+        return matches
+
+    @contextmanager
+    def changing(self, model: str, state: RankState) -> Iterator[None]:
+        """Finds a rank as it is afterwards; for changes of its groups, its chunks, EAGLE, and whether it is hidden."""
+        self.remove(model, state)
+        yield
+        self.add(model, state)
+
+    def add(self, model: str, state: RankState) -> None:
+        state.update_ordinary()
+        place = _lookup_place(state)
+        if place is None:
+            return
+        if isinstance(place, CacheGroup):
+            primaries = self._primaries.setdefault(model, {})
+            key = place.layout, place.stride
+            primaries[key] = primaries.get(key, 0) | place.bit
+        else:
+            self._others.setdefault(model, []).append(state)
+
+    def remove(self, model: str, state: RankState) -> None:
+        """To be called before the rank changes: it is found by what it is."""
+        place = _lookup_place(state)
+        if place is None:
+            return
+        if isinstance(place, CacheGroup):
+            self._primaries[model][place.layout, place.stride] ^= place.bit
+        else:
+            self._others[model].remove(state)
+
+
+def _lookup_place(state: RankState) -> CacheGroup | RankState | None:
+    """The group by which lookups find a rank, or the rank if it is looked up by itself; None if it is not found."""
+    primary = state.primary
+    if primary is None or state.hidden:
+        return None
+    by_itself = (
+        primary.kind.needs is not Needs.ALL
+        or state.chunk_blocks > 1
+        or not all(group.on_device for group in state.groups)
+    )
+    return state if by_itself else primary
