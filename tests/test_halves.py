@@ -29,7 +29,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "service.prompts.models",
         "service.fleet",
         "service.events",
-        "service.offline service.routing service.replicas",
+        "service.offline",
         "service.simulation service.gateway service.readiness",
         "service.api",
         "service.metrics service.connection",

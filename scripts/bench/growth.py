@@ -14,7 +14,7 @@ from typing import NamedTuple
 from scripts.bench.engines import BLOCK_SIZE, MODEL, hashes, tokens
 from scripts.bench.plan import Plan
 from scripts.bench.results import Measure, Rounds
-from service.contract.tiers import TierWeights
+from service.contract.tier_weights import TierWeights
 from service.events.pool import SWEEP_BLOCKS
 from service.index.base import Prompt, Rank, Stored, TokenIds
 from service.index.memory import MemoryIndex

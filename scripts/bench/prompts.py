@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from scripts.bench.conversations import Message, conversation, upto  # noqa: E402 - after the checkout is on the path
-from service.contract.tiers import TierWeights  # noqa: E402
+from service.contract.tier_weights import TierWeights  # noqa: E402
 from service.index.base import Prompt, Rank, Stored, TokenIds  # noqa: E402
 from service.index.keys import block_keys  # noqa: E402
 from service.index.memory import MemoryIndex  # noqa: E402

@@ -4,7 +4,7 @@ import json
 from array import array
 from pathlib import Path
 
-from service.contract.tiers import TierWeights
+from service.contract.tier_weights import TierWeights
 from service.events.recording import Recording
 from service.index.base import Prompt
 from service.index.memory import MemoryIndex

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from service.api.responses import Scores
-from service.contract.tiers import TierWeights
+from service.contract.tier_weights import TierWeights
 from service.index.base import Index, Prompt, RankMatch
 from service.index.scoring import pod_scores
 

@@ -12,7 +12,7 @@ from typing import Any
 from service.contract.api_keys import ApiKey, parse_api_keys
 from service.contract.endpoints import Endpoint, parse_endpoints
 from service.contract.pods import PodEntry, parse_pods
-from service.contract.tiers import TierWeights
+from service.contract.tier_weights import TierWeights
 from service.contract.units import parse_seconds, parse_size
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
@@ -229,8 +229,6 @@ def _shown(setting: Field[Any]) -> str:
         return str(default).lower()
     if isinstance(default, TierWeights):
         return ",".join(f"{tier}={weight}" for tier, weight in default._asdict().items())
-    if default is None:
-        return ""
     if isinstance(default, tuple):
         return ",".join(str(getattr(part, "address", part)) for part in default)
     return f"{default:g}" if isinstance(default, float) else str(default)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from service.contract.tiers import TierWeights
+from service.contract.tier_weights import TierWeights
 from service.index.base import RankMatch, Tier
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import msgspec
 
-from service.contract.tiers import TierWeights
+from service.contract.tier_weights import TierWeights
 from service.events.recording import recorded_pod
 from service.index.base import Index, RankMatch
 from service.index.scoring import pod_scores

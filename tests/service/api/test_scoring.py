@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from service.contract.tiers import TierWeights
+from service.contract.tier_weights import TierWeights
 from tests.service.api.conftest import CHAT, Join, post, refused
 from tests.service.conftest import Play, Recorded, Serve
 

@@ -7,7 +7,7 @@ import pytest
 
 from service.contract.endpoints import Endpoint
 from service.contract.settings import Settings, SettingsError, describe
-from service.contract.tiers import TierWeights
+from service.contract.tier_weights import TierWeights
 
 
 def read(**environment: str) -> Settings:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from service.contract.tiers import TierWeights
+from service.contract.tier_weights import TierWeights
 from service.index.base import Rank, RankMatch, Tier
 from service.index.scoring import pod_scores
 
