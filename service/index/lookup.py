@@ -71,8 +71,10 @@ class Lookup:
     def changing(self, model: str, state: RankState) -> Iterator[None]:
         """Finds a rank as it is afterwards; for changes of its groups, its chunks, EAGLE, and whether it is hidden."""
         self.remove(model, state)
-        yield
-        self.add(model, state)
+        try:
+            yield
+        finally:
+            self.add(model, state)
 
     def add(self, model: str, state: RankState) -> None:
         state.update_ordinary()
