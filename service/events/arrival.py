@@ -1,4 +1,4 @@
-"""A batch as it arrived: its sequence number, its payload and what was read from it."""
+"""A received batch: sequence number, payload and decoded events."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def read_arrival(sequence: int, payload: bytes) -> Arrival:
 
 
 def unreadable_arrival(sequence: int, payload: bytes, rank: int, reason: str) -> Arrival:
-    """Stands for a message whose payload cannot be decoded, so that its number is not missing."""
+    """Replaces a message with an undecodable payload, so that its sequence number does not count as missing."""
     return Arrival(sequence, xxh3_64_intdigest(payload), Batch(None, (), rank, {reason: 1}), payload)

@@ -1,4 +1,4 @@
-"""Sequence numbers of one stream: is a batch the next one, repeated, from before a restart, or after a gap?"""
+"""Classifies batches by sequence number: next, repeated, from before a restart, or after a gap."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from time import monotonic
 from service.events.arrival import Arrival
 
 _REMEMBERED = 1024
-"""How many digests of applied batches are kept, to tell a repetition from a restart."""
+"""Number of digests of applied batches that are kept to tell a repetition from a restart."""
 _STRAGGLER_SECONDS = 30.0
-"""How long after a restart batches of the engine's former life may still arrive."""
+"""Batches from before a restart may arrive this many seconds after it."""
 
 
 class BatchOrder(Enum):
-    """Where a batch stands relative to those applied before it."""
+    """The position of a batch relative to the batches applied before it."""
 
     NEXT = auto()
     GAP = auto()
-    """Batches before it are missing."""
+    """Earlier batches are missing."""
     REPEATED = auto()
     OLD = auto()
-    """It is dated before the engine's restart: a late batch of its former life, or its clock was set back."""
+    """Its date is before the engine's restart: a late batch, or the engine's clock was set back."""
     RESTARTED = auto()
 
 
-_NEXT = BatchOrder.NEXT  # a module global is found faster than a member of an enumeration
+_NEXT = BatchOrder.NEXT  # a global lookup is faster than an enum attribute
 
 
 class SequenceLog:
-    """The numbers and digests of the batches that were applied, since the engine's start.
+    """Sequence numbers and digests of the batches applied since the engine's start.
 
-    `next` is the number that the next batch must have. Batches dated before `began_at` (Unix seconds) may belong to a
-    former life of the engine. `clock` gives monotonic seconds.
+    `next` is the number that the next batch must have. Batches dated before `began_at` (Unix seconds) may be from
+    before a restart. `clock` gives monotonic seconds.
     """
 
     __slots__ = (
@@ -59,10 +59,10 @@ class SequenceLog:
         self._stragglers_until = 0.0
 
     def classify(self, arrival: Arrival, *, reconnected: bool) -> BatchOrder:
-        """Says what a live batch is; changes nothing. `reconnected`: the connection was lost since the last batch.
+        """Classifies a live batch without changing state. `reconnected`: the connection was lost since the last batch.
 
-        A number below `next` is a repetition if its content equals what was applied under it, or if it was given up as
-        lost and comes late. Any other content under a used number means that the engine restarted.
+        A number below `next` is a repetition if the content equals the applied batch, or if it was recorded as lost and
+        arrives late. Different content under a used number means that the engine restarted.
         """
         sequence, sent_at = arrival.sequence, arrival.batch.timestamp
         if sequence == 0 and self.next and reconnected:
@@ -77,17 +77,17 @@ class SequenceLog:
         digest = self._digest(sequence)
         if digest is not None:
             return BatchOrder.REPEATED if digest == arrival.digest else BatchOrder.RESTARTED
-        # A batch that was given up as lost was sent before those applied since, and does not come that late.
+        # A batch that was recorded as lost is older than the batches applied since.
         newer = (sent_at or 0.0) > self._timestamp
         too_late = sequence == 0 and self.next > len(self._digests)
         return BatchOrder.RESTARTED if newer or too_late else BatchOrder.REPEATED
 
     def knows(self, arrival: Arrival) -> bool:
-        """Whether this very batch is known to have been applied under its number."""
+        """Whether this batch is known to be applied under its number."""
         return self._digest(arrival.sequence) == arrival.digest
 
     def contradicts(self, arrival: Arrival) -> bool:
-        """Whether another batch is known to have been applied under its number."""
+        """Whether a different batch is known to be applied under its number."""
         return self._digest(arrival.sequence) not in (None, arrival.digest)
 
     def _digest(self, sequence: int) -> int | None:
@@ -97,7 +97,7 @@ class SequenceLog:
         return self._first_digest if sequence == 0 and self.next else None
 
     def append(self, arrival: Arrival) -> None:
-        """Takes a batch as the last one applied; numbers before it that were not applied are given up."""
+        """Records a batch as applied; skipped numbers before it count as lost."""
         sequence, timestamp = arrival.sequence, arrival.batch.timestamp
         if sequence > self.next:
             self._digests.extend([None] * min(sequence - self.next, _REMEMBERED))
@@ -106,20 +106,20 @@ class SequenceLog:
         if timestamp is not None:
             self._timestamp = timestamp
             if timestamp < self.began_at:
-                self.began_at = 0.0  # the engine's clock was set back: dates no longer tell its lives apart
+                self.began_at = 0.0  # the engine's clock was set back: dates cannot separate its runs
         if sequence == 0:
             self.began_at = timestamp or 0.0
             self._first_digest = arrival.digest
 
     def restart(self, began_at: float | None) -> None:
-        """The engine started anew, at that time (Unix seconds, its own clock) if it is known."""
+        """Starts at batch 0 of a restarted engine. `began_at` (Unix seconds, the engine's clock) is None if unknown."""
         self._former = frozenset(self._digests)
         self.rewind()
         self.began_at = began_at or 0.0
         self._stragglers_until = self._clock() + _STRAGGLER_SECONDS
 
     def rewind(self) -> None:
-        """The same engine's batches are to be applied again from number 0 on."""
+        """Expects batch 0 next, from the same engine."""
         self.next = 0
         self._timestamp = self.began_at = 0.0
         self._digests.clear()

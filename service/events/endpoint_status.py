@@ -1,4 +1,4 @@
-"""What is known of an endpoint, and what to do when nothing arrives from it."""
+"""The state of an endpoint, and a diagnosis when no events arrive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TOPIC_LENGTH = 200
 
 
 class EndpointState(StrEnum):
-    """How far events have come."""
+    """Progress of an endpoint from closed socket to received messages."""
 
     CLOSED = "closed"
     """The socket cannot be opened."""
@@ -24,7 +24,7 @@ class EndpointState(StrEnum):
     LISTENING = "listening"
     """The address is bound, and no engine is connected."""
     CONNECTED = "connected"
-    """Connected, and no message came yet."""
+    """Connected, but no message has arrived."""
     HEARD = "heard"
 
 
@@ -68,7 +68,7 @@ class EndpointStatus:
     unresolved: str | None = None
     refused: bool = False
     topics_left_out: list[str] = field(default_factory=list)
-    """Topics of messages that came through a probe and do not match the prefix."""
+    """Topics that a probe received and that do not match the prefix."""
 
     @property
     def state(self) -> EndpointState:
@@ -86,7 +86,7 @@ class EndpointStatus:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing arrives, and the remedy; None when messages arrive."""
+        """Why no events arrive, and the remedy; None when they do."""
         if self.closed is not None:
             return self.closed
         template = _PROBLEMS.get(self.state)
@@ -100,7 +100,7 @@ class EndpointStatus:
         )
 
     def left_out(self, topic: bytes) -> None:
-        """Notes a topic that does not match the prefix."""
+        """Records a topic that does not match the prefix."""
         text = topic[:_TOPIC_LENGTH].decode(errors="backslashreplace")
         if text not in self.topics_left_out and len(self.topics_left_out) < _MAX_TOPICS:
             self.topics_left_out.append(text)

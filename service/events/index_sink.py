@@ -1,4 +1,4 @@
-"""What a sequencer does to the index, counted and logged."""
+"""Applies batches to the index, with counters and logs."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ class IndexSink:
 def count_skipped(
     statistics: EventStatistics, log: RateLimitedLog, subject: object, reason: str, count: int = 1
 ) -> None:
-    """Counts and logs messages or events that could not be read."""
+    """Counts and logs unreadable messages or events."""
     statistics.skipped[reason] += count
     log.log(logging.WARNING, subject, "Skipped %d of %s: %s", count, rank_name(subject), reason)
 
 
 def rank_name(subject: object) -> str:
-    """How a rank, or whatever else a log line is about, is called there."""
+    """The name of a rank, or of another subject, in log lines."""
     if isinstance(subject, Rank):
         return f"{subject.pod} ({subject.model}, rank {subject.number})"
     return str(subject)

@@ -31,14 +31,14 @@ _WATCH_INTERVAL = 1.0
 _SILENCE_INTERVAL = 60.0
 _LISTED_PROBLEMS = 3
 _FORGET_AFTER_TTLS = 12
-"""A pod that stayed away this many times POD_TTL will not come back to what it held: its memory is given up."""
+"""The streams of a pod are dropped after it was disconnected for this many times POD_TTL."""
 _TIMING = Timing()
 _LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
 class StreamReport:
-    """What `/pods` says about where a rank's blocks come from. Times are Unix seconds."""
+    """Source and state of a rank's blocks, as `/pods` shows them. Times are Unix seconds."""
 
     rank: Rank
     endpoint: str
@@ -51,7 +51,7 @@ class StreamReport:
 
 @dataclass(frozen=True, slots=True)
 class EndpointReport:
-    """What `/endpoints` says about an endpoint. Times are Unix seconds."""
+    """State of an endpoint, as `/endpoints` shows it. Times are Unix seconds."""
 
     address: str
     state: str
@@ -60,18 +60,18 @@ class EndpointReport:
     last_message_at: float | None
     topics_left_out: Sequence[str]
     pods: Sequence[str]
-    """The pods that it speaks for."""
+    """Pods whose events come from this endpoint."""
     problem: str | None
-    """Why nothing arrives, and the remedy."""
+    """Why no events arrive, and the remedy."""
 
 
 class EventPool:
-    """Receives what engines publish and applies it to an index, in the order of each rank.
+    """Receives events from engines and applies them to an index, in the order of each rank.
 
-    Each message is applied as it is read. Endpoints are read in turns of a few milliseconds, `concurrency` of them
-    before other work of the event loop, so one that floods delays the others by no more than its turns. At most
-    `queue_batches` wait in a connection's socket, and as many for a replay. The blocks of a rank whose connection is
-    lost for `pod_ttl` seconds are hidden.
+    Each message is applied as it is read. Endpoints are read in turns of a few milliseconds, `concurrency` of them per
+    turn of the event loop, so a flood from one endpoint delays the others by its turns only. At most `queue_batches`
+    wait in a connection's socket, and as many for a replay. The blocks of a rank are hidden when its connection is lost
+    for `pod_ttl` seconds.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class EventPool:
         return IndexSink(rank, self._index, self.statistics, self._log)
 
     async def start(self) -> None:
-        """Opens the sockets; one that cannot be opened is a problem, not an error."""
+        """Opens the sockets; a socket that cannot be opened becomes a problem, not an error."""
         self._run(self._sweep(), "index sweeper")
         self._run(self._watch(), "events watch")
         for subscription in self._subscriptions:
@@ -147,14 +147,14 @@ class EventPool:
         self._context.destroy(linger=0)
 
     def follow(self, endpoint: Endpoint) -> None:
-        """Subscribes to a further endpoint, unless its address is subscribed to."""
+        """Subscribes to an endpoint, unless its address is already subscribed to."""
         if all(subscription.endpoint.address != endpoint.address for subscription in self._subscriptions):
             subscription = self._subscribe(endpoint)
             self._subscriptions.append(subscription)
             subscription.open()
 
     def unfollow(self, endpoint: Endpoint) -> None:
-        """Ends the subscription to an endpoint, and forgets the pods whose events came from it."""
+        """Ends the subscription to an endpoint, and drops the streams received from it."""
         for subscription in [one for one in self._subscriptions if one.endpoint == endpoint]:
             self._subscriptions.remove(subscription)
             self._streams.drop(subscription)
@@ -163,15 +163,15 @@ class EventPool:
             closing.add_done_callback(self._closing.discard)
 
     def problems(self) -> list[str]:
-        """A sentence for each socket that is not up. An engine that is not there yet is no problem."""
+        """A sentence for each socket that cannot be opened. An engine that does not run yet is no problem."""
         return [subscription.problem for subscription in self._subscriptions if subscription.problem]
 
     def silent(self) -> list[str]:
-        """A sentence for each endpoint that nothing was heard from, with the remedy."""
+        """A sentence with the remedy for each endpoint that has sent nothing."""
         return [status.problem for status in (one.status for one in self._subscriptions) if status.problem]
 
     def endpoints(self) -> list[EndpointReport]:
-        """How far the events of each endpoint come."""
+        """The state of each endpoint."""
         pods: dict[Subscription, set[str]] = {}
         for stream in self._streams:
             pods.setdefault(stream.subscription, set()).add(stream.rank.pod)
@@ -190,15 +190,15 @@ class EventPool:
         ]
 
     def addresses(self) -> list[str]:
-        """Where each endpoint is, with the ports that the system chose filled in."""
+        """The address of each endpoint, with the port that the system chose."""
         return [subscription.address for subscription in self._subscriptions]
 
     def streams(self) -> list[StreamReport]:
-        """Where each rank's blocks come from, and whether its answers are exact."""
+        """The source of each rank's blocks, and whether its answers are exact."""
         return [self._report(stream) for stream in self._streams]
 
     def unheard(self) -> list[StreamReport]:
-        """Of each endpoint that we connect to and that sent nothing yet: rank 0 of its pod, as far as it has a name."""
+        """Reports rank 0 for each endpoint that we connect to and that has sent nothing, as far as its pod is known."""
         return [
             StreamReport(
                 rank=Rank(*read_topic(b"", endpoint, self._default_model)),
@@ -214,11 +214,11 @@ class EventPool:
         ]
 
     def waiting(self) -> int:
-        """How many batches wait for a replay."""
+        """The number of batches that wait for a replay."""
         return sum(stream.sequencer.waiting for stream in self._streams)
 
     def forget(self, pod: str) -> bool:
-        """Drops a pod's blocks and streams; False when it is unknown. It is back with its next event."""
+        """Drops a pod's blocks and streams; False if it is unknown. Its next event adds it again."""
         return self._streams.forget(pod)
 
     def _report(self, stream: Stream[IndexSink]) -> StreamReport:
@@ -285,7 +285,7 @@ class EventPool:
                 self._look_for_silence()
 
     def _look_for_silence(self) -> None:
-        """Logs in one line from which endpoints nothing arrives, and probes for topics that the prefix leaves out."""
+        """Logs all silent endpoints in one line, and probes for topics that the prefix excludes."""
         self._logged_silence_at = monotonic()
         for subscription in self._subscriptions:
             if subscription.status.state is EndpointState.CONNECTED:

@@ -1,4 +1,4 @@
-"""Log lines at a bounded rate: what happens a thousand times a second is logged once, with its count."""
+"""Rate-limited logging: repeated events are logged once, with their count."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RateLimitedLog:
         self._lines = 0
 
     def log(self, level: int, subject: object, message: str, *arguments: object) -> None:
-        """Logs a line, or counts it towards the next one of its kind."""
+        """Logs a line, or counts it for the next line of its kind."""
         now = monotonic()
         logged_at, suppressed = self._last_logged.get((message, subject), (-self._interval, 0))
         if now - logged_at < self._interval:

@@ -1,4 +1,4 @@
-"""Writes down what engines publish, in order: live, and from their replay sockets what was missed."""
+"""Records events from engines in order, and missed ones from their replay sockets."""
 
 from __future__ import annotations
 
@@ -24,23 +24,22 @@ from service.index.base import Rank
 
 @dataclass(slots=True)
 class RecorderStatistics:
-    """What was recorded: messages by pod, how many of them came from replay sockets, and what could not be had."""
+    """Counts of recorded messages by pod, of replayed messages, and of messages that could not be obtained."""
 
     messages: Counter[str] = field(default_factory=Counter)
     replayed: int = 0
     missing: int = 0
     restarts: int = 0
     unreadable: int = 0
-    """Messages that are recorded though no batch can be read from them, or are no messages at all."""
+    """Recorded messages without a readable batch, and received frames that are not a message."""
     replay_failures: int = 0
 
 
 class Recorder:
-    """Subscribes as the service does, and gives `write` each message once, every publisher's in its order.
+    """Subscribes as the service does, and gives `write` each message once, in the order of its publisher.
 
-    Asks a replay socket for what was published before and for what was missed; what no replay brings is counted.
-    `model` is the model of topics that name none. `ended` is done when `write` gives False, since it wants no more, or
-    raises OSError.
+    Asks replay sockets for earlier and missed batches, and counts those that no replay brings. `model` is the model of
+    topics without a model name. `ended` is done when `write` returns False (enough recorded) or raises OSError.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Recorder:
         return _RecordingSink(recorded_pod(rank), topic, self)
 
     def start(self) -> None:
-        """Opens the sockets; those that cannot be opened are `problems`."""
+        """Opens the sockets; failures are in `problems`."""
         for subscription in self._subscriptions:
             subscription.open()
 
@@ -77,7 +76,7 @@ class Recorder:
         self._context.destroy(linger=0)
 
     def record(self, message: Recorded) -> None:
-        """Writes a message, unless enough is written."""
+        """Writes a message, unless recording has ended."""
         if self.ended.done():
             return
         try:
@@ -143,7 +142,7 @@ class _RecordingSink:
             case Notice.REPLAY_FAILED:
                 statistics.replay_failures += count
 
-    # A recording keeps what an index drops.
+    # A recording also keeps batches that an index drops.
 
     def clear(self) -> None: ...
 

@@ -16,7 +16,7 @@ _MOST_MALFORMED_LINES = 100
 
 
 class Recorded(NamedTuple):
-    """One published message; `pod` is what the recorder called the engine that sent it."""
+    """One published message; `pod` is the recorder's name for the engine."""
 
     pod: str
     topic: bytes
@@ -33,10 +33,10 @@ class _Line(msgspec.Struct):
 
 @dataclass(slots=True)
 class Recording:
-    """Iterates over the messages of a recording, line by line, in the order in which they were recorded.
+    """Iterates over the messages of a recording, in recorded order.
 
-    A line that is torn or otherwise unreadable is passed over: `malformed` counts them, `malformed_lines` has the
-    numbers of the first ones, from 1. `line` is the number of the line read last.
+    Skips unreadable lines: `malformed` counts them, and `malformed_lines` has the numbers of the first ones, from 1.
+    `line` is the number of the line read last.
     """
 
     lines: Iterable[bytes]
@@ -66,12 +66,12 @@ def _message(line: _Line) -> Recorded:
 
 
 def recorded_pod(rank: Rank) -> str:
-    """What a recording calls a rank: the pod, and `#dpN` for a data-parallel rank above 0."""
+    """The name of a rank in a recording: the pod, and `#dpN` for a data-parallel rank above 0."""
     return f"{rank.pod}#dp{rank.number}" if rank.number else rank.pod
 
 
 def recorded_line(message: Recorded) -> bytes:
-    """The line that stands for a message, with its newline."""
+    """The JSON line of a message, with its newline."""
     frames = (message.topic, message.sequence.to_bytes(8, "big"), message.payload)
     topic, sequence, payload = (base64.b64encode(frame).decode() for frame in frames)
     return msgspec.json.encode(_Line(message.pod, topic, sequence, payload)) + b"\n"

@@ -1,4 +1,4 @@
-"""A recording on disk, written so that whatever ends it, all but its last line can be read."""
+"""A recording on disk that stays readable up to its last line if the process or the disk fails."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from service.events.recording import Recorded, recorded_line
 
 
 class RecordingFile:
-    """Writes each message at once. A context manager; opening raises OSError.
-
-    A disk that is full leaves no half of a line behind: `write` cuts it off and raises OSError.
-    """
+    """Writes each message at once. A context manager; opening raises OSError."""
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
         self.path = path
@@ -33,7 +30,7 @@ class RecordingFile:
         self._file.close()
 
     def write(self, message: Recorded) -> None:
-        """Writes a message; raises OSError when there is no room for it."""
+        """Writes a message; on a full disk, removes the partial line and raises OSError."""
         self._put(recorded_line(message))
         self.messages += 1
 
@@ -49,7 +46,7 @@ class RecordingFile:
 
 
 def _is_torn(path: Path) -> bool:
-    """Whether the last line has no end, since the process that wrote it was killed."""
+    """Whether the last line is incomplete, because its writer was killed."""
     with path.open("rb") as file:
         if not file.seek(0, os.SEEK_END):
             return False

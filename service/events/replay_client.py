@@ -1,4 +1,4 @@
-"""Asks engines' replay sockets for batches that were missed, one task per stream."""
+"""Requests missed batches from engines' replay sockets, in one task per stream."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _MAX_REPEATED = 10_000
 
 
 class ReplayError(Exception):
-    """The replay socket gave no usable answer; the text says what it did."""
+    """The replay socket gave no usable answer; the text says why."""
 
 
 class Replayed(NamedTuple):
-    """One batch that was published before; `topic` is None where the engine does not repeat it (vLLM before 0.26)."""
+    """One replayed batch; `topic` is None if the engine does not repeat it (vLLM before 0.26)."""
 
     topic: bytes | None
     sequence: int
@@ -39,7 +39,7 @@ class Replayed(NamedTuple):
 
 
 class ReplayClient:
-    """Asks for what sequencers want, in a ZeroMQ context of its own, a few at a time.
+    """Requests the batches that sequencers want, a few at a time, in a ZeroMQ context of its own.
 
     `answer_seconds` is the timeout of a reply.
     """
@@ -59,7 +59,7 @@ class ReplayClient:
             self._run(self._answer(address, sequencer, read), address)
 
     def introduce(self, address: str, heard: Callable[[Replayed], None]) -> None:
-        """Asks an engine that was not heard yet for its first batch, whose topic tells which pod it is."""
+        """Asks a silent engine for its first batch; the topic identifies the pod."""
         self._run(self._introduce(address, heard), address)
 
     async def close(self) -> None:
@@ -122,13 +122,13 @@ class ReplayClient:
 async def ask(
     context: zmq.Context[zmq.Socket[bytes]], address: str, start: int, answer_seconds: float = ANSWER_SECONDS
 ) -> AsyncGenerator[Replayed]:
-    """Gives the batches that the engine still has from sequence number `start` on, in its order.
+    """Yields the batches that the engine still has, in its order, beginning with sequence number `start`.
 
-    Raises ReplayError when the engine does not answer within `answer_seconds`, answers something else, or repeats
+    Raises ReplayError when the engine does not answer within `answer_seconds`, gives an invalid answer, or repeats
     itself without end.
     """
-    # Closed as the asynchronous socket that it is: else the loop goes on watching its number, which the next connection
-    # of anybody gets, and is then never read.
+    # Closed as an asynchronous socket: otherwise the loop keeps watching its descriptor, and a later connection that
+    # reuses the descriptor is never read.
     with zmq.asyncio.Context(context).socket(zmq.DEALER) as readable:
         socket: zmq.Socket[bytes] = zmq.Socket.shadow(readable)
         socket.linger = 0

@@ -1,4 +1,4 @@
-"""Host names to addresses, outside of libzmq, whose one I/O thread a slow resolver would stop for everybody."""
+"""Resolves host names outside libzmq: a slow resolver would block its one I/O thread for all endpoints."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from typing import Any, TypeAlias
 from service.contract.endpoints import host_port
 
 Lookup: TypeAlias = Callable[[str], Sequence[str]]
-"""Gives the IP addresses of a host name; raises OSError. It may block."""
+"""Returns the IP addresses of a host name; may block; raises OSError."""
 
 _MAX_LOOKUPS = 256
 
 
 def lookup(host: str) -> list[str]:
-    """Asks the system's resolver, in its order of preference."""
+    """Asks the system's resolver, and keeps its order of preference."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class Resolver:
-    """Looks names up in daemon threads: one that hangs delays nobody, not even the end of the process."""
+    """Resolves names in daemon threads, so that a slow lookup delays neither other work nor process exit."""
 
     def __init__(self, lookup: Lookup = lookup) -> None:
         self._lookup = lookup
         self._running: dict[str, asyncio.Future[Sequence[str]]] = {}
 
     async def resolve(self, address: str) -> list[str]:
-        """ZeroMQ addresses with an IP address in place of the host name. Raises OSError if it has none."""
+        """ZeroMQ addresses with the host name replaced by an IP address. Raises OSError if it has none."""
         if is_literal(address):
             return [address]
         host, _, port = address.removeprefix("tcp://").rpartition(":")
@@ -57,7 +57,7 @@ class Resolver:
             found = self._lookup(host)
         except (OSError, UnicodeError) as failure:
             error = OSError(f"{host} cannot be resolved: {failure}")
-        with suppress(RuntimeError):  # the loop has ended meanwhile
+        with suppress(RuntimeError):  # the loop may be closed already
             loop.call_soon_threadsafe(self._done, host, found, error)
 
     def _done(self, host: str, found: Sequence[str], error: OSError | None) -> None:
@@ -85,5 +85,5 @@ def is_ip(host: str) -> bool:
 
 
 def prepare(socket: Any, address: str) -> None:
-    """Sets what a ZeroMQ socket needs before it binds or connects to an address: IPv6 where the address is, or any."""
+    """Enables IPv6 on a ZeroMQ socket, before bind or connect, if the address is IPv6 or a wildcard."""
     socket.ipv6 = "[" in address or "tcp://*" in address

@@ -1,7 +1,7 @@
-"""Puts the batches of one stream in order: what is applied, what waits, what is asked for again, what is given up.
+"""Puts the batches of one stream in order: applies, queues, requests again, or records as lost.
 
-A `Sequencer` is told what happens and acts through a `Sink`. It does no I/O: what to ask the replay socket for is
-`wanted`, and whoever asks reports each reply. Its states are in stream_states.py.
+A `Sequencer` receives facts and acts through a `Sink`. It does no I/O: `wanted` is the number to request from the
+replay socket, and the caller reports each reply. Its states are in stream_states.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FLAPPING_SECONDS = 60.0
 
 
 class Notice(Enum):
-    """What a sequencer reports, to be counted and logged."""
+    """Events of a sequencer that are counted and logged."""
 
     REPEATED = auto()
     GAP = auto()
@@ -47,27 +47,27 @@ class Notice(Enum):
 
 
 class Sink(Protocol):
-    """Takes the effects of a sequencer: an index, or a recording."""
+    """Applies the decisions of a sequencer: an index, or a recording."""
 
     holds_blocks: bool
-    """Whether anything was stored."""
+    """Whether any block was stored."""
 
     def apply(self, arrival: Arrival) -> bool:
-        """Takes the next batch; True if it cleared everything before it."""
+        """Applies the next batch; True if it cleared everything before it."""
         ...
 
     def clear(self) -> None:
-        """Drops what was applied: the engine restarted, or all of it follows once more."""
+        """Drops everything applied, because the engine restarted or all batches are applied again."""
         ...
 
     def hide(self) -> None:
-        """What was applied does not count until `unhide`."""
+        """Excludes everything applied from answers until `unhide`."""
         ...
 
     def unhide(self) -> None: ...
 
     def forget(self) -> None:
-        """Drops what was applied; nothing follows."""
+        """Drops everything applied, for good."""
         ...
 
     def report(self, notice: Notice, count: int, reason: str) -> None: ...
@@ -75,7 +75,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds: until a quiet stream is checked for lost last batches, and how long a lost connection is waited for."""
+    """Seconds until a quiet stream is checked for lost last batches, and until a lost stream is hidden and dropped."""
 
     first_check: float = 1.0
     hide_after: float = float("inf")
@@ -89,9 +89,9 @@ _TIMING = Timing()
 class Sequencer:
     """The order of one stream.
 
-    `start_replay` is called when `wanted` has become a number; None where there is no replay socket. Up to
-    `max_waiting` live batches wait for a replay. With `rebuilds`, a replay that reaches back to batch 0 replaces what
-    is incomplete: `Sink.clear`, then every batch again.
+    `start_replay` is called when `wanted` becomes a number; None without a replay socket. Up to `max_waiting` live
+    batches wait for a replay. With `rebuilds`, a replay that begins with batch 0 replaces an incomplete history:
+    `Sink.clear`, then every batch again.
     """
 
     def __init__(
@@ -113,31 +113,32 @@ class Sequencer:
         self._log = SequenceLog(timing.clock)
         self._waiting: deque[Arrival] = deque()
         self.settled_connection: int | None = None
-        """`through` need not be called for batches of this connection."""
+        """Batches of this connection need no call of `through`."""
         self._flowing = True
-        """A live batch that is next can be applied at once, and moves no state."""
+        """A live batch that is next is applied at once, without a change of state."""
         self._connection: int | None = None
         self._live_connections: set[int | None] = set()
         self._lost_at = 0.0
         self._restarts: deque[float] = deque(maxlen=_FLAPPING_RESTARTS)
         self._check_after = timing.first_check
         self._check_at = 0.0
-        """When to ask the replay socket whether the last batches were lost, which no gap shows. The first check is not
-        postponed by further batches: it shows whether the replay socket repeats what was applied."""
+        """When to ask the replay socket for lost last batches, which leave no gap. Further batches do not postpone the
+        first check: it shows whether the replay socket repeats applied batches.
+        """
         self._question = _Question(0, 0)
         self._replay_confirms = False
-        """The replay socket repeated an applied batch before: an empty answer from it means a restart."""
+        """The replay socket repeated an applied batch before; from then on an empty answer means a restart."""
         self._ask_again = False
-        """The connection came back during a replay, which therefore says nothing about it."""
+        """The connection came back during a replay, so this replay cannot verify it."""
 
     @property
     def next(self) -> int:
-        """The number of the batch that is due."""
+        """The number of the next batch."""
         return self._log.next
 
     @property
     def waiting(self) -> int:
-        """How many live batches wait for a replay."""
+        """The number of live batches that wait for a replay."""
         return len(self._waiting)
 
     @property
@@ -150,12 +151,12 @@ class Sequencer:
 
     @property
     def loss(self) -> str | None:
-        """Why the history is not complete; None if it is."""
+        """Why the history is incomplete; None if it is complete."""
         return self._states.loss
 
     @property
     def inexact_reason(self) -> str | None:
-        """Why what was applied may differ from what the engine holds; None if it is known to be equal."""
+        """Why the applied blocks may differ from the engine's; None if they are known to be equal."""
         if self._states.loss is None:
             if len(self._live_connections) > 1:
                 return "several engines publish under its name"
@@ -170,7 +171,7 @@ class Sequencer:
     # Live batches
 
     def receive(self, arrival: Arrival) -> None:
-        """Takes a live batch: applies it if it is next, else finds out what is missing."""
+        """Applies a live batch if it is next; otherwise classifies it."""
         self._check_after = self._timing.first_check
         if self._replay_confirms or not self._check_at:
             self._check_at = self._clock() + self._check_after
@@ -214,13 +215,13 @@ class Sequencer:
                     self.request_replay()
 
     def _wait(self, arrival: Arrival) -> None:
-        # A batch that finds no room shows as a gap when its successor is received.
+        # A batch that does not fit shows as a gap when the next one is received.
         if len(self._waiting) < self._max_waiting:
             self._waiting.append(arrival)
         self._on(Trigger.WAITS)
 
     def _give_up(self, arrival: Arrival) -> None:
-        """Counts the batches before this one as lost, and applies it."""
+        """Records the batches before this one as lost, and applies it."""
         self._report_lost(arrival.sequence, Trigger.GAVE_UP)
         self._apply(arrival)
 
@@ -242,12 +243,12 @@ class Sequencer:
             self._on(trigger, f"an event could not be read ({reason})")
 
     def lose_unreadable(self, sequence: int, reason: str) -> None:
-        """A live message of that number could not be read, and its place in the order is not certain."""
-        if sequence >= self._log.next and self._states.replay not in ASKING:  # else the replay brings it
+        """Handles an unreadable live message with an uncertain place in the order."""
+        if sequence >= self._log.next and self._states.replay not in ASKING:  # otherwise the replay brings it
             self._on(Trigger.UNREADABLE, f"a batch could not be read ({reason})")
 
     def expects(self, sequence: int) -> bool:
-        """Whether a message of that number, though unreadable, can be given its place in the order."""
+        """Whether an unreadable message with this number would be the next one."""
         return sequence == self._log.next and self._states.replay not in ASKING
 
     def _restart(self, began_at: float | None) -> None:
@@ -260,7 +261,7 @@ class Sequencer:
     # Connections
 
     def through(self, connection: int | None) -> None:
-        """Batches come through this connection, which stands; that may be news."""
+        """Notes that batches come through this connection, which may be a new one."""
         moved = connection != self._connection and self._log.next > 0
         self._live_connections.add(connection)
         self._connection = connection
@@ -272,7 +273,7 @@ class Sequencer:
         self._settle()
 
     def on_connected(self) -> None:
-        """The connection is made, or back; the replay socket is asked whether something was missed."""
+        """Asks the replay socket for batches missed before the connection was made or restored."""
         self._on(Trigger.RECONNECTED)
         self._verify()
 
@@ -280,10 +281,10 @@ class Sequencer:
         self._check_after = self._timing.first_check
         self._check_at = self._clock() + self._check_after
         self._ask_again = self._states.replay in ASKING
-        self._waiting.clear()  # they came through the former connection; the next replay brings them, if it is the same
+        self._waiting.clear()  # from the former connection; the replay of the same engine brings them again
         self.request_replay()
         if self._log.next == 0:
-            self._on(Trigger.CONFIRMED)  # nothing was applied that could be wrong
+            self._on(Trigger.CONFIRMED)  # without applied batches there is nothing to verify
         elif self._start_replay is None:
             self._on(Trigger.UNCONFIRMED)
 
@@ -294,14 +295,14 @@ class Sequencer:
             self._on(Trigger.DISCONNECTED)
 
     def forget(self) -> None:
-        """Drops the stream and what was applied of it."""
+        """Drops the stream and everything applied from it."""
         self._on(Trigger.FORGOTTEN)
         self._waiting.clear()
 
     # Time
 
     def tick(self) -> None:
-        """To be called about every second: checks a quiet stream, hides and forgets what stays away."""
+        """Checks a quiet stream, and hides or drops a disconnected one. Call it about once per second."""
         now = self._clock()
         if self.connected:
             if now > self._check_at:
@@ -315,11 +316,11 @@ class Sequencer:
 
     @property
     def wanted(self) -> int | None:
-        """The number from which on the replay socket is to be asked; None when it is not to be asked."""
+        """The first number to request from the replay socket; None when no request is due."""
         return self._question.start if self._states.replay in ASKING and not self.forgotten else None
 
     def request_replay(self) -> None:
-        """Wants a replay, unless one is wanted already."""
+        """Starts a replay, unless one is in flight."""
         if self._start_replay is None or self.forgotten or self._states.replay in ASKING:
             return
         if self._rebuilds and self._states.history is History.INCOMPLETE:
@@ -336,7 +337,7 @@ class Sequencer:
         self._start_replay()
 
     def _ask(self) -> None:
-        """Sets what is to be asked in the present state."""
+        """Sets the request that the present state needs."""
         question, due = self._question, self._log.next
         question.replies, question.due = 0, due
         match self._states.replay:
@@ -347,11 +348,11 @@ class Sequencer:
             case Replay.CONFIRMING:
                 question.start = question.gap_at - 1
             case _:
-                # That the engine still has the last batch under its number shows that it has not restarted.
+                # The engine has not restarted if it still has the last batch under its number.
                 question.start = max(due - 1, 0)
 
     def replayed(self, arrival: Arrival) -> bool:
-        """Takes a reply; False when no more replies to this question are to be read."""
+        """Handles a reply; False when the remaining replies to this request are not needed."""
         question, log = self._question, self._log
         if self.wanted is None:
             return False
@@ -367,7 +368,7 @@ class Sequencer:
             self._replayed_from_start(arrival)
         if arrival.sequence > log.next:
             if log.next > max(question.start, question.hole):
-                # ROUTER sockets drop what a slow reader has no room for; asked again, they bring it.
+                # ROUTER sockets drop batches for a slow reader; a second request brings them.
                 question.hole = log.next
                 self.replay_failed(f"leaves out batch {log.next}")
                 return False
@@ -383,7 +384,7 @@ class Sequencer:
         return True
 
     def _replayed_by_another(self, arrival: Arrival) -> bool:
-        """The replay has another batch than the one applied under its number: the engine restarted."""
+        """Handles a replayed batch that differs from the applied one: the engine restarted."""
         if self._question.replies > 1 and self._states.replay is Replay.REFILLING:
             self.replay_failed(f"has two batches {arrival.sequence}")
             return False
@@ -404,7 +405,7 @@ class Sequencer:
             self._on(Trigger.REBUILT)
 
     def replay_ended(self, *, whole: bool = True) -> None:
-        """The engine has no more, or, if not `whole`, what follows is waiting already."""
+        """Handles the end of a replay: the engine has no more or, if not `whole`, the next batch is in the queue."""
         question, log = self._question, self._log
         if self.wanted is None:
             return
@@ -422,7 +423,7 @@ class Sequencer:
         self._finish(answered=True)
 
     def replay_failed(self, reason: str, *, final: bool = False) -> None:
-        """The replay socket gave no usable answer; it is asked again unless it fails time after time."""
+        """Handles an unusable answer: retries until the third failure in a row, unless `final`."""
         question = self._question
         if self.wanted is None:
             return
@@ -435,7 +436,7 @@ class Sequencer:
             self._finish(answered=False)
 
     def _finish(self, *, answered: bool) -> None:
-        """The replay is over: takes the live batches that waited, and gives up what is still missing before them."""
+        """Ends the replay: applies the queued live batches, and records remaining gaps as lost."""
         question = self._question
         self._on(Trigger.ENDED if answered else Trigger.FAILED)
         self._check_after = self._timing.first_check if question.brought else min(2 * self._check_after, _LONGEST_CHECK)
@@ -475,20 +476,20 @@ class Sequencer:
 
 @dataclass(slots=True)
 class _Question:
-    """What the replay socket is asked, and what it answered."""
+    """A request to the replay socket, and the progress of its answer."""
 
     start: int
     gap_at: int
-    """The number that was due when the replay was wanted."""
+    """The next batch number when the replay was started."""
     gap_known: bool = False
     due: int = 0
-    """The number that was due when this was asked."""
+    """The next batch number when this request was made."""
     replies: int = 0
     confirmed: bool = False
-    """A reply repeated a batch that was applied."""
+    """A reply repeated an applied batch."""
     brought: bool = False
     progressed: bool = False
-    """It brought something since it failed last."""
+    """A reply brought a batch since the last failure."""
     attempts: int = 0
     hole: int = -1
-    """A number that replies left out, for which they were asked again."""
+    """Number of a batch missing inside a replay, which was requested again once."""

@@ -1,4 +1,4 @@
-"""What the event pool did since it was made: plain counters that the metrics read at scrape time."""
+"""Counters of the event pool, read by the metrics at scrape time."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ def _lag_seconds() -> Histogram:
 
 @dataclass(slots=True)
 class EventStatistics:
-    """Messages are what was received from a socket; each carries one batch of events."""
+    """Messages are counted as received from a socket; each carries one batch of events."""
 
     messages_received: int = 0
     batches_applied: int = 0
     batches_repeated: int = 0
-    """Not applied because they had been."""
+    """Dropped because they were applied before."""
     batches_lost: int = 0
-    """Missed, and no replay brought them."""
+    """Missed, and not brought by a replay."""
     events_applied: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
-    """Messages and events that could not be read, by reason."""
+    """Unreadable messages and events, by reason."""
     gaps: int = 0
     replays: int = 0
     replay_failures: int = 0
     restarts: int = 0
     claims_refused: int = 0
-    """Messages of an endpoint about a rank that another one speaks for."""
+    """Refused messages about a rank that another endpoint speaks for."""
     lag_seconds: float = 0.0
-    """From the last batch's own time to its application."""
+    """Seconds from the timestamp of the last batch to its application."""
     lag: Histogram = field(default_factory=_lag_seconds)

@@ -1,8 +1,8 @@
-"""The states of one event stream, and every transition between them, as data. docs/events.md draws this table.
+"""The states and transitions of one event stream, as data. docs/events.md draws this table.
 
-A stream is in three states at once, one of each region: its connection, its history, its replay. A trigger is a fact;
-each region moves as its table says, and a region whose state does not list the trigger stays where it is. Nothing here
-does I/O, and nothing outside of this file changes a state.
+A stream has one state in each of three regions: connection, history, replay. A trigger is a fact; each region moves as
+its table says, and stays if its state does not list the trigger. This file does no I/O, and only this file changes
+states.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import TypeAlias, TypeVar
 
 
 class Connection(Enum):
-    """Does what arrives continue what was applied?"""
+    """Does the current connection continue the applied batches?"""
 
     UP = "up"
     DOUBTFUL = "doubtful"
-    """A batch dated before the engine's start was dropped; whether rightly, what follows shows."""
+    """A batch dated before the engine's start was dropped; the next batches show whether that was right."""
     LOST = "lost"
     AWAY = "away"
     """Lost for longer than POD_TTL: the rank's blocks are hidden."""
     BACK = "back"
-    """Connected again; the replay socket is asked whether this is the same engine and what was missed."""
+    """Connected again; the replay socket is asked whether this is the same engine and which batches were missed."""
     UNVERIFIED = "unverified"
-    """Connected again, and no replay can tell: the rank's blocks are hidden until the next batch."""
+    """Connected again, but no replay can verify the engine: the rank's blocks are hidden until the next batch."""
     FORGOTTEN = "forgotten"
 
 
@@ -33,28 +33,28 @@ class History(Enum):
 
     COMPLETE = "complete"
     INCOMPLETE = "incomplete"
-    """Something is missing; a replay from the first batch on may bring it."""
+    """Batches are missing; a replay from batch 0 may bring them."""
     BEYOND_REPLAY = "beyond replay"
-    """Something is missing that the replay socket does not have, or that cannot be read."""
+    """Batches are missing that the replay socket does not have, or that are unreadable."""
 
 
 class Replay(Enum):
-    """What is the replay socket being asked?"""
+    """What is requested from the replay socket?"""
 
     IDLE = "idle"
     CHECKING = "checking"
-    """Whether anything follows the last batch applied; nothing is known to be missing."""
+    """Batches after the last one applied; none is known to be missing."""
     CATCHING_UP = "catching up"
-    """The same, and batches are known to follow."""
+    """Batches after the last one applied; some are known to exist."""
     FILLING = "filling a gap"
     CONFIRMING = "confirming"
-    """The gap is filled; the batch before it is asked for, since a restarted engine has another one there."""
+    """The gap is filled; the batch before it is requested, since a restarted engine has a different one there."""
     REBUILDING = "rebuilding"
-    """All batches are asked for, to clear the rank and apply them anew."""
+    """All batches are requested, to clear the rank and apply them again."""
     REFILLING = "refilling"
-    """The engine restarted: all batches of its present life are asked for."""
+    """The engine restarted: all batches since then are requested."""
     BROKEN_OFF = "broken off"
-    """A replay ended in the middle: more may be missing, until the next live batch fits."""
+    """A replay failed midway: batches may be missing, until the next live batch fits."""
 
 
 State: TypeAlias = Connection | History | Replay
@@ -227,23 +227,23 @@ REASONS: Mapping[State, str] = {
     Replay.REFILLING: _REPLAYING,
     Replay.BROKEN_OFF: _REPLAYING,
 }
-"""Why a rank is inexact in a state. A history that is not complete has a reason of its own, with numbers."""
+"""Why a rank is inexact in a state. An incomplete history has a reason of its own, with numbers."""
 
 HIDDEN = frozenset({Connection.AWAY, Connection.UNVERIFIED})
-"""On entering these the rank's blocks are hidden; on entering UP they count again."""
+"""The rank's blocks are hidden on entering these states, and count again on entering UP."""
 
 GONE = frozenset({Connection.LOST, Connection.AWAY, Connection.FORGOTTEN})
-"""No connection stands."""
+"""States without a connection."""
 
 IN_DOUBT = frozenset({Connection.LOST, Connection.AWAY, Connection.BACK, Connection.UNVERIFIED})
-"""The connection was lost since the last batch: batch 0 is a restart for certain."""
+"""The connection was lost since the last batch: batch 0 certainly means a restart."""
 
 ASKING = frozenset(Replay) - {Replay.IDLE, Replay.BROKEN_OFF}
 """A replay is in flight; live batches that are not next wait for its end."""
 
 
 class StreamStates:
-    """The three states of a stream, and the reason why its history is not complete."""
+    """The three states of a stream, and the reason of an incomplete history."""
 
     __slots__ = ("connection", "history", "loss", "replay")
 
@@ -254,8 +254,10 @@ class StreamStates:
         self.loss: str | None = None
 
     def on(self, trigger: Trigger, loss: str | None = None) -> Connection | None:
-        """Moves all regions; gives the connection's state if that changed. `loss` is the reason of an incomplete
-        history: the first one stays until the history is complete again."""
+        """Moves all regions; returns the connection's state if it changed.
+
+        `loss` is the reason of an incomplete history: the first one stays until the history is complete again.
+        """
         before = self.connection
         self.connection = _moved(CONNECTION, self.connection, trigger)
         self.history = _moved(HISTORY, self.history, trigger)
@@ -265,7 +267,7 @@ class StreamStates:
 
     @property
     def inexact_reason(self) -> str | None:
-        """Why what was applied may differ from what the engine holds; None if it is known to be equal."""
+        """Why the applied blocks may differ from the engine's; None if they are known to be equal."""
         return self.loss or REASONS.get(self.replay) or REASONS.get(self.connection)
 
 

@@ -1,4 +1,4 @@
-"""All streams that are heard: which messages belong to which rank, and which endpoint speaks for it."""
+"""Assigns messages to the streams of ranks, and ranks to endpoints."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Stream(Generic[SinkT]):
     sink: SinkT
     sequencer: Sequencer
     speaker: _Speaker
-    """The connection that it was first heard through."""
+    """The connection that it was first received through."""
     peer: str | None = None
     removed: bool = False
 
     def read(self, replayed: Replayed) -> Arrival:
-        """Decodes a reply. Raises ReplayError when it is another stream's."""
+        """Decodes a reply. Raises ReplayError if it belongs to another stream."""
         if replayed.topic not in (None, self.topic):
             raise ReplayError(f"it is the replay socket of {(replayed.topic or b'').decode(errors='replace')}")
         try:
@@ -51,12 +51,12 @@ class Stream(Generic[SinkT]):
 
 
 class Observer(Protocol):
-    """Counts and logs what becomes of messages that no stream takes."""
+    """Counts and logs messages that no stream takes."""
 
     def unreadable(self, subscription: Subscription, message: Message, reason: str) -> None: ...
 
     def refused(self, stream: Stream[SinkT], subscription: Subscription) -> None:
-        """Another endpoint than the stream's spoke for its rank."""
+        """Another endpoint claimed the stream's rank."""
         ...
 
 
@@ -76,11 +76,11 @@ _TIMING = Timing()
 
 
 class Streams(Generic[SinkT]):
-    """Takes what subscriptions receive, and gives each message to its stream, made when it is first heard.
+    """Gives each received message to its stream, and creates the stream on its first message.
 
     If `exclusive`, a rank belongs to the endpoint that first spoke for it, while that is connected, and the claims of
-    others are refused; else each endpoint has a stream of its own.
-    `make_sink` is given the rank, its topic and the endpoint. `default_model` is the model of topics that name none.
+    others are refused; otherwise each endpoint has a stream of its own.
+    `make_sink` is called with the rank, its topic and the endpoint. `default_model` is the model of topics without one.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Streams(Generic[SinkT]):
         return len(self._streams)
 
     def claimants(self, rank: Rank) -> list[str]:
-        """Addresses of the other endpoints that speak for a rank."""
+        """Addresses of the other endpoints that claim a rank."""
         return [subscription.endpoint.address for subscription in self._claims.get(rank, ())]
 
     def received(self, subscription: Subscription, message: Message) -> None:
@@ -132,7 +132,7 @@ class Streams(Generic[SinkT]):
         if stream is None:
             return
         sequencer = stream.sequencer
-        # What waited in the socket while its connection was lost does not bring that back.
+        # Messages left in the socket by a lost connection do not bring it back.
         if connection != sequencer.settled_connection and subscription.stands(connection):
             sequencer.through(connection)
         sequencer.receive(arrival)
@@ -151,7 +151,7 @@ class Streams(Generic[SinkT]):
     def connected(self, subscription: Subscription) -> None:
         endpoint = subscription.endpoint
         if endpoint.binds:
-            return  # the next message tells whose connection it is
+            return  # the next message identifies the connection
         streams = [stream for stream in self if stream.subscription is subscription]
         for stream in streams:
             stream.sequencer.on_connected()
@@ -162,7 +162,7 @@ class Streams(Generic[SinkT]):
         topic = replayed.topic
         if topic is None and subscription.endpoint.pod is not None:
             topic = b""
-        # An introduction that outlasts its connection would make a stream whose loss nobody notices.
+        # An introduction that outlasts its connection would create a stream that is never marked as lost.
         if topic is None or not subscription.wants(topic) or not subscription.connections:
             return
         with suppress(WireError):
@@ -181,7 +181,7 @@ class Streams(Generic[SinkT]):
             self._withdraw_all(subscription)
 
     def drop(self, subscription: Subscription) -> None:
-        """Drops the streams and the claims of an endpoint that is no longer subscribed to."""
+        """Drops the streams and the claims of an endpoint."""
         for stream in self:
             if stream.subscription is subscription:
                 self._forget(stream)
@@ -192,14 +192,14 @@ class Streams(Generic[SinkT]):
             self._withdraw(rank, subscription)
 
     def tick(self) -> None:
-        """To be called about every second."""
+        """Call it about once per second."""
         for stream in self:
             stream.sequencer.tick()
             if stream.sequencer.forgotten:
                 self._remove(stream)
 
     def forget(self, pod: str) -> bool:
-        """Drops a pod's streams; False when it is unknown. It is back with its next message."""
+        """Drops a pod's streams; False if it is unknown. Its next message adds it again."""
         streams = [stream for stream in self if stream.rank.pod == pod]
         for stream in streams:
             self._forget(stream)
@@ -213,7 +213,7 @@ class Streams(Generic[SinkT]):
         peer: str | None,
         connection: int | None = None,
     ) -> Stream[SinkT] | None:
-        """The stream of a rank; None when another endpoint speaks for it. Raises WireError when there are too many."""
+        """The stream of a rank; None if another endpoint speaks for it. Raises WireError for too many ranks."""
         if len(topic) > self._limits.topic_bytes:
             raise WireError("a topic that is too long")
         source = read_topic(topic, subscription.endpoint, self._default_model, peer)
@@ -224,7 +224,7 @@ class Streams(Generic[SinkT]):
             if stream.sequencer.connected:
                 self._refuse(stream, subscription, topic, peer)
                 return None
-            self._forget(stream)  # the rank has moved here, and left its blocks behind
+            self._forget(stream)  # the rank moves here without its blocks
             stream = None
         if stream is None:
             if len(self._streams) >= self._limits.streams:
@@ -240,9 +240,9 @@ class Streams(Generic[SinkT]):
         return stream
 
     def _make_room(self, speaker: _Speaker) -> None:
-        """Drops a stream of the connection that has the most, so that a flood of made-up names keeps nobody else out.
+        """Drops a stream of the connection with the most streams, so that invented names keep no other publisher out.
 
-        One without blocks goes first. Raises WireError if only streams with blocks of the speaker itself could go.
+        A stream without blocks goes first. Raises WireError if only the speaker's own streams with blocks could go.
         """
         most = max(self._of_speaker, key=lambda one: len(self._of_speaker[one]))
         candidates = self._of_speaker[most]
@@ -285,7 +285,7 @@ class Streams(Generic[SinkT]):
             self._claims.pop(rank, None)
 
     def _hand_over(self, stream: Stream[SinkT]) -> None:
-        """Gives the rank of a lost endpoint to one that is connected and claimed it, if there is one."""
+        """Gives the rank of a lost endpoint to a connected endpoint that claimed it, if any."""
         for subscription, (topic, peer) in list(self._claims.get(stream.rank, {}).items()):
             if subscription.connections:
                 successor = self._find(subscription, topic, stream.rank.number, peer)

@@ -1,4 +1,4 @@
-"""One endpoint's sockets: messages out of the subscription in turns of bounded length, and what its monitor says."""
+"""The sockets of one endpoint: reads messages in turns of bounded length, and follows its connections."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from service.events.resolver import Resolver, is_literal, prepare
 logger = logging.getLogger(__name__)
 _TURN_SECONDS = 0.002
 _WITHOUT_CLOCK = 8
-"""Messages that are taken between two looks at the clock."""
+"""Messages read between two checks of the clock."""
 _HIGH_WATER = 100_000
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """A larger message ends its connection (ZMQ_MAXMSGSIZE). A batch of a million tokens has about 5 MB."""
 _CONNECT_MILLISECONDS = 5_000
 _RESOLVE_SECONDS = 2.0
-"""Between two lookups of the host name of an endpoint that is not connected."""
+"""Interval between two lookups of the host name while the endpoint is not connected."""
 _NOBLOCK = int(zmq.NOBLOCK)
 _MADE = zmq.Event.CONNECTED | zmq.Event.ACCEPTED
 _READY = zmq.Event.HANDSHAKE_SUCCEEDED
 _ENDED = zmq.Event.DISCONNECTED
 _FAILED = zmq.Event.CLOSED
-"""Of a connecting socket: an attempt to connect failed."""
+"""On a connecting socket: a connection attempt failed."""
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
 
 class Message(msgspec.Struct, gc=False):
-    """One published message. Of a bound socket's several connections, `connection` says which, `peer` its host."""
+    """One published message. On a bound socket, `connection` is its connection and `peer` the host at the other end."""
 
     topic: bytes
     sequence: int
@@ -47,7 +47,7 @@ class Message(msgspec.Struct, gc=False):
 
 
 class Listener(Protocol):
-    """Who is told what happens at a subscription. Connections are numbered, as in Message."""
+    """Receives the messages and connection events of a subscription. Connections are numbered as in Message."""
 
     def received(self, subscription: Subscription, message: Message) -> None: ...
 
@@ -59,11 +59,11 @@ class Listener(Protocol):
 
 
 class Subscription:
-    """Subscribes to one endpoint. `connections` are those that stand at the moment.
+    """Subscribes to one endpoint. `connections` are the open ones.
 
-    `turns` is how many endpoints may be read, a few milliseconds each, before the event loop sees to other things.
-    What comes faster than it is taken waits in the socket, up to `high_water` messages of a connection. `pause` is how
-    many seconds it waits after the listener raised an exception.
+    `turns` limits how many endpoints are read, a few milliseconds each, before the event loop runs other tasks. Up to
+    `high_water` messages per connection wait in the socket. `pause` is the delay in seconds after an exception of the
+    listener.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Subscription:
         self.connections = self.status.connections
         self._binds = endpoint.binds
         self._ended: set[int] = set()
-        # An endpoint with a name of its own has it because its topic says nothing, so no topic can be asked for.
+        # An endpoint with a name of its own has topics without names, so it cannot be filtered by topic.
         self._topic = b"" if endpoint.pod or endpoint.model else topic.encode()
         self._context = context
         self._listener = listener
@@ -92,7 +92,7 @@ class Subscription:
         self._high_water = high_water
         self._pause = pause
         self._by_frame = endpoint.binds
-        """Whether to ask of each frame if it is a message's last: messages are traced, or were not of three frames."""
+        """Read frame by frame (needed for bound sockets, or after a malformed message)."""
         self._resolver = resolver or Resolver()
         self._max_message_bytes = max_message_bytes
         self._attempt_failed = asyncio.Event()
@@ -107,13 +107,13 @@ class Subscription:
         return self.status.closed
 
     def open(self) -> None:
-        """Binds or connects and starts to receive; what goes wrong becomes `problem`, and calling again tries again."""
+        """Opens the socket and starts to receive; a failure becomes `problem`, and a later call retries."""
         if self._socket is not None:
             return
         socket = self._context.socket(zmq.SUB)
         socket.linger = 0
         socket.rcvhwm = self._high_water
-        # Without heartbeats a connection whose other end went without a word stands for hours.
+        # Without heartbeats, a connection stays open for hours after its peer vanished.
         socket.heartbeat_ivl, socket.heartbeat_timeout = 10_000, 30_000
         socket.reconnect_ivl, socket.reconnect_ivl_max = 100, 2_000
         socket.maxmsgsize = self._max_message_bytes
@@ -150,22 +150,22 @@ class Subscription:
             self._socket = self._monitor = None
 
     def wants(self, topic: bytes) -> bool:
-        """Whether a message of this topic would have come through the subscription."""
+        """Whether the subscription matches this topic."""
         return topic.startswith(self._topic)
 
     def stands(self, connection: int | None) -> bool:
-        """Whether the connection that a message came through is still there, as far as is known."""
+        """Whether the connection of a message is still open, as far as is known."""
         return connection not in self._ended if self._binds else bool(self.connections)
 
     @property
     def address(self) -> str:
-        """Where the socket really is, once it is up: a port that the system chose is filled in."""
+        """The address of the socket, with the port that the system chose once it is open."""
         if self._socket is None or not self.endpoint.binds:
             return self.endpoint.address
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     async def _follow_name(self, socket: zmq.Socket[bytes]) -> None:
-        """Connects to what the host name stands for: to the next of its addresses when one refuses."""
+        """Connects to an address of the host name, and to the next one when it refuses."""
         status = self.status
         connected_to: str | None = None
         while True:
@@ -188,7 +188,7 @@ class Subscription:
                     await self._attempt_failed.wait()
 
     def probe(self) -> None:
-        """Hears messages of all topics for a moment, to name those that the prefix leaves out."""
+        """Receives all topics until the next message, to find topics that the prefix excludes."""
         if self._socket is not None and self._topic and not self._probing:
             self._probing = True
             self._socket.subscribe(b"")
@@ -205,12 +205,12 @@ class Subscription:
                     await signals.wait()
                 try:
                     async with self._turns:
-                        # A connection's end is read before what came after it over its successor.
+                        # The end of a connection is handled before messages of the next one.
                         while _has_messages(monitor):
                             self._monitored(monitor)
                         self._drain(socket)
                         await asyncio.sleep(0)
-                except Exception:  # whatever it is, an endpoint must not fall silent
+                except Exception:  # no exception may silence an endpoint
                     logger.exception("What came from %s could not be taken", self.endpoint.address)
                     await asyncio.sleep(self._pause)
 
@@ -259,9 +259,9 @@ class Subscription:
             self.status.left_out(message.topic)
 
     def _message(self, socket: zmq.Socket[bytes]) -> Message | None:
-        """The next message, None when it has other frames than it should; raises zmq.Again when there is none.
+        """The next message, None if its frames are wrong. Raises zmq.Again when the queue is empty.
 
-        That the first two frames are not a message's last is taken for granted, since to ask takes longer than to read.
+        Assumes three frames: checking RCVMORE on each costs more than reading it.
         """
         recv = socket.recv
         frames = [recv(_NOBLOCK)]
@@ -276,7 +276,7 @@ class Subscription:
                 frames.append(last.bytes)
         except zmq.Again:
             pass
-        # What follows a message of fewer frames can have been taken for a part of it.
+        # After a message with fewer frames, the read may have taken frames of the next message.
         self._by_frame = True
         message = _message(frames[-3:]) if len(frames) > 3 else None
         if message is not None:
@@ -284,18 +284,18 @@ class Subscription:
         return message
 
     def _message_by_frame(self, socket: zmq.Socket[bytes]) -> Message | None:
-        """The same for an endpoint of which more must be asked."""
+        """The next message with its connection, read frame by frame. Raises zmq.Again when the queue is empty."""
         frame = socket.recv(_NOBLOCK, False)
         connection, peer = _origin(frame) if self._binds else (None, None)
         frames = [frame.bytes]
-        while frame.more:  # asking the socket for RCVMORE takes longer than a frame
+        while frame.more:  # reading RCVMORE from the socket takes longer than a frame
             frame = socket.recv(_NOBLOCK, False)
             frames.append(frame.bytes)
         return _message(frames, connection, peer)
 
 
 def _bind(socket: zmq.Socket[bytes], address: str) -> None:
-    """Binds, for IPv4 and IPv6 where the address is any (`*`) and the host has both."""
+    """Binds to IPv4 and IPv6 if the address is a wildcard (`*`) and the host has both."""
     prepare(socket, address)
     try:
         socket.bind(address)
@@ -320,9 +320,9 @@ def _has_messages(socket: zmq.Socket[bytes]) -> bool:
 
 
 class _Signals:
-    """Tells when something happens at sockets that have no messages.
+    """Waits for activity on sockets without queued messages.
 
-    A fraction of what the poller of zmq.asyncio takes for it, which would be most of what a lone message costs.
+    Much faster than the poller of zmq.asyncio, which would dominate the cost of a single message.
     """
 
     def __init__(self, *sockets: zmq.Socket[bytes]) -> None:
@@ -353,10 +353,10 @@ def _message(frames: list[bytes], connection: int | None = None, peer: str | Non
 
 
 def _origin(frame: zmq.Frame) -> tuple[int | None, str | None]:
-    """The connection a frame came through, as the monitor numbers them, and the host at its other end."""
+    """The connection of a frame, numbered as in the monitor, and the host at its other end."""
     try:
         connection, peer = frame.get(zmq.MessageOption.SRCFD), frame.get("Peer-Address")
     except zmq.ZMQError:
         return None, None
-    host = str(peer).removeprefix("::ffff:") if peer else None  # IPv4 through a socket of both
+    host = str(peer).removeprefix("::ffff:") if peer else None  # IPv4 over a dual-stack socket
     return (connection if isinstance(connection, int) else None), host

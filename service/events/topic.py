@@ -1,4 +1,4 @@
-"""Topics: `kv@<pod>@<model>` names who speaks; what a topic leaves unsaid, the endpoint and the settings say."""
+"""Topics: `kv@<pod>@<model>` names the source; endpoint and settings supply missing names."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _PREFIX = "kv@"
 
 
 class Source(NamedTuple):
-    """Whose events a topic carries."""
+    """The source of events: pod and model."""
 
     pod: str
     model: str
 
 
 def read_topic(topic: bytes, endpoint: Endpoint, default_model: str, peer: str | None = None) -> Source:
-    """Reads a topic frame. A model name may hold `@`, a pod name may not.
+    """Reads a topic frame. A model name may contain `@`, a pod name may not.
 
-    A pod that neither topic nor endpoint names is called by where its events come from: the address that we connect
-    to, or `peer`, the host of one that connected to us.
+    If neither topic nor endpoint names the pod, its name is the address that we connect to, or `peer`, the host that
+    connected to us.
     """
     text = topic.decode("utf-8", errors="backslashreplace")
     pod, _, model = text.removeprefix(_PREFIX).partition("@") if text.startswith(_PREFIX) else ("", "", "")

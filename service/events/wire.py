@@ -1,7 +1,7 @@
-"""Frames → events: every form in which vLLM (0.9.0 to 0.33.0) and SGLang (to 0.5.23) publish what their caches do.
+"""Decodes frames into events, in every form that vLLM (0.9.0 to 0.33.0) and SGLang (to 0.5.23) publish.
 
-Batches and events are msgpack, each either an array or a map of the same fields. A field that a release does not have
-yet, or leaves out, is read as None; fields that we do not know are passed over.
+Batches and events are msgpack: an array, or a map of the same fields. A missing field is read as None; an unknown field
+is skipped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NIL = Raw(b"\xc0")
 
 
 class _Stored(msgspec.Struct, tag_field="type", tag="BlockStored", gc=False):
-    """The fields of `BlockStored` that count here. Lists of numbers are left packed where the form allows it."""
+    """The fields of `BlockStored` that are used here. Lists of numbers stay packed where the form allows it."""
 
     block_hashes: Raw
     parent_block_hash: int | bytes | None = None
@@ -92,11 +92,11 @@ _MAX_BLOCK_SIZE = 1 << 20
 _HASH_MASK = (1 << 64) - 1
 _HALF = 1 << 63
 _MAX_GROUPS = 64
-"""KV-cache groups of an engine: how many stores of one request a batch has one after another."""
+"""Maximum of KV-cache groups of an engine, and so of consecutive stores of one request."""
 
 
 class WireError(Exception):
-    """Something cannot be read; the text is the reason, in a word or two that can label a metric."""
+    """A message or event cannot be read; the text is a short reason that can label a metric."""
 
 
 class Cleared(msgspec.Struct, frozen=True, gc=False):
@@ -109,13 +109,13 @@ Event: TypeAlias = Stored | Removed | Cleared
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False):
-    """What one message says: events in order, when (Unix seconds, or None), of which data-parallel rank."""
+    """The content of one message: events in order, time (Unix seconds, or None), data-parallel rank."""
 
     timestamp: float | None
     events: Sequence[Event]
     rank: int
     unread: Mapping[str, int] = {}
-    """How many of its events could not be read, by reason."""
+    """Number of unreadable events, by reason."""
 
 
 _decode = msgspec.msgpack.Decoder().decode
@@ -123,7 +123,7 @@ _decode_maps = msgspec.msgpack.Decoder(_Batch).decode
 
 
 def read_batch(payload: bytes) -> Batch:
-    """Reads a payload frame. Raises WireError when nothing of it can be read."""
+    """Reads a payload frame. Raises WireError if nothing of it can be read."""
     usual = read_common_batch(payload, Stored, Removed, _GPU)
     if usual is None:
         return _read_maps(payload)
@@ -134,7 +134,7 @@ def read_batch(payload: bytes) -> Batch:
 
 
 def _read_maps(payload: bytes) -> Batch:
-    """Reads a batch of the form that releases of today send, whatever is in it."""
+    """Reads a batch in the form of current releases; falls back to any form."""
     try:
         batch = _decode_maps(payload)
     except (ValueError, RecursionError, MemoryError, OverflowError):
@@ -144,7 +144,7 @@ def _read_maps(payload: bytes) -> Batch:
 
 
 def _read_any(payload: bytes) -> Batch:
-    """Reads a batch of whatever form."""
+    """Reads a batch in any form."""
     try:
         batch = _decode(payload)
     except (ValueError, RecursionError, MemoryError, OverflowError) as error:
@@ -165,7 +165,7 @@ def _read_any(payload: bytes) -> Batch:
 
 
 def _read(events: list[Any], reader: Callable[[Any], Event]) -> tuple[list[Event], dict[str, int]]:
-    """The events that can be read, and how many cannot, by reason."""
+    """The readable events, and the number of unreadable ones by reason."""
     read: list[Event] = []
     unread: dict[str, int] = {}
     grouped = False
@@ -183,7 +183,7 @@ def _read(events: list[Any], reader: Callable[[Any], Event]) -> tuple[list[Event
 
 
 def _relate(events: list[Event]) -> None:
-    """Adds to stores of KV-cache groups what the rest of their batch says about them."""
+    """Adds information from the rest of the batch to stores of KV-cache groups."""
     if len(events) == 1 and isinstance(event := events[0], Stored):
         if event.parent is None and event.hashes:
             events[0] = msgspec.structs.replace(event, reuse=Reuse.POSSIBLE)
@@ -205,10 +205,10 @@ def _relate(events: list[Event]) -> None:
 
 
 def _put_full_attention_first(events: list[Event]) -> None:
-    """Puts a store that names some of its blocks after the store of another group that names all of them.
+    """Moves a store that names only some of its blocks behind another group's store of the same blocks that names all.
 
-    A request's stores come one after another, in the order of the KV-cache groups, and those of full attention name
-    the blocks that windows before them keep (gemma3).
+    The stores of a request are consecutive, in the order of the KV-cache groups; the full-attention group names the
+    blocks that earlier sliding-window groups keep (gemma3).
     """
     ordered: list[Event] = []
     waiting: dict[int, list[Stored]] = {}
@@ -231,7 +231,7 @@ def _names_some(event: Stored) -> bool:
 
 
 def _named_by(some: Stored, events: Sequence[Event], positions: Iterable[int]) -> tuple[int, Stored] | None:
-    """The first store at one of the positions that names all of its blocks, of the tokens of `some`."""
+    """The first store at one of the positions that names all of its blocks and shares tokens with `some`."""
     for position in positions:
         whole = events[position]
         if isinstance(whole, Stored) and whole.tokens and not _names_some(whole) and whole.group != some.group:
@@ -242,7 +242,7 @@ def _named_by(some: Stored, events: Sequence[Event], positions: Iterable[int]) -
 
 
 def _starts_within(event: Stored, tokens: TokenIds, size: int) -> bool:
-    """Whether the first block of an event is one of `tokens`, at a multiple of the block size of either."""
+    """Whether `tokens` contain the first block of an event, at a multiple of its block size below `size`."""
     first = event.tokens[: event.block_size]
     return any(
         tokens[start : start + len(first)] == first for start in range(0, min(size, len(tokens)), event.block_size)
@@ -250,7 +250,7 @@ def _starts_within(event: Stored, tokens: TokenIds, size: int) -> bool:
 
 
 def _with_extras_of(whole: Stored, some: Stored) -> Stored:
-    """Gives a store of some blocks what was hashed into all of them, as the store of all of the same tokens says it."""
+    """Copies extra keys from the store that names all blocks to the store that names some of them."""
     if not any(whole.extras) or some.parent != whole.parent or some.tokens[:16] != whole.tokens[:16]:
         return some
     extras: list[bytes | None] = [None] * (len(some.tokens) // some.block_size)
@@ -262,11 +262,11 @@ def _with_extras_of(whole: Stored, some: Stored) -> Stored:
 
 
 def _mark_reports_of_reuse(events: list[Event]) -> None:
-    """Finds the stores that may be reports of reuse, which nothing but their place in the batch tells from copies.
+    """Marks stores that may be reuse reports; only their position in the batch distinguishes them from copies.
 
-    vLLM (0.22.0 and later, by its fields) sends such a report from the first block on, for each KV-cache group, and
-    before the request takes any blocks; a copy comes after the removal of what the blocks held that it took. What the
-    request adds to what it reused follows in the same batch; what the same batch stored before was not reused.
+    vLLM (0.22.0 and later, by its fields) sends a reuse report from the first block on, for each KV-cache group, before
+    the request allocates blocks. A copy follows the removal of the evicted content. Blocks that the request adds follow
+    in the same batch; blocks stored earlier in the same batch are not reused.
     """
     parents = {event.parent for event in events if isinstance(event, Stored)}
     first: Stored | None = None
@@ -301,7 +301,7 @@ def _quick_event(event: _Stored | _Removed | _Cleared) -> Event:
 
 
 def _event(event: Any) -> Event:
-    """Reads an event whose form nothing is known of."""
+    """Reads an event in any form."""
     if isinstance(event, dict):
         if "event_type" in event:
             return _mooncake_event(event)
@@ -327,7 +327,7 @@ def _event(event: Any) -> Event:
 
 
 def _mooncake_event(event: Mapping[str, Any]) -> Event:
-    """Reads an event of Mooncake's master: an engine's own hashes that its pool holds, without tokens and parents."""
+    """Reads an event of Mooncake's master: block hashes of the engine, without tokens and parents."""
     match event["event_type"]:
         case "stored":
             hashes, tier = _hashes(event.get("seq_hashes")), _tier(event.get("medium") or "STORAGE")
@@ -338,7 +338,7 @@ def _mooncake_event(event: Mapping[str, Any]) -> Event:
 
 
 def _checked(fields: Mapping[str, Any]) -> _Stored:
-    """Fields of any types as those they must have, but for the lists."""
+    """Checks the types of all fields except lists. Raises WireError."""
     extra_keys = fields.get("extra_keys") or None
     if extra_keys is not None and not isinstance(extra_keys, list):
         raise WireError("extra keys")
@@ -373,7 +373,7 @@ def _stored(event: _Stored, *, positional: bool = False) -> Stored:
             raise WireError("token count")
     lora_name = event.lora_name
     if lora_name is None and event.lora_id is not None:
-        # vLLM before 0.14.0 numbers its LoRAs and does not name them: kept apart from all that a request can name.
+        # vLLM before 0.14.0 numbers its LoRAs without naming them: this name differs from all names in requests.
         lora_name = f"{NAMELESS_LORA}{event.lora_id}"
     return Stored(
         hashes,
@@ -419,7 +419,7 @@ def _hash(block_hash: Any) -> BlockHash:
 
 
 def _tokens(tokens: Any, lookahead: Any, block_size: int) -> tuple[TokenIds, Sequence[TokenIds]]:
-    """The blocks' tokens, and per block the tokens past it that are hashed into it, if any."""
+    """The blocks' tokens, and per block the tokens after it that are part of its hash, if any."""
     if isinstance(tokens, Raw):
         packed = bytes(tokens)
         ids = unpack_tokens(packed)
@@ -435,7 +435,7 @@ def _tokens(tokens: Any, lookahead: Any, block_size: int) -> tuple[TokenIds, Seq
 
 
 def _paired_tokens(pairs: list[Any], block_size: int) -> tuple[TokenIds, Sequence[TokenIds]]:
-    """SGLang with EAGLE hashes each token together with the next one, so that a block reaches one token further."""
+    """SGLang with EAGLE hashes each token with the next one, so each block depends on one more token."""
     tokens = array("I", (first for first, _ in pairs))
     return tokens, [array("I", pair[1:2]) for pair in pairs[block_size - 1 :: block_size]]
 
