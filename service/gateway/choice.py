@@ -1,4 +1,4 @@
-"""Which pod gets a request: of those that can take it, the one with the best prefix match, then the least loaded."""
+"""Chooses the pod for a request: the best prefix match, then the lowest load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is known of a request when a pod is chosen. `matches` are by pod name; `renderer` made the tokens."""
+    """Inputs of the choice of a pod. `matches` are by pod name; `renderer` is the source of the tokens."""
 
     model: str | None = None
     matches: Mapping[str, Match] = field(default_factory=dict)
@@ -29,10 +29,10 @@ class Question:
 def choose(
     pods: Iterable[Pod], question: Question, tried: Collection[Pod], max_in_flight: int | None = None
 ) -> Pod | None:
-    """The pod for a request, or None if no pod can take it.
+    """The pod for a request; None if no pod can take it.
 
-    `tried` pods, and those with `max_in_flight` requests, are left out. A pod that asked to retry later is the last
-    choice. `weight` divides the load: a pod of weight 2 gets twice the requests.
+    Skips `tried` pods, and pods with `max_in_flight` requests. A pod that asked to retry later is the last choice.
+    `weight` divides the load: a pod of weight 2 gets twice the requests.
     """
     candidates = [
         pod

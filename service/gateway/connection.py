@@ -34,7 +34,7 @@ class FirstByteTimeout(EngineError):
 
 
 class EngineConnection(asyncio.Protocol):
-    """One connection; `exchange` sends a request, `read` gives the pieces of the body."""
+    """One connection; `exchange` sends a request, `read` returns pieces of the body."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -83,10 +83,7 @@ class EngineConnection(asyncio.Protocol):
             raise FirstByteTimeout(f"no response within {limit:g} s") from None
 
     async def read(self, limit: float) -> bytes:
-        """The next piece of the body, several chunks at once if they are there; empty at its end.
-
-        Raises ConnectionBroken, and TimeoutError after `limit` seconds of silence.
-        """
+        """The next piece of the body, several chunks at once if they have arrived; empty at its end."""
         while not self._pieces:
             if self._error is not None:
                 raise self._error
@@ -102,7 +99,7 @@ class EngineConnection(asyncio.Protocol):
         return data
 
     def pass_to(self, sink: Callable[[bytes], None] | None, finished: Callable[[], None] | None) -> None:
-        """Gives the rest of the body to `sink` as it arrives, also what is there, and calls `finished` at its end."""
+        """Passes the rest of the body, including buffered bytes, to `sink` as it arrives, then calls `finished`."""
         self._sink, self._on_finished = sink, finished
         if sink is not None and self._pieces:
             sink(b"".join(self._pieces))
@@ -123,7 +120,7 @@ class EngineConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Goes on reading from the engine."""
+        """Resumes reading from the engine."""
         if self._paused and self._transport is not None:
             self._paused = False
             if self.is_open:
@@ -179,7 +176,7 @@ class EngineConnection(asyncio.Protocol):
 
 
 class ConnectionPool:
-    """The idle connections to one engine; the one used last is used first."""
+    """The idle connections to one engine, most recently used first."""
 
     def __init__(self, entry: PodEntry) -> None:
         self._entry = entry
@@ -190,7 +187,7 @@ class ConnectionPool:
         return len(self._idle)
 
     def take_idle(self) -> EngineConnection | None:
-        """An idle connection that is young enough to still be open."""
+        """An idle connection that is probably still open; None if there is none."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open and monotonic() - connection.idle_since < _IDLE_SECONDS:

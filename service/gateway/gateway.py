@@ -1,4 +1,4 @@
-"""Takes requests to engines: their bytes unchanged, their answers unchanged, another pod if one fails."""
+"""Forwards requests to engines and returns answers, both unchanged; retries on another pod after a failure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NOT_FORWARDED = frozenset((b"host", b"content-length", b"content-encoding", b"e
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Timeouts in seconds, and bounds. `retry_seconds` bounds the time within which another attempt may begin."""
+    """Timeouts in seconds, and bounds. No attempt begins later than `retry_seconds` after the first."""
 
     first_byte: float = 600.0
     silence: float = 120.0
@@ -48,7 +48,7 @@ class Limits:
 
 
 AUTHENTICATED = web.RequestKey("authenticated", bool)
-"""Set for a request with an API key of this service, which is not for the engine."""
+"""Set for a request with an API key of this service; the key is not forwarded to the engine."""
 
 
 class NoPod(Exception):
@@ -64,7 +64,7 @@ class NoModel(Exception):
 
 
 class BadEngine(Exception):
-    """All attempts failed without an answer of an engine; `timed_out` if the last one did not answer in time."""
+    """All attempts failed without an answer from an engine; `timed_out` if the last one timed out."""
 
     def __init__(self, reason: str, *, timed_out: bool) -> None:
         super().__init__(reason)
@@ -73,7 +73,7 @@ class BadEngine(Exception):
 
 @dataclass(slots=True)
 class _Exchange:
-    """A response whose head has arrived. `start` is the part of the body that was read to decide about a retry."""
+    """A response whose head has arrived. `start` is the part of the body that was read for the retry decision."""
 
     pod: Pod
     connection: EngineConnection
@@ -99,10 +99,10 @@ class Gateway:
             pool.close()
 
     async def forward(self, request: web.Request, body: bytes, question: Question) -> web.StreamResponse:
-        """Sends a request to the best pod, or to others if it fails before its answer has begun.
+        """Sends a request to the best pod, or to another one if it fails before its answer begins.
 
-        Gives the answer, which has been sent to the client already. Raises NoPod, NoModel and BadEngine, and
-        ConnectionError if the answer broke off. Cancelling it closes the engine's connection.
+        Returns the answer, which is already sent to the client. Raises NoPod, NoModel, BadEngine, and ConnectionError
+        for an incomplete answer. Cancellation closes the engine's connection.
         """
         exchange = await self._answered(request, body, question)
         with self._in_flight(exchange.pod):
@@ -128,7 +128,7 @@ class Gateway:
             pool.put(exchange.connection)
 
     async def _answered(self, request: web.Request, body: bytes, question: Question) -> _Exchange:
-        """The first answer that is not to be tried elsewhere; the last one if there is no other pod."""
+        """The first answer that needs no retry; without another pod, the last answer."""
         started = monotonic()
         tried: list[Pod] = []
         last: _Exchange | None = None
@@ -151,7 +151,7 @@ class Gateway:
                 self.statistics.failures[pod.name, type(error).__name__] += 1
                 failure = error
                 if isinstance(error, FirstByteTimeout):
-                    break  # the engine may be working on it
+                    break  # the engine may be processing it
             else:
                 last = exchange
         if last is not None:
@@ -161,7 +161,7 @@ class Gateway:
         raise self._none_available(question)
 
     async def _attempt(self, request: web.Request, body: bytes, question: Question, pod: Pod) -> _Exchange:
-        """One request to one pod. Raises EngineError, after telling the pod's breaker."""
+        """Sends a request to one pod. Raises EngineError, after a report to the pod's breaker."""
         head = self._request_head(request, body, question, pod)
         pod.breaker.started()
         with self._in_flight(pod):
@@ -176,7 +176,7 @@ class Gateway:
                     except ConnectionBroken:
                         if connection.received_any:
                             raise
-                        connection.close()  # the engine closed it while it was idle
+                        connection.close()  # the engine closed the idle connection
                 connection = await pool.open()
                 answer = await connection.exchange(request.method, head, body, self._limits.first_byte)
             except EngineError as error:
@@ -211,10 +211,10 @@ class Gateway:
         return request_head(request.method, entry.path + request.raw_path, headers)
 
     async def _is_refusal(self, exchange: _Exchange) -> bool:
-        """Whether the answer is a refusal, so that another pod is asked instead.
+        """Whether the engine refuses the request, so that another pod is tried.
 
-        Reads the start of a body that is not streamed, while nothing has been sent to the client. Raises EngineError if
-        it breaks off or says that the engine aborted the request, as an engine does when it shuts down.
+        Reads the start of an unstreamed body before anything is sent to the client. Raises EngineError if the body is
+        incomplete or says that the engine aborted the request, as at shutdown.
         """
         head, pod = exchange.head, exchange.pod
         is_refusal = head.status in _RETRIED_STATUSES
@@ -260,7 +260,7 @@ class Gateway:
             await response.write(exchange.start)
         if not exchange.is_read:
             assert writer is not None  # noqa: S101 - the request is not a websocket's
-            writer.send_headers()  # aiohttp would keep them back until the first piece
+            writer.send_headers()  # aiohttp would delay them until the first piece
             relay = Relay(
                 exchange.connection,
                 client_transport(request),
@@ -280,13 +280,13 @@ class Gateway:
         return response
 
     async def _break_off(self, request: web.Request, response: web.StreamResponse, head: Head, reason: str) -> None:
-        """Ends an answer as broken, with an error event in a stream. Raises ConnectionError."""
+        """Ends an answer as incomplete, with an error event in a stream. Raises ConnectionError."""
         if head.is_event_stream:
             detail = {"message": f"the engine broke off: {reason}", "type": "server_error", "param": None}
             error = msgspec.json.encode({"error": {**detail, "code": "engine_broke_off"}})
             await response.write(b"data: %b\n\n" % error)
         if request.transport is not None:
-            request.transport.close()  # without the last chunk, so that no client takes the answer for a whole one
+            request.transport.close()  # without the last chunk, so that the client sees an incomplete answer
         raise ConnectionResetError(reason)
 
     def _added_headers(self, pod: Pod, question: Question) -> list[tuple[str, str]]:
@@ -317,7 +317,7 @@ class Gateway:
 
 
 class _Response(web.StreamResponse):
-    """A response with the engine's status and headers; aiohttp adds nothing to them."""
+    """A response with the engine's status and headers; aiohttp adds none."""
 
     def __init__(self, head: Head, added: list[tuple[str, str]], version: HttpVersion) -> None:
         headers: CIMultiDict[str] = CIMultiDict(
@@ -332,7 +332,7 @@ class _Response(web.StreamResponse):
 
 
 def _retry_after(head: Head) -> float:
-    """The seconds of Retry-After, at least 1 and at most ten."""
+    """Seconds of Retry-After, limited to 1 to 10."""
     value = head.get(b"retry-after") or b""
     return min(float(value), _MAX_BUSY_SECONDS) if value.isdigit() else 1.0
 

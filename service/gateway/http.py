@@ -1,6 +1,6 @@
-"""HTTP/1.1 as bytes: heads of requests, and a parser of responses that yields bodies in the pieces that arrive.
+"""HTTP/1.1 as bytes: builds request heads, and parses responses without joining the pieces of their bodies.
 
-Source: RFC 9112. Only what a response needs is parsed, so that bodies and headers reach the client unchanged.
+Source: RFC 9112. Parses only the parts that a response needs, so that bodies and headers reach the client unchanged.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Head:
 
 
 def end_to_end(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
-    """The headers without those of one connection, also without those that `Connection` names."""
+    """The headers without connection headers, including those that `Connection` names."""
     named = {
         name.strip().lower() for key, value in headers if key.lower() == b"connection" for name in value.split(b",")
     }
@@ -63,7 +63,7 @@ def end_to_end(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
 
 
 def request_head(method: str, target: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The bytes of a request up to its body."""
+    """The bytes of a request before its body."""
     lines = b"".join(b"%b: %b\r\n" % header for header in headers)
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode("ascii"), target.encode("utf-8", "surrogateescape"), lines)
 
@@ -78,9 +78,9 @@ class _Body(Enum):
 
 
 class ResponseParser:
-    """Takes the bytes of one response; gives its head once, and decoded pieces of its body.
+    """Parses the bytes of one response into its head and decoded pieces of its body.
 
-    Pieces of an event stream are whole chunks, since engines send an event per chunk: a cut one is held back.
+    Pieces of an event stream are whole chunks, since engines send one event per chunk: an incomplete chunk is buffered.
     """
 
     def __init__(self, method: str) -> None:
@@ -97,7 +97,7 @@ class ResponseParser:
         return self._state is _Body.COMPLETE
 
     def feed(self, data: bytes) -> bytes:
-        """Parses further bytes; gives the part of the body that they complete. Raises ProtocolError."""
+        """Parses further bytes and returns the decoded body bytes. Raises ProtocolError."""
         data = self._buffer + data if self._buffer else data
         self._buffer = b""
         if self._state is _Body.HEAD:
@@ -117,7 +117,7 @@ class ResponseParser:
         return b""
 
     def end(self) -> None:
-        """The connection ended. Raises ProtocolError if the response is not complete."""
+        """Handles the end of the connection. Raises ProtocolError if the response is incomplete."""
         if self._state is _Body.UNTIL_CLOSE:
             self._state = _Body.COMPLETE
         if self._state is not _Body.COMPLETE:
@@ -175,7 +175,7 @@ class ResponseParser:
         return data
 
     def _read_chunks(self, data: bytes) -> bytes:
-        """`_left` is what is missing of a chunk with its line end, 0 between chunks."""
+        """Decodes chunks. `_left` is the number of missing bytes of a chunk and its line end, 0 between chunks."""
         parts: list[bytes] = []
         at, size = 0, len(data)
         while at < size:

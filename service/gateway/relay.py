@@ -1,4 +1,4 @@
-"""Passes a response body from an engine's connection on to the client's, piece by piece, as it arrives."""
+"""Forwards a response body from an engine's connection to the client's, piece by piece, as it arrives."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MAX_UNSENT: Final = 64 << 10
 
 
 class Relay:
-    """One body. Pieces go to the client's socket within the callback of the engine's, without a turn of the loop.
+    """Forwards one body within the engine's socket callback, without a turn of the event loop.
 
-    `silence` is the time without a byte, in seconds, after which it fails; after `keep_alive` seconds, an event stream
-    gets a comment. While the client does not read, nothing is read from the engine.
+    It fails after `silence` seconds without a byte; an event stream gets a comment after `keep_alive` seconds. Reading
+    from the engine pauses while the client does not read.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Relay:
             self._wake.set()
 
     def _send(self, piece: bytes) -> None:
-        """Writes a piece, framed as aiohttp's writer frames it."""
+        """Writes a piece with the same framing as aiohttp's writer."""
         self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
 
 

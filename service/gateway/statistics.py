@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class GatewayStatistics:
-    """Retries in all; by pod: failed attempts with their kind, refusals with their status, streams that broke off."""
+    """Total retries; per pod: failed attempts by kind, refusals by status, broken streams."""
 
     retries: int = 0
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
