@@ -1,4 +1,4 @@
-"""The circuit breaker of a pod: no requests to a pod that fails, and one at a time to see whether it is back."""
+"""The circuit breaker of a pod: stops requests to a failing pod, and tests with one request whether it works again."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class CircuitBreaker:
         return state is State.CLOSED or (state is State.HALF_OPEN and not self._probing)
 
     def started(self) -> None:
-        """A request is sent; in the half-open state, no other is allowed until it ends."""
+        """Notes that a request is sent; in the half-open state it is the only one until it ends."""
         self._probing = self.state is State.HALF_OPEN
 
     def succeeded(self) -> None:
-        """A request was answered: closes the breaker."""
+        """Notes an answered request: closes the breaker."""
         self.reason = None
         self._refused = False
         self._failures = 0
@@ -57,16 +57,16 @@ class CircuitBreaker:
         self._probing = False
 
     def reachable(self) -> None:
-        """A health check was answered: closes the breaker if refused connections had opened it."""
+        """Notes an answered health check: closes the breaker if refused connections had opened it."""
         if self._refused:
             self.succeeded()
 
     def abandoned(self) -> None:
-        """A request ended without telling whether the pod works, because its client left."""
+        """Notes a request without a result, because its client left."""
         self._probing = False
 
     def failed(self, reason: str, *, refused: bool = False) -> None:
-        """A request failed; `refused` is a connection that could not be opened."""
+        """Notes a failed request; `refused` means that the connection could not be opened."""
         self.reason = reason
         self._refused = refused
         self._failures += 1
@@ -77,5 +77,5 @@ class CircuitBreaker:
 
     @property
     def retry_after(self) -> float:
-        """Seconds until the next request may be sent."""
+        """Seconds until the next request is allowed."""
         return max(0.0, self._until - self._clock()) if self._backoff else 0.0

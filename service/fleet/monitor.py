@@ -1,4 +1,4 @@
-"""Watches the pods: learns what each is, checks its health, and reads its load."""
+"""Discovers the models and event sources of pods, checks their health and reads their load."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _JITTER = 0.1
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 5.0
 _UNHEALTHY_AFTER = 2
-"""Failed health checks in a row after which a pod gets no requests."""
+"""Consecutive failed health checks after which a pod gets no requests."""
 
 OnLearned = Callable[[Pod], None]
 
 
 class Monitor:
-    """One task per pod, from when it is added until it is removed.
+    """Runs one task per pod, from its addition to its removal.
 
-    `on_learned` is called when the engine's models or event sources are known or have changed. `interval` is the time
-    between health checks in seconds; until an engine answers for the first time, and while it is down, checks come
-    ten times as often.
+    `on_learned` is called when the engine's models or event sources become known or change. `interval` is the time
+    between health checks in seconds; before the first answer and while the engine is down, checks are ten times as
+    frequent.
     """
 
     def __init__(self, registry: Registry, on_learned: OnLearned, interval: float = 5.0) -> None:
@@ -39,13 +39,13 @@ class Monitor:
         self._session: aiohttp.ClientSession | None = None
 
     def start(self) -> None:
-        """Begins to watch the pods of the registry."""
+        """Starts to monitor the pods of the registry."""
         timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS, sock_connect=_CONNECT_SECONDS)
         self._session = aiohttp.ClientSession(timeout=timeout)
         self._registry.watch(self._changed)
 
     async def close(self) -> None:
-        """Stops watching."""
+        """Stops monitoring."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

@@ -17,10 +17,10 @@ _INTERVAL = 1.0
 
 
 class PodsFile:
-    """Keeps the registry at what the file lists: an array of entries, each as `--pod` takes it.
+    """Keeps the registry equal to the file: an array of entries in the form of `--pod`.
 
-    A file that is broken, or that names a pod of another source, changes nothing; the reason is in `problem` and in the
-    log. `interval` is the time between two looks at the file, in seconds.
+    A malformed file, or a pod name from another source, changes nothing; the reason is in `problem` and in the log.
+    `interval` is the time between two checks of the file, in seconds.
     """
 
     def __init__(self, path: Path, registry: Registry, interval: float = _INTERVAL) -> None:
@@ -32,7 +32,7 @@ class PodsFile:
         self._content: bytes | None = None
 
     async def watch(self) -> None:
-        """Applies the file now and after each change, until it is cancelled."""
+        """Applies the file at once and after each change, until it is cancelled."""
         while True:
             await self._look()
             await asyncio.sleep(self._interval)
@@ -51,13 +51,13 @@ class PodsFile:
         self.problem = problem
 
     def _apply(self, entries: Mapping[str, PodEntry]) -> None:
-        """Adds, replaces and removes pods. Raises ValueError, with the pods as they were, if a name is taken."""
+        """Adds, replaces and removes pods. Raises ValueError, without a change, if a name is taken."""
         for name in entries:
             if name not in self._entries and self._registry.get(name) is not None:
                 raise ValueError(f"there is a pod {name} already")
         for entry in entries.values():
             if entry.key_file is not None:
-                Path(entry.key_file).read_bytes()  # before anything changes
+                Path(entry.key_file).read_bytes()  # check it before any change
         for name, entry in self._entries.items():
             if entries.get(name) != entry:
                 self._registry.remove(name)

@@ -1,4 +1,4 @@
-"""Asks an engine about itself: models, event sources, health and load.
+"""Queries an engine for its models, event sources, health and load.
 
 Sources: vLLM 0.33 (/kv_event_sources, /v1/models, /version), SGLang 0.5.23 (/server_info, key kv_events).
 """
@@ -29,7 +29,7 @@ _LOAD = {
 
 
 class ProbeFailed(Exception):
-    """The engine does not answer, or not as an OpenAI server does; the text says which."""
+    """The engine does not answer, or not as an OpenAI server; the text says which."""
 
 
 class Probe:
@@ -40,7 +40,7 @@ class Probe:
         self._session = session
 
     async def learn(self, pod: Pod) -> Learned:
-        """Models, event sources and ranks of an engine. What it does not know (404) stays empty."""
+        """Models, event sources and ranks of an engine. Unsupported endpoints (404) leave their part empty."""
         listed = await self._json(pod, "/v1/models")
         if not isinstance(listed, dict) or not isinstance(listed.get("data"), list):
             raise ProbeFailed("/v1/models does not list models")
@@ -64,13 +64,13 @@ class Probe:
         )
 
     async def check_health(self, pod: Pod) -> None:
-        """Returns if GET /health is answered with 200."""
+        """Raises ProbeFailed unless GET /health returns 200."""
         status, _ = await self._get(pod, "/health")
         if status != 200:
             raise ProbeFailed(f"/health is answered with {status}")
 
     async def load(self, pod: Pod) -> dict[int, RankLoad]:
-        """The load of each rank, from GET /metrics; empty for engines without the known series."""
+        """The load of each rank, from GET /metrics; empty for engines without known metrics."""
         status, body = await self._get(pod, "/metrics")
         return parse_load(body.decode("utf-8", "replace")) if status == 200 else {}
 
@@ -95,7 +95,7 @@ class Probe:
 
 
 def parse_load(text: str) -> dict[int, RankLoad]:
-    """The load of each rank out of a Prometheus text; series without a rank's label count for rank 0."""
+    """Parses the load of each rank from a Prometheus text; series without a rank label count for rank 0."""
     found: dict[int, dict[str, float]] = {}
     for name, labels, value in _SERIES.findall(text):
         if (field := _LOAD.get(name)) is not None:
@@ -135,7 +135,7 @@ def _vllm_sources(pod: Pod, sources: Mapping[str, Any], model: str | None) -> tu
 
 
 def _event_names(sources: Mapping[str, Any]) -> frozenset[str]:
-    """The pods that topics of the form `kv@POD@MODEL` name."""
+    """The pod names in topics of the form `kv@POD@MODEL`."""
     topics = (str(source.get("topic") or "") for source in sources.values() if isinstance(source, dict))
     return frozenset(topic.split("@")[1] for topic in topics if topic.startswith("kv@") and topic.count("@") > 1)
 
@@ -157,6 +157,6 @@ def _sglang_sources(pod: Pod, info: Mapping[str, Any], model: str | None) -> tup
 
 
 def _reachable(pod: Pod, address: str) -> str:
-    """The address with the host of the pod's URL in place of one that stands for all interfaces."""
+    """Replaces a wildcard host in the address with the host of the pod's URL."""
     host = f"[{pod.entry.host}]" if ":" in pod.entry.host else pod.entry.host
     return _ANY_HOST.sub(f"tcp://{host}:", address)

@@ -1,4 +1,4 @@
-"""The pods of the fleet, and what is known of each."""
+"""The registry of pods with a URL, and their state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What an engine told of itself. `ranks` are its data-parallel ranks, `sources` their event endpoints."""
+    """Information from an engine about itself. `ranks` are its data-parallel ranks, `sources` their event endpoints."""
 
     models: tuple[ServedModel, ...]
     sources: tuple[Endpoint, ...] = ()
@@ -36,7 +36,7 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class RankLoad:
-    """Requests of a rank as its engine's /metrics counts them, and its share of used KV cache, 0 to 1."""
+    """Requests of a rank, from its engine's /metrics, and its KV-cache usage, 0 to 1."""
 
     running: float = 0.0
     waiting: float = 0.0
@@ -45,7 +45,7 @@ class RankLoad:
 
 @dataclass(eq=False)
 class Pod:
-    """One pod. `in_flight` counts requests of this replica; `busy_until` is the end of the engine's Retry-After."""
+    """One pod. `in_flight` counts the requests of this replica; `busy_until` is the end of the engine's Retry-After."""
 
     entry: PodEntry
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
@@ -65,7 +65,7 @@ class Pod:
         return self.entry.name
 
     def serves(self, model: str | None) -> bool:
-        """Whether it serves a model; True while its models are not known."""
+        """Whether it serves a model; True while its models are unknown."""
         if model is None or self.learned is None or not self.learned.models:
             return True
         return any(served.id == model for served in self.learned.models)
@@ -77,12 +77,12 @@ class Pod:
 
     @property
     def is_busy(self) -> bool:
-        """Whether the engine refused a request and asked to retry later."""
+        """Whether the engine refused a request, and its Retry-After has not passed."""
         return monotonic() < self.busy_until
 
     @property
     def sources(self) -> tuple[Endpoint, ...]:
-        """Its event endpoints: the one given by hand, else those that the engine told."""
+        """Its event endpoints: the configured one, otherwise those from the engine."""
         if (given := self.entry.endpoint) is not None:
             return (given,)
         return self.learned.sources if self.learned else ()
@@ -92,7 +92,7 @@ Watcher = Callable[[Pod, bool], None]
 
 
 class Registry:
-    """Pods by name. Watchers are called with a pod and True after it was added, False after it was removed."""
+    """Pods by name. Watchers are called with a pod, and True after its addition, False after its removal."""
 
     def __init__(self) -> None:
         self._pods: dict[str, Pod] = {}
@@ -108,7 +108,7 @@ class Registry:
         return self._pods.get(name)
 
     def watch(self, watcher: Watcher) -> None:
-        """Registers a watcher, and calls it for the pods that are there."""
+        """Registers a watcher, and calls it for all present pods."""
         self._watchers.append(watcher)
         for pod in self:
             watcher(pod, True)
@@ -124,7 +124,7 @@ class Registry:
         return pod
 
     def remove(self, name: str) -> Pod | None:
-        """Removes a pod; requests in flight are not stopped. None if there is no such pod."""
+        """Removes a pod; its requests in flight continue. None for an unknown pod."""
         pod = self._pods.pop(name, None)
         if pod is not None:
             for watcher in self._watchers:
@@ -132,7 +132,7 @@ class Registry:
         return pod
 
     def name_of(self, event_name: str) -> str | None:
-        """The name of the pod whose events come under a name; None if it is no pod of the registry."""
+        """The pod that publishes events under a name; None if it is not in the registry."""
         if event_name in self._pods:
             return event_name
         for pod in self:
