@@ -1,4 +1,4 @@
-"""API keys: who may use the service, and for what. An entry is `NAME:PERMISSIONS:KEY`."""
+"""API keys and their permissions. An entry is `NAME:PERMISSIONS:KEY`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 PERMISSIONS = ("read", "route", "admin")
-"""Scores, tokens and states; requests that are forwarded to engines; changes of pods."""
+"""Read scores, tokens and states; forward requests to engines; change pods."""
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _KEY = re.compile(r"[\x21-\x7e]{16,512}")
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key, of which only the hash is kept: it cannot get into a log."""
+    """An API key; only its hash is stored, so it cannot appear in a log."""
 
     name: str
     permissions: frozenset[str]
@@ -25,7 +25,7 @@ class ApiKey:
 
 
 def digest_of(key: str) -> bytes:
-    """What is compared: hashes have the same length whatever the key."""
+    """The hash for comparison; all hashes have the same length."""
     return sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 

@@ -22,7 +22,7 @@ class PodTally:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTally:
-    """Tokens of all prompts, and how many of them a routing policy reused."""
+    """Prompt tokens in total, and reused by a routing policy."""
 
     policy: str
     prompt_tokens: int
@@ -30,13 +30,13 @@ class PolicyTally:
 
     @property
     def hit_rate(self) -> float:
-        """The share of prompt tokens that were not computed anew."""
+        """The share of prompt tokens that were reused."""
         return self.reused_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Parameters of the run; `blocks` are the usable ones of each pod; `requests` or `seconds` is where it ends."""
+    """Parameters of the run; `blocks` are the usable blocks per pod; the run ends after `requests` or `seconds`."""
 
     model: str
     pods: Sequence[str]
@@ -49,7 +49,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """One request: what was predicted for each pod, where it went, and what was really reused, in tokens."""
+    """One request: predicted tokens per pod, its pod, and the tokens that were really reused."""
 
     number: int
     seconds: float
@@ -69,7 +69,7 @@ class Routed:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The outcome; `predictions` were compared, each request's for every pod and what the chosen one reused."""
+    """The outcome; `predictions` counts comparisons: per request, one with each pod and one with the actual reuse."""
 
     seconds: float
     requests: int

@@ -1,4 +1,4 @@
-"""Where engines' events come from: the grammar of ZMQ_ENDPOINT, and which of its addresses are bound."""
+"""The event endpoints of engines: the grammar of ZMQ_ENDPOINT, and which addresses are bound."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]", re.IGNORECASE)
 
 
 def binds(address: str) -> bool:
-    """Whether a socket binds this ZeroMQ address instead of connecting to it.
+    """Whether a socket binds this ZeroMQ address rather than connects to it.
 
     Follows ZmqEventPublisher (vllm/distributed/kv_events.py, vLLM 0.33), which also binds any other address with `::`.
     """
@@ -23,7 +23,7 @@ def binds(address: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, an IPv6 address with or without brackets, is this machine's loopback."""
+    """Whether a host is this machine's loopback; an IPv6 address may have brackets."""
     return _LOOPBACK.fullmatch(f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host) is not None
 
 
@@ -48,9 +48,9 @@ def host_port(address: str) -> HostPort | None:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address to subscribe to, and what its topic may leave unsaid.
+    """An address to subscribe to, with defaults for its topics.
 
-    `pod` and `model` name the source of messages whose topic is not `kv@<pod>@<model>` (vLLM's default topic is
+    `pod` and `model` name the source of messages with a topic other than `kv@<pod>@<model>` (vLLM's default topic is
     empty); `replay` is the address of the engine's replay socket. Where engines connect to us, its host may be `*`: the
     host that the engine connects from, or the host in its pod's name if that matches the pattern `hosts` (`10.0.*`).
     `eagle` is "1" for engines with EAGLE that hash no lookahead tokens: they reuse one block less than they announce.
@@ -65,12 +65,12 @@ class Endpoint:
 
     @property
     def binds(self) -> bool:
-        """Whether the service listens there and engines connect to it."""
+        """Whether the service listens and engines connect."""
         return binds(self.address)
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The address, and that of the replay socket if there is one."""
+        """The address and, if there is one, the replay address."""
         return (self.address,) if self.replay is None else (self.address, self.replay)
 
     def __str__(self) -> str:
@@ -79,10 +79,10 @@ class Endpoint:
         return ",".join((self.address, *options))
 
     def replay_of(self, pod: str, rank: int, peer: str | None = None) -> str | None:
-        """Where to ask a rank for a replay; None if nowhere. `peer` is the host that its engine connects from.
+        """The replay address of a rank, None without one. `peer` is the host that its engine connects from.
 
-        With the host `*`, each rank has its own port: the one given plus its number, as vLLM counts them. What an
-        engine says of itself never chooses the host, unless `hosts` allows it.
+        With the host `*`, each rank has its own port: the given port plus the rank, as in vLLM. The engine chooses the
+        host in its pod's name, so that host is used only if `hosts` allows it.
         """
         if self.replay is None or not self.replay.startswith("tcp://*:"):
             return self.replay
@@ -97,9 +97,9 @@ class Endpoint:
 
 
 def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
-    """Reads `ADDRESS[,pod=…][,model=…][,replay=…][,eagle=…][,ADDRESS…]`; an option belongs to the address before it.
+    """Reads `ADDRESS[,pod=…][,model=…][,replay=…][,eagle=…][,ADDRESS…]`; an option applies to the address before it.
 
-    Raises ValueError with a sentence that names the offending part.
+    Raises ValueError with a sentence that names the invalid part.
     """
     endpoints: list[Endpoint] = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
@@ -132,7 +132,7 @@ def format_endpoints(endpoints: Iterable[Endpoint]) -> str:
 
 
 def _option(part: str) -> tuple[str | None, str]:
-    """The name and value of an option; no name where a part is an address. Raises ValueError for any other option."""
+    """The name and value of an option; the name is None for an address. Raises ValueError for an unknown option."""
     name, equals, value = (word.strip() for word in part.partition("="))
     if not equals or "://" in name:
         return None, part

@@ -24,7 +24,7 @@ class Heard:
     replay: str | None = None
     """The address of the replay socket that was asked, if there is one."""
     replay_from: int | None = None
-    """The first sequence number that it still has; None if it has none, or did not answer."""
+    """The first sequence number in its replay buffer; None if it is empty, or did not answer."""
     replay_problem: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""Pods that requests are routed to: the grammar of PODS and `--pod`."""
+"""Pods that receive requests: the grammar of PODS and `--pod`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _NEXT_URL = re.compile(r",(?=https?://)")
 
 @dataclass(frozen=True, slots=True)
 class PodEntry:
-    """A pod as the operator gives it: an engine's URL, and what the engine does not tell itself.
+    """A pod as the operator configures it: an engine's URL, and values that the engine does not publish.
 
     `events` and `replay` are the ZeroMQ addresses of its first rank, `model` is the name in requests, and `key_file`
-    holds the API key of the engine.
+    contains the API key of the engine.
     """
 
     url: str
@@ -43,12 +43,12 @@ class PodEntry:
 
     @property
     def path(self) -> str:
-        """The path before that of a request, without a slash at the end; mostly empty."""
+        """The base path of the URL, without a trailing slash; usually empty."""
         return urlsplit(self.url).path.rstrip("/")
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """The event endpoint that is given by hand."""
+        """The configured event endpoint, if any."""
         if self.events is None:
             return None
         return Endpoint(self.events, pod=self.name, model=self.model, replay=self.replay)
@@ -62,7 +62,7 @@ class PodEntry:
 def parse_pods(text: str) -> tuple[PodEntry, ...]:
     """Reads `URL[,name=…][,events=…][,replay=…][,model=…][,key_file=…]`, several separated by commas.
 
-    Raises ValueError with a sentence that names the offending part.
+    Raises ValueError with a sentence that names the invalid part.
     """
     pods = tuple(_parse_pod(part) for part in _NEXT_URL.split(text.strip())) if text.strip() else ()
     names = [pod.name for pod in pods]

@@ -1,4 +1,4 @@
-"""Variables that the service gets in a file, so that `inspect` of its container does not show them."""
+"""Passes variables to the service in a file, so that `inspect` of its container does not show them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 VARIABLE = "SECRET_ENVIRONMENT"
-"""Names the file."""
+"""The variable with the path of the file."""
 
 
 def dump(variables: Mapping[str, str]) -> str:
@@ -16,7 +16,7 @@ def dump(variables: Mapping[str, str]) -> str:
 
 
 def load(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables of the file that the environment names, none if it names none. Raises OSError, ValueError."""
+    """Variables of the file that the environment names; empty without a file. Raises OSError, ValueError."""
     if not (path := environment.get(VARIABLE)):
         return {}
     return {str(name): str(value) for name, value in json.loads(Path(path).read_text(encoding="utf-8")).items()}

@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 class SettingsError(Exception):
-    """A variable has an invalid value; the text names the variable and the values that it takes."""
+    """A variable has an invalid value; the text has its name and the valid values."""
 
 
 def _shortened(value: str) -> str:
@@ -60,7 +60,7 @@ def _count(low: int, high: int | None = None) -> Callable[[str], int]:
     def parse(value: str) -> int:
         digits = value.strip()
         bounds = f"from {low} to {high}" if high is not None else f"of {low} or more"
-        # int() raises an error of its own above 4,300 digits.
+        # int() raises its own error above 4,300 digits.
         number = int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 20 else -1
         if number < low or (high is not None and number > high):
             raise ValueError(f"must be a whole number {bounds}")
@@ -215,7 +215,7 @@ class Settings:
 
 
 def describe() -> Iterator[tuple[str, str, str]]:
-    """Gives (variable, default, meaning) of every setting, in order."""
+    """Yields (variable, default, meaning) of every setting, in order."""
     for setting in fields(Settings):
         yield setting.name.upper(), _shown(setting), setting.metadata["meaning"]
 

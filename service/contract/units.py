@@ -1,4 +1,4 @@
-"""Times and sizes as people write them."""
+"""Human-readable durations and sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TIME_PART = re.compile(rf"({_AMOUNT}) ?(ms|s|m|h|d)?", re.IGNORECASE)
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(rf"({_AMOUNT}) ?(?:([kmgt])i?)?b?", re.IGNORECASE)
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_DIGITS = 20  # of a number, however many are written; Python refuses to read more than 4,300
+_DIGITS = 20  # digits that are used of a number; Python refuses to read more than 4,300
 
 
 def parse_seconds(text: str) -> float:
