@@ -25,7 +25,7 @@ def event(data: Json) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is common to all parts of one answer. `chat` says whether it is a chat or a text completion."""
+    """The fields common to all parts of an answer. `chat` says whether it is a chat or a text completion."""
 
     identity: str
     model: str
@@ -34,7 +34,7 @@ class Answer:
     cached_tokens: int
 
     def whole(self, text: str, tokens: Sequence[int], finish_reason: str) -> bytes:
-        """The body of an answer that is not streamed."""
+        """The body of an unstreamed answer."""
         choice: Json = {"index": 0, "logprobs": None, "finish_reason": finish_reason, "stop_reason": None}
         choice |= {"message": {"role": "assistant", "content": text, "tool_calls": []}} if self.chat else {"text": text}
         head = self._head("chat.completion" if self.chat else "text_completion")

@@ -1,4 +1,4 @@
-"""Routing without knowledge of caches, for comparison: the same requests on separate engines."""
+"""Baselines for comparison: cache-blind routing of the same requests to separate engines."""
 
 from __future__ import annotations
 

@@ -22,20 +22,20 @@ Event: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt, and the tokens that are generated for it."""
+    """A prompt and its generated tokens."""
 
     tokens: tuple[int, ...]
     output: tuple[int, ...] = (0,)
     lora_name: str | None = None
     cache_salt: str | None = None
     reports: bool = False
-    """vLLM's kv_cache_report_mode "full": the blocks that it reuses are announced again."""
+    """vLLM's kv_cache_report_mode "full": the request announces its reused blocks again."""
     computes_all: bool = False
-    """It reuses nothing, as requests for prompt_logprobs."""
+    """Disables reuse, as for requests with prompt_logprobs."""
 
 
 class Reused(NamedTuple):
-    """How many leading tokens of a prompt would be reused: on the device, and with those fetched from below."""
+    """Leading tokens of a prompt that would be reused: on the device, and including the tier below."""
 
     on_device: int
     tokens: int
@@ -43,19 +43,19 @@ class Reused(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A request with its blocks: per group one for each position, None where it keeps none."""
+    """A request with its blocks: per group one for each position, None where the group keeps none."""
 
     request: Request
     hashes: list[int]
     blocks: list[list[int | None]]
     computed: int
     cached: list[int]
-    """Per group, how many leading blocks were announced or reused."""
+    """Per group, the number of leading blocks that were announced or reused."""
     boundaries: tuple[int, ...]
     offloaded: int = 0
     fetching: list[Chunk] = field(default_factory=list)
     wait: int = 0
-    """Steps until what it fetches has arrived."""
+    """Steps until the fetched blocks arrive."""
 
     @property
     def everything(self) -> tuple[int, ...]:
@@ -63,15 +63,15 @@ class _Running:
 
     @property
     def last(self) -> int:
-        """How many tokens are computed in the end; the last generated one never is."""
+        """The number of computed tokens at the end; the last generated token is never computed."""
         return len(self.everything) - 1
 
 
 class BatchedEngine:
-    """Serves requests step by step, `chunk` tokens of each per step at most.
+    """Serves requests step by step, at most `chunk` tokens of each per step.
 
-    `events` of a step are what vLLM publishes in one batch, as its maps. Block hashes are chained over units of the
-    greatest common divisor of the groups' block sizes; hits are multiples of their least common multiple.
+    `events` of a step are one batch of vLLM, as maps. Block hashes are chained over units of the greatest common
+    divisor of the groups' block sizes; hits are multiples of their least common multiple.
     """
 
     def __init__(
@@ -97,30 +97,30 @@ class BatchedEngine:
 
     @property
     def busy(self) -> bool:
-        """Whether requests are not finished."""
+        """Whether any request is unfinished."""
         return bool(self._waiting or self._running)
 
     def reused(self, tokens: Sequence[int], lora_name: str | None = None, cache_salt: str | None = None) -> Reused:
-        """How much of a prompt a request would reuse now, all but its last token at most."""
+        """The tokens that a request with this prompt would reuse now; its last token never counts."""
         hashes = self._hashes(tokens, lora_name, cache_salt)
         on_device = self._hit(hashes, len(tokens) - 1)
         return Reused(on_device, self._extended(hashes, on_device, len(tokens) - 1))
 
     def submit(self, request: Request) -> None:
-        """Queues a request. Raises ValueError when it can never fit."""
+        """Queues a request. Raises ValueError if it can never fit."""
         if self._demand(len(request.tokens) + len(request.output)) > self._pool.blocks - 1:
             raise ValueError(f"{len(request.tokens)} tokens do not fit into {self._pool.blocks - 1} blocks")
         self._waiting.append(request)
 
     def reset(self) -> bool:
-        """Empties the device, which the next step announces; False while requests run, as vLLM refuses it then."""
+        """Empties the device, announced in the next step; False while requests run, as vLLM refuses it then."""
         if self._running or not self._pool.clear():
             return False
         self._events.append({"type": "AllBlocksCleared"})
         return True
 
     def step(self) -> list[Event]:
-        """Computes one chunk of each request; gives the events of the batch, none when nothing is to be published."""
+        """Computes one chunk of each request, and returns the events of the batch."""
         self._admit()
         for running in list(self._running):
             if running.wait:
@@ -183,7 +183,7 @@ class BatchedEngine:
         if recurrent and end < prompt:
             end = max(running.computed + 1, end // self._alignment * self._alignment)
         elif recurrent and running.computed < prompt // self._alignment * self._alignment < end:
-            end = prompt // self._alignment * self._alignment  # a state is kept at the last border of the prompt
+            end = prompt // self._alignment * self._alignment  # the last boundary of the prompt keeps a state
         self._drop_skipped(running)
         self._allocate(running, end)
         self._cache(running, end)
@@ -254,7 +254,7 @@ class BatchedEngine:
         )
 
     def _store_below(self, running: _Running) -> None:
-        """Offloads the chunks that are complete; the step after announces it."""
+        """Offloads complete chunks; the next step announces them."""
         if self._offload is None:
             return
         count, size = self._offload.blocks_per_chunk, self._groups[0].block_size
@@ -291,7 +291,7 @@ class BatchedEngine:
         return self._groups[number].reuses(tokens, cached)
 
     def _full_hit(self, hashes: Sequence[int], most: int) -> int:
-        """The longest hit of a group of full attention: where requests that share a prefix part."""
+        """The longest hit of a full-attention group, which is where requests with a shared prefix diverge."""
         best = 0
         for number, group in enumerate(self._groups):
             if group.needed is None:
@@ -318,7 +318,7 @@ class BatchedEngine:
 
 
 def _extra_keys(request: Request, kept: Sequence[int]) -> list[tuple[str, ...] | None] | None:
-    """What vLLM hashes into blocks besides tokens: the LoRA name into each, the salt into the first."""
+    """vLLM's extra keys of blocks: the LoRA name in each block, the salt in the first."""
     keys = [
         ((request.lora_name,) if request.lora_name else ())
         + ((request.cache_salt,) if request.cache_salt and index == 0 else ())

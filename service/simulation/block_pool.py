@@ -1,6 +1,7 @@
-"""The blocks of a simulated device: which are free, which content each has, and in which order they are evicted.
+"""The physical blocks of a simulated device: free blocks, their contents and the order of eviction.
 
-Source: vllm/v1/core/block_pool.py, vLLM 0.33."""
+Source: vllm/v1/core/block_pool.py, vLLM 0.33.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +10,14 @@ from typing import NamedTuple
 
 
 class Content(NamedTuple):
-    """What a block holds that can be reused: a block hash in one KV-cache group."""
+    """The reusable content of a block: a block hash in one KV-cache group."""
 
     group: int
     hash: int
 
 
 class BlockPool:
-    """`blocks` physical blocks, the first of which vLLM reserves. Several may have equal content."""
+    """A pool of `blocks` physical blocks, the first of which is reserved by vLLM. Several may have equal content."""
 
     def __init__(self, blocks: int) -> None:
         self.blocks = blocks
@@ -27,20 +28,20 @@ class BlockPool:
 
     @property
     def free(self) -> int:
-        """How many blocks no request uses."""
+        """The number of blocks that no request uses."""
         return len(self._free)
 
     def find(self, content: Content) -> int | None:
-        """A block with this content, the one that had it first; None if there is none."""
+        """The first block with this content; None if there is none."""
         return next(iter(self._copies.get(content, ())), None)
 
     def use(self, block: int) -> None:
-        """Keeps a block from eviction until it is given back as often."""
+        """Protects a block from eviction until a matching `give_back`."""
         self._users[block] = self._users.get(block, 0) + 1
         self._free.pop(block, None)
 
     def take(self) -> tuple[int, Content | None]:
-        """The block that is free for longest, and its content, which is evicted. Raises KeyError when none is free."""
+        """Allocates the longest-free block; returns it and its evicted content. Raises KeyError if none is free."""
         block, _ = self._free.popitem(last=False)
         self._users[block] = 1
         evicted = self._content.pop(block, None)
@@ -52,7 +53,7 @@ class BlockPool:
         return block, evicted
 
     def give_back(self, block: int) -> None:
-        """Ends one use; an unused block is evicted after those that are free already, one without content before."""
+        """Ends one use; an unused block is evicted after all other free blocks, or first if it has no content."""
         self._users[block] -= 1
         if not self._users[block]:
             del self._users[block]
@@ -61,7 +62,7 @@ class BlockPool:
                 self._free.move_to_end(block, last=False)
 
     def fill(self, block: int, content: Content) -> None:
-        """Says what a block holds."""
+        """Sets the content of a block."""
         self._content[block] = content
         self._copies.setdefault(content, {})[block] = None
 
@@ -70,7 +71,7 @@ class BlockPool:
         return block in self._content
 
     def clear(self) -> bool:
-        """Empties all blocks; False when a request uses one."""
+        """Empties all blocks; False if a request uses one."""
         if self._users:
             return False
         self._content.clear()

@@ -1,6 +1,7 @@
-"""KV-cache groups of a simulated engine: which blocks a group needs for a hit, and which it keeps.
+"""KV-cache groups of a simulated engine: the blocks that a group needs for a hit, and those that it keeps.
 
-Source: vllm/v1/core/single_type_kv_cache_manager.py, vLLM 0.33 (reachable_block_mask, find_longest_cache_hit)."""
+Source: vllm/v1/core/single_type_kv_cache_manager.py, vLLM 0.33 (reachable_block_mask, find_longest_cache_hit).
+"""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ class CacheGroup(NamedTuple):
     """`full_attention`, `sliding_window` or `mamba`, as events name it."""
     block_size: int = 16
     window: int = 0
-    """Tokens that a sliding window sees."""
+    """Size of the sliding window in tokens."""
     retention: int | None = None
     """vLLM's prefix_cache_retention_interval in tokens: None keeps all blocks, 0 only the ends of prompts and shared
     prefixes."""
 
     @property
     def needed(self) -> int | None:
-        """How many blocks before a hit's end must be cached; None: all of them."""
+        """The number of blocks before a hit's end that must be cached; None for all."""
         match self.kind:
             case "full_attention":
                 return None
@@ -31,13 +32,13 @@ class CacheGroup(NamedTuple):
         return -(-(self.window - 1) // self.block_size)
 
     def reuses(self, tokens: int, cached: Callable[[int], bool]) -> bool:
-        """Whether a prefix of so many tokens can be reused, given which blocks are cached."""
+        """Whether a prefix of this many tokens is reusable; `cached` says which blocks are cached."""
         end = tokens // self.block_size
         first = 0 if self.needed is None else max(0, end - self.needed)
         return all(cached(number) for number in range(first, end))
 
     def skipped(self, computed: int) -> int:
-        """How many leading blocks no later token sees once so many tokens are computed."""
+        """The number of leading blocks that no later token attends to after `computed` tokens."""
         match self.kind:
             case "full_attention":
                 return 0
@@ -46,7 +47,7 @@ class CacheGroup(NamedTuple):
         return max(0, computed - self.window + 1) // self.block_size
 
     def kept(self, start: int, end: int, alignment: int, boundaries: Iterable[int]) -> list[bool]:
-        """Which of the blocks from `start` to `end` are cached.
+        """Says for each block from `start` to `end` whether it is cached.
 
         `boundaries` are positions, in tokens, at which later requests can resume; hits are multiples of `alignment`.
         """

@@ -15,7 +15,7 @@ _MAX_TURNS = 9
 
 
 class Turn(NamedTuple):
-    """One request: all messages up to the user's latest, and the reply that the model will give."""
+    """One request: all messages up to the user's latest, and the model's reply."""
 
     conversation: int
     number: int

@@ -1,6 +1,6 @@
 """Conversations against simulated pods: each request goes to the pod with the best score.
 
-Each prediction is compared with the engines. The service predicts the whole leading blocks that each engine holds; the
+Each prediction is compared with the engines. The service predicts the leading whole blocks in each engine's cache; the
 engine that serves the request reuses the same blocks, except one that ends at the prompt's last token, which vLLM
 always computes.
 """
@@ -101,7 +101,7 @@ class Demonstration:
         )
 
     async def _tokens(self, turn: Turn) -> tuple[TokenIds, TokenIds]:
-        """The tokens of the prompt and of the reply, as an engine would compute them itself."""
+        """The tokens of the prompt and of the reply, computed as in an engine."""
         prompt = (await self._model.render(Chat(messages=turn.messages))).tokens
         replied = [*turn.messages, {"role": "assistant", "content": turn.reply}]
         whole = (await self._model.render(Chat(messages=replied, add_generation_prompt=False))).tokens
@@ -109,7 +109,7 @@ class Demonstration:
         return prompt, whole[len(prompt) : -1]
 
     def _best(self, prediction: Prediction) -> Pod:
-        """The pod with the highest score; on a tie, that with the fewest requests."""
+        """The pod with the highest score; on a tie, the one with the fewest requests."""
         return max(self._pods.values(), key=lambda pod: (prediction.scores.get(pod.name, 0), -pod.requests))
 
     def _compare(
@@ -129,7 +129,7 @@ class Demonstration:
         return differences
 
     async def _compare_caches(self) -> None:
-        """At the end the index must hold as many blocks of each pod as its cache has different ones."""
+        """Checks at the end that the index has as many blocks of each pod as its cache has distinct ones."""
         reports = await self._client.pods()
         for name, pod in self._pods.items():
             held, report = len(set(pod.engine.held_hashes())), reports.get(name)

@@ -47,7 +47,7 @@ class SimulatedEngine:
         return len(self._hash_of)
 
     def held_hashes(self) -> list[int]:
-        """The hash of each of these blocks, duplicates included."""
+        """The hash of each block with reusable content, duplicates included."""
         return list(self._hash_of.values())
 
     def cached_tokens(self, tokens: Sequence[int], salt: str | None = None) -> int:
@@ -57,7 +57,7 @@ class SimulatedEngine:
     def serve(
         self, tokens: Sequence[int], output: Sequence[int] = (), chunk: int | None = None, salt: str | None = None
     ) -> Served:
-        """Prefills `tokens`, `chunk` per step at most, and generates `output`. Raises ValueError if they do not fit."""
+        """Prefills `tokens`, at most `chunk` per step, and generates `output`. Raises ValueError if they do not fit."""
         everything = [*tokens, *output]
         hashes = self._hashes(everything, salt)
         reused = min(self._cached_blocks(hashes), (len(tokens) - 1) // self.block_size)
@@ -84,7 +84,7 @@ class SimulatedEngine:
         return Served(reused * self.block_size, batches, evictions)
 
     def clear(self) -> list[dict[str, Any]]:
-        """Empties the cache and gives its event."""
+        """Empties the cache and returns its event."""
         self._hash_of.clear()
         self._holders.clear()
         self._free = OrderedDict.fromkeys(range(1, self.blocks))

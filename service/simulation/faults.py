@@ -1,4 +1,4 @@
-"""Faults of a simulated engine, given to it in advance: each applies to the next generation request, in order."""
+"""Scheduled faults of a simulated engine: each applies to the next generation requests, in order."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Faults:
-    """The faults that are still to come."""
+    """The pending faults."""
 
     def __init__(self) -> None:
         self._coming: deque[Fault] = deque()
 
     def add(self, fault: Fault) -> None:
-        """Adds a fault after those that are to come."""
+        """Adds a fault after the pending ones."""
         self._coming.extend([fault] * fault.times)
 
     def clear(self) -> None:
-        """Drops all faults that are still to come."""
+        """Drops all pending faults."""
         self._coming.clear()
 
     def take(self) -> Fault | None:

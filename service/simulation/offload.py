@@ -12,7 +12,7 @@ _MEDIUM = "CPU"
 
 
 class Chunk:
-    """Consecutive blocks of one chain; `users` are requests that fetch it."""
+    """Consecutive blocks of one chain; `users` is the number of requests that fetch it."""
 
     def __init__(self, hashes: Sequence[int], parent: int | None, tokens: Sequence[int]) -> None:
         self.hashes = list(hashes)
@@ -22,9 +22,9 @@ class Chunk:
 
 
 class Offload:
-    """Keeps up to `capacity` chunks of `blocks_per_chunk` blocks of one group of full attention.
+    """Stores up to `capacity` chunks of `blocks_per_chunk` blocks of one full-attention group.
 
-    Plain events name the last hash of a chunk alone; `describes` makes them name all, with their tokens.
+    Plain events name only the last hash of a chunk; with `describes`, they name all, with their tokens.
     """
 
     def __init__(self, capacity: int, blocks_per_chunk: int = 1, *, describes: bool = False) -> None:
@@ -34,9 +34,9 @@ class Offload:
         self._chunks: OrderedDict[int, Chunk] = OrderedDict()
 
     def matched(self, hashes: Sequence[int], blocks: int, most: int) -> int:
-        """To how many blocks a device hit of `blocks` blocks is extended, `most` of the prompt's `hashes` at most.
+        """Extends a device hit of `blocks` blocks by whole chunks, up to `most` of the prompt's `hashes`.
 
-        Less than a chunk is not fetched.
+        Returns the number of blocks of the extended hit; less than a chunk is not fetched.
         """
         size = self.blocks_per_chunk
         end = blocks // size
@@ -45,7 +45,7 @@ class Offload:
         return end * size if end * size - blocks >= size else blocks
 
     def fetch(self, hashes: Sequence[int], blocks: int, end: int) -> list[Chunk]:
-        """The chunks that hold blocks `blocks` to `end`, kept from eviction until `fetched`."""
+        """Fetches the chunks of blocks `blocks` to `end`, protected from eviction until `fetched`."""
         size = self.blocks_per_chunk
         chunks = [self._chunks[hashes[(number + 1) * size - 1]] for number in range(blocks // size, end // size)]
         for chunk in chunks:
@@ -59,9 +59,9 @@ class Offload:
             chunk.users -= 1
 
     def store(self, chunks: Sequence[Chunk], extra: dict[str, Any]) -> list[dict[str, Any]]:
-        """Stores chunks that it does not have, if it has room for all of them; `extra` is added to describing events.
+        """Stores new chunks if all of them fit; `extra` is added to describing events.
 
-        Gives the events: what was evicted for them, then what was stored.
+        Returns the events: evictions, then stores.
         """
         fresh = [chunk for chunk in chunks if chunk.hashes[-1] not in self._chunks]
         for chunk in chunks:

@@ -1,4 +1,4 @@
-"""Plays a recording: one publisher, with a replay socket, for each stream; reads messages as it publishes them."""
+"""Plays a recording through one publisher with a replay socket per stream; reads messages as it publishes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PORT = re.compile(r"(?P<address>tcp://.*:)(?P<port>\d+)")
 
 
 class TooManyStreams(Exception):
-    """There is no free port number for one of the streams."""
+    """A stream has no free port number."""
 
 
 class StreamKey(NamedTuple):

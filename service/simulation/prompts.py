@@ -1,4 +1,4 @@
-"""Prompts and replies of a simulated engine: what a real one computes from a request's body."""
+"""Prompts and replies of a simulated engine, computed from request bodies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A request as tokens: its prompt, and the reply that the engine will generate."""
+    """A request as tokens: its prompt and the reply to generate."""
 
     prompt: Sequence[int]
     output: Sequence[int]
@@ -57,12 +57,12 @@ async def read_completion(body: dict[str, Any], model: Model) -> Work:
 
 
 async def chat_tokens(body: dict[str, Any], model: Model) -> Sequence[int]:
-    """The prompt's tokens of a chat request."""
+    """The prompt tokens of a chat request."""
     return (await model.render(_decode(body))).tokens
 
 
 async def completion_tokens(body: dict[str, Any], model: Model) -> Sequence[int]:
-    """The prompt's tokens of a text completion, whose prompt is a text or token ids."""
+    """The prompt tokens of a text completion, given as a text or as token ids."""
     prompt = body.get("prompt")
     if isinstance(prompt, str):
         return await model.tokenize(prompt, add_special_tokens=body.get("add_special_tokens", True))
@@ -79,7 +79,7 @@ def _decode(body: dict[str, Any]) -> Chat:
 
 
 def _reply(body: dict[str, Any]) -> str:
-    """A reply that depends on the prompt alone."""
+    """A reply that depends only on the prompt."""
     random = Random(zlib.crc32(msgspec.json.encode(body.get("messages") or body.get("prompt"))))  # noqa: S311
     persona = random.choice(PERSONAS)
     return " ".join(

@@ -22,9 +22,9 @@ _NO_ROOM_SECONDS = 0.001
 class Publisher:
     """Publishes batches under consecutive sequence numbers. An asynchronous context manager.
 
-    An address with `*` or `::`, or of ipc or inproc, is bound and any other connected to, unless `binds` is given; the
-    replay address is always bound. `repeats_topic`: whether replies to a replay carry the topic. `high_water` limits
-    the batches queued for a subscriber (`push` waits for room); `linger` is how many seconds `close` waits for them.
+    Binds an address with `*` or `::`, or of ipc or inproc, and connects to any other, unless `binds` is given; always
+    binds the replay address. `repeats_topic`: whether replies to a replay carry the topic. `high_water` limits the
+    batches queued for a subscriber (`push` waits for room); `close` waits `linger` seconds for them.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class Publisher:
         self._binds = is_bound(address) if binds is None else binds
         self._buffer: deque[tuple[int, bytes]] = deque(maxlen=buffered)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        # An XPUB equals a PUB on the wire, and also reports subscriptions.
-        # Both are closed as asynchronous sockets: the loop would go on watching their descriptors, which get reused.
+        # An XPUB equals a PUB on the wire, and also reports subscriptions. Both are closed as asynchronous sockets:
+        # otherwise the loop keeps watching their descriptors, which get reused.
         waiting = zmq.asyncio.Context(self._context)
         self._readable_pub = waiting.socket(zmq.XPUB)
         self._pub: zmq.Socket[bytes] = zmq.Socket.shadow(self._readable_pub)
@@ -85,7 +85,7 @@ class Publisher:
         await self.close()
 
     async def close(self) -> None:
-        """Stops after queued batches are sent, or `linger` is over."""
+        """Stops after all queued batches are sent, or after `linger` seconds."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -134,7 +134,7 @@ class Publisher:
         self._buffer.clear()
 
     def publish_frames(self, frames: Sequence[bytes]) -> None:
-        """Sends frames as they are, also those that break the protocol."""
+        """Sends frames unchanged, even if they violate the protocol."""
         self._pub.send_multipart(frames)
 
     async def _watch_subscriptions(self) -> None:

@@ -1,4 +1,4 @@
-"""What engines would have reused at moments of their recordings, to hold an index against in mid-stream."""
+"""Expected reuse at moments of a recording, for comparison with an index in mid-stream."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from service.offline.feed import Feed
 
 
 class Question(NamedTuple):
-    """A prompt, the moment at which it is asked, and what one rank would have reused of it then, in tokens."""
+    """A prompt, its moment in the recording, and the number of its tokens that one rank would have reused then."""
 
     name: str
-    """Where it stands: `row N` of a requests file, `probe N` of a truth file, from 1."""
+    """Its source: `row N` of a requests file, `probe N` of a truth file, from 1."""
     pod: str
-    """The rank as the recording names it: `POD`, or `POD#dpN`."""
+    """The name of the rank in the recording: `POD`, or `POD#dpN`."""
     tokens: array[int]
     reused: int
     gpu_reused: int | None = None
-    """Of these, how many on the device; None where the recording does not say."""
+    """Number of reused tokens on the device; None if the recording does not say."""
     lora_name: str | None = None
     cache_salt: str | None = None
     before: Mapping[str, int] | None = None
-    """Each rank's last sequence number before the question, -1 for none; None: it is asked after the last batch."""
+    """Each rank's last sequence number before the question, -1 for none; None to ask after the last batch."""
     whole: bool = False
-    """Whether `reused` may count the whole prompt. An engine that serves it computes its last token at least."""
+    """Whether `reused` may count the whole prompt. An engine that serves it always computes its last token."""
 
 
 class Answer(NamedTuple):
-    """What an index says to a question; `inexact` is why that may be wrong, None when it claims to be exact."""
+    """The answer of an index; `inexact` says why it may be wrong, None if it claims to be exact."""
 
     question: Question
     found: int
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 
     @property
     def equal(self) -> bool:
-        """Whether the engine would have reused as much."""
+        """Whether the index and the engine agree."""
         if self.question.gpu_reused not in (None, self.gpu_found):
             return False
         return self.found == self.question.reused
@@ -113,26 +113,26 @@ def read_truth(path: Path) -> tuple[list[Question], int]:
 
 
 class MissingBatch(Exception):
-    """A question is asked after a batch that the recording does not have; the text names both."""
+    """The recording lacks the batch before a question; the text names both."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """The messages of a recording, rank by rank, given out up to the moment of each question."""
+    """The messages of a recording per rank, released up to the moment of each question."""
 
     waiting: dict[str, deque[Recorded]]
     last: dict[str, int]
 
     @classmethod
     def of(cls, messages: Iterable[tuple[str, Recorded]]) -> Progress:
-        """Takes messages with the name of the rank that each comes from."""
+        """Groups messages by the name of their rank."""
         waiting: dict[str, deque[Recorded]] = {}
         for pod, message in messages:
             waiting.setdefault(pod, deque()).append(message)
         return cls(waiting, {})
 
     def until(self, question: Question) -> Iterator[Recorded]:
-        """The messages that are still to be applied before a question. Raises MissingBatch."""
+        """Releases the messages before a question. Raises MissingBatch."""
         if question.before is None:
             for messages in self.waiting.values():
                 yield from messages
@@ -149,7 +149,7 @@ class Progress:
 
 
 def asked(index: Index, rank: Rank | None, question: Question) -> tuple[int, int]:
-    """How many tokens an index says that a rank reuses of a question's prompt, over all tiers and on the device."""
+    """The number of prompt tokens that a rank reuses according to an index: over all tiers, and on the device."""
     if rank is None:
         return 0, 0
     match = _match(index, rank, question, question.tokens)
@@ -169,7 +169,7 @@ def _match(index: Index, rank: Rank, question: Question, tokens: array[int]) -> 
 def answers(feed: Feed, index: Index, messages: Iterable[Recorded], questions: Iterable[Question]) -> Iterator[Answer]:
     """Applies a recording through `feed`, and asks `index` each question at its moment. Raises MissingBatch.
 
-    The questions are in the order of their moments.
+    Questions must be in the order of their moments.
     """
     progress = Progress.of((feed.read(message).name, message) for message in messages)
     for question in questions:
@@ -179,7 +179,7 @@ def answers(feed: Feed, index: Index, messages: Iterable[Recorded], questions: I
 
 
 def answer(feed: Feed, index: Index, question: Question) -> Answer:
-    """What `index` says now, to which `feed` has applied what was published."""
+    """The current answer of `index`, after the batches applied by `feed`."""
     rank = feed.rank(question.pod)
     found, gpu_found = asked(index, rank, question)
     return Answer(question, found, gpu_found, feed.inexact_reason(rank) if rank else None)

@@ -14,12 +14,12 @@ from service.simulation.publisher import Publisher
 
 
 class PromptTooLong(Exception):
-    """The prompt does not fit into the cache of the engine."""
+    """The prompt does not fit into the engine's cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Prompt tokens computed per second (None: no time at all), seconds per generated token, and requests at a time."""
+    """Prompt tokens computed per second (None: instantly), seconds per generated token, and concurrent requests."""
 
     prefill_rate: float | None = None
     decode_seconds: float = 0.0
@@ -27,7 +27,7 @@ class Speed:
 
 
 class Running(NamedTuple):
-    """A request after its prefill: prompt tokens that were cached, and the output, whose tokens come one by one."""
+    """A request after its prefill: the number of cached prompt tokens, and the output tokens as they are generated."""
 
     cached_tokens: int
     tokens: AsyncIterator[int]
@@ -57,7 +57,7 @@ class Scheduler:
 
     @asynccontextmanager
     async def run(self, prompt: Sequence[int], output: Sequence[int], salt: str | None) -> AsyncIterator[Running]:
-        """Runs a request until the context ends, which aborts what is left of it. Raises PromptTooLong."""
+        """Runs a request until the context ends, which aborts an unfinished one. Raises PromptTooLong."""
         if len(prompt) >= self.max_tokens:
             raise PromptTooLong(f"the prompt has {len(prompt)} tokens, the engine takes {self.max_tokens - 1}")
         output = output[: self.max_tokens - len(prompt)]

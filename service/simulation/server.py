@@ -34,14 +34,14 @@ from service.simulation.scheduler import PromptTooLong, Scheduler, Speed
 VERSION = "0.33.0"
 _KEEP_ALIVE_SECONDS = 5.0  # uvicorn's default
 _MAX_BODY_BYTES = 64 << 20
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER without a wait: close sends RST
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with timeout 0: close sends RST
 
 _Reader: TypeAlias = Callable[[dict[str, Any], Model], Awaitable[Work]]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """An engine's parameters. Port 0 is any free port; `topic` may have {pod} and {model} in it."""
+    """An engine's parameters. Port 0 is any free port; `topic` may contain {pod} and {model}."""
 
     served_models: Sequence[str]
     host: str = "127.0.0.1"
@@ -53,11 +53,11 @@ class EngineOptions:
     topic: str = "kv@{pod}@{model}"
     speed: Speed = field(default_factory=Speed)
     kept_requests: int = 0
-    """How many of the last requests to keep, for tests."""
+    """Number of recent requests to keep, for tests."""
 
 
 class Received(NamedTuple):
-    """A request as it came in."""
+    """A received request."""
 
     method: str
     path: str
@@ -74,7 +74,7 @@ class _Stream(NamedTuple):
 
 
 class EngineServer:
-    """One running engine. Make it with `serving`."""
+    """A running engine, created with `serving`."""
 
     def __init__(self, options: EngineOptions, model: Model, pod: str, ranks: Sequence[Scheduler]) -> None:
         self._runner: web.AppRunner | None = None
@@ -96,7 +96,7 @@ class EngineServer:
 
     @property
     def in_flight(self) -> int:
-        """Requests that wait or run, over all ranks."""
+        """The number of waiting and running requests over all ranks."""
         return sum(rank.waiting + rank.running for rank in self.ranks)
 
     async def start(self, listener: socket.socket) -> None:
@@ -114,7 +114,7 @@ class EngineServer:
         await web.SockSite(self._runner, listener).start()
 
     async def stop(self) -> None:
-        """Stops listening and closes all connections; the event streams stay."""
+        """Stops listening and closes all connections; the event streams stay open."""
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -271,7 +271,7 @@ class EngineServer:
         return response
 
     async def _mid_stream(self, request: web.Request, answer: answers.Answer, fault: Fault) -> bytes | None:
-        """Carries out a fault in mid-stream; gives the last bytes of the answer if it still ends properly."""
+        """Triggers a fault in mid-stream; returns the last bytes of the answer if it still ends properly."""
         match fault.kind:
             case "die":
                 _reset(request)
@@ -303,7 +303,7 @@ class EngineServer:
         return body
 
     def _rank(self, request: web.Request) -> int:
-        """The rank of X-data-parallel-rank, else the next in turn."""
+        """The rank from X-data-parallel-rank, otherwise round robin."""
         asked = request.headers.get("X-data-parallel-rank")
         if asked is None:
             return next(self._next_rank)
@@ -314,7 +314,7 @@ class EngineServer:
 
 @asynccontextmanager
 async def serving(options: EngineOptions, model: Model) -> AsyncIterator[EngineServer]:
-    """Runs an engine until the context ends; then all its connections are closed at once, as if it was killed."""
+    """Runs an engine until the context ends; then closes all its connections at once, as if it was killed."""
     listener = socket.create_server((options.host, options.port), backlog=1024)
     pod = f"{options.host}:{listener.getsockname()[1]}"
     topic = options.topic.format(pod=pod, model=options.served_models[0])
@@ -344,7 +344,7 @@ async def _errors(
 
 
 async def _before_answer(request: web.Request, fault: Fault) -> web.Response | None:
-    """Carries out a fault that comes before any answer; None if it is one in mid-stream."""
+    """Triggers a fault before any answer; returns None for a fault in mid-stream."""
     match fault.kind:
         case "status":
             kind = "RateLimitError" if fault.status == 429 else "ServiceUnavailableError"

@@ -22,7 +22,7 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The service's answer for one prompt: its number of tokens, and how many of them each pod holds."""
+    """The service's answer for one prompt: its number of tokens, and the number of them in each pod's cache."""
 
     prompt_tokens: int
     text: str
@@ -59,7 +59,7 @@ class ServiceClient:
         await self._session.close()
 
     async def predict(self, messages: Sequence[Mapping[str, Any]]) -> Prediction:
-        """How many tokens of a chat each pod holds."""
+        """The number of tokens of a chat in each pod's cache."""
         answer = await self._answer("POST", "/explain", {"model": self._model, "messages": list(messages)})
         matches = answer["matches"]
         return Prediction(

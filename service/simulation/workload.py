@@ -1,5 +1,4 @@
-"""Seeded random workloads for a simulated engine, and the search for answers of an index that are wrong and claim to
-be exact."""
+"""Seeded random workloads for a simulated engine, and the search for wrong index answers that claim to be exact."""
 
 from __future__ import annotations
 
@@ -26,27 +25,27 @@ POD = "pod"
 _TOPIC = f"kv@{POD}@{MODEL}".encode()
 _REMEMBERED = 6
 _EVICTED = 24
-"""How many requests are remembered until most of their blocks are evicted."""
+"""Number of remembered requests: by then most of their blocks are evicted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The engine of a workload, and what its requests may ask for."""
+    """The engine of a workload, and the range of its requests."""
 
     groups: tuple[CacheGroup, ...] = (CacheGroup(),)
     blocks: int = 40
     chunk: int = 128
     offload: tuple[int, int, bool] | None = None
-    """Chunks of the tier below, blocks of each, and whether its events describe them."""
+    """The lower tier: chunks, blocks per chunk, and whether its events describe them."""
     salts: tuple[str | None, ...] = (None,)
     loras: tuple[str | None, ...] = (None,)
     reports: float = 0.0
-    """Share of the requests that have the reused blocks announced again."""
+    """Share of the requests that announce reused blocks again."""
     computes_all: float = 0.0
     """Share of the requests that reuse nothing."""
     resets: float = 0.0
     together: int = 3
-    """Requests that are served at once, at most."""
+    """Maximum of requests served at once."""
 
     def engine(self) -> BatchedEngine:
         offload = None if self.offload is None else Offload(*self.offload[:2], describes=self.offload[2])
@@ -54,13 +53,13 @@ class Setup:
 
 
 class Serve(NamedTuple):
-    """Requests that are submitted at once and served to their ends."""
+    """Requests that are submitted at once and served to completion."""
 
     requests: tuple[Request, ...]
 
 
 class Reset(NamedTuple):
-    """The device is emptied."""
+    """Empties the device."""
 
 
 Operation: TypeAlias = Serve | Reset
@@ -100,17 +99,17 @@ SETUPS: dict[str, Setup] = {
 
 
 class Found(NamedTuple):
-    """A wrong answer that claims to be exact, and the operations that lead to it."""
+    """A wrong answer that claims to be exact, and the operations before it."""
 
     setup: Setup
     operations: tuple[Operation, ...]
     answer: Answer
     batches: Sequence[Sequence[Event]]
-    """What was published up to the question."""
+    """All batches published before the question."""
 
 
 def generate(setup: Setup, seed: int, count: int) -> list[Operation]:
-    """Random operations: prompts that share prefixes, come again, grow, and end on a block's border."""
+    """Random operations: prompts that share prefixes, repeat, grow, and end on block boundaries."""
     random_ = random.Random(seed)  # noqa: S311 - the same each time
     unit = min(group.block_size for group in setup.groups)
     longest = min(20 * unit, (setup.blocks // len(setup.groups) // max(2, setup.together)) * unit)
@@ -155,17 +154,17 @@ def _unlimited() -> Index:
 def run(
     setup: Setup, operations: Sequence[Operation], make_index: Callable[[], Index] = _unlimited
 ) -> Iterator[tuple[Answer, list[list[Event]]]]:
-    """Every question's answer, with what was published until then. Questions are asked after each batch.
+    """Yields the answer to every question, with the batches published before it. Questions follow each batch.
 
-    They are about the prompts of the last requests, whole and with one more token, and at the end of an operation
-    about those of older ones too.
+    They cover the prompts of the last requests, whole and with one more token, and at the end of an operation also
+    older prompts.
     """
     engine = setup.engine()
     index = make_index()
     feed = Feed(index, MODEL)
     recent: deque[Request] = deque(maxlen=_EVICTED)
     batches: list[list[Event]] = []
-    silent = False  # whether a reset waits for the batch that announces it
+    silent = False  # whether a reset still waits for the batch that announces it
     for operation in operations:
         if isinstance(operation, Reset):
             silent = engine.reset() or silent
@@ -206,7 +205,7 @@ def search(setup: Setup, operations: Sequence[Operation], make_index: Callable[[
 
 
 def smallest(found: Found, make_index: Callable[[], Index] = _unlimited) -> Found:
-    """A smaller workload that leads to a wrong answer too: without what is not needed for it."""
+    """A smaller workload with a wrong answer, without the operations that are not needed."""
     improved = True
     while improved:
         improved = False
@@ -252,7 +251,7 @@ def _simpler(serve: Serve) -> Iterator[Serve]:
 
 
 def described(found: Found) -> Iterator[str]:
-    """The workload and its batches in words, a line each."""
+    """Describes the workload and its batches, one line each."""
     question = found.answer.question
     yield f"an engine of {found.setup.blocks} blocks: {', '.join(group.kind for group in found.setup.groups)}"
     for operation in found.operations:
