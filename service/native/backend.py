@@ -1,6 +1,6 @@
-"""The inner loops of the service: compiled, if they are built for this Python, else the fallback.
+"""The inner loops of the service: compiled if they are built for this Python, otherwise the fallback.
 
-KVCACHE_BACKEND=fallback uses the fallback in any case; KVCACHE_BACKEND=compiled fails where nothing is compiled.
+KVCACHE_BACKEND=fallback always uses the fallback; KVCACHE_BACKEND=compiled fails if nothing is compiled.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from service.native.sources import is_compiled
 
 
 def _choose(backend: str) -> bool:
-    """Whether the compiled modules are used. Raises ImportError if they are asked for and missing."""
+    """Whether to use the compiled modules. Raises ImportError if they are required and missing."""
     if backend not in {"", "compiled", "fallback"}:
         raise ImportError(f"KVCACHE_BACKEND={backend}: expected compiled or fallback")
     compiled = backend != "fallback" and is_compiled()

@@ -25,7 +25,7 @@ def build() -> None:
 
 
 def _compile(source: Path) -> None:
-    # Alone and outside its package: for several modules mypyc would make a shared library that must be on the path.
+    # Compiled alone and outside its package: for several modules mypyc makes a shared library that must be on the path.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         shutil.copy(source, folder)
         extensions = mypycify([source.name, "--config-file="], opt_level="3", debug_level="0", target_dir=folder)
