@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +13,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from tests.command import Commands, free_port
+from tests.conftest import ROOT
 
 _OPTIONS = {
     "--runtime": "KVCACHE_RUNTIME",
@@ -213,3 +217,23 @@ def test_a_child_process_that_is_to_be_started_again_gets_a_unit_of_systemd(invo
     assert done.code == 1
     assert "| Restart=always" in done.output
     assert "systemctl --user enable --now" in done.output
+
+
+_INTERRUPTED_IMPORT = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "orchestrator.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["kvcache", "up"]
+runpy.run_module("orchestrator", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_the_program_loads_shows_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", _INTERRUPTED_IMPORT], cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")

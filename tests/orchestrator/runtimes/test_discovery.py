@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Commands, free_port, wait_until
+from tests.command import Commands, free_port
 
 
 @pytest.fixture
@@ -112,16 +112,4 @@ def test_ssh_without_its_package_is_said_with_what_to_install(kvcache: Commands,
 
     assert done.code == 1
     assert "Error: Docker " in done.output
-    assert "Traceback" not in done.output
-
-
-def test_ctrl_c_while_the_program_loads_shows_no_traceback(kvcache: Commands) -> None:
-    command = kvcache.start("up", "--runtime", "process", "--name", "kv-early")
-
-    def interrupted_until_it_ended() -> bool:
-        command.interrupt()
-        return command.process.poll() is not None
-
-    wait_until(interrupted_until_it_ended)
-    done = command.finish(10)
     assert "Traceback" not in done.output
