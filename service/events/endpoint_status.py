@@ -20,7 +20,7 @@ class EndpointState(StrEnum):
     UNRESOLVED = "unresolved"
     CONNECTING = "connecting"
     REFUSED = "refused"
-    """Nobody accepts connections there."""
+    """Connections to the address are refused."""
     LISTENING = "listening"
     """The address is bound, and no engine is connected."""
     CONNECTED = "connected"

@@ -46,7 +46,7 @@ class Resolver:
                 raise OSError(f"{_MAX_LOOKUPS} other names are being looked up")
             loop = asyncio.get_running_loop()
             self._running[host] = future = loop.create_future()
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller may have left
             threading.Thread(target=self._run, args=(host, loop), name=f"resolver of {host}", daemon=True).start()
         return future
 

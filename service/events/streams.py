@@ -76,7 +76,7 @@ _TIMING = Timing()
 
 
 class Streams(Generic[SinkT]):
-    """Gives each received message to its stream, and creates the stream on its first message.
+    """Routes each received message to its stream, and creates the stream on its first message.
 
     If `exclusive`, a rank belongs to the endpoint that first spoke for it, while that is connected, and the claims of
     others are refused; otherwise each endpoint has a stream of its own.
@@ -285,7 +285,7 @@ class Streams(Generic[SinkT]):
             self._claims.pop(rank, None)
 
     def _hand_over(self, stream: Stream[SinkT]) -> None:
-        """Gives the rank of a lost endpoint to a connected endpoint that claimed it, if any."""
+        """Moves the rank of a lost endpoint to a connected endpoint that claimed it, if any."""
         for subscription, (topic, peer) in list(self._claims.get(stream.rank, {}).items()):
             if subscription.connections:
                 successor = self._find(subscription, topic, stream.rank.number, peer)

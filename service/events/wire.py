@@ -343,7 +343,7 @@ def _checked(fields: Mapping[str, Any]) -> _Stored:
     if extra_keys is not None and not isinstance(extra_keys, list):
         raise WireError("extra keys")
     return _Stored(
-        block_hashes=fields.get("block_hashes"),  # type: ignore[arg-type] # unpacked lists are what they are here
+        block_hashes=fields.get("block_hashes"),  # type: ignore[arg-type] # the lists are unpacked here
         parent_block_hash=fields.get("parent_block_hash"),
         token_ids=fields.get("token_ids") or _NIL,
         block_size=_number(fields, "block_size"),
