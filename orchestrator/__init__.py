@@ -1,1 +1,1 @@
-"""The host half: builds, starts, watches and removes the service. Knows container runtimes; never tokens or blocks."""
+"""The host half: builds, starts, watches and removes the service. Knows container runtimes, not tokens or blocks."""

@@ -1,4 +1,4 @@
-"""`kvcache`, and `python -m orchestrator`, which is the same."""
+"""Entry point of `kvcache` and `python -m orchestrator`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def main() -> None:
     # While modules load, Ctrl+C ends the process without a traceback from an import; `run_command` restores it.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from orchestrator.cli import main as run  # noqa: PLC0415 - after the signal's handler
+    from orchestrator.cli import main as run  # noqa: PLC0415 - after the signal handler is set
 
     run()
 

@@ -1,6 +1,6 @@
-"""The `kvcache` command: its subcommands and exit codes (0 done, 1 could not, 2 wrong usage).
+"""The `kvcache` command: its subcommands and exit codes (0 success, 1 failure, 2 wrong usage).
 
-Each command imports what it runs when it runs, so that `kvcache --help` is quick.
+Each command imports its module when it runs, which keeps `kvcache --help` fast.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ app = typer.Typer(
     name="kvcache",
     help="Tells which LLM engine already holds the longest prefix of a prompt in its KV cache.",
     no_args_is_help=True,
-    rich_markup_mode=None,  # loading Rich to draw boxes takes twice as long as all else
+    rich_markup_mode=None,  # loading Rich to draw boxes takes twice as long as everything else
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -78,7 +78,7 @@ def up(
 ) -> None:
     """Build the image if it changed, run the service, and remove it on Ctrl+C.
 
-    A token for the hub is taken from HF_TOKEN, or from where huggingface_hub keeps it.
+    The Hugging Face token is read from HF_TOKEN, or from the file in which huggingface_hub stores it.
     """
     from orchestrator.console import Console
 
@@ -105,7 +105,7 @@ def down(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Stop and remove the service. Idempotent: exit code 0 if there is none."""
+    """Stop and remove the service. Idempotent: the exit code is 0 if the service does not exist."""
     from orchestrator.commands.down import down as bring_down
     from orchestrator.console import Console
 
@@ -122,7 +122,7 @@ def stop(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Stop a detached service, and keep it for `start`."""
+    """Stop a detached service and keep it for `start`."""
     from orchestrator.commands.stop import stop as stop_service
     from orchestrator.console import Console
 
@@ -137,7 +137,7 @@ def start(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Start a service that was stopped, as it was."""
+    """Start a stopped service with its previous configuration."""
     from orchestrator.commands.stop import start as start_service
     from orchestrator.console import Console
 
@@ -163,7 +163,7 @@ def restart(
 
 @app.command()
 def prune(runtime: options.OneRuntime = "auto", quiet: options.Quiet = False, debug: options.Debug = False) -> None:
-    """Remove images that no service uses, and what commands that were killed left behind."""
+    """Remove images that no service uses, and leftovers of killed commands."""
     from orchestrator.commands.prune import prune as prune_all
     from orchestrator.console import Console
 
@@ -182,7 +182,7 @@ def logs(
     runtime: options.OneRuntime = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """Show what the service wrote."""
+    """Show the log of the service."""
     from orchestrator.commands.logs import parse_moment, show_logs
     from orchestrator.console import Console
     from orchestrator.runtimes.base import LogQuery
@@ -200,7 +200,7 @@ def status(
     runtime: options.OneRuntime = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """Show every service: where it runs, how it is, what it reports. Exit code 1 if there is none."""
+    """Show every service: its runtime, health and own report. Exit code 1 if no service exists."""
     from orchestrator.commands.status import show_status
 
     run_command(lambda: show_status(options.runtime_kind(runtime), as_json=as_json), debug=debug)
@@ -214,7 +214,7 @@ def doctor(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Look for what would stop `up` with these options, and say what to do. Exit code 1 if something would."""
+    """Find problems that would stop `up` with these options, and name the remedies. Exit code 1 if any is found."""
     from orchestrator.commands.doctor import examine
 
     run_command(lambda: examine(given.launch(named), as_json=as_json), debug=debug)
@@ -262,9 +262,9 @@ def demo(
     ] = 0,
     debug: options.Debug = False,
 ) -> None:
-    """See it work: simulated engines, conversations, and what routing by cache is worth. Needs no GPU and no hub.
+    """Show the benefit of cache-aware routing with simulated engines and conversations. Needs no GPU and no hub.
 
-    Exit code 1 when a prediction of the service differed from what an engine did.
+    Exit code 1 if a prediction of the service differed from an engine's result.
     """
     from orchestrator.commands.demo import Play
     from orchestrator.commands.demo import demo as play_demo
@@ -290,7 +290,7 @@ def score(
     runtime: options.OneRuntime = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """Ask a running service how much of a prompt each pod has."""
+    """Ask a running service how much of a prompt each pod holds."""
     from orchestrator.commands.score import Question
     from orchestrator.commands.score import score as ask
     from orchestrator.running import find_running
@@ -314,7 +314,7 @@ def top(
     runtime: options.OneRuntime = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """Watch a running service's pods: blocks, events per second, lag, exact or not."""
+    """Watch the pods of a running service: blocks, events per second, lag, exactness."""
     from orchestrator.commands.top import top as watch
     from orchestrator.running import find_running
 
@@ -327,7 +327,7 @@ def top(
 
 @app.command(context_settings=_PASSED_ON)
 def record(context: typer.Context) -> None:
-    """Record the events of engines in a file."""
+    """Record the events of engines to a file."""
     _run_tool(context)
 
 
@@ -358,5 +358,5 @@ def _run_tool(context: typer.Context) -> None:
 def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # terminals without Unicode
+            stream.reconfigure(errors="replace")  # for terminals without Unicode
     app(prog_name="kvcache")

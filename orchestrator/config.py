@@ -14,9 +14,9 @@ DEFAULT_FILE = Path("kvcache.toml")
 
 
 def default_map(file: Path | None, options: Mapping[str, frozenset[str]]) -> dict[str, dict[str, Any]]:
-    """Values of a file for each command that has the option; `options` are the names of each command's.
+    """Reads the file's values for each command; `options` maps each command to its option names.
 
-    Without a file, kvcache.toml of the working directory is read if it is there. A key is an option's name without its
+    The default file is kvcache.toml in the working directory, if it exists. A key is an option name without
     dashes (`publish-address = "0.0.0.0"`); the table `env` holds settings of the service. Raises UsageError.
     """
     path = file or DEFAULT_FILE

@@ -1,4 +1,4 @@
-"""ZMQ_ENDPOINT of the host, as a container needs it: ports to publish, and the host's own name instead of loopback."""
+"""Converts the host's ZMQ_ENDPOINT for a container: ports to publish, and the host's name instead of loopback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EVERY_INTERFACE = frozenset({"*", "0.0.0.0", "[::]"})  # noqa: S104 - recognise
 
 
 def ports_to_publish(endpoints: Iterable[Endpoint]) -> list[int]:
-    """Ports at which engines reach what the service binds; raises UsageError where a container cannot bind."""
+    """Ports at which engines reach sockets that the service binds; raises UsageError if a container cannot bind one."""
     ports = []
     for endpoint in endpoints:
         if not endpoint.binds:
@@ -30,8 +30,7 @@ def ports_to_publish(endpoints: Iterable[Endpoint]) -> list[int]:
 
 def pods_seen_from_container(pods: Iterable[PodEntry], host_name: str) -> tuple[PodEntry, ...]:
     """The same pods, with loopback replaced by the name under which a container reaches this machine.
-
-    Their names stay as they are on this machine.
+    Pod names do not change.
     """
 
     def seen(pod: PodEntry) -> PodEntry:

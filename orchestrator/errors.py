@@ -4,8 +4,9 @@ from __future__ import annotations
 
 
 class Problem(Exception):
-    """A command cannot go on. `what` happened, with the offending value; `remedy` says what to do; `details` are lines
-    of somebody else's output (a build, a service's log) that show why."""
+    """A command cannot continue. `what` is the problem with the offending value; `remedy` is the action to take;
+    `details` are output lines of another program (a build, a service's log) that show the reason.
+    """
 
     def __init__(self, what: str, remedy: str, details: tuple[str, ...] = ()) -> None:
         super().__init__(what)
@@ -19,7 +20,7 @@ class UsageError(Problem):
 
 
 class RuntimeUnavailable(Problem):
-    """A container runtime is not there or does not answer; `installed` tells these two apart."""
+    """A container runtime is not installed or does not answer; `installed` distinguishes the two."""
 
     def __init__(self, what: str, remedy: str, *, installed: bool = True) -> None:
         super().__init__(what, remedy)
@@ -27,7 +28,7 @@ class RuntimeUnavailable(Problem):
 
 
 class BuildFailed(Problem):
-    """A runtime could not build the image; `exit_code` is the failed step's, if known."""
+    """A runtime could not build the image; `exit_code` is the failed step's exit code, if known."""
 
     def __init__(self, what: str, remedy: str, details: tuple[str, ...] = (), exit_code: int | None = None) -> None:
         super().__init__(what, remedy, details)
@@ -35,7 +36,7 @@ class BuildFailed(Problem):
 
 
 class ToolFailed(Problem):
-    """A tool of the service ended with another exit code than 0; `details` are the last lines of its errors."""
+    """A tool of the service exited with a code other than 0; `details` are the last lines of its standard error."""
 
     def __init__(self, tool: str, exit_code: int, details: tuple[str, ...]) -> None:
         super().__init__(
@@ -45,8 +46,8 @@ class ToolFailed(Problem):
 
 
 def cause_of(error: BaseException) -> str:
-    """The innermost reason of an SDK's error, the only one that a user can act on."""
-    # An error that was merely being handled meanwhile is another matter, and is marked so by `raise … from None`.
+    """The innermost cause of an SDK's error, the only one that a user can act on."""
+    # `raise … from None` marks an error that is unrelated to the one being handled.
     while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = inner
     return str(error)

@@ -1,4 +1,4 @@
-"""Reading Prometheus' text format, as far as the service writes it."""
+"""Reads the subset of Prometheus' text format that the service writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{.*\})? (?P<value>[-+.eE\d]
 
 
 def totals(text: str) -> dict[str, float]:
-    """Each series' value by name, those of different labels added up. Unknown lines are passed over."""
+    """Sums the values of each series by name, over all labels. Skips unknown lines."""
     found: dict[str, float] = defaultdict(float)
     for line in text.splitlines():
         if (match := _SAMPLE.fullmatch(line)) is not None:

@@ -1,4 +1,4 @@
-"""Asks a service over HTTP, at the address where it is published, whether it answers."""
+"""Sends HTTP requests to the published address of a service."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ANSWER_SECONDS = 2.0
 
 
 class Answer(Enum):
-    """Who answers GET /health at an address."""
+    """The program that answers GET /health at an address."""
 
     OURS = auto()
     OTHER = auto()
@@ -30,7 +30,7 @@ class _Response(NamedTuple):
 
 
 def url(address: str, port: int) -> str:
-    """Where users of this machine find what is published on `address`."""
+    """The host name under which users of this machine reach a service published on `address`."""
     host = reachable(address)
     return f"http://{host_and_port('localhost' if host in {'127.0.0.1', '::1'} else host, port)}"
 
@@ -41,12 +41,12 @@ def host_and_port(host: str, port: int) -> str:
 
 
 def reachable(address: str) -> str:
-    """An address at which this machine reaches what listens on `address`."""
+    """An address at which this machine reaches a server that listens on `address`."""
     return _EVERY_INTERFACE.get(address, address)
 
 
 def who_answers(address: str, port: int, instance: str) -> Answer:
-    """Whether GET /health says 200 OK, and as the instance that was started; any instance counts if that is empty."""
+    """Whether GET /health answers 200 OK as the given instance; any instance counts if `instance` is empty."""
     try:
         response = _get(address, port, "/health")
     except OSError:
@@ -59,7 +59,7 @@ def who_answers(address: str, port: int, instance: str) -> Answer:
 
 
 def ask(address: str, port: int, path: str) -> tuple[int, Any] | None:
-    """Status and JSON body of a GET; None when nothing answers, or something other than JSON."""
+    """Status and JSON body of a GET; None if nothing answers or the body is not JSON."""
     try:
         response = _get(address, port, path)
         return response.status, json.loads(response.body)
@@ -68,7 +68,7 @@ def ask(address: str, port: int, path: str) -> tuple[int, Any] | None:
 
 
 def ask_text(address: str, port: int, path: str) -> str:
-    """The body of a GET that succeeds; empty when nothing answers."""
+    """The body of a successful GET; empty if nothing answers."""
     try:
         response = _get(address, port, path)
     except (OSError, http.client.HTTPException):
@@ -77,7 +77,7 @@ def ask_text(address: str, port: int, path: str) -> str:
 
 
 def backoff(longest: float = 2.0) -> Iterator[float]:
-    """Seconds between two looks: short at first, never more than `longest`."""
+    """Seconds until the next poll: short at first, never more than `longest`."""
     pause = 0.05
     while True:
         yield pause
@@ -85,7 +85,7 @@ def backoff(longest: float = 2.0) -> Iterator[float]:
 
 
 def _get(address: str, port: int, path: str) -> _Response:
-    # http.client uses no proxy, which would be wrong between a host and itself.
+    # http.client ignores proxies, which must not be used between a host and itself.
     connection = http.client.HTTPConnection(reachable(address), port, timeout=_ANSWER_SECONDS)
     try:
         connection.request("GET", path)

@@ -1,4 +1,4 @@
-"""The image: its build context, whether it is up to date, and what its build's exit codes mean."""
+"""The image: its build context, whether it is up to date, and the meaning of its build's exit codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from orchestrator.runtimes.base import CONTENT_LABEL, LOOPS_LABEL, ImageBuild, I
 _PACKAGE = Path(__file__).resolve().parent
 _PACKAGE_INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 _MADE_HERE = (".so", ".sha256")
-"""Files of what was compiled for this machine's Python; the image compiles its own."""
+"""Files compiled for this machine's Python; the image compiles its own."""
 _STEP = re.compile(
     r"(?P<stage>\[\d+/\d+\] )?STEP (?P<number>\d+)/(?P<total>\d+)\s?: (?P<instruction>.*)", re.IGNORECASE
 )
@@ -29,16 +29,16 @@ _INSTRUCTION = re.compile(r"(?:FROM|ARG|LABEL|COPY|RUN|ENV|WORKDIR|USER|EXPOSE|S
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides what an image holds: the files of its build context by their path in it, and build arguments."""
+    """All inputs of an image: the files of its build context by path, and build arguments."""
 
     files: Mapping[str, bytes]
     arguments: Mapping[str, str]
     unhashed_certificates: bytes = b""
-    """Those that this machine trusts anyway: shells that differ in SSL_CERT_FILE build the same image."""
+    """Certificates that this machine trusts anyway; unhashed, so that SSL_CERT_FILE does not change the recipe."""
 
     @property
     def content(self) -> str:
-        """A hash over files, base image and arguments; the same for the same recipe on any machine."""
+        """A hash of files, base image and arguments; equal for equal recipes on any machine."""
         digest = hashlib.sha256(json.dumps(sorted(self.arguments.items())).encode())
         for path, data in sorted(self.files.items()):
             digest.update(f"\0{path}\0{len(data)}\0".encode())
@@ -47,15 +47,15 @@ class Recipe:
 
     @property
     def steps(self) -> int:
-        """How many steps a build takes where the runtime does not count them (an ARG before the first FROM is none)."""
+        """Number of build steps, for a runtime that does not count them (an ARG before the first FROM is no step)."""
         logical_lines = self.files["Containerfile"].decode().replace("\\\n", " ").splitlines()
         instructions = [match[0] for line in logical_lines if (match := _INSTRUCTION.match(line))]
         return (
             len(instructions) - instructions.index("FROM") + 2
-        )  # labels: what it was built from, and whether its loops are compiled
+        )  # labels: the hash of the recipe, and whether the loops are compiled
 
     def archive(self) -> bytes:
-        """The build context as a tar archive, without times and owners, so that layers are found again."""
+        """The build context as a tar archive without times and owners, which keeps the layer cache valid."""
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             host = {"certificates/host.crt": self.unhashed_certificates} if self.unhashed_certificates else {}
@@ -71,9 +71,9 @@ class Loops(StrEnum):
 
     COMPILED = "compiled"
     FALLBACK = "fallback"
-    """They cannot be compiled on this base image."""
+    """The loops cannot be compiled on this base image."""
     FALLBACK_FOR_NOW = "fallback-for-now"
-    """Something was missing for a moment: the next build tries again."""
+    """The compilation failed for a temporary reason: the next build tries again."""
 
 
 _CANNOT_COMPILE = {69: Loops.FALLBACK, 70: Loops.FALLBACK, 75: Loops.FALLBACK_FOR_NOW}
@@ -101,7 +101,7 @@ def recipe(launch: Launch, environment: Mapping[str, str]) -> Recipe:
 
 
 def up_to_date_loops(images: Images, reference: str, wanted: Recipe) -> Loops | None:
-    """Whether the loops of the image are compiled; None if it is not there or was built from another recipe."""
+    """Whether the loops of the image are compiled; None if the image is missing or was built from another recipe."""
     labels = images.labels(reference) or {}
     if labels.get(CONTENT_LABEL) != wanted.content:
         return None
@@ -109,7 +109,7 @@ def up_to_date_loops(images: Images, reference: str, wanted: Recipe) -> Loops | 
 
 
 def image_build(launch: Launch, wanted: Recipe, loops: Loops) -> ImageBuild:
-    """The build of an image whose loops are compiled, or are not."""
+    """The build of an image with or without compiled loops."""
     compiled = loops is Loops.COMPILED
     return ImageBuild(
         reference=launch.image,
@@ -122,12 +122,12 @@ def image_build(launch: Launch, wanted: Recipe, loops: Loops) -> ImageBuild:
 
 
 def loops_without_compiler(failure: BuildFailed) -> Loops | None:
-    """The label of the build that replaces a failed one; None if it did not fail for lack of a compiler."""
+    """The label of the fallback build after a failed one; None if the failure has another reason than the compiler."""
     return _CANNOT_COMPILE.get(failure.exit_code or 0)
 
 
 def explained(failure: BuildFailed, launch: Launch, *, fetches_base: bool, last_lines: tuple[str, ...]) -> BuildFailed:
-    """The failure in words that name the base image, where that is the cause."""
+    """The failure as a message that names the base image, if that is the cause."""
     code = failure.exit_code
     what, remedy = failure.what, failure.remedy
     if code in _UNUSABLE_BASE:
@@ -149,7 +149,7 @@ class Step:
 
 
 def step_of(line: str) -> Step | None:
-    """The step that a line of a build's output (Docker's classic builder, Podman) begins; None for any other line."""
+    """The step that this line of build output (Docker's classic builder, Podman) starts; None for any other line."""
     match = _STEP.match(line)
     if match is None:
         return None
@@ -160,7 +160,7 @@ def step_of(line: str) -> Step | None:
 
 
 def _sources() -> tuple[Path, Path]:
-    """The Containerfile and the service's package: beside us in a checkout, inside us and beside us when installed."""
+    """Finds the Containerfile and the service's package: in a checkout, or in an installation."""
     service = _PACKAGE.parent / "service"
     for containerfile in (_PACKAGE / "context" / "Containerfile", _PACKAGE.parent / "Containerfile"):
         if containerfile.is_file() and service.is_dir():
@@ -181,7 +181,7 @@ def _certificates(bundle: Path) -> bytes:
 
 
 def _own_certificates(environment: Mapping[str, str]) -> bytes:
-    """Those of SSL_CERT_FILE, which a machine behind an intercepting proxy has; none if it cannot be read."""
+    """The certificates in SSL_CERT_FILE (for an intercepting proxy); none if the file cannot be read."""
     try:
         return Path(environment["SSL_CERT_FILE"]).read_bytes()
     except (KeyError, OSError):

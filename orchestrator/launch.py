@@ -1,4 +1,4 @@
-"""Every choice of one `kvcache up`, made once."""
+"""All resolved choices of one `kvcache up`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SERVICE = Settings()
 _LEAST_MEMORY = 6 << 20  # of a container, in Docker
 _SIMILAR = 0.8
 RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
-# Variables with an option of their own, and what they are called there.
+# Variables that have their own option, and the option's name.
 _RESERVED = {
     "MODEL_NAME": "--model",
     "PODS": "--pod",
@@ -48,7 +48,7 @@ _RESERVED = {
 class Launch:
     """The resolved options of one launch: flags, environment, file and defaults are merged.
 
-    `runtime` None: the first that answers. `build` True forces a build, False forbids it, None builds what changed.
+    `runtime` None: the first that answers. `build` True forces a build, False forbids it, None builds on changes.
     `memory` is in bytes, `timeout` in seconds.
     """
 
@@ -79,9 +79,9 @@ class Launch:
     detach: bool = False
     token: str | None = field(default=None, repr=False)
     instance: str = field(default_factory=lambda: uuid4().hex)
-    """Names this one launch, so that no other program that answers on the port is taken for its service."""
+    """Id of this launch, which distinguishes its service from other programs on the port."""
     engines_beside: bool = False
-    """Whether the engines run where the service does, so that loopback in `zmq_endpoint` is the container's own."""
+    """Whether the engines share the service's loopback, so that loopback in `zmq_endpoint` is not rewritten."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -138,13 +138,13 @@ def _check_url(hub: str) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raises UsageError for a name that a runtime would refuse."""
+    """Raises UsageError for a name that a runtime would reject."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"--name: {name!r} is not a valid name.", "Use letters, digits, and - _ . after the first.")
 
 
 def parse_environment(pairs: Iterable[str], host: Mapping[str, str]) -> dict[str, str]:
-    """Reads KEY=VALUE, or KEY for its value on this host; raises UsageError for what has an option of its own."""
+    """Parses KEY=VALUE, or KEY for its value on this host; raises UsageError for a variable that has its own option."""
     environment = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -160,7 +160,7 @@ def parse_environment(pairs: Iterable[str], host: Mapping[str, str]) -> dict[str
 
 
 def read_environment_file(path: Path) -> list[str]:
-    """The KEY=VALUE lines of a file, as Docker's --env-file has them: no quotes, # for a comment. Raises UsageError."""
+    """The KEY=VALUE lines of a file in Docker's --env-file format: no quotes, # for a comment. Raises UsageError."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -169,7 +169,7 @@ def read_environment_file(path: Path) -> list[str]:
 
 
 def _check_setting(name: str, value: str) -> None:
-    """Raises UsageError for a value that the service would refuse, and for a name that looks mistyped."""
+    """Raises UsageError for a value that the service would reject, or a name that looks mistyped."""
     known = [setting.name.upper() for setting in fields(Settings)]
     if name in known:
         try:
@@ -181,7 +181,7 @@ def _check_setting(name: str, value: str) -> None:
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of 512m, 2g, 1.5GiB or 1073741824; raises UsageError."""
+    """Parses 512m, 2g, 1.5GiB or 1073741824 to bytes; raises UsageError."""
     try:
         return parse_size(text, _LEAST_MEMORY)
     except ValueError as error:

@@ -207,7 +207,7 @@ def runtime_kind(text: str) -> RuntimeKind | None:
 
 
 def seconds(text: str | None, option: str) -> float | None:
-    """Seconds of a time such as 60, 60s or 5m; None stays None. Raises UsageError."""
+    """Parses a duration such as 60, 60s or 5m to seconds; None stays None. Raises UsageError."""
     try:
         return None if text is None else parse_seconds(text)
     except ValueError as error:
@@ -216,7 +216,7 @@ def seconds(text: str | None, option: str) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchOptions:
-    """The options of `kvcache up` as given, before they are checked."""
+    """The unchecked options of `kvcache up`."""
 
     runtime: Runtime = "auto"
     name: Name = DEFAULTS.name
@@ -246,7 +246,7 @@ class LaunchOptions:
     detach: Detach = False
 
     def launch(self, named: str | None = None, **replaced: Any) -> Launch:
-        """The checked choices, with a token of the hub if this machine has one; `named` wins over --name.
+        """Returns the checked options, with this machine's Hugging Face token if it exists; `named` wins over --name.
 
         Raises UsageError.
         """
@@ -271,7 +271,7 @@ class LaunchOptions:
 
 
 def launch_options(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the options of LaunchOptions, which it takes as its first argument, before its own options."""
+    """Prepends the options of LaunchOptions to a command, which receives them as its first argument."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         types = get_type_hints(LaunchOptions, include_extras=True)

@@ -1,4 +1,4 @@
-"""Proxies by which this machine reaches the outside, as what runs and is built on it needs them."""
+"""Proxy settings of this machine, converted for containers and builds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def proxies(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def on_loopback(proxy: str) -> bool:
-    """Whether a proxy's URL names this machine in a way that means another one inside a container."""
+    """Whether a proxy URL points to this machine's loopback, which is another machine inside a container."""
     return _LOOPBACK.fullmatch(_host(proxy)) is not None
 
 
 def has_password(proxy: str) -> bool:
-    """Whether a proxy's URL holds credentials."""
+    """Whether a proxy URL contains credentials."""
     return "@" in proxy
 
 

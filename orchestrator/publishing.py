@@ -1,4 +1,4 @@
-"""The addresses and ports of this machine that a launch takes: which they are, and who holds one that is taken."""
+"""The addresses and ports of this machine that a launch uses, and the holder of a port that is taken."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Port:
         return f"{self.number} of {self.address}"
 
     def remedy(self) -> str:
-        """How to choose another."""
+        """How to choose another port."""
         other = next_free(self.address, self.number)
         if self.option == "--port":
             return f"Stop it, or choose another port: kvcache up --port {other}"
@@ -37,7 +37,7 @@ class Port:
 
 
 def ports(launch: Launch, kind: RuntimeKind) -> list[Port]:
-    """Ports of this machine that the launch takes; raises UsageError if two of them are one, or cannot be bound."""
+    """Ports of this machine that the launch uses; raises UsageError if two are equal or one cannot be bound."""
     taken = [Port(launch.publish_address, launch.port, "--port")]
     if kind is RuntimeKind.PROCESS:
         for endpoint in launch.endpoints:
@@ -55,7 +55,7 @@ def ports(launch: Launch, kind: RuntimeKind) -> list[Port]:
 
 
 def check_address(launch: Launch, runtime: ContainerRuntime) -> None:
-    """Raises Problem if nothing can be published on the launch's address."""
+    """Raises Problem if the launch's address cannot be published."""
     address = launch.publish_address
     if not runtime.machine and not is_local(address):
         raise Problem(
@@ -67,7 +67,7 @@ def check_address(launch: Launch, runtime: ContainerRuntime) -> None:
 
 
 def taken_ports(launch: Launch, runtime: ContainerRuntime) -> Iterator[tuple[Port, str]]:
-    """Ports of the launch that are not free, each with who holds it, as far as that can be seen."""
+    """Taken ports of the launch, each with its holder if visible."""
     if runtime.machine:
         return
     for port in ports(launch, runtime.kind):
@@ -76,7 +76,7 @@ def taken_ports(launch: Launch, runtime: ContainerRuntime) -> Iterator[tuple[Por
 
 
 def holder(port: int, runtime: ContainerRuntime) -> str | None:
-    """The container, on any runtime, or the process that has a port of this machine."""
+    """The container, on any runtime, or the process that holds a port of this machine."""
     if found := runtime.holder_of_port(port):
         return found
     for other in answering(None):

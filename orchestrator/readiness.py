@@ -9,7 +9,7 @@ from orchestrator.health import ask
 
 
 class ReadinessWatch:
-    """Looks at GET /ready and tells what changed since the last look. `told` is what was said to be missing."""
+    """Polls GET /ready and reports changes since the last poll. `told` are the reasons already reported."""
 
     def __init__(self, console: Console, address: str, port: int) -> None:
         self._console = console
@@ -18,12 +18,12 @@ class ReadinessWatch:
         self.last_reported: tuple[str, ...] = ()
 
     def missing(self) -> tuple[str, ...] | None:
-        """Reasons why the service is not ready, none when it is; None when it does not say."""
+        """Reasons why the service is not ready; empty if it is ready, None if it does not answer."""
         answer = ask(self._address, self._port, "/ready")
         return None if answer is None else reasons(answer[1])
 
     def tell(self) -> None:
-        """Says what is missing unless it was said before, and that nothing is missing any more."""
+        """Reports new reasons, and when no reason is left."""
         missing = self.missing()
         if missing is None or missing == self.last_reported:
             return
@@ -35,5 +35,5 @@ class ReadinessWatch:
 
 
 def reasons(body: Any) -> tuple[str, ...]:
-    """Why a service is not ready, from the body of its GET /ready."""
+    """Extracts the reasons from the body of GET /ready."""
     return tuple(body.get("reasons") or ()) if isinstance(body, dict) else ()

@@ -1,4 +1,4 @@
-"""A running service, asked over HTTP."""
+"""An HTTP client for a running service."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Running:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._session = requests.Session()
-        self._session.trust_env = False  # no proxy has any business between a host and itself
+        self._session.trust_env = False  # never use a proxy between a host and itself
 
     def get(self, path: str) -> Any:
-        """The JSON that a GET gives."""
+        """The JSON response to a GET."""
         return self._json("GET", path, None)
 
     def post(self, path: str, body: object) -> Any:
-        """The JSON that a POST of JSON gives."""
+        """The JSON response to a POST of JSON."""
         return self._json("POST", path, body)
 
     def text(self, path: str) -> str:
-        """The text that a GET gives."""
+        """The text response to a GET."""
         return self._answer("GET", path, None).text
 
     def _json(self, method: str, path: str, body: object) -> Any:
@@ -62,7 +62,7 @@ class Running:
 
 
 def find_running(name: str, address: str | None, kind: RuntimeKind | None) -> Running:
-    """The service at an address, else the one of that name, wherever it runs. Raises Problem if it does not run."""
+    """The service at an address, else the named one on any runtime. Raises Problem if it does not run."""
     if address is not None:
         return Running(address if "://" in address else f"http://{address}")
     with found_service(name, kind) as (_, service):

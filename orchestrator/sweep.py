@@ -1,4 +1,4 @@
-"""Removes what a killed `kvcache` left behind: files of services that are gone, and builders of builds that are."""
+"""Removes leftovers of a killed `kvcache`: files of removed services, and builders of dead builds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.runtimes.base import ContainerRuntime
 
 
 def sweep(runtime: ContainerRuntime, console: Console) -> None:
-    """Removes leftovers of this user on one runtime; best effort, and says what could not be removed."""
+    """Removes leftovers of this user on one runtime; best effort, and reports failures."""
     remove_stale_locks()
     for name in service_folders(runtime.kind):
         if runtime.find(name) is None:

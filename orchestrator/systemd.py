@@ -1,4 +1,4 @@
-"""A unit of systemd that keeps a child process up, as --restart does for containers."""
+"""Writes a systemd unit that keeps a child process running, as --restart does for containers."""
 
 from __future__ import annotations
 

@@ -42,9 +42,9 @@ HUB_CACHE_VOLUME = "kvcache-huggingface"
 
 
 def prepare(launch: Launch, runtime: ContainerRuntime, *, dry: bool = False) -> Workload:
-    """The service as this runtime is to run it. Unless `dry`, writes secrets and makes the folder of --hf-cache.
+    """The service's description for this runtime. Unless `dry`, writes secrets and creates the folder of --hf-cache.
 
-    Raises Problem where the runtime could not give the service what the launch promises.
+    Raises Problem if the runtime cannot provide a feature that the launch requires.
     """
 
     def secret(name: str, text: str) -> Path:
@@ -121,7 +121,7 @@ def _in_container(
         **_settings(launch, {name: value for name, value in proxy.items() if name not in secret}),
         "ZMQ_ENDPOINT": launch.zmq_endpoint if launch.engines_beside else _seen_from_container(launch),
         "PODS": launch.pods if launch.engines_beside else _pods_seen_from_container(launch),
-        "HTTP_HOST": "0.0.0.0",  # noqa: S104 - of the container, of which one port is published
+        "HTTP_HOST": "0.0.0.0",  # noqa: S104 - of the container; only one port is published
         "MODELS_DIR": _MODELS,
         "HF_HOME": _HUB_CACHE,
     }
@@ -167,5 +167,5 @@ def _pods_seen_from_container(launch: Launch) -> str:
 
 
 def service_address(launch: Launch, runtime: ContainerRuntime) -> str:
-    """Where this machine reaches what the launch publishes."""
+    """The address at which this machine reaches the published service."""
     return runtime.machine or launch.publish_address

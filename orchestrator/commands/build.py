@@ -1,4 +1,4 @@
-"""The image step of `kvcache up`: builds it if it changed, or if its loops could not be compiled the last time."""
+"""The image step of `kvcache up`: builds if the image changed, or if the last build could not compile the loops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SLOW = "The image's inner loops are not compiled, so the service is slower"
 
 
 def ensure_image(launch: Launch, images: Images, console: Console, signals: Signals) -> None:
-    """Leaves the launch's image as its options ask for. Raises Problem."""
+    """Builds or keeps the image as the launch's options require. Raises Problem."""
     if launch.build is False:
         if images.labels(launch.image) is None:
             raise Problem(
@@ -58,7 +58,7 @@ class _Build:
         self._signals = signals
 
     def run(self) -> Loops:
-        """Builds with compiled loops where that can be, else without."""
+        """Builds with compiled loops if possible, otherwise without."""
         try:
             self._once(Loops.COMPILED)
         except BuildFailed as failure:

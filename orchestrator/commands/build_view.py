@@ -19,7 +19,7 @@ _WIDTH_OF_A_STEP = 90
 
 @contextmanager
 def building(console: Console, image: str, steps: int) -> Iterator[BuildView]:
-    """Shows a build while it runs; `steps` are expected."""
+    """Shows a running build; `steps` is the expected number of steps."""
     console.step(f"Building image {image}...")
     progress = Progress(
         SpinnerColumn(),
@@ -37,7 +37,7 @@ def building(console: Console, image: str, steps: int) -> Iterator[BuildView]:
 
 
 class BuildView:
-    """The output of one build, line by line."""
+    """Collects the output of one build line by line."""
 
     def __init__(self, console: Console, progress: Progress, steps: int) -> None:
         self._console = console
@@ -55,11 +55,11 @@ class BuildView:
 
     @property
     def fetches_base(self) -> bool:
-        """Whether the step that it is at fetches an image to build on."""
+        """Whether the current step pulls a base image."""
         return self._instruction.startswith("FROM")
 
     def said(self, line: str) -> None:
-        """Takes a line of the build's output."""
+        """Adds a line of the build's output."""
         self._last.append(line)
         if step := step_of(line):
             self._instruction = step.instruction

@@ -1,4 +1,4 @@
-"""`kvcache demo`: the service, simulated engines beside it, and conversations routed by what it says."""
+"""`kvcache demo`: starts the service and simulated engines, and routes conversations by the service's scores."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Play:
 
 
 def demo(launch: Launch, play: Play) -> int:
-    """Brings all up, plays, takes all down; gives the exit code: 1 when a prediction was wrong. Raises Problem.
+    """Starts everything, plays, stops everything; returns exit code 1 if a prediction was wrong. Raises Problem.
 
-    A port of 0 is any free one.
+    Port 0 means any free port.
     """
     terminal = Terminal(highlight=False, emoji=False, soft_wrap=False)
     with ExitStack() as stack:
@@ -67,13 +67,13 @@ def demo(launch: Launch, play: Play) -> int:
 
 
 class _Demo:
-    """One run, while the service is up."""
+    """Plays one run while the service is up."""
 
     def __init__(self, launch: Launch, play: Play, terminal: Terminal) -> None:
         self._launch = launch
         self._play = play
         self._terminal = terminal
-        self.exit_code = 130  # until it has ended by itself
+        self.exit_code = 130  # until the player exits
 
     def play(self, runtime: ContainerRuntime) -> None:
         with closing(runtime.run_tool(self._launch.name, self._arguments())) as lines:
@@ -123,7 +123,7 @@ class _Demo:
         return end
 
     def _print_next_steps(self, runtime: ContainerRuntime, end: Ended) -> None:
-        """Says what can be asked of a service that stays up."""
+        """Prints example requests for a service that stays up."""
         chat = make_service_folder(runtime.kind, self._launch.name) / "chat.json"
         chat.write_text(json.dumps({"model": MODEL, "messages": end.last_messages}))
         address = url(runtime.machine or self._launch.publish_address, self._launch.port)
@@ -147,7 +147,7 @@ def _document(started: Started, end: Ended, runtime: str) -> dict[str, object]:
 
 
 def _free_ports(count: int, stack: ExitStack) -> Iterator[int]:
-    """Ports that nobody listens on; they stay reserved until the stack is left."""
+    """Finds free ports, reserved until the stack is closed."""
     for _ in range(count):
         held = stack.enter_context(socket.socket())
         held.bind(("127.0.0.1", 0))

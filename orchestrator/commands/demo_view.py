@@ -22,7 +22,7 @@ _DIFFERENCES_SHOWN = 20
 
 
 class DemoView:
-    """Shows requests as they are routed, and in the end a summary. `terminal` decides how."""
+    """Shows requests as they are routed, then a summary. `terminal` selects the form."""
 
     def __init__(self, terminal: Terminal, started: Started, runtime: str) -> None:
         self._terminal = terminal
@@ -33,7 +33,7 @@ class DemoView:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """While requests are routed."""
+        """Shows the view while requests are routed."""
         if not self._terminal.is_terminal:
             self._terminal.print(Text(f"Playing conversations against {self._title()}"))
             yield
@@ -44,7 +44,7 @@ class DemoView:
             yield
 
     def routed(self, request: Routed) -> None:
-        """Takes one request."""
+        """Shows one request."""
         self._differences += len(request.differences)
         if self._live is not None:
             self._live.update(self.frame(request))
@@ -54,7 +54,7 @@ class DemoView:
             self._terminal.print(Text(_plain(request)), soft_wrap=True)
 
     def frame(self, request: Routed) -> RenderableType:
-        """The live view as it stands after a request."""
+        """The live view after a request."""
         return Group(
             self._head(request),
             Text(),
@@ -69,7 +69,6 @@ class DemoView:
         )
 
     def ended(self, end: Ended) -> None:
-        """Prints the summary."""
         policies = Table(box=None, padding=(0, 2, 0, 0), width=_WIDTH - 4)
         for name in ("routing", "requests", "prompt tokens", "reused", "prefix-hit rate"):
             policies.add_column(name, justify="left" if name == "routing" else "right")
@@ -141,7 +140,7 @@ class DemoView:
 
 
 def _conversation(request: Routed) -> list[RenderableType]:
-    """The prompt as far as the chosen pod has it in its cache, and where the new part begins."""
+    """The prompt, split where the chosen pod's cached prefix ends."""
     share = Table.grid(padding=(0, 2, 0, 0))
     share.add_row(
         _bar(request.prompt_tokens, request.reused, 38, "green"),

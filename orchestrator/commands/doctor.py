@@ -1,4 +1,4 @@
-"""`kvcache doctor`: prints what the checks of orchestrator/doctor find."""
+"""`kvcache doctor`: prints the findings of the checks in orchestrator/doctor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "
 
 
 def examine(launch: Launch, *, as_json: bool) -> None:
-    """Prints what the checks find; raises typer.Exit(1) if something would stop `up`."""
+    """Prints the findings; raises typer.Exit(1) if one would stop `up`."""
     found = []
     terminal = Terminal(highlight=False, emoji=False, soft_wrap=True)
     for finding in findings(launch):

@@ -1,4 +1,4 @@
-"""`kvcache down`: stops and removes services, and what `up` shares with it."""
+"""`kvcache down`: stops and removes services. Also holds the removal code that `up` shares."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ GRACE_SECONDS = 10.0
 
 
 def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool = False) -> None:
-    """Stops and removes the service of that name, or all of ours, on every runtime. Idempotent.
+    """Stops and removes the named service, or all of ours, on every runtime. Idempotent.
 
-    Raises Problem when it found nothing and did not reach a runtime that is installed.
+    Raises Problem if it found nothing and an installed runtime was unreachable.
     """
     removed = 0
     silent: list[RuntimeUnavailable] = []
@@ -39,13 +39,13 @@ def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool =
 
 
 def remove(runtime: ContainerRuntime, name: str) -> None:
-    """Removes a service of ours and what the host kept for it."""
+    """Removes a service of ours and its files on the host."""
     runtime.remove(name)
     forget_service(runtime.kind, name)
 
 
 def refuse_if_foreign(there: Service) -> None:
-    """Raises Problem for a container that is not ours, which is never touched."""
+    """Raises Problem for a container that is not ours; such a container is never touched."""
     if not there.ours:
         raise Problem(
             f"The name {there.name} is taken by a container that is not ours (image {there.image}, {there.state}).",

@@ -1,4 +1,4 @@
-"""`kvcache up --dry-run`: what would be built and run, as the runtime's own command line."""
+"""`kvcache up --dry-run`: prints the build and run steps as the runtime's own command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orchestrator.workload import prepare
 
 
 def dry_run(launch: Launch, console: Console) -> None:
-    """Prints; changes nothing. Raises Problem where `up` would, as far as that can be seen."""
+    """Prints without changing anything. Raises Problem where `up` would, as far as this is visible beforehand."""
     choice = choose(launch.runtime)
     with closing(choice.runtime) as runtime:
         console.step(f"# {runtime.description} ({choice.reason})")
@@ -38,7 +38,7 @@ def dry_run(launch: Launch, console: Console) -> None:
 
 
 def command_line(workload: Workload, kind: RuntimeKind) -> list[str]:
-    """Lines of a shell command that runs the workload."""
+    """Lines of the shell command that runs the workload."""
     variables = [f"{name}={value}" for name, value in workload.environment.items()]
     if kind is RuntimeKind.PROCESS:
         return _continued(

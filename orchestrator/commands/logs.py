@@ -1,4 +1,4 @@
-"""`kvcache logs`: the service's own lines, from whichever runtime runs it."""
+"""`kvcache logs`: the service's own log lines, from the runtime that runs it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from service.contract.units import parse_seconds
 
 
 def show_logs(name: str, kind: RuntimeKind | None, query: LogQuery, console: Console) -> None:
-    """Prints the log of the service of that name. Raises Problem if there is none."""
+    """Prints the log of the named service. Raises Problem if it does not exist."""
     with found_service(name, kind) as (runtime, service):
         for line in runtime.logs(service.name, query):
             console.line(line)
 
 
 def parse_moment(text: str) -> float:
-    """Seconds since the epoch of 10m, 1h30m (so long ago), 2025-01-31T12:00:00Z or 1738324800; raises UsageError."""
+    """Parses 10m or 1h30m (before now), 2025-01-31T12:00:00Z or 1738324800 to Unix seconds; raises UsageError."""
     with suppress(ValueError):
         return float(text)
     with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""`kvcache prune`: removes images that no service uses, and what was left by commands that were killed."""
+"""`kvcache prune`: removes images that no service uses, and leftovers of killed commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.sweep import sweep
 
 
 def prune(kind: RuntimeKind | None, console: Console) -> None:
-    """Prunes every runtime that answers. Services, running or stopped, and the cache of the hub stay."""
+    """Prunes every runtime that answers. Keeps services, running or stopped, and the hub cache."""
     removed = 0
     silent: list[RuntimeUnavailable] = []
     for runtime in answering(kind, silent):

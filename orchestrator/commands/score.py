@@ -1,4 +1,4 @@
-"""`kvcache score`: how much of a prompt each pod of a running service has, a bar for each."""
+"""`kvcache score`: shows as bars how much of a prompt each pod of a running service holds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BAR = 30
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt, or a file with a chat (`-`: standard input), and what else decides its blocks."""
+    """A prompt, or a chat file (`-`: standard input), and the other fields that affect block hashes."""
 
     prompt: str | None
     chat: Path | None
@@ -32,7 +32,7 @@ class Question:
     cache_salt: str | None
 
     def body(self) -> dict[str, Any]:
-        """The request. Raises UsageError."""
+        """Builds the request body. Raises UsageError."""
         if (self.prompt is None) == (self.chat is None):
             raise UsageError("Give a text or --chat FILE, and not both.", 'Example: kvcache score "Once upon a time"')
         body = {"prompt": self.prompt} if self.chat is None else _chat(self.chat)
@@ -41,7 +41,7 @@ class Question:
 
 
 def score(running: Running, question: Mapping[str, Any], *, as_json: bool) -> None:
-    """Asks and shows. Raises Problem."""
+    """Sends the request and shows the result. Raises Problem."""
     answer = running.post("/explain", question)
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
@@ -70,7 +70,7 @@ def _row(pod: str, tokens: int, matched: int, scored: float) -> tuple[Text, Prog
 
 
 def _best_ranks(matches: list[dict[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Each pod's best rank, best pod first, as the service has ordered them."""
+    """Each pod's best rank, best pod first, in the service's order."""
     best: dict[str, Mapping[str, Any]] = {}
     for match in matches:
         best.setdefault(match["pod"], match)

@@ -1,4 +1,4 @@
-"""`kvcache status`: every service of ours, as its runtime sees it and as it says itself."""
+"""`kvcache status`: every service of ours, as reported by its runtime and by itself."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Report:
     blocks: int
     exact: bool
     compiled: bool
-    """Whether its inner loops are compiled; it is slower if not."""
+    """Whether the inner loops are compiled; without them the service is slower."""
     endpoints: tuple[dict[str, Any], ...]
-    """Each endpoint of its engines, as GET /endpoints gives it."""
+    """The engine endpoints in the response of GET /endpoints."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """One service. `uptime` is in seconds; `report` is None when the service does not answer."""
+    """One service. `uptime` is in seconds; `report` is None if the service does not answer."""
 
     name: str
     runtime: str
@@ -62,7 +62,7 @@ class Status:
 
 
 def show_status(kind: RuntimeKind | None, *, as_json: bool) -> None:
-    """Prints all services; raises typer.Exit(1) if there is none."""
+    """Prints all services; raises typer.Exit(1) if none exists."""
     found: list[Status] = []
     silent: list[RuntimeUnavailable] = []
     for runtime in answering(kind, silent):

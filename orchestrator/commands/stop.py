@@ -1,4 +1,4 @@
-"""`kvcache stop`, `start` and `restart`: a detached service is ended, and goes on as it was."""
+"""`kvcache stop`, `start` and `restart`: stop a detached service and start it again with the same configuration."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _START_SECONDS = 30.0
 
 
 def stop(name: str, kind: RuntimeKind | None, console: Console) -> None:
-    """Ends the service and keeps it for `start`. Raises Problem."""
+    """Stops the service and keeps it for `start`. Raises Problem."""
     with found_service(name, kind) as (runtime, service):
         _stop(runtime, service, console)
 
 
 def start(name: str, kind: RuntimeKind | None, console: Console) -> None:
-    """Starts a service that was stopped, and waits until it answers. Raises Problem."""
+    """Starts a stopped service and waits until it answers. Raises Problem."""
     with found_service(name, kind) as (runtime, service):
         _start(runtime, service, console)
 
@@ -44,7 +44,7 @@ def restart(name: str, kind: RuntimeKind | None, console: Console) -> None:
 
 def _stop(runtime: ContainerRuntime, service: Service, console: Console) -> None:
     if runtime.kind is RuntimeKind.PROCESS:
-        runtime.resume(service.name)  # raises: what cannot be started again is not stopped either
+        runtime.resume(service.name)  # raises first: a service that cannot be started again must not be stopped
     owner = Owner.parse(service.labels.get(OWNER_LABEL, ""))
     if owner is not None and owner.lives:
         raise Problem(

@@ -1,4 +1,4 @@
-"""Tools of the service's half that run on this host, as a child process of this Python."""
+"""Runs tools of the service half on this host, as a child process of this Python."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PACKAGES = Path(__file__).resolve().parent.parent.parent
 
 
 def run_tool(name: str, arguments: Sequence[str]) -> int:
-    """Runs `python -m service NAME ARGUMENTS` with our own input and outputs; gives its exit code.
+    """Runs `python -m service NAME ARGUMENTS` with inherited standard streams; returns its exit code.
 
-    Raises Problem when only the host's half is installed.
+    Raises Problem if only the host half is installed.
     """
     if missing := missing_packages():
         raise Problem(
@@ -30,7 +30,7 @@ def run_tool(name: str, arguments: Sequence[str]) -> int:
         [sys.executable, "-m", "service", name, *arguments],
         env={**os.environ, "PYTHONPATH": found, "KVCACHE_PROGRAM": "kvcache"},
     )
-    # Ctrl+C reaches the tool as well as us, and how it ends is its affair; a SIGTERM reaches us alone.
+    # Ctrl+C reaches the tool directly and the tool decides how to exit; SIGTERM reaches only this process.
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: tool.terminate()),

@@ -23,7 +23,7 @@ _REASONS_SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class RankView:
-    """One prefix cache between two looks; `batches_per_second` is None at the first."""
+    """One prefix cache between two polls; `batches_per_second` is None at the first."""
 
     pod: str
     rank: int
@@ -40,7 +40,9 @@ class RankView:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The service between two looks. Rates are per second, None at the first look; `hit_rate` is since its start."""
+    """The service between two polls. Rates are per second, None at the first poll; `hit_rate` covers the time since
+    start.
+    """
 
     url: str
     blocks: int
@@ -64,7 +66,7 @@ class _Look:
 
 
 def top(running: Running, *, interval: float, count: int | None, as_json: bool) -> None:
-    """Shows a view every `interval` seconds, `count` times or until Ctrl+C. Raises Problem when the service is gone."""
+    """Refreshes every `interval` seconds, `count` times or until Ctrl+C. Raises Problem if the service disappears."""
     terminal = Terminal(highlight=False, emoji=False)
     live = terminal.is_terminal and not as_json and count is None
     views = _views(running, interval, count if live or count else 1)
@@ -83,7 +85,7 @@ def top(running: Running, *, interval: float, count: int | None, as_json: bool) 
 def _views(running: Running, interval: float, count: int | None) -> Iterator[View]:
     before = _Look.at_service(running)
     if count is None:
-        yield _view(running.url, None, before)  # somebody looks, and should not have to wait
+        yield _view(running.url, None, before)  # show the first view without delay
     shown = 0
     while count is None or shown < count:
         time.sleep(interval)
@@ -135,7 +137,7 @@ def _view(url: str, before: _Look | None, now: _Look) -> View:
 
 
 def frame(view: View) -> RenderableType:
-    """A view as 80 columns."""
+    """A view of 80 columns."""
     hit_rate = "-" if view.hit_rate is None else f"{view.hit_rate:.1%}"
     head = Text.assemble(("kvcache top", "bold"), f"  {view.url}")
     numbers = (

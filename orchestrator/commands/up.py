@@ -35,15 +35,15 @@ _ENDPOINTS = (
 )
 _WITHOUT_KEY = "Keep it behind a firewall or a proxy that asks for a key; or leave out --publish-address."
 _LINES_OF_A_DEAD_SERVICE = 20
-_LOADING_SECONDS = 2.0  # in which a model on disk is loaded
+_LOADING_SECONDS = 2.0  # covers loading a model from disk
 _LOG_SECONDS = 2.0
 _CONFIRM_SECONDS = 4.0
 
 
 def up(launch: Launch, console: Console, while_up: Callable[[ContainerRuntime], None] | None = None) -> None:
-    """Starts the service and, unless detached, stays until a signal. Raises Problem; nothing is left then.
+    """Starts the service and, unless detached, stays until a signal. On Problem, nothing is left behind.
 
-    With `while_up` it stays only until that returns.
+    With `while_up`, stays only until that function returns.
     """
     begun = time.monotonic()
     with Signals() as signals:
@@ -53,7 +53,7 @@ def up(launch: Launch, console: Console, while_up: Callable[[ContainerRuntime], 
                 console.step("Starting kvcache")
                 console.step(f"Running on host - orchestrating {runtime.description} ({choice.reason})")
                 _UpRun(launch, runtime, console, signals, begun).run(while_up)
-        except ShutdownRequested:  # before there was anything to clean up
+        except ShutdownRequested:  # nothing to clean up yet
             console.step("Received shutdown signal")
 
 
@@ -71,7 +71,7 @@ class _UpRun:
         self._address = service_address(launch, runtime)
         self._readiness = ReadinessWatch(console, self._address, launch.port)
         self._started = False
-        self._grace = 0.0  # until it is ready it has nothing to finish, and may not handle a signal yet
+        self._grace = 0.0  # before readiness it has no requests to finish, and may not handle signals yet
         self._noun = runtime.kind.noun
 
     def run(self, while_up: Callable[[ContainerRuntime], None] | None) -> None:
@@ -88,7 +88,7 @@ class _UpRun:
                 self._wait()
             self._tell()
             if launch.detach:
-                self._started = False  # and stays
+                self._started = False  # the service keeps running
             elif while_up is not None:
                 while_up(self._runtime)
             else:
@@ -160,7 +160,7 @@ class _UpRun:
             try:
                 self._runtime.start(prepare(self._launch, self._runtime))
             except Problem:
-                # Nothing of ours is left then, and somebody else may have the name by now.
+                # Our container is gone, and another process may use the name already.
                 self._started = False
                 forget_service(self._runtime.kind, self._launch.name)
                 raise
@@ -187,7 +187,7 @@ class _UpRun:
         self._console.step(f"{self._noun.capitalize()} is ready!")
 
     def _wait_for_runtime(self) -> None:
-        """Until the runtime says healthy, too; a few seconds at most, since it may check rarely, or never."""
+        """Waits a few seconds at most for the runtime's health check, which may run rarely or never."""
         deadline = time.monotonic() + _CONFIRM_SECONDS
         while self._runtime.confirm_health(self._launch.name) is Health.STARTING and time.monotonic() < deadline:
             self._signals.check()
@@ -240,15 +240,15 @@ class _UpRun:
         query = LogQuery(tail=_LINES_OF_A_DEAD_SERVICE)
         deadline = time.monotonic() + _LOG_SECONDS
         try:
-            # Podman may say that a container has ended before its last lines are written down.
+            # Podman may report the exit of a container before its last log lines are written.
             while not (lines := tuple(self._runtime.logs(self._launch.name, query))) and time.monotonic() < deadline:
                 time.sleep(0.1)
-        except Problem:  # somebody removed it meanwhile
+        except Problem:  # removed by someone else in the meantime
             return ()
         return lines
 
     def _remove(self, failure: Problem | None) -> None:
-        """Stops and removes the service. Its own problem is only a warning after a failure, which is what counts."""
+        """Stops and removes the service. After a failure, a problem here is only a warning."""
         name = self._launch.name
         try:
             try:
@@ -266,7 +266,7 @@ class _UpRun:
 
 
 def _is_orphan(service: Service) -> bool:
-    """Whether the `up` that a running service belongs to is gone; a detached one belongs to none."""
+    """Whether the `up` process that owns a running service has exited; a detached service has no owner."""
     text = service.labels.get(OWNER_LABEL)
     owner = Owner.parse(text) if text else None
     return owner is not None and not owner.lives

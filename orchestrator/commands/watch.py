@@ -1,4 +1,4 @@
-"""Watches a service that is up: reports when it ends, hangs or is paused, and when its runtime does not answer."""
+"""Watches a running service: reports when it exits, hangs or is paused, and when its runtime does not answer."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _RUNTIME_AWAY_SECONDS = 60.0
 
 
 class RuntimeGone(Problem):
-    """The runtime does not come back; what it runs goes on."""
+    """The runtime did not come back; its containers keep running."""
 
 
 class Watch:
-    """One service that is up."""
+    """One running service."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Watch:
         self._paused = False
 
     def until_it_ends(self) -> None:
-        """Returns when somebody else stopped the service. Raises Problem when it ended by itself."""
+        """Returns when someone else stopped the service. Raises Problem if it exited on its own."""
         next_check = time.monotonic() + _HEALTH_SECONDS
         while True:
             time.sleep(_LOOK_SECONDS)
@@ -67,7 +67,7 @@ class Watch:
                 next_check = time.monotonic() + _HEALTH_SECONDS
 
     def _find(self) -> Service | None:
-        """The service as its runtime sees it; waits for a runtime that does not answer. Raises RuntimeGone."""
+        """The runtime's view of the service; waits for a runtime that does not answer. Raises RuntimeGone."""
         lost_at = None
         while True:
             try:

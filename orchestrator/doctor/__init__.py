@@ -1,1 +1,1 @@
-"""`kvcache doctor`: looks for what would stop `up` or keep its service from scoring, and says what to do."""
+"""`kvcache doctor`: finds problems that would stop `up` or keep its service from scoring, and names the remedies."""

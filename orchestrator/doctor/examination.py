@@ -1,4 +1,4 @@
-"""All checks, in the order in which `up` would run into what they look for."""
+"""All checks, in the order in which `up` would meet the problems."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from orchestrator.runtimes.discovery import connect
 
 
 def findings(launch: Launch) -> Iterator[Finding]:
-    """Runs the checks and yields their findings as they come."""
+    """Runs the checks and yields each finding immediately."""
     with ExitStack() as stack:
         runtimes: dict[RuntimeKind, ContainerRuntime | RuntimeUnavailable] = {}
         for kind in RuntimeKind if launch.runtime is None else (launch.runtime,):

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """`problem` stops `up`; `warning` lets it come up to a service that lacks something."""
+    """`problem` stops `up`; with `warning` the service starts but lacks something."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,7 +16,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the examination, with what to do unless all is well."""
+    """One line of the output, with the remedy unless the check passed."""
 
     check: str
     severity: Severity

@@ -17,7 +17,7 @@ _WITHOUT_HUB = "Give its files with --models-dir DIR (DIR/<org>/<name>/tokenizer
 
 
 class _Answer(NamedTuple):
-    """A status and a body; or status 0 and why there is none."""
+    """A status and a body; or status 0 and the reason for the failure."""
 
     status: int
     text: str
@@ -74,7 +74,7 @@ def _on_disk(launch: Launch) -> Path | None:
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """A redirect to where the files are is answer enough."""
+    """A redirect to the file's location is a sufficient answer."""
 
     def redirect_request(self, *_: object) -> None:
         return None
@@ -84,7 +84,7 @@ def _ask(launch: Launch, path: str, method: str = "GET") -> _Answer:
     trust = ssl.create_default_context()
     if launch.ca_bundle:
         trust.load_verify_locations(launch.ca_bundle)
-    request = Request(f"{launch.hf_endpoint.rstrip('/')}/{path}", method=method)  # noqa: S310 - the operator's own
+    request = Request(f"{launch.hf_endpoint.rstrip('/')}/{path}", method=method)  # noqa: S310 - the operator's own URL
     if launch.token:
         request.add_unredirected_header("Authorization", f"Bearer {launch.token}")
     try:

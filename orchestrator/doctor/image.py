@@ -1,4 +1,4 @@
-"""Whether the image is there and up to date, and if not, whether it could be built."""
+"""Checks whether the image exists and is up to date, and otherwise whether it can be built."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _check_base(launch: Launch, images: Images) -> Finding:
 
 
 def _check_python(launch: Launch, images: Images) -> Finding:
-    """Runs the base image, which also shows whether a container can be started at all."""
+    """Runs the base image, which also tests whether a container can start at all."""
     program = "import ensurepip, sys, venv; print('.'.join(map(str, sys.version_info[:2])))"
     try:
         version = images.run(launch.base_image, ["python3", "-c", program])

@@ -1,4 +1,4 @@
-"""Listens to the engines for a few seconds, as the service would, and says what comes."""
+"""Listens to the engines for a few seconds, as the service would, and reports the messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS = 3
 
 
 def check_listening(launch: Launch) -> Iterator[Finding]:
-    """A finding for each endpoint that is connected to. Needs the service's half in this Python."""
+    """A finding for each endpoint that the service connects to. Needs the service half in this Python."""
     endpoints = [endpoint for endpoint in launch.endpoints if not endpoint.binds]
     if not endpoints:
         return
@@ -52,7 +52,7 @@ def finding(heard: Heard, launch: Launch) -> Finding:
 
 
 def _nothing_usable(heard: Heard) -> tuple[str, str] | None:
-    """Why nothing came that the service could read, and what to change on the engine."""
+    """The reason why no readable message arrived, and the change to make on the engine."""
     if heard.problem:
         return heard.problem, "Correct --zmq-endpoint."
     if not heard.connected:
@@ -72,9 +72,9 @@ def _nothing_usable(heard: Heard) -> tuple[str, str] | None:
 
 
 def _ignored(heard: Heard, launch: Launch) -> tuple[str, str] | None:
-    """The topic that the service does not subscribe to, and how it would."""
+    """The topic that the service does not subscribe to, and the setting that would subscribe to it."""
     if any(one.address == heard.address and (one.pod or one.model) for one in launch.endpoints):
-        return None  # its topics are not asked for
+        return None  # its topics are not filtered
     prefix = launch.zmq_topic
     topic = next((one for one in heard.topics if not one.startswith(prefix)), None)
     if topic is None:

@@ -1,4 +1,4 @@
-"""Disk space, memory, and the folder in which this command keeps its files."""
+"""Disk space, memory, and the folder in which this command stores its files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 from orchestrator.doctor.finding import Finding, ok, warning
 from orchestrator.host.state import fallback_state_home, state_home
 
-_IMAGE_BYTES = 3 << 30  # stages of a first build, its image, and a base image
+_IMAGE_BYTES = 3 << 30  # build stages, the image and a base image
 _MEMORY_BYTES = 512 << 20
 _STORAGES = ("/var/lib/containers", "/var/lib/docker", str(Path.home() / ".local/share/containers"))
 

@@ -1,4 +1,4 @@
-"""Ports that `up` needs, and engines whose events it would wait for."""
+"""The ports that `up` needs, and the engine endpoints that it connects to."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_ports(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
 
 
 def check_events(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
-    """Silence is only a warning: an engine may come later."""
+    """Silence is only a warning: an engine may start later."""
     for address in (address for endpoint in launch.endpoints for address in endpoint.addresses):
         found = host_port(address)
         if found is not None and found.port is not None and not binds(address):

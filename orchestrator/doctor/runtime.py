@@ -1,4 +1,4 @@
-"""Which runtimes are here, which one `up` would take, and whether the name is free on it."""
+"""Checks which runtimes are available, which one `up` would take, and whether the name is free on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Runtimes = Mapping[RuntimeKind, ContainerRuntime | RuntimeUnavailable]
 
 
 def check_runtimes(launch: Launch, runtimes: Runtimes, chosen: RuntimeKind | None) -> Iterator[Finding]:
-    """A finding for each runtime; a problem only if `up` could not run on what it was asked to, or on anything."""
+    """A finding for each runtime; a problem only if `up` cannot run on the requested runtime, or on any."""
     for kind, runtime in runtimes.items():
         if isinstance(runtime, RuntimeUnavailable):
             needed = launch.runtime is kind or (launch.runtime is None and chosen is None)
@@ -45,8 +45,8 @@ def check_name(launch: Launch, runtime: ContainerRuntime) -> Finding:
 
 
 def check_folders(launch: Launch, runtime: ContainerRuntime) -> Finding | None:
-    """Whether the runtime can give the service the folders that the launch names; None if it names none."""
-    # Only looks: what `up` would have to make or to give away is left to it.
+    """Whether the runtime can mount the launch's folders; None if it names none."""
+    # Read-only: `up` itself creates folders and changes their owner.
     if launch.models_dir is None and launch.hf_cache is None:
         return None
     if runtime.machine:

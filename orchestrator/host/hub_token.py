@@ -1,4 +1,4 @@
-"""Where the Hugging Face token of this user is."""
+"""Finds the Hugging Face token of this user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 def find_token(environment: Mapping[str, str]) -> str | None:
     """The token that huggingface_hub would use here (get_token): HF_TOKEN, else the file of HF_TOKEN_PATH or HF_HOME.
 
-    HF_HUB_DISABLE_IMPLICIT_TOKEN leaves the file out.
+    With HF_HUB_DISABLE_IMPLICIT_TOKEN, the file is ignored.
     """
     if token := environment.get("HF_TOKEN", "").strip():
         return token

@@ -1,4 +1,4 @@
-"""As whom the service runs in a container, so that it can use the folders of this machine that it is given."""
+"""Chooses the user of the service in a container, which must be able to use the mounted folders of this machine."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 
 from orchestrator.errors import Problem
 
-UNPRIVILEGED_UID = 10001  # of the image
+UNPRIVILEGED_UID = 10001  # the image's user
 _ROOT = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`user` is uid:gid inside; `as_caller` asks a rootless Podman to make that user the caller outside (keep-id)."""
+    """`user` is uid:gid inside; `as_caller` asks a rootless Podman to map that user to the caller outside (keep-id)."""
 
     user: str = f"{UNPRIVILEGED_UID}:{UNPRIVILEGED_UID}"
     as_caller: bool = False
 
 
 def identity(*, rootless: bool, keeps_id: bool, hf_cache: Path | None, caller: int | None = None) -> Identity:
-    """The image's unprivileged user, unless it must write into a folder of this machine: then the owner of that folder.
+    """The image's unprivileged user, or the folder's owner if the service must write into a folder of this machine.
 
-    Makes the folder if it is not there. `keeps_id`: the runtime can map a user inside to the caller. `caller` is a uid,
-    this process's by default. Raises Problem where no unprivileged user could write.
+    Creates the folder if it does not exist. `keeps_id`: the runtime can map a user inside to the caller. `caller` is a
+    uid, by default this process's. Raises Problem where no unprivileged user can write.
     """
     if hf_cache is None:
         return Identity()
@@ -49,7 +49,7 @@ def identity(*, rootless: bool, keeps_id: bool, hf_cache: Path | None, caller: i
 
 
 def refuse_unreadable(models_dir: Path) -> None:
-    """Raises Problem if a user other than its owner cannot look into the folder: the service inside is such a user."""
+    """Raises Problem if only the owner can read the folder: the service runs as another user."""
     if models_dir.stat().st_mode & 0o005 != 0o005:
         raise Problem(
             f"--models-dir: {models_dir} is closed to other users, and the service runs as one.",

@@ -11,14 +11,14 @@ _SHOWN = 3
 
 
 class Objection(NamedTuple):
-    """Something in the folder that keeps the service from a model."""
+    """A mistake in the folder that hides a model from the service."""
 
     what: str
     remedy: str
 
 
 def objections(folder: Path, *, mounted: bool) -> Iterator[Objection]:
-    """Reasons why models of the folder would not be found; `mounted`: the service sees nothing outside of it."""
+    """Reasons why models in the folder would not be found; `mounted`: the service sees only this folder."""
     models = [path for path in sorted(folder.glob("*/*")) if _is_model(path)]
     if not models:
         yield _without_models(folder)
@@ -56,7 +56,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _leading_out(model: Path, folder: Path) -> Iterator[Path]:
-    """The model's folder, or files in it, that are links to somewhere outside."""
+    """Symbolic links to the outside: the model's folder itself, or files in it."""
     inside = folder.resolve()
     if not model.resolve().is_relative_to(inside):
         yield model

@@ -1,4 +1,4 @@
-"""Whose a running service is: the `kvcache up` that stays in the foreground for it, or nobody's (detached)."""
+"""The owner of a running service: the `kvcache up` process in the foreground, or none (detached)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Self
 
 import psutil
 
-_CLOCK_DRIFT = 2.0  # seconds by which the same process's start may read differently after the clock was set
+_CLOCK_DRIFT = 2.0  # tolerance in seconds: a process's start time shifts when the clock is set
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process, named so that another process with its number is not taken for it."""
+    """A process, identified by pid and start time so that a reused pid is not mistaken for it."""
 
     host: str
     pid: int
@@ -26,7 +26,7 @@ class Owner:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Reads what `str()` wrote; None for anything else."""
+        """Parses the result of `str()`; None for any other text."""
         try:
             host, pid, started = text.rsplit("/", 2)
             return cls(host, int(pid), float(started))
@@ -38,12 +38,12 @@ class Owner:
 
     @property
     def lives(self) -> bool:
-        """Whether it still runs; a process of another machine is taken to."""
+        """Whether the process still runs; assumed for a process of another machine."""
         return self.host != platform.node() or process(self.pid, self.started) is not None
 
 
 def process(pid: int, started: float) -> psutil.Process | None:
-    """The process with this number, if it is the one that started then (seconds since the epoch) and still runs."""
+    """The process with this pid, if it still runs and started at that time (Unix seconds)."""
     try:
         found = psutil.Process(pid)
         if abs(found.create_time() - started) < _CLOCK_DRIFT and found.status() != psutil.STATUS_ZOMBIE:

@@ -1,4 +1,4 @@
-"""Whether a port of this machine is free, and who has it if it is not."""
+"""Checks whether a port of this machine is free, and finds the process that holds it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psutil
 
 
 def is_free(address: str, port: int) -> bool:
-    """Whether a service could listen there; True as well when the address is not this machine's."""
+    """Whether a service could listen there; also True if the address does not belong to this machine."""
     error = _bind(address, port)
     return error is None or error.errno != errno.EADDRINUSE
 
@@ -22,7 +22,7 @@ def is_local(address: str) -> bool:
 
 
 def next_free(address: str, port: int) -> int:
-    """The next higher port on which a service could listen, or the given one if there is none."""
+    """The next higher port on which a service could listen, or the given one if none is free."""
     return next((other for other in range(port + 1, min(port + 1000, 65536)) if _bind(address, other) is None), port)
 
 
@@ -30,7 +30,7 @@ def _bind(address: str, port: int) -> OSError | None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family) as probe:
-            # As servers do, so that connections that were closed a moment ago do not count.
+            # SO_REUSEADDR, as servers set it: recently closed connections do not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, port))
     except OSError as error:
@@ -39,7 +39,7 @@ def _bind(address: str, port: int) -> OSError | None:
 
 
 def listener(port: int) -> str | None:
-    """The process that listens on a TCP port, as "python3 (process 4711)"; None when it may not be seen."""
+    """The process that listens on a TCP port, as "python3 (process 4711)"; None if it is not visible."""
     for _, pid in _listening(port):
         if pid is not None:
             try:
@@ -50,16 +50,16 @@ def listener(port: int) -> str | None:
 
 
 def listens_on_loopback_only(port: int) -> bool:
-    """Whether what listens on a TCP port of this machine is out of reach for anyone outside of it, containers included.
+    """Whether the listener on a TCP port is on loopback only, hence unreachable from outside and from containers.
 
-    False as well when that cannot be seen.
+    Also False if the listener is not visible.
     """
     addresses = [address for address, _ in _listening(port)]
     return bool(addresses) and all(ip_address(address).is_loopback for address in addresses)
 
 
 def _listening(port: int) -> Iterator[tuple[str, int | None]]:
-    """Address and process of each socket that listens on this port, as far as they may be seen."""
+    """Address and process of each visible socket that listens on this port."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:

@@ -1,4 +1,4 @@
-"""Files by which a service gets what must not stand in its environment or command line."""
+"""Files that pass secrets to a service outside of its environment and command line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def write_secret(folder: Path, name: str, text: str) -> Path:
-    """Writes a file that any user may read into a folder that only this user can enter.
+    """Writes a file with mode "readable by all" into a folder that only this user can enter.
 
-    Mounted by itself it can be read by the container's user, whose uid is another, while nobody else reaches it.
+    The container's user, which has another uid, can read the mounted file; other users of the host cannot reach it.
     """
     path = folder / name
     path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Ctrl+C, SIGTERM and SIGHUP (a closed terminal), turned into one exception at moments when it is safe to raise."""
+"""Turns Ctrl+C, SIGTERM and SIGHUP (a closed terminal) into one exception, raised at safe moments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn, Self
 
 
 class ShutdownRequested(BaseException):
-    """The user or the system wants us to end. Not an Exception: no library on the way may swallow it."""
+    """The user or the system asked this process to stop. Not an Exception, so that no library swallows it."""
 
 
 class _Mode(Enum):
@@ -19,15 +19,15 @@ class _Mode(Enum):
 
     RAISE = auto()
     WAIT = auto()
-    """It is remembered, and the one after it raises."""
+    """The next signal is remembered, and the one after it raises."""
     COUNT = auto()
 
 
 class Signals:
     """Turns SIGINT, SIGTERM and SIGHUP into ShutdownRequested in the main thread, which ends any blocking call there.
 
-    It is raised once. Later signals are only counted, so that they do not interrupt cleaning up, except where `armed`
-    allows it. Must be entered in the main thread.
+    It is raised once. Later signals are only counted, so that they do not interrupt cleanup, except inside `armed`.
+    Must be entered in the main thread.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Signals:
 
     def __enter__(self) -> Self:
         numbers = [signal.SIGINT, signal.SIGTERM]
-        # `nohup` has it ignored, and means it.
+        # `nohup` sets SIGHUP to ignored, and it must stay ignored.
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
         self._previous = {number: signal.signal(number, self._receive) for number in numbers}
@@ -59,18 +59,18 @@ class Signals:
         raise ShutdownRequested
 
     def check(self) -> None:
-        """Raises ShutdownRequested if a signal came and its exception got lost (in a destructor, say)."""
+        """Raises ShutdownRequested if a signal came but its exception was swallowed (in a destructor, for example)."""
         if self._received > self._answered:
             self._raise()
 
     def disarm(self) -> None:
-        """Cleaning up begins: signals are only counted."""
+        """Starts the cleanup: signals are only counted from here on."""
         self._answered = self._received
         self._mode = _Mode.COUNT
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """A short call that must not be interrupted: a first signal waits for its end, a second one does not."""
+        """Runs a short call that must not be interrupted: a first signal waits for its end, a second one does not."""
         self._mode = _Mode.WAIT
         yield
         self._mode = _Mode.RAISE
@@ -78,7 +78,7 @@ class Signals:
 
     @contextmanager
     def armed(self) -> Iterator[None]:
-        """A part of cleaning up that an impatient user may cut short: the next signal raises here."""
+        """Runs a part of the cleanup that a user may skip: the next signal raises here."""
         self.check()
         self._mode = _Mode.RAISE
         try:

@@ -1,4 +1,4 @@
-"""Files that outlive one command: a service's secrets, a child process's record and log, claims of names and ports."""
+"""Files that outlive one command: secrets of a service, a child process's record and log, locks of names and ports."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _PORTS = "ports"
 
 
 def state_home() -> Path:
-    """The folder of all services, by the XDG base directory specification; not made here.
+    """The folder of all services, by the XDG base directory specification; not created here.
 
-    Where a home is read-only (containers, some CI systems) it is in XDG_RUNTIME_DIR, else in the temporary folder.
+    If the home folder is read-only (containers, some CI systems): in XDG_RUNTIME_DIR, else in the temporary folder.
     """
     wanted = _candidates()
     return next(filter(_can_write, wanted), wanted[0])
 
 
 def fallback_state_home() -> Path | None:
-    """`state_home()` if it is not the first choice, since that cannot be written."""
+    """`state_home()` if the preferred folder is not writable and another one is used."""
     chosen = state_home()
     return chosen if chosen != _candidates()[0] else None
 
@@ -42,21 +42,21 @@ def _candidates() -> list[Path]:
 
 
 def _can_write(folder: Path) -> bool:
-    """Whether the folder can be used: it, or the first of its parents that exists, can be written by this user."""
+    """Whether this user can write the folder, or its first parent that exists."""
     there = next(path for path in (folder, *folder.parents) if path.exists() or path == path.parent)
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         return False
-    # In a folder that everybody can write, somebody else may have made it.
+    # In a world-writable folder, another user may have created it.
     return there != folder or there.stat().st_uid == os.getuid()
 
 
 def service_folder(runtime: str, name: str) -> Path:
-    """A service's own folder; not made here."""
+    """The folder of one service; not created here."""
     return state_home() / runtime / name
 
 
 def make_service_folder(runtime: str, name: str) -> Path:
-    """A service's own folder, which only this user can enter. Raises Problem."""
+    """The folder of one service, accessible only to this user. Raises Problem."""
     folder = service_folder(runtime, name)
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,13 +65,13 @@ def make_service_folder(runtime: str, name: str) -> Path:
 
 
 def service_folders(runtime: str) -> list[str]:
-    """Names of the services of a runtime that have a folder."""
+    """Names of a runtime's services that have a folder."""
     return sorted(path.name for path in (state_home() / runtime).glob("*") if path.is_dir())
 
 
 @contextmanager
 def claim(runtime: str, name: str) -> Iterator[None]:
-    """Lets one process of this user at a time start a service of that name. Raises Problem if another is at it."""
+    """Locks the name: one process of this user at a time starts it. Raises Problem if another holds the lock."""
     busy = Problem(
         f"Another `kvcache up` is starting a service named {name}.", "Wait for it, or choose another --name."
     )
@@ -81,9 +81,9 @@ def claim(runtime: str, name: str) -> Iterator[None]:
 
 @contextmanager
 def claim_ports(ports: Iterable[int], free: Callable[[int], int]) -> Iterator[None]:
-    """Lets one process of this user at a time start a service on these ports. Raises Problem if another is at it.
+    """Locks the ports, so that one process of this user at a time uses them. Raises Problem if another holds the lock.
 
-    `free` gives a port to offer instead of a taken one.
+    `free` suggests a free port instead of a taken one.
     """
     with ExitStack() as stack:
         for port in sorted(ports):
@@ -96,7 +96,7 @@ def claim_ports(ports: Iterable[int], free: Callable[[int], int]) -> Iterator[No
 
 
 def remove_stale_locks() -> None:
-    """Removes lock files of processes that were killed."""
+    """Removes lock files of killed processes."""
     for path in state_home().glob("*/*.lock"):
         with suppress(Problem), _locked(path, Problem("", "")):
             pass
@@ -122,7 +122,7 @@ def _lock(path: Path, busy: Problem) -> IO[bytes]:
         except BlockingIOError:
             file.close()
             raise busy from None
-        # The process that had it before may have removed the file in between.
+        # The previous holder may have removed the file in the meantime.
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()
@@ -140,5 +140,5 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def forget_service(runtime: str, name: str) -> None:
-    """Removes a service's folder, if there is one."""
+    """Removes a service's folder if it exists."""
     shutil.rmtree(service_folder(runtime, name), ignore_errors=True)

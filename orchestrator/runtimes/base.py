@@ -1,7 +1,7 @@
 """The protocol of a container runtime.
 
-A runtime touches only services that carry its label (`Service.ours`); telling and keeping that is the runtime's duty,
-so `stop` and `remove` of anything else do nothing. Methods raise Problem, never an SDK's own error.
+A runtime touches only services that carry its label (`Service.ours`) and must enforce this itself: `stop` and `remove`
+of any other container do nothing. Methods raise Problem, never an SDK's own error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONTENT_LABEL = "io.kvcache.content"
 LOOPS_LABEL = "io.kvcache.loops"
 STAGE_LABEL = "io.kvcache.stage"
 
-# The name by which a container reaches this machine: Podman's own, which Docker is given too.
+# The name by which a container reaches this machine: predefined in Podman, added for Docker.
 HOST_NAME = "host.containers.internal"
 
 
@@ -46,7 +46,7 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A port that is reached at `address` of the host under the number that it has inside."""
+    """A port, published at `address` of the host under the same number."""
 
     address: str
     port: int
@@ -54,7 +54,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A folder or file of the host inside a container; a `private` one is for no other container (SELinux)."""
+    """A folder or file of the host inside a container; `private`: not shared with other containers (SELinux)."""
 
     source: Path
     target: str
@@ -64,7 +64,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """Storage of the runtime's own that outlives containers."""
+    """A volume of the runtime, which outlives containers."""
 
     name: str
     target: str
@@ -72,7 +72,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The service as a runtime is to run it; a child process has no use for what concerns images and mounts."""
+    """The description of a service for a runtime; a child process ignores the fields about images and mounts."""
 
     name: str
     labels: Mapping[str, str]
@@ -92,7 +92,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A runtime's view of the container or process that has a name."""
+    """A runtime's view of a named container or process."""
 
     runtime: RuntimeKind
     name: str
@@ -104,7 +104,7 @@ class Service:
     paused: bool = False
     exit_code: int | None = None
     out_of_memory: bool = False
-    """Whether the kernel ended it because it used more memory than it may."""
+    """Whether the kernel killed it because it exceeded its memory limit."""
     started_at: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     publications: tuple[Publication, ...] = ()
@@ -112,7 +112,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class LogQuery:
-    """Which lines of a log: the last `tail` of those written since `since` (seconds since the epoch)."""
+    """Selects log lines: the last `tail` of those written since `since` (Unix seconds)."""
 
     tail: int | None = None
     since: float | None = None
@@ -128,22 +128,22 @@ class ImageBuild:
     arguments: Mapping[str, str]
     labels: Mapping[str, str]
     pull: bool = False
-    """Whether to ask the registry for a newer base image under the same name."""
+    """Whether to check the registry for a newer base image under the same name."""
     host_network: bool = False
-    """Whether steps use this machine's network, as they must to reach a proxy on its loopback."""
+    """Whether steps use this machine's network, which is needed to reach a proxy on its loopback."""
 
 
 class Images(Protocol):
     """The images of a container runtime."""
 
     def labels(self, reference: str) -> Mapping[str, str] | None:
-        """An image's labels; None when there is no such image here."""
+        """An image's labels; None if the image does not exist locally."""
         ...
 
     def build(self, build: ImageBuild) -> Generator[str, None, None]:
-        """Builds and tags; gives the build's output line by line as it comes. Raises BuildFailed.
+        """Builds and tags; yields the build's output line by line. Raises BuildFailed.
 
-        Closing it ends the build and what it runs. The image that had the tag before is removed if nothing uses it.
+        Closing the iterator stops the build and its steps. The image that had the tag before is removed if unused.
         """
         ...
 
@@ -152,28 +152,28 @@ class Images(Protocol):
         ...
 
     def prune(self) -> list[str]:
-        """Removes images and build stages of ours that no container uses; gives what they were called."""
+        """Removes our unused images and build stages; returns their names."""
         ...
 
     def refusal(self, reference: str) -> str | None:
-        """Why a registry would not give an image; None when the image is here or would be given."""
+        """The reason why an image cannot be pulled; None if it is here or can be pulled."""
         ...
 
 
 class ContainerRuntime(Protocol):
-    """One place where the service can run. `images` is None where no image is needed."""
+    """A place where the service can run. `images` is None if no image is needed."""
 
     @property
     def kind(self) -> RuntimeKind: ...
 
     @property
     def description(self) -> str:
-        """Its version and where it answers, for people."""
+        """Its version and address, for messages."""
         ...
 
     @property
     def machine(self) -> str | None:
-        """Name of the machine where it runs services and publishes their ports; None for this one."""
+        """Name of the machine where it runs services and publishes their ports; None for this machine."""
         ...
 
     @property
@@ -189,56 +189,56 @@ class ContainerRuntime(Protocol):
         ...
 
     def find(self, name: str) -> Service | None:
-        """Who has this name, ours or not."""
+        """The container with this name, ours or not."""
         ...
 
     def holder_of_port(self, port: int) -> str | None:
-        """The name of what publishes this host port through this runtime."""
+        """The name of the container that publishes this host port through this runtime."""
         ...
 
     def refusal_of_address(self, address: str) -> str | None:
-        """Why this runtime cannot publish ports on an IP address; None if it can."""
+        """The reason why this runtime cannot publish ports on an IP address; None if it can."""
         ...
 
     def start(self, workload: Workload) -> None:
-        """Starts the service. After an error nothing of it is left."""
+        """Starts the service. After an error nothing of it is left behind."""
         ...
 
     def confirm_health(self, name: str) -> Health:
-        """The runtime's own health check of a running service, run anew where the runtime lets us."""
+        """The result of the runtime's own health check, run immediately if the runtime allows it."""
         ...
 
     def logs(self, name: str, query: LogQuery) -> Iterator[str]:
-        """Lines of the service's output, without line ends; with `follow` until it stops."""
+        """Lines of the service's output, without line ends; with `follow`, until the service stops."""
         ...
 
     def run_tool(self, name: str, arguments: Sequence[str]) -> Generator[str, None, None]:
-        """Runs `python -m service ARGUMENTS` where a service runs; gives the lines of its output as they come.
+        """Runs `python -m service ARGUMENTS` where a service runs; yields its output lines.
 
-        Raises ToolFailed when it ends with another exit code than 0. It ends with the service at the latest.
+        Raises ToolFailed for an exit code other than 0. The tool ends with the service at the latest.
         """
         ...
 
     def resume(self, name: str) -> None:
-        """Starts a service that was stopped, as it was. Nothing happens if it runs."""
+        """Starts a stopped service with its previous configuration. No effect if it runs."""
         ...
 
     def stop(self, name: str, grace: float) -> None:
-        """Asks the service to end, and ends it after `grace` seconds. Nothing happens if it does not run."""
+        """Asks the service to stop, and kills it after `grace` seconds. No effect if it does not run."""
         ...
 
     def remove(self, name: str) -> None:
-        """Removes the service, running or not, and all that only it used. Nothing happens if it is not there."""
+        """Removes the service, running or not, and everything that only it used. No effect if it does not exist."""
         ...
 
     def remove_leftovers(self) -> None:
-        """Removes what builds of ours that were killed left behind."""
+        """Removes leftovers of our killed builds."""
         ...
 
     def revive(self) -> None:
-        """Starts anew what was started for the connection, if that has ended. Raises RuntimeUnavailable."""
+        """Restarts the helper process of the connection if it has exited. Raises RuntimeUnavailable."""
         ...
 
     def close(self) -> None:
-        """Ends the connection, and what was started for it."""
+        """Closes the connection and its helper process."""
         ...

@@ -1,4 +1,4 @@
-"""Reads the JSON output of a build, which is nearly the same from Docker and from Podman."""
+"""Reads the JSON output of a build, which is nearly the same for Docker and Podman."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which runtimes are here, and which one is taken."""
+"""Finds the available runtimes and chooses one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind, Service
 
 @dataclass(frozen=True)
 class Choice:
-    """A runtime that answers, and why it was taken."""
+    """A runtime that answers, and the reason for choosing it."""
 
     runtime: ContainerRuntime
     reason: str
 
 
 def choose(kind: RuntimeKind | None) -> Choice:
-    """The runtime asked for, or for None a Podman that answers, else a Docker, else a child process. Raises Problem."""
+    """The requested runtime; for None, the first of Podman, Docker and a child process that answers. Raises Problem."""
     if kind is not None:
         return Choice(connect(kind), "as asked for")
     refused: list[str] = []
@@ -37,9 +37,9 @@ def choose(kind: RuntimeKind | None) -> Choice:
 
 
 def answering(kind: RuntimeKind | None, silent: list[RuntimeUnavailable] | None = None) -> Iterator[ContainerRuntime]:
-    """Every runtime that answers, or the one asked for (then raises RuntimeUnavailable if it does not).
+    """Every runtime that answers, or the requested one (then raises RuntimeUnavailable if it does not).
 
-    Errors of those that are installed and do not answer are appended to `silent`: what they run is not known.
+    Errors of installed runtimes that do not answer are appended to `silent`: their services are unknown.
     """
     if kind is not None:
         yield connect(kind)
@@ -53,7 +53,7 @@ def answering(kind: RuntimeKind | None, silent: list[RuntimeUnavailable] | None 
 
 
 def not_found(what: str, silent: list[RuntimeUnavailable]) -> Problem:
-    """A problem that names the runtimes that are installed and did not answer, where the service may be."""
+    """A problem that names the installed runtimes that did not answer and may run the service."""
     return Problem(
         f"{what}, but not every runtime answers: {' '.join(error.what for error in silent)}", silent[0].remedy
     )
@@ -61,7 +61,7 @@ def not_found(what: str, silent: list[RuntimeUnavailable]) -> Problem:
 
 @contextmanager
 def found_service(name: str, kind: RuntimeKind | None) -> Iterator[tuple[ContainerRuntime, Service]]:
-    """The service of that name and the runtime that has it, the first that has one. Raises Problem if none has."""
+    """The service of that name and its runtime, the first that has one. Raises Problem if none has."""
     silent: list[RuntimeUnavailable] = []
     for runtime in answering(kind, silent):
         with closing(runtime):
@@ -75,7 +75,7 @@ def found_service(name: str, kind: RuntimeKind | None) -> Iterator[tuple[Contain
 
 
 def connect(kind: RuntimeKind) -> ContainerRuntime:
-    """Raises RuntimeUnavailable. Imported here: an SDK takes longer to load than most commands to run."""
+    """Raises RuntimeUnavailable. Imported here: loading an SDK takes longer than most commands take to run."""
     return _CONNECT[kind]()
 
 

@@ -42,7 +42,7 @@ from orchestrator.runtimes.streams import lines, tool_lines
 _ANSWER_SECONDS = 3
 _CALL_SECONDS = 60
 _START_INTERVAL_SINCE = (1, 44)  # of the API: Docker 25
-_BUILD_SECONDS = 3600  # between two lines of a build's output
+_BUILD_SECONDS = 3600  # maximum between two lines of a build's output
 
 
 class Docker:
@@ -119,7 +119,7 @@ class Docker:
                 raise
 
     def confirm_health(self, name: str) -> Health:
-        # Docker's daemon runs the check by itself, and only by itself.
+        # Docker's API has no call to run the health check.
         service = self.find(name)
         return service.health if service else Health.UNKNOWN
 
@@ -150,7 +150,7 @@ class Docker:
             with _errors("stop the container"):
                 container = self._client.containers.get(name)
                 if service.paused:
-                    container.unpause()  # else it could not handle the signal
+                    container.unpause()  # otherwise it could not handle the signal
                 container.stop(timeout=round(grace))
 
     def remove(self, name: str) -> None:
@@ -159,14 +159,14 @@ class Docker:
                 try:
                     self._client.containers.get(name).remove(force=True, v=True)
                 except APIError:
-                    if not wait_gone(lambda: self.find(name) is None):  # somebody else may be removing it
+                    if not wait_gone(lambda: self.find(name) is None):  # another process may be removing it
                         raise
 
     def remove_leftovers(self) -> None:
-        """The daemon ends a build, and removes its container, when its client is gone."""
+        """The daemon stops a build and removes its container when the client disconnects."""
 
     def revive(self) -> None:
-        """Nothing was started: a daemon that comes back is reached through the same connection."""
+        """Nothing to restart: the same connection reaches a restarted daemon."""
 
     def close(self) -> None:
         self._client.close()
@@ -241,7 +241,7 @@ class DockerImages:
                 yield from output_lines(message)
         finally:
             hooks.remove(note)
-            # The daemon ends a build, and the container that it runs, when nobody listens to it.
+            # The daemon stops the build and its container when the client disconnects.
             for response in responses:
                 response.close()
 
@@ -252,7 +252,7 @@ class DockerImages:
             return None
 
     def _remove_old_stages(self) -> None:
-        """Removes build stages of earlier builds; the last one stays, since its layers make the next build quick."""
+        """Removes build stages of earlier builds; keeps the last one, whose layers speed up the next build."""
         stages = self._client.images.list(filters={"dangling": True, "label": STAGE_LABEL})
         for image in sorted(stages, key=lambda image: str(image.attrs["Created"]))[:-1]:
             self._remove_unused(image.id)
@@ -277,8 +277,8 @@ def _creation(workload: Workload, api_version: str) -> dict[str, Any]:
         "labels": dict(workload.labels),
         "environment": dict(workload.environment),
         "ports": {f"{published.port}/tcp": (published.address, published.port) for published in workload.publications},
-        # Not docker-py's Mount, which cannot be relabelled for SELinux; nor its list of SOURCE:TARGET:MODE: it takes a
-        # mode other than ro and rw for a part of the target, and makes a volume there.
+        # Not docker-py's Mount, which cannot be relabelled for SELinux; nor its list of SOURCE:TARGET:MODE: it treats a
+        # mode other than ro and rw as part of the target, and creates a volume there.
         "volumes": {
             **{str(mount.source): {"bind": mount.target, "mode": _options(mount)} for mount in workload.mounts},
             **{volume.name: {"bind": volume.target, "mode": "rw"} for volume in workload.volumes},
@@ -291,7 +291,7 @@ def _creation(workload: Workload, api_version: str) -> dict[str, Any]:
 
 
 def _health_check(api_version: str) -> Healthcheck:
-    """The health check, run soon after the start, so that Docker says healthy about when the service answers."""
+    """The health check, run soon after the start, so that Docker reports healthy about when the service answers."""
     check = Healthcheck(**HEALTH_CHECK)
     if tuple(map(int, api_version.split("."))) >= _START_INTERVAL_SINCE:
         check["StartInterval"] = SECOND
@@ -313,14 +313,14 @@ def _remedy(error: Exception) -> str:
 
 
 def _is_installed(where: str) -> bool:
-    """Whether a Docker that does not answer is expected to: it is asked for, or its command or socket is there."""
+    """Whether a silent Docker is an error: it was requested, or its command or socket exists."""
     socket = where.removeprefix("unix://")
     asked = bool(os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT"))
     return asked or shutil.which("docker") is not None or (socket.startswith("/") and Path(socket).exists())
 
 
 def _where() -> str:
-    """The address that docker-py takes, for people; raises RuntimeUnavailable for a context that is not there."""
+    """The address that docker-py uses, for messages; raises RuntimeUnavailable for an unknown context."""
     if host := os.environ.get("DOCKER_HOST"):
         return host
     name = os.environ.get("DOCKER_CONTEXT")
@@ -334,7 +334,7 @@ def _where() -> str:
 
 @contextmanager
 def _errors(doing: str) -> Iterator[None]:
-    """Turns what docker-py raises into a Problem."""
+    """Converts docker-py's exceptions to Problem."""
     try:
         yield
     except APIError as error:

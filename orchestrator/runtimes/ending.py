@@ -1,4 +1,4 @@
-"""Why a service ended, in words."""
+"""The reason why a service exited, as a message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.runtimes.base import Service
 
 
 def ending(service: Service, when: str, last_lines: tuple[str, ...]) -> Problem:
-    """The problem of a service that ended by itself."""
+    """The problem of a service that exited on its own."""
     if service.out_of_memory:
         return Problem(
             f"The service ended {when}: out of memory.", "Give it more with --memory, or leave that out.", last_lines
@@ -32,7 +32,7 @@ def _code(code: int | None) -> str:
 
 
 def _signal(code: int | None) -> signal.Signals | None:
-    """The signal of a code as Python (negative) or a shell (128 and more) gives it."""
+    """The signal in an exit code of Python (negative) or a shell (128 and more)."""
     if code is None or -1 < code < 129:
         return None
     try:

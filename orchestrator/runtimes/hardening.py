@@ -12,7 +12,7 @@ _TMP_BYTES = 64 << 20
 _PIDS_LIMIT = 512
 
 SECOND = 1_000_000_000
-# The image has the same one; repeated because an image in OCI format cannot hold it.
+# The image sets the same health check; repeated because the OCI image format cannot store it.
 HEALTH_CHECK: Mapping[str, Any] = {
     "Test": ["CMD", "python", "-m", "service.healthcheck"],
     "Interval": 5 * SECOND,
@@ -24,7 +24,7 @@ HEALTH_CHECK: Mapping[str, Any] = {
 
 def podman_restrictions(workload: Workload) -> dict[str, Any]:
     """Arguments of podman-py's ContainersManager.create."""
-    # Without a source, Podman would make a folder instead of a file system in memory.
+    # Without a source, Podman would create a folder instead of an in-memory file system.
     tmp = {"type": "tmpfs", "source": "tmpfs", "target": "/tmp", "size": _TMP_BYTES, "mode": "1777"}  # noqa: S108
     return {
         **_common(workload),
@@ -76,7 +76,7 @@ def _common(workload: Workload) -> dict[str, Any]:
 
 
 def _sysctls(workload: Workload) -> dict[str, str]:
-    """Without capabilities, a port below 1024 is bound only if the container's own network allows it."""
+    """Without capabilities, a port below 1024 can be bound only if the container's own network allows it."""
     if any(published.port < 1024 for published in workload.publications):
         return {"net.ipv4.ip_unprivileged_port_start": "0"}
     return {}

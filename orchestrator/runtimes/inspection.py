@@ -11,12 +11,12 @@ from orchestrator.runtimes.base import NAME_LABEL, Health, Publication, RuntimeK
 
 
 def service_from(attributes: Mapping[str, Any], runtime: RuntimeKind) -> Service:
-    """Reads the answer of `GET /containers/{name}/json` (Docker API 1.41) or its libpod sister (Podman 4.3)."""
+    """Reads the answer of `GET /containers/{name}/json` (Docker API 1.41), or of its libpod equivalent (Podman 4.3)."""
     state = attributes["State"]
     labels = attributes["Config"].get("Labels") or {}
     status = state.get("Status") or "unknown"
     paused = status == "paused"
-    running = bool(state.get("Running")) or paused  # Podman says of a paused container that it does not run
+    running = bool(state.get("Running")) or paused  # Podman reports a paused container as not running
     return Service(
         runtime=runtime,
         name=attributes["Name"].lstrip("/"),
@@ -35,7 +35,7 @@ def service_from(attributes: Mapping[str, Any], runtime: RuntimeKind) -> Service
 
 
 def _health(state: Mapping[str, Any]) -> Health:
-    # Podman before 4.0 says Healthcheck.
+    # Podman before 4.0 names it Healthcheck.
     status = (state.get("Health") or state.get("Healthcheck") or {}).get("Status")
     return next((health for health in Health if health == status), Health.UNKNOWN)
 
@@ -50,7 +50,7 @@ def _moment(text: str | None) -> float | None:
 def _publications(attributes: Mapping[str, Any]) -> tuple[Publication, ...]:
     ports = (attributes.get("NetworkSettings") or {}).get("Ports") or {}
     found = {
-        Publication(binding.get("HostIp") or "0.0.0.0", int(binding["HostPort"]))  # noqa: S104 - what Podman leaves out
+        Publication(binding.get("HostIp") or "0.0.0.0", int(binding["HostPort"]))  # noqa: S104 - Podman omits it
         for bindings in ports.values()
         for binding in bindings or ()
     }
@@ -58,7 +58,7 @@ def _publications(attributes: Mapping[str, Any]) -> tuple[Publication, ...]:
 
 
 def wait_gone(is_gone: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Whether something that is being removed is gone before long."""
+    """Waits briefly for a removal in progress; returns whether the container is gone."""
     deadline = time.monotonic() + seconds
     while not is_gone():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Reads a service's log file as a runtime would give its log: the last lines, those since a moment, and on."""
+"""Reads a service's log file as a runtime reads its log: the last lines, lines since a time, and new lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\
 
 
 def read_log(path: Path, query: LogQuery, still_written: Callable[[], bool]) -> Iterator[str]:
-    """Lines of the file; with `query.follow` for as long as `still_written` says that more may come."""
+    """Lines of the file; with `query.follow`, for as long as `still_written` returns True."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -29,7 +29,7 @@ def read_log(path: Path, query: LogQuery, still_written: Callable[[], bool]) -> 
 
 
 def since(log: Iterable[str], moment: float | None) -> Iterator[str]:
-    """Lines from the first that names a time not before the moment; one without a time belongs to the one before."""
+    """Lines from the first with a time not before `since`; a line without a time belongs to the previous one."""
     begun = moment is None
     for line in log:
         begun = begun or (moment is not None and (_moment(line) or 0.0) >= moment)
@@ -42,7 +42,7 @@ def _last(log: Iterable[str], tail: int | None) -> Iterable[str]:
 
 
 def _moment(line: str) -> float | None:
-    """The time that a line names near its beginning (a plain prefix, or a field of JSON)."""
+    """The time near the beginning of a line (a plain prefix, or a field of JSON)."""
     match = _MOMENT.search(line, 0, 200)
     try:
         return datetime.fromisoformat(match[0].replace(",", ".")).timestamp() if match else None

@@ -27,7 +27,7 @@ from orchestrator.runtimes.streams import frames, lines, tool_lines
 
 _CALL_SECONDS = 60.0
 _NETWORK = "podman"
-_ROOT_SOCKET = "http+unix:///run/podman/podman.sock"  # podman-py would look below XDG_RUNTIME_DIR for root, too
+_ROOT_SOCKET = "http+unix:///run/podman/podman.sock"  # podman-py would search XDG_RUNTIME_DIR for root, too
 
 
 class Podman:
@@ -106,7 +106,7 @@ class Podman:
         return None
 
     def refusal_of_address(self, address: str) -> str | None:
-        # A rootless Podman forwards with a process of its own; a rootful one with rules of its network's IP version.
+        # A rootless Podman forwards with its own process; a rootful one with rules for its network's IP version.
         if ":" not in address or self.rootless:
             return None
         with podman_errors("inspect its network"):
@@ -124,10 +124,10 @@ class Podman:
                 raise
 
     def confirm_health(self, name: str) -> Health:
-        # Each run updates the state that `podman ps` shows, which without systemd nothing else does.
+        # Each run updates the state that `podman ps` shows; without systemd nothing else updates it.
         with podman_errors("check the service's health"):
             response = self._client.api.get(f"/containers/{name}/healthcheck")
-            # It may have stopped or gone meanwhile.
+            # It may have stopped or disappeared in the meantime.
             return Health(response.json()["Status"]) if response.ok else Health.UNKNOWN
 
     def logs(self, name: str, query: LogQuery) -> Iterator[str]:
@@ -138,7 +138,7 @@ class Podman:
             yield from lines(chunks)
 
     def run_tool(self, name: str, arguments: Sequence[str]) -> Generator[str, None, None]:
-        # podman-py's own exec_run does not say which exec it was, so that its exit code could not be asked for.
+        # podman-py's own exec_run does not return the exec id, which is needed to read the exit code.
         wanted = {"AttachStdout": True, "AttachStderr": True, "Cmd": ["python", "-m", "service", *arguments]}
         api = self._stream_client.api
         with podman_errors("run a command in the container"):
@@ -163,7 +163,7 @@ class Podman:
         if (service := self.find(name)) and service.ours and service.running:
             with podman_errors("stop the container"):
                 if service.paused:
-                    self._client.containers.get(name).unpause()  # else it could not handle the signal
+                    self._client.containers.get(name).unpause()  # otherwise it could not handle the signal
                 self._client.containers.get(name).stop(timeout=round(grace), ignore=True)
 
     def remove(self, name: str) -> None:
@@ -171,12 +171,12 @@ class Podman:
             with podman_errors("remove the container"):
                 try:
                     container = self._client.containers.get(name)
-                    with suppress(APIError):  # it may have ended by itself
-                        # Podman 4.3 forgets a container that is being stopped, and leaves its process behind.
+                    with suppress(APIError):  # it may have exited on its own
+                        # Podman 4.3 forgets a container that is being stopped, and leaves its process running.
                         container.kill("SIGKILL")
                     container.remove(force=True, v=True)
                 except APIError:
-                    if not wait_gone(lambda: self.find(name) is None):  # somebody else may be removing it
+                    if not wait_gone(lambda: self.find(name) is None):  # another process may be removing it
                         raise
 
     def remove_leftovers(self) -> None:

@@ -1,4 +1,4 @@
-"""Where Podman's API is, and what podman-py's errors mean."""
+"""Finds Podman's API, and converts podman-py's errors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _ANSWER_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class PodmanApi:
-    """An address of Podman's API; None for where podman-py looks by itself, a `podman machine` included.
+    """An address of Podman's API; None for podman-py's own default, which includes a `podman machine`.
 
-    Never podman-py's `from_env`, which would take DOCKER_HOST for Podman's.
+    Never podman-py's `from_env`, which would treat DOCKER_HOST as Podman's address.
     """
 
     url: str | None
@@ -39,7 +39,7 @@ class PodmanApi:
         return str(self).startswith(("unix://", "http+unix://"))
 
     def check(self) -> None:
-        """Raises what podman-py raises, or OSError, if no Podman answers there."""
+        """Raises podman-py's exceptions or OSError if no Podman answers there."""
         path = Path(unquote(urlsplit(str(self)).netloc or urlsplit(str(self)).path))
         if self.local and not path.exists():
             raise FileNotFoundError(f"there is no socket {path}")
@@ -50,11 +50,11 @@ class PodmanApi:
 
 @contextmanager
 def podman_errors(doing: str) -> Iterator[None]:
-    """Turns what podman-py raises into a Problem."""
+    """Converts podman-py's exceptions to Problem."""
     try:
         yield
     except (APIError, PodmanError, requests.RequestException, OSError, KeyError, ValueError) as error:
-        # podman-py says APIError, too, when there was no answer.
+        # podman-py also raises APIError when it received no answer.
         if isinstance(error, APIError) and error.response is not None:
             raise Problem(
                 f"Podman could not {doing}: {error.explanation or error}",

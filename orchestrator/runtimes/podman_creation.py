@@ -1,4 +1,4 @@
-"""A workload as arguments of podman-py."""
+"""Converts a workload to arguments of podman-py."""
 
 from __future__ import annotations
 

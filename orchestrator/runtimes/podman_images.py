@@ -1,4 +1,4 @@
-"""Podman's images, and their builds, which podman-py's own `build` tells about only when all is over."""
+"""Podman's images and builds; podman-py's own `build` returns the output only after the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from orchestrator.runtimes.podman_api import PodmanApi, podman_errors
 from orchestrator.runtimes.podman_leftovers import OWNER_ARGUMENT
 from orchestrator.runtimes.podman_service import PodmanService
 
-# Podman's own OCI format has no place for a health check.
+# Podman's own OCI format cannot store a health check.
 _DOCKER_FORMAT = "application/vnd.docker.distribution.manifest.v2+json"
 
 
@@ -45,7 +45,7 @@ class PodmanImages:
 
     def build(self, build: ImageBuild) -> Generator[str, None, None]:
         before = self._get(build.reference)
-        # A build can be ended only together with the API that runs it, so it gets one of ours where that can be.
+        # A build can be stopped only together with its API process, so it gets one of ours if possible.
         service = self._service or (PodmanService() if self._api.local and shutil.which("podman") else None)
         client = PodmanApi(service.url).client() if service else self._api.client()
         try:
@@ -92,7 +92,7 @@ class PodmanImages:
         return None
 
     def _remove_old_stages(self) -> None:
-        """Removes build stages of earlier builds; the last one stays, since its layers make the next build quick."""
+        """Removes build stages of earlier builds; keeps the last one, whose layers speed up the next build."""
         with podman_errors("list images"):
             stages = self._client.images.list(filters={"dangling": True, "label": STAGE_LABEL})
         for image in sorted(stages, key=lambda image: int(image.attrs["Created"]))[:-1]:
@@ -110,7 +110,7 @@ class PodmanImages:
 
 
 def _build_output(client: Any, build: ImageBuild, service: PodmanService | None) -> Iterator[str]:
-    """The lines of a build's output as they come."""
+    """Yields the lines of a build's output."""
     response = client.api.post(
         "/build",
         params={
@@ -130,7 +130,7 @@ def _build_output(client: Any, build: ImageBuild, service: PodmanService | None)
         stream=True,
     )
     response.raise_for_status()
-    # A signal that tears a read apart closes the connection, and with it the only way to see that a build is over.
+    # A signal during a read would close the connection, the only way to notice the end of a build.
     lines: SimpleQueue[bytes | requests.RequestException | None] = SimpleQueue()
     reader = Thread(target=_read, args=(response, lines), daemon=True)
     reader.start()

@@ -1,4 +1,4 @@
-"""Builder containers and folders of builds whose `kvcache` was killed: Podman never removes these by itself."""
+"""Finds builder containers and folders of killed `kvcache` builds: Podman never removes these itself."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import psutil
 from orchestrator.host.ownership import Owner
 
 OWNER_ARGUMENT = "KVCACHE_OWNER"
-"""Build argument that names the process a build belongs to; the builder writes all arguments into its record."""
+"""Build argument with the owner process of a build; the builder writes all arguments into its record."""
 
 _PREFIX = "kvcache-podman-"
 _OWNER = "owner"
 
 
 def make_folder() -> Path:
-    """A folder of this process for Podman's API and its builders, on a file system that is not in memory."""
-    parent = "/var/tmp" if Path("/var/tmp").is_dir() else None  # noqa: S108 - mkdtemp's folder is closed to others
+    """A folder of this process for Podman's API and its builders, on a disk file system."""
+    parent = "/var/tmp" if Path("/var/tmp").is_dir() else None  # noqa: S108 - mkdtemp's folder is private
     try:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     except OSError:
@@ -33,8 +33,8 @@ def make_folder() -> Path:
 
 
 def remove_dead_folders() -> None:
-    """Removes folders of processes that were killed, and ends what their builds still run."""
-    for parent in {Path("/var/tmp"), Path(tempfile.gettempdir())}:  # noqa: S108 - only folders of this user are touched
+    """Removes folders of killed processes, and kills the remaining processes of their builds."""
+    for parent in {Path("/var/tmp"), Path(tempfile.gettempdir())}:  # noqa: S108 - touches only folders of this user
         for folder in parent.glob(f"{_PREFIX}*"):
             with suppress(OSError):
                 owner = Owner.parse((folder / _OWNER).read_text())
@@ -46,7 +46,7 @@ def remove_dead_folders() -> None:
 def _end_processes_of(folder: Path) -> None:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            # The builder and what it starts have the folder as TMPDIR; the steps of a build are their children.
+            # The builder and its helpers have the folder as TMPDIR; the build steps are their children.
             if process.environ().get("TMPDIR") == str(folder):
                 for one in [*process.children(recursive=True), process]:
                     with suppress(psutil.Error):
@@ -54,7 +54,7 @@ def _end_processes_of(folder: Path) -> None:
 
 
 def dead_builders(graph_root: Path) -> Iterator[str]:
-    """Ids of builder containers, in Podman's storage of this machine, whose owner is gone."""
+    """Ids of builder containers, in Podman's storage of this machine, that have no living owner."""
     for record in graph_root.glob("*-containers/*/userdata/buildah.json"):
         with suppress(OSError, ValueError):
             owner = _owner(json.loads(record.read_text()))
@@ -63,6 +63,6 @@ def dead_builders(graph_root: Path) -> Iterator[str]:
 
 
 def _owner(record: Mapping[str, Any]) -> Owner | None:
-    """The owner of a builder; None for one that is not of ours."""
+    """The owner of a builder; None for a builder that is not ours."""
     text = (record.get("Args") or {}).get(OWNER_ARGUMENT)
     return Owner.parse(text) if text else None

@@ -1,6 +1,6 @@
-"""Podman's API, served by a child process of ours for as long as it is needed.
+"""Serves Podman's API with a child process of ours for as long as it is needed.
 
-Most machines have the `podman` command and nobody who listens on its API socket.
+Most machines have the `podman` command, but no process that listens on its API socket.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STOP_SECONDS = 5.0
 
 
 class PodmanService:
-    """`podman system service` on a socket that only this user reaches; ends with us even if we are killed."""
+    """`podman system service` on a private socket; exits with this process even if we are killed."""
 
     def __init__(self) -> None:
         remove_dead_folders()
@@ -51,12 +51,12 @@ class PodmanService:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                # Builds leave folders here when they are killed; so they are removed with ours.
+                # Killed builds leave folders here; they are removed with ours.
                 env={**os.environ, "TMPDIR": str(self._folder)},
             )
 
     def revive(self) -> None:
-        """Starts it again if it has ended. Raises RuntimeUnavailable."""
+        """Restarts it if it has exited. Raises RuntimeUnavailable."""
         if self._process.poll() is not None:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             self._socket.unlink(missing_ok=True)
@@ -79,10 +79,10 @@ class PodmanService:
             time.sleep(0.01)
 
     def end_build(self, output: threading.Thread) -> None:
-        """Ends a build, which is over when the thread that reads its output is; returns when it is.
+        """Stops a build; returns when the thread that reads its output has ended.
 
-        Podman's API cannot: 4.3 lets a step run on after its client is gone, then panics. So what the build runs is
-        killed until it gives up and cleans up by itself; if it does not, the API is killed.
+        Podman's API cannot stop a build: 4.3 keeps a step running after the client disconnects, then panics. So the
+        build's processes are killed until it fails and cleans up; if it does not fail, the API process is killed.
         """
         deadline = time.monotonic() + _STOP_SECONDS
         steps: set[psutil.Process] = set()
@@ -97,7 +97,7 @@ class PodmanService:
         _kill_innermost(steps)
 
     def close(self) -> None:
-        """Ends the API and removes its socket."""
+        """Stops the API and removes its socket."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
@@ -111,7 +111,7 @@ def _kill_innermost(processes: Iterable[psutil.Process]) -> None:
     """Kills the processes that have no children; call again for their parents."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            # One that goes on could have a child between the look and the kill, and leave it behind.
+            # A running process could fork between the listing and the kill, and leave the child behind.
             process.suspend()
             if process.children():
                 process.resume()

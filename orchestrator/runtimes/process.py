@@ -1,4 +1,4 @@
-"""No container runtime at all: the service as a child process of this Python, for machines with neither."""
+"""Runs the service as a child process of this Python, for machines without a container runtime."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from orchestrator.runtimes.log_file import read_log
 from orchestrator.runtimes.streams import tool_lines
 
 _PACKAGES = Path(__file__).resolve().parent.parent.parent
-# What a program needs of its surroundings. Everything else is said by the workload, so that a setting of the service
-# that happens to be set in a shell changes nothing, as with a container.
+# Environment variables that every program needs. The workload sets all others, so that a setting of the service
+# that is set in the shell has no effect, as with a container.
 _INHERITED_VARIABLES = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|LD_LIBRARY_PATH|XDG_CACHE_HOME"
     r"|PYTHONPATH|VIRTUAL_ENV|SSL_CERT_FILE|SSL_CERT_DIR|HF_HOME|HF_HUB_CACHE",
@@ -39,7 +39,7 @@ _INHERITED_VARIABLES = re.compile(
 
 @dataclass(frozen=True)
 class _Record:
-    """The record of a child process, by which a later command finds it; start time guards against reused pids."""
+    """The record of a child process, by which a later command finds it; the start time guards against reused pids."""
 
     pid: int
     started: float
@@ -77,7 +77,7 @@ class Processes:
 
     @classmethod
     def connect(cls) -> Self:
-        """Always there; raises RuntimeUnavailable when the service's own dependencies are not installed."""
+        """Always available; raises RuntimeUnavailable if the service's own dependencies are not installed."""
         if missing := missing_packages():
             raise RuntimeUnavailable(
                 f"The service cannot run in this Python: {names_of(missing)} not installed.",
@@ -203,13 +203,13 @@ class Processes:
         forget_service(self.kind, name)
 
     def remove_leftovers(self) -> None:
-        """Nothing is built."""
+        """Does nothing: a child process needs no build."""
 
     def revive(self) -> None:
-        """Nothing was started."""
+        """Does nothing: no connection exists."""
 
     def close(self) -> None:
-        """Nothing was opened; a detached service runs on."""
+        """Does nothing: a detached service keeps running."""
 
 
 def _die_with_parent() -> list[str]:
@@ -225,11 +225,11 @@ def _pieces(output: IO[bytes], errors: IO[bytes]) -> Iterator[tuple[bytes | None
 
 
 def missing_packages() -> list[str]:
-    """Requirements of the service (the extra `service`) whose distribution this Python does not have."""
+    """Requirements of the service (the extra `service`) that are not installed in this Python."""
     try:
         required = metadata.requires("kvcache") or ()
     except metadata.PackageNotFoundError:
-        return []  # a checkout that was never installed
+        return []  # a checkout without an installation
     missing = []
     for requirement in required:
         specifier, _, marker = requirement.partition(";")
@@ -240,7 +240,7 @@ def missing_packages() -> list[str]:
 
 
 def names_of(requirements: Iterable[str]) -> str:
-    """The distributions of requirements, for people."""
+    """The distribution names of requirements, for messages."""
     return ", ".join(re.split(r"[^\w.-]", requirement)[0] for requirement in requirements)
 
 

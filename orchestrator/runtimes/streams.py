@@ -1,4 +1,4 @@
-"""Lines out of the pieces in which container runtimes send what a process writes."""
+"""Splits the byte chunks of a process's output, as container runtimes send them, into lines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from orchestrator.errors import ToolFailed
 
 _LINES_OF_A_FAILED_TOOL = 20
-_ERRORS = 2  # the number of standard error in a multiplexed stream
+_ERRORS = 2  # stream id of standard error in a multiplexed stream
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Text lines without their ends; a piece may hold many lines, or half of one, or half of a character."""
+    """Text lines without line ends; a chunk may hold many lines, part of a line, or part of a character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     rest = ""
     for chunk in chunks:
@@ -26,7 +26,7 @@ def lines(chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def frames(read: Callable[[int], bytes]) -> Iterator[tuple[bytes | None, bytes | None]]:
-    """Pieces of standard output and standard error, out of the stream in which Docker and Podman multiplex them.
+    """Chunks of standard output and standard error, demultiplexed.
 
     Source: Docker Engine API, ContainerAttach, "Stream format".
     """
@@ -41,7 +41,7 @@ def tool_lines(
     pieces: Iterable[tuple[bytes | None, bytes | None]],
     exit_code: Callable[[], int],
 ) -> Generator[str, None, None]:
-    """The lines of a tool's output; raises ToolFailed at its end if it failed, with what it wrote of errors."""
+    """The lines of a tool's output; if it failed, raises ToolFailed with its standard error at the end."""
     errors: deque[bytes] = deque(maxlen=256)
 
     def output() -> Iterator[bytes]:

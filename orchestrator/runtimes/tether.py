@@ -1,6 +1,6 @@
-"""Runs a command that ends when its parent does: `tether.py PARENT_PID COMMAND…` (Linux; elsewhere it just runs).
+"""Runs a command that ends when its parent does: `tether.py PARENT_PID COMMAND…` (Linux; elsewhere it only runs it).
 
-A killed `kvcache` cannot end its children, so the kernel is asked to. Run as a file, it imports nothing of ours.
+A killed `kvcache` cannot stop its children, so the kernel does. Runs as a file and imports nothing of ours.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ def main() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             return
-    os.execvp(command[0], command)  # noqa: S606 - the command is our own caller's
+    os.execvp(command[0], command)  # noqa: S606 - the command comes from our own caller
 
 
 if __name__ == "__main__":
