@@ -1,8 +1,8 @@
-"""Admits requests: bounds the requests in flight and their bytes, over all clients and for each peer address.
+"""Admits requests: bounds the requests in flight and their bytes, in total and per peer address.
 
-A request takes a place when its body is there, and holds it until its response has left. Bytes count from the first
-one received. Requests that wait for their client (for the rest of a body, or for it to read a response) are dropped,
-the longest waiting first, when another request needs their place or bytes: slow clients cannot keep others out.
+A request takes a place when its body is complete, and holds it until its response is sent. Bytes count from the first
+one received. If another request needs a place or bytes, the request that has waited longest for its client (to send
+the rest of a body, or to read a response) is dropped: slow clients cannot block others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Admission:
     def __init__(self, max_requests: int, max_requests_per_peer: int, max_bytes: int, patience: float = 1.0) -> None:
         """A peer address may hold the same share of the bytes as of the requests.
 
-        A request that has waited for its client for less than `patience`, in seconds, is not dropped.
+        A request is dropped only after it has waited `patience` seconds for its client.
         """
         self.requests = 0
         self.bytes = 0
@@ -35,7 +35,7 @@ class Admission:
         self._waiting: dict[Reservation, tuple[float, Callable[[], None]]] = {}
 
     def reserve(self, peer: str, *, needs_place: bool = True) -> Reservation:
-        """A reservation without a place and bytes, for a request from `peer`, which may need no place later on."""
+        """A reservation without place and bytes for a request from `peer`; a place is not always needed later."""
         return Reservation(self, peer, needs_place=needs_place)
 
     def _take_place(self, reservation: Reservation) -> None:
@@ -96,20 +96,20 @@ class Reservation:
         self._released = False
 
     def take_place(self) -> None:
-        """Raises ApiError 429 when no place is free."""
+        """Raises ApiError 429 if no place is free."""
         if self._needs_place and not self._released:
             self._admission._take_place(self)
             self.has_place = True
 
     def charge(self, size: int) -> None:
-        """Adds bytes; raises ApiError 429 when there is no room for them."""
+        """Adds bytes; raises ApiError 429 if there is no room for them."""
         if not self._released:
             self._admission._charge(self, size)
             self.bytes += size
 
     @contextmanager
     def waiting_for_client(self, drop: Callable[[], None]) -> Iterator[None]:
-        """While the request waits for its client, another one may take its place and bytes; `drop` is called then."""
+        """While the request waits for its client, another one may take its place and bytes and then calls `drop`."""
         self._admission._waiting[self] = (monotonic(), drop)
         try:
             yield
@@ -117,7 +117,7 @@ class Reservation:
             self._admission._waiting.pop(self, None)
 
     def release(self) -> None:
-        """Gives the place and the bytes back; does nothing the second time."""
+        """Returns the place and the bytes. Idempotent."""
         if not self._released:
             self._released = True
             self._admission._give_back(self)

@@ -15,20 +15,20 @@ from service.api.resources import LIMITS, TURNS, reservation_of
 
 _INFLATE_STEP: Final = 1 << 18
 _SMALL_BODY: Final = 1 << 19
-"""A body up to this size decodes in a few milliseconds and megabytes, whatever it holds."""
+"""A body up to this size takes only a few milliseconds and megabytes to decode, whatever its content."""
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The whole body, for which the request takes its place.
+    """The whole body; takes a place for the request.
 
-    Raises ApiError 408 when it arrives too slowly, 413 when it is too large, 415 for an unknown encoding, and 429 when
-    there is no place or no room for its bytes.
+    Raises ApiError 408 if it arrives too slowly, 413 if it is too large, 415 for an unknown encoding, and 429 if
+    no place or no room for its bytes is free.
     """
     limits, reservation = request.app[LIMITS], reservation_of(request)
     if (request.content_length or 0) > limits.max_body_bytes:
         raise limits.body_too_large()
     encoding = request.headers.get("Content-Encoding")
-    if encoding is None and request.content.is_eof():  # the whole body is here: no timer is needed
+    if encoding is None and request.content.is_eof():  # the body is already complete: no timer needed
         body = request.content.read_nowait()
         if len(body) > limits.max_body_bytes:
             raise limits.body_too_large()
@@ -94,7 +94,7 @@ class _Inflater:
         self._zlib: zlib._Decompress | None = None
 
     def inflate(self, received: bytes) -> Iterator[bytes]:
-        """Gives the inflated bytes in chunks of limited size; raises ApiError 400."""
+        """Yields the inflated bytes in chunks of limited size; raises ApiError 400."""
         if self._zlib is None:
             raw = self._encoding == "deflate" and received[0] & 0xF != 8  # without zlib's header, as some clients send
             self._zlib = zlib.decompressobj(-zlib.MAX_WBITS if raw else 32 + zlib.MAX_WBITS)
@@ -110,7 +110,7 @@ class _Inflater:
                 return
 
     def finish(self) -> None:
-        """Raises ApiError 400 when the body ended too early."""
+        """Raises ApiError 400 if the compressed body is truncated."""
         if self._zlib is not None and not self._zlib.eof:
             raise self._broken()
 
@@ -119,7 +119,7 @@ class _Inflater:
 
 
 async def _check_shape(request: web.Request, body: bytes) -> None:
-    """Raises ApiError 413 for a body of too many JSON values; charges the memory that they will take."""
+    """Raises ApiError 413 for a body of too many JSON values; reserves the memory of their decoded form."""
     limits, shape = request.app[LIMITS], JsonShape()
     for shape in count_values(body):
         limits.check_shape(shape)

@@ -1,4 +1,4 @@
-"""Decodes the bodies of chats, and reuses the messages of an earlier turn that the body starts with."""
+"""Decodes chat bodies, and reuses the messages of an earlier turn that is a prefix of the body."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MESSAGE_BYTES = 300
 """Memory of a message besides its values."""
 
 _PLACEHOLDER: Final[list[dict[str, Any]]] = [{}]
-"""Stands for the known messages while the new ones are decoded."""
+"""Placeholder for the known messages while the new ones are decoded."""
 
 _CacheKey: TypeAlias = tuple[int, bytes]
-"""A multiple of _STEP, and the 64 bytes of the body that end there."""
+"""Cache key: a multiple of _STEP, and the 64 bytes of the body that end there."""
 _Message: TypeAlias = dict[str, Any]
 
 
@@ -32,36 +32,36 @@ ChatT = TypeVar("ChatT", bound=_HasMessages)
 
 
 class _DecodedPrefix(NamedTuple):
-    """A body up to the end of its last message, in pieces, and its decoded messages, which nobody changes."""
+    """A body up to the end of its last message, in pieces, and its decoded messages, which are never modified."""
 
     pieces: tuple[bytes, ...]
     length: int
     messages_start: int
     messages: list[_Message]
     memory: int
-    """In bytes."""
+    """Size in bytes."""
 
 
 class ChatDecoder(Generic[ChatT]):
-    """Decodes chats. A prefix that was decoded before is compared instead, which takes a tenth of the time."""
+    """Decodes chats. A prefix that was decoded before is only compared, which takes a tenth of the time."""
 
     def __init__(self, decode: Callable[[bytes], ChatT], capacity: int) -> None:
-        """`decode` raises for a body that is not a chat; `capacity` is in bytes, 0 keeps nothing."""
+        """`decode` raises for a body that is not a chat; `capacity` is in bytes, 0 disables the cache."""
         self._decode = decode
         self._prefixes: ByteLru[_CacheKey, _DecodedPrefix] = ByteLru(capacity, lambda _, prefix: prefix.memory)
 
     @property
     def capacity(self) -> int:
-        """In bytes."""
+        """Capacity in bytes."""
         return self._prefixes.capacity
 
     @property
     def size_bytes(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return self._prefixes.size_bytes
 
     def decode(self, body: bytes) -> ChatT:
-        """Gives the chat, whose messages must not be changed; raises what `decode` raises."""
+        """Returns the chat, whose messages must not be modified; raises the exceptions of `decode`."""
         if len(body) < _STEP or not self.capacity:
             return self._decode(body)
         if (found := self._find(body)) is not None and (chat := self._decode_rest(body, *found)) is not None:
@@ -75,7 +75,7 @@ class ChatDecoder(Generic[ChatT]):
         return chat
 
     def _find(self, body: bytes) -> tuple[_CacheKey, _DecodedPrefix] | None:
-        """Gives the longest known prefix of the body."""
+        """Finds the longest known prefix of the body."""
         for end in range(len(body) // _STEP * _STEP, 0, -_STEP):
             key = (end, body[end - _SAMPLE_BYTES : end])
             if (prefix := self._prefixes.get(key)) is not None and _starts_with(body, prefix.pieces):
@@ -83,10 +83,10 @@ class ChatDecoder(Generic[ChatT]):
         return None
 
     def _decode_rest(self, body: bytes, key: _CacheKey, prefix: _DecodedPrefix) -> ChatT | None:
-        """Decodes the rest of a body after its known prefix; None when the whole body must be decoded."""
+        """Decodes the rest of a body after its known prefix; None if the whole body must be decoded."""
         try:
             chat = self._decode(b"%b{}%b" % (body[: prefix.messages_start], body[prefix.length :]))
-        except Exception:  # the error must be that of the whole body
+        except Exception:  # the error must describe the whole body
             return None
         end, count = messages_end(body, prefix.length)
         if chat.messages[:1] != _PLACEHOLDER or len(chat.messages) != count + 1:
@@ -119,12 +119,12 @@ def _starts_with(body: bytes, pieces: Sequence[bytes]) -> bool:
 
 
 def _has_no_other_messages(body: bytes, end: int) -> bool:
-    """Whether no field after `end` can be named `messages`, also when spelled with escapes."""
+    """Whether no field after `end` can be named `messages`, including spellings with escapes."""
     return body.find(b'messages"', end) < 0 and body.find(b"\\u00", end) < 0
 
 
 def _memory_of(messages: Sequence[_Message]) -> int:
-    """In bytes."""
+    """Size in bytes."""
     values = [value for message in messages for value in message.values()]
     return _MESSAGE_BYTES * len(messages) + sum(
         getsizeof(value) if type(value) is str else _memory_of_json(value) for value in values

@@ -34,7 +34,7 @@ _BODY_NOT_READ: Final = (401, 403, 408, 413, 415, 429)
 
 
 class ErrorDetail(msgspec.Struct):
-    """The reason and the remedy, OpenAI's class of error, the field at fault, and a code for programs."""
+    """The reason and the remedy, OpenAI's error type, the field at fault, and a code for programs."""
 
     message: str
     type: str

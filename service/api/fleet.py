@@ -1,4 +1,4 @@
-"""POST, PATCH and DELETE /pods: the pods that requests are forwarded to, changed at run time."""
+"""POST, PATCH and DELETE /pods: change the pods that receive forwarded requests, at run time."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def fleet_pod(pod: Pod) -> FleetPod:
 
 
 def _entry(new: NewPod) -> PodEntry:
-    """The entry. Raises ApiError 400; a comma would add options, such as the file of a key."""
+    """The fleet entry of a pod. Raises ApiError 400; a comma is refused because it would add options, such as a key
+    file.
+    """
     options = {name: value for name in ("name", "events", "replay", "model") if (value := getattr(new, name))}
     for name, value in {"url": new.url, **options}.items():
         if not value.strip() or "," in value or len(value) > _MAX_LENGTH:

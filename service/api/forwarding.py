@@ -1,4 +1,4 @@
-"""Requests that are taken to the pods of the fleet: everything under /v1/."""
+"""Forwards requests under /v1/ to the pods of the fleet."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _named = msgspec.json.Decoder(_Named)
 
 
 async def forward(request: web.Request) -> web.StreamResponse:
-    """Takes a request to the best pod and gives its answer; both reach the other side unchanged."""
+    """Forwards a request to the best pod and returns its answer; both are unchanged."""
     if not len(request.app[FLEET]):
         raise ApiError(404, f"there is no endpoint {request.path}, and no pod to forward it to (PODS)")
     body = await read_body(request)
@@ -48,22 +48,22 @@ async def forward(request: web.Request) -> web.StreamResponse:
 
 
 async def forward_get(request: web.Request) -> web.StreamResponse:
-    """Takes a GET to a pod, such as that of a stored response."""
+    """Forwards a GET to a pod, for example for a stored response."""
     return await forward(request)
 
 
 async def forward_delete(request: web.Request) -> web.StreamResponse:
-    """Takes a DELETE to a pod, such as that of a stored response."""
+    """Forwards a DELETE to a pod, for example for a stored response."""
     return await forward(request)
 
 
 async def complete_text(request: web.Request) -> web.StreamResponse:
-    """Takes a text completion to the best pod and gives its answer."""
+    """Forwards a text completion to the best pod and returns its answer."""
     return await forward(request)
 
 
 async def _question(request: web.Request, body: bytes) -> Question:
-    """What is known of a request. One that cannot be understood here is left to the engine."""
+    """The routing information in a request. A request that cannot be parsed here is left to the engine."""
     if not body:
         return Question()
     if request.path in _WITH_PROMPT:
@@ -96,13 +96,13 @@ async def _prompts(resolver: PromptResolver, wanted: ChatRequest | ScoreRequest)
 
 
 def _only_model(fleet: Registry) -> str | None:
-    """The model of requests that name none, as engines take it: the only one that there is."""
+    """The model of requests that name none: the only one, as engines choose it."""
     names = [name for name, model in fleet.models().items() if model.parent is None]
     return names[0] if len(names) == 1 else None
 
 
 def _best_ranks(fleet: Registry, scorer: Scorer, prompt: Prompt) -> dict[str, Match]:
-    """The best rank of each pod, with the tokens that its engine will reuse: never the last one of a prompt."""
+    """The best rank of each pod, with the tokens that its engine will reuse: never the last token of a prompt."""
     best: dict[str, Match] = {}
     for match in scorer.matches(prompt):
         pod = fleet.name_of(match.rank.pod)

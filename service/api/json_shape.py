@@ -22,21 +22,21 @@ class JsonShape:
     members: int = 0
     """Members of objects."""
     values: int = 0
-    """Values that follow another one in an object or array."""
+    """Values that follow another value in an object or array."""
 
     @property
     def memory(self) -> int:
-        """An estimate of the memory of the decoded values besides their text, in bytes."""
+        """An estimate of the decoded values' memory in bytes, without their text."""
         return _CONTAINER_BYTES * self.containers + _MEMBER_BYTES * self.members + _VALUE_BYTES * self.values
 
 
 def count_values(body: bytes, slice_bytes: int = _SLICE_BYTES) -> Iterator[JsonShape]:
-    """Yields the counts after each slice of the body, the last of them for all of it."""
+    """Yields the counts after each slice of the body; the last one covers the whole body."""
     shape = JsonShape()
     start, in_string = 0, 0
     while start < len(body):
         piece = body[start : start + slice_bytes]
-        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # a slice must not end within an escape
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # a slice must not end inside an escape sequence
             piece = body[start : start + len(piece) + 1]
         start += len(piece)
         parts = piece.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')

@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class KeyRing:
-    """The keys of the settings and of a file, which is read again when it changes."""
+    """The keys of the settings and of a file, which is reloaded when it changes."""
 
     def __init__(self, keys: Sequence[ApiKey], file: Path | None, recheck_seconds: float = 1.0) -> None:
-        """Raises ValueError or OSError for a file that cannot be used. Without keys and file, everything is allowed."""
+        """Raises ValueError or OSError for an unusable file. Without keys and file, everything is allowed."""
         self._fixed = tuple(keys)
         self._file = file
         self._recheck_seconds = recheck_seconds
@@ -40,7 +40,7 @@ class KeyRing:
         if scheme.lower() != "bearer" or not given:
             raise _unauthorized("an API key is needed: send `Authorization: Bearer KEY`")
         digest, found = digest_of(given.strip()), None
-        for key in (*self._fixed, *self._of_file):  # all of them, so that the time tells nothing
+        for key in (*self._fixed, *self._of_file):  # compares every key: constant time
             if compare_digest(key.digest, digest):
                 found = key
         if found is None:

@@ -12,12 +12,12 @@ from service.index.base import TokenIds
 from service.prompts.templates.conversation import are_text_only
 
 _TEXT_ONLY_FIELDS = 2
-"""Fields of a message that has no lists: its role and its text."""
+"""A message without lists has two fields: its role and its text."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """Each limit is the setting whose name its message gives; sizes in bytes, times in seconds."""
+    """Each limit is the setting that its error message names; sizes in bytes, times in seconds."""
 
     max_body_bytes: int
     max_prompt_characters: int
@@ -29,7 +29,7 @@ class RequestLimits:
 
     @property
     def rate_window(self) -> float:
-        """The time over which the rate of a body is measured: 5 s by default."""
+        """Seconds over which the rate of a body is measured."""
         return self.body_timeout / 6
 
     def body_too_large(self) -> ApiError:
@@ -61,7 +61,7 @@ class RequestLimits:
         _check(param, number, "token ids", self.max_prompt_tokens, "MAX_PROMPT_TOKENS")
 
     def check_chat(self, chat: ChatRequest) -> None:
-        """Checks the number of messages, of content parts and tool calls in them, of tools, documents and variables."""
+        """Checks the numbers of messages, content parts, tool calls, tools, documents and variables."""
         _check("messages", len(chat.messages), "messages", self.max_messages, "MAX_MESSAGES")
         pieces = 0
         for message in () if are_text_only(chat.messages) else chat.messages:

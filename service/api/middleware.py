@@ -1,4 +1,4 @@
-"""Wraps every handler: admits requests, counts them, and gives every error OpenAI's form."""
+"""Wraps every handler: admits requests, counts them, and converts every error to OpenAI's form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 logger = logging.getLogger(__name__)
 
 _UNLIMITED_METHODS: Final = ("GET", "HEAD")
-"""Health and metrics must answer when the service is at its limit."""
+"""Health and metrics must answer even if the service is at its limit."""
 
 
 def with_limits_and_errors(
@@ -33,12 +33,12 @@ def with_limits_and_errors(
     is_forwarded: Callable[[], bool] | None = None,
     authorize: Callable[[str | None], None] | None = None,
 ) -> Handler:
-    """Gives a handler whose requests have a reservation, whose exceptions become errors, and that counts under `path`.
+    """Wraps a handler: reserves, converts exceptions to errors, and counts requests under `path`.
 
-    `retry_after` is the number of seconds after which a model that is not available is tried again. While
-    `is_forwarded`, requests need no place: they wait for engines, which have limits of their own.
-    `authorize` raises ApiError for an `Authorization` header that is not allowed, before anything is read.
-    A plain wrapper, because aiohttp's middlewares take a tenth of the time of a short request.
+    `retry_after` is the number of seconds until an unavailable model is tried again. If `is_forwarded`, requests need
+    no place: they wait for engines, which have their own limits. `authorize` raises ApiError for an `Authorization`
+    header that is not allowed, before the body is read. A plain wrapper, because aiohttp's middlewares take a tenth of
+    the time of a short request.
     """
 
     async def handle(request: web.Request) -> web.StreamResponse:

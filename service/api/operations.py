@@ -57,7 +57,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 class _Snapshot(Collector):
-    """The metrics of one moment, to encode in a thread: a thousand pods take too long for the event loop."""
+    """A snapshot of the metrics, to encode in a thread: a thousand pods would block the event loop for too long."""
 
     def __init__(self, families: list[Metric]) -> None:
         self._families = families

@@ -1,4 +1,4 @@
-"""Request bodies: their types, decoded and checked in one pass."""
+"""Request bodies: their types, decoding and checks, in one pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Body = TypeVar("Body")
 
 _ABSENT = (b"", b"null")
 _HEAD = 256
-"""Bytes at the start of a body that are searched for the name of a long prompt."""
+"""Bytes at the start of a body that are searched for the field name of a long prompt."""
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024)]
 TokenId: TypeAlias = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
@@ -63,13 +63,13 @@ class ScoreRequest(Struct, kw_only=True):
 
     @property
     def skips_cache(self) -> bool:
-        """Whether vLLM reuses nothing for the request: it has to compute the log probabilities of the prompt."""
+        """Whether vLLM skips the cache, because it has to compute the log probabilities of the prompt."""
         echoed = bool(self.echo) and self.logprobs is not None
         return echoed or self.prompt_logprobs is not None or self.prompt_logprob_token_ids is not None
 
     @property
     def truncation(self) -> Truncation | None:
-        """How the prompt is truncated; None if it is not."""
+        """How the prompt is truncated; None if it is not truncated."""
         keep = self.truncate_prompt_tokens
         return None if keep is None else Truncation(keep, self.truncation_side)
 
@@ -92,7 +92,7 @@ class ChatRequest(Chat, kw_only=True):
 
     @property
     def skips_cache(self) -> bool:
-        """Whether vLLM reuses nothing for the request: it has to compute the log probabilities of the prompt."""
+        """Whether vLLM skips the cache, because it has to compute the log probabilities of the prompt."""
         return self.prompt_logprobs is not None or self.prompt_logprob_token_ids is not None
 
 
@@ -153,7 +153,7 @@ class Messages(Struct):
 
 
 class PromptOrChat(Struct):
-    """Tells a chat from a prompt."""
+    """Distinguishes a chat from a prompt."""
 
     prompt: Raw = Raw()
     messages: Raw = Raw()
@@ -177,14 +177,14 @@ ChatBodyDecoder: TypeAlias = ChatDecoder[_MaybeChat]
 
 
 def chat_body_decoder(capacity: int) -> ChatBodyDecoder:
-    """The decoder that `decode_prompt_or_chat` takes; it keeps up to `capacity` bytes of chats that it decoded."""
+    """The decoder for `decode_prompt_or_chat`; it caches up to `capacity` bytes of decoded chats."""
     return ChatDecoder(_maybe_chat.decode, capacity)
 
 
 def decode_prompt_or_chat(body: bytes, chats: ChatBodyDecoder) -> ChatRequest | ScoreRequest:
     """Decodes a chat or prompts to score. Raises ApiError 400, also for a body with both.
 
-    Common bodies are scanned once: finding out first which of the two a body is takes as long as decoding it.
+    Common bodies are scanned once: determining the kind first would take as long as decoding.
     """
     if b'"prompt"' in body[:_HEAD] and (request := _token_id_prompt(body)) is not None:
         return request
@@ -208,7 +208,7 @@ def _token_id_prompt(body: bytes) -> ScoreRequest | None:
     if b"messages" in rest:
         return None
     request = decode(_score, rest)
-    request.prompt = tokens  # type: ignore[assignment] # an array, which JSON cannot give
+    request.prompt = tokens  # type: ignore[assignment] # an array, which JSON cannot produce
     return request
 
 

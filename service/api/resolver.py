@@ -1,4 +1,4 @@
-"""From a decoded request to what the index is asked: the model and LoRA, the tokens, and the pods."""
+"""Resolves a decoded request to the query for the index: the model and LoRA, the tokens, and the pods."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TextOrTokens: TypeAlias = "str | TokenIds"
 
 
 class Target(NamedTuple):
-    """The model and LoRA of a request; `name` is the request's own name for them, and the answer's."""
+    """The model and LoRA of a request; `name` is the name in the request and in the answer."""
 
     name: str
     model: str
@@ -57,7 +57,7 @@ class PromptResolver:
         self._index = index
 
     async def model(self, name: str | None) -> Model:
-        """Gives the loaded model, or the base model of the LoRA, of that name."""
+        """Returns the loaded model of that name, or the base model of the LoRA of that name."""
         return await self._models.get(self._target(name).model)
 
     async def chat(self, body: ChatRequest) -> ResolvedChat:
@@ -91,7 +91,7 @@ class PromptResolver:
         return resolved
 
     def _target(self, name: str | None, lora_name: str | None = None) -> Target:
-        """The model of a name, which may be the name of a LoRA that an engine announced."""
+        """The model of a name, or the base model if the name is a LoRA that an engine announced."""
         requested = name or self.default_model
         base = None if requested == self.default_model else self._index.lora_model(requested)
         if base is None:
@@ -104,13 +104,13 @@ class PromptResolver:
         return Prompt(target.model, tokens, target.lora_name, body.cache_salt, body.pods, body.skips_cache)
 
     async def _truncate(self, target: Target, tokens: TokenIds, truncation: Truncation) -> TokenIds:
-        """Truncates token ids; their model is needed only where its length is the limit."""
+        """Truncates token ids; loads their model only if its length is the limit."""
         max_length = (await self._models.get(target.model)).max_model_length if truncation.needs_model else None
         return truncate(tokens, truncation, max_length)
 
 
 def split_prompts(value: PromptValue | TokenIds) -> list[TextOrTokens]:
-    """The prompts of a request: text, token ids, or a list of one kind of them, as /v1/completions takes."""
+    """The prompts of a request: text, token ids, or a list of one of these kinds, as in /v1/completions."""
     if isinstance(value, str | array):
         return [value]
     if isinstance(value[0], int):

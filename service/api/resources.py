@@ -1,4 +1,4 @@
-"""The resources that handlers find in the application; service/app.py starts and stops them."""
+"""The resources of handlers in the application; service/app.py starts and stops them."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ DOCUMENT = web.AppKey("document", bytes)
 """The OpenAPI document, as JSON."""
 ADMISSION = web.AppKey("admission", Admission)
 TURNS = web.AppKey("turns", asyncio.Lock)
-"""Held while a large body is worked on: the event loop gets a turn between two of them."""
+"""Held while a large body is processed: the event loop gets a turn between two large bodies."""
 
 _RESERVATION = web.RequestKey("reservation", Reservation)
 
 
 def reservation_of(request: web.BaseRequest) -> Reservation:
-    """The reservation of a request to an endpoint that is limited."""
+    """The reservation of a request to a limited endpoint."""
     return request[_RESERVATION]
 
 
 def set_reservation(request: web.BaseRequest, reservation: Reservation) -> None:
-    """Gives a request its reservation, which the connection releases when the response has left."""
+    """Gives a request its reservation; the connection releases it when the response is sent."""
     request[_RESERVATION] = reservation
 
 

@@ -19,7 +19,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def json_response(body: object, status: int = 200) -> web.Response:
-    """A response with `body`, one of the types of this file or made of them, as JSON."""
+    """A JSON response; `body` is one of the types of this file, or is composed of them."""
     return web.Response(body=_encoder.encode(body), status=status, content_type="application/json")
 
 

@@ -22,7 +22,7 @@ class Route:
     bodies: Sequence[type] = ()
     errors: Sequence[int] = ()
     is_forwarded: bool = False
-    """Whether it waits for an engine, and so does not count as a request in flight here."""
+    """Whether it waits for an engine, and so takes no place here."""
 
     @property
     def permission(self) -> str | None:

@@ -1,4 +1,4 @@
-"""From prefix matches to scores, in the operator's unit and weights."""
+"""Converts prefix matches to scores, in the operator's unit and weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Scorer:
     """Looks up prompts and scores pods by their best rank."""
 
     def __init__(self, index: Index, tier_weights: TierWeights, block_size: int) -> None:
-        """`block_size` is the number of tokens that count as a score of 1."""
+        """`block_size` is the number of tokens for a score of 1."""
         self._index = index
         self._tier_weights = tier_weights
         self._block_size = block_size
@@ -24,7 +24,7 @@ class Scorer:
         return self._index.match(prompt)
 
     def scores_of(self, matches: Iterable[RankMatch]) -> Scores:
-        """The score of each pod that has a match, best first; None without any."""
+        """The score of each pod that has a match, best first; None if no pod has one."""
         return pod_scores(matches, self._tier_weights, self._block_size)
 
     def scores(self, prompt: Prompt) -> Scores:
@@ -33,7 +33,7 @@ class Scorer:
 
 
 def sum_scores(several: Sequence[Scores]) -> Scores:
-    """Adds the scores of prompts that one pod would get together."""
+    """Sums the scores of several prompts by pod."""
     if len(several) == 1:
         return several[0]
     total: dict[str, int | float] = {}

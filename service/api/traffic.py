@@ -1,4 +1,4 @@
-"""Counts HTTP requests: plain numbers that the metrics read when they are scraped."""
+"""Counts HTTP requests as plain numbers that the metrics read at each scrape."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.histogram import Histogram
 
 
 class RequestKind(NamedTuple):
-    """The labels under which an answered request is counted."""
+    """The metric labels of an answered request."""
 
     method: str
     route: str
@@ -24,7 +24,7 @@ def _seconds() -> Histogram:
 
 @dataclass(slots=True)
 class Traffic:
-    """The requests of one run."""
+    """The requests since the start."""
 
     in_flight: int = 0
     answered: Counter[RequestKind] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""Turns the errors of the JSON decoder into messages about the fields of a body."""
+"""Converts errors of the JSON decoder to messages about the fields of a body."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _type_names(names: str) -> str:
 
 
 def _param(path: str) -> str:
-    """`$.messages[0].role` as a client would write it: `messages[0].role`."""
+    """Writes `$.messages[0].role` as a client would: `messages[0].role`."""
     return path.removeprefix("$").removeprefix(".").replace("[...]", "")
 
 
@@ -87,4 +87,4 @@ _REQUIREMENTS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]
     ),
     (re.compile("Number out of range"), lambda _: "is a number out of range"),
 )
-"""Patterns of msgspec's messages, and the requirement that each one stands for."""
+"""Patterns of msgspec's messages, and the requirement that each one describes."""
