@@ -1,4 +1,4 @@
-"""The fields of a chat request that decide its text and its tokens."""
+"""The fields of a chat request that determine its text and its tokens."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "
 
 
 class Chat(msgspec.Struct, kw_only=True):
-    """A chat request as vLLM's OpenAI server takes it (`ChatCompletionRequest`, vLLM 0.33), less what is for sampling.
+    """A chat request as vLLM's OpenAI server takes it (`ChatCompletionRequest`, vLLM 0.33), without sampling fields.
 
-    Unknown fields are ignored when a request is decoded into it.
+    Unknown fields are ignored during decoding.
     """
 
     messages: list[dict[str, Any]]
@@ -30,10 +30,10 @@ class Chat(msgspec.Struct, kw_only=True):
     truncate_prompt_tokens: int | None = None
     """Tokens to keep; -1 keeps as many as the model takes."""
     truncation_side: Side | None = None
-    """Where tokens are cut away; left if not given, so that the last ones stay."""
+    """The side at which tokens are cut off; left by default, which keeps the last ones."""
 
     @property
     def truncation(self) -> Truncation | None:
-        """How the prompt is truncated; None if it is not."""
+        """How the prompt is truncated; None if it is not truncated."""
         keep = self.truncate_prompt_tokens
         return None if keep is None else Truncation(keep, self.truncation_side)

@@ -1,4 +1,4 @@
-"""Errors of prompts and models, with what a caller needs to report them."""
+"""Errors of prompts and models, with the fields that a caller reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PromptError(Exception):
 
 
 class BadModelFile(Exception):
-    """A file of the model cannot be read; the text says which and why."""
+    """A file of the model cannot be read; the text names the file and the reason."""
 
     def __init__(self, path: Path, reason: object) -> None:
         super().__init__(f"{path} cannot be read: {reason}")
@@ -42,8 +42,8 @@ class ModelUnavailable(Exception):
 
 
 class HubUnreachable(ModelUnavailable):
-    """The hub does not answer, or rate-limits us, whatever the model."""
+    """The hub is unreachable or rate-limits us, for any model."""
 
     def for_model(self, name: str) -> HubUnreachable:
-        """The same error for a request that asks for another model."""
+        """The same error for a request of another model."""
         return HubUnreachable(name, self.reason, self.remedy.replace(self.name, name))

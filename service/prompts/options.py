@@ -1,4 +1,4 @@
-"""The operator's choices that concern prompts, and how the memory for caches is divided."""
+"""The operator's settings for prompts, and the division of the cache memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ANY_MODEL = "*"
 
 
 class CacheBudget(NamedTuple):
-    """How TOKEN_CACHE_BYTES is divided, in bytes."""
+    """The shares of TOKEN_CACHE_BYTES, in bytes."""
 
     tokens: int
     chat_bodies: int
@@ -20,10 +20,10 @@ class CacheBudget(NamedTuple):
 
     @classmethod
     def of(cls, total: int, *, compiled: bool) -> CacheBudget:
-        """Three quarters for tokens, a quarter for what else the next turn of a chat shares with the last.
+        """Three quarters for tokens, a quarter for the decoded body or the block keys of a chat's last turn.
 
-        With compiled loops that is the decoded body: block keys are computed faster than they are found. Without, it
-        is the block keys: bodies cannot be compared fast.
+        With compiled loops, decoded bodies: computing block keys is faster than looking them up. Without, block keys:
+        bodies cannot be compared fast.
         """
         quarter = total // 4
         return cls(total - quarter, quarter if compiled else 0, 0 if compiled else quarter)
@@ -31,7 +31,7 @@ class CacheBudget(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptOptions:
-    """Each is the setting of the same name."""
+    """Each field is the setting of the same name."""
 
     model_name: str = "builtin/demo"
     models: tuple[str, ...] = ()
@@ -42,13 +42,13 @@ class PromptOptions:
     hub_retry_after: float = 30.0
     trust_request_chat_template: bool = False
     token_cache_bytes: int = 48 << 20
-    """Of TOKEN_CACHE_BYTES, the share of tokens."""
+    """The tokens' share of TOKEN_CACHE_BYTES."""
     render_timeout: float = 5.0
     max_prompt_characters: int = 4_000_000
 
     @classmethod
     def of(cls, settings: Settings, budget: CacheBudget) -> PromptOptions:
-        """Takes what concerns prompts out of all settings."""
+        """Selects the settings for prompts."""
         return cls(
             model_name=settings.model_name,
             models=settings.models,

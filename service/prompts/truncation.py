@@ -1,4 +1,4 @@
-"""The one rule by which prompts are truncated: `TokenizeParams` in vLLM 0.33."""
+"""The rule for truncating prompts: `TokenizeParams` in vLLM 0.33."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Truncation(NamedTuple):
 
     @property
     def needs_model(self) -> bool:
-        """Whether the limit is that of the model."""
+        """Whether the model's length is the limit."""
         return self.keep == -1
 
 
 def truncate(
     tokens: TokenIds, truncation: Truncation, max_model_length: int | None, special_tokens: tuple[int, int] = (0, 0)
 ) -> TokenIds:
-    """Gives the tokens that are kept: the last ones unless `side` is "right". Raises PromptError for keep < -1.
+    """Returns the tokens that are kept: the last ones unless `side` is "right". Raises PromptError for keep < -1.
 
-    With -1, one token of `max_model_length` is left for the answer. Where the request gives no side, vLLM lets the
-    tokenizer truncate, which keeps the `special_tokens` (their numbers before and after the text) whole.
+    With -1, one token of `max_model_length` remains for the answer. If the request gives no side, vLLM lets the
+    tokenizer truncate, which keeps all `special_tokens` (their numbers before and after the text).
     """
     keep: int | None = truncation.keep
     if truncation.needs_model:

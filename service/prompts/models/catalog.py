@@ -1,4 +1,4 @@
-"""Which models requests may name, where their files are found, and which of them are loaded."""
+"""The models that requests may name, where their files are found, and which ones are loaded."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _NOT_ALLOWED = (
 
 
 class Models:
-    """The models in use: each loaded once, concurrent loads shared, the least recently used evicted.
+    """The models in use: each is loaded once, concurrent loads are shared, the least recently used is evicted.
 
-    The operator's models are those that MODEL_NAME and MODELS name, that are in MODELS_DIR or built in, and that a pod
-    serves. With MODELS=* requests may name others; these are never trusted, and never evict the operator's.
+    The operator's models are those in MODEL_NAME, MODELS and MODELS_DIR, the built-in ones, and the pods' models.
+    With MODELS=* requests may name others; these are never trusted, and never evict the operator's.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Models:
         serves: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`serves` tells whether a pod serves the model of a name; `clock` gives seconds."""
+        """`serves` tells whether a pod serves a model; `clock` returns seconds."""
         self._options = options
         self._clock = clock
         self._serves = serves
@@ -59,7 +59,7 @@ class Models:
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prompts")
 
     async def get(self, name: str) -> Model:
-        """Gives a model, from memory, disk, the hub's cache or the hub; raises ModelNotFound or ModelUnavailable."""
+        """Returns a model from memory, disk, the hub cache or the hub; raises ModelNotFound or ModelUnavailable."""
         if (model := self._loaded.get(name)) is not None and (model.trusted or not self._is_operators(name)):
             self._loaded.move_to_end(name)
             return model
@@ -79,11 +79,11 @@ class Models:
         return await asyncio.shield(task)
 
     def loaded(self) -> list[str]:
-        """The names of the models in memory, least recently used first."""
+        """Names of the models in memory, least recently used first."""
         return list(self._loaded)
 
     async def close(self) -> None:
-        """Cancels loads in flight and lets the threads end."""
+        """Cancels loads in flight; their threads end on their own."""
         tasks = list(self._loading.values())
         for task in tasks:
             task.cancel()
@@ -106,7 +106,7 @@ class Models:
             model = await self._read(name, trusted=trusted)
             await model.prepare()
         except HubUnreachable:
-            raise  # It is not about this model: `_fetch` remembers it.
+            raise  # Not specific to this model: `_fetch` remembers it.
         except (ModelNotFound, ModelUnavailable) as error:
             self._failed[name] = (self._clock() + self._options.hub_retry_after, error)
             while len(self._failed) > _MAX_FAILURES:
@@ -121,7 +121,7 @@ class Models:
         return model
 
     async def _read(self, name: str, *, trusted: bool) -> Model:
-        """Reads a model from disk, else from the hub's cache, else from the hub."""
+        """Loads a model from disk, else from the hub cache, else from the hub."""
         loop = asyncio.get_running_loop()
 
         async def model_in(folder: Path) -> Model:
@@ -147,7 +147,7 @@ class Models:
                 raise ModelUnavailable(name, str(error), "The hub has the same file: use another model") from None
 
     async def _fetch(self, name: str, *, force: bool = False) -> Path:
-        """Fetches a model, unless the hub was found unreachable a moment ago."""
+        """Fetches a model, unless the hub was unreachable a moment ago."""
         async with self._hub_calls:
             if self._hub_backoff is not None and self._clock() < self._hub_backoff[0]:
                 raise self._hub_backoff[1].for_model(name)
@@ -158,7 +158,9 @@ class Models:
                 raise
 
     def _on_disk(self, name: str) -> Path | None:
-        """The folder of a model that is built in or in MODELS_DIR; raises ModelNotFound for one that should be."""
+        """The folder of a model that is built in or in MODELS_DIR; raises ModelNotFound if it should exist but does
+        not.
+        """
         if name.startswith(_BUILTIN_PREFIX):
             folder = _BUILTIN / name.removeprefix(_BUILTIN_PREFIX)
             if not (folder / TOKENIZER).is_file():
@@ -183,7 +185,7 @@ class Models:
         )
 
 
-# The hub's client takes a quarter of the service's start, and models on disk never need it: it is imported when needed.
+# Imported when needed: the hub client takes a quarter of the start-up time, and models on disk do not need it.
 
 
 def _cached(name: str) -> Path | None:

@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 
 async def run_detached(work: Callable[[], _T]) -> _T:
-    """Runs `work` in a thread of its own and gives its result. Cancelling the caller leaves the thread behind.
+    """Runs `work` in its own thread and returns its result. Cancelling the caller leaves the thread running.
 
     For work that waits for the network. Not for long native calls: they would return after interpreter shutdown.
     """
@@ -30,7 +30,7 @@ async def run_detached(work: Callable[[], _T]) -> _T:
             outcome = work()
         except Exception as error:
             set_outcome, outcome = future.set_exception, error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: no caller waits
             loop.call_soon_threadsafe(settle, set_outcome, outcome)
 
     threading.Thread(target=run, name="hub", daemon=True).start()

@@ -1,4 +1,4 @@
-"""A model's files from the hub's cache, or from the hub into its cache."""
+"""Finds a model's files in the hub cache, or downloads them into it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from service.prompts.models.model_files import (
 _LARGEST_FILE = 256 << 20
 
 disable_progress_bars()
-# The files are small: plain HTTP obeys the timeouts that are set, and needs no second service.
+# The files are small: plain HTTP obeys our timeouts and needs no second service.
 constants.HF_HUB_DISABLE_XET = True
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 def cached_folder(name: str) -> Path | None:
-    """Gives the folder of a model whose files are all in the hub's cache; never asks the hub.
+    """Returns the folder of a model if all its files are in the hub cache; never contacts the hub.
 
     Raises ModelNotFound for a name that the hub does not allow.
     """
@@ -50,9 +50,9 @@ def cached_folder(name: str) -> Path | None:
 
 
 def fetched_folder(name: str, timeout: float, *, force: bool = False) -> Path:
-    """Fetches a model's tokenizer and templates, no weights, and gives their folder. Blocks.
+    """Downloads a model's tokenizer and templates, without weights, and returns their folder. Blocks.
 
-    `timeout` in seconds is for each call; `force` replaces cached files. Raises ModelNotFound or ModelUnavailable.
+    `timeout` is in seconds per call; `force` replaces cached files. Raises ModelNotFound or ModelUnavailable.
     """
     constants.HF_HUB_DOWNLOAD_TIMEOUT = max(1, round(timeout))
     try:
@@ -68,14 +68,14 @@ def _fetched(name: str, timeout: float, *, force: bool) -> Path:
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     patterns = set(FILE_PATTERNS)
     if not any(fnmatch.fnmatchcase(file, MISTRAL_WEIGHTS) for file in sizes):
-        patterns -= set(MISTRAL_TOKENIZERS)  # without such weights, engines do not read these either
+        patterns -= set(MISTRAL_TOKENIZERS)  # without such weights, engines do not read these files either
     wanted = [file for file in sizes if any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)]
     if TOKENIZER not in wanted:
         raise ModelUnavailable(name, f"it has no {TOKENIZER} on the hub", "Ask for a model that has one")
     for file in wanted:
         if sizes[file] > _LARGEST_FILE:
             raise ModelUnavailable(name, f"its {file} has {sizes[file]} bytes", "Ask for another model")
-    # The tokenizer comes last: a cache that has it has all other files, even if an earlier fetch was interrupted.
+    # The tokenizer comes last: if it is cached, so are all other files, even after an interrupted fetch.
     wanted.sort(key=lambda file: file == TOKENIZER)
     for file in (CONFIG, MODEL_CONFIG, TEMPLATE):
         if file not in wanted:
@@ -88,7 +88,7 @@ def _fetched(name: str, timeout: float, *, force: bool) -> Path:
 
 
 def _cache_absence(name: str, file: str, timeout: float) -> None:
-    """Records in the cache that the file does not exist, so that the next start need not ask."""
+    """Records in the cache that the file does not exist, so that the next start does not ask again."""
     try:
         hf_hub_download(name, file, etag_timeout=timeout)
     except EntryNotFoundError:
@@ -96,7 +96,7 @@ def _cache_absence(name: str, file: str, timeout: float) -> None:
 
 
 def _explained(name: str, error: Exception, timeout: float) -> ModelNotFound | ModelUnavailable:
-    """The error as the operator needs it: what went wrong, and the remedy."""
+    """The error for the operator: the problem and the remedy."""
     causes = [error, *_causes(error)]
     response = next((cause.response for cause in causes if isinstance(cause, HfHubHTTPError)), None)
     status = response.status_code if response is not None else None
@@ -105,7 +105,7 @@ def _explained(name: str, error: Exception, timeout: float) -> ModelNotFound | M
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return ModelUnavailable(name, *_gated(name))
     unknown = status == 401 or any(isinstance(cause, RepositoryNotFoundError) for cause in causes)
-    # Without a token, the hub answers 401 for a model that it does not know, too.
+    # Without a token, the hub also answers 401 for an unknown model.
     if unknown and not (status == 401 and get_token()):
         return ModelNotFound(name, f"the hub has no model of that name{'' if get_token() else ', or needs HF_TOKEN'}")
     mount = f"put its files into MODELS_DIR/{name}/"
@@ -156,7 +156,7 @@ def _without_answer(causes: list[BaseException], timeout: float) -> tuple[str, s
 
 
 def _kinds(causes: list[BaseException]) -> set[str]:
-    # By name, since the hub's client has changed its HTTP library from one release to the next.
+    # By class name, since the hub client changed its HTTP library between releases.
     return {kind.__name__ for cause in causes for kind in type(cause).__mro__}
 
 

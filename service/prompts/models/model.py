@@ -30,14 +30,14 @@ _T = TypeVar("_T")
 
 _LONG_TEXT_CHARACTERS = 100_000
 _CONCURRENT_LONG_TEXTS = 2
-"""Half of the workers: short texts do not wait for long ones."""
+"""Half of the workers, so that short texts do not wait for long ones."""
 
 _MAX_INLINE_CHARACTERS = 8_000
-"""Uncached characters that are tokenized on the event loop: about a millisecond of work."""
+"""Maximum uncached characters that are tokenized on the event loop: about a millisecond of work."""
 
 
 class Model:
-    """Renders, tokenizes and detokenizes for one model. Its methods are for the event loop; long work leaves it."""
+    """Renders, tokenizes and detokenizes for one model. Call it on the event loop; long work runs elsewhere."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Model:
         cache: TokenCache,
         workers: Executor,
     ) -> None:
-        """`trusted` if it is one of the operator's. Raises BadModelFile. Blocks while it reads the vocabulary."""
+        """`trusted`: the model is one of the operator's. Raises BadModelFile. Blocks while it reads the vocabulary."""
         self.name = name
         self.trusted = trusted
         self.max_model_length = files.max_length
@@ -79,7 +79,7 @@ class Model:
             )
 
     async def render(self, chat: Chat) -> Rendered:
-        """Gives the text and tokens that vLLM would make of a chat request; raises PromptError, ModelUnavailable."""
+        """Returns the text and tokens that vLLM would produce for a chat; raises PromptError, ModelUnavailable."""
         if (package := self._package_renderer()) is not None:
             return await self._render_by_package(package, chat)
         try:
@@ -110,7 +110,7 @@ class Model:
         self._tokenizer.close()
 
     async def prepare(self) -> None:
-        """Compiles the default chat template, so that the first request need not wait for it."""
+        """Compiles the default chat template, so that the first request does not wait for it."""
         if (source := self._templates.get("default")) is not None:
             try:
                 await self._renderer.template(TemplateSource(source, self.trusted))
@@ -120,7 +120,7 @@ class Model:
     async def tokenize(
         self, text: str, *, add_special_tokens: bool = True, truncation: Truncation | None = None
     ) -> TokenIds:
-        """Gives the tokens of a text; raises PromptError for a text that is too long or has a lone surrogate."""
+        """Returns the tokens of a text; raises PromptError for a text that is too long or has a lone surrogate."""
         if len(text) > self._max_characters:
             message = f"the prompt has {len(text)} characters, the limit is {self._max_characters}"
             raise PromptError(f"{message} (MAX_PROMPT_CHARACTERS)", "prompt")
@@ -134,22 +134,22 @@ class Model:
         return truncate(tokens, truncation, self.max_model_length, around)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        """Gives the text of tokens, special tokens as they are spelled; raises PromptError."""
+        """Returns the text of tokens, including special tokens; raises PromptError."""
         return await self._off_the_loop(lambda: self._tokenizer.decode(tokens))
 
     async def token_strings(self, tokens: Sequence[int]) -> list[str | None]:
-        """Gives each token as the vocabulary spells it; None for an unknown id."""
+        """Returns each token's vocabulary entry; None for an unknown id."""
         return await self._off_the_loop(lambda: self._tokenizer.strings(tokens))
 
     async def reach(self, text: str, tokens: TokenIds, count: int) -> int:
-        """Gives how many characters of `text`, from its start, the first `count` of its `tokens` cover."""
+        """Returns the length, in characters, of the prefix of `text` that the first `count` of its `tokens` cover."""
         if self.renderer_name != TEMPLATE:
-            # A package tokenizes special tokens in a text otherwise than tokenizer.json, but decodes to the same.
+            # The package tokenizes special tokens in a text differently from tokenizer.json, but decodes equally.
             return len(await self.detokenize(tokens[:count]))
         return await self._off_the_loop(lambda: self._tokenizer.reach(text, tokens, count))
 
     def _template_source(self, chat: Chat) -> TemplateSource:
-        """The template that `resolve_chat_template` in vLLM 0.33 would take: the request's, or the model's own."""
+        """The template that `resolve_chat_template` in vLLM 0.33 would select: the request's, or the model's own."""
         variables = chat.chat_template_kwargs or {}
         field, variable = chat.chat_template, variables.get("chat_template")
         if field is not None or variable is not None:
@@ -189,7 +189,7 @@ class Model:
             async with self._long_texts if uncached > _LONG_TEXT_CHARACTERS else nullcontext():
                 return await self._off_the_loop(encode)
         finally:
-            cancelled.set()  # a client that leaves takes its work along
+            cancelled.set()  # the work of a client that disconnects is cancelled
 
     async def _off_the_loop(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)

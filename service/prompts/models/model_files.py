@@ -1,4 +1,4 @@
-"""The files of a model that decide its prompts, read from one folder."""
+"""The files of a model that determine its prompts, read from one folder."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ FILE_PATTERNS = (
     *MISTRAL_TOKENIZERS,
     f"{NAMED_TEMPLATES}/*.jinja",
 )
-"""All that is ever fetched: no weights."""
+"""The only files that are downloaded: no weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """What a folder says about a model."""
+    """The contents of a model folder."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -50,7 +50,7 @@ class ModelFiles:
     renderer: RendererChoice
     special_tokens: SpecialTokens
     templates: Mapping[str, str]
-    """Chat templates by name; the unnamed one is "default", that of a processor "processor"."""
+    """Chat templates by name; the unnamed one is "default", a processor's is "processor"."""
 
     @property
     def tokenizer_file(self) -> Path:
@@ -64,13 +64,13 @@ class ModelFiles:
 
     @property
     def max_length(self) -> int | None:
-        """The tokens that the model takes; None if the configuration only has a placeholder."""
+        """The model's maximum number of tokens; None if the configuration only has a placeholder."""
         length = self.config.get("model_max_length")
         return int(length) if isinstance(length, (int, float)) and 0 < length < 1e9 else None
 
 
 def read_model_files(folder: Path, name: str = "") -> ModelFiles:
-    """Reads the files that exist, of the model of a name; raises BadModelFile for one that cannot be read. Blocks."""
+    """Reads the files of a model that exist; raises BadModelFile for an unreadable one. Blocks."""
     config = _read_object(folder / CONFIG)
     model_config = _read_object(folder / MODEL_CONFIG)
     class_name = tokenizer_class(name, model_config, config)
@@ -84,9 +84,9 @@ def read_model_files(folder: Path, name: str = "") -> ModelFiles:
 
 
 def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Template files if there are any, else those in the configuration (`_from_pretrained`, transformers 5.19).
+    """Template files if there are any, else the templates in the configuration (`_from_pretrained`, transformers 5.19).
 
-    The template of a processor is what `ProcessorMixin` reads where there is no template file.
+    The processor template is the one that `ProcessorMixin` reads where no template file exists.
     """
     templates = {"default": _read_text(folder / TEMPLATE)} if (folder / TEMPLATE).is_file() else {}
     templates |= {path.stem: _read_text(path) for path in sorted((folder / NAMED_TEMPLATES).glob("*.jinja"))}
@@ -129,6 +129,6 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of the text
+        return path.read_text(encoding="utf-8-sig")  # strip the byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise BadModelFile(path, error) from None

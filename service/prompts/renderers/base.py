@@ -1,4 +1,4 @@
-"""What renders the chats of a model."""
+"""The protocol of a chat renderer."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ MISTRAL = "mistral"
 
 
 class Rendered(NamedTuple):
-    """A chat as the model receives it."""
+    """A chat in the form that the model receives."""
 
     text: str
     tokens: TokenIds
 
 
 class ChatRenderer(Protocol):
-    """Renders chats for one model, equal to its engine. Its methods are for one thread."""
+    """Renders chats for one model, equal to its engine. Not thread-safe."""
 
     name: str
-    """As RENDERERS and the answers name it."""
+    """Its name in RENDERERS and in answers."""
 
     def render(self, chat: Chat) -> Rendered:
-        """Gives the text and tokens of a chat; raises PromptError."""
+        """Returns the text and tokens of a chat; raises PromptError."""
         ...
 
 
 class RendererMissing(Exception):
-    """The package that renders the chats of a model is not installed."""
+    """The package that renders the model's chats is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"the package {package} is not installed")

@@ -1,4 +1,4 @@
-"""Which renderer a model uses, and the renderers of packages in use."""
+"""Chooses a model's renderer, and shares the loaded package renderers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from service.prompts.tokens.token_cache import TokenCache
 
 
 class RendererChoice(NamedTuple):
-    """The name of a renderer, and the file that it reads, if it reads one."""
+    """The name of a renderer, and the file that it reads, if any."""
 
     name: str
     file: Path | None = None
 
 
 def choose_renderer(folder: Path, model_config: Mapping[str, Any]) -> RendererChoice:
-    """Gives the renderer that vLLM 0.32 uses for the model in a folder with this config.json."""
+    """Returns the renderer that vLLM 0.32 uses for the model in a folder with this config.json."""
     if model_config.get("model_type") == "gpt_oss":
         return RendererChoice(HARMONY)
     if (file := mistral_tokenizer_file(folder)) is not None:
@@ -33,7 +33,7 @@ def choose_renderer(folder: Path, model_config: Mapping[str, Any]) -> RendererCh
 
 
 class PackageRenderer:
-    """The renderer of a package, for one thread at a time: others wait."""
+    """A package's renderer behind a lock: one thread uses it at a time."""
 
     def __init__(self, choice: RendererChoice, cache: TokenCache) -> None:
         """Raises RendererMissing. Blocks while it loads a vocabulary."""
@@ -42,12 +42,12 @@ class PackageRenderer:
         self._chats = self._mistral or HarmonyRenderer(cache)
 
     def render(self, chat: Chat) -> Rendered:
-        """Gives the text and tokens of a chat; raises PromptError."""
+        """Returns the text and tokens of a chat; raises PromptError."""
         with self._lock:
             return self._chats.render(chat)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> TokenIds:
-        """Gives the tokens of a text; raises PromptError."""
+        """Returns the tokens of a text; raises PromptError."""
         if self._mistral is None:
             raise PromptError("this renderer does not tokenize texts")
         with self._lock:

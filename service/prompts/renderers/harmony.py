@@ -1,8 +1,8 @@
 """Renders chats for gpt-oss, as vLLM 0.32 does with OpenAI's Harmony format instead of the chat template.
 
 Follows `_make_request_with_harmony` (`renderers/online_renderer.py`) and `harmony_utils.py`. The package oss-harmony
-carries the vocabulary, so nothing is downloaded. Each message is rendered on its own and cached, so that the next turn
-of a chat renders only what is new.
+contains the vocabulary, so nothing is downloaded. Each message is rendered separately and cached: the next turn of a
+chat renders only its new messages.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class HarmonyRenderer:
     name = "harmony"
 
     def __init__(self, cache: TokenCache, today: Callable[[], str] | None = None) -> None:
-        """`today` gives the date that the engine puts into its system message. Raises RendererMissing."""
+        """`today` returns the date for the engine's system message. Raises RendererMissing."""
         try:
             import openai_harmony  # noqa: PLC0415 - an optional dependency, loaded when a model needs it
         except ImportError:
@@ -55,7 +55,7 @@ class HarmonyRenderer:
         self._generation = self._part_of([self._start, *self._encoding.encode("assistant")])
 
     def render(self, chat: Chat) -> Rendered:
-        """Gives the text and tokens of a chat; raises PromptError."""
+        """Returns the text and tokens of a chat; raises PromptError."""
         tools = parse_tools(chat.tools)
         check_tool_choice(chat.tool_choice, tools)
         messages = _drop_analysis([*self._preamble(chat, tools), *_conversation(chat.messages)])
@@ -119,7 +119,7 @@ class HarmonyRenderer:
 
 
 def _today() -> str:
-    # vLLM's own variable pins the date that its system messages name.
+    # vLLM's own variable, which pins the date in its system messages.
     return os.environ.get("VLLM_SYSTEM_START_DATE") or datetime.now().strftime("%Y-%m-%d")
 
 
@@ -224,7 +224,7 @@ def _contents(content: Any, where: str) -> list[_Json]:
 
 
 def _flat(content: Any) -> str | None:
-    """`flatten_input_text_content`: the text parts of a content in one; None if it has none."""
+    """`flatten_input_text_content`: the text parts of a content joined; None without text."""
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):

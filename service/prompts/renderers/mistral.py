@@ -1,7 +1,7 @@
 """Renders chats and texts with mistral-common, as vLLM 0.32 does for Mistral's own repositories.
 
 Follows `tokenizers/mistral.py` and `renderers/mistral.py` of vLLM, and `MistralCommonBackend` of transformers 5.19. A
-text never contains special tokens here, and begins with the one for the beginning, which tokenizer.json leaves out.
+text never contains special tokens here, and begins with the beginning-of-text token, which tokenizer.json omits.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _FIRST_VERSION_WITH_EFFORT = 15
 
 
 def mistral_tokenizer_file(folder: Path) -> Path | None:
-    """The tokenizer of a repository that vLLM takes for one of Mistral's own; None for any other.
+    """The tokenizer file if vLLM treats the repository as one of Mistral's own; otherwise None.
 
-    It is one if it has weights named consolidated*.safetensors; a folder without any weights is taken for one, too.
+    Mistral's own repositories have weights named consolidated*.safetensors; a folder without weights is treated as one.
     """
     files = sorted(folder.glob("tekken.json")) or sorted(folder.glob("tokenizer.model.v*"))
     is_theirs = any(folder.glob("consolidated*.safetensors")) or not any(folder.glob("*.safetensors"))
@@ -55,7 +55,7 @@ class MistralRenderer:
         self._keep = SpecialTokenPolicy.KEEP
         try:
             self._mistral = MistralTokenizer.from_file(str(tokenizer_file), mode=ValidationMode.test)
-        except Exception as error:  # the library raises many kinds
+        except Exception as error:  # the library raises many exception types
             raise BadModelFile(tokenizer_file, error) from None
         self._tokenizer = self._mistral.instruct_tokenizer.tokenizer
         version = int(str(self._tokenizer.version.value).rpartition("v")[2])
@@ -65,7 +65,7 @@ class MistralRenderer:
         self._tokenizer.encode = self._encode_cached
 
     def render(self, chat: Chat) -> Rendered:
-        """Gives the text and tokens of a chat; raises PromptError."""
+        """Returns the text and tokens of a chat; raises PromptError."""
         _check(chat, self._efforts)
         tools = parse_tools(chat.tools)
         check_tool_choice(chat.tool_choice, tools)
@@ -82,7 +82,7 @@ class MistralRenderer:
         return Rendered(self._tokenizer.decode(tokens, special_token_policy=self._keep), array("I", tokens))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> TokenIds:
-        """Gives the tokens of a text; raises PromptError for a text with a lone surrogate."""
+        """Returns the tokens of a text; raises PromptError for a text with a lone surrogate."""
         try:
             return array("I", self._tokenizer.encode(text, bos=add_special_tokens, eos=False))
         except (TypeError, UnicodeEncodeError):
@@ -100,7 +100,7 @@ class MistralRenderer:
 
 
 def _check(chat: Chat, efforts: tuple[str, ...]) -> None:
-    """Refuses what `validate_request_params` and `_validate_apply_chat_template_args` refuse."""
+    """Rejects the same requests as `validate_request_params` and `_validate_apply_chat_template_args`."""
     if not chat.messages:
         raise PromptError("messages must hold at least one message", "messages")
     for field in ("chat_template", "chat_template_kwargs"):

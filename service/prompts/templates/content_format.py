@@ -1,6 +1,6 @@
 """Detects whether a chat template reads a message's content as one string or loops over its parts.
 
-Follows `_detect_content_format` (`renderers/hf.py`, vLLM 0.33) to the letter, since another answer gives another
+Follows `_detect_content_format` (`renderers/hf.py`, vLLM 0.33) exactly, since another answer changes the
 prompt: a loop over the content of a message means parts.
 """
 
@@ -15,11 +15,11 @@ from service.prompts.templates.conversation import ContentFormat
 
 
 def content_format(tree: nodes.Template) -> ContentFormat:
-    """Gives "openai" for a template that loops over a message's content, else "string"."""
+    """Returns "openai" for a template that loops over a message's content, else "string"."""
     try:
         return "openai" if any(_walks_content(tree)) else "string"
     except AssertionError:
-        # vLLM takes a loop with several targets for a failure to read the template, and falls back to this.
+        # For a loop with several targets, vLLM fails to read the template and falls back to "string".
         return "string"
 
 
@@ -34,12 +34,12 @@ def _walks_content(tree: nodes.Template) -> Iterator[bool]:
             or name in given.get(id(loop), ())
             or (name == "content" and id(loop) not in macro_loops)
         ):
-            assert isinstance(loop.target, nodes.Name)  # noqa: S101 - vLLM's own way out, see content_format
+            assert isinstance(loop.target, nodes.Name)  # noqa: S101 - as in vLLM; content_format handles it
             yield True
 
 
 def _message_names(tree: nodes.Template) -> list[str]:
-    """The names that loops over `messages`, or over a name that stands for it, give to one message."""
+    """The loop variables for one message, in loops over `messages` or over an alias of it."""
     lists = list(_aliases(tree, "messages"))
     names = []
     for loop in tree.find_all(nodes.For):
@@ -50,7 +50,7 @@ def _message_names(tree: nodes.Template) -> list[str]:
 
 
 def _content_parameters(tree: nodes.Template, messages: list[str]) -> dict[int, set[str]]:
-    """The parameters of macros that are called with a message's content, by each loop inside the macro."""
+    """The parameters of macros that receive a message's content, once for each loop inside the macro."""
     by_loop: dict[int, set[str]] = {}
     for macro in tree.find_all(nodes.Macro):
         names = [argument.name for argument in macro.args]
@@ -72,7 +72,7 @@ def _content_parameters(tree: nodes.Template, messages: list[str]) -> dict[int, 
 
 
 def _aliases(tree: nodes.Template, name: str) -> Iterator[str]:
-    """Gives the name, and every name or namespace attribute that is assigned from it, at any remove."""
+    """Yields the name, and every name or namespace attribute that is directly or indirectly assigned from it."""
     seen, queue = {name}, deque([name])
     while queue:
         known = queue.popleft()
@@ -103,7 +103,7 @@ def _assigned(assignment: nodes.Assign, name: str) -> list[str]:
 
 
 def _reads(node: nodes.Node | None, name: str, key: str | None = None) -> bool:
-    """Whether an expression is the variable, or its item `key`, sliced, filtered or tested or not."""
+    """Whether an expression is the variable or its item `key`, possibly sliced, filtered or tested."""
     while True:
         if isinstance(node, (nodes.Filter, nodes.Test)) or (
             isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)

@@ -1,8 +1,8 @@
 """Parses the messages and tools of a request into the form that chat templates expect.
 
 Follows `parse_chat_messages` and the request's own validation in vLLM 0.33 (`renderers/chat_utils/chat_message.py`,
-`entrypoints/openai/chat_completion/protocol.py`): the fields that reach a template, their order and their defaults
-are those that vLLM's typed request leaves, since a template may print a whole object as JSON.
+`entrypoints/openai/chat_completion/protocol.py`): fields, their order and their defaults equal those of vLLM's typed
+request, since a template may print a whole object as JSON.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ _BILLING_HEADER = "x-anthropic-billing-header"
 
 
 def are_text_only(messages: list[dict[str, Any]]) -> bool:
-    """Whether all messages are just a role and a text, in that order, so that nothing needs parsing."""
+    """Whether every message is only a role and a text, in that order, so that it needs no parsing."""
     return is_text_only(messages, _BILLING_HEADER)
 
 
 def parse_messages(messages: list[dict[str, Any]], content_format: ContentFormat) -> list[Message]:
-    """Gives the messages as a template of that content format takes them; raises PromptError that names the field."""
+    """Converts the messages to a template's content format; raises PromptError that names the field."""
     if not messages:
         raise PromptError("messages must hold at least one message", "messages")
     if content_format == "string" and are_text_only(messages):
-        return messages  # The common case; templates do not change their variables.
+        return messages  # The common case; templates do not modify their variables.
     return [
         message
         if content_format == "string" and are_text_only([message])
@@ -85,7 +85,7 @@ def parse_messages(messages: list[dict[str, Any]], content_format: ContentFormat
 
 
 def parse_tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-    """Gives the tools with the fields, order and nulls of vLLM's `ChatCompletionToolsParam.model_dump()`."""
+    """Returns the tools with the fields, order and nulls of vLLM's `ChatCompletionToolsParam.model_dump()`."""
     if tools is None:
         return None
     if not tools:
@@ -94,7 +94,7 @@ def parse_tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | No
 
 
 def check_tool_choice(choice: str | dict[str, Any] | None, tools: list[dict[str, Any]] | None) -> None:
-    """Raises PromptError for a choice that vLLM refuses; a valid one does not change the prompt."""
+    """Raises PromptError for a choice that vLLM rejects; a valid one does not change the prompt."""
     if choice is None or choice == "none":
         return
     if tools is None:
@@ -152,7 +152,7 @@ def _parse_message(message: Mapping[str, Any], content_format: ContentFormat, nu
         if reasoning is not None:
             if not isinstance(reasoning, str):
                 raise PromptError(f"{where}.reasoning must be a string", f"{where}.reasoning")
-            # `thinking` is the name that transformers adds, in front, for templates which read that one.
+            # transformers adds `thinking` in front, for templates that read this name.
             parsed = {"thinking": reasoning, **parsed, "reasoning": reasoning, "reasoning_content": reasoning}
     elif role == "tool":
         if message.get("tool_call_id") is not None:
@@ -191,7 +191,7 @@ def _parse_content(
 
 
 def _parse_part(part: Any, where: str) -> dict[str, Any] | None:
-    """Gives a part as `{"type": "text", …}`; None for an empty one."""
+    """Returns a part as `{"type": "text", …}`; None for an empty one."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
     if not isinstance(part, dict):
@@ -214,7 +214,7 @@ def _parse_part(part: Any, where: str) -> dict[str, Any] | None:
 
 
 def _without_billing_header(parts: Iterable[Any]) -> Iterator[Any]:
-    """Drops a line that one client sends with a different value each time, as vLLM does, so that prefixes match."""
+    """Drops a line that one client sends with a different value each time, as vLLM does, to preserve cache hits."""
     for part in parts:
         text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
         if isinstance(text, str) and text.startswith(_BILLING_HEADER):
@@ -225,14 +225,14 @@ def _without_billing_header(parts: Iterable[Any]) -> Iterator[Any]:
 
 
 def _tool_content(content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    """Joins a tool result of text parts to a string, which is all that most templates take."""
+    """Joins a tool result of text parts to a string, the only form that most templates accept."""
     if isinstance(content, str) or any(part["type"] != "text" for part in content):
         return content
     return "\n".join(part["text"] for part in content)
 
 
 def _developer_tools(tools: Any, where: str) -> list[dict[str, Any]]:
-    """Gives the tools of a developer message with their fields in the order of vLLM's typed messages."""
+    """Returns the tools of a developer message with their fields in the order of vLLM's typed messages."""
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise PromptError(f"{where} must be a list of objects", where)
     return [
@@ -266,14 +266,14 @@ def _parse_tool_call(call: Any, where: str) -> dict[str, Any]:
     if not isinstance(function.get("arguments", ""), str | None):
         field = f"{where}.function.arguments"
         raise PromptError(f"{field} must be a string that holds JSON", field)
-    # The order of the fields in vLLM's typed request, whatever order they were sent in.
+    # The field order of vLLM's typed request, not that of the client.
     parsed = {**function, "arguments": _arguments(function.get("arguments"))}
     ordered = {**call, "function": _in_order(parsed, "arguments", "name")}
     return dict(_in_order(ordered, "id", "function", "type"))
 
 
 def _arguments(arguments: Any) -> dict[str, Any]:
-    """Gives a call's arguments as an object; invalid ones become an empty object, as in vLLM."""
+    """Returns a call's arguments as an object; invalid ones become an empty object, as in vLLM."""
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)

@@ -1,4 +1,4 @@
-"""The Jinja environment of chat templates: that of transformers, name for name."""
+"""The Jinja environment of chat templates, with the same names as in transformers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.prompts.templates.field_reads import DICT_ATTRIBUTES, FieldReads
 
 
 class Generation(Extension):
-    """`{% generation %}`, which marks what an assistant said for training; here it only encloses its body."""
+    """`{% generation %}`, which marks the assistant's text for training; here it only renders its body."""
 
     tags = {"generation"}  # noqa: RUF012 - declared so by jinja2
 
@@ -33,7 +33,7 @@ class Generation(Extension):
 
 
 class _Dict:
-    """The `dict` of a template: its two constructors, and nothing of the class itself."""
+    """The `dict` of a template: only its two constructors, no other attribute of the class."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -43,7 +43,7 @@ class _Dict:
 
 
 class ChatNamespace(Namespace):
-    """A namespace that refuses names with a leading underscore, which could not be read back."""
+    """A namespace that rejects names with a leading underscore, which could not be read back."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         self, rest = args[0], args[1:]
@@ -79,7 +79,7 @@ def raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def strftime_now(format: str) -> str:  # noqa: A002 - the name that templates may use
+def strftime_now(format: str) -> str:  # noqa: A002 - a name that templates use
     return datetime.now().strftime(format)
 
 
@@ -94,9 +94,9 @@ def tojson(
 
 
 class ChatEnvironment(ImmutableSandboxedEnvironment):
-    """Renders as `_cached_compile_jinja_template` in transformers 5.23 does.
+    """Renders like `_cached_compile_jinja_template` in transformers 5.23.
 
-    Attributes that templates use most are known to be safe, and skip the sandbox's slow check.
+    The attributes that templates use most are known to be safe, and skip the sandbox's slow check.
     """
 
     code_generator_class = FieldReads
@@ -151,7 +151,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             return self.undefined("value was undefined because a callable raised a StopIteration exception")
 
     def _absent(self, field: str) -> Undefined:
-        """The undefined value of a missing field; shared, since nothing tells one from another."""
+        """The undefined value of a missing field; shared, since all are equal."""
         absent = self._undefined_fields.get(field)
         if absent is None:
             absent = self.undefined(obj={}, name=field)

@@ -15,7 +15,7 @@ _MAX_NESTED_READS = 16
 
 
 class FieldReads(CodeGenerator):
-    """Generates the same code as jinja2, but for reads of fields that no attribute of a dict is named like."""
+    """Generates the same code as jinja2, except for reads of fields with no attribute of dict of that name."""
 
     _reads = 0
     _nested = 0

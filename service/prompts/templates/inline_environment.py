@@ -1,7 +1,7 @@
 """Renders the operator's chat templates on the event loop, within limits of size and time.
 
-Such a template is trusted not to be malicious, but a client chooses the conversation: a large one, or one that takes
-long, is left to a process (`render_processes`).
+Such a template is trusted not to be malicious, but a client chooses the conversation: a large or slow one is rendered
+in a process (`render_processes`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 from service.prompts.templates.environment import ChatEnvironment
 
 _BUDGET_SECONDS = 0.010
-"""CPU time that one rendering may take on the event loop."""
+"""CPU time limit for one rendering on the event loop."""
 
 _MAX_VARIABLE_BYTES = 1 << 20
 _PIECES_PER_CHECK = 256
@@ -26,11 +26,11 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class OverBudget(Exception):
-    """The rendering is too large or too slow for the event loop; it renders the same in a process."""
+    """The rendering is too large or too slow for the event loop, and must run in a process."""
 
 
 class InlineEnvironment(ChatEnvironment):
-    """An environment whose renderings look at the clock and at their size. For one thread."""
+    """An environment that checks time and size while it renders. Not thread-safe."""
 
     def __init__(self, max_characters: int, budget_seconds: float = _BUDGET_SECONDS) -> None:
         super().__init__()
@@ -39,18 +39,18 @@ class InlineEnvironment(ChatEnvironment):
         self._next_check = self._deadline = 0.0
         self._shared_globals = dict(self.globals)
         self._packed = bytearray()
-        self.concat = self._concat  # type: ignore[method-assign] # jinja2 joins what macros and blocks output with it
+        self.concat = self._concat  # type: ignore[method-assign] # jinja2 joins the output of macros and blocks with it
 
     def render(self, template: jinja2.Template, variables: dict[str, Any]) -> str:
-        """Gives the text; raises OverBudget, ValueError for more than `max_characters`, and what the template raises.
+        """Returns the text; raises OverBudget, ValueError beyond `max_characters`, and the template's own errors.
 
-        The clock is checked each few dozen pieces of output and after each macro, so a loop without output can exceed
+        The clock is checked every few dozen pieces of output and after each macro, so a loop without output can exceed
         the budget.
         """
         self._check_size(variables)
         self._next_check = time.monotonic() + self._budget_seconds
         self._deadline = time.thread_time() + self._budget_seconds
-        # Merging the globals here takes a third of the time that `new_context` takes for it.
+        # Merging the globals here takes a third of the time of `new_context`.
         context = template.new_context(self._shared_globals | variables, shared=True)
         output = template.root_render_func(context)
         texts: list[str] = []
@@ -71,14 +71,14 @@ class InlineEnvironment(ChatEnvironment):
             raise ValueError(f"it renders more than {self._max_characters} characters")
         if time.monotonic() < self._next_check:
             return
-        # Other threads may have had the CPU meanwhile; only this thread's own time counts.
+        # Other threads may have used the CPU in the meantime; only this thread's CPU time counts.
         left = self._deadline - time.thread_time()
         if left < 0:
             raise OverBudget
         self._next_check = time.monotonic() + left
 
     def _check_size(self, variables: Mapping[str, Any]) -> None:
-        """Raises OverBudget for large variables; packing them costs less than walking them."""
+        """Raises OverBudget for large variables; packing them is cheaper than traversing them."""
         try:
             _encoder.encode_into(variables, self._packed)
         except (UnicodeEncodeError, OverflowError, RecursionError, TypeError):

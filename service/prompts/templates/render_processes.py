@@ -26,13 +26,13 @@ class RenderLost(RenderFailed):
 
 
 class RenderProcess:
-    """One process, started on first use and again after it was killed. For one thread at a time."""
+    """One process, started on first use and after each kill. For one thread at a time."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, job: Job) -> str:
-        """Gives the answer to a job; raises RenderFailed, or OSError if no process can be started. Blocks."""
+        """Returns the answer to a job; raises RenderFailed, or OSError if no process can be started. Blocks."""
         try:
             if self._process is None or self._process.poll() is not None:
                 self.close()
@@ -83,7 +83,7 @@ class RenderProcess:
 
 
 def _write(descriptor: int, data: bytes, deadline: float) -> None:
-    """Writes all of it; raises TimeoutError, or BrokenPipeError if the process is gone."""
+    """Writes all data; raises TimeoutError, or BrokenPipeError if the process is gone."""
     left = memoryview(data)
     while left:
         _wait(descriptor, select.POLLOUT, deadline)
@@ -111,14 +111,14 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own code
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
         [sys.executable, "-I", "-c", _WORKER.format(path=sys.path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
         bufsize=0,
-        # Ctrl+C goes to the service, which ends its processes itself.
+        # Ctrl+C must reach only the service, which stops its processes itself.
         start_new_session=True,
     )
     assert process.stdin is not None and process.stdout is not None  # noqa: S101

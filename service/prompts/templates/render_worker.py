@@ -1,7 +1,7 @@
-"""The process that renders chat templates which are not trusted or take long: bounded in memory, killed on timeout.
+"""The process that renders untrusted or slow chat templates: bounded in memory, killed on timeout.
 
-It reads jobs from its standard input and answers on its standard output, one at a time; `render_processes` is the other
-end. It has no environment variables and no secrets.
+Reads jobs from standard input and answers on standard output, one at a time; `render_processes` is the other end. Has
+no environment variables and no secrets.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Job(NamedTuple):
 
 
 def packed(job: Job) -> bytes:
-    """Gives a job as bytes; raises RecursionError if it is nested too deep."""
+    """Encodes a job as bytes; raises RecursionError if it is nested too deeply."""
     try:
         return _MSGPACK + msgspec.msgpack.encode(job)
     except (OverflowError, UnicodeEncodeError):
-        # Slower by far, but takes integers of any size and lone surrogates.
+        # Much slower, but supports integers of any size and lone surrogates.
         return _JSON + json.dumps(job).encode()
 
 
@@ -57,7 +57,7 @@ def unpacked(data: bytes) -> Job:
 
 
 def main() -> None:
-    """Serves until the standard input ends."""
+    """Serves until standard input ends."""
     _bound_this_process()
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(READY)
@@ -69,7 +69,7 @@ def main() -> None:
         except (MemoryError, RecursionError):
             _answer(answers, ERROR, "its variables are too large or nested too deep")
             continue
-        # Ends this process if the parent is not there to do it.
+        # Ends this process if the parent has died.
         signal.setitimer(signal.ITIMER_REAL, job.seconds + _GRACE_SECONDS)
         _answer(answers, *_outcome(job))
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,4 +1,4 @@
-"""Renders chat templates: the operator's on the event loop, those that strangers choose in processes."""
+"""Renders chat templates: the operator's on the event loop, all others in processes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _T = TypeVar("_T")
 
 _PROCESSES = 2
 _MAX_QUEUED_RENDERS = 3
-"""A rendering waits at most as long as this many renderings that use up their timeout."""
+"""Maximum wait, as a number of renderings that use their whole timeout."""
 
 _TOLERATED_SECONDS = 0.05
-"""A template that held the event loop longer than this once is rendered in a process from then on."""
+"""A template that once held the event loop longer than this is always rendered in a process afterwards."""
 
 _MAX_TEMPLATES = 64
 _MAX_FORMAT_CHARACTERS = 100
@@ -39,12 +39,12 @@ _MAX_REASON_CHARACTERS = 1000
 
 
 class RenderingUnavailable(Exception):
-    """Nothing can be rendered at the moment; the text says why."""
+    """No template can be rendered at the moment; the text has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateSource:
-    """The source of a chat template, and whether the operator chose it: then it is trusted."""
+    """The source of a chat template, and whether it is trusted because the operator chose it."""
 
     text: str
     trusted: bool
@@ -52,7 +52,7 @@ class TemplateSource:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A chat template that was parsed once."""
+    """A parsed chat template."""
 
     source: TemplateSource
     content_format: ContentFormat
@@ -61,10 +61,10 @@ class Template:
 
 
 class Renderer:
-    """Renders for all models of the service. Its methods are for the event loop's thread."""
+    """Renders for all models of the service. Call its methods on the event loop's thread."""
 
     def __init__(self, timeout: float, max_characters: int) -> None:
-        """`timeout` in seconds, for one rendering in a process; `max_characters` bounds the text."""
+        """`timeout` is in seconds, for one rendering in a process; `max_characters` bounds the text."""
         self._timeout = timeout
         self._max_characters = max_characters
         self._environment = InlineEnvironment(max_characters)
@@ -74,7 +74,7 @@ class Renderer:
         self._threads = ThreadPoolExecutor(_PROCESSES, thread_name_prefix="render")
 
     async def template(self, source: TemplateSource) -> Template:
-        """Gives a parsed template; raises PromptError for one that cannot be parsed, and RenderingUnavailable."""
+        """Returns a parsed template; raises PromptError for a syntax error, and RenderingUnavailable."""
         found = self._templates.get(source)
         if found is None:
             found = await self._parse(source)
@@ -86,13 +86,13 @@ class Renderer:
         return found
 
     async def render(self, template: Template, variables: dict[str, Any]) -> str:
-        """Gives the text; raises PromptError if the template fails on the variables, and RenderingUnavailable."""
+        """Returns the text; raises PromptError if the template fails on the variables, and RenderingUnavailable."""
         if template.inline is not None:
             started = time.thread_time()
             try:
                 return self._environment.render(template.inline, variables)
             except (OverBudget, RecursionError, MemoryError):
-                pass  # It starts again in a process, which bounds time and memory.
+                pass  # Starts again in a process, which bounds time and memory.
             except Exception as error:  # a template may fail in any way
                 raise _failure(str(error) or type(error).__name__) from None
             finally:
@@ -101,7 +101,7 @@ class Renderer:
         return await self._in_thread(lambda: self._process().run(job))
 
     async def close(self) -> None:
-        """Ends all renderings and their processes."""
+        """Stops all renderings and their processes."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._processes:
             process.kill()
@@ -110,7 +110,7 @@ class Renderer:
             process.close()
 
     async def _parse(self, source: TemplateSource) -> Template | PromptError:
-        """Gives a template, or its permanent error."""
+        """Returns a template, or its permanent error."""
         if len(source.text) > _MAX_SOURCE_CHARACTERS:
             return PromptError(f"the chat template is longer than {_MAX_SOURCE_CHARACTERS} characters", "chat_template")
         try:
@@ -126,7 +126,7 @@ class Renderer:
         try:
             format_ = content_format(self._environment.parse(source.text))
             return Template(source, format_, self._environment.from_string(source.text))
-        except Exception as error:  # jinja2 leaves some to Python's own compiler
+        except Exception as error:  # jinja2 leaves some errors to Python's compiler
             raise _failure(str(error) or type(error).__name__) from None
 
     def _look_into(self, source: TemplateSource) -> Template:

@@ -1,4 +1,4 @@
-"""The variables that a chat template sees, and how a final message is continued."""
+"""The variables of a chat template, and the continuation of a final message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _IGNORED_VARIABLES = frozenset(
         "return_assistant_tokens_mask",
         "sanitize_control_tokens",
         "tokenizer_kwargs",
-        # vLLM passes on only what `find_undeclared_variables` of jinja2 finds in the template: none of its globals.
+        # vLLM passes on only the results of jinja2's `find_undeclared_variables`: none of its globals.
         "cycler",
         "dict",
         "joiner",
@@ -36,7 +36,7 @@ _IGNORED_VARIABLES = frozenset(
 
 
 def template_variables(chat: Chat, template: Template, special_tokens: Mapping[str, str]) -> dict[str, Any]:
-    """Gives the variables of a chat as in vLLM 0.33 and transformers 5.23; raises PromptError."""
+    """Returns the variables of a chat as in vLLM 0.33 and transformers 5.23; raises PromptError."""
     if chat.continue_final_message and chat.add_generation_prompt:
         raise PromptError(
             "continue_final_message and add_generation_prompt cannot both be true (the latter is, unless it is given)",
@@ -64,9 +64,9 @@ def template_variables(chat: Chat, template: Template, special_tokens: Mapping[s
 
 
 def cut_for_continuation(text: str, chat: Chat, variables: Mapping[str, Any]) -> str:
-    """Cuts the text after the final message where that is to be continued, as transformers 5.23 does.
+    """If the final message is to be continued, cuts the text after it, as transformers 5.23 does.
 
-    `variables` are those that the text was rendered with; raises PromptError.
+    `variables` are those of the rendering; raises PromptError.
     """
     if not chat.continue_final_message:
         return text

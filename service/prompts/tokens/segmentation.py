@@ -1,7 +1,7 @@
-"""Cuts a text into segments that tokenize, each on its own, to the tokens of the whole text.
+"""Cuts a text into segments that tokenize separately to the tokens of the whole text.
 
-A text is cut at added tokens, and within the pieces between them where `word_breaks` allows it. Why this is safe is
-proved in docs/prompts.md (lemmas 1 to 3).
+A text is cut at added tokens, and within the pieces between them where `word_breaks` allows it. docs/prompts.md proves
+that this is safe (lemmas 1 to 3).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from service.prompts.tokens.word_breaks import LOOKAHEAD, Breaks, safe_breaks
 
 
 class CutSizes(NamedTuple):
-    """After how many characters a piece is cut at the next safe place, and how many are searched in one call."""
+    """Characters after which a piece is cut at the next safe place, and characters searched per call."""
 
     piece: int = 1024
     window: int = 16_384
-    """A regular expression holds the GIL until it finds something or reaches the end of what it is given."""
+    """A regular expression holds the GIL until it matches or reaches the end of its input."""
 
 
 _DEFAULT_SIZES = CutSizes()
@@ -42,7 +42,7 @@ _PRE_TOKENIZERS = frozenset(
         "WhitespaceSplit",
     }
 )
-"""Those that treat each piece independently (but scheme "first" of Metaspace depends on a piece's position)."""
+"""Pre-tokenizers that treat each piece independently (but Metaspace's scheme "first" depends on a piece's position)."""
 
 _NORMALIZERS = frozenset(
     {
@@ -66,11 +66,11 @@ _MODELS = frozenset({"BPE", "Unigram", "WordLevel", "WordPiece"})
 
 
 Segment: TypeAlias = tuple[int, int, int | None]
-"""Start and end in the text, and the id of the added token there; None for text that tokenizes on its own."""
+"""Start and end in the text, and the id of the added token there; None for text that tokenizes separately."""
 
 
 class Words(NamedTuple):
-    """How a piece without added tokens is cut into words that tokenize on their own."""
+    """How a piece without added tokens is cut into words that tokenize separately."""
 
     find: Callable[[str], list[str]]
     separator: str
@@ -98,12 +98,12 @@ class Segmentation:
         self.context = context
         """An added token to put before a piece that does not start the text, where position matters."""
         self.words = words
-        """How to cut any piece into its words; None if that is not known to be safe."""
+        """The rule for cutting any piece into words; None if no rule is known to be safe."""
         self.lookahead = 2 * max(first.longest, second.longest) + LOOKAHEAD
-        """A cut is settled, whatever follows, once this many characters after it are known (lemma 3)."""
+        """A cut is settled, whatever text follows, once this many characters after it are known (lemma 3)."""
 
     def segments(self, text: str, start: int = 0) -> Iterable[Segment]:
-        """Gives the segments of the text from `start`, which must be 0 or the end of a segment."""
+        """Yields the segments of the text from `start`, which must be 0 or the end of a segment."""
         segments = self._first.cut(text, start, len(text))
         if self._second.cuts:
             segments = _within(segments, lambda start, end: self._second.cut(text, start, end))
@@ -113,7 +113,7 @@ class Segmentation:
 
 
 def segmentation_of(tokenizer: Tokenizer, sizes: CutSizes = _DEFAULT_SIZES) -> Segmentation | None:
-    """Gives the safe cuts of a tokenizer; None if none are known."""
+    """Returns the safe cuts of a tokenizer; None if none are known."""
     normalizers = list(_types(_state(tokenizer.normalizer), "normalizers"))
     pre_tokenizer = _state(tokenizer.pre_tokenizer)
     steps = list(_types(pre_tokenizer, "pretokenizers"))
@@ -168,11 +168,11 @@ class _Cuts:
 
     @property
     def cuts(self) -> bool:
-        """Whether there is anything to cut at."""
+        """Whether any cut is possible."""
         return self._pattern is not None
 
     def cut(self, text: str, start: int, end: int) -> Iterable[Segment]:
-        """Gives the tokens in text[start:end] and the pieces between them."""
+        """Yields the tokens in text[start:end] and the pieces between them."""
         at = start if self._pattern is not None else end
         while at < end:
             stop = min(at + self._window, end)
@@ -194,7 +194,7 @@ class _Cuts:
             yield start, end, None
 
     def plainest(self, added: Iterable[AddedToken]) -> str | None:
-        """Gives a token of this round that no other token starts with."""
+        """Returns a token of this round that is not a prefix of another token."""
         contents = [token.content for token in added]
         for content in self._numbers:
             if sum(other.startswith(content) for other in contents) == 1:
@@ -202,12 +202,12 @@ class _Cuts:
         return None
 
     def separator(self, added: Iterable[AddedToken]) -> tuple[str, int] | None:
-        """Gives a token of this round, and its id, that is recognized between any two texts without tokens.
+        """Returns a token of this round, and its id, that is recognized between any two texts without tokens.
 
         No other token overlaps its start or continues it (lemma 2).
         """
         contents = [token.content for token in added]
-        # Backwards, since the first may be the unknown token.
+        # In reverse, since the first may be the unknown token.
         for content, number in reversed(self._numbers.items()):
             if all(content == other or not _touches(other, content) for other in contents):
                 return content, number
@@ -253,7 +253,7 @@ def _may_hold_a_break(content: str) -> bool:
 
 
 def _pattern(contents: Iterable[str]) -> str:
-    """A pattern that finds the leftmost-longest token, as a prefix tree."""
+    """A pattern, built as a prefix tree, that finds the leftmost-longest token."""
     tree: dict[str, Any] = {}
     for content in contents:
         node = tree
@@ -282,7 +282,7 @@ def _state(part: Any) -> dict[str, Any] | None:
 
 
 def _types(part: Mapping[str, Any] | None, members: str) -> Iterator[Mapping[str, Any]]:
-    """The components of a component, with sequences flattened."""
+    """The flattened list of components, without sequences."""
     if part is None:
         return
     if part["type"] == "Sequence":

@@ -1,4 +1,4 @@
-"""The special tokens that a chat template sees as variables, and those that a tokenizer must know besides its own.
+"""The special tokens that a chat template sees as variables, and those to add to a tokenizer.
 
 Follows `PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__` in transformers 5.23.
 """
@@ -14,10 +14,10 @@ _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 
 
 class SpecialTokens:
-    """What tokenizer_config.json and the older special_tokens_map.json say of special tokens."""
+    """Special tokens in tokenizer_config.json and the older special_tokens_map.json."""
 
     def __init__(self, config: Mapping[str, Any], legacy: Mapping[str, Any]) -> None:
-        # The older file counts only where the configuration does not list its added tokens itself.
+        # The older file counts only if the configuration does not list its added tokens itself.
         merged = dict(config) if "added_tokens_decoder" in config else {**config, **legacy}
         self._listed = merged.get("added_tokens_decoder") or {}
         extra = merged.get("extra_special_tokens") or merged.get("additional_special_tokens") or []
@@ -30,11 +30,11 @@ class SpecialTokens:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The text of each special token by its name, as a chat template may ask for it."""
+        """The text of each special token by name, as chat templates use it."""
         return {name: _text(value) or "" for name, value in self._named.items()}
 
     def add_to(self, tokenizer: Tokenizer) -> None:
-        """Adds the tokens that the tokenizer lacks, and mends the flags of those that are listed with others."""
+        """Adds the missing tokens to the tokenizer, and corrects differing flags of existing ones."""
         known = tokenizer.get_added_tokens_decoder().values()
         as_listed = {repr(token) for token in known}
         missing = [token for token in self._listed_tokens() if repr(token) not in as_listed]

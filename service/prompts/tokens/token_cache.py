@@ -19,16 +19,16 @@ _ids = count()
 
 
 class ChunkSizes(NamedTuple):
-    """Where texts are cut into chunks, in characters: `first` up to character `rest`, then `rest`.
+    """Positions at which texts are cut into chunks, in characters: every `first` up to `rest`, then every `rest`.
 
-    Small chunks at the start let short texts have some, too.
+    Small chunks at the start let short texts share chunks, too.
     """
 
     first: int = 512
     rest: int = 4096
 
     def end(self, start: int) -> int:
-        """Gives where the chunk ends that starts at that character."""
+        """Returns the end of the chunk that starts at this character."""
         return start + (self.rest if start >= self.rest else self.first)
 
 
@@ -75,14 +75,14 @@ class PrefixHit(NamedTuple):
 
 
 class TokenCache:
-    """Tokens by text. Safe for threads: long texts are tokenized off the event loop, short ones on it."""
+    """Tokens by text. Thread-safe: long texts are tokenized off the event loop, short ones on it."""
 
     def __init__(self, capacity: int, chunk_sizes: ChunkSizes = ChunkSizes()) -> None:  # noqa: B008 - it is immutable
-        """`capacity` in bytes, of which an eighth is for words; 0 keeps nothing."""
+        """`capacity` is in bytes, an eighth of it for words; 0 disables the cache."""
         self.words = WordCache(capacity // 8)
         self.chunk_sizes = chunk_sizes
         self.hits = 0
-        """Characters that were looked up and found; `misses` those that were not."""
+        """Number of looked-up characters that were cached; `misses` counts the others."""
         self.misses = 0
         self._entries: ByteLru[tuple[int, str], CachedChunk] = ByteLru(
             capacity - capacity // 8, lambda _, chunk: _size(chunk), _on_evict
@@ -91,16 +91,16 @@ class TokenCache:
 
     @property
     def capacity(self) -> int:
-        """In bytes, without the share of the words."""
+        """Capacity in bytes, without the share of the words."""
         return self._entries.capacity
 
     @property
     def size_bytes(self) -> int:
-        """Bytes in use, without those of the words."""
+        """Bytes in use, without the words."""
         return self._entries.size_bytes
 
     def get(self, parent: CachedChunk, text: str) -> bytes | None:
-        """Gives the tokens of a text after `parent`; None on a miss."""
+        """Returns the tokens of a text after `parent`; None on a miss."""
         key = (parent.id, text)
         with self._lock:
             chunk = self._entries.get(key)
@@ -117,7 +117,7 @@ class TokenCache:
             self._store(CachedChunk(parent.id, text, tokens))
 
     def find_prefix(self, root: CachedChunk, text: str) -> PrefixHit:
-        """Gives the longest cached prefix of a text; one dictionary lookup or string comparison per chunk."""
+        """Returns the longest cached prefix of a text; one dictionary lookup or string comparison per chunk."""
         found: list[CachedChunk] = []
         chunk, end = root, 0
         with self._lock:
@@ -142,16 +142,16 @@ class TokenCache:
         return PrefixHit(tokens, len(found), chunk, end, settled)
 
     def append(self, parent: CachedChunk, text: str, tokens: bytes, settled_chars: int) -> CachedChunk:
-        """Stores the chunk that follows `parent`, and gives it."""
+        """Stores the chunk that follows `parent`, and returns it."""
         chunk = CachedChunk(parent.id, text, tokens, settled_chars)
         with self._lock:
             self._store(chunk)
         return chunk
 
     def set_remainder(self, chunk: CachedChunk, text: str, tokens: bytes, settled_chars: int) -> None:
-        """Stores the settled part of the incomplete chunk that follows, in place of the one before."""
+        """Stores the settled part of the incomplete chunk that follows, replacing the previous one."""
         with self._lock:
-            if chunk.stored and chunk.parent_id >= 0:  # a root is not an entry, so nothing would bound its remainder
+            if chunk.stored and chunk.parent_id >= 0:  # a root is not an entry, so its remainder would be unbounded
                 before = _size(chunk)
                 chunk.remainder = Remainder(text, tokens, settled_chars)
                 self._entries.grow(_size(chunk) - before)

@@ -1,4 +1,4 @@
-"""Text to token ids and back, equal to the model's own tokenizer, with a cache of everything done before."""
+"""Text to token ids and back, equal to the model's own tokenizer, with a cache of earlier results."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from service.prompts.tokens.tokenizer_class import rebuilt
 
 _TOKEN_BYTES = 4
 _MAX_WORDS_CHARACTERS = 4096
-"""A longer piece is not cut into words: it has few safe places, if any."""
+"""A longer piece is not cut into words, since it has few safe places."""
 
 _PROBES = ("a", "b c")
 
 
 class TokenizerFiles(Protocol):
-    """The part of a model's files that concerns its tokenizer (service/prompts/models/model_files.py)."""
+    """The model files of the tokenizer (service/prompts/models/model_files.py)."""
 
     @property
     def tokenizer_file(self) -> Path: ...
@@ -42,9 +42,9 @@ class TokenizerFiles(Protocol):
 
 
 class TextTokenizer:
-    """A tokenizer as AutoTokenizer of transformers 5.19 sets it up: no truncation, no padding, all tokens added.
+    """A tokenizer as AutoTokenizer of transformers 5.19 configures it: no truncation, no padding, all tokens added.
 
-    Safe for threads.
+    Thread-safe.
     """
 
     def __init__(self, files: TokenizerFiles, cache: TokenCache, cuts: CutSizes = CutSizes()) -> None:  # noqa: B008 - immutable
@@ -62,7 +62,7 @@ class TextTokenizer:
         self._file = files.tokenizer_file
         self._cache = cache
         self._segmentation = segmentation_of(self._tokenizer, cuts)
-        # Without a cache, tokenizing word by word costs more than the text as a whole.
+        # Without a cache, tokenizing word by word is slower than tokenizing the whole text.
         self._words = self._segmentation.words if self._segmentation is not None and cache.capacity else None
         self._root, self._anywhere = CachedChunk(), CachedChunk()
         needs_context = self._segmentation is not None and self._segmentation.context is not None
@@ -71,16 +71,16 @@ class TextTokenizer:
 
     @property
     def special_tokens_around(self) -> tuple[int, int]:
-        """The numbers of special tokens that are put before and after a text."""
+        """The numbers of special tokens before and after a text."""
         before, after = self._around
         return len(before) // _TOKEN_BYTES, len(after) // _TOKEN_BYTES
 
     def close(self) -> None:
-        """Makes every `encode` in flight, in any thread, raise CancelledError soon."""
+        """Cancels every `encode` in flight, in any thread; each soon raises CancelledError."""
         self._closed = True
 
     def find_prefix(self, text: str) -> PrefixHit:
-        """Gives the cached prefix of a text; fast for any length."""
+        """Returns the cached prefix of a text; fast for any length."""
         return self._cache.find_prefix(self._root, text)
 
     def encode(
@@ -91,9 +91,9 @@ class TextTokenizer:
         prefix: PrefixHit | None = None,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> TokenIds:
-        """Gives the ids of a text; raises PromptError for a text with a lone surrogate.
+        """Returns the ids of a text; raises PromptError for a text with a lone surrogate.
 
-        Raises CancelledError soon after `is_cancelled` gives True.
+        Raises CancelledError soon after `is_cancelled` returns True.
         """
         try:
             pieces = self._encode(text, prefix or self.find_prefix(text), is_cancelled)
@@ -103,20 +103,20 @@ class TextTokenizer:
         return array("I", b"".join((before, *pieces, after)))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Gives the text of tokens, special ones included; raises PromptError for a number outside 32 bits."""
+        """Returns the text of tokens, including special ones; raises PromptError for a number outside 32 bits."""
         try:
             return self._tokenizer.decode_batch([tokens], skip_special_tokens=False)[0]
         except (OverflowError, TypeError):
             raise PromptError("tokens must be whole numbers of 0 or more", "tokens") from None
 
     def strings(self, tokens: Sequence[int]) -> list[str | None]:
-        """Gives each token as the vocabulary spells it; None for an unknown id."""
+        """Returns each token's vocabulary entry; None for an unknown id."""
         return [self._tokenizer.id_to_token(token) if 0 <= token < 1 << 32 else None for token in tokens]
 
     def reach(self, text: str, tokens: TokenIds, count: int) -> int:
-        """Gives the characters of the text from its start to the end of token `count`.
+        """Returns the number of characters from the start of the text to the end of token `count`.
 
-        `tokens` are those of the text, with special tokens around them or not, and cut at one end or not; raises
+        `tokens` are those of the text, with or without special tokens, and possibly truncated at one end; raises
         PromptError for others.
         """
         segments = self._segments(text)
@@ -133,7 +133,7 @@ class TextTokenizer:
         return reached
 
     def _encode(self, text: str, prefix: PrefixHit, is_cancelled: Callable[[], bool]) -> list[bytes]:
-        """Gives the tokens of a text in pieces, and caches them by segments and by chunks."""
+        """Returns the tokens of a text in pieces, and caches them by segments and by chunks."""
         pieces, uncached, chunk, start, settled = prefix
         if self._segmentation is None:
             return [self._piece(text, (0, len(text), None))] if text else []
@@ -183,7 +183,7 @@ class TextTokenizer:
         return self._ids(context + piece)[bool(context) :].tobytes()
 
     def _tokens_of_words(self, words: Sequence[str]) -> list[bytes]:
-        """The tokens of each of several words, in one call: its overhead exceeds the work of a single word."""
+        """The tokens of each of several words, in one call: its overhead exceeds the work for a single word."""
         assert self._words is not None  # noqa: S101 - only called with words
         ids = self._ids(self._words.separator.join(words))
         tokens, number = ids.tobytes(), self._words.separator_id
@@ -202,11 +202,11 @@ class TextTokenizer:
         return array("I", encoding.ids)
 
     def _context(self, segment: Segment) -> str:
-        """Text of one token to put before a segment that would tokenize differently at the start of a text; or none."""
+        """Text of one token to prepend to a segment that would tokenize differently at the start of a text; or none."""
         return (self._segmentation and segment[0] and self._segmentation.context) or ""
 
     def _ends(self, text: str, segment: Segment) -> list[int]:
-        """Where each token of a segment ends, in characters from the segment's start."""
+        """The end of each token of a segment, in characters from the segment's start."""
         context = self._context(segment)
         start, end, _ = segment
         piece = context + text[start:end]
@@ -214,7 +214,7 @@ class TextTokenizer:
         return [end - len(context) for _, end in encoding.offsets[bool(context) :]]
 
     def _offset(self, tokens: bytes, body: bytes) -> int:
-        """Gives how many tokens of the body precede the first of `tokens`; negative if special tokens come first."""
+        """Returns the number of body tokens before the first of `tokens`; negative if special tokens come first."""
         before, after = self._around
         for start, whole in ((0, body), (len(before), before + body + after)):
             if whole.endswith(tokens):
@@ -224,7 +224,7 @@ class TextTokenizer:
         raise PromptError("the tokens are not those of the text", "tokens")
 
     def _special_tokens_around(self) -> tuple[bytes, bytes]:
-        """What the post-processor puts around a text; raises BadModelFile if it does anything else."""
+        """The tokens that the post-processor adds around a text; raises BadModelFile if it does anything else."""
         around: set[tuple[bytes, bytes]] = set()
         for probe in _PROBES:
             bare, full = (
@@ -239,7 +239,7 @@ class TextTokenizer:
 
 
 def _load(files: TokenizerFiles) -> tuple[Tokenizer, bool]:
-    """Gives the tokenizer, and whether its class is known; raises BadModelFile."""
+    """Returns the tokenizer, and whether its class is known; raises BadModelFile."""
     try:
         text = files.tokenizer_file.read_text(encoding="utf-8-sig")
         described = json.loads(text)

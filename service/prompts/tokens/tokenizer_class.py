@@ -31,7 +31,7 @@ _QWEN3_5 = (
 
 
 class _Table(NamedTuple):
-    """service/prompts/tokens/tokenizer_classes.json, made by scripts/tokenizer_classes.py."""
+    """service/prompts/tokens/tokenizer_classes.json, written by scripts/tokenizer_classes.py."""
 
     by_model_type: Mapping[str, str]
     incorrect_on_hub: frozenset[str]
@@ -45,7 +45,7 @@ def _table() -> _Table:
 
 
 def tokenizer_class(name: str, model_config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> str:
-    """Gives the class that AutoTokenizer loads, without the suffix "Fast", for the model of a name.
+    """Returns the class that AutoTokenizer loads for a model, without the suffix "Fast".
 
     `model_config` is config.json, `tokenizer_config` tokenizer_config.json. Without config.json it is BACKEND.
     """
@@ -68,14 +68,14 @@ def tokenizer_class(name: str, model_config: Mapping[str, Any], tokenizer_config
 
 
 class Rebuilt(NamedTuple):
-    """A tokenizer.json as its class uses it; `known` is False for a class that this program does not know."""
+    """A tokenizer.json as its class uses it; `known` is False for an unsupported class."""
 
     tokenizer: _Json
     known: bool
 
 
 def rebuilt(tokenizer: _Json, class_name: str, tokenizer_config: Mapping[str, Any]) -> Rebuilt:
-    """Gives tokenizer.json with what the class replaces in it."""
+    """Returns tokenizer.json with the changes that the class makes."""
     if class_name in _TAKE_THE_FILE or class_name in _WITHOUT_OWN_INIT:
         return Rebuilt(tokenizer, known=True)
     rebuild = _REBUILD.get(class_name)
@@ -192,7 +192,7 @@ _DEFAULT_TOKENS: Mapping[str, Mapping[str, str]] = {
 
 
 def default_tokens(class_name: str) -> Mapping[str, str]:
-    """The special tokens of a class, for those that tokenizer_config.json does not name."""
+    """The default special tokens of a class; tokenizer_config.json overrides them."""
     return _DEFAULT_TOKENS.get(class_name, {})
 
 
@@ -215,7 +215,7 @@ def _bpe(model: _Json, *, affixes: bool = False) -> _Json:
 
 
 def _prepends(token: str, tokenizer: _Json) -> _Json | None:
-    """A post-processor that puts a token before each text; None if the tokenizer does not know it."""
+    """A post-processor that prepends a token to each text; None if the tokenizer does not have the token."""
     added = {one["content"]: one["id"] for one in tokenizer.get("added_tokens") or ()}
     number = added.get(token, tokenizer["model"]["vocab"].get(token))
     if number is None:

@@ -1,7 +1,7 @@
-"""Where a text may be cut within a piece without added tokens: where the pre-tokenizer cuts it anyway.
+"""Finds where a text may be cut within a piece without added tokens, because the pre-tokenizer cuts there anyway.
 
-There are three kinds of safe places: before a space between words, before the last space of a run that no digit
-follows, and after a lone line break before a letter. Why they are safe is proved in docs/prompts.md (lemmas 4 and 5).
+Three kinds of places are safe: before a space between words, before the last space of a run that no digit follows,
+and after a lone line break before a letter. docs/prompts.md has the proof (lemmas 4 and 5).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _AFTER_LINE = rf"(?<=[{_LINE_END}])\n(?=[{_LINE_START}])"
 
 
 class Breaks(NamedTuple):
-    """Safe places besides those before single spaces; `last` finds the character before any safe place."""
+    """Safe places other than before single spaces; `last` matches the character before any safe place."""
 
     last: re.Pattern[str]
     at_lines: bool
     in_runs: bool
 
     def words(self, text: str) -> list[str]:
-        """Cuts a text at all safe places; together the words are the text."""
+        """Cuts a text at all safe places; the words joined are the text."""
         return split_words(text, self.at_lines, self.in_runs)
 
 
@@ -38,7 +38,7 @@ _AT_LINES = Breaks(re.compile(f"{_BEFORE_SPACE}|{_AFTER_LINE}"), at_lines=True, 
 _IN_RUNS = Breaks(re.compile(f"{_BEFORE_SPACE}|{_IN_RUN}|{_AFTER_LINE}"), at_lines=True, in_runs=True)
 
 LOOKAHEAD = 2
-"""How many characters after a place decide whether it is safe."""
+"""Number of characters after a place that determine whether it is safe."""
 
 _LETTERS = (
     r" ?\p{L}+",
@@ -91,9 +91,9 @@ Step = Literal["cuts in runs", "cuts", "cuts at spaces", "apart", "unknown"]
 
 
 def safe_breaks(pre_tokenizer: Mapping[str, Any] | None) -> Breaks | None:
-    """Gives the safe places, or None if none are known.
+    """Returns the safe places, or None if none are known.
 
-    `pre_tokenizer` is as tokenizer.json describes it.
+    `pre_tokenizer` is in tokenizer.json's form.
     """
     punctuation_is_apart = False
     for step in _steps(pre_tokenizer):

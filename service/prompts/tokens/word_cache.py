@@ -1,4 +1,4 @@
-"""Tokens of single words, bounded in bytes: a text that was never seen consists mostly of words that were."""
+"""Tokens of single words, bounded in bytes: a new text consists mostly of known words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from threading import Lock
 from typing import TypeAlias
 
 Tokenize: TypeAlias = Callable[[Sequence[str]], Sequence[bytes]]
-"""Gives the tokens of each of several words."""
+"""Returns the tokens of each of several words."""
 
 _MAX_WORD_CHARACTERS = 64
 """Longer words are not stored: they rarely occur again."""
@@ -18,14 +18,14 @@ _ENTRY_BYTES = 200
 
 
 class WordCache:
-    """The words of several tokenizers, each under an id of its own. Safe for threads.
+    """The words of several tokenizers, each with its own id. Thread-safe.
 
-    An approximate LRU in two generations, so that a hit is one dictionary lookup without bookkeeping: words that are
-    used live in or move to the young generation; when that is full, the old one is dropped.
+    An approximate LRU in two generations, so that a hit is one dictionary lookup without bookkeeping: used words are in
+    or move to the young generation; when it is full, the old one is dropped.
     """
 
     def __init__(self, capacity: int) -> None:
-        """`capacity` in bytes, of both generations; 0 keeps nothing."""
+        """`capacity` is in bytes, for both generations; 0 disables the cache."""
         self._capacity = capacity // 2
         self._young: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
         self._old: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
@@ -38,7 +38,7 @@ class WordCache:
         return self._young_bytes + self._old_bytes
 
     def tokens(self, tokenizer_id: int, words: Sequence[str], tokenize: Tokenize) -> bytes:
-        """Gives the tokens of all words in a row; calls `tokenize` once at most, with the words that missed."""
+        """Returns the concatenated tokens of all words; calls `tokenize` at most once, with the words that missed."""
         found = list(map(self._young[tokenizer_id].get, words))
         if None not in found:
             return b"".join(found)  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ class WordCache:
         return b"".join([known[word] if tokens is None else tokens for word, tokens in zip(words, found, strict=True)])
 
     def _promote(self, tokenizer_id: int, words: Iterable[str]) -> dict[str, bytes]:
-        """Gives the words that the old generation has, and stores them in the young one."""
+        """Returns the words that the old generation has, and stores them in the young one."""
         old = self._old[tokenizer_id]
         known = {word: tokens for word in words if (tokens := old.get(word)) is not None}
         for word, tokens in known.items():
