@@ -1,4 +1,4 @@
-"""The tools of `python -m service` beside `serve`: one module each, imported when it runs."""
+"""The tools of `python -m service` other than `serve`: one module each, imported when it runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TOOLS: Mapping[str, str] = {
     "simulate": "run simulated engines",
 }
 _MODULES = {"replay": "playback"}
-"""Modules whose name is not the tool's."""
+"""Modules that are not named after their tool."""
 
 
 def run_tool(name: str, arguments: list[str], environment: Mapping[str, str]) -> int:
-    """Runs one of TOOLS and gives its exit code."""
+    """Runs one of TOOLS and returns its exit code."""
     code: int = import_module(f"service.commands.{_MODULES.get(name, name)}").main(arguments, environment)
     return code

@@ -17,7 +17,7 @@ class _Paragraphs(argparse.HelpFormatter):
 
 
 def parser(tool: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser that names the command as the user typed it: `kvcache record` runs `python -m service record`."""
+    """A parser with the command name that the user typed: `kvcache record` runs `python -m service record`."""
     program = os.environ.get("KVCACHE_PROGRAM", "python -m service")
     return argparse.ArgumentParser(
         prog=f"{program} {tool}", description=description, allow_abbrev=False, formatter_class=_Paragraphs

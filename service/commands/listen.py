@@ -109,7 +109,7 @@ class _Listener:
     def disconnected(self, subscription: Subscription, connection: int) -> None: ...
 
     async def heard(self, context: zmq.Context[zmq.Socket[bytes]], problem: str | None) -> Heard:
-        """All of it; asks the replay socket, if the endpoint has one."""
+        """Receives messages for the whole duration; also queries the replay socket, if the endpoint has one."""
         replay = self.endpoint.replay_of(next(iter(self._pods), ""), 0, self._peer)
         first, replay_problem = await _first_replayed(context, replay) if replay else (None, None)
         return Heard(

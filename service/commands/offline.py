@@ -60,7 +60,7 @@ class Summary(msgspec.Struct, tag="summary", tag_field="kind"):
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     options = _options(arguments)
-    logging.getLogger("service").setLevel(logging.CRITICAL)  # the report has the same information
+    logging.getLogger("service").setLevel(logging.CRITICAL)  # the report contains the same information
     try:
         if options.messages:
             return _messages(options)
@@ -120,7 +120,7 @@ def _messages(options: argparse.Namespace) -> int:
 def _analyse(options: argparse.Namespace, settings: Settings) -> int:
     if options.plot:
         try:
-            from service.offline.plot import plot  # noqa: PLC0415 - an extra, and slow to load
+            from service.offline.plot import plot  # noqa: PLC0415 - an optional extra, slow to load
         except ImportError:
             print("offline: --plot needs matplotlib: pip install 'kvcache[plot]'", file=sys.stderr)  # noqa: T201
             return 1
@@ -144,7 +144,7 @@ def _analyse(options: argparse.Namespace, settings: Settings) -> int:
 async def _score(options: argparse.Namespace, settings: Settings) -> int:
     index = MemoryIndex(settings.index_max_blocks)
     feed = Feed(index, settings.model_name)
-    # Whoever runs this command is the operator: any model may be named.
+    # The user of this command is the operator: any model may be named.
     models = Models(
         PromptOptions.of(settings, CacheBudget.of(settings.token_cache_bytes, compiled=True)), lambda _: True
     )
@@ -171,7 +171,7 @@ async def _score(options: argparse.Namespace, settings: Settings) -> int:
 
 
 class _Total:
-    """Writes each answer at once, and sums them up."""
+    """Writes each answer immediately, and sums them up."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._json = as_json

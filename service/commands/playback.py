@@ -105,7 +105,7 @@ def _messages(recording: Recording) -> Iterator[Recorded]:
 
 
 def _print_endpoints(playback: Playback, addresses: Addresses) -> None:
-    """Prints the setting of a service that subscribes to this."""
+    """Prints the service setting that subscribes to this playback."""
     if addresses.binds:
         entries = []
         for endpoint in playback.endpoints:

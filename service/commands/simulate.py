@@ -55,7 +55,7 @@ async def _simulate(options: argparse.Namespace, settings: Settings) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     caches = CacheBudget.of(settings.token_cache_bytes, compiled=COMPILED)
-    models = Models(PromptOptions.of(settings, caches), lambda _: True)  # who simulates is the operator
+    models = Models(PromptOptions.of(settings, caches), lambda _: True)  # the user of this command is the operator
     async with AsyncExitStack() as stack:
         stack.push_async_callback(models.close)
         model = await models.get(options.model)

@@ -25,7 +25,7 @@ class PodAnalysis(msgspec.Struct):
 
 
 class Lifetimes(msgspec.Struct):
-    """Seconds from store to eviction of blocks; quantiles are at most a tenth too high."""
+    """Seconds from store to eviction of blocks; quantiles are at most 10 % too high."""
 
     count: int
     mean: float | None
@@ -34,7 +34,7 @@ class Lifetimes(msgspec.Struct):
 
 
 class Shared(msgspec.Struct):
-    """A pod's different blocks, and how many of them other pods hold too."""
+    """The number of distinct blocks of a pod, and how many of them other pods hold too."""
 
     pod: str
     blocks: int
@@ -84,7 +84,7 @@ class Analysis(msgspec.Struct, tag="analysis", tag_field="kind"):
 
 
 def analyse(recording: Recording, model: str, *, prefixes: int, bytes_per_token: int) -> Analysis:
-    """Reads a whole recording. Memory grows with the blocks held at a time, not with its length."""
+    """Reads a whole recording. Memory grows with the number of held blocks, not with the length of the recording."""
     index = WatchedIndex()
     feed = Feed(index, model, index.advance)
     incidents = Incidents(feed.statistics)

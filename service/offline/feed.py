@@ -1,4 +1,4 @@
-"""Applies a recording to an index, as if each message came through a socket."""
+"""Applies a recording to an index as if the messages came from sockets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SWEEP_BLOCKS = 4096
 class Decoded(NamedTuple):
     """A decoded message. `name` is the recorded name of its rank: `POD` or `POD#dpN`.
 
-    If it cannot be decoded, `rank` and `arrival` are None and `reason` has the error.
+    If it cannot be decoded, `rank` and `arrival` are None and `reason` is the error.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Decoded(NamedTuple):
 class Feed:
     """Applies recorded messages to an index, each stream in its own order.
 
-    `model` is the model of messages whose topic has none. Gaps stay: a recording has no replay socket. `on_time` gets
-    the time of each message (Unix seconds) before it is applied.
+    `model` is the model of messages whose topic names none. Gaps remain: a recording has no replay socket. `on_time`
+    receives the time of each message (Unix seconds) before it is applied.
     """
 
     def __init__(self, index: Index, model: str, on_time: Callable[[float], None] | None = None) -> None:
@@ -52,16 +52,16 @@ class Feed:
         self._ranks: dict[str, Rank] = {}
 
     def last_applied(self) -> Mapping[Rank, int]:
-        """The number of the last message applied, by rank."""
+        """Sequence number of the last applied message, by rank."""
         return {rank: sequencer.next - 1 for (_, rank), sequencer in self._sequencers.items()}
 
     def inexact(self) -> Mapping[Rank, str]:
-        """The ranks whose blocks may differ from the engine's, and why."""
+        """The ranks that may differ from the engine, with the reason."""
         reasons = {rank: self.inexact_reason(rank) for _, rank in self._sequencers}
         return {rank: reason for rank, reason in reasons.items() if reason}
 
     def inexact_reason(self, rank: Rank) -> str | None:
-        """Why the blocks of a rank may differ from the engine's; None if they do not."""
+        """Why the blocks of a rank may differ from the engine's; None if they are exact."""
         losses = (sequencer.loss for (_, of), sequencer in self._sequencers.items() if of == rank)
         return next(filter(None, losses), None) or self._index.inexact_reason(rank)
 
@@ -75,7 +75,7 @@ class Feed:
         return self._ranks.get(name)
 
     def read(self, message: Recorded) -> Decoded:
-        """Decodes a message, to be applied later."""
+        """Decodes a message without applying it."""
         try:
             arrival = read_arrival(message.sequence, message.payload)
         except WireError as error:

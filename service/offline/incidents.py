@@ -1,4 +1,4 @@
-"""Gaps, restarts, repetitions and unreadable messages of a recording."""
+"""Gaps, restarts, repetitions and unreadable messages in a recording."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Incident(msgspec.Struct):
 
 
 class Incidents:
-    """Derives incidents from the change of the statistics with each message; lists the first and counts all."""
+    """Detects incidents from the change of the statistics with each message; lists the first ones and counts all."""
 
     def __init__(self, statistics: EventStatistics) -> None:
         self.listed: list[Incident] = []
@@ -29,7 +29,7 @@ class Incidents:
         self._lost = self._restarts = self._repeated = self._skipped = 0
 
     def update(self, line: int, pod: str) -> None:
-        """Compares the statistics after the message of this line."""
+        """Compares the statistics before and after the message of this line."""
         statistics = self._statistics
         skipped = statistics.skipped.total()
         if statistics.batches_lost > self._lost:

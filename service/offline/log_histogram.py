@@ -11,7 +11,7 @@ _BOUNDS = tuple(_SMALLEST * 10 ** (step / _STEPS_PER_TENFOLD) for step in range(
 
 
 class LogHistogram:
-    """Durations in buckets that grow by a tenth, from one millisecond to ten million seconds."""
+    """Durations in buckets whose bounds grow by 10 %, from one millisecond to ten million seconds."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -29,7 +29,7 @@ class LogHistogram:
         return self.total / self.count if self.count else None
 
     def quantile(self, share: float) -> float | None:
-        """An upper bound of this share of all durations, at most a tenth too high; None if there are none."""
+        """An upper bound of this quantile, at most 10 % too high; None without durations."""
         seen = 0
         for bound, count in zip(_BOUNDS, self._counts, strict=True):
             seen += count
@@ -38,5 +38,5 @@ class LogHistogram:
         return None
 
     def histogram(self) -> list[tuple[float, int]]:
-        """The upper bound and the count of each bucket that is not empty."""
+        """The upper bound and the count of each non-empty bucket."""
         return [(bound, count) for bound, count in zip(_BOUNDS, self._counts, strict=True) if count]

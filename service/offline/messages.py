@@ -1,7 +1,7 @@
-"""Recorded messages as JSON, for looking at what an engine sends: also unknown fields, and damaged payloads.
+"""Recorded messages as JSON, to inspect the output of an engine, including unknown fields and damaged payloads.
 
-The service itself reads events with msgspec, which rejects a damaged payload as a whole. msgpack's streaming reader
-gives what stands before the damage, and the place of the damage.
+The service itself decodes events with msgspec, which rejects a damaged payload as a whole. msgpack's streaming reader
+returns the values before the damage and its position.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _DAMAGE = (ValueError, msgpack.OutOfData, msgpack.exceptions.StackError)
 
 
 def message_line(message: Recorded) -> str:
-    """Gives a message as one line of JSON: `pod`, `topic`, `sequence`, `batch`.
+    """Formats a message as one line of JSON: `pod`, `topic`, `sequence`, `batch`.
 
-    Bytes are written in hexadecimal. If the payload is damaged, `batch` ends before the damage and `damaged` names
-    the byte at which the first unreadable value starts.
+    Bytes are written in hexadecimal. If the payload is damaged, `batch` ends before the damage and `damaged` is
+    the byte offset of the first unreadable value.
     """
     batch, damage = _read(message.payload)
     shown: dict[str, Any] = {
@@ -36,7 +36,7 @@ def message_line(message: Recorded) -> str:
 
 
 def _read(payload: bytes) -> tuple[list[Any], int | None]:
-    """Gives the elements of a batch that can be read, and where the first unreadable one starts."""
+    """Returns the readable elements of a batch, and the offset of the first unreadable one."""
     unpacker = msgpack.Unpacker(strict_map_key=False, object_pairs_hook=_json_object, max_buffer_size=len(payload) + 1)
     unpacker.feed(payload)
     batch: list[Any] = []

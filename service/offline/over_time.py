@@ -23,7 +23,7 @@ def held_over_time(analysis: Analysis, series: Series, steps: int) -> list[float
 
 
 def rate_over_time(analysis: Analysis, counts: Sequence[int], steps: int) -> list[float]:
-    """Counts of the spans as a rate per second in each step."""
+    """Rates per second in each step, from the counts of the spans."""
     sums = [0] * steps
     for step, count in zip(_steps(analysis, steps), counts, strict=True):
         sums[step] += count
@@ -31,7 +31,7 @@ def rate_over_time(analysis: Analysis, counts: Sequence[int], steps: int) -> lis
 
 
 def _steps(analysis: Analysis, steps: int) -> list[int]:
-    """The step in which each span begins."""
+    """The index of the step in which each span starts."""
     spans = analysis.timeline
     return [min(int((span.start - spans[0].start) / _duration(analysis) * steps), steps - 1) for span in spans]
 

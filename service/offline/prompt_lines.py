@@ -21,9 +21,9 @@ _MAX_LISTED_LINES = 100
 class PromptLine(msgspec.Struct):
     """One line, with exactly one of `prompt` (text or ids), `tokens` and `messages` (and other fields of a chat).
 
-    Scored when the last applied message of each rank (`POD` or `POD#dpN`) is the one in `before` (-1: none), after
-    `after` messages of the recording, or at its end. `pod` with `cached_tokens` or `leading_blocks`, or `blocks` by
-    pod, are the engine's own result.
+    Scored after the message of each rank (`POD` or `POD#dpN`) that `before` numbers (-1: none), after `after` messages
+    of the recording, or at its end. The engine's own result is `pod` with `cached_tokens` or `leading_blocks`, or
+    `blocks` by pod.
     """
 
     prompt: str | list[_TokenId] | None = None
@@ -83,7 +83,7 @@ class PromptLines:
 
 
 async def read_prompt(numbered: NumberedLine, models: Models, default_model: str) -> Prompt:
-    """The prompt for the index. Raises the errors of Models and Model."""
+    """Converts the prompt to a query for the index. Raises the errors of Models and Model."""
     line = numbered.line
     name = line.model or default_model
     if numbered.chat is not None:

@@ -1,4 +1,4 @@
-"""Held blocks, their ages and chains; of full-attention groups only, whose blocks form prefixes."""
+"""Held blocks, their ages and chains, for full-attention groups only, whose blocks form prefixes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Residency:
 
     def __init__(self) -> None:
         self.lifetimes = LogHistogram()
-        """Of evicted blocks: seconds from the first tier that stored them to the last that evicted them."""
+        """Lifetimes of evicted blocks: seconds from the first store on any tier to the last eviction."""
         self._ranks: dict[Rank, dict[BlockHash, Block]] = defaultdict(dict)
         self._groups: dict[Rank, set[int | None]] = defaultdict(set)
 
@@ -89,7 +89,7 @@ class Residency:
         self._ranks.pop(rank, None)
 
     def cleared_device(self, rank: Rank) -> None:
-        """Takes that a rank holds nothing on the device any more."""
+        """Removes all blocks of a rank from the device tier."""
         blocks = self._ranks.get(rank, {})
         for block_hash, block in list(blocks.items()):
             block.tiers &= ~(1 << Tier.GPU)
@@ -97,11 +97,11 @@ class Residency:
                 del blocks[block_hash]
 
     def sharing(self) -> dict[int, int]:
-        """Number of pods that hold a block → number of such blocks."""
+        """Number of blocks by the number of pods that hold them."""
         return dict(sorted(Counter(len(pods) for pods in self._pods_by_key().values()).items()))
 
     def shared_blocks(self) -> dict[str, tuple[int, int]]:
-        """Pod → (its different blocks, how many of them another pod holds too)."""
+        """By pod: the number of its distinct blocks, and how many of them another pod holds too."""
         counts: dict[str, list[int]] = {}
         for pods in self._pods_by_key().values():
             for pod in pods:
@@ -134,7 +134,7 @@ class Chains:
         self._complete: dict[BlockHash, bool] = {}
 
     def longest(self, count: int, pods_by_key: Mapping[BlockKey, Collection[str]]) -> list[Prefix]:
-        """The longest ones without a missing block; `pods_by_key` has the pods that hold each block."""
+        """The longest chains without a missing block; `pods_by_key` has the pods that hold each block."""
         ends = (name for name in self._blocks if not self._followers[name] and self._is_complete(name))
         longest = nlargest(count, ends, key=lambda name: self._blocks[name].tokens)
         return [self._prefix(name, pods_by_key) for name in longest]

@@ -10,13 +10,13 @@ from service.offline.feed import Decoded, Feed
 
 
 class TooFarApart(Exception):
-    """A moment requires too many messages to be held back."""
+    """A moment requires holding back too many messages."""
 
 
 class Schedule:
     """Applies messages up to moments that are given in order.
 
-    Holds back messages of a rank that belong after a moment but were recorded before it. At most `max_held`.
+    Holds back up to `max_held` messages that were recorded before a moment but belong after it.
     """
 
     def __init__(self, messages: Iterator[Recorded], feed: Feed, max_held: int = 100_000) -> None:
@@ -27,7 +27,7 @@ class Schedule:
         self._read = 0
 
     def reach(self, before: Mapping[str, int]) -> bool:
-        """Advances until the last message of each rank is number `before[rank]` (-1: none); False if there is none.
+        """Advances until the last message of each rank is number `before[rank]` (-1: none); False if it is missing.
 
         Other ranks are not held back. Raises TooFarApart.
         """
@@ -42,7 +42,7 @@ class Schedule:
         return all(self._last(pod) == number for pod, number in before.items())
 
     def reach_message(self, count: int) -> bool:
-        """Advances until `count` messages are applied; False if there are fewer, or more were applied before."""
+        """Advances until `count` messages are applied; False if there are fewer, or more are already applied."""
         self._release()
         while self._read < count and (message := self._next()) is not None:
             self._feed.apply(message)

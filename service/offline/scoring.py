@@ -1,4 +1,4 @@
-"""Scores of prompts at moments of a recording, compared with the engines' own results where these are known."""
+"""Scores prompts at moments of a recording, and compares with the engines' own results where these are known."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from service.prompts.models.catalog import Models
 class Scored(msgspec.Struct, tag="prompt", tag_field="kind"):
     """The answer to one prompt, with the recorded names of pods; `matched` is in tokens.
 
-    `reached`: whether the recording has the moment of the line. `differences` from the engine's results are None if
-    there are none to compare with.
+    `reached`: whether the recording contains the requested moment. `differences` is None without engine results to
+    compare with.
     """
 
     line: int
@@ -45,7 +45,7 @@ class Scorer:
         self._unit = unit
 
     async def timed(self, prompts: Iterable[NumberedLine], schedule: Schedule) -> AsyncIterator[Scored]:
-        """Answers the prompts with a moment, and advances the recording to each."""
+        """Answers the prompts with a moment, advancing the recording to each."""
         for numbered in prompts:
             line = numbered.line
             if line.before is not None:
@@ -79,7 +79,7 @@ class Scorer:
 
 
 def differences(line: PromptLine, tokens: int, matches: Iterable[RankMatch]) -> list[str] | None:
-    """The differences between index and engine; None if the line has no result of the engine.
+    """The differences between index and engine; None if the line has no engine result.
 
     An engine always computes the last token of a prompt, so it reuses only whole blocks that end before it.
     """

@@ -17,7 +17,7 @@ _INCIDENTS_SHOWN = 10
 
 
 def summary(analysis: Analysis) -> Iterator[str]:
-    """Lines of at most 80 columns, unless names of pods are long."""
+    """Lines of at most 80 columns, unless pod names are long."""
     yield f"{analysis.messages:,} messages over {format_seconds(analysis.seconds)}"
     yield (
         f"blocks: {analysis.stored:,} stored ({_per_second(analysis.stored_per_second)}), {analysis.evicted:,} evicted "

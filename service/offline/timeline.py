@@ -14,7 +14,7 @@ _FIRST_WIDTH = 0.01
 
 
 class Series(NamedTuple):
-    """A pod and a tier, as key of block counts."""
+    """Key of block counts: a pod and a tier."""
 
     pod: str
     tier: str
@@ -32,7 +32,7 @@ class Span(msgspec.Struct):
 
 
 class Timeline:
-    """Spans of equal width; it doubles at `_MAX_SPANS`, so that memory does not grow with the recording."""
+    """Spans of equal width, which doubles at `_MAX_SPANS` spans, so that memory does not grow with the recording."""
 
     def __init__(self) -> None:
         self.width = _FIRST_WIDTH
@@ -42,11 +42,11 @@ class Timeline:
 
     @property
     def span(self) -> Span:
-        """The span of the current time, to count in."""
+        """The span of the current time, for counting."""
         return self._spans[-1] if self._spans else self._empty
 
     def advance(self, timestamp: float, ranks: Iterable[RankBlocks]) -> None:
-        """Advances to a time, `ranks` being the blocks held until then; earlier times count as the current one."""
+        """Advances to a time; `ranks` are the blocks held until then; earlier times count as the current one."""
         self.now = max(timestamp, self.now)
         if not self._spans:
             self._spans.append(self._empty)
