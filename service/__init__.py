@@ -1,1 +1,1 @@
-"""The container half: events, index, prompts and HTTP. Knows tokens and blocks; never containers."""
+"""The container half: events, index, prompts and HTTP. Knows tokens and blocks, not containers."""

@@ -19,7 +19,7 @@ To run it by hand, without a container: CONTAINER_ENV=true python -m service ser
 
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
-    """Gives the exit code: 0 after a stop by signal, 1 when the service cannot run, 2 for wrong usage."""
+    """Returns the exit code: 0 after a stop by signal, 1 if the service cannot run, 2 for wrong usage."""
     if arguments and arguments[0] in TOOLS:
         return run_tool(arguments[0], arguments[1:], environment)
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
@@ -39,7 +39,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         return 1
     # Process 1 of a container ignores signals without a handler, and the imports below take half a second.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    from service.serving import serve  # noqa: PLC0415 - it takes half a second, which wrong usage should not
+    from service.serving import serve  # noqa: PLC0415 - takes half a second, which wrong usage should not wait for
 
     return serve(settings)
 
@@ -48,5 +48,5 @@ if __name__ == "__main__":
     code = main(sys.argv[1:], os.environ)
     with suppress(BrokenPipeError):
         sys.stdout.flush()
-    # Python would wait for threads with a download or a long text, whose results nobody needs.
+    # Python would wait for threads with a download or a long text, although their results are not needed.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""The application: its routes, and its resources, each started and stopped in one place."""
+"""The application: its routes and its resources; each resource is started and stopped in one place."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def create_app(settings: Settings) -> web.Application:
     app[FLEET] = fleet
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
-        # Nested, so that what has started is stopped when the start of a later one fails.
+        # Nested, so that started resources are stopped if a later one fails to start.
         async with (
             event_pool(settings, index) as pool,
             loaded_models(PromptOptions.of(settings, caches), index, fleet) as models,
@@ -140,7 +140,7 @@ async def event_pool(settings: Settings, index: Index) -> AsyncIterator[EventPoo
 
 @asynccontextmanager
 async def monitored(fleet: Registry, pool: EventPool, settings: Settings) -> AsyncIterator[Gateway]:
-    """Adds the pods of PODS to the fleet, watches them, follows their events, and forwards requests to them."""
+    """Adds the pods of PODS to the fleet, watches them, subscribes to their events, and forwards requests to them."""
     limits = Limits(
         first_byte=settings.first_byte_timeout,
         silence=settings.silence_timeout,

@@ -1,4 +1,4 @@
-"""An LRU cache that is bounded in bytes."""
+"""An LRU cache bounded in bytes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Value = TypeVar("Value")
 
 
 class ByteLru(Generic[Key, Value]):
-    """Values by key. At capacity, the least recently used are evicted. Not safe for threads."""
+    """Values by key. At capacity, the least recently used are evicted. Not thread-safe."""
 
     def __init__(
         self, capacity: int, size: Callable[[Key, Value], int], on_evict: Callable[[Value], None] | None = None
     ) -> None:
-        """`capacity` in bytes, as `size` counts them; 0 keeps nothing. `on_evict` gets each value that leaves."""
+        """`capacity` is in bytes, as `size` counts them; 0 disables the cache. `on_evict` gets each evicted value."""
         self.capacity = capacity
         self.size_bytes = 0
         self._size = size
@@ -27,7 +27,7 @@ class ByteLru(Generic[Key, Value]):
         return len(self._entries)
 
     def get(self, key: Key) -> Value | None:
-        """Gives a value without marking it as used."""
+        """Returns a value without marking it as used."""
         return self._entries.get(key)
 
     def touch(self, key: Key) -> None:
@@ -45,7 +45,7 @@ class ByteLru(Generic[Key, Value]):
         return True
 
     def grow(self, size: int) -> None:
-        """Accounts for an entry that grew by `size` bytes, or shrank if it is negative."""
+        """Updates the size of an entry that grew by `size` bytes (negative: it shrank)."""
         self.size_bytes += size
         while self.size_bytes > self.capacity:
             self._release(*self._entries.popitem(last=False))

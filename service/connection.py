@@ -23,15 +23,15 @@ logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("service.access")
 
 _LINGER_SECONDS: Final = 2.0
-"""How long the rest of a rejected body is read and dropped, so that the client can read the error."""
+"""Seconds for which the rest of a rejected body is read and dropped, so that the client can read the error."""
 _HEADER_BYTES: Final = 32 << 10
 """Maximum size of one header, name and value: gateways add tokens and traces."""
 _HEADERS_BYTES: Final = 64 << 10
 """Maximum size of all headers of a request, and of the first bytes of its body."""
 _LARGE_RESPONSE: Final = 64 << 10
-"""A response up to this size leaves at once into the buffers of the system and of the event loop."""
+"""A response up to this size fits into the buffers of the system and of the event loop and is sent immediately."""
 _MIN_SEND_RATE: Final = 256 << 10
-"""Bytes per second that a client must read of a large response, after `send_timeout`."""
+"""Minimum bytes per second that a client must read of a large response, after `send_timeout`."""
 _ERROR_BEFORE_REQUEST: Final = (
     b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nServer: kvcache\r\n"
     b"Connection: close\r\n\r\n%b"
@@ -39,7 +39,7 @@ _ERROR_BEFORE_REQUEST: Final = (
 
 
 class AccessLogger(AbstractAccessLogger):
-    """A line per request: failed ones at level info, others at debug, since a router sends thousands a second."""
+    """Access log: failed requests at level info, others at debug, since a router sends thousands per second."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         level = logging.INFO if response.status >= 400 else logging.DEBUG
@@ -50,7 +50,7 @@ class AccessLogger(AbstractAccessLogger):
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's connection, with a time limit on headers and with every error in OpenAI's form."""
+    """aiohttp's connection with a timeout for headers and every error in OpenAI's form."""
 
     __slots__ = ("_header_bytes", "_header_timeout", "_header_timer", "_send_timeout", "_traffic")
 
@@ -64,14 +64,14 @@ class Connection(web.RequestHandler):
         send_timeout: float,
         keepalive_timeout: float,
     ) -> None:
-        """Times in seconds; `send_timeout` is how long a client may leave a response unread."""
+        """Times in seconds; `send_timeout` is the time for which a client may leave a response unread."""
         super().__init__(
             server,
             loop=loop,
             keepalive_timeout=keepalive_timeout,
             lingering_time=_LINGER_SECONDS,
             max_field_size=_HEADER_BYTES,
-            auto_decompress=False,  # api/body.py does, within limits
+            auto_decompress=False,  # api/body.py inflates within limits
             access_log=access_logger,
             access_log_class=AccessLogger,
         )
@@ -84,7 +84,7 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._start_timer()
-        # The system ends a connection whose client does not read its response.
+        # The system closes a connection if the client does not read its response.
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._send_timeout * 1000))
             with suppress(OSError):
@@ -109,9 +109,9 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        if isinstance(resp, web.HTTPException):  # from the router; handlers give OpenAI's form themselves
+        if isinstance(resp, web.HTTPException):  # errors of the router; handlers use OpenAI's form themselves
             resp = framework_error(resp, request.path).response()
-            # Paths that clients invent must not become series of metrics.
+            # Paths invented by clients must not become metric series.
             self._traffic.count(RequestKind("other", "other", resp.status), 0.0)
         if not resp.prepared:
             resp.headers[hdrs.SERVER] = "kvcache"
@@ -161,13 +161,13 @@ class Connection(web.RequestHandler):
         return response
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        # The rest of a body with a broken encoding is dropped, and raises this again.
+        # Reading the rest of a body with a broken encoding raises this again.
         if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
             super().log_exception(*args, **kw)
 
     def _awaits_headers(self) -> bool:
         # aiohttp resolves `_waiter` when the headers of a request are complete. Until then the connection counts as
-        # idle, whatever was received, and only the timeout of idle connections would end it.
+        # idle, even if bytes were received, and only the keep-alive timeout would close it.
         return self._waiter is not None and not self._waiter.done()
 
     def _start_timer(self) -> None:
@@ -185,7 +185,7 @@ class Connection(web.RequestHandler):
             self._end(error if self._header_bytes else None)
 
     def _end(self, error: ApiError | None) -> None:
-        """Closes the connection before it has a request, after an error if there is one."""
+        """Closes a connection that has sent no complete request, after an error response if one is given."""
         if self.transport is not None and error is not None:
             reason, body = HTTPStatus(error.status).phrase.encode(), error.body()
             self.transport.write(_ERROR_BEFORE_REQUEST % (error.status, reason, len(body), body))

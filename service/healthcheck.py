@@ -1,4 +1,4 @@
-"""`python -m service.healthcheck`: exits 0 when the service on this machine answers; for container runtimes."""
+"""`python -m service.healthcheck`: exits 0 if the service on this machine answers; for container runtimes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _REQUEST = b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n"
 
 
 def healthy(port: int, timeout: float = 2.0) -> bool:
-    """Whether GET /health answers OK; `timeout` in seconds is the limit of each send and receive.
+    """Whether GET /health answers OK; `timeout` is in seconds, for each send and receive.
 
-    A plain socket: this runs every few seconds, and importing an HTTP client takes three times as long as the rest.
+    A plain socket: this runs every few seconds, and importing an HTTP client would quadruple its duration.
     """
     response = b""
     try:

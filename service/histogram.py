@@ -1,4 +1,4 @@
-"""Counts by bucket, in the form that Prometheus wants."""
+"""Counts by bucket, in Prometheus' form."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 
 class Histogram:
-    """Counts observations by bucket; `counts[i]` those of at most `bounds[i]`, the last those above all bounds."""
+    """Counts observations by bucket; `counts[i]` is for values up to `bounds[i]`, the last one for values above all
+    bounds.
+    """
 
     __slots__ = ("bounds", "counts", "total")
 

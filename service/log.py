@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _printable(text: str) -> str:
-    """Escapes lone surrogates in text from outside: UTF-8 cannot encode them."""
+    """Escapes lone surrogates in external text: UTF-8 cannot encode them."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

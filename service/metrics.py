@@ -33,7 +33,7 @@ def registry(index: Index, pool: EventPool, traffic: Traffic, admission: Admissi
 
 
 class ServiceCollector(Collector):
-    """Reads counters at scrape time, so that counting costs nothing else."""
+    """Reads counters only at scrape time, so that scraping is the only cost."""
 
     def __init__(self, index: Index, pool: EventPool, traffic: Traffic, admission: Admission) -> None:
         self._index = index
@@ -52,7 +52,7 @@ class ServiceCollector(Collector):
         counted = self._index.statistics
         yield _counter("index_admissions", "Blocks added to ranks", counted.admissions)
         yield _counter("index_evictions", "Blocks that engines evicted", counted.evictions)
-        for name in ("index_capacity_evictions", "index_displaced"):  # the second is the name up to 0.1
+        for name in ("index_capacity_evictions", "index_displaced"):  # the second is the name before version 0.1
             yield _counter(name, "Blocks evicted from the index to stay below INDEX_MAX_BLOCKS", counted.displaced)
         yield _counter("index_cleared", "Blocks of ranks that were cleared or forgotten", counted.cleared)
         yield _counter(
@@ -161,7 +161,7 @@ class ServiceCollector(Collector):
 
 
 class GatewayCollector(Collector):
-    """The pods that requests are forwarded to, and what came of these requests."""
+    """The pods that requests are forwarded to, and the outcomes of these requests."""
 
     def __init__(self, fleet: Registry, gateway: GatewayStatistics) -> None:
         self._fleet = fleet

@@ -1,4 +1,4 @@
-"""Tells whether requests can be answered, and the reasons if not."""
+"""Tells whether requests can be answered, with the reasons if not."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _REPLAYING: Final = REASONS[Replay.CATCHING_UP]
 
 
 class Readiness:
-    """Ready when the default model is loaded, every event socket is open, and some pod can take requests.
+    """Ready when the default model is loaded, every event socket is open, and a pod can take requests.
 
-    An engine without events is not a reason, unless `needs_events`; neither is a fleet without pods.
+    An engine without events is a reason only with `needs_events`; an empty fleet is none.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Readiness:
     ) -> None:
         """`retry_after` is the number of seconds between two attempts to load the model.
 
-        `replay_timeout`, in seconds from now, is how long first replays are waited for.
+        `replay_timeout`, in seconds from now, is the maximum wait for first replays.
         """
         self._replays_until = monotonic() + replay_timeout
         self._needs_events = needs_events
@@ -49,7 +49,7 @@ class Readiness:
         self._model_problem: str | None = f"{model_name} is being loaded"
 
     def reasons(self) -> list[str]:
-        """A sentence for each thing that is missing; none when ready."""
+        """One sentence for each missing condition; empty when ready."""
         silent = self._pool.silent() if self._needs_events else self._pool.problems()
         problems = [*([self._model_problem] if self._model_problem else []), *silent, *self._replays()]
         if len(self._fleet) and not any(pod.healthy and pod.is_available for pod in self._fleet):
@@ -57,7 +57,7 @@ class Readiness:
         return problems
 
     def _replays(self) -> list[str]:
-        """A sentence while first replays are under way: a restarted service does not answer from old history."""
+        """A sentence while first replays are in flight: a restarted service does not answer from old history."""
         if monotonic() > self._replays_until:
             return []
         replaying = sum(stream.inexact_reason == _REPLAYING for stream in self._pool.streams())
@@ -66,7 +66,7 @@ class Readiness:
         return [f"{replaying} ranks are being replayed (READY_REPLAY_TIMEOUT)"]
 
     async def load_default_model(self) -> None:
-        """Retries until the model is loaded: its files may be mounted, or the hub be reachable, later."""
+        """Retries until the model is loaded: its files may be mounted later, or the hub be unreachable at first."""
         while (problem := await self._load()) is not None:
             if problem != self._model_problem:
                 logger.warning("%s", problem)
@@ -76,7 +76,7 @@ class Readiness:
         logger.info("%s is loaded", self._model)
 
     async def _load(self) -> str | None:
-        """Gives the problem, or None when the model is loaded."""
+        """Returns the problem, or None when the model is loaded."""
         try:
             await self._models.get(self._model)
         except (ModelNotFound, ModelUnavailable) as error:

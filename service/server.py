@@ -1,4 +1,4 @@
-"""Listens for HTTP, and stops: new connections first, then requests in flight, then the application."""
+"""Listens for HTTP; stops new connections first, then requests in flight, then the application."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from service.connection import Connection
 from service.contract.settings import Settings
 
 _DRAIN_SECONDS: Final = 0.5
-"""How long a stop waits for requests in flight; a stop takes less than a second in all."""
+"""Seconds that a stop waits for requests in flight; the whole stop takes less than a second."""
 _CLOSE_SECONDS: Final = 0.1
-"""How long it waits after that for handlers that still run, twice (aiohttp's shutdown_timeout)."""
+"""Further seconds for handlers that still run, applied twice (aiohttp's shutdown_timeout)."""
 _BACKLOG: Final = 1024
 
 
@@ -27,14 +27,14 @@ class ListenError(Exception):
 
 @asynccontextmanager
 async def listening(settings: Settings) -> AsyncIterator[int]:
-    """Starts the application and listens; gives the port. Raises ListenError."""
+    """Starts the application and listens; returns the port. Raises ListenError."""
     try:
         app = create_app(settings)
     except (OSError, ValueError) as error:
         raise ListenError(f"API_KEYS_FILE={settings.api_keys_file}: {error}") from error
     runner = web.AppRunner(
         app,
-        handler_cancellation=True,  # a client that leaves aborts its request, also at the engine
+        handler_cancellation=True,  # a client that disconnects aborts its request, also at the engine
         shutdown_timeout=_CLOSE_SECONDS,
     )
     try:
@@ -62,7 +62,7 @@ async def listening(settings: Settings) -> AsyncIterator[int]:
             yield int(listener.sockets[0].getsockname()[1])
         finally:
             listener.close()
-            # aiohttp drops the rest of bodies as soon as it shuts down.
+            # aiohttp drops unread bodies as soon as it shuts down.
             with suppress(TimeoutError):
                 await asyncio.wait_for(app[TRAFFIC].wait_idle(), _DRAIN_SECONDS)
     finally:

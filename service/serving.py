@@ -19,10 +19,10 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(settings: Settings) -> int:
-    """Gives the exit code: 0 after SIGTERM or SIGINT, 1 when the service cannot listen on its address."""
+    """Returns the exit code: 0 after SIGTERM or SIGINT, 1 if the service cannot listen on its address."""
     log.configure(settings.log_format, settings.log_level)
-    # Modules stay in memory, and the objects of a request are freed by reference counts: the collector's default of
-    # a run every 700 objects is a waste.
+    # Modules stay in memory, and reference counting frees the objects of a request: the garbage collector's default of
+    # one run every 700 objects wastes time.
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     try:
