@@ -93,7 +93,6 @@ def write_line(line: Line) -> str:
 
 
 def read_line(text: str) -> Line:
-    """Reads what `write_line` wrote."""
     fields: dict[str, Any] = json.loads(text)
     made = _KINDS[fields.pop("kind")]
     if made is not Started:

@@ -34,5 +34,4 @@ def write_heard(heard: Heard) -> str:
 
 
 def read_heard(text: str) -> Heard:
-    """Reads what `write_heard` wrote."""
     return Heard(**json.loads(text))

@@ -34,7 +34,6 @@ class PodEntry:
 
     @property
     def port(self) -> int:
-        """The port of the URL."""
         return urlsplit(self.url).port or (443 if self.is_tls else 80)
 
     @property
@@ -48,7 +47,6 @@ class PodEntry:
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """The configured event endpoint, if any."""
         if self.events is None:
             return None
         return Endpoint(self.events, pod=self.name, model=self.model, replay=self.replay)

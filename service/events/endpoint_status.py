@@ -15,7 +15,6 @@ class EndpointState(StrEnum):
     """Progress of an endpoint from closed socket to received messages."""
 
     CLOSED = "closed"
-    """The socket cannot be opened."""
     RESOLVING = "resolving"
     UNRESOLVED = "unresolved"
     CONNECTING = "connecting"

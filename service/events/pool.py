@@ -171,7 +171,6 @@ class EventPool:
         return [status.problem for status in (one.status for one in self._subscriptions) if status.problem]
 
     def endpoints(self) -> list[EndpointReport]:
-        """The state of each endpoint."""
         pods: dict[Subscription, set[str]] = {}
         for stream in self._streams:
             pods.setdefault(stream.subscription, set()).add(stream.rank.pod)

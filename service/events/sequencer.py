@@ -133,7 +133,6 @@ class Sequencer:
 
     @property
     def next(self) -> int:
-        """The number of the next batch."""
         return self._log.next
 
     @property

@@ -34,13 +34,11 @@ class CircuitBreaker:
 
     @property
     def state(self) -> State:
-        """The current state."""
         if not self._backoff:
             return State.CLOSED
         return State.OPEN if self._clock() < self._until else State.HALF_OPEN
 
     def allows(self) -> bool:
-        """Whether a request may be sent."""
         state = self.state
         return state is State.CLOSED or (state is State.HALF_OPEN and not self._probing)
 

@@ -39,13 +39,11 @@ class Monitor:
         self._session: aiohttp.ClientSession | None = None
 
     def start(self) -> None:
-        """Starts to monitor the pods of the registry."""
         timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS, sock_connect=_CONNECT_SECONDS)
         self._session = aiohttp.ClientSession(timeout=timeout)
         self._registry.watch(self._changed)
 
     async def close(self) -> None:
-        """Stops monitoring."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

@@ -72,7 +72,6 @@ class Pod:
 
     @property
     def is_available(self) -> bool:
-        """Whether requests may be sent to it."""
         return not self.draining and self.healthy is not False and self.breaker.allows()
 
     @property
@@ -141,7 +140,6 @@ class Registry:
         return None
 
     def models(self) -> dict[str, ServedModel]:
-        """The models of all pods by name."""
         found: dict[str, ServedModel] = {}
         for pod in self:
             for model in pod.learned.models if pod.learned else ():

@@ -114,13 +114,11 @@ class EngineConnection(asyncio.Protocol):
         return self._parser is None or self._parser.is_complete
 
     def pause(self) -> None:
-        """Stops reading from the engine."""
         if not self._paused and self.is_open and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Resumes reading from the engine."""
         if self._paused and self._transport is not None:
             self._paused = False
             if self.is_open:
@@ -218,7 +216,6 @@ class ConnectionPool:
             connection.close()
 
     def close(self) -> None:
-        """Closes the idle connections."""
         for connection in self._idle:
             connection.close()
         self._idle.clear()

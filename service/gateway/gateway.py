@@ -94,7 +94,6 @@ class Gateway:
         registry.watch(self._changed)
 
     def close(self) -> None:
-        """Closes the idle connections."""
         for pool in self._pools.values():
             pool.close()
 

@@ -19,7 +19,6 @@ def error(status: int, message: str, kind: str, param: str | None = None) -> byt
 
 
 def event(data: Json) -> bytes:
-    """One server-sent event."""
     return b"data: %s\n\n" % msgspec.json.encode(data)
 
 

@@ -97,7 +97,6 @@ class BatchedEngine:
 
     @property
     def busy(self) -> bool:
-        """Whether any request is unfinished."""
         return bool(self._waiting or self._running)
 
     def reused(self, tokens: Sequence[int], lora_name: str | None = None, cache_salt: str | None = None) -> Reused:

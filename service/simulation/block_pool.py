@@ -62,12 +62,10 @@ class BlockPool:
                 self._free.move_to_end(block, last=False)
 
     def fill(self, block: int, content: Content) -> None:
-        """Sets the content of a block."""
         self._content[block] = content
         self._copies.setdefault(content, {})[block] = None
 
     def holds(self, block: int) -> bool:
-        """Whether a block has reusable content."""
         return block in self._content
 
     def clear(self) -> bool:

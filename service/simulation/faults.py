@@ -33,15 +33,12 @@ class Faults:
         self._coming: deque[Fault] = deque()
 
     def add(self, fault: Fault) -> None:
-        """Adds a fault after the pending ones."""
         self._coming.extend([fault] * fault.times)
 
     def clear(self) -> None:
-        """Drops all pending faults."""
         self._coming.clear()
 
     def take(self) -> Fault | None:
-        """The fault of the next request, if any."""
         return self._coming.popleft() if self._coming else None
 
     def __len__(self) -> int:

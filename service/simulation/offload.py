@@ -54,7 +54,6 @@ class Offload:
         return chunks
 
     def fetched(self, chunks: Sequence[Chunk]) -> None:
-        """Ends a fetch."""
         for chunk in chunks:
             chunk.users -= 1
 

@@ -51,7 +51,6 @@ class Pod:
         return self._publisher.sequence - 1 if self._publisher.sequence else None
 
     async def subscribed(self) -> None:
-        """Waits for the first subscriber."""
         await self._publisher.subscribed()
 
     def serve(self, tokens: Sequence[int], output: Sequence[int]) -> Served:

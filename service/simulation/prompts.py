@@ -57,7 +57,6 @@ async def read_completion(body: dict[str, Any], model: Model) -> Work:
 
 
 async def chat_tokens(body: dict[str, Any], model: Model) -> Sequence[int]:
-    """The prompt tokens of a chat request."""
     return (await model.render(_decode(body))).tokens
 
 

@@ -100,7 +100,6 @@ class Publisher:
 
     @property
     def replay(self) -> str:
-        """The address for replay requests."""
         return self._router.getsockopt_string(zmq.LAST_ENDPOINT)
 
     async def subscribed(self) -> None:

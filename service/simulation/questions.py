@@ -45,7 +45,6 @@ class Answer(NamedTuple):
 
     @property
     def equal(self) -> bool:
-        """Whether the index and the engine agree."""
         if self.question.gpu_reused not in (None, self.gpu_found):
             return False
         return self.found == self.question.reused

@@ -100,7 +100,6 @@ class EngineServer:
         return sum(rank.waiting + rank.running for rank in self.ranks)
 
     async def start(self, listener: socket.socket) -> None:
-        """Serves HTTP on a listening socket."""
         app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_errors])
         app.add_routes(self.routes())
         self._runner = web.AppRunner(
@@ -119,7 +118,6 @@ class EngineServer:
             await self._runner.cleanup()
 
     def routes(self) -> list[web.RouteDef]:
-        """The endpoints."""
         return [
             web.get("/health", self._health, allow_head=False),
             web.get("/version", self._version),
@@ -358,7 +356,6 @@ async def _before_answer(request: web.Request, fault: Fault) -> web.Response | N
 
 
 def _reset(request: web.Request) -> None:
-    """Resets the connection and ends the handler."""
     transport = request.transport
     if transport is not None:
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

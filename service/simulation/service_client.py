@@ -71,7 +71,6 @@ class ServiceClient:
         )
 
     async def pods(self) -> dict[str, PodReport]:
-        """The state of each pod, by name."""
         return {
             pod["pod"]: PodReport(pod["last_sequence"], sum(pod["blocks"].values()), pod["inexact_reason"])
             for pod in (await self._answer("GET", "/pods"))["pods"]
