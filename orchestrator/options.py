@@ -1,4 +1,4 @@
-"""The options of the commands, each declared once. Precedence: flag, environment variable, default."""
+"""The options of the commands, each declared once. Precedence: flag, environment variable, kvcache.toml, default."""
 
 from __future__ import annotations
 

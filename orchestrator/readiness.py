@@ -9,7 +9,7 @@ from orchestrator.health import ask
 
 
 class ReadinessWatch:
-    """Polls GET /ready and reports changes since the last poll. `told` are the reasons already reported."""
+    """Polls GET /ready and reports changes since the last poll. `last_reported` are the reasons already reported."""
 
     def __init__(self, console: Console, address: str, port: int) -> None:
         self._console = console

@@ -331,7 +331,7 @@ class _Response(web.StreamResponse):
 
 
 def _retry_after(head: Head) -> float:
-    """Seconds of Retry-After, limited to 1 to 10."""
+    """Seconds of Retry-After, at most 10; 1 without one."""
     value = head.get(b"retry-after") or b""
     return min(float(value), _MAX_BUSY_SECONDS) if value.isdigit() else 1.0
 

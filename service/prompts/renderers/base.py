@@ -24,7 +24,7 @@ class ChatRenderer(Protocol):
     """Renders chats for one model, equal to its engine. Not thread-safe."""
 
     name: str
-    """Its name in RENDERERS and in answers."""
+    """Its name in answers."""
 
     def render(self, chat: Chat) -> Rendered:
         """Returns the text and tokens of a chat; raises PromptError."""
