@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Holds the index against engines: applies recordings of their events and compares, at the moment of every question,
-what the index answers with what the engine itself would have reused.
+"""Compares the index with engines: applies recordings of their events and, at the moment of each question, compares the
+answer of the index with the engine's own reuse.
 
     python scripts/check_recording.py tests/recordings/*.jsonl
     python scripts/check_recording.py my_engine.jsonl my_engine.truth.json
 
 The questions of X.jsonl are in X.requests.jsonl (asked in mid-stream) and X.truth.json (asked after the last batch),
 or in the files named after it; tests/recordings/README.md describes them.
-A recording without questions is left out. Exits 1 when a different answer claims to be exact, 2 when a file cannot be
+A recording without questions is skipped. Exits 1 if a different answer claims to be exact, 2 if a file cannot be
 used or no recording has questions.
 """
 
@@ -36,12 +36,12 @@ _HEADINGS = ("recording", "rows", "equal", "different", "claimed exact", "needle
 
 
 class NoQuestions(Exception):
-    """Nothing says what the engine of a recording would have reused."""
+    """No file has the engine's own results for a recording."""
 
 
 @dataclass(slots=True)
 class Checked:
-    """What came out for one recording."""
+    """The result for one recording."""
 
     name: str
     malformed: int
@@ -53,12 +53,12 @@ class Checked:
 
     @property
     def claimed(self) -> int:
-        """How many different answers claim to be exact."""
+        """Number of different answers that claim to be exact."""
         return sum(not answer.equal and answer.inexact is None for answer in self.answers)
 
     @property
     def needless(self) -> int:
-        """How many answers are marked inexact though the recording has no different one."""
+        """Number of answers that are marked inexact although the recording has no different one."""
         return 0 if self.different else sum(answer.inexact is not None for answer in self.answers)
 
     @property
@@ -68,14 +68,14 @@ class Checked:
 
 @dataclass(slots=True)
 class Files:
-    """A recording and the files that have its questions."""
+    """A recording and the files with its questions."""
 
     recording: Path
     requests: Path | None = None
     truth: Path | None = None
 
     def questions(self) -> list[Question]:
-        """In the order of their moments. Raises NoQuestions, OSError and msgspec.DecodeError."""
+        """Returns the questions in the order of their moments. Raises NoQuestions, OSError and msgspec.DecodeError."""
         requests = self.requests or _beside(self.recording, ".requests.jsonl")
         truth = self.truth or _beside(self.recording, ".truth.json")
         if requests is None and truth is None:
@@ -106,9 +106,9 @@ def _beside(recording: Path, suffix: str) -> Path | None:
 
 
 def grouped(paths: Sequence[Path]) -> list[Files]:
-    """Recordings with the question files that were named after them.
+    """Pairs each recording with the question files named after it.
 
-    A recording finds those of its own name itself; `e_array_0.9.2.jsonl a_simple.truth.json` holds it against others.
+    A recording finds the files of its own name itself; `e_array_0.9.2.jsonl a_simple.truth.json` compares with others.
     """
     found: list[Files] = []
     for path in paths:
@@ -128,7 +128,7 @@ def _recording_of(questions: Path, suffix: str) -> Path:
 
 
 def check(files: Files) -> Checked:
-    """Plays one recording. Raises NoQuestions, OSError, msgspec.DecodeError and MissingBatch."""
+    """Replays one recording. Raises NoQuestions, OSError, msgspec.DecodeError and MissingBatch."""
     if not files.recording.exists():
         raise FileNotFoundError("no such file")
     questions = files.questions()
@@ -141,7 +141,7 @@ def check(files: Files) -> Checked:
 
 
 def differences(checked: Checked) -> Iterable[str]:
-    """A line for each different answer."""
+    """Prints a line for each different answer."""
     for answer in checked.answers:
         if answer.equal:
             continue

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Holds the index against simulated engines under random workloads, and reduces what it finds.
+"""Compares the index with simulated engines under random workloads, and minimizes the failures.
 
     python scripts/fuzz_index.py
     python scripts/fuzz_index.py --seeds 1000 --setup "offloading in chunks"
 
-Every wrong answer that claims to be exact is printed with the smallest workload that was found to lead to it.
-Exits 1 when there is one.
+Prints every wrong answer that claims to be exact with the smallest workload that reproduces it. Exits 1 if one exists.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """Fuzzes decoding, ordering and the index with damaged event messages.
 
 Frames of the recordings are damaged in their bytes or in their values, and applied to an index that is queried in
-between. Nothing may raise or take long, and at the end the index must be consistent. Prints how many frames were
+between. No call may raise or take long, and at the end the index must be consistent. Prints how many frames were
 applied or refused; exits 1 on a violation.
 
 Usage: scripts/fuzz_wire.py [--frames N] [--seed N]

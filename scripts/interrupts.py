@@ -1,9 +1,9 @@
-"""Ends `kvcache up` at random moments, from its first second to a service that is up, and counts what is left behind.
+"""Ends `kvcache up` at random moments, from its first second to a running service, and counts the leftovers.
 
     python scripts/interrupts.py [--runtime podman] [--count 40] [--seed 1]
 
-Signals take turns: INT, TERM, HUP, KILL. Each `up` builds a changed service, so that many moments are in the midst of a
-build. After each, another `up` and `down` run, and nothing may be left: container, builder, mount, folder, process.
+Signals take turns: INT, TERM, HUP, KILL. Each `up` builds a changed service, so that many signals interrupt a build.
+After each, another `up` and `down` run, which must leave nothing: container, builder, mount, folder, process.
 Prints a table; exit code 1 if anything was left.
 """
 
@@ -70,7 +70,7 @@ class Host:
         return self.start("up", *options, "--model", "builtin/demo")
 
     def down(self) -> None:
-        """Removes the service that is up."""
+        """Removes the running service."""
         self.start("down", NAME, "--runtime", self.runtime).wait()
 
     def next_up(self) -> None:
@@ -80,7 +80,7 @@ class Host:
         self.down()
 
     def left(self, pids: set[int]) -> Iterator[str]:
-        """All that is left of `up`s that ran as these processes."""
+        """All leftovers of `up`s that ran as these processes."""
         if self.runtime != "process":
             listed = self._ask("ps", "-a", "--filter", f"name={NAME}", "--format", "{{.Names}}").split()
             yield from (f"container {name}" for name in listed)

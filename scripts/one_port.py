@@ -1,8 +1,8 @@
-"""Starts two services on one port at the same moment, again and again: exactly one must come up each time.
+"""Repeatedly starts two services on one port at the same moment: exactly one must come up each time.
 
     python scripts/one_port.py [--runtime podman] [--count 20]
 
-Needs an image that is built (`kvcache up` once). Exit code 1 if both or none came up.
+Needs a built image (`kvcache up` once). Exit code 1 if both or none came up.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 Start `VLLM_SYSTEM_START_DATE=2026-01-02 vllm launch render FOLDER --port PORT`, which needs neither weights nor a GPU,
 then: python -m scripts.prompt_parity http://127.0.0.1:PORT FOLDER [--save FILE]
 
-Prints each body that differs; exit code 1 if one does. --save writes what vLLM gave, for tests without it.
+Prints each body that differs; exit code 1 if one does. --save writes vLLM's results, for tests without it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DATE = "2026-01-02"
 
 
 def vllm(url: str, model: str, body: dict[str, Any]) -> list[int] | None:
-    """The tokens that vLLM gives; None if it refuses the body."""
+    """vLLM's tokens; None if it rejects the body."""
     answer = requests.post(f"{url}/v1/chat/completions/render", json={"model": model, **body}, timeout=60)
     if answer.status_code >= 400:
         return None
@@ -39,7 +39,7 @@ def vllm(url: str, model: str, body: dict[str, Any]) -> list[int] | None:
 
 
 async def ours(folder: Path, body: dict[str, Any]) -> list[int] | str:
-    """The tokens here, or the reason why the body is refused."""
+    """The tokens here, or the reason why the body is rejected."""
     models = Models(PromptOptions(models_dir=folder.parent, max_models=1))
     try:
         return (await (await models.get(folder.name)).render(msgspec.convert(body, Chat))).tokens.tolist()

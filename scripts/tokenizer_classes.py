@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes service/prompts/tokens/tokenizer_classes.json: which tokenizer class transformers loads for a model type.
+"""Writes service/prompts/tokens/tokenizer_classes.json: the tokenizer class that transformers loads for a model type.
 
-Run it with a Python that has the release of transformers which vLLM pins.
+Run it with a Python that has the transformers release pinned by vLLM.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the tokenizer of the built-in model `builtin/demo` on demo_corpus.txt, and writes it into the package.
 
-Gives the same file each time. Usage: scripts/train_demo_tokenizer.py [--output FOLDER]
+The output is deterministic. Usage: scripts/train_demo_tokenizer.py [--output FOLDER]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WORDS = (
 
 
 def train(corpus: Path) -> Tokenizer:
-    """Gives a byte-level BPE tokenizer whose vocabulary is that of the corpus."""
+    """Returns a byte-level BPE tokenizer trained on the corpus."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

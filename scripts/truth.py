@@ -1,4 +1,4 @@
-"""Ground truth of a recording: what the engine itself reused at its end."""
+"""Ground truth of a recording: the engine's own reuse at its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.index.base import Index, Prompt, Rank
 
 
 class Difference(NamedTuple):
-    """A probe that the index and the engine answer differently, in blocks."""
+    """A probe with different answers of the index and the engine, in blocks."""
 
     probe: int
     rank: Rank
@@ -69,9 +69,9 @@ class Truth:
         )
 
     def differences(self, index: Index) -> Iterator[Difference]:
-        """The probes that the index answers differently.
+        """The probes with different answers of the index.
 
-        They count whole blocks, so each is asked with one token more, which an engine computes in any case.
+        Probes count whole blocks, so each is queried with one more token, which an engine always computes.
         """
         for number, (prompt, blocks) in enumerate(self.probes):
             longer = msgspec.structs.replace(prompt, tokens=prompt.tokens + array("I", [0]))

@@ -1,1 +1,1 @@
-"""Attacks a service of its own on loopback, and shows for how long a good client had to wait."""
+"""Attacks a service on loopback, and measures how long a good client has to wait."""

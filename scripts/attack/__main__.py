@@ -1,7 +1,7 @@
-"""Runs attacks against a service of its own on loopback, and prints what a good client got meanwhile.
+"""Attacks a service on loopback, and prints the answers and waits of a good client.
 
 python -m scripts.attack [--seconds 10] [--only WORDS] [--checkout DIR] [--limit-ms 0] [--json]
-Exits 1 when the service died, or when a good client waited for longer than --limit-ms.
+Exits 1 if the service died, or if a good client waited longer than --limit-ms.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Result:
-    """What an attack did: memory in megabytes."""
+    """The effect of an attack; memory in megabytes."""
 
     attack: str
     client: Experience
@@ -35,12 +35,12 @@ class Result:
 
     @property
     def waited_ms(self) -> float:
-        """The longest time for which the good client had no answer to its question."""
+        """The longest time between two answers to the good client."""
         return 1000 * max(self.client.health_seconds, self.client.rejected_seconds)
 
 
 async def attacked(name: str, attack: Attack, seconds: float, checkout: Path) -> Result:
-    """Starts a service, attacks it, and gives what the good client saw."""
+    """Starts a service, attacks it, and returns the good client's measurements."""
     async with target(checkout) as service:
         command = (sys.executable, "-m", "scripts.attack.good_client", str(service.port))
         client = await asyncio.create_subprocess_exec(*command, cwd=_ROOT, stdin=PIPE, stdout=PIPE)

@@ -1,4 +1,4 @@
-"""The attacks: each takes a port on loopback, sends a bounded number of requests, and ends within its time."""
+"""The attacks: each takes a port on loopback, sends a bounded number of requests, and respects its time limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final, TypeAlias
 
 Attack: TypeAlias = Callable[[int, float], Awaitable[None]]
-"""Takes the port and the seconds that it may take."""
+"""Takes the port and a time limit in seconds."""
 
 _BODY_BYTES: Final = 16 << 20
 _MANY: Final = 20
@@ -29,7 +29,7 @@ def _head(path: str, length: int, extra: str = "") -> bytes:
 
 
 async def _exchange(port: int, request: bytes, seconds: float) -> None:
-    """Sends a request, and reads the response until the end or for that long."""
+    """Sends a request, and reads the response until the end or for that many seconds."""
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -68,7 +68,7 @@ def _unfinished(request: bytes, number: int) -> Attack:
 
 async def _slow_readers(port: int, seconds: float) -> None:
     """60 clients that ask for a long response and do not read it."""
-    # Six characters in JSON each, so that the response is larger than the request.
+    # Six characters each in JSON, so that the response is larger than the request.
     body = json.dumps({"messages": [{"role": "user", "content": "\x01" * 1_000_000}]}).encode()
     loop, sockets = asyncio.get_running_loop(), []
     for _ in range(60):
@@ -100,7 +100,7 @@ async def _abandoned_prompts(port: int, seconds: float) -> None:
 
 
 async def _burst_of_chats(port: int, seconds: float) -> None:
-    """40 chats of 3 MB at once."""
+    """40 concurrent chats of 3 MB each."""
     chance = random.Random(1)
     text = " ".join(f"{chance.getrandbits(40):x}" for _ in range(260_000))
 

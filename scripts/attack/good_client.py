@@ -1,6 +1,6 @@
-"""A client that behaves: asks for /health and for scores in turn, in a process of its own, and notes how long it took.
+"""A well-behaved client in its own process: requests /health and scores in turn, and measures the latencies.
 
-python -m scripts.attack.good_client PORT     until its standard input ends; then prints one line of JSON
+python -m scripts.attack.good_client PORT     until standard input ends; then prints one line of JSON
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TIMEOUT = 120.0
 
 @dataclass
 class Experience:
-    """Of one good client: times in seconds."""
+    """Measurements of one good client; times in seconds."""
 
     health_seconds: float = 0.0
     score_seconds: float = 0.0
@@ -29,7 +29,7 @@ class Experience:
 
 
 def ask(connection: http.client.HTTPConnection, method: str, path: str, body: str | None) -> int:
-    """Gives the status; 0 when the service did not answer."""
+    """Returns the status; 0 if the service did not answer."""
     try:
         connection.request(method, path, body)
         response = connection.getresponse()
@@ -41,7 +41,7 @@ def ask(connection: http.client.HTTPConnection, method: str, path: str, body: st
 
 
 def observe(port: int) -> Experience:
-    """Asks until standard input ends. Its address is not that of the attacker."""
+    """Sends requests until standard input ends. Uses another address than the attacker."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT, source_address=("127.0.0.2", 0))
     seen = Experience()
     last_score = perf_counter()

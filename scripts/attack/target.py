@@ -1,4 +1,4 @@
-"""The attacked service: a process of its own on loopback, and its memory."""
+"""The attacked service, in its own process on loopback, and its memory."""
 
 from __future__ import annotations
 

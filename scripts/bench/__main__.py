@@ -68,7 +68,7 @@ def _machine() -> str:
 
 
 def main() -> int:
-    """Gives the exit code: 0, 2 for wrong usage, 130 after an interrupt."""
+    """Returns the exit code: 0, 2 for wrong usage, 130 after an interrupt."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all)")
     parser.add_argument("--rounds", type=int, help=f"measurements of each row ({Plan().rounds})")

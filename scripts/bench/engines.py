@@ -1,4 +1,4 @@
-"""Publishers of random blocks, in the form that all indexes of the field read."""
+"""Publishers of random blocks, in a form that all compared indexes read."""
 
 from __future__ import annotations
 

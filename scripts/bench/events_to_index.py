@@ -23,7 +23,7 @@ async def run(plan: Plan) -> AsyncIterator[Measure]:
     random = Random(2)
     for publishers in (1, 4):
         for size, whole in _BLOCKS.items():
-            # Both servers start empty for each size.
+            # Both servers are restarted for each size.
             async with servers(publishers) as fed:
                 rounds = Rounds()
                 for counts in plan.turns():

@@ -40,7 +40,7 @@ async def run(plan: Plan) -> AsyncIterator[Measure]:
 
 
 class Held(NamedTuple):
-    """An index with prompts that four pods hold entirely, and prompts whose start all pods hold."""
+    """An index with prompts that four pods hold entirely; all pods hold the start of some prompts."""
 
     by: MemoryIndex
     few: Sequence[Prompt]
@@ -104,7 +104,7 @@ def _looked_up(index: MemoryIndex, prompts: Sequence[Prompt], seconds: float) ->
 
 
 async def _clears(plan: Plan) -> list[Measure]:
-    """A cleared rank leaves lookups at once; its memory is freed in slices."""
+    """A cleared rank leaves lookups immediately; its memory is freed in slices."""
     blocks = plan.count(_CLEARED)
     rounds = Rounds()
     for number in range(min(plan.rounds, _MOST_ROUNDS)):

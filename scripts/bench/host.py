@@ -72,7 +72,7 @@ async def _on(kind: RuntimeKind, host: Host, count: int) -> list[Measure]:
             if number:
                 rounds.add("kvcache", figures)
     except BaseException:
-        # Also after an interrupt: the container would stay.
+        # Also after an interrupt, since the container would stay.
         with suppress(Failed):
             await asyncio.shield(host.seconds(*down))
         raise

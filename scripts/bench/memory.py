@@ -17,13 +17,13 @@ _CHAIN = 32
 _SIZES = (1_000_000, 5_000_000)
 _CHAINS_A_SLICE = 400
 _TURNOVERS = 3
-"""How often all blocks are replaced. Memory grows with the first replacement, and must not grow with further ones."""
+"""Number of times that all blocks are replaced. Memory grows with the first replacement, and must not grow later."""
 _MOST_ROUNDS = 1
-"""The rounds hardly differ, and five million blocks take long."""
+"""Rounds hardly differ, and five million blocks take long."""
 
 
 async def run(plan: Plan) -> AsyncIterator[Measure]:
-    """Bytes per held block at one and five million blocks, and after all of them were replaced once and more often.
+    """Bytes per held block at one and five million blocks, and after one and several replacements of all of them.
 
     A block counts once per pod that holds it. Half of each pod's chains are held by all pods.
     """
@@ -128,5 +128,5 @@ class Pods:
 
     @staticmethod
     def _seeded(number: int, pod: int = _PODS) -> Random:
-        """The random generator of a pod's chain, or of one that all pods share."""
+        """The random generator of one pod's chain, or of a chain that all pods share."""
         return Random(number * (_PODS + 1) + pod)

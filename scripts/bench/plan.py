@@ -24,7 +24,7 @@ class Plan:
         return max(1, round(whole * self.scale))
 
     def turns(self) -> tuple[bool, ...]:
-        """For each round in turn: whether it counts."""
+        """Yields for each round whether it counts."""
         return (False, *[True] * self.rounds)
 
 

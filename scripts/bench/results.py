@@ -42,13 +42,13 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeftOut(NamedTuple):
-    """Something that was not measured, and why."""
+    """A measurement that was skipped, and the reason."""
 
     what: str
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All rows of a run, the machine, and what was left out."""
+    """All rows of a run, the machine, and the skipped measurements."""
 
     machine: str
     left_out: Sequence[str]

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Compares the time that chat templates take here and in transformers, in the same run.
+"""Compares the rendering time of chat templates here and in transformers, in the same run.
 
-For each template (a *.jinja file of the folders given) and two conversations, one of texts and one of tool calls,
-prints the least CPU time in milliseconds of several alternating renderings. A template that refuses a conversation is
-left out for it. Exit code 1 if a template is slower here.
+For each template (a *.jinja file of the given folders) and two conversations, one of texts and one of tool calls,
+prints the minimum CPU time in milliseconds over several alternating renderings. A conversation that a template rejects
+is skipped. Exit code 1 if a template is slower here.
 
 Usage: python -m scripts.bench.templates [FOLDER …] [--runs N] [--tolerance SHARE]
 """
@@ -37,7 +37,7 @@ FUNCTION = {
 
 
 def conversations() -> dict[str, dict[str, Any]]:
-    """Gives the variables of each conversation, by its name."""
+    """Returns the variables of each conversation by name."""
     texts = [*conversation(1, 40, 6000)]
     without_system = texts[1:] if texts[0]["role"] == "system" else texts
     call = {"id": "call12345", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}
@@ -55,7 +55,7 @@ def conversations() -> dict[str, dict[str, Any]]:
 
 
 def least(first: Callable[[], object], second: Callable[[], object], runs: int) -> tuple[float, float]:
-    """Gives the least milliseconds of CPU time of each, run in turns."""
+    """Returns the minimum CPU time of each, in milliseconds, run in turn."""
     best = [float("inf"), float("inf")]
     for _ in range(runs):
         for number, render in enumerate((first, second)):
@@ -86,7 +86,7 @@ def main() -> int:
             except Exception as error:
                 print(f"{path.stem:45} {name:6} refused: {str(error)[:60]}")
                 continue
-            assert ours() == expected, path  # noqa: S101 - it is a check of the benchmark
+            assert ours() == expected, path  # noqa: S101 - a check of the benchmark itself
             their_time, our_time = least(theirs, ours, arguments.runs)
             slower += our_time > their_time * (1 + arguments.tolerance)
             print(f"{path.stem:45} {name:6} {their_time:12.3f} {our_time:8.3f} {their_time / our_time:6.1f}")

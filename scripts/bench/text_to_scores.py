@@ -1,6 +1,7 @@
 """Part 1, text → scores: chats over HTTP, turn by turn, with and without the token cache.
 
-Without it, every request is rendered and tokenized anew, as in other routers. Each chat is cached on 4 of 8 pods.
+Without it, every request is rendered and tokenized from scratch, as in other routers. Each chat is cached on 4 of 8
+pods.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _TURNS = 8
 _SECONDS = 1.0
 _REAL = "ibm-granite/granite-3.3-2b-instruct"
 _TARGETS = {1_000: None, 8_000: 20.0, 32_000: 40.0}
-"""Tokens of a chat → target for the CPU of tokenizing anew divided by that of the next turn."""
+"""Tokens of a chat → target for the CPU of uncached tokenizing divided by that of the next turn."""
 
 
 class Chat(NamedTuple):
@@ -105,7 +106,7 @@ class Writer:
 
     @classmethod
     async def start(cls, server: Kvcache, tokens: int, random: Random) -> Writer:
-        """`server` tokenizes the chats; it must have no cache, so that it does not learn them."""
+        """`server` tokenizes the chats; it must have no cache, or it would already know them when measured."""
         (connection,) = await server.connections(1)
         writer = cls(server, connection, tokens, random)
         for _ in range(2):
@@ -155,7 +156,7 @@ async def _round(
 async def _driven(
     server: Kvcache, connections: Sequence[Connection], requests: Sequence[Iterable[bytes]], seconds: float
 ) -> tuple[float, Load]:
-    """Sends the requests; gives CPU milliseconds per request, and the load as the client saw it."""
+    """Sends the requests; returns CPU milliseconds per request, and the client's measurements of the load."""
     before = server.usage.cpu()
     load = await drive(connections, requests, seconds)
     return (server.usage.cpu() - before) / len(load.latencies) * 1000, load

@@ -1,4 +1,4 @@
-"""Finds the engine of a recording that holds most of a prompt, without a service."""
+"""Finds the engine of a recording that holds the longest prefix of a prompt, without a service."""
 
 import json
 from array import array

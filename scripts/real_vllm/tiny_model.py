@@ -1,10 +1,10 @@
-"""A model of random weights around a real tokenizer, for whole engines in tests: it answers nonsense, at once, but its
-prefix cache, events, template and tokens are an engine's.
+"""A model of random weights with a real tokenizer, for tests of whole engines: its answers are fast nonsense, but its
+prefix cache, events, template and tokens are those of a real engine.
 
     python scripts/real_vllm/tiny_model.py TOKENIZER_FOLDER OUT KIND [--lora FOLDER]
 
-Runs in the environment that scripts/real_vllm/install makes. For chats the kind must be the tokenizer's own, since the
-`model_type` decides which tokenizer is built from its files.
+Runs in the environment that scripts/real_vllm/install creates. For chats the kind must be the tokenizer's own, since
+`model_type` selects the tokenizer class.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SIZE: dict[str, Any] = {
 
 
 def configurations() -> dict[str, Callable[..., Any]]:
-    """By kind, what makes a configuration from the size of the vocabulary."""
+    """Makes a configuration from the size of the vocabulary, by kind."""
     import transformers  # noqa: PLC0415 - takes seconds to load
 
     def of(config: type[Any], **more: Any) -> Callable[..., Any]:
@@ -54,7 +54,7 @@ def configurations() -> dict[str, Callable[..., Any]]:
 
 
 def vocabulary(folder: Path) -> int:
-    """How many token ids a tokenizer.json has."""
+    """Number of token ids in a tokenizer.json."""
     document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     entries = document["model"]["vocab"]
     highest: int = max(entries.values()) if isinstance(entries, dict) else len(entries) - 1
@@ -77,7 +77,7 @@ def write_model(source: Path, out: Path, kind: str) -> None:
 
 
 def write_lora(model: Path, out: Path) -> None:
-    """Writes a LoRA adapter of random weights for the query projections of a model that was written here."""
+    """Writes a LoRA adapter of random weights for the query projections of a model from this script."""
     import torch  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
 
