@@ -21,7 +21,7 @@ _REPLAYING: Final = REASONS[Replay.CATCHING_UP]
 class Readiness:
     """Ready when the default model is loaded, every event socket is open, and a pod can take requests.
 
-    An engine without events is a reason only with `needs_events`; an empty fleet is none.
+    An engine without events is a reason only with `needs_events`; an empty fleet is not a reason.
     """
 
     def __init__(

@@ -252,7 +252,7 @@ class DockerImages:
             return None
 
     def _remove_old_stages(self) -> None:
-        """Removes build stages of earlier builds; keeps the last one, whose layers speed up the next build."""
+        """Removes build stages of earlier builds; keeps the last one: its layers speed up the next build."""
         stages = self._client.images.list(filters={"dangling": True, "label": STAGE_LABEL})
         for image in sorted(stages, key=lambda image: str(image.attrs["Created"]))[:-1]:
             self._remove_unused(image.id)

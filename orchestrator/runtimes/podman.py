@@ -46,7 +46,7 @@ class Podman:
 
     @classmethod
     def connect(cls) -> Self:
-        """The Podman of CONTAINER_HOST, else one whose API socket answers, else one whose API we start.
+        """The Podman of CONTAINER_HOST, else a listening API socket, else an API process of our own.
 
         Raises RuntimeUnavailable.
         """

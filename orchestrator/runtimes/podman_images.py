@@ -92,7 +92,7 @@ class PodmanImages:
         return None
 
     def _remove_old_stages(self) -> None:
-        """Removes build stages of earlier builds; keeps the last one, whose layers speed up the next build."""
+        """Removes build stages of earlier builds; keeps the last one: its layers speed up the next build."""
         with podman_errors("list images"):
             stages = self._client.images.list(filters={"dangling": True, "label": STAGE_LABEL})
         for image in sorted(stages, key=lambda image: int(image.attrs["Created"]))[:-1]:

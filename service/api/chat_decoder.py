@@ -61,7 +61,7 @@ class ChatDecoder(Generic[ChatT]):
         return self._prefixes.size_bytes
 
     def decode(self, body: bytes) -> ChatT:
-        """Returns the chat, whose messages must not be modified; raises the exceptions of `decode`."""
+        """Returns the chat; its messages must not be modified. Raises the exceptions of `decode`."""
         if len(body) < _STEP or not self.capacity:
             return self._decode(body)
         if (found := self._find(body)) is not None and (chat := self._decode_rest(body, *found)) is not None:

@@ -62,7 +62,7 @@ async def _echo(request: web.Request) -> web.StreamResponse:
 
 
 async def render(request: web.Request) -> web.Response:
-    """Gives the text and the tokens that the model would get for a chat."""
+    """Returns the text and the tokens that the model would receive for a chat."""
     body = decode(_chat, await read_body(request))
     resolved = await request.app[RESOLVER].chat(body)
     return json_response(

@@ -19,7 +19,7 @@ _change = msgspec.json.Decoder(PodChange)
 
 
 async def add_pod(request: web.Request) -> web.Response:
-    """Adds a pod; what its engine tells of itself follows within seconds."""
+    """Adds a pod; its engine's models and event addresses are discovered within seconds."""
     entry = _entry(decode(_new_pod, await read_body(request)))
     try:
         pod = request.app[FLEET].add(entry)

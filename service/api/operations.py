@@ -49,7 +49,7 @@ async def ready(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Gives the metrics in the Prometheus format that the scraper accepts."""
+    """Returns the metrics in the Prometheus format that the scraper accepts."""
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     snapshot = _Snapshot(list(request.app[REGISTRY].collect()))
     body = await asyncio.to_thread(encode, snapshot)
@@ -146,5 +146,5 @@ async def models(request: web.Request) -> web.Response:
 
 
 async def openapi(request: web.Request) -> web.Response:
-    """Gives this document."""
+    """Returns this document."""
     return web.Response(body=request.app[DOCUMENT], content_type="application/json")

@@ -218,7 +218,7 @@ class FleetPod(Struct):
 
 
 class PodList(Struct):
-    """Response of /pods: the ranks whose events arrive, and the pods that requests are forwarded to."""
+    """Response of /pods: the ranks that publish events, and the pods that receive forwarded requests."""
 
     pods: list[PodRank]
     fleet: list[FleetPod]

@@ -29,7 +29,7 @@ async def score(request: web.Request) -> web.Response:
 
 
 async def score_completions(request: web.Request) -> web.Response:
-    """Scores the pods for a chat, and gives the rendered text."""
+    """Scores the pods for a chat, and returns the rendered text."""
     body = await read_body(request)
     resolved = await request.app[RESOLVER].chat(decode(_chat, body))
     scores = request.app[SCORER].scores(resolved.prompt)

@@ -20,7 +20,7 @@ _tokens = msgspec.json.Decoder(DetokenizeRequest)
 
 
 async def tokenize(request: web.Request) -> web.Response:
-    """Gives the tokens of a text or of a chat."""
+    """Returns the tokens of a text or of a chat."""
     resolver, body = request.app[RESOLVER], await read_body(request)
     if decode(_prompt_or_chat, body).is_chat():
         chat = decode(_chat, body)
@@ -34,7 +34,7 @@ async def tokenize(request: web.Request) -> web.Response:
 
 
 async def detokenize(request: web.Request) -> web.Response:
-    """Gives the text of token ids."""
+    """Returns the text of token ids."""
     resolver = request.app[RESOLVER]
     body = decode(_tokens, await read_body(request))
     resolver.limits.check_tokens("tokens", len(body.tokens))

@@ -1,4 +1,4 @@
-"""Subscribes to engines for a few seconds and prints what they publish: one JSON object per endpoint.
+"""Subscribes to engines for a few seconds and prints a summary of their events: one JSON object per endpoint.
 
 Listens to all topics, whatever ZMQ_TOPIC is, so that a topic that the service would ignore is seen. Endpoints that the
 service would bind are left out.
@@ -69,7 +69,7 @@ async def _listen(endpoints: list[Endpoint], model: str, duration: float) -> lis
 
 
 class _Listener:
-    """Counts what one endpoint sends. Implements subscription.Listener."""
+    """Counts the messages of one endpoint. Implements subscription.Listener."""
 
     def __init__(self, endpoint: Endpoint, model: str) -> None:
         self.endpoint = endpoint

@@ -11,7 +11,7 @@ _BOUNDS = tuple(_SMALLEST * 10 ** (step / _STEPS_PER_TENFOLD) for step in range(
 
 
 class LogHistogram:
-    """Durations in buckets whose bounds grow by 10 %, from one millisecond to ten million seconds."""
+    """Durations in buckets with bounds that grow by 10 %, from one millisecond to ten million seconds."""
 
     def __init__(self) -> None:
         self.count = 0

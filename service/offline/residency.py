@@ -1,4 +1,4 @@
-"""Held blocks, their ages and chains, for full-attention groups only, whose blocks form prefixes."""
+"""Held blocks, their ages and chains, for full-attention groups only: only their blocks form prefixes."""
 
 from __future__ import annotations
 

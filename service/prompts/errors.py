@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class PromptError(Exception):
-    """The request cannot become a prompt. `param` names the field at fault, if there is one."""
+    """The request cannot become a prompt. `param` names the field at fault, if any."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
