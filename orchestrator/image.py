@@ -109,7 +109,6 @@ def up_to_date_loops(images: Images, reference: str, wanted: Recipe) -> Loops | 
 
 
 def image_build(launch: Launch, wanted: Recipe, loops: Loops) -> ImageBuild:
-    """The build of an image with or without compiled loops."""
     compiled = loops is Loops.COMPILED
     return ImageBuild(
         reference=launch.image,

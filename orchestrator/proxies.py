@@ -13,7 +13,6 @@ _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1", re.IGNORECASE)
 
 
 def proxies(environment: Mapping[str, str]) -> dict[str, str]:
-    """The proxy variables that are set."""
     return {name: environment[name] for name in PROXY_VARIABLES if environment.get(name)}
 
 
@@ -23,7 +22,6 @@ def on_loopback(proxy: str) -> bool:
 
 
 def has_password(proxy: str) -> bool:
-    """Whether a proxy URL contains credentials."""
     return "@" in proxy
 
 

@@ -29,7 +29,6 @@ class Port:
         return f"{self.number} of {self.address}"
 
     def remedy(self) -> str:
-        """How to choose another port."""
         other = next_free(self.address, self.number)
         if self.option == "--port":
             return f"Stop it, or choose another port: kvcache up --port {other}"

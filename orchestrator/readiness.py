@@ -35,5 +35,4 @@ class ReadinessWatch:
 
 
 def reasons(body: Any) -> tuple[str, ...]:
-    """Extracts the reasons from the body of GET /ready."""
     return tuple(body.get("reasons") or ()) if isinstance(body, dict) else ()

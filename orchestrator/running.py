@@ -24,15 +24,12 @@ class Running:
         self._session.trust_env = False  # never use a proxy between a host and itself
 
     def get(self, path: str) -> Any:
-        """The JSON response to a GET."""
         return self._json("GET", path, None)
 
     def post(self, path: str, body: object) -> Any:
-        """The JSON response to a POST of JSON."""
         return self._json("POST", path, body)
 
     def text(self, path: str) -> str:
-        """The text response to a GET."""
         return self._answer("GET", path, None).text
 
     def _json(self, method: str, path: str, body: object) -> Any:

@@ -51,7 +51,6 @@ class ByteLru(Generic[Key, Value]):
             self._release(*self._entries.popitem(last=False))
 
     def discard(self, key: Key) -> None:
-        """Removes a value if it is present."""
         if (value := self._entries.pop(key, None)) is not None:
             self._release(key, value)
 

@@ -59,7 +59,6 @@ class BuildView:
         return self._instruction.startswith("FROM")
 
     def said(self, line: str) -> None:
-        """Adds a line of the build's output."""
         self._last.append(line)
         if step := step_of(line):
             self._instruction = step.instruction

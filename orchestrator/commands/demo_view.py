@@ -33,7 +33,6 @@ class DemoView:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Shows the view while requests are routed."""
         if not self._terminal.is_terminal:
             self._terminal.print(Text(f"Playing conversations against {self._title()}"))
             yield
@@ -44,7 +43,6 @@ class DemoView:
             yield
 
     def routed(self, request: Routed) -> None:
-        """Shows one request."""
         self._differences += len(request.differences)
         if self._live is not None:
             self._live.update(self.frame(request))
@@ -54,7 +52,6 @@ class DemoView:
             self._terminal.print(Text(_plain(request)), soft_wrap=True)
 
     def frame(self, request: Routed) -> RenderableType:
-        """The live view after a request."""
         return Group(
             self._head(request),
             Text(),

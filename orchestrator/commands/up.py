@@ -58,8 +58,6 @@ def up(launch: Launch, console: Console, while_up: Callable[[ContainerRuntime], 
 
 
 class _UpRun:
-    """One `up` on one runtime."""
-
     def __init__(
         self, launch: Launch, runtime: ContainerRuntime, console: Console, signals: Signals, begun: float
     ) -> None:

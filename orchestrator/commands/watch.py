@@ -24,8 +24,6 @@ class RuntimeGone(Problem):
 
 
 class Watch:
-    """One running service."""
-
     def __init__(
         self,
         *,

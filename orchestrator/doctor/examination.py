@@ -19,7 +19,6 @@ from orchestrator.runtimes.discovery import connect
 
 
 def findings(launch: Launch) -> Iterator[Finding]:
-    """Runs the checks and yields each finding immediately."""
     with ExitStack() as stack:
         runtimes: dict[RuntimeKind, ContainerRuntime | RuntimeUnavailable] = {}
         for kind in RuntimeKind if launch.runtime is None else (launch.runtime,):

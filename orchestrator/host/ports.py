@@ -17,7 +17,6 @@ def is_free(address: str, port: int) -> bool:
 
 
 def is_local(address: str) -> bool:
-    """Whether this machine has the address."""
     return _bind(address, 0) is None
 
 

@@ -96,7 +96,6 @@ def claim_ports(ports: Iterable[int], free: Callable[[int], int]) -> Iterator[No
 
 
 def remove_stale_locks() -> None:
-    """Removes lock files of killed processes."""
     for path in state_home().glob("*/*.lock"):
         with suppress(Problem), _locked(path, Problem("", "")):
             pass
@@ -140,5 +139,4 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def forget_service(runtime: str, name: str) -> None:
-    """Removes a service's folder if it exists."""
     shutil.rmtree(service_folder(runtime, name), ignore_errors=True)

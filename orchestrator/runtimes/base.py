@@ -134,8 +134,6 @@ class ImageBuild:
 
 
 class Images(Protocol):
-    """The images of a container runtime."""
-
     def labels(self, reference: str) -> Mapping[str, str] | None:
         """An image's labels; None if the image does not exist locally."""
         ...
@@ -188,9 +186,7 @@ class ContainerRuntime(Protocol):
         """All services of ours, running or not."""
         ...
 
-    def find(self, name: str) -> Service | None:
-        """The container with this name, ours or not."""
-        ...
+    def find(self, name: str) -> Service | None: ...
 
     def holder_of_port(self, port: int) -> str | None:
         """The name of the container that publishes this host port through this runtime."""

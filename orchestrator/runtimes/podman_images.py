@@ -110,7 +110,6 @@ class PodmanImages:
 
 
 def _build_output(client: Any, build: ImageBuild, service: PodmanService | None) -> Iterator[str]:
-    """Yields the lines of a build's output."""
     response = client.api.post(
         "/build",
         params={

@@ -245,7 +245,6 @@ def names_of(requirements: Iterable[str]) -> str:
 
 
 def install_command(requirements: Iterable[str]) -> str:
-    """The pip command that installs them."""
     wanted = " ".join(f"'{requirement}'" for requirement in requirements)
     return f"Run: {sys.executable} -m pip install {wanted}"
 

@@ -119,7 +119,6 @@ async def _bomb(port: int, seconds: float) -> None:
 
 
 def attacks() -> Mapping[str, Attack]:
-    """Every attack by its name."""
     objects = _repeated(b'{"messages":[', b"{}", b"]}")
     lists = _repeated(b'{"prompt":[', b"[1]", b"]}")
     pods = b'{"prompt":[1],"pods":[' + b",".join(b'"%d"' % number for number in range(1_000_000)) + b"]}"

@@ -19,8 +19,6 @@ _LISTENING = re.compile(rb"listening on https?://\S+:(\d+)")
 
 @dataclass(frozen=True)
 class Target:
-    """A running service."""
-
     port: int
     process: psutil.Process
 

@@ -23,12 +23,10 @@ class Chain(NamedTuple):
 
 
 def chain(random: Random, blocks: int) -> Chain:
-    """Random blocks."""
     return Chain(hashes(random, blocks), tokens(random, blocks * BLOCK_SIZE))
 
 
 def hashes(random: Random, blocks: int) -> list[int]:
-    """Random 64-bit block hashes."""
     return array("Q", random.randbytes(8 * blocks)).tolist()
 
 

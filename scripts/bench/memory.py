@@ -86,7 +86,6 @@ class Pods:
 
     @property
     def blocks(self) -> int:
-        """Blocks held, summed over all pods."""
         return (self._last - self._first) * _CHAIN * _PODS
 
     async def fill(self, blocks: int) -> None:
@@ -96,7 +95,6 @@ class Pods:
             await self._add(min(_CHAINS_A_SLICE, wanted - self._last + self._first), drop=False)
 
     async def replace(self) -> None:
-        """Replaces every chain with another."""
         left = self._last - self._first
         while left:
             count = min(_CHAINS_A_SLICE, left)

@@ -42,7 +42,6 @@ async def servers(count: int, **settings: str) -> AsyncIterator[list[Fed[Server]
 
 @contextmanager
 def engines(count: int) -> Iterator[Sequence[Engine]]:
-    """Runs `count` engines."""
     with ExitStack() as stack:
         yield [stack.enter_context(closing(Engine())) for _ in range(count)]
 

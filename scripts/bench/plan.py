@@ -16,7 +16,6 @@ class Plan:
     scale: float = 1.0
 
     def seconds(self, whole: float) -> float:
-        """A scaled duration."""
         return whole * self.scale
 
     def count(self, whole: int) -> int:

@@ -94,7 +94,6 @@ class Bench:
         return array("I", self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def served(self, tokens: TokenIds) -> None:
-        """Stores a prompt in the engine's cache."""
         whole = tokens[: len(tokens) // ENGINE_BLOCK * ENGINE_BLOCK]
         self._index.store(self._rank, Stored(block_keys(0, whole, ENGINE_BLOCK), None, whole, ENGINE_BLOCK))
 

@@ -56,13 +56,10 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Rounds:
-    """Collects values by figure, server and round."""
-
     def __init__(self) -> None:
         self._values: dict[str, dict[str, list[float]]] = {}
 
     def add(self, server: str, values: Mapping[str, float]) -> None:
-        """Adds the figures of one round of a server."""
         for figure, value in values.items():
             self._values.setdefault(figure, {}).setdefault(server, []).append(value)
 
@@ -95,7 +92,6 @@ class Rounds:
 
 
 def write(report: Report, file: Path) -> None:
-    """Writes all rows as JSON."""
     rows = [
         {**msgspec.structs.asdict(measure), "ratio": measure.ratio, "met": measure.met} for measure in report.measures
     ]

@@ -61,7 +61,6 @@ class PromptResolver:
         return await self._models.get(self._target(name).model)
 
     async def chat(self, body: ChatRequest) -> ResolvedChat:
-        """Renders and tokenizes a chat."""
         self.limits.check_chat(body)
         target = self._target(body.model, body.lora_name)
         model = await self._models.get(target.model)

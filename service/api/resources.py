@@ -45,7 +45,6 @@ _RESERVATION = web.RequestKey("reservation", Reservation)
 
 
 def reservation_of(request: web.BaseRequest) -> Reservation:
-    """The reservation of a request to a limited endpoint."""
     return request[_RESERVATION]
 
 
@@ -61,6 +60,5 @@ def waiting_for_client(request: web.BaseRequest, drop: Callable[[], None]) -> Ab
 
 
 def release_reservation(request: web.BaseRequest) -> None:
-    """Releases the reservation of a request, if it has one."""
     if (reservation := request.get(_RESERVATION)) is not None:
         reservation.release()

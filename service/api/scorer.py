@@ -20,7 +20,6 @@ class Scorer:
         self._block_size = block_size
 
     def matches(self, prompt: Prompt) -> list[RankMatch]:
-        """The ranks that hold a prefix of the prompt."""
         return self._index.match(prompt)
 
     def scores_of(self, matches: Iterable[RankMatch]) -> Scores:
@@ -33,7 +32,6 @@ class Scorer:
 
 
 def sum_scores(several: Sequence[Scores]) -> Scores:
-    """Sums the scores of several prompts by pod."""
     if len(several) == 1:
         return several[0]
     total: dict[str, int | float] = {}

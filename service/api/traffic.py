@@ -41,7 +41,6 @@ class Traffic:
             self._idle.set()
 
     async def wait_idle(self) -> None:
-        """Waits until no request is in flight."""
         while self.in_flight:
             self._idle.clear()
             await self._idle.wait()

@@ -18,6 +18,5 @@ _MODULES = {"replay": "playback"}
 
 
 def run_tool(name: str, arguments: list[str], environment: Mapping[str, str]) -> int:
-    """Runs one of TOOLS and returns its exit code."""
     code: int = import_module(f"service.commands.{_MODULES.get(name, name)}").main(arguments, environment)
     return code

@@ -25,7 +25,6 @@ class Progress:
         self._show(text, end="" if self._terminal else "\n")
 
     def finish(self, text: str) -> None:
-        """Shows the result."""
         self._show(text, end="\n")
 
     def _show(self, text: str, end: str) -> None:

@@ -12,8 +12,6 @@ _MAX_LISTED = 100
 
 
 class Incident(msgspec.Struct):
-    """An incident at a line of the recording."""
-
     line: int
     pod: str
     what: str

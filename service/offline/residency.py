@@ -40,8 +40,6 @@ class Prefix(NamedTuple):
 
 
 class Residency:
-    """The blocks of all ranks."""
-
     def __init__(self) -> None:
         self.lifetimes = LogHistogram()
         """Lifetimes of evicted blocks: seconds from the first store on any tier to the last eviction."""
@@ -49,7 +47,6 @@ class Residency:
         self._groups: dict[Rank, set[int | None]] = defaultdict(set)
 
     def stored(self, rank: Rank, stored: Stored, now: float) -> None:
-        """Applies a store event of a rank."""
         if stored.kind not in (None, "full_attention"):
             return
         self._groups[rank].add(stored.group)
@@ -74,7 +71,6 @@ class Residency:
             parent = block_hash
 
     def removed(self, rank: Rank, block_hash: BlockHash, tier: Tier, group: int | None, now: float) -> None:
-        """Applies the eviction of a rank's block from a tier."""
         blocks = self._ranks[rank]
         block = blocks.get(block_hash)
         if block is None or group not in self._groups[rank]:
@@ -85,7 +81,6 @@ class Residency:
             self.lifetimes.add(max(0.0, now - block.stored_at))
 
     def cleared(self, rank: Rank) -> None:
-        """Drops all blocks of a rank."""
         self._ranks.pop(rank, None)
 
     def cleared_device(self, rank: Rank) -> None:

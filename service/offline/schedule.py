@@ -49,7 +49,6 @@ class Schedule:
         return self._read == count
 
     def finish(self) -> None:
-        """Applies all remaining messages."""
         self._release()
         while (message := self._next()) is not None:
             self._feed.apply(message)

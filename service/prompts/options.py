@@ -48,7 +48,6 @@ class PromptOptions:
 
     @classmethod
     def of(cls, settings: Settings, budget: CacheBudget) -> PromptOptions:
-        """Selects the settings for prompts."""
         return cls(
             model_name=settings.model_name,
             models=settings.models,

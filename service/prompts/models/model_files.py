@@ -40,8 +40,6 @@ FILE_PATTERNS = (
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """The contents of a model folder."""
-
     folder: Path
     config: Mapping[str, Any]
     """tokenizer_config.json."""
@@ -54,12 +52,10 @@ class ModelFiles:
 
     @property
     def tokenizer_file(self) -> Path:
-        """The path of tokenizer.json."""
         return self.folder / TOKENIZER
 
     @property
     def config_file(self) -> Path:
-        """The path of tokenizer_config.json."""
         return self.folder / CONFIG
 
     @property

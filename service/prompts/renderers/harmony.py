@@ -28,8 +28,6 @@ _COUNT_BYTES = 4
 
 
 class _Part(NamedTuple):
-    """A rendered message."""
-
     text: str
     tokens: bytes
 

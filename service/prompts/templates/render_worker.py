@@ -52,7 +52,6 @@ def packed(job: Job) -> bytes:
 
 
 def unpacked(data: bytes) -> Job:
-    """The inverse of `packed`."""
     return Job(*(msgspec.msgpack.decode(data[1:]) if data[:1] == _MSGPACK else json.loads(data[1:])))
 
 

@@ -52,8 +52,6 @@ class TemplateSource:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A parsed chat template."""
-
     source: TemplateSource
     content_format: ContentFormat
     inline: jinja2.Template | None

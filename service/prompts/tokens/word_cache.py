@@ -34,7 +34,6 @@ class WordCache:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes in use."""
         return self._young_bytes + self._old_bytes
 
     def tokens(self, tokenizer_id: int, words: Sequence[str], tokenize: Tokenize) -> bytes:
