@@ -186,7 +186,9 @@ class ContainerRuntime(Protocol):
         """All services of ours, running or not."""
         ...
 
-    def find(self, name: str) -> Service | None: ...
+    def find(self, name: str) -> Service | None:
+        """The container or process with this name, ours or not."""
+        ...
 
     def holder_of_port(self, port: int) -> str | None:
         """The name of the container that publishes this host port through this runtime."""
