@@ -10,7 +10,7 @@ import msgspec
 from service.contract.endpoints import Endpoint
 from service.index.base import Prompt, Rank
 from service.simulation.publisher import Publisher
-from tests.service.events.conftest import Listening
+from tests.service.events.conftest import Listening, until
 
 RANK = Rank("10.0.0.1:8000", "m")
 TOPIC = "kv@10.0.0.1:8000@m"
@@ -43,6 +43,11 @@ def held(listening: Listening, rank: Rank = RANK) -> set[int]:
 def state(listening: Listening, rank: Rank = RANK) -> tuple[bool, str | None]:
     found = listening.states()[rank]
     return found.exact, found.inexact_reason
+
+
+async def becomes_exact(listening: Listening, rank: Rank = RANK) -> None:
+    """Waits until a rank is exact: a replay brings the last batch before it ends."""
+    await until(lambda: state(listening, rank) == (True, None))
 
 
 def endpoint(publisher: Publisher, *, replay: bool = True, **named: str) -> Endpoint:

@@ -10,7 +10,7 @@ import pytest
 from service.contract.endpoints import Endpoint
 from service.index.base import Rank
 from service.simulation.publisher import Publisher
-from tests.service.events.batches import RANK, TOPIC, batch, endpoint, held, state, stored
+from tests.service.events.batches import RANK, TOPIC, batch, becomes_exact, endpoint, held, state, stored
 from tests.service.events.conftest import Listen, until
 
 
@@ -24,7 +24,7 @@ async def test_a_lost_batch_is_replayed_and_applied_in_order(listen: Listen) -> 
         publisher.publish(stored(2))
         await listening.heard({RANK: 3})
         assert held(listening) == {1, 2}
-        assert state(listening) == (True, None)
+        await becomes_exact(listening)
         assert listening.pool.statistics.gaps == 1
 
 
@@ -53,7 +53,7 @@ async def test_without_a_replay_socket_a_loss_makes_the_rank_inexact_until_it_is
         publisher.publish(batch({"type": "AllBlocksCleared"}))
         await listening.heard({RANK: 3})
         assert held(listening) == set()
-        assert state(listening) == (True, None)
+        await becomes_exact(listening)
 
 
 async def test_a_replay_that_no_longer_reaches_back_makes_the_rank_inexact(listen: Listen) -> None:
@@ -88,7 +88,7 @@ async def test_a_replay_socket_that_does_not_answer_makes_the_rank_inexact_and_s
         await listening.heard({RANK: 2, Rank("b", "m"): 0})
         assert held(listening) == {0, 2}
         assert state(listening) == (False, "batches 1 to 1 were lost")
-        assert state(listening, Rank("b", "m")) == (True, None)
+        await becomes_exact(listening, Rank("b", "m"))
 
 
 async def test_joining_late_asks_for_everything_before(listen: Listen) -> None:
@@ -98,7 +98,7 @@ async def test_joining_late_asks_for_everything_before(listen: Listen) -> None:
         listening = await listen(endpoint(publisher))
         await listening.heard({RANK: 4})
         assert held(listening) == {0, 1, 2, 3, 4}
-        assert state(listening) == (True, None)
+        await becomes_exact(listening)
 
 
 async def test_joining_late_without_a_replay_socket_is_inexact(listen: Listen) -> None:
@@ -158,7 +158,7 @@ async def test_a_restarted_engine_has_lost_its_blocks(listen: Listen) -> None:
         publisher.publish(stored(7), sequence=0)
         await listening.heard({RANK: 0})
         assert held(listening) == {7}
-        assert state(listening) == (True, None)
+        await becomes_exact(listening)
         assert listening.pool.statistics.restarts == 1
 
 
@@ -254,7 +254,7 @@ async def test_an_engine_that_restarted_and_went_past_its_old_number_is_noticed_
             second.publish(stored(20 + number), lost=True)
         await listening.heard({RANK: 5})
         assert held(listening) == set(range(20, 26))
-        assert state(listening) == (True, None)
+        await becomes_exact(listening)
 
 
 async def test_a_flood_waits_in_the_sockets_and_nothing_is_lost(listen: Listen) -> None:
@@ -265,7 +265,7 @@ async def test_a_flood_waits_in_the_sockets_and_nothing_is_lost(listen: Listen) 
             publisher.publish(stored(number))
         await listening.heard({RANK: 2999})
         assert listening.pool.statistics.gaps == 0
-        assert state(listening) == (True, None)
+        await becomes_exact(listening)
 
 
 async def test_an_endpoint_that_floods_does_not_keep_others_waiting(listen: Listen) -> None:
