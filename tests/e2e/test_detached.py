@@ -94,10 +94,10 @@ def test_the_doctor_finds_nothing_that_would_stop_up(running: Running, runtime: 
 
     assert done.code == 0, done.output
     findings = {finding["check"]: finding for finding in json.loads(done.output)}
-    assert findings[runtime.kind]["verdict"] == "ok"
-    assert findings["image"]["text"] == f"{runtime.image} is up to date"
+    assert findings[runtime.kind]["severity"] == "ok"
+    assert findings["image"]["text"] == f"{runtime.image} is up to date, and its inner loops are compiled"
     assert findings["port"]["text"] == f"{running.port} of 127.0.0.1 is held by {running.name} itself"
-    assert findings["events"]["verdict"] == "warning"
+    assert findings["events"]["severity"] == "warning"
 
 
 def test_the_hubs_cache_is_kept_between_runs(make_up: Callable[..., Up], runtime: RuntimeCommand) -> None:
