@@ -53,7 +53,7 @@ async def test_a_gap_that_a_restarted_engine_fills_with_its_own_batches_is_found
         for number in range(6):
             publisher.publish(stored(20 + number, time=2.0), sequence=number, lost=number < 5)
         await listening.heard({RANK: 5})
-        await until(lambda: state(listening) == (True, None))
+        await becomes_exact(listening)
         assert held(listening) == set(range(20, 26))
 
 
@@ -70,7 +70,7 @@ async def test_a_replay_that_breaks_off_leaves_the_rank_inexact(listen: Listen) 
         assert state(listening) == (False, "a replay is under way")
         await publisher.subscribed()
         publisher.publish(stored(2), sequence=2)
-        await until(lambda: state(listening) == (True, None))
+        await becomes_exact(listening)
 
 
 async def test_a_hole_in_a_replay_is_asked_for_again(listen: Listen) -> None:
@@ -85,7 +85,7 @@ async def test_a_hole_in_a_replay_is_asked_for_again(listen: Listen) -> None:
                 await socket.send_multipart((identity, b"", *reply))
             await socket.send_multipart((identity, b"", b"", END, b""))
         await until(lambda: held(listening) == {0, 1, 2, 3})
-        await until(lambda: state(listening) == (True, None))
+        await becomes_exact(listening)
         assert starts == [0, 0, 1]
 
 

@@ -10,7 +10,7 @@ import pytest
 from service.contract.endpoints import Endpoint
 from service.index.base import Rank
 from service.simulation.publisher import Publisher
-from tests.service.events.batches import RANK, TOPIC, batch, endpoint, held, state, stored
+from tests.service.events.batches import RANK, TOPIC, batch, becomes_exact, endpoint, held, state, stored
 from tests.service.events.conftest import Listen, until
 from tests.service.events.proxy import Proxy, Weather
 
@@ -32,7 +32,7 @@ async def test_a_connection_that_stays_lost_takes_the_blocks_out_of_the_scores_u
         assert state(listening) == (False, "the connection is lost")
         await proxy.mend()
         await until(lambda: held(listening) == {0})
-        await until(lambda: state(listening) == (True, None))
+        await becomes_exact(listening)
 
 
 async def test_a_connection_that_comes_back_in_time_changes_nothing(listen: Listen) -> None:
@@ -48,7 +48,7 @@ async def test_a_connection_that_comes_back_in_time_changes_nothing(listen: List
         publisher.publish(stored(1))
         await proxy.mend()
         await until(lambda: held(listening) == {0, 1})
-        await until(lambda: state(listening) == (True, None))
+        await becomes_exact(listening)
         assert listening.pool.statistics.restarts == 0
 
 
@@ -77,7 +77,7 @@ async def test_without_a_replay_socket_a_connection_that_comes_back_is_inexact_u
         unverified = "batch 1 came after the connection was lost: the engine may have restarted"
         assert state(listening) == (False, "batches 1 to 1 were lost" if missed else unverified)
         publisher.publish(batch({"type": "AllBlocksCleared"}))
-        await until(lambda: state(listening) == (True, None))
+        await becomes_exact(listening)
 
 
 async def test_without_a_replay_socket_an_idle_engine_that_came_back_is_hidden_until_it_speaks(listen: Listen) -> None:

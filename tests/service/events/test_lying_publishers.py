@@ -7,7 +7,7 @@ import zmq
 from service.contract.endpoints import Endpoint
 from service.index.base import Rank
 from service.simulation.publisher import Publisher
-from tests.service.events.batches import RANK, TOPIC, batch, endpoint, held, state, stored
+from tests.service.events.batches import RANK, TOPIC, batch, becomes_exact, endpoint, held, state, stored
 from tests.service.events.conftest import Listen, until
 
 
@@ -24,7 +24,7 @@ async def test_a_replay_clears_and_fills_nothing_that_its_endpoint_may_not_speak
         assert held(listening) == {0}
         assert state(listening) == (False, "several endpoints speak for this rank")
         listening.pool.unfollow(endpoint(liar))
-        await until(lambda: state(listening) == (True, None))
+        await becomes_exact(listening)
 
 
 async def test_a_name_that_an_engine_gives_itself_chooses_no_host_to_connect_to(listen: Listen) -> None:

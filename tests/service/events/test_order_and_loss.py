@@ -235,7 +235,7 @@ async def test_an_engine_process_that_ends_and_begins_anew_has_lost_its_blocks(l
         # The very batch that was first before: after a lost connection even that is a restart.
         second.publish(stored(0))
         await until(lambda: held(listening) == {0})
-        await until(lambda: state(listening) == (True, None))
+        await becomes_exact(listening)
         assert listening.pool.statistics.restarts == 1
 
 
