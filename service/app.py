@@ -10,6 +10,7 @@ from functools import partial
 from aiohttp import web
 
 from service.api.admission import Admission
+from service.api.client_certificates import with_client_certificate
 from service.api.keys import KeyRing
 from service.api.limits import RequestLimits
 from service.api.middleware import with_limits_and_errors
@@ -109,6 +110,8 @@ def create_app(settings: Settings) -> web.Application:
             is_forwarded=(lambda: bool(len(fleet))) if route.is_forwarded else None,
             authorize=_authorizer(key_ring, route.permission),
         )
+        if settings.tls_client_ca is not None and route.permission is not None:
+            handler = with_client_certificate(handler, route.path, traffic)
         app.add_routes([web.route(route.method, route.path, handler)])
     return app
 

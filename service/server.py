@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from aiohttp import web
 
-from service.api.resources import TRAFFIC
+from service.api import operations
+from service.api.resources import INSTANCE_ID, READINESS, REGISTRY, TRAFFIC
 from service.app import create_app
 from service.connection import Connection
 from service.contract.settings import Settings
+from service.listener import Listener
+from service.tls import TlsError, TlsFiles
 
 _DRAIN_SECONDS: Final = 0.5
 """Seconds that a stop waits for requests in flight; the whole stop takes less than a second."""
 _CLOSE_SECONDS: Final = 0.1
 """Further seconds for handlers that still run, applied twice (aiohttp's shutdown_timeout)."""
-_BACKLOG: Final = 1024
 
 
 class ListenError(Exception):
@@ -32,6 +34,23 @@ async def listening(settings: Settings) -> AsyncIterator[int]:
         app = create_app(settings)
     except (OSError, ValueError) as error:
         raise ListenError(f"API_KEYS_FILE={settings.api_keys_file}: {error}") from error
+    async with _running(app, settings) as connection:
+        try:
+            files = TlsFiles.of(settings)
+        except TlsError as error:
+            raise ListenError(str(error)) from error
+        listener = Listener(connection, files, handshake_timeout=settings.header_timeout)
+        async with _open(listener, settings, "HTTP_PORT") as port, _metrics(app, settings):
+            yield port
+            listener.close()
+            # aiohttp drops unread bodies as soon as it shuts down.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(app[TRAFFIC].wait_idle(), _DRAIN_SECONDS)
+
+
+@asynccontextmanager
+async def _running(app: web.Application, settings: Settings) -> AsyncIterator[Callable[[], Connection]]:
+    """Starts an application, and gives what makes a connection to it."""
     runner = web.AppRunner(
         app,
         handler_cancellation=True,  # a client that disconnects aborts its request, also at the engine
@@ -53,17 +72,47 @@ async def listening(settings: Settings) -> AsyncIterator[int]:
                 keepalive_timeout=settings.keepalive_timeout,
             )
 
-        try:
-            listener = await loop.create_server(connection, settings.http_host, settings.http_port, backlog=_BACKLOG)
-        except OSError as error:
-            address = f"HTTP_HOST={settings.http_host}, HTTP_PORT={settings.http_port}"
-            raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
-        try:
-            yield int(listener.sockets[0].getsockname()[1])
-        finally:
-            listener.close()
-            # aiohttp drops unread bodies as soon as it shuts down.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(app[TRAFFIC].wait_idle(), _DRAIN_SECONDS)
+        yield connection
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def _open(listener: Listener, settings: Settings, variable: str) -> AsyncIterator[int]:
+    number = getattr(settings, variable.lower())
+    try:
+        port = await listener.open(settings.http_host, number)
+    except TlsError as error:
+        raise ListenError(str(error)) from error
+    except OSError as error:
+        address = f"HTTP_HOST={settings.http_host}, {variable}={number}"
+        raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
+    following = asyncio.create_task(listener.follow(), name=f"certificate of {variable}")
+    try:
+        yield port
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        listener.close()
+
+
+@asynccontextmanager
+async def _metrics(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+    """Serves /metrics, /health and /ready on METRICS_PORT without keys and TLS, for scrapers of a private network."""
+    if settings.metrics_port is None:
+        yield
+        return
+    observed = web.Application()
+    observed[TRAFFIC], observed[INSTANCE_ID] = app[TRAFFIC], app[INSTANCE_ID]
+    observed[READINESS], observed[REGISTRY] = app[READINESS], app[REGISTRY]
+    observed.add_routes(
+        [
+            web.get("/metrics", operations.metrics),
+            web.get("/health", operations.health),
+            web.get("/ready", operations.ready),
+        ]
+    )
+    async with _running(observed, settings) as connection:
+        listener = Listener(connection, handshake_timeout=settings.header_timeout)
+        async with _open(listener, settings, "METRICS_PORT"):
+            yield

@@ -43,9 +43,10 @@ async def _serve(settings: Settings) -> None:
             "inner loops are %s",
             "compiled" if backend.COMPILED else "the slower fallback: python -m service.native.build",
         )
-        if not settings.api_keys and settings.api_keys_file is None and settings.http_host not in _LOOPBACK:
+        if settings.is_open and settings.http_host not in _LOOPBACK:
             logger.warning("no API key is needed (API_KEYS): everyone who reaches %s may use all of the API", port)
-        logger.info("listening on http://%s:%d", settings.http_host, port)
+        scheme = "http" if settings.tls_cert is None else "https"
+        logger.info("listening on %s://%s:%d", scheme, settings.http_host, port)
         await stop.wait()
         logger.info("Received shutdown signal")
     logger.info("stopped")

@@ -20,7 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
         "service.contract",
-        "service.native service.log service.byte_lru service.histogram service.healthcheck",
+        "service.tls service.native service.log service.byte_lru service.histogram service.healthcheck",
         "service.index service.prompts.errors service.prompts.options",
         "service.prompts.truncation",
         "service.prompts.chat",
@@ -32,7 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "service.offline",
         "service.simulation service.gateway service.readiness",
         "service.api",
-        "service.metrics service.connection",
+        "service.metrics service.connection service.listener",
         "service.app",
         "service.server",
         "service.serving service.commands",

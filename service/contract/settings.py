@@ -69,6 +69,10 @@ def _count(low: int, high: int | None = None) -> Callable[[str], int]:
     return parse
 
 
+def _optional_port(value: str) -> int | None:
+    return _count(1, 65535)(value) if value.strip() else None
+
+
 def _size(low: int) -> Callable[[str], int]:
     return lambda value: parse_size(value, low)
 
@@ -173,6 +177,16 @@ class Settings:
     api_keys_file: Path | None = _setting(
         None, _optional_path, "file of API keys, one a line as in API_KEYS; read again when it changes"
     )
+    tls_cert: Path | None = _setting(
+        None, _optional_path, "certificate with its chain, in PEM: HTTPS instead of HTTP; read again when it changes"
+    )
+    tls_key: Path | None = _setting(None, _optional_path, "key of TLS_CERT, if that file does not hold it")
+    tls_client_ca: Path | None = _setting(
+        None, _optional_path, "authorities of client certificates: only /health and /ready answer without one"
+    )
+    metrics_port: int | None = _setting(
+        None, _optional_port, "port that answers /metrics, /health and /ready without key and TLS, besides HTTP_PORT"
+    )
     max_body_bytes: int = _setting(16 << 20, _size(1), "maximum size of a request body")
     max_prompt_characters: int = _setting(4_000_000, _count(1), "maximum characters of a prompt, plain or rendered")
     max_prompt_tokens: int = _setting(1_000_000, _count(1), "maximum token ids of a prompt")
@@ -198,6 +212,11 @@ class Settings:
 
     log_format: str = _setting("human", _choice("human", "json"), "format of log lines: text or JSON")
     log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "minimum level of log lines")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everyone who reaches the port may use all of the API."""
+        return not self.api_keys and self.api_keys_file is None and self.tls_client_ca is None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
