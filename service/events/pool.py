@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -71,7 +71,7 @@ class EventPool:
     Each message is applied as it is read. Endpoints are read in turns of a few milliseconds, `concurrency` of them per
     turn of the event loop, so a flood from one endpoint delays the others by its turns only. At most `queue_batches`
     wait in a connection's socket, and as many for a replay. The blocks of a rank are hidden when its connection is lost
-    for `pod_ttl` seconds.
+    for `pod_ttl` seconds of `clock`.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class EventPool:
         max_streams: int = _LIMITS.streams,
         resolver: Resolver | None = None,
         silence_interval: float = _SILENCE_INTERVAL,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.statistics = EventStatistics()
         self._index = index
@@ -105,7 +106,7 @@ class EventPool:
             self,
             self._client,
             default_model=default_model,
-            timing=Timing(first_check, hide_after=pod_ttl, forget_after=_FORGET_AFTER_TTLS * pod_ttl),
+            timing=Timing(first_check, hide_after=pod_ttl, forget_after=_FORGET_AFTER_TTLS * pod_ttl, clock=clock),
             limits=Limits(streams=max_streams, waiting=queue_batches),
         )
         turns = asyncio.Semaphore(concurrency)

@@ -19,7 +19,7 @@ from service.contract.settings import Settings
 from service.healthcheck import healthy
 from service.server import ListenError, listening
 from tests.service.certificates import Authority, Pair
-from tests.service.events.conftest import until
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from service.events.recording import Recorded, Recording, recorded_line
 from tests.command import free_port
 from tests.conftest import ROOT
 from tests.service.conftest import Serve
-from tests.service.events.conftest import Listen, until
+from tests.service.events.conftest import Listen
+from tests.waiting import until
 
 Start: TypeAlias = Callable[..., Awaitable[Process]]
 

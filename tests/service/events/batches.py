@@ -10,10 +10,13 @@ import msgspec
 from service.contract.endpoints import Endpoint
 from service.index.base import Prompt, Rank
 from service.simulation.publisher import Publisher
-from tests.service.events.conftest import Listening, until
+from tests.service.events.conftest import Listening
+from tests.waiting import until
 
 RANK = Rank("10.0.0.1:8000", "m")
 TOPIC = "kv@10.0.0.1:8000@m"
+NEVER = float("inf")
+"""As `first_check`: no replay socket is asked for batches that nothing shows to be missing."""
 
 
 def tokens_of(number: int) -> list[int]:
@@ -48,6 +51,16 @@ def state(listening: Listening, rank: Rank = RANK) -> tuple[bool, str | None]:
 async def becomes_exact(listening: Listening, rank: Rank = RANK) -> None:
     """Waits until a rank is exact: a replay brings the last batch before it ends."""
     await until(lambda: state(listening, rank) == (True, None))
+
+
+async def introduced(*publishers: Publisher) -> None:
+    """Waits until each publisher has a subscriber, and has answered the request that follows a new connection.
+
+    What is published from here on comes through the live socket, unless a loss or a check asks for it.
+    """
+    for publisher in publishers:
+        await publisher.subscribed()
+        await until(lambda publisher=publisher: publisher.requests > 0)  # type: ignore[misc]
 
 
 def endpoint(publisher: Publisher, *, replay: bool = True, **named: str) -> Endpoint:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from service.contract.endpoints import Endpoint
 from service.events.pool import EventPool, StreamReport
 from service.index.base import Rank
 from service.index.memory import MemoryIndex
+from tests.waiting import PATIENCE, until
 
 
 @dataclass
@@ -30,24 +30,21 @@ class Listening:
         await until(lambda: {rank: state.last_sequence for rank, state in self.states().items()} == last)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Waits until a condition holds; fails when it does not in time."""
-    async with asyncio.timeout(seconds):
-        for _ in iter(condition, True):
-            await asyncio.sleep(0.005)
-
-
 Listen: TypeAlias = Callable[..., Awaitable[Listening]]
 
 
 @pytest.fixture
 async def listen() -> AsyncIterator[Listen]:
-    """Starts a pool on the endpoints given. Replay sockets are checked soon, so that no test waits for seconds."""
+    """Starts a pool on the endpoints given.
+
+    Replay sockets are checked soon, so that no test waits for seconds, and may take as long as a slow machine does.
+    """
     async with AsyncExitStack() as stack:
 
         async def start(*endpoints: Endpoint, max_blocks: int = 1_000_000, **settings: Any) -> Listening:
             index = MemoryIndex(max_blocks)
-            values: dict[str, Any] = {"topic": "kv@", "default_model": "m", "first_check": 0.1} | settings
+            usual = {"topic": "kv@", "default_model": "m", "first_check": 0.1, "replay_timeout": PATIENCE}
+            values: dict[str, Any] = usual | settings
             pool = EventPool(endpoints, index, **values)
             stack.push_async_callback(pool.close)
             await pool.start()

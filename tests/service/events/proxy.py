@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import zmq
 import zmq.asyncio
+
+from tests.waiting import reserved_port
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,9 @@ class Proxy:
         self._in.rcvhwm = 0
         self._in.subscribe(b"")
         self._in.connect(publisher)
-        self._out = self._open("tcp://127.0.0.1:*")
-        self.address = self._out.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._port = ExitStack()
+        self.address = f"tcp://127.0.0.1:{self._port.enter_context(reserved_port())}"
+        self._out = self._open(self.address)
         self._delayed: list[list[bytes]] = []
         self._subscribed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -63,6 +67,7 @@ class Proxy:
         self._in.close(linger=0)
         self._out.close(linger=0)
         await asyncio.to_thread(self._context.term)
+        self._port.close()
 
     async def subscribed(self) -> None:
         """Waits until the subscriber is there, also after a cut."""

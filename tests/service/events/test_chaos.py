@@ -21,8 +21,9 @@ from service.index.base import Prompt, Rank
 from service.simulation.engine import SimulatedEngine
 from service.simulation.pod import batch_payload
 from service.simulation.publisher import Publisher
-from tests.service.events.conftest import Listen, Listening, until
+from tests.service.events.conftest import Listen, Listening
 from tests.service.events.proxy import Proxy, Weather
+from tests.waiting import until
 
 MODEL = "builtin/demo"
 STORMY = Weather(loses=0.05, repeats=0.05, delays=0.03)
@@ -118,7 +119,7 @@ async def cluster(request: pytest.FixtureRequest, folder: Path, seed: int) -> As
 
 
 async def test_after_chaos_every_answer_is_the_engine_s_or_marked_as_inexact(cluster: Cluster, listen: Listen) -> None:
-    listening = await listen(*cluster.endpoints)
+    listening = await listen(*cluster.endpoints, replay_timeout=1.0)  # a restart leaves requests unanswered
     for engine in cluster.engines:
         await engine.publisher.subscribed()
         await engine.proxy.subscribed()
@@ -175,7 +176,7 @@ async def clear(cluster: Cluster, listening: Listening) -> None:
         return {rank: state.last_sequence for rank, state in listening.states().items()} == last
 
     await until(heard)
-    assert all(exact(listening).values())
+    await until(lambda: all(exact(listening).values()))
     assert not wrong_ranks(cluster, listening)
 
 

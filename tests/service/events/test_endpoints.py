@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +15,8 @@ from service.events.resolver import Resolver
 from service.index.base import Rank
 from service.simulation.publisher import Publisher
 from tests.service.events.batches import RANK, TOPIC, endpoint, held, stored
-from tests.service.events.conftest import Listen, Listening, until
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.service.events.conftest import Listen, Listening
+from tests.waiting import PATIENCE, reserved_port, until
 
 
 async def becomes(listening: Listening, expected: str, remedy: str = "") -> None:
@@ -32,15 +26,17 @@ async def becomes(listening: Listening, expected: str, remedy: str = "") -> None
 
 
 async def test_an_endpoint_where_nobody_listens_is_refused(listen: Listen) -> None:
-    listening = await listen(Endpoint(f"tcp://127.0.0.1:{free_port()}"))
-    await becomes(listening, "refused", "start the engine with KV events on")
+    with reserved_port() as port:
+        listening = await listen(Endpoint(f"tcp://127.0.0.1:{port}"))
+        await becomes(listening, "refused", "start the engine with KV events on")
 
 
 async def test_two_sides_that_both_connect_are_refused_and_told_that_one_must_bind(listen: Listen) -> None:
-    address = f"tcp://127.0.0.1:{free_port()}"
-    async with Publisher(address, None, topic=TOPIC, binds=False):
-        listening = await listen(Endpoint(address))
-        await becomes(listening, "refused", "if it connects too, use an endpoint with *")
+    with reserved_port() as port:
+        address = f"tcp://127.0.0.1:{port}"
+        async with Publisher(address, None, topic=TOPIC, binds=False):
+            listening = await listen(Endpoint(address))
+            await becomes(listening, "refused", "if it connects too, use an endpoint with *")
 
 
 async def test_an_address_that_no_engine_connects_to_is_listening(listen: Listen, folder: Path) -> None:
@@ -101,7 +97,7 @@ class Names:
             return self.names[host]
         if host.endswith(".invalid"):
             raise OSError("Name or service not known")
-        self.end.wait(60)
+        self.end.wait()
         raise OSError("Temporary failure in name resolution")
 
 
@@ -119,9 +115,9 @@ async def test_names_whose_resolver_hangs_stop_nobody_s_events_and_not_the_end(l
             publisher.publish(stored(1), lost=True)
             publisher.publish(stored(2))
             await until(lambda: held(listening) == {0, 1, 2})
+            await until(lambda: len(names.asked) == 60)
             assert {report.state for report in listening.pool.endpoints()[:60]} == {"resolving"}
-            assert len(names.asked) == 60
-            await asyncio.wait_for(listening.pool.close(), 10)
+            await asyncio.wait_for(listening.pool.close(), PATIENCE)
     finally:
         names.end.set()
 

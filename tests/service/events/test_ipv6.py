@@ -10,7 +10,8 @@ import zmq
 from service.contract.endpoints import Endpoint
 from service.index.base import Rank
 from tests.service.events.batches import stored
-from tests.service.events.conftest import Listen, Listening, until
+from tests.service.events.conftest import Listen, Listening
+from tests.waiting import until
 
 
 def _has_ipv6() -> bool:

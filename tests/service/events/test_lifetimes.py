@@ -11,22 +11,37 @@ from service.contract.endpoints import Endpoint
 from service.index.base import Rank
 from service.simulation.publisher import Publisher
 from tests.service.events.batches import RANK, TOPIC, batch, becomes_exact, endpoint, held, state, stored
-from tests.service.events.conftest import Listen, until
+from tests.service.events.conftest import Listen
 from tests.service.events.proxy import Proxy, Weather
+from tests.waiting import until
 
 CLEAR = Weather()
+
+
+class Clock:
+    """The seconds by which a pool hides and forgets the blocks of lost connections."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 async def test_a_connection_that_stays_lost_takes_the_blocks_out_of_the_scores_until_it_is_back(
     listen: Listen,
 ) -> None:
     async with Publisher(topic=TOPIC) as publisher, Proxy(publisher.address, CLEAR) as proxy:
-        listening = await listen(Endpoint(proxy.address, replay=publisher.replay), pod_ttl=0.2)
+        clock = Clock()
+        listening = await listen(Endpoint(proxy.address, replay=publisher.replay), pod_ttl=0.2, clock=clock)
         await publisher.subscribed()
         await proxy.subscribed()
         publisher.publish(stored(0))
         await listening.heard({RANK: 0})
         await proxy.cut()
+        await until(lambda: not listening.states()[RANK].connected)
+        assert held(listening) == {0}
+        clock.now += 0.3
         await until(lambda: not held(listening))
         assert listening.states()[RANK].connected is False
         assert state(listening) == (False, "the connection is lost")
@@ -57,12 +72,15 @@ async def test_without_a_replay_socket_a_connection_that_comes_back_is_inexact_u
     listen: Listen, missed: bool
 ) -> None:
     async with Publisher(replay=None, topic=TOPIC) as publisher, Proxy(publisher.address, CLEAR) as proxy:
-        listening = await listen(Endpoint(proxy.address), pod_ttl=0.2)
+        clock = Clock()
+        listening = await listen(Endpoint(proxy.address), pod_ttl=0.2, clock=clock)
         await publisher.subscribed()
         await proxy.subscribed()
         publisher.publish(stored(0))
         await listening.heard({RANK: 0})
         await proxy.cut()
+        await until(lambda: not listening.states()[RANK].connected)
+        clock.now += 0.3
         await until(lambda: not held(listening))
         if missed:
             lost = proxy.lost
@@ -99,7 +117,8 @@ async def test_without_a_replay_socket_an_idle_engine_that_came_back_is_hidden_u
 
 async def test_of_engines_that_connect_to_us_only_the_one_that_leaves_is_lost(listen: Listen, folder: Path) -> None:
     address = f"ipc://{folder}/events"
-    listening = await listen(Endpoint(address), pod_ttl=0.2)
+    clock = Clock()
+    listening = await listen(Endpoint(address), pod_ttl=0.2, clock=clock)
     leaving = Publisher(address, None, topic="kv@a@m", binds=False)
     await leaving.__aenter__()
     async with Publisher(address, None, topic="kv@b@m", binds=False) as staying:
@@ -108,6 +127,8 @@ async def test_of_engines_that_connect_to_us_only_the_one_that_leaves_is_lost(li
             publisher.publish(stored(number))
         await listening.heard({Rank("a", "m"): 0, Rank("b", "m"): 0})
         await leaving.close()
+        await until(lambda: not listening.states()[Rank("a", "m")].connected)
+        clock.now += 0.3
         await until(lambda: not held(listening, Rank("a", "m")))
         assert listening.states()[Rank("a", "m")].connected is False
         assert held(listening, Rank("b", "m")) == {1}
@@ -172,8 +193,8 @@ async def test_topics_outside_the_filter_are_not_heard_unless_the_endpoint_names
         await strange.subscribed()
         strange.publish(stored(1))
         silent.publish(stored(2))
+        await until(lambda: listening.pool.statistics.messages_received == 1)
         await listening.heard({Rank("b", "m"): 0})
-        assert listening.pool.statistics.messages_received == 1
 
 
 async def test_a_pod_without_any_name_is_called_by_its_address(listen: Listen, folder: Path) -> None:

@@ -8,7 +8,8 @@ from service.contract.endpoints import Endpoint
 from service.index.base import Rank
 from service.simulation.publisher import Publisher
 from tests.service.events.batches import RANK, TOPIC, batch, becomes_exact, endpoint, held, state, stored
-from tests.service.events.conftest import Listen, until
+from tests.service.events.conftest import Listen
+from tests.waiting import until
 
 
 async def test_a_replay_clears_and_fills_nothing_that_its_endpoint_may_not_speak_for(listen: Listen) -> None:
@@ -30,7 +31,7 @@ async def test_a_replay_clears_and_fills_nothing_that_its_endpoint_may_not_speak
 async def test_a_name_that_an_engine_gives_itself_chooses_no_host_to_connect_to(listen: Listen) -> None:
     async with Publisher(topic="kv@127.0.0.2:8000@m") as victim:
         port = victim.replay.rpartition(":")[2]
-        listening = await listen(Endpoint("tcp://127.0.0.1:*", replay=f"tcp://*:{port}"), replay_timeout=0.1)
+        listening = await listen(Endpoint("tcp://127.0.0.1:*", replay=f"tcp://*:{port}"))
         with zmq.Context() as context, context.socket(zmq.XPUB) as liar:
             liar.linger = 0
             liar.connect(listening.pool.addresses()[0])

@@ -14,9 +14,9 @@ from service.contract.endpoints import Endpoint
 from service.events.recorder import Recorder
 from service.events.recording import Recorded, Recording
 from service.simulation.publisher import Publisher
-from tests.service.events.conftest import until
 from tests.service.events.proxy import Proxy, Weather
 from tests.service.playback import playing
+from tests.waiting import PATIENCE, until
 
 TOPIC = "kv@pod@m"
 
@@ -41,7 +41,7 @@ class Written:
         return [message.sequence for message in self.messages]
 
     async def has(self, *sequences: int) -> None:
-        await until(lambda: self.sequences == list(sequences), seconds=10)
+        await until(lambda: self.sequences == list(sequences))
 
 
 Record: TypeAlias = Callable[..., Awaitable[Written]]
@@ -79,7 +79,7 @@ async def test_what_engines_publish_is_written_as_it_was_recorded_before(
     async with playing(messages) as playback:
         written = await record(*playback.endpoints)
         await playback.play()
-        await until(lambda: len(written.messages) == len(messages), seconds=10)
+        await until(lambda: len(written.messages) == len(messages))
     anonymous = [message._replace(pod="") for message in written.messages]
     assert sorted(anonymous) == sorted(message._replace(pod="") for message in messages)
     for topic in {message.topic for message in messages if name != "g_dp"}:
@@ -93,9 +93,9 @@ async def test_what_was_published_before_comes_from_the_replay_socket(record: Re
             publisher.publish(payload(str(number)))
         written = await record(endpoint(publisher))
         await written.has(0, 1, 2)
+        assert written.recorder.statistics.replayed == 3
         publisher.publish(payload("3"))
         await written.has(0, 1, 2, 3)
-        assert written.recorder.statistics.replayed == 3
         assert written.recorder.statistics.missing == 0
         assert {message.topic for message in written.messages} == {TOPIC.encode()}
 
@@ -179,7 +179,7 @@ async def test_it_ends_when_enough_is_written(record: Record) -> None:
         await publisher.subscribed()
         for number in range(5):
             publisher.publish(payload(str(number)))
-        await asyncio.wait_for(written.recorder.ended, 10)
+        await asyncio.wait_for(written.recorder.ended, PATIENCE)
         assert written.sequences == [0, 1]
         assert written.recorder.statistics.messages == {"pod": 2}
 
@@ -191,7 +191,7 @@ async def test_it_ends_with_the_error_when_there_is_no_room(record: Record) -> N
         for number in range(3):
             publisher.publish(payload(str(number)))
         with pytest.raises(OSError, match="No space left"):
-            await asyncio.wait_for(written.recorder.ended, 10)
+            await asyncio.wait_for(written.recorder.ended, PATIENCE)
         assert written.sequences == [0]
 
 

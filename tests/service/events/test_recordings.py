@@ -11,9 +11,10 @@ import pytest
 from scripts.truth import Truth
 from service.events.recording import Recording
 from service.index.base import Rank
-from tests.service.events.conftest import Listen, Listening, until
+from tests.service.events.conftest import Listen, Listening
 from tests.service.events.proxy import Proxy, Weather
 from tests.service.playback import Played, playing
+from tests.waiting import until
 
 RECORDINGS = {
     "a_simple": "a_simple",

@@ -7,6 +7,7 @@ import zmq
 
 from service.events.replay_client import ask
 from service.simulation.publisher import Publisher
+from tests.waiting import PATIENCE
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -27,7 +28,7 @@ async def _echoes_after_replays() -> set[bytes]:
     port = server.sockets[0].getsockname()[1]
     echoes: set[bytes] = set()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    async with server, Publisher(topic="kv@pod@model") as engine, asyncio.timeout(10):
+    async with server, Publisher(topic="kv@pod@model") as engine, asyncio.timeout(PATIENCE):
         engine.publish(b"payload")
         for _ in range(5):
             assert [replayed.sequence async for replayed in ask(context, engine.replay, 0)] == [0]

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
+from typing import Literal
 
 import pytest
 import zmq
 
 from service.contract.endpoints import Endpoint
 from service.events.subscription import Message, Subscription
+from service.simulation.publisher import Publisher
+from tests.waiting import PATIENCE, until
 
 
 class Startled:
@@ -29,6 +33,58 @@ class Startled:
     def disconnected(self, subscription: Subscription, connection: int) -> None: ...
 
 
+class Counting:
+    """A listener that counts its messages."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+
+    def received(self, subscription: Subscription, message: Message) -> None:
+        self.messages += 1
+
+    def malformed(self, subscription: Subscription) -> None: ...
+
+    def connected(self, subscription: Subscription) -> None: ...
+
+    def disconnected(self, subscription: Subscription, connection: int) -> None: ...
+
+
+class Turns(asyncio.Semaphore):
+    """Turns that count who has asked for one and has not got it yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = 0
+
+    async def acquire(self) -> Literal[True]:
+        self.waiting += 1
+        try:
+            return await super().acquire()
+        finally:
+            self.waiting -= 1
+
+
+async def test_an_endpoint_that_floods_does_not_keep_others_waiting() -> None:
+    turns = Turns()
+    flooded, heard = Counting(), Counting()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    async with AsyncExitStack() as stack:
+        stack.callback(context.destroy, linger=0)
+        publishers = [await stack.enter_async_context(Publisher(replay=None, linger=0.0)) for _ in range(2)]
+        for publisher, listener in zip(publishers, (flooded, heard), strict=True):
+            subscription = Subscription(context, Endpoint(publisher.address), "", listener, turns=turns)
+            stack.push_async_callback(subscription.close)
+            subscription.open()
+            await publisher.subscribed()
+        async with turns:
+            for _ in range(20_000):
+                publishers[0].publish(b"flood")
+            publishers[1].publish(b"heard")
+            await until(lambda: turns.waiting == 2)
+        await until(lambda: heard.messages == 1)
+        assert flooded.messages < 20_000
+
+
 async def test_an_endpoint_goes_on_after_a_message_that_could_not_be_taken(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -41,10 +97,10 @@ async def test_an_endpoint_goes_on_after_a_message_that_could_not_be_taken(
     )
     subscription.open()
     try:
-        await asyncio.to_thread(publisher.poll, 10_000)
+        await asyncio.to_thread(publisher.poll, int(PATIENCE * 1000))
         for sequence in range(2):
             publisher.send_multipart((b"kv@a@m", sequence.to_bytes(8, "big"), b"payload"))
-        message = await asyncio.wait_for(listener.messages.get(), 10)
+        message = await asyncio.wait_for(listener.messages.get(), PATIENCE)
         assert (message.topic, message.sequence, message.payload) == (b"kv@a@m", 1, b"payload")
         assert "could not be taken" in caplog.text
     finally:

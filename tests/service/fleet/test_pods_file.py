@@ -11,7 +11,7 @@ import pytest
 from service.contract.pods import parse_pods
 from service.fleet.pods_file import PodsFile
 from service.fleet.registry import Registry
-from tests.service.events.conftest import until
+from tests.waiting import until
 
 
 class Watched:

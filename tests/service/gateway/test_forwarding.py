@@ -20,8 +20,8 @@ from service.simulation.scheduler import Speed
 from service.simulation.server import EngineServer
 from tests.service.conftest import Serve, port_of, url_of
 from tests.service.engines import MODEL, chat
-from tests.service.events.conftest import until
 from tests.service.gateway.routed import CHAT, Route, Routed
+from tests.waiting import until
 
 LONG = "The harbour office answers questions about the ferry, the pilot boat and the crane. " * 20
 

@@ -18,7 +18,7 @@ from service.simulation.scheduler import Speed
 from service.simulation.server import EngineServer
 from tests.service.conftest import Serve
 from tests.service.engines import MODEL, StartEngine, chat, endpoints_of
-from tests.service.events.conftest import until
+from tests.waiting import until
 
 LONG = "The harbour office answers questions about the ferry, the pilot boat and the crane. " * 20
 
