@@ -87,10 +87,13 @@ class ServiceCollector(Collector):
             "events_replay_failures", "Replays that did not return the missing batches", counted.replay_failures
         )
         yield _counter("events_restarts", "Sequences that started again: restarts of engines", counted.restarts)
-        yield _counter(
-            "events_claims_refused",
-            "Messages about a rank that another endpoint speaks for",
-            counted.claims_refused,
+        yield _labelled(
+            CounterMetricFamily(
+                "kvcache_events_claims_refused",
+                "Messages about a rank that another endpoint speaks for, by the endpoint they came from",
+                labels=("endpoint",),
+            ),
+            (((endpoint,), count) for endpoint, count in counted.claims_refused.items()),
         )
         yield _labelled(
             GaugeMetricFamily(

@@ -88,6 +88,7 @@ def _pod_rank(rank: Rank, blocks: RankBlocks | None, stream: StreamReport | None
         connected=stream.connected if stream else False,
         exact=inexact_reason is None,
         inexact_reason=inexact_reason,
+        claimants=list(stream.claimants) if stream else [],
         last_sequence=stream.last_sequence if stream else None,
         last_event_age_seconds=_age(last_event_at, now),
         block_sizes=list(blocks.block_sizes) if blocks else [],

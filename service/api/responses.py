@@ -188,6 +188,8 @@ class PodRank(Struct):
     connected: bool
     exact: bool
     inexact_reason: str | None
+    claimants: list[str]
+    """Addresses of other endpoints whose messages about this rank are refused, since `endpoint` spoke for it first."""
     last_sequence: int | None
     last_event_age_seconds: float | None
     block_sizes: list[int]

@@ -19,7 +19,7 @@ from service.events.replay_client import ANSWER_SECONDS, ReplayClient
 from service.events.resolver import Resolver
 from service.events.sequencer import Timing
 from service.events.statistics import EventStatistics
-from service.events.streams import Limits, Stream, Streams
+from service.events.streams import Limits, Stream, Streams, claimant
 from service.events.subscription import Message, Subscription
 from service.events.topic import read_topic
 from service.index.base import Index, Rank
@@ -47,6 +47,8 @@ class StreamReport:
     exact: bool
     inexact_reason: str | None
     connected: bool
+    claimants: Sequence[str] = ()
+    """Addresses of other endpoints whose messages about this rank are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,8 @@ class EventPool:
     def _report(self, stream: Stream[IndexSink]) -> StreamReport:
         sequencer = stream.sequencer
         reason = sequencer.loss or self._index.inexact_reason(stream.rank)
-        if self._streams.claimants(stream.rank):
+        claimants = self._streams.claimants(stream.rank)
+        if claimants:
             reason = reason or "several endpoints speak for this rank"
         reason = reason or sequencer.inexact_reason
         return StreamReport(
@@ -235,6 +238,7 @@ class EventPool:
             exact=reason is None,
             inexact_reason=reason,
             connected=sequencer.connected,
+            claimants=claimants,
         )
 
     # Listener of the subscriptions
@@ -264,11 +268,11 @@ class EventPool:
     def unreadable(self, subscription: Subscription, message: Message, reason: str) -> None:
         count_skipped(self.statistics, self._log, subscription.endpoint.address, reason)
 
-    def refused(self, stream: Stream[Any], subscription: Subscription) -> None:
-        self.statistics.claims_refused += 1
+    def refused(self, stream: Stream[Any], subscription: Subscription, peer: str | None) -> None:
+        self.statistics.claims_refused[subscription.endpoint.address] += 1
         notice = "%s speaks for %s, which %s spoke for first: refused"
-        rank, address = stream.rank, subscription.endpoint.address
-        self._log.log(logging.WARNING, rank, notice, address, rank_name(rank), stream.subscription.endpoint.address)
+        rank, owner = stream.rank, stream.subscription.endpoint.address
+        self._log.log(logging.WARNING, rank, notice, claimant(subscription, peer), rank_name(rank), owner)
 
     async def _sweep(self) -> None:
         while True:

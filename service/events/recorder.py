@@ -110,7 +110,7 @@ class Recorder:
         pod = read_topic(message.topic, subscription.endpoint, self._model, message.peer).pod
         self.record(Recorded(pod, message.topic, message.sequence, message.payload))
 
-    def refused(self, stream: Stream[Any], subscription: Subscription) -> None: ...
+    def refused(self, stream: Stream[Any], subscription: Subscription, peer: str | None) -> None: ...
 
 
 class _RecordingSink:

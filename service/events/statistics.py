@@ -29,8 +29,8 @@ class EventStatistics:
     replays: int = 0
     replay_failures: int = 0
     restarts: int = 0
-    claims_refused: int = 0
-    """Refused messages about a rank that another endpoint speaks for."""
+    claims_refused: Counter[str] = field(default_factory=Counter)
+    """Refused messages about a rank that another endpoint speaks for, by the address of the endpoint they came from."""
     lag_seconds: float = 0.0
     """Seconds from the timestamp of the last batch to its application."""
     lag: Histogram = field(default_factory=_lag_seconds)

@@ -55,9 +55,15 @@ class Observer(Protocol):
 
     def unreadable(self, subscription: Subscription, message: Message, reason: str) -> None: ...
 
-    def refused(self, stream: Stream[SinkT], subscription: Subscription) -> None:
+    def refused(self, stream: Stream[SinkT], subscription: Subscription, peer: str | None) -> None:
         """Another endpoint claimed the stream's rank."""
         ...
+
+
+def claimant(subscription: Subscription, peer: str | None) -> str:
+    """The address that a claim comes from: of the endpoint, and of the engine's host if the endpoint is bound."""
+    address = subscription.endpoint.address
+    return address if peer is None else f"{address} from {peer}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +122,9 @@ class Streams(Generic[SinkT]):
         return len(self._streams)
 
     def claimants(self, rank: Rank) -> list[str]:
-        """Addresses of the other endpoints that claim a rank."""
-        return [subscription.endpoint.address for subscription in self._claims.get(rank, ())]
+        """Addresses of the other endpoints that claim a rank, with the engine's host where they are bound."""
+        claims = self._claims.get(rank, {})
+        return [claimant(subscription, peer) for subscription, (_, peer) in claims.items()]
 
     def received(self, subscription: Subscription, message: Message) -> None:
         connection = message.connection
@@ -276,7 +283,7 @@ class Streams(Generic[SinkT]):
 
     def _refuse(self, stream: Stream[SinkT], subscription: Subscription, topic: bytes, peer: str | None) -> None:
         self._claims.setdefault(stream.rank, {})[subscription] = topic, peer
-        self._observer.refused(stream, subscription)
+        self._observer.refused(stream, subscription, peer)
 
     def _withdraw(self, rank: Rank, subscription: Subscription) -> None:
         claims = self._claims.get(rank, {})

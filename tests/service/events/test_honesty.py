@@ -199,7 +199,7 @@ async def test_a_rank_that_is_at_two_endpoints_for_a_while_is_filled_from_the_on
         before.publish(stored(0))
         await until(lambda: held(listening) == {0})
         after.publish(stored(1))
-        await until(lambda: listening.pool.statistics.claims_refused == 1)
+        await until(lambda: listening.pool.statistics.claims_refused.total() == 1)
         await before.close()
         await until(lambda: held(listening) == {1} and state(listening) == (True, None))
 

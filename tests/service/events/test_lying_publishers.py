@@ -21,7 +21,7 @@ async def test_a_replay_clears_and_fills_nothing_that_its_endpoint_may_not_speak
         honest.publish(stored(0))
         await until(lambda: held(listening) == {0})
         listening.pool.follow(endpoint(liar))
-        await until(lambda: listening.pool.statistics.claims_refused == 1)
+        await until(lambda: listening.pool.statistics.claims_refused.total() == 1)
         assert held(listening) == {0}
         assert state(listening) == (False, "several endpoints speak for this rank")
         listening.pool.unfollow(endpoint(liar))

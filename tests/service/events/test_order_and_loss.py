@@ -350,7 +350,9 @@ async def test_a_rank_belongs_to_the_endpoint_that_spoke_first_and_is_inexact_wh
         one.publish(stored(0))
         await until(lambda: held(listening) == {0})
         other.publish(stored(1))
-        await until(lambda: listening.pool.statistics.claims_refused == 1)
+        await until(lambda: listening.pool.statistics.claims_refused.total() == 1)
         assert held(listening) == {0}
         assert state(listening) == (False, "several endpoints speak for this rank")
+        assert list(listening.states()[RANK].claimants) == list(listening.pool.statistics.claims_refused)
+        assert listening.pool.statistics.claims_refused == {other.address: 1}
         assert len(listening.pool.streams()) == 1
