@@ -49,6 +49,7 @@ from service.index.base import Index
 from service.index.memory import MemoryIndex
 from service.metrics import GatewayCollector, registry
 from service.native.backend import COMPILED
+from service.parity.watcher import ParityWatcher
 from service.prompts.models.catalog import Models
 from service.prompts.options import CacheBudget, PromptOptions
 from service.readiness import Readiness
@@ -87,11 +88,11 @@ def create_app(settings: Settings) -> web.Application:
             event_pool(settings, index) as pool,
             loaded_models(PromptOptions.of(settings, caches), index, fleet) as models,
             readiness(settings, models, pool, fleet) as ready,
-            monitored(fleet, pool, settings) as gateway,
+            monitored(fleet, pool, models, settings) as gateway,
         ):
             app[POOL] = pool
             app[MODELS] = models
-            app[RESOLVER] = PromptResolver(models, index, limits, settings.model_name)
+            app[RESOLVER] = PromptResolver(models, index, limits, settings.model_name, fleet.parity_of)
             app[READINESS] = ready
             app[GATEWAY] = gateway
             app[REGISTRY] = registry(index, pool, traffic, admission)
@@ -142,7 +143,7 @@ async def event_pool(settings: Settings, index: Index) -> AsyncIterator[EventPoo
 
 
 @asynccontextmanager
-async def monitored(fleet: Registry, pool: EventPool, settings: Settings) -> AsyncIterator[Gateway]:
+async def monitored(fleet: Registry, pool: EventPool, models: Models, settings: Settings) -> AsyncIterator[Gateway]:
     """Adds the pods of PODS to the fleet, watches them, subscribes to their events, and forwards requests to them."""
     limits = Limits(
         first_byte=settings.first_byte_timeout,
@@ -167,10 +168,12 @@ async def monitored(fleet: Registry, pool: EventPool, settings: Settings) -> Asy
                 pool.unfollow(endpoint)
 
     gateway = Gateway(fleet, limits)
-    monitor = Monitor(fleet, follow, settings.health_interval)
+    parity = ParityWatcher(fleet, models, settings.parity_interval)
+    monitor = Monitor(fleet, follow, settings.health_interval, parity.joined)
     fleet.watch(changed)
     for entry in settings.pods:
         fleet.add(entry)
+    parity.start()
     monitor.start()
     file = PodsFile(settings.pods_file, fleet) if settings.pods_file is not None else None
     watching = asyncio.create_task(file.watch()) if file is not None else None
@@ -181,13 +184,14 @@ async def monitored(fleet: Registry, pool: EventPool, settings: Settings) -> Asy
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
         await monitor.close()
+        await parity.close()
         gateway.close()
 
 
 @asynccontextmanager
 async def loaded_models(options: PromptOptions, index: Index, fleet: Registry) -> AsyncIterator[Models]:
     """Loads models on demand."""
-    models = Models(options, lambda name: index.serves(name) or name in fleet.models())
+    models = Models(options, lambda name: index.serves(name) or fleet.serves(name), root_of=fleet.root_of)
     try:
         yield models
     finally:

@@ -190,6 +190,18 @@ class GatewayCollector(Collector):
             (((pod.name,), bool(pod.healthy) and pod.is_available) for pod in self._fleet),
         )
         yield _labelled(
+            GaugeMetricFamily(
+                "kvcache_pod_parity",
+                "1 for the verdict on our tokens, compared with those of a pod's engine",
+                labels=("pod", "model", "verdict"),
+            ),
+            (
+                ((pod.name, model, parity.verdict.value), 1)
+                for pod in self._fleet
+                for model, parity in pod.parity.items()
+            ),
+        )
+        yield _labelled(
             GaugeMetricFamily("kvcache_pod_requests_in_flight", "Requests forwarded and not ended", labels=("pod",)),
             (((pod.name,), pod.in_flight) for pod in self._fleet),
         )

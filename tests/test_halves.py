@@ -28,7 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "service.prompts.renderers",
         "service.prompts.models",
         "service.fleet",
-        "service.events",
+        "service.events service.parity",
         "service.offline",
         "service.simulation service.gateway service.readiness",
         "service.api",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -30,6 +30,7 @@ from service.api.responses import (
     Scores,
     Usage,
     json_response,
+    origin_headers,
 )
 
 _completion = msgspec.json.Decoder(CompletionRequest)
@@ -53,12 +54,11 @@ async def _echo(request: web.Request) -> web.StreamResponse:
         raise ApiError(400, "`stream_options` needs `stream`: true", param="stream_options")
     resolved = await request.app[RESOLVER].chat(body)
     answer = await _answer(resolved, request.app[SCORER].scores(resolved.prompt))
+    headers = {_ECHO: "true", **origin_headers(*resolved.origin)}
     if not body.stream:
-        response = json_response(answer.completion())
-        response.headers[_ECHO] = "true"
-        return response
+        return json_response(answer.completion(), headers=headers)
     include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-    return await _stream(request, answer, include_usage=include_usage)
+    return await _stream(request, answer, headers, include_usage=include_usage)
 
 
 async def render(request: web.Request) -> web.Response:
@@ -73,7 +73,8 @@ async def render(request: web.Request) -> web.Response:
             prompt=resolved.text,
             lora_name=resolved.target.lora_name,
             cache_salt=body.cache_salt,
-        )
+        ),
+        headers=origin_headers(*resolved.origin),
     )
 
 
@@ -124,14 +125,16 @@ async def _answer(resolved: ResolvedChat, scores: Scores) -> _Answer:
     return _Answer(_new_id(), int(time.time()), resolved.target.name, content, usage, scores)
 
 
-async def _stream(request: web.Request, answer: _Answer, *, include_usage: bool) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, answer: _Answer, headers: Mapping[str, str], *, include_usage: bool
+) -> web.StreamResponse:
     reservation_of(request).charge(len(answer.content))
     response = web.StreamResponse(
         headers={
             "Content-Type": "text/event-stream",
             "Cache-Control": "no-cache",
             "Server": "kvcache",
-            _ECHO: "true",
+            **headers,
         }
     )
     await response.prepare(request)

@@ -9,8 +9,9 @@ from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.requests import NewPod, PodChange, decode
 from service.api.resources import FLEET
-from service.api.responses import FleetPod, json_response
+from service.api.responses import FleetPod, ModelParity, ParityDifference, json_response
 from service.contract.pods import PodEntry, parse_pods
+from service.fleet.parity import Parity
 from service.fleet.registry import Pod
 
 _new_pod = msgspec.json.Decoder(NewPod)
@@ -60,6 +61,23 @@ def fleet_pod(pod: Pod) -> FleetPod:
         running=sum(load.running for load in loads) if loads else None,
         waiting=sum(load.waiting for load in loads) if loads else None,
         cache_usage=max(load.cache_usage for load in loads) if loads else None,
+        parity=[_parity(model, parity) for model, parity in sorted(pod.parity.items())],
+    )
+
+
+def _parity(model: str, parity: Parity) -> ModelParity:
+    at = parity.difference
+    return ModelParity(
+        model=model,
+        verdict=parity.verdict,
+        chats=parity.chats,
+        texts=parity.texts,
+        renderer=parity.renderer,
+        compared=parity.compared,
+        differing=parity.differing,
+        difference=ParityDifference(at.request, at.position, at.here, at.engine) if at is not None else None,
+        reason=parity.reason,
+        remedy=parity.remedy,
     )
 
 

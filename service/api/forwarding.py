@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from aiohttp import web
 
 from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.requests import ChatRequest, ScoreRequest, decode_prompt_or_chat
-from service.api.resolver import PromptResolver
+from service.api.resolver import PromptResolver, ResolvedChat, ResolvedPrompt
 from service.api.resources import CHAT_DECODER, FLEET, GATEWAY, RESOLVER, SCORER
 from service.api.scorer import Scorer
 from service.fleet.registry import Registry
@@ -18,7 +20,6 @@ from service.index.base import Prompt
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 
 _WITH_PROMPT = frozenset(("/v1/chat/completions", "/v1/completions"))
-_TEMPLATE = "template"
 
 
 class _Named(msgspec.Struct):
@@ -85,14 +86,16 @@ async def _scored(request: web.Request, body: bytes) -> Question:
     prompts = await _prompts(resolver, wanted)
     if len(prompts) != 1:
         return Question(wanted.model)
-    matches = _best_ranks(request.app[FLEET], scorer, prompts[0])
-    return Question(wanted.model, matches, _TEMPLATE)
+    matches = _best_ranks(request.app[FLEET], scorer, prompts[0].prompt)
+    return Question(wanted.model, matches, *prompts[0].origin)
 
 
-async def _prompts(resolver: PromptResolver, wanted: ChatRequest | ScoreRequest) -> list[Prompt]:
+async def _prompts(
+    resolver: PromptResolver, wanted: ChatRequest | ScoreRequest
+) -> Sequence[ResolvedPrompt | ResolvedChat]:
     if isinstance(wanted, ChatRequest):
-        return [(await resolver.chat(wanted)).prompt]
-    return [resolved.prompt for resolved in await resolver.prompts(wanted)]
+        return [await resolver.chat(wanted)]
+    return await resolver.prompts(wanted)
 
 
 def _only_model(fleet: Registry) -> str | None:

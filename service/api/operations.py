@@ -28,6 +28,7 @@ from service.api.responses import (
 )
 from service.contract.http import INSTANCE_HEADER
 from service.events.pool import StreamReport
+from service.fleet.parity import Verdict
 from service.index.base import Rank, RankBlocks
 
 _STARTED = int(time.time())
@@ -140,10 +141,27 @@ async def models(request: web.Request) -> web.Response:
     fleet = app[FLEET].models()
     ours = {app[RESOLVER].default_model, *app[MODELS].loaded()} if not fleet else set()
     names = sorted({*ours, *served, *(name for name, model in fleet.items() if model.parent is None)})
-    cards = [ModelCard(id=name, created=_STARTED, parent=None) for name in names]
+    cards = [_card(app, name) for name in names]
     loras = {**app[INDEX].loras(), **{name: model.parent for name, model in fleet.items() if model.parent}}
     cards += [ModelCard(id=lora, created=_STARTED, parent=base) for lora, base in sorted(loras.items())]
     return json_response(ModelList(data=cards))
+
+
+def _card(app: web.Application, name: str) -> ModelCard:
+    served, loaded = app[FLEET].model(name), app[MODELS].find(name)
+    parity = None
+    if served is not None:
+        kinds = [app[FLEET].parity_of(name, chat=chat) for chat in (True, False)]
+        parity = next((one for one in (Verdict.DIFFERS, Verdict.UNKNOWN) if one in kinds), Verdict.EQUAL)
+    return ModelCard(
+        id=name,
+        created=_STARTED,
+        parent=None,
+        root=served.root if served is not None else None,
+        max_model_len=served.max_model_len if served is not None else None,
+        renderer=loaded.renderer_name if loaded is not None else None,
+        parity=parity,
+    )
 
 
 async def openapi(request: web.Request) -> web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias, cast
 
 import msgspec
@@ -10,9 +11,11 @@ import msgspec
 from service.api.errors import ApiError
 from service.api.limits import RequestLimits
 from service.api.requests import ChatRequest, PromptValue, ScoreRequest
+from service.fleet.parity import Verdict
 from service.index.base import Index, Prompt, TokenIds
 from service.prompts.models.catalog import Models
 from service.prompts.models.model import Model
+from service.prompts.renderers.base import CLIENT
 from service.prompts.truncation import Truncation, truncate
 
 TextOrTokens: TypeAlias = "str | TokenIds"
@@ -26,6 +29,13 @@ class Target(NamedTuple):
     lora_name: str | None
 
 
+class Origin(NamedTuple):
+    """The renderer of tokens, and the verdict on its parity with the engines; None for token ids of the client."""
+
+    renderer: str = CLIENT
+    parity: Verdict | None = None
+
+
 class ResolvedPrompt(msgspec.Struct, frozen=True):
     """One prompt, ready for the index; `text` and `model` are None for a prompt of token ids."""
 
@@ -33,6 +43,7 @@ class ResolvedPrompt(msgspec.Struct, frozen=True):
     prompt: Prompt
     text: str | None = None
     model: Model | None = None
+    origin: Origin = Origin()
 
 
 class ResolvedChat(msgspec.Struct, frozen=True):
@@ -42,6 +53,7 @@ class ResolvedChat(msgspec.Struct, frozen=True):
     prompt: Prompt
     text: str
     model: Model
+    origin: Origin
 
 
 class PromptResolver:
@@ -50,7 +62,16 @@ class PromptResolver:
     Every method raises ApiError, PromptError, ModelNotFound or ModelUnavailable.
     """
 
-    def __init__(self, models: Models, index: Index, limits: RequestLimits, default_model: str) -> None:
+    def __init__(
+        self,
+        models: Models,
+        index: Index,
+        limits: RequestLimits,
+        default_model: str,
+        parity_of: Callable[..., Verdict] = lambda _, **__: Verdict.UNKNOWN,
+    ) -> None:
+        """`parity_of(model, chat=…)` is the verdict on the pods that serve a model."""
+        self._parity_of = parity_of
         self.default_model = default_model
         self.limits = limits
         self._models = models
@@ -66,7 +87,7 @@ class PromptResolver:
         model = await self._models.get(target.model)
         rendered = await model.render(body)
         prompt = self._prompt(target, rendered.tokens, body)
-        return ResolvedChat(target, prompt, rendered.text, model)
+        return ResolvedChat(target, prompt, rendered.text, model, self._origin(model, chat=True))
 
     async def prompts(self, body: ScoreRequest) -> list[ResolvedPrompt]:
         """Tokenizes the prompts of a request; prompts of token ids need no model."""
@@ -83,11 +104,15 @@ class PromptResolver:
                     value, add_special_tokens=body.add_special_tokens, truncation=body.truncation
                 )
                 prompt = self._prompt(target, tokens, body)
-                resolved.append(ResolvedPrompt(target, prompt, value, model))
+                origin = self._origin(model, chat=False)
+                resolved.append(ResolvedPrompt(target, prompt, value, model, origin))
             else:
                 tokens = value if body.truncation is None else await self._truncate(target, value, body.truncation)
                 resolved.append(ResolvedPrompt(target, self._prompt(target, tokens, body)))
         return resolved
+
+    def _origin(self, model: Model, *, chat: bool) -> Origin:
+        return Origin(model.renderer_of(chat=chat), self._parity_of(model.name, chat=chat))
 
     def _target(self, name: str | None, lora_name: str | None = None) -> Target:
         """The model of a name, or the base model if the name is a LoRA that an engine announced."""

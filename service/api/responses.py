@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 from aiohttp import web
@@ -17,10 +17,18 @@ Scores: TypeAlias = dict[str, int | float] | None
 
 _encoder = msgspec.json.Encoder()
 
+RENDERER_HEADER: Final = "X-Kvcache-Renderer"
+PARITY_HEADER: Final = "X-Kvcache-Parity"
 
-def json_response(body: object, status: int = 200) -> web.Response:
+
+def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON response; `body` is one of the types of this file, or is composed of them."""
-    return web.Response(body=_encoder.encode(body), status=status, content_type="application/json")
+    return web.Response(body=_encoder.encode(body), status=status, content_type="application/json", headers=headers)
+
+
+def origin_headers(renderer: str, parity: str | None) -> dict[str, str]:
+    """The headers that name the renderer of the tokens, and whether they are known to equal the engines' tokens."""
+    return {RENDERER_HEADER: renderer} if parity is None else {RENDERER_HEADER: renderer, PARITY_HEADER: parity}
 
 
 class ScoredChat(Struct):
@@ -142,6 +150,10 @@ class Explanation(Struct):
     lora_name: str | None
     tokens: int
     text: str | None
+    renderer: str
+    """The renderer of the tokens; `client` for token ids in the request."""
+    parity: str | None
+    """Whether the tokens equal the engines': equal, differs or unknown; null for token ids in the request."""
     pod_scores: Scores
     matches: list[Match]
 
@@ -168,7 +180,14 @@ class ModelCard(Struct, kw_only=True):
     object: Literal["model"] = "model"
     created: int
     parent: str | None
+    root: str | None = None
+    """The name or path that the engine loaded it from."""
+    max_model_len: int | None = None
     owned_by: str = "kvcache"
+    renderer: str | None = None
+    """The renderer of its chats, when it is loaded."""
+    parity: str | None = None
+    """Whether our tokens equal those of its engines: equal, differs or unknown; null without an engine to ask."""
 
 
 class ModelList(Struct, kw_only=True):
@@ -200,6 +219,31 @@ class PodRank(Struct):
     """The former name of `unsupported_groups`; removed in the next release."""
 
 
+class ParityDifference(Struct):
+    """The first request whose tokens differ, and the texts from the first differing token on."""
+
+    request: str
+    position: int
+    here: str
+    engine: str
+
+
+class ModelParity(Struct):
+    """Whether our tokens for a model equal those of a pod's engine: equal, differs or unknown."""
+
+    model: str
+    verdict: str
+    chats: str
+    texts: str
+    renderer: str | None
+    compared: int
+    """Requests that were compared."""
+    differing: int
+    difference: ParityDifference | None
+    reason: str | None
+    remedy: str | None
+
+
 class FleetPod(Struct):
     """A pod that requests are forwarded to; `breaker` is the state of its circuit breaker."""
 
@@ -217,6 +261,7 @@ class FleetPod(Struct):
     running: float | None
     waiting: float | None
     cache_usage: float | None
+    parity: list[ModelParity]
 
 
 class PodList(Struct):

@@ -10,7 +10,7 @@ from service.api.errors import ApiError
 from service.api.requests import ChatRequest, Messages, decode, decode_prompt_or_chat
 from service.api.resolver import ResolvedChat, ResolvedPrompt
 from service.api.resources import CHAT_DECODER, RESOLVER, SCORER
-from service.api.responses import ByTier, Explanation, Match, ScoredChat, json_response
+from service.api.responses import ByTier, Explanation, Match, ScoredChat, json_response, origin_headers
 from service.api.scorer import Scorer, sum_scores
 from service.index.base import Prompt, RankMatch
 
@@ -23,9 +23,11 @@ async def score(request: web.Request) -> web.Response:
     resolver, scorer = request.app[RESOLVER], request.app[SCORER]
     wanted = decode_prompt_or_chat(await read_body(request), request.app[CHAT_DECODER])
     if isinstance(wanted, ChatRequest):
-        return json_response(scorer.scores((await resolver.chat(wanted)).prompt))
+        chat = await resolver.chat(wanted)
+        return json_response(scorer.scores(chat.prompt), headers=origin_headers(*chat.origin))
     resolved = await resolver.prompts(wanted)
-    return json_response(sum_scores([scorer.scores(one.prompt) for one in resolved]))
+    scores = sum_scores([scorer.scores(one.prompt) for one in resolved])
+    return json_response(scores, headers=origin_headers(*resolved[0].origin))
 
 
 async def score_completions(request: web.Request) -> web.Response:
@@ -34,7 +36,8 @@ async def score_completions(request: web.Request) -> web.Response:
     resolved = await request.app[RESOLVER].chat(decode(_chat, body))
     scores = request.app[SCORER].scores(resolved.prompt)
     messages = decode(_messages, body).messages
-    return json_response(ScoredChat(scores, resolved.target.name, resolved.text, messages))
+    scored = ScoredChat(scores, resolved.target.name, resolved.text, messages)
+    return json_response(scored, headers=origin_headers(*resolved.origin))
 
 
 async def explain(request: web.Request) -> web.Response:
@@ -58,9 +61,12 @@ async def explain(request: web.Request) -> web.Response:
             lora_name=resolved.target.lora_name,
             tokens=len(resolved.prompt.tokens),
             text=resolved.text,
+            renderer=resolved.origin.renderer,
+            parity=resolved.origin.parity,
             pod_scores=scorer.scores_of(matches),
             matches=explained,
-        )
+        ),
+        headers=origin_headers(*resolved.origin),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from service.contract.api_keys import ApiKey, parse_api_keys
+from service.contract.assignments import parse_assignments
 from service.contract.endpoints import Endpoint, parse_endpoints
 from service.contract.pods import PodEntry, parse_pods
 from service.contract.tier_weights import TierWeights
@@ -123,6 +124,9 @@ class Settings:
         "models that requests may name besides MODEL_NAME, those in MODELS_DIR and those of pods, as A,B; * for any",
     )
     models_dir: Path = _setting(Path("/models"), _path, "folder with models on disk, as <org>/<name>/tokenizer.json")
+    model_aliases: tuple[tuple[str, str], ...] = _setting(
+        (), parse_assignments, "tokenizers of names in requests, as NAME=ORG/MODEL or NAME=/FOLDER, separated by commas"
+    )
     max_models: int = _setting(8, _count(1), "maximum loaded models; the least recently used is unloaded first")
     hub_timeout: float = _setting(10.0, parse_seconds, "timeout of one call to the model hub")
     hub_retry_after: float = _setting(30.0, parse_seconds, "delay before a failed load is tried again")
@@ -155,6 +159,9 @@ class Settings:
         None, _optional_path, "JSON file with further pods, an array of entries as in PODS; changes are followed"
     )
     health_interval: float = _setting(5.0, parse_seconds, "time between two health checks of a pod")
+    parity_interval: float = _setting(
+        600.0, parse_seconds, "time between two comparisons of our tokens with those of a pod's engine"
+    )
     first_byte_timeout: float = _setting(600.0, parse_seconds, "timeout for the first byte of an engine's response")
     silence_timeout: float = _setting(120.0, parse_seconds, "timeout for silence within an engine's response")
     max_in_flight_per_pod: int = _setting(0, _count(0), "maximum requests in flight per pod; 0 for no limit")

@@ -25,14 +25,21 @@ OnLearned = Callable[[Pod], None]
 class Monitor:
     """Runs one task per pod, from its addition to its removal.
 
-    `on_learned` is called when the engine's models or event sources become known or change. `interval` is the time
-    between health checks in seconds; before the first answer and while the engine is down, checks are ten times as
-    frequent.
+    `on_learned` is called when the engine's models or event sources become known or change, `on_joined` whenever it
+    has started or started again. `interval` is the time between health checks in seconds; before the first answer and
+    while the engine is down, checks are ten times as frequent.
     """
 
-    def __init__(self, registry: Registry, on_learned: OnLearned, interval: float = 5.0) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        on_learned: OnLearned,
+        interval: float = 5.0,
+        on_joined: OnLearned = lambda _: None,
+    ) -> None:
         self._registry = registry
         self._on_learned = on_learned
+        self._on_joined = on_joined
         self._interval = interval
         self._tasks: dict[Pod, asyncio.Task[None]] = {}
         self._random = Random()  # noqa: S311 - only spreads the checks
@@ -84,6 +91,7 @@ class Monitor:
         if learned != pod.learned:
             pod.learned = learned
             self._on_learned(pod)
+        self._on_joined(pod)
 
     def _failed(self, pod: Pod, problem: str, failures: int) -> None:
         pod.problem = problem

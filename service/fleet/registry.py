@@ -10,6 +10,9 @@ from time import monotonic
 from service.contract.endpoints import Endpoint
 from service.contract.pods import PodEntry
 from service.fleet.breaker import CircuitBreaker
+from service.fleet.parity import UNASKED, Parity, Verdict, worst
+
+_MAX_VERDICTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Pod:
     busy_until: float = 0.0
     load: dict[int, RankLoad] = field(default_factory=dict)
     key: str | None = None
+    parity: dict[str, Parity] = field(default_factory=dict)
+    """By model; change it with `Registry.set_parity`."""
 
     @property
     def name(self) -> str:
@@ -96,6 +101,7 @@ class Registry:
     def __init__(self) -> None:
         self._pods: dict[str, Pod] = {}
         self._watchers: list[Watcher] = []
+        self._verdicts: dict[tuple[str, bool], Verdict] = {}
 
     def __iter__(self) -> Iterator[Pod]:
         return iter(self._pods.values())
@@ -118,6 +124,7 @@ class Registry:
             raise ValueError(f"there is a pod {entry.name} already")
         key = Path(entry.key_file).read_text(encoding="utf-8").strip() if entry.key_file else None
         pod = self._pods[entry.name] = Pod(entry, key=key)
+        self._verdicts.clear()
         for watcher in self._watchers:
             watcher(pod, True)
         return pod
@@ -125,6 +132,7 @@ class Registry:
     def remove(self, name: str) -> Pod | None:
         """Removes a pod; its requests in flight continue. None for an unknown pod."""
         pod = self._pods.pop(name, None)
+        self._verdicts.clear()
         if pod is not None:
             for watcher in self._watchers:
                 watcher(pod, False)
@@ -137,6 +145,41 @@ class Registry:
         for pod in self:
             if pod.learned is not None and event_name in pod.learned.event_names:
                 return pod.name
+        return None
+
+    def set_parity(self, pod: Pod, model: str, parity: Parity | None) -> None:
+        """Notes whether a pod's tokens for a model equal ours; None if it does not serve the model any more."""
+        if parity is None:
+            pod.parity.pop(model, None)
+        else:
+            pod.parity[model] = parity
+        self._verdicts.clear()
+
+    def parity_of(self, model: str, *, chat: bool) -> Verdict:
+        """The verdict on chats, or else on texts, of the pods that serve a model."""
+        found = self._verdicts.get((model, chat))
+        if found is None:
+            serving = [pod for pod in self if pod.learned and any(one.id == model for one in pod.learned.models)]
+            found = worst([pod.parity.get(model, UNASKED) for pod in serving], chat=chat)
+            if len(self._verdicts) < _MAX_VERDICTS:
+                self._verdicts[model, chat] = found
+        return found
+
+    def serves(self, model: str) -> bool:
+        """Whether a pod lists a model of that name."""
+        return self.model(model) is not None
+
+    def root_of(self, model: str) -> str | None:
+        """The name or path that an engine loaded a model from, as its /v1/models says; None if unknown."""
+        served = self.model(model)
+        return served.root if served is not None else None
+
+    def model(self, name: str) -> ServedModel | None:
+        """A model as the first pod lists it."""
+        for pod in self:
+            for model in pod.learned.models if pod.learned else ():
+                if model.id == name:
+                    return model
         return None
 
     def models(self) -> dict[str, ServedModel]:

@@ -19,11 +19,15 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Inputs of the choice of a pod. `matches` are by pod name; `renderer` is the source of the tokens."""
+    """Inputs of the choice of a pod. `matches` are by pod name.
+
+    `renderer` is the source of the tokens, `parity` the verdict on them.
+    """
 
     model: str | None = None
     matches: Mapping[str, Match] = field(default_factory=dict)
     renderer: str | None = None
+    parity: str | None = None
 
 
 def choose(

@@ -294,6 +294,8 @@ class Gateway:
             match = question.matches.get(pod.name)
             added.append(("X-Kvcache-Predicted-Tokens", str(match.tokens if match else 0)))
             added.append(("X-Kvcache-Renderer", question.renderer))
+            if question.parity is not None:
+                added.append(("X-Kvcache-Parity", question.parity))
             if match is not None and pod.learned is not None and pod.learned.ranks > 1:
                 added.append(("X-Kvcache-Rank", str(match.rank)))
         return added

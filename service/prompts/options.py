@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +38,8 @@ class PromptOptions:
     models: tuple[str, ...] = ()
     """Further models that requests may name; ANY_MODEL allows all."""
     models_dir: Path = Path("/models")
+    model_aliases: Mapping[str, str] = field(default_factory=dict)
+    """Names in requests, and the names or folders of their tokenizers."""
     max_models: int = 8
     hub_timeout: float = 10.0
     hub_retry_after: float = 30.0
@@ -52,6 +55,7 @@ class PromptOptions:
             model_name=settings.model_name,
             models=settings.models,
             models_dir=settings.models_dir,
+            model_aliases=dict(settings.model_aliases),
             max_models=settings.max_models,
             hub_timeout=settings.hub_timeout,
             hub_retry_after=settings.hub_retry_after,

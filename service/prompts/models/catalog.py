@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,19 +14,22 @@ from service.prompts.errors import BadModelFile, HubUnreachable, ModelNotFound, 
 from service.prompts.models.detached import run_detached
 from service.prompts.models.model import Model
 from service.prompts.models.model_files import TOKENIZER, read_model_files
+from service.prompts.models.names import ModelNames, Source, has_tokenizer, is_hub_name, is_relative
 from service.prompts.options import ANY_MODEL, PromptOptions
 from service.prompts.templates.rendering import Renderer
 from service.prompts.tokens.token_cache import TokenCache
 
 _BUILTIN = Path(__file__).parent / "builtin"
 _BUILTIN_PREFIX = "builtin/"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.\-]{0,95})?")
 _MAX_FAILURES = 1000
 _HUB_CALLS = 4
 
 _NOT_ALLOWED = (
     "requests may name the models of MODEL_NAME and MODELS, those in MODELS_DIR and those that pods serve; "
     "MODELS=* allows any"
+)
+_NO_SOURCE = (
+    "it is not a name of the hub, and no pod says where its tokenizer is; MODEL_ALIASES=NAME=ORGANISATION/NAME says it"
 )
 
 
@@ -43,12 +45,14 @@ class Models:
         options: PromptOptions,
         serves: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = monotonic,
+        root_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        """`serves` tells whether a pod serves a model; `clock` returns seconds."""
+        """`serves` tells whether a pod serves a model, `root_of` its `root` there; `clock` returns seconds."""
         self._options = options
         self._clock = clock
         self._serves = serves
-        self._named = {options.model_name, *options.models}
+        self._named = {options.model_name, *options.models, *options.model_aliases}
+        self._names = ModelNames(options.models_dir, options.model_aliases, root_of)
         self._renderer = Renderer(options.render_timeout, options.max_prompt_characters)
         self.token_cache = TokenCache(options.token_cache_bytes)
         self._loaded: OrderedDict[str, Model] = OrderedDict()
@@ -63,9 +67,9 @@ class Models:
         if (model := self._loaded.get(name)) is not None and (model.trusted or not self._is_operators(name)):
             self._loaded.move_to_end(name)
             return model
-        if not _NAME.fullmatch(name) or ".." in name:
-            raise ModelNotFound(name, "a model's name is NAME or ORGANISATION/NAME")
         trusted = self._is_operators(name)
+        if not trusted and not is_hub_name(name):
+            raise ModelNotFound(name, "a model's name is NAME or ORGANISATION/NAME")
         if not trusted and ANY_MODEL not in self._named:
             raise ModelNotFound(name, _NOT_ALLOWED)
         if name in self._failed:
@@ -81,6 +85,10 @@ class Models:
     def loaded(self) -> list[str]:
         """Names of the models in memory, least recently used first."""
         return list(self._loaded)
+
+    def find(self, name: str) -> Model | None:
+        """The model of that name if it is in memory."""
+        return self._loaded.get(name)
 
     async def close(self) -> None:
         """Cancels loads in flight; their threads end on their own."""
@@ -98,7 +106,7 @@ class Models:
             name in self._named
             or name.startswith(_BUILTIN_PREFIX)
             or self._serves(name)
-            or (self._options.models_dir / name / TOKENIZER).is_file()
+            or self._names.folder(name) is not None
         )
 
     async def _load(self, name: str, *, trusted: bool) -> Model:
@@ -127,19 +135,20 @@ class Models:
         async def model_in(folder: Path) -> Model:
             return await loop.run_in_executor(self._workers, partial(self._model, name, folder, trusted=trusted))
 
-        if (folder := self._on_disk(name)) is not None:
+        source = self._source(name, trusted=trusted)
+        if source.folder is not None:
             try:
-                return await model_in(folder)
+                return await model_in(source.folder)
             except BadModelFile as error:
                 raise ModelUnavailable(name, str(error), "Replace the file") from None
-        folder = await run_detached(partial(_cached, name))
+        folder = await run_detached(partial(_cached, source.name))
         if folder is None:
-            folder = await self._fetch(name)
+            folder = await self._fetch(source.name)
         try:
             return await model_in(folder)
         except BadModelFile as half_written:
             try:
-                return await model_in(await self._fetch(name, force=True))
+                return await model_in(await self._fetch(source.name, force=True))
             except ModelUnavailable as error:
                 reason = f"{half_written}, and it cannot be fetched again: {error.reason}"
                 raise ModelUnavailable(name, reason, error.remedy) from None
@@ -157,21 +166,20 @@ class Models:
                 self._hub_backoff = (self._clock() + self._options.hub_retry_after, error)
                 raise
 
-    def _on_disk(self, name: str) -> Path | None:
-        """The folder of a model that is built in or in MODELS_DIR; raises ModelNotFound if it should exist but does
-        not.
-        """
-        if name.startswith(_BUILTIN_PREFIX):
-            folder = _BUILTIN / name.removeprefix(_BUILTIN_PREFIX)
-            if not (folder / TOKENIZER).is_file():
+    def _source(self, name: str, *, trusted: bool) -> Source:
+        """Where the files of a model are. Raises ModelNotFound or ModelUnavailable if they are nowhere."""
+        source = self._names.source(name) if trusted else Source(name)
+        if source.name.startswith(_BUILTIN_PREFIX):
+            folder = _BUILTIN / source.name.removeprefix(_BUILTIN_PREFIX)
+            if not is_relative(source.name) or not (folder / TOKENIZER).is_file():
                 raise ModelNotFound(name, "no model of that name is built in")
-            return folder
-        folder = self._options.models_dir / name
-        if (folder / TOKENIZER).is_file():
-            return folder
-        if folder.is_dir() and any(file.is_file() for file in folder.iterdir()):
-            raise ModelUnavailable(name, f"{folder} has no {TOKENIZER}", f"Put the model's {TOKENIZER} there")
-        return None
+            return Source(source.name, folder)
+        if source.folder is not None and not has_tokenizer(source.folder):
+            reason = f"{source.folder} has no {TOKENIZER}"
+            raise ModelUnavailable(name, reason, f"Put the model's {TOKENIZER} there")
+        if source.folder is None and not source.is_on_hub:
+            raise ModelNotFound(name, _NO_SOURCE)
+        return source
 
     def _model(self, name: str, folder: Path, *, trusted: bool) -> Model:
         return Model(

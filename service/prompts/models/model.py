@@ -16,7 +16,7 @@ from service.prompts.chat import Chat
 from service.prompts.errors import ModelUnavailable, PromptError
 from service.prompts.models.model_files import ModelFiles
 from service.prompts.options import PromptOptions
-from service.prompts.renderers.base import MISTRAL, TEMPLATE, Rendered, RendererMissing
+from service.prompts.renderers.base import MISTRAL, TEMPLATE, TOKENIZER, Rendered, RendererMissing
 from service.prompts.renderers.choice import PackageRenderer
 from service.prompts.templates.rendering import Renderer, RenderingUnavailable, TemplateSource
 from service.prompts.templates.template_variables import cut_for_continuation, template_variables
@@ -91,6 +91,10 @@ class Model:
         return Rendered(
             text, await self.tokenize(text, add_special_tokens=chat.add_special_tokens, truncation=chat.truncation)
         )
+
+    def renderer_of(self, *, chat: bool) -> str:
+        """The renderer of chats, or else of texts."""
+        return self.renderer_name if chat or self.renderer_name == MISTRAL else TOKENIZER
 
     def _package_renderer(self) -> PackageRenderer | None:
         if self._missing is not None:

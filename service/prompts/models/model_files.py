@@ -23,6 +23,8 @@ PROCESSOR_TEMPLATE = "chat_template.json"
 NAMED_TEMPLATES = "additional_chat_templates"
 MISTRAL_TOKENIZERS = ("tekken.json", "tokenizer.model.v*")
 MISTRAL_WEIGHTS = "consolidated*.safetensors"
+TOKENIZERS = (TOKENIZER, *MISTRAL_TOKENIZERS)
+"""A model needs one of these."""
 
 FILE_PATTERNS = (
     TOKENIZER,

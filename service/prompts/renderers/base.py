@@ -10,7 +10,9 @@ from service.prompts.chat import Chat
 TEMPLATE = "template"
 HARMONY = "harmony"
 MISTRAL = "mistral"
-"""Names of renderers."""
+TOKENIZER = "tokenizer"
+CLIENT = "client"
+"""Names of renderers. TOKENIZER renders plain texts, CLIENT names token ids in a request."""
 
 
 class Rendered(NamedTuple):

@@ -1,0 +1,21 @@
+"""Lists of assignments in settings: NAME=VALUE, separated by commas."""
+
+from __future__ import annotations
+
+
+def parse_assignments(text: str) -> tuple[tuple[str, str], ...]:
+    """Reads `NAME=VALUE,NAME=VALUE`; a value may contain `=`. Raises ValueError that names the invalid part."""
+    found: dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not name or not value:
+            raise ValueError(f"{part!r} must be NAME=VALUE")
+        if name in found:
+            raise ValueError(f"{name!r} is named twice")
+        found[name] = value
+    return tuple(found.items())
+
+
+def format_assignments(assignments: tuple[tuple[str, str], ...]) -> str:
+    """The text that `parse_assignments` reads back."""
+    return ",".join(f"{name}={value}" for name, value in assignments)

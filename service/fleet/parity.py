@@ -1,0 +1,64 @@
+"""Whether the tokens computed here equal those of a pod's engine, as found by asking the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """`unknown` before the first comparison, and if engine or tokenizer cannot be asked."""
+
+    EQUAL = "equal"
+    DIFFERS = "differs"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first request whose tokens differ.
+
+    `position` is the index of the first differing token; `here` and `engine` are the texts from there on, shortened.
+    """
+
+    request: str
+    position: int
+    here: str
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """The result for one pod and model. `chats` and `texts` are the verdicts on the two kinds of requests."""
+
+    chats: Verdict = Verdict.UNKNOWN
+    texts: Verdict = Verdict.UNKNOWN
+    compared: int = 0
+    """Number of requests that both rendered."""
+    differing: int = 0
+    difference: Difference | None = None
+    reason: str | None = None
+    """Why a verdict is unknown."""
+    remedy: str | None = None
+    """The setting to change, unless all is equal."""
+    renderer: str | None = None
+    """The renderer whose tokens were compared."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on all requests: `differs` before `unknown` before `equal`."""
+        kinds = (self.chats, self.texts)
+        return next((one for one in (Verdict.DIFFERS, Verdict.UNKNOWN) if one in kinds), Verdict.EQUAL)
+
+    def of(self, *, chat: bool) -> Verdict:
+        """The verdict on one kind of requests."""
+        return self.chats if chat else self.texts
+
+
+UNASKED = Parity(reason="the engine has not been asked yet")
+
+
+def worst(parities: list[Parity], *, chat: bool) -> Verdict:
+    """The verdict on several pods: one that differs decides; `unknown` without pods."""
+    verdicts = {parity.of(chat=chat) for parity in parities} or {Verdict.UNKNOWN}
+    return next(one for one in (Verdict.DIFFERS, Verdict.UNKNOWN, Verdict.EQUAL) if one in verdicts)

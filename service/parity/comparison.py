@@ -1,0 +1,152 @@
+"""Compares the tokens of the probe requests here with those of one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import msgspec
+
+from service.fleet.parity import Difference, Parity, Verdict
+from service.parity.probes import CHATS, TEXTS
+from service.prompts.chat import Chat
+from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
+from service.prompts.models.model import Model
+from service.prompts.renderers.engine_api import EngineApi, EngineRefused, EngineSilent, EngineTokens
+
+_SHOWN_TOKENS = 16
+_SHOWN_CHARACTERS = 200
+
+_Tokens: TypeAlias = Sequence[int]
+_Render: TypeAlias = Callable[[Any], Awaitable[_Tokens]]
+_Ask: TypeAlias = Callable[[Any], Awaitable[EngineTokens]]
+
+
+@dataclass(slots=True)
+class _Kind:
+    """The comparison of one kind of requests."""
+
+    compared: int = 0
+    differing: int = 0
+    difference: Difference | None = None
+    problem: str | None = None
+    """Why the comparison ended early."""
+    refusal: str | None = None
+    """A message of the engine, if it refused requests."""
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.differing:
+            return Verdict.DIFFERS
+        return Verdict.UNKNOWN if self.problem or not self.compared else Verdict.EQUAL
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Compares one model of one engine; `served` is the engine's name of the model."""
+
+    api: EngineApi
+    served: str
+    model: Model
+    chats: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: CHATS)
+    texts: Mapping[str, str] = field(default_factory=lambda: TEXTS)
+
+    async def run(self) -> Parity:
+        """The parity of all probe requests. One request at a time, so that the engine stays free for others."""
+        chats = await self._compare(self.chats, self._chat_here, lambda body: self.api.chat(self.served, body))
+        texts = await self._compare(self.texts, self._text_here, lambda text: self.api.text(self.served, text))
+        reasons = dict.fromkeys(filter(None, (_reason(chats, "chats"), _reason(texts, "texts"))))
+        return Parity(
+            chats=chats.verdict,
+            texts=texts.verdict,
+            compared=chats.compared + texts.compared,
+            differing=chats.differing + texts.differing,
+            difference=texts.difference or chats.difference,
+            reason="; ".join(reasons) or None,
+            remedy=_remedy(self.served, chats.verdict, texts.verdict),
+            renderer=self.model.renderer_name,
+        )
+
+    async def _chat_here(self, body: Mapping[str, Any]) -> _Tokens:
+        return (await self.model.render(msgspec.convert(body, Chat))).tokens
+
+    async def _text_here(self, text: str) -> _Tokens:
+        return await self.model.tokenize(text)
+
+    async def _compare(self, probes: Mapping[str, Any], render: _Render, ask: _Ask) -> _Kind:
+        """Requests that the engine refuses do not count: it never computes them."""
+        kind = _Kind()
+        for name, probe in probes.items():
+            try:
+                difference = await self._difference(name, probe, render, ask)
+                if difference is not None:
+                    # Once more: the date in a prompt may have changed in between.
+                    difference = await self._difference(name, probe, render, ask)
+            except EngineRefused as error:
+                kind.refusal = str(error)
+                continue
+            except EngineSilent as error:
+                kind.problem = str(error)
+                break
+            except (ModelUnavailable, ModelNotFound) as error:
+                kind.problem = str(error)
+                break
+            kind.compared += 1
+            if difference is not None:
+                kind.differing += 1
+                kind.difference = kind.difference or difference
+        return kind
+
+    async def _difference(self, name: str, probe: Any, render: _Render, ask: _Ask) -> Difference | None:
+        """Raises EngineRefused, EngineSilent and ModelUnavailable."""
+        theirs = (await ask(probe)).tokens
+        try:
+            ours = await render(probe)
+        except PromptError as error:
+            return Difference(name, 0, f"refused: {error.message}"[:_SHOWN_CHARACTERS], await self._shown(theirs, 0))
+        position = first_difference(ours, theirs)
+        if position is None:
+            return None
+        here = await self._text(ours[position : position + _SHOWN_TOKENS])
+        return Difference(name, position, here, await self._shown(theirs, position))
+
+    async def _shown(self, tokens: _Tokens, position: int) -> str:
+        """The engine's text at a position, by its own tokenizer if it has an endpoint for it."""
+        wanted = tokens[position : position + _SHOWN_TOKENS]
+        text = await self.api.text_of(self.served, wanted)  # type: ignore[arg-type] # a slice of an array
+        return await self._text(wanted) if text is None else text[:_SHOWN_CHARACTERS]
+
+    async def _text(self, tokens: _Tokens) -> str:
+        try:
+            return (await self.model.detokenize(tokens))[:_SHOWN_CHARACTERS]
+        except PromptError:
+            return str(list(tokens))[:_SHOWN_CHARACTERS]
+
+
+def first_difference(one: _Tokens, other: _Tokens) -> int | None:
+    """The position of the first differing token; None for equal tokens."""
+    if len(one) == len(other) and all(a == b for a, b in zip(one, other, strict=True)):
+        return None
+    position = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        position += 1
+    return position
+
+
+def _reason(kind: _Kind, name: str) -> str | None:
+    if kind.problem is not None:
+        return kind.problem
+    if not kind.compared and kind.refusal is not None:
+        return f"the engine renders no {name} ({kind.refusal})" if kind.refusal else f"the engine renders no {name}"
+    return None
+
+
+def _remedy(served: str, chats: Verdict, texts: Verdict) -> str | None:
+    if texts is Verdict.DIFFERS:
+        return f"Use the tokenizer that the engine loads for {served}"
+    if chats is Verdict.DIFFERS:
+        return f"Use the chat template and the template variables that the engine was started with for {served}"
+    return None

@@ -1,0 +1,125 @@
+"""Asks each pod when it joins, after it restarts, and periodically, whether its tokens equal ours."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from random import Random
+
+import aiohttp
+
+from service.fleet.parity import Parity, Verdict
+from service.fleet.registry import Pod, Registry
+from service.parity.comparison import Comparison
+from service.prompts.errors import ModelNotFound, ModelUnavailable
+from service.prompts.models.catalog import Models
+from service.prompts.renderers.engine_api import EngineApi
+
+logger = logging.getLogger(__name__)
+
+_FIRST_RETRY_SECONDS = 2.0
+_CONCURRENT_PODS = 2
+_ANSWER_SECONDS = 5.0
+_JITTER = 0.1
+
+
+class ParityWatcher:
+    """Keeps `Pod.parity` true. Runs one task per pod, from its addition to its removal.
+
+    `interval` is the time between two comparisons in seconds; an unknown parity is compared again earlier.
+    """
+
+    def __init__(self, registry: Registry, models: Models, interval: float = 600.0) -> None:
+        self._registry = registry
+        self._models = models
+        self._interval = interval
+        self._tasks: dict[Pod, asyncio.Task[None]] = {}
+        self._joined: dict[Pod, asyncio.Event] = {}
+        self._turns = asyncio.Semaphore(_CONCURRENT_PODS)
+        self._random = Random()  # noqa: S311 - only spreads the comparisons
+        self._session: aiohttp.ClientSession | None = None
+
+    def start(self) -> None:
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS))
+        self._registry.watch(self._changed)
+
+    async def close(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    def joined(self, pod: Pod) -> None:
+        """Notes that the pod's engine has started, or started again, and that its models are known."""
+        if (event := self._joined.get(pod)) is not None:
+            event.set()
+
+    def _changed(self, pod: Pod, is_there: bool) -> None:
+        if is_there:
+            self._joined[pod] = asyncio.Event()
+            if pod.learned is not None:
+                self._joined[pod].set()
+            self._tasks[pod] = asyncio.create_task(self._watch(pod), name=f"parity of {pod.name}")
+        elif (task := self._tasks.pop(pod, None)) is not None:
+            del self._joined[pod]
+            task.cancel()
+
+    async def _watch(self, pod: Pod) -> None:
+        joined = self._joined[pod]
+        await joined.wait()
+        pause = _FIRST_RETRY_SECONDS
+        while True:
+            joined.clear()
+            async with self._turns:
+                await self._compare(pod)
+            if any(parity.verdict is Verdict.UNKNOWN for parity in pod.parity.values()):
+                wait, pause = pause, min(2 * pause, self._interval)
+            else:
+                wait, pause = self._interval, _FIRST_RETRY_SECONDS
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait * self._random.uniform(1 - _JITTER, 1 + _JITTER)):
+                    await joined.wait()
+
+    async def _compare(self, pod: Pod) -> None:
+        assert self._session is not None  # noqa: S101 - tasks begin after start
+        served = [model.id for model in pod.learned.models if model.parent is None] if pod.learned else []
+        for gone in pod.parity.keys() - set(served):
+            self._registry.set_parity(pod, gone, None)
+        api = EngineApi(self._session, pod.entry.url, pod.key)
+        for name in served:
+            try:
+                parity = await Comparison(api, name, await self._models.get(name)).run()
+            except (ModelNotFound, ModelUnavailable) as error:
+                parity = Parity(reason=str(error))
+            except Exception as error:
+                logger.exception("The tokens of %s could not be compared with those of %s", name, pod.name)
+                parity = Parity(reason=f"the comparison failed ({type(error).__name__})")
+            before = pod.parity.get(name)
+            self._registry.set_parity(pod, name, parity)
+            if before is None or parity != before:
+                _log(pod, name, parity)
+
+
+def _log(pod: Pod, model: str, parity: Parity) -> None:
+    match parity.verdict:
+        case Verdict.EQUAL:
+            logger.info(
+                "Pod %s computes the same tokens for %s as we do (%d requests)", pod.name, model, parity.compared
+            )
+        case Verdict.DIFFERS:
+            at = parity.difference
+            logger.warning(
+                "Pod %s computes other tokens for %s than we do, for %d of %d requests; the first is %r, from token %d "
+                "on: %r here, %r there. %s",
+                *(pod.name, model, parity.differing, parity.compared),
+                *((at.request, at.position, at.here, at.engine) if at is not None else ("", 0, "", "")),
+                parity.remedy,
+            )
+        case Verdict.UNKNOWN:
+            logger.warning(
+                "Whether pod %s computes the same tokens for %s as we do is not known: %s",
+                *(pod.name, model, parity.reason),
+            )

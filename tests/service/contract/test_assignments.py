@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import pytest
+
+from service.contract.assignments import format_assignments, parse_assignments
+
+
+def test_assignments_are_read_and_written() -> None:
+    parsed = parse_assignments(" a=b , c = d=e,, ")
+    assert parsed == (("a", "b"), ("c", "d=e"))
+    assert parse_assignments(format_assignments(parsed)) == parsed
+
+
+@pytest.mark.parametrize("text", ["a", "=b", "a=", "a=b,a=c"])
+def test_an_invalid_assignment_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=r"NAME=VALUE|twice"):
+        parse_assignments(text)

@@ -1,0 +1,98 @@
+"""A service finds out, by itself, whether its tokens are those of its pods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import ClientSession
+
+from service.contract.pods import PodEntry
+from service.simulation.server import EngineServer
+from tests.service.conftest import Serve
+from tests.service.engines import MODEL, chat
+from tests.service.gateway.routed import Routed
+from tests.service.parity.conftest import StartEngine
+
+SHOUTING = "{% for message in messages %}<{{ message.role | upper }}>{{ message.content }}{% endfor %}"
+
+
+async def parities(client: ClientSession) -> list[dict[str, Any]]:
+    fleet = (await (await client.get("/pods")).json())["fleet"]
+    return [parity for pod in fleet for parity in pod["parity"]]
+
+
+def _are_compared(pods: dict[str, dict[str, Any]]) -> bool:
+    return all(pod["models"] and len(pod["parity"]) == len(pod["models"]) for pod in pods.values())
+
+
+async def started(serve: Serve, *engines: EngineServer, **changes: Any) -> ClientSession:
+    """A service that has compared its tokens with those of the engines."""
+    pods = tuple(PodEntry(engine.url, engine.pod) for engine in engines)
+    client = await serve(pods=pods, health_interval=0.2, **changes)
+    await Routed(client, engines).until_pods(_are_compared)
+    return client
+
+
+async def test_equal_tokens_are_known_to_be_equal(serve: Serve, start_engine: StartEngine) -> None:
+    client = await started(serve, await start_engine())
+    (parity,) = await parities(client)
+    assert (parity["model"], parity["verdict"], parity["difference"]) == (MODEL, "equal", None)
+    assert parity["compared"] > 30
+    (card,) = (await (await client.get("/v1/models")).json())["data"]
+    assert (card["root"], card["parity"], card["renderer"]) == (MODEL, "equal", "template")
+    for body in (chat("Hi"), {"prompt": "Hi", "model": MODEL}):
+        for path in ("/score", "/explain"):
+            assert (await client.post(path, json=body)).headers["X-Kvcache-Parity"] == "equal"
+    explained = await (await client.post("/explain", json=chat("Hi"))).json()
+    assert (explained["renderer"], explained["parity"]) == ("template", "equal")
+    metrics = await (await client.get("/metrics")).text()
+    assert f'model="{MODEL}"' in metrics and 'verdict="equal"} 1.0' in metrics
+
+
+async def test_token_ids_of_the_client_are_no_renderers(serve: Serve, start_engine: StartEngine) -> None:
+    client = await started(serve, await start_engine())
+    answer = await client.post("/score", json={"prompt": [1, 2, 3], "model": MODEL})
+    assert answer.headers["X-Kvcache-Renderer"] == "client"
+    assert "X-Kvcache-Parity" not in answer.headers
+
+
+async def test_an_engine_with_another_chat_template_is_found_out(serve: Serve, start_engine: StartEngine) -> None:
+    client = await started(serve, await start_engine(SHOUTING))
+    (parity,) = await parities(client)
+    assert (parity["verdict"], parity["chats"], parity["texts"]) == ("differs", "differs", "equal")
+    assert parity["difference"]["request"] == "hello"
+    assert parity["difference"]["engine"].startswith("<USER>Hello")
+    assert "template" in parity["remedy"]
+    answer = await client.post("/score", json=chat("Hi"))
+    assert answer.headers["X-Kvcache-Parity"] == "differs"
+    answer = await client.post("/score", json={"prompt": "Hi", "model": MODEL})
+    assert answer.headers["X-Kvcache-Parity"] == "equal"
+
+
+async def test_an_engine_that_restarts_with_another_template_is_found_out(
+    serve: Serve, start_engine: StartEngine
+) -> None:
+    engine = await start_engine()
+    client = await started(serve, engine)
+    routed, port = Routed(client, [engine]), int(engine.pod.rpartition(":")[2])
+    await engine.stop()
+    await routed.until_pods(lambda pods: pods[engine.pod]["healthy"] is False)
+    await start_engine(SHOUTING, port=port)
+    await routed.until_pods(lambda pods: pods[engine.pod]["parity"][0]["verdict"] == "differs")
+
+
+async def test_one_pod_that_differs_decides_for_all(serve: Serve, start_engine: StartEngine) -> None:
+    client = await started(serve, await start_engine(), await start_engine(SHOUTING))
+    assert sorted(parity["verdict"] for parity in await parities(client)) == ["differs", "equal"]
+    assert (await client.post("/score", json=chat("Hi"))).headers["X-Kvcache-Parity"] == "differs"
+
+
+async def test_an_alias_is_known_by_the_root_that_its_engine_gives(serve: Serve, start_engine: StartEngine) -> None:
+    client = await started(serve, await start_engine(served_models=["/mnt/models", "a/b/c", "x:latest"]))
+    assert [(parity["model"], parity["verdict"]) for parity in await parities(client)] == [
+        ("/mnt/models", "equal"),
+        ("a/b/c", "equal"),
+        ("x:latest", "equal"),
+    ]
+    answer = await client.post("/score", json={**chat("Hi"), "model": "x:latest"})
+    assert (answer.status, answer.headers["X-Kvcache-Parity"]) == (200, "equal")
