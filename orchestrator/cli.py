@@ -344,6 +344,17 @@ def offline(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_PASSED_ON)
+def parity(context: typer.Context) -> None:
+    """Compare our tokens with those of an engine. Exit code 0 if equal, 1 if different, 2 if not known."""
+    try:
+        _run_tool(context)
+    except typer.Exit as ended:
+        from orchestrator.runtimes.process import missing_packages
+
+        raise typer.Exit(2 if missing_packages() else ended.exit_code) from None
+
+
+@app.command(context_settings=_PASSED_ON)
 def simulate(context: typer.Context) -> None:
     """Run simulated engines with vLLM's endpoints and events, without a GPU."""
     _run_tool(context)

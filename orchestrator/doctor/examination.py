@@ -11,6 +11,7 @@ from orchestrator.doctor.image import check_image
 from orchestrator.doctor.listening import check_listening
 from orchestrator.doctor.machine import check_machine
 from orchestrator.doctor.network import check_events, check_ports
+from orchestrator.doctor.parity import check_parity
 from orchestrator.doctor.runtime import check_folders, check_name, check_runtimes
 from orchestrator.errors import RuntimeUnavailable
 from orchestrator.launch import Launch
@@ -32,6 +33,7 @@ def findings(launch: Launch) -> Iterator[Finding]:
             yield from _on(launch, runtime)
         yield from check_machine()
         yield from check_listening(launch)
+        yield from check_parity(launch)
         yield check_model(launch)
         yield check_token(launch)
 

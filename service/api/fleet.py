@@ -74,7 +74,7 @@ def _parity(model: str, parity: Parity) -> ModelParity:
         texts=parity.texts,
         renderer=parity.renderer,
         compared=parity.compared,
-        differing=parity.differing,
+        differing=list(parity.differing),
         difference=ParityDifference(at.request, at.position, at.here, at.engine) if at is not None else None,
         reason=parity.reason,
         remedy=parity.remedy,

@@ -238,7 +238,8 @@ class ModelParity(Struct):
     renderer: str | None
     compared: int
     """Requests that were compared."""
-    differing: int
+    differing: list[str]
+    """Names of the requests whose tokens differ."""
     difference: ParityDifference | None
     reason: str | None
     remedy: str | None

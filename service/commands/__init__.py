@@ -9,6 +9,7 @@ TOOLS: Mapping[str, str] = {
     "demonstrate": "play conversations against simulated engines and a running service",
     "listen": "print what engines publish, for a few seconds",
     "offline": "analyse a recording, or score prompts against it",
+    "parity": "compare our tokens with those of an engine",
     "record": "record the events of engines in a file",
     "replay": "publish a recording as its engines did",
     "simulate": "run simulated engines",

@@ -35,7 +35,8 @@ class Parity:
     texts: Verdict = Verdict.UNKNOWN
     compared: int = 0
     """Number of requests that both rendered."""
-    differing: int = 0
+    differing: tuple[str, ...] = ()
+    """Names of the requests whose tokens differ."""
     difference: Difference | None = None
     reason: str | None = None
     """Why a verdict is unknown."""

@@ -28,7 +28,7 @@ class _Kind:
     """The comparison of one kind of requests."""
 
     compared: int = 0
-    differing: int = 0
+    differing: list[str] = field(default_factory=list)
     difference: Difference | None = None
     problem: str | None = None
     """Why the comparison ended early."""
@@ -61,7 +61,7 @@ class Comparison:
             chats=chats.verdict,
             texts=texts.verdict,
             compared=chats.compared + texts.compared,
-            differing=chats.differing + texts.differing,
+            differing=(*texts.differing, *chats.differing),
             difference=texts.difference or chats.difference,
             reason="; ".join(reasons) or None,
             remedy=_remedy(self.served, chats.verdict, texts.verdict),
@@ -94,7 +94,7 @@ class Comparison:
                 break
             kind.compared += 1
             if difference is not None:
-                kind.differing += 1
+                kind.differing.append(name)
                 kind.difference = kind.difference or difference
         return kind
 

@@ -114,7 +114,7 @@ def _log(pod: Pod, model: str, parity: Parity) -> None:
             logger.warning(
                 "Pod %s computes other tokens for %s than we do, for %d of %d requests; the first is %r, from token %d "
                 "on: %r here, %r there. %s",
-                *(pod.name, model, parity.differing, parity.compared),
+                *(pod.name, model, len(parity.differing), parity.compared),
                 *((at.request, at.position, at.here, at.engine) if at is not None else ("", 0, "", "")),
                 parity.remedy,
             )

@@ -34,6 +34,7 @@ from service.simulation.scheduler import PromptTooLong, Scheduler, Speed
 VERSION = "0.33.0"
 _KEEP_ALIVE_SECONDS = 5.0  # uvicorn's default
 _MAX_BODY_BYTES = 64 << 20
+_RENDERING = frozenset(("/tokenize", "/v1/chat/completions/render", "/v1/completions/render"))
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with timeout 0: close sends RST
 
 _Reader: TypeAlias = Callable[[dict[str, Any], Model], Awaitable[Work]]
@@ -53,7 +54,7 @@ class EngineOptions:
     topic: str = "kv@{pod}@{model}"
     speed: Speed = field(default_factory=Speed)
     kept_requests: int = 0
-    """Number of recent requests to keep, for tests."""
+    """Number of recent requests to keep, for tests; those that only render are not kept."""
 
 
 class Received(NamedTuple):
@@ -285,7 +286,8 @@ class EngineServer:
 
     async def _body(self, request: web.Request) -> dict[str, Any]:
         raw = await request.read()
-        self.requests.append(Received(request.method, request.raw_path, tuple(request.raw_headers), raw))
+        if request.path not in _RENDERING:
+            self.requests.append(Received(request.method, request.raw_path, tuple(request.raw_headers), raw))
         try:
             body = msgspec.json.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

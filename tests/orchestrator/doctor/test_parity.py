@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from orchestrator.doctor.finding import Severity
+from orchestrator.doctor.parity import finding
+from service.contract.compared import Compared, read_compared, write_compared
+
+EQUAL = Compared("m", "equal", compared=42)
+DIFFERS = Compared(
+    "m",
+    "differs",
+    compared=42,
+    differing=["hello", "tools"],
+    request="hello",
+    position=3,
+    here="<a>",
+    engine="<b>",
+    remedy="Use the other template",
+)
+UNKNOWN = Compared("m", "unknown", reason="no tokenizer", remedy="Say where it is")
+
+
+def test_the_tool_and_doctor_understand_each_other() -> None:
+    assert read_compared(write_compared("http://a", "1", [EQUAL, DIFFERS, UNKNOWN])) == [
+        Compared("m", "equal", compared=42, differing=[]),
+        DIFFERS,
+        Compared("m", "unknown", reason="no tokenizer", remedy="Say where it is", differing=[]),
+    ]
+
+
+def test_equal_tokens_are_fine() -> None:
+    assert finding("a:1", EQUAL).severity is Severity.OK
+
+
+def test_other_tokens_are_a_warning_with_both_texts() -> None:
+    found = finding("a:1", DIFFERS)
+    assert found.severity is Severity.WARNING
+    assert "differ for 2 of 42 requests: 'hello' from token 3 on, '<a>' here, '<b>' there" in found.text
+    assert found.remedy == "Use the other template."
+
+
+def test_unknown_tokens_are_a_warning_with_the_reason() -> None:
+    found = finding("a:1", UNKNOWN)
+    assert (found.severity, found.remedy) == (Severity.WARNING, "Say where it is.")
+    assert "no tokenizer" in found.text
