@@ -47,7 +47,7 @@ def _read_config(context: typer.Context, file: Path | None) -> None:
         name: frozenset(option.name for option in command.params if option.name)
         for name, command in getattr(group, "commands", {}).items()
     }
-    context.default_map = default_map(file, names)
+    context.default_map = default_map(file and options.expanded(file, "--config"), names)
 
 
 @app.callback()
@@ -296,7 +296,8 @@ def score(
     from orchestrator.running import find_running
 
     def run() -> None:
-        body = Question(prompt, chat, model, lora_name, cache_salt).body()
+        file = chat and options.expanded(chat, "--chat")
+        body = Question(prompt, file, model, lora_name, cache_salt).body()
         ask(find_running(name, url, options.runtime_kind(runtime)), body, as_json=as_json)
 
     run_command(run, debug=debug)

@@ -8,6 +8,14 @@ from rich.console import Console as Terminal
 
 from orchestrator.errors import Problem
 
+_WIDTH_OF_A_PIPE = 1000  # wide enough that no line is wrapped or cut there
+
+
+def terminal() -> Terminal:
+    """Standard output for tables. In a pipe, lines are as long as their text."""
+    found = Terminal(highlight=False, emoji=False, soft_wrap=False)
+    return found if found.is_terminal else Terminal(highlight=False, emoji=False, width=_WIDTH_OF_A_PIPE)
+
 
 class Console:
     """Steps go to standard output (suppressed by `quiet`), warnings and errors to standard error."""

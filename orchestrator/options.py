@@ -206,6 +206,14 @@ def runtime_kind(text: str) -> RuntimeKind | None:
         raise UsageError(f"--runtime: {text!r} is not a runtime.", "Use auto, podman, docker or process.") from None
 
 
+def expanded(path: Path, option: str) -> Path:
+    """The path with a leading ~ or ~USER replaced, which the shell leaves in --option=~/path. Raises UsageError."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"{option}: {path} names a user who does not exist.", "Write the whole path.") from None
+
+
 def seconds(text: str | None, option: str) -> float | None:
     """Parses a duration such as 60, 60s or 5m to seconds; None stays None. Raises UsageError."""
     try:
@@ -250,10 +258,11 @@ class LaunchOptions:
 
         Raises UsageError.
         """
+        env_file = expanded(self.env_file, "--env-file") if self.env_file else None
         checked = {
             "runtime": runtime_kind(self.runtime),
             "environment": parse_environment(
-                [*(read_environment_file(self.env_file) if self.env_file else ()), *(self.env or ())], os.environ
+                [*(read_environment_file(env_file) if env_file else ()), *(self.env or ())], os.environ
             ),
             "pods": ",".join(self.pod or ()),
             "networks": tuple(self.network or ()),
@@ -262,7 +271,7 @@ class LaunchOptions:
             "name": named or self.name,
         }
         folders = {
-            name: path.expanduser() if (path := getattr(self, name)) else None
+            name: expanded(path, f"--{name.replace('_', '-')}") if (path := getattr(self, name)) else None
             for name in ("models_dir", "hf_cache", "ca_bundle")
         }
         read = ("env", "env_file", "network", "pod")

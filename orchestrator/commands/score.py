@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console as Terminal
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.console import terminal
 from orchestrator.errors import UsageError
 from orchestrator.running import Running
 
@@ -46,13 +46,13 @@ def score(running: Running, question: Mapping[str, Any], *, as_json: bool) -> No
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
         return
-    terminal = Terminal(highlight=False, emoji=False)
+    output = terminal()
     lora = f" with {answer['lora_name']}" if answer["lora_name"] else ""
-    terminal.print(Text(f"{answer['tokens']:,} tokens of {answer['model']}{lora}"))
+    output.print(Text(f"{answer['tokens']:,} tokens of {answer['model']}{lora}"))
     pods = _best_ranks(answer["matches"])
     others = {pod["pod"] for pod in running.get("/pods")["pods"] if pod["model"] == answer["model"]} - set(pods)
     if not pods and not others:
-        terminal.print(Text("No engine has announced a block of this model yet."))
+        output.print(Text("No engine has announced a block of this model yet."))
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name, justify in (("pod", "left"), ("", "left"), ("tokens", "right"), ("", "right"), ("score", "right")):
@@ -61,7 +61,7 @@ def score(running: Running, question: Mapping[str, Any], *, as_json: bool) -> No
         table.add_row(*_row(pod, answer["tokens"], match["matched_tokens"], answer["pod_scores"].get(pod, 0)))
     for pod in sorted(others):
         table.add_row(*_row(pod, answer["tokens"], 0, 0))
-    terminal.print(table)
+    output.print(table)
 
 
 def _row(pod: str, tokens: int, matched: int, scored: float) -> tuple[Text, ProgressBar, str, str, str]:

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import typer
-from rich.console import Console as Terminal
 from rich.table import Table
+from rich.text import Text
 
-from orchestrator.console import Console
+from orchestrator.console import Console, terminal
 from orchestrator.errors import RuntimeUnavailable
 from orchestrator.exposition import totals
 from orchestrator.health import ask, ask_text, host_and_port
@@ -115,7 +115,6 @@ def _report(service: Service) -> Report | None:
 
 
 def _print(status: Status) -> None:
-    table = Table.grid(padding=(0, 2))
     rows = {
         "runtime": status.runtime,
         "image": status.image or "none",
@@ -126,11 +125,12 @@ def _print(status: Status) -> None:
     }
     for number, endpoint in enumerate(status.report.endpoints if status.report else ()):
         rows["events" if not number else f"events {number + 1}"] = _endpoint(endpoint)
+    table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
-        table.add_row(f"  {name}", value)
-    terminal = Terminal(highlight=False, soft_wrap=True)
-    terminal.print(status.name, style="bold", markup=False)
-    terminal.print(table)
+        table.add_row(f"  {name}", Text(value, overflow="fold"))
+    output = terminal()
+    output.print(status.name, style="bold", markup=False, soft_wrap=True)
+    output.print(table)
 
 
 def _health(status: Status) -> str:

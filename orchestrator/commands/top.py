@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import typer
-from rich.console import Console as Terminal
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.console import terminal
 from orchestrator.exposition import totals
 from orchestrator.running import Running
 
@@ -67,11 +67,11 @@ class _Look:
 
 def top(running: Running, *, interval: float, count: int | None, as_json: bool) -> None:
     """Refreshes every `interval` seconds, `count` times or until Ctrl+C. Raises Problem if the service disappears."""
-    terminal = Terminal(highlight=False, emoji=False)
-    live = terminal.is_terminal and not as_json and count is None
+    output = terminal()
+    live = output.is_terminal and not as_json and count is None
     views = _views(running, interval, count if live or count else 1)
     if live:
-        with Live(console=terminal, screen=True, auto_refresh=False) as screen:
+        with Live(console=output, screen=True, auto_refresh=False) as screen:
             for view in views:
                 screen.update(frame(view), refresh=True)
         return
@@ -79,7 +79,7 @@ def top(running: Running, *, interval: float, count: int | None, as_json: bool) 
         if as_json:
             typer.echo(json.dumps(asdict(view)))
         else:
-            terminal.print(frame(view))
+            output.print(frame(view))
 
 
 def _views(running: Running, interval: float, count: int | None) -> Iterator[View]:

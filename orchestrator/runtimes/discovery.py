@@ -22,17 +22,20 @@ def choose(kind: RuntimeKind | None) -> Choice:
     """The requested runtime; for None, the first of Podman, Docker and a child process that answers. Raises Problem."""
     if kind is not None:
         return Choice(connect(kind), "as asked for")
-    refused: list[str] = []
+    refused: list[RuntimeUnavailable] = []
     for candidate in RuntimeKind:
         try:
             runtime = connect(candidate)
         except RuntimeUnavailable as error:
-            refused.append(error.what.rstrip("."))
+            refused.append(error)
         else:
-            return Choice(runtime, "; ".join(["the first that answers", *refused]))
+            return Choice(
+                runtime, "; ".join(["the first that answers", *(error.what.rstrip(".") for error in refused)])
+            )
     raise Problem(
-        f"There is nothing to run the service on. {'. '.join(refused)}.",
-        "Install Podman (https://podman.io/docs/installation); or, to do without: pip install 'kvcache[service]'",
+        f"There is nothing to run the service on. {' '.join(error.what for error in refused)}",
+        f"Install Podman (https://podman.io/docs/installation); or, to do without, {refused[-1].remedy[0].lower()}"
+        f"{refused[-1].remedy[1:]}",
     )
 
 

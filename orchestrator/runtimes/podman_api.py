@@ -61,6 +61,14 @@ def podman_errors(doing: str) -> Iterator[None]:
                 "Run `kvcache doctor`, which looks for the cause.",
             ) from error
         raise RuntimeUnavailable(
-            f"Podman did not answer when asked to {doing}: {cause_of(error)}",
-            "Run `podman info`, which should show the cause; or choose another runtime with --runtime.",
+            f"Podman did not answer when asked to {doing}: {cause_of(error)}", _remedy(error)
         ) from error
+
+
+def _remedy(error: Exception) -> str:
+    if "Permission denied" in cause_of(error):
+        return (
+            "Use a socket of this user: systemctl --user start podman.socket; or unset CONTAINER_HOST, and an API is "
+            "started for the command."
+        )
+    return "Run `podman info`, which should show the cause; or choose another runtime with --runtime."

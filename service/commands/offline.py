@@ -26,7 +26,7 @@ import msgspec
 
 from service.commands.command_line import parser, positive
 from service.contract.settings import Settings, SettingsError
-from service.events.recording import Recording
+from service.events.recording import NotARecording, Recording
 from service.index.memory import MemoryIndex
 from service.offline.analysis import analyse
 from service.offline.feed import Feed
@@ -41,6 +41,11 @@ from service.prompts.options import CacheBudget, PromptOptions
 
 _GRANITE_BYTES = 81_920
 """Keys and values of a token: 2 × 40 layers × 8 heads × 64 × 2 bytes (Granite 3.3 2B)."""
+
+_ERRORS = (
+    *(SettingsError, OSError, EOFError, NotARecording, TooFarApart),
+    *(ModelNotFound, ModelUnavailable, PromptError),
+)
 
 
 class Summary(msgspec.Struct, tag="summary", tag_field="kind"):
@@ -68,11 +73,19 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         if options.prompts is None:
             return _analyse(options, settings)
         return asyncio.run(_score(options, settings))
-    except (SettingsError, OSError, TooFarApart, ModelNotFound, ModelUnavailable, PromptError) as error:
-        print(f"offline: {error}", file=sys.stderr)  # noqa: T201
+    except _ERRORS as error:
+        print(f"offline: {_explained(error, options.events)}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _explained(error: Exception, recording: Path) -> str:
+    if isinstance(error, (NotARecording, EOFError)):
+        return f"{recording} cannot be read: {error}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename} cannot be read: {error.strerror}"
+    return str(error)
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -122,7 +135,7 @@ def _analyse(options: argparse.Namespace, settings: Settings) -> int:
         try:
             from service.offline.plot import plot  # noqa: PLC0415 - an optional extra, slow to load
         except ImportError:
-            print("offline: --plot needs matplotlib: pip install 'kvcache[plot]'", file=sys.stderr)  # noqa: T201
+            print("offline: --plot needs matplotlib: pip install matplotlib", file=sys.stderr)  # noqa: T201
             return 1
     with closing(_open(options.events)) as lines:
         analysis = analyse(

@@ -18,7 +18,7 @@ import zmq
 from service.commands.command_line import above_zero, parser
 from service.commands.progress import Progress
 from service.contract.endpoints import Endpoint, parse_endpoints
-from service.events.recording import Recorded, Recording
+from service.events.recording import NotARecording, Recorded, Recording
 from service.simulation.playback import Addresses, Playback, TooManyStreams, find_streams
 
 _REPLAY_PORT_OFFSET = 100
@@ -28,6 +28,9 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     options = _options(arguments)
     try:
         return asyncio.run(_play(options))
+    except NotARecording as error:
+        print(f"replay: {options.file} cannot be read: {error}", file=sys.stderr)  # noqa: T201
+        return 1
     except (OSError, TooManyStreams, zmq.ZMQError) as error:
         print(f"replay: {error}", file=sys.stderr)  # noqa: T201
         return 1

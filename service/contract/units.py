@@ -31,7 +31,7 @@ def parse_size(text: str, low: int = 1) -> int:
     match = _SIZE.fullmatch(text.strip())
     size = int(Fraction(match[1][:_DIGITS]) * _BYTES[(match[2] or "").lower()]) if match else -1
     if size < low:
-        raise ValueError(f"must be a size of {low} bytes or more, such as 1048576 or 64MiB")
+        raise ValueError(f"must be a size of {format_size(low)} or more, such as 64m or 2GiB")
     return size
 
 

@@ -15,6 +15,10 @@ from service.index.base import Rank
 _MOST_MALFORMED_LINES = 100
 
 
+class NotARecording(Exception):
+    """A file has lines, and none of them is a message."""
+
+
 class Recorded(NamedTuple):
     """One published message; `pod` is the recorder's name for the engine."""
 
@@ -36,7 +40,8 @@ class Recording:
     """Iterates over the messages of a recording, in recorded order.
 
     Skips unreadable lines: `malformed` counts them, and `malformed_lines` has the numbers of the first ones, from 1.
-    `line` is the number of the line read last.
+    Raises NotARecording at the end if there are lines and none is a message. `line` is the number of the line read
+    last.
     """
 
     lines: Iterable[bytes]
@@ -46,15 +51,21 @@ class Recording:
 
     def __iter__(self) -> Iterator[Recorded]:
         decode = msgspec.json.Decoder(_Line).decode
+        messages = 0
         for self.line, line in enumerate(self.lines, 1):  # noqa: B020 - the number of it and its text
             if not line.strip():
                 continue
             try:
-                yield _message(decode(line))
+                message = _message(decode(line))
             except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, ValueError):
                 self.malformed += 1
                 if len(self.malformed_lines) < _MOST_MALFORMED_LINES:
                     self.malformed_lines.append(self.line)
+            else:
+                messages += 1
+                yield message
+        if self.malformed and not messages:
+            raise NotARecording("no line of it is a message of a recording")
 
 
 def _message(line: _Line) -> Recorded:

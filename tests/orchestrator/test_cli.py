@@ -92,11 +92,13 @@ def test_help_names_every_command(invoke: Invoke) -> None:
         (("up", "--runtime", "lxc"), "--runtime: 'lxc' is not a runtime"),
         (("up", "--port", "99999999"), "--port"),
         (("up", "--memory", "much"), "--memory: 'much' is not valid"),
-        (("up", "--memory", "1k"), "--memory: '1k' is not valid: it must be a size of 6291456 bytes or more"),
+        (("up", "--memory", "1k"), "--memory: '1k' is not valid: it must be a size of 6.0 MiB or more"),
         (("up", "--env", "HF_TOKEN=x"), "--env: HF_TOKEN is not given this way"),
         (("up", "--env", "LOG_LEVEL=loud"), "--env: LOG_LEVEL='loud': must be one of"),
         (("up", "--env", "LOG_LEVLE=info"), "Did you mean LOG_LEVEL?"),
         (("up", "--env-file", "no-such-file"), "--env-file: no-such-file cannot be read"),
+        (("up", "--env-file", "~no-such-user/file"), "--env-file: ~no-such-user/file names a user who does not exist"),
+        (("up", "--models-dir", "~no-such-user/m"), "--models-dir: ~no-such-user/m names a user who does not exist"),
         (("up", "--models-dir", __file__), "is a file"),
         (("up", "--restart", "always"), "--restart: only for a service that stays"),
         (("up", "-d", "--restart", "sometimes"), "--restart: 'sometimes' is not valid"),
@@ -185,6 +187,18 @@ def test_a_file_of_options_counts_less_than_variables_and_flags(
     monkeypatch.setenv("KVCACHE_NAME", "kv-variable")
     assert "name: kv-variable is free" in invoke("--config", str(file), "doctor").output
     assert "name: kv-flag is free" in invoke("--config", str(file), "doctor", "--name", "kv-flag").output
+
+
+def test_a_home_folder_that_the_shell_did_not_replace_is_found(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "m").mkdir()
+    (tmp_path / "options.toml").write_text(f'runtime = "process"\nport = {free_port()}\n')
+    (tmp_path / "settings").write_text("LOG_FORMAT=json\n")
+    shown = invoke("--config=~/options.toml", "up", "--dry-run", "--models-dir=~/m", "--env-file=~/settings").output
+    assert f"MODELS_DIR={tmp_path}/m" in shown
+    assert "LOG_FORMAT=json" in shown
 
 
 @pytest.mark.parametrize(

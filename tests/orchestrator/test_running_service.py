@@ -92,6 +92,17 @@ def test_status_tells_where_and_how_it_runs_and_what_it_reports(up: Running) -> 
     assert "ready; 1 pod, 0 blocks, not all exact" in shown.output
 
 
+@pytest.mark.parametrize("command", [("status",), ("top", "kv-test", "--once")])
+def test_a_pipe_gets_whole_lines_however_narrow_the_terminal_is(up: Running, command: tuple[str, ...]) -> None:
+    (status,) = json.loads(up.command("status", "--json").output)
+    done = up.kvcache.run(*command, "--runtime", "process", environment={"COLUMNS": "20"})
+
+    assert done.code == 0, done.output
+    address = status["report"]["endpoints"][0]["address"]
+    expected = f"events   {address}: " if command == ("status",) else f"{address.removeprefix('tcp://')} "
+    assert expected in done.output, done.output
+
+
 def test_logs_give_the_last_lines_and_those_since_a_time(up: Running) -> None:
     up.get("/health")
     whole = up.command("logs", "--name", up.name)

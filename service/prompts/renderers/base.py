@@ -36,6 +36,6 @@ class ChatRenderer(Protocol):
 class RendererMissing(Exception):
     """The package that renders the model's chats is not installed."""
 
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str) -> None:
         super().__init__(f"the package {package} is not installed")
-        self.remedy = f"Install it: pip install 'kvcache[{extra}]'"
+        self.remedy = f"Install it: pip install {package}"

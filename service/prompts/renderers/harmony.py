@@ -42,7 +42,7 @@ class HarmonyRenderer:
         try:
             import openai_harmony  # noqa: PLC0415 - an optional dependency, loaded when a model needs it
         except ImportError:
-            raise RendererMissing("oss-harmony", "harmony") from None
+            raise RendererMissing("oss-harmony") from None
         self._harmony = openai_harmony
         self._encoding = openai_harmony.load_harmony_encoding(openai_harmony.HarmonyEncodingName.HARMONY_GPT_OSS)
         self._today = today or _today

@@ -48,7 +48,7 @@ class MistralRenderer:
             from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy  # noqa: PLC0415
             from mistral_common.tokens.tokenizers.mistral import MistralTokenizer  # noqa: PLC0415
         except ImportError:
-            raise RendererMissing("mistral-common", "mistral") from None
+            raise RendererMissing("mistral-common") from None
         self._request = request.ChatCompletionRequest
         self._efforts = tuple(effort.value for effort in request.ReasoningEffort)
         self._error = MistralCommonException

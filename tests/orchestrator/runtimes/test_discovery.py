@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import RuntimeUnavailable
+from orchestrator.runtimes.base import RuntimeKind
+from orchestrator.runtimes.discovery import connect
 from tests.command import Commands, free_port
 
 
@@ -51,6 +55,24 @@ def test_a_runtime_that_is_not_there_is_said_with_what_to_do(
         assert said in done.output
         assert f"{runtime} info" in done.output.splitlines()[-1]
         assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [("podman", "--user start podman.socket"), ("docker", "usermod -aG docker")]
+)
+def test_a_socket_that_this_user_may_not_use_has_its_own_remedy(
+    silent: socket.socket, monkeypatch: pytest.MonkeyPatch, kind: str, remedy: str
+) -> None:
+    # Tests may run as root, whom no file mode keeps out.
+    def refused(self: socket.socket, address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    for variable in ("CONTAINER_HOST", "DOCKER_HOST"):
+        monkeypatch.setenv(variable, f"unix://{silent.getsockname()}")
+    with pytest.raises(RuntimeUnavailable, match="Permission denied") as found:
+        connect(RuntimeKind(kind))
+    assert remedy in found.value.remedy
 
 
 @pytest.mark.parametrize(("runtime", "variable"), [("podman", "CONTAINER_HOST"), ("docker", "DOCKER_HOST")])

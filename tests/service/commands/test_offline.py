@@ -85,6 +85,9 @@ def test_texts_and_chats_are_scored_by_the_built_in_model(recordings: Path, tool
     ("arguments", "said"),
     [
         (("no-such-file",), "No such file"),
+        (("README.md",), "README.md cannot be read: no line of it is a message of a recording"),
+        (("README.md", "--messages"), "no line of it is a message of a recording"),
+        (("tests",), "tests cannot be read: Is a directory"),
         (("tests/recordings/a_simple.jsonl", "--prompts", "no-such-file"), "No such file"),
         (("tests/recordings/a_simple.jsonl", "--prompts", "x", "--plot", "y"), "without --prompts"),
         (("tests/recordings/a_simple.jsonl", "--prefixes", "0"), "1 or more"),
@@ -118,4 +121,16 @@ def test_without_matplotlib_the_remedy_is_named(
     monkeypatch.delitem(sys.modules, "service.offline.plot", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main([str(recordings / "a_simple.jsonl"), "--plot", "anywhere"], {}) == 1
-    assert "pip install 'kvcache[plot]'" in capsys.readouterr().err
+    assert "pip install matplotlib" in capsys.readouterr().err
+
+
+def test_a_compressed_recording_that_is_cut_off_is_reported_after_its_messages(
+    recordings: Path, tool: Tool, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress((recordings / "a_simple.jsonl").read_bytes())[:-20])
+    done = tool("offline", cut, "--messages")
+    assert done.returncode == 1
+    assert json.loads(done.stdout.splitlines()[0])["pod"]
+    assert "cut.jsonl.gz cannot be read: Compressed file ended" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -46,11 +46,11 @@ def test_a_size_is_a_number_with_a_unit(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "much", "-1g", "1x", "g", "5i", "0", "0.0001"])
 def test_a_wrong_size_is_refused_with_examples(text: str) -> None:
-    with pytest.raises(ValueError, match="must be a size of 1 bytes or more, such as"):
+    with pytest.raises(ValueError, match="must be a size of 1 B or more, such as"):
         parse_size(text)
 
 
 def test_the_smallest_size_can_be_given() -> None:
     assert parse_size("0", low=0) == 0
-    with pytest.raises(ValueError, match="of 6291456 bytes or more"):
+    with pytest.raises(ValueError, match=r"of 6\.0 MiB or more"):
         parse_size("1k", low=6 << 20)

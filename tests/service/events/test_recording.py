@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from service.events.recording import Recorded, Recording, recorded_line
+import pytest
+
+from service.events.recording import NotARecording, Recorded, Recording, recorded_line
 
 MESSAGES = [Recorded("a", b"kv@a@m", 0, b"\x00\xff"), Recorded("b", b"", 2**64 - 1, b"")]
 
@@ -15,3 +17,9 @@ def test_torn_and_malformed_lines_are_counted_and_passed_over() -> None:
     recording = Recording(lines)
     assert list(recording) == [MESSAGES[0]]
     assert (recording.malformed, recording.malformed_lines) == (5, [2, 4, 5, 6, 7])
+
+
+def test_lines_of_which_none_is_a_message_are_no_recording() -> None:
+    with pytest.raises(NotARecording, match="no line of it is a message"):
+        list(Recording([b"# a text\n", b"{}\n"]))
+    assert list(Recording([])) == list(Recording([b"\n"])) == []
