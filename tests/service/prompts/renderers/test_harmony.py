@@ -89,7 +89,7 @@ async def test_without_the_package_the_answer_says_what_to_install(
     models = gpt_oss(tmp_path)
     try:
         model = await models.get("oss")
-        with pytest.raises(ModelUnavailable, match=r"oss-harmony.*kvcache\[harmony\]"):
+        with pytest.raises(ModelUnavailable, match=r"oss-harmony.*pip install oss-harmony"):
             await model.render(Chat(messages=[{"role": "user", "content": "Hi"}]))
         assert await model.tokenize("plain text needs no package")
     finally:
