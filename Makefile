@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # One more than there are cores, since some tests wait for a process or a clock.
 TEST_WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Tests start hundreds of Pythons, each of which would compile every file again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # Scripts are found by their first line.

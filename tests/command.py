@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 # What would change a command's meaning, on the machine of whoever runs the tests.
 _OPTIONS = ("KVCACHE_", "HF_", "ZMQ_", "HTTP_PORT", "MODEL_NAME", "POOL_CONCURRENCY", "BLOCK_SIZE", "XDG_")
@@ -48,7 +49,7 @@ class Command:
     def output(self) -> str:
         return self._path.read_text()
 
-    def wait_for(self, text: str, seconds: float = 30.0) -> None:
+    def wait_for(self, text: str, seconds: float = PATIENCE) -> None:
         """Until the command has said this; fails if it ends, or takes longer."""
         wait_until(lambda: text in self.output or self.process.poll() is not None, seconds, lambda: self.output)
         assert text in self.output, self.output
@@ -56,7 +57,7 @@ class Command:
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
-    def finish(self, seconds: float = 30.0) -> Finished:
+    def finish(self, seconds: float = PATIENCE) -> Finished:
         """Waits for its end."""
         try:
             self.process.wait(seconds)
@@ -83,7 +84,7 @@ class Commands:
         self._started.append(command)
         return command
 
-    def run(self, *arguments: str, environment: Mapping[str, str] | None = None, seconds: float = 60.0) -> Finished:
+    def run(self, *arguments: str, environment: Mapping[str, str] | None = None, seconds: float = PATIENCE) -> Finished:
         return self.start(*arguments, environment=environment).finish(seconds)
 
     def close(self) -> None:
@@ -93,7 +94,7 @@ class Commands:
                 command.process.wait()
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 10.0, told: Callable[[], str] = lambda: "") -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = PATIENCE, told: Callable[[], str] = lambda: "") -> None:
     """Looks until something holds; fails after so many seconds, with what `told` gives."""
     deadline = time.monotonic() + seconds
     while not holds():

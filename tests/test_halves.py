@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -100,6 +101,7 @@ def imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
                     yield module
 
 
+@cache
 def _tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
@@ -112,8 +114,14 @@ def _at_the_top(statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
             yield from _at_the_top([*statement.body, *statement.orelse])
 
 
-AT_THE_TOP = {module: set(imported(_at_the_top(_tree(module).body))) - {module} for module in MODULES}
-ANYWHERE = {module: set(imported(ast.walk(_tree(module)))) - {module} for module in MODULES}
+@cache
+def at_the_top() -> Mapping[str, set[str]]:
+    return {module: set(imported(_at_the_top(_tree(module).body))) - {module} for module in MODULES}
+
+
+@cache
+def anywhere() -> Mapping[str, set[str]]:
+    return {module: set(imported(ast.walk(_tree(module)))) - {module} for module in MODULES}
 
 
 def _rooms(imports: Mapping[str, set[str]]) -> dict[str, set[str]]:
@@ -141,18 +149,18 @@ def test_every_room_is_on_a_floor() -> None:
 
 
 def test_no_file_imports_itself_through_others() -> None:
-    assert _circle(_without_known(AT_THE_TOP)) == []
+    assert _circle(_without_known(at_the_top())) == []
 
 
 def test_no_room_imports_itself_through_others() -> None:
-    assert _circle(_without_known(_rooms(AT_THE_TOP))) == []
+    assert _circle(_without_known(_rooms(at_the_top()))) == []
 
 
 def test_imports_between_rooms_run_down() -> None:
     floor = {name: number for number, names in enumerate(FLOORS) for name in names}
     up = {
         f"{name} -> {other}"
-        for name, others in _rooms(AT_THE_TOP).items()
+        for name, others in _rooms(at_the_top()).items()
         for other in others
         if name not in HOUSES and other not in HOUSES and floor[other] >= floor[name]
     }
@@ -162,7 +170,7 @@ def test_imports_between_rooms_run_down() -> None:
 def test_no_room_imports_what_it_must_not_know() -> None:
     wrong = {
         f"{room(module)} -> {room(other)}"
-        for module, others in ANYWHERE.items()
+        for module, others in anywhere().items()
         for other in others
         for name, unknown in FORBIDDEN.items()
         if f"{module}.".startswith(f"{name}.")
@@ -175,7 +183,7 @@ def test_no_room_imports_what_it_must_not_know() -> None:
 def test_the_halves_meet_only_in_the_contract() -> None:
     wrong = {
         f"{module} -> {other}"
-        for module, others in ANYWHERE.items()
+        for module, others in anywhere().items()
         for other in others
         if module.partition(".")[0] != other.partition(".")[0]
         and not (module.startswith("orchestrator") and room(other) == "service.contract")
@@ -203,7 +211,7 @@ def test_the_contract_needs_only_the_standard_library() -> None:
 def test_what_is_known_to_be_wrong_is_still_there() -> None:
     graph = {
         f"{name} -> {other}"
-        for imports in (ANYWHERE, _rooms(ANYWHERE))
+        for imports in (anywhere(), _rooms(anywhere()))
         for name, others in imports.items()
         for other in others
     }

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-PATIENCE = 60.0
+PATIENCE = 100.0
 """Seconds after which a test fails that waits for something. Nothing that works takes nearly as long."""
 
 

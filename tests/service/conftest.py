@@ -17,6 +17,7 @@ from service.contract.settings import Settings
 from service.events.recording import Recording
 from service.server import listening
 from tests.service.playback import playing
+from tests.waiting import PATIENCE
 
 Serve: TypeAlias = Callable[..., Awaitable[ClientSession]]
 
@@ -95,7 +96,7 @@ async def play(serve: Serve, recordings: Path) -> AsyncIterator[Play]:
 
 async def _heard(client: ClientSession, truth: Truth) -> None:
     expected = {(rank.pod, rank.number): sequence for rank, sequence in truth.last_sequence.items()}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             pods = (await (await client.get("/pods")).json())["pods"]
             if {(pod["pod"], pod["rank"]): pod["last_sequence"] for pod in pods} == expected:

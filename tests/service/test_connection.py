@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiohttp import web
 
+from tests.waiting import PATIENCE
+
 ADVICE = f"Compare service/connection.py with aiohttp/web_protocol.py of aiohttp {aiohttp.__version__}."
 
 
@@ -43,7 +45,7 @@ async def idle_connection() -> AsyncIterator[tuple[Observed, asyncio.StreamWrite
     listener = await asyncio.get_running_loop().create_server(lambda: connection, "127.0.0.1", 0)
     _, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
     try:
-        await asyncio.wait_for(connection.made.wait(), 10)
+        await asyncio.wait_for(connection.made.wait(), PATIENCE)
         yield connection, writer
     finally:
         writer.close()
@@ -56,10 +58,10 @@ async def test_aiohttp_resolves_waiter_when_the_headers_of_a_request_are_complet
         waiter = connection._waiter
         assert waiter is not None and not waiter.done(), f"`_waiter` is no longer pending while idle. {ADVICE}"
         writer.write(b"GET / HTTP/1.1\r\n")
-        await asyncio.wait_for(connection.received.wait(), 10)
+        await asyncio.wait_for(connection.received.wait(), PATIENCE)
         assert not waiter.done(), f"`_waiter` resolves before the headers are complete. {ADVICE}"
         writer.write(b"Host: a\r\n\r\n")
-        await asyncio.wait_for(asyncio.shield(waiter), 10)
+        await asyncio.wait_for(asyncio.shield(waiter), PATIENCE)
 
 
 async def test_aiohttp_keeps_the_event_loop_of_a_connection_in_loop() -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientError, ClientSession
 
+from tests.waiting import PATIENCE
+
 STOP_TIMEOUT = 25.0
 """Far above the second that a stop takes, and below the time that the work in flight would take."""
 _LISTENING = re.compile(rb"listening on http://\S+:(\d+)")
@@ -71,7 +73,7 @@ async def stop(process: Process, number: signal.Signals = signal.SIGTERM) -> tup
 
 async def request_in_flight(client: ClientSession) -> None:
     """Waits until the service is at work on a request."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while "kvcache_http_requests_in_flight 1" not in await (await client.get("/metrics")).text():
             pass
 

@@ -15,6 +15,7 @@ from service.index.base import Rank
 from service.readiness import Readiness
 from tests.conftest import BUILTIN
 from tests.service.conftest import Serve
+from tests.waiting import PATIENCE
 
 
 async def test_the_service_becomes_ready_when_the_files_of_its_model_appear(
@@ -23,7 +24,7 @@ async def test_the_service_becomes_ready_when_the_files_of_its_model_appear(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", str(folder / "cache"))
     client = await serve(model_name="org/late", hub_retry_after=0.1)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         reasons: list[str] = []
         while not reasons or "being loaded" in reasons[0]:
             async with client.get("/ready") as answer:

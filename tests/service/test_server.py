@@ -10,6 +10,7 @@ import pytest
 from aiohttp import ClientSession
 
 from tests.service.conftest import Serve, port_of
+from tests.waiting import PATIENCE
 
 HEAD = b"Host: localhost\r\n"
 
@@ -19,7 +20,7 @@ async def exchange(client: ClientSession, sent: bytes, until: bytes = b"") -> by
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(client))
     try:
         writer.write(sent)
-        return await asyncio.wait_for(reader.readuntil(until) if until else reader.read(), 10)
+        return await asyncio.wait_for(reader.readuntil(until) if until else reader.read(), PATIENCE)
     finally:
         writer.close()
         with suppress(ConnectionError):
@@ -54,7 +55,7 @@ async def test_headers_that_trickle_in_are_disconnected_at_the_same_timeout(serv
 
     trickling = asyncio.create_task(trickle())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             with suppress(ConnectionError):
                 assert b"408" in await reader.read()
     finally:
@@ -73,7 +74,7 @@ async def test_slow_headers_of_a_second_request_get_408_too(serve: Serve) -> Non
     writer.write(b"GET /health HTTP/1.1\r\n" + HEAD + b"\r\n")
     assert (await reader.readuntil(b"OK")).startswith(b"HTTP/1.1 200")
     writer.write(b"GET /health HTTP/1.1\r\n")
-    assert b"HTTP/1.1 408" in await asyncio.wait_for(reader.read(), 10)
+    assert b"HTTP/1.1 408" in await asyncio.wait_for(reader.read(), PATIENCE)
     writer.close()
 
 
@@ -107,7 +108,7 @@ async def test_a_body_that_trickles_in_for_too_long_gets_408(serve: Serve) -> No
 
     trickling = asyncio.create_task(trickle())
     try:
-        status, error = status_and_error(await asyncio.wait_for(reader.readuntil(b"}}"), 10))
+        status, error = status_and_error(await asyncio.wait_for(reader.readuntil(b"}}"), PATIENCE))
     finally:
         trickling.cancel()
         writer.close()
@@ -174,7 +175,7 @@ async def test_a_client_that_disconnects_within_a_body_causes_no_log_line(
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(client))
     writer.write(b"POST /score HTTP/1.1\r\n" + HEAD + b'Content-Length: 10\r\n\r\n{"')
     writer.write_eof()
-    assert await asyncio.wait_for(reader.read(), 10) == b""
+    assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
     writer.close()
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 

@@ -19,7 +19,7 @@ from service.contract.settings import Settings
 from service.healthcheck import healthy
 from service.server import ListenError, listening
 from tests.service.certificates import Authority, Pair
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ async def name_of_certificate(port: int) -> str:
 
 async def presents(port: int, name: str) -> None:
     """Waits until the service presents the certificate with this common name."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         for _ in range(1000):
             if await name_of_certificate(port) == name:
                 return

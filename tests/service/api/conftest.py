@@ -14,6 +14,7 @@ from aiohttp import ClientSession
 
 from service.simulation.pod import batch_payload
 from service.simulation.publisher import Publisher
+from tests.waiting import PATIENCE
 
 BLOCK_SIZE = 4
 CHAT = {
@@ -48,7 +49,7 @@ class Engine:
     async def says(self, events: list[dict[str, Any]], rank: int = 0) -> None:
         """Publishes a batch and waits until it has been applied."""
         sequence = self.publisher.publish(batch_payload(events, rank))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 pods = (await (await self.client.get("/pods")).json())["pods"]
                 if (self.pod, rank, sequence) in [(pod["pod"], pod["rank"], pod["last_sequence"]) for pod in pods]:

@@ -12,6 +12,7 @@ from aiohttp import ClientSession
 
 from tests.service.api.conftest import post
 from tests.service.conftest import Serve, port_of
+from tests.waiting import PATIENCE
 
 BODY = json.dumps({"prompt": [1, 2, 3], "note": "x" * 1000}).encode()
 
@@ -67,7 +68,7 @@ async def test_a_body_that_arrives_too_slowly_gets_408(serve: Serve) -> None:
     client = await serve(body_timeout=1.2, min_body_rate=1 << 20)
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(client))
     writer.write(b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{")
-    answer = await asyncio.wait_for(reader.readuntil(b"}}"), 10)
+    answer = await asyncio.wait_for(reader.readuntil(b"}}"), PATIENCE)
     writer.close()
     assert b" 408 " in answer
     assert b"MIN_BODY_RATE" in answer
@@ -105,7 +106,7 @@ async def test_bytes_of_bodies_in_flight_are_limited(serve: Serve) -> None:
         holding.setblocking(False)
         head = b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n"
         await loop.sock_sendall(holding, head + b" " * 900_000)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while "kvcache_http_bytes_in_flight 900000" not in await (await client.get("/metrics")).text():
                 pass
         status, message = await sent(client, json.dumps({"prompt": "x" * 500_000}).encode())

@@ -11,18 +11,19 @@ from aiohttp import ClientSession
 
 from tests.service.api.conftest import post
 from tests.service.conftest import Serve, port_of
+from tests.waiting import PATIENCE
 
 
 async def in_flight(client: ClientSession, number: int) -> None:
     """Waits until that many requests are in flight."""
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(PATIENCE):
         while f"kvcache_http_requests_in_flight {number}.0" not in await (await client.get("/metrics")).text():
             pass
 
 
 async def admitted(client: ClientSession, number: int) -> None:
     """Waits until that many requests hold a place."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while f"kvcache_http_requests_admitted {number}.0" not in await (await client.get("/metrics")).text():
             pass
 

@@ -15,6 +15,7 @@ from service.contract.endpoints import Endpoint
 from service.contract.settings import Settings
 from tests.service.api.conftest import CHAT, Join, post
 from tests.service.conftest import Play, Serve
+from tests.waiting import PATIENCE
 
 
 async def fetch(client: ClientSession, path: str) -> Any:
@@ -24,7 +25,7 @@ async def fetch(client: ClientSession, path: str) -> Any:
 
 
 async def until_ready(client: ClientSession) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             async with client.get("/ready") as answer:
                 if answer.status == 200:
@@ -51,7 +52,7 @@ async def test_the_service_is_ready_when_the_default_model_is_loaded(serve: Serv
 
 async def test_ready_gives_503_and_the_reason_while_the_default_model_is_missing(serve: Serve) -> None:
     client = await serve(model_name="no such: model", hub_retry_after=0.05)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             async with client.get("/ready") as answer:
                 assert answer.status == 503
@@ -69,7 +70,7 @@ async def test_ready_gives_503_and_the_reason_while_a_socket_cannot_be_opened(se
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"tcp://*:{taken.getsockname()[1]}"
         client = await serve(zmq_endpoint=(Endpoint(address),))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 async with client.get("/ready") as answer:
                     assert answer.status == 503
@@ -219,7 +220,7 @@ async def test_responses_have_the_fields_of_the_openapi_document(serve: Serve) -
 
 async def test_endpoints_say_why_nothing_arrives_and_what_to_do(serve: Serve) -> None:
     client = await serve(zmq_endpoint=(Endpoint("tcp://127.0.0.1:1", pod="a", model="m"),))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             (endpoint,) = (await fetch(client, "/endpoints"))["endpoints"]
             if endpoint["state"] == "refused":
@@ -234,7 +235,7 @@ async def test_endpoints_say_why_nothing_arrives_and_what_to_do(serve: Serve) ->
 
 async def test_a_silent_endpoint_is_a_reason_not_to_be_ready_if_asked_for(serve: Serve) -> None:
     client = await serve(ready_needs_events=True, zmq_endpoint=(Endpoint("tcp://127.0.0.1:1"),))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             async with client.get("/ready") as answer:
                 reasons = (await answer.json())["reasons"]

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.service.events.conftest import listen
+from tests.waiting import PATIENCE
 
 __all__ = ["Tool", "listen", "tool"]
 
@@ -37,7 +38,7 @@ def tool() -> Tool:
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=PATIENCE,
             check=False,
         )
 

@@ -18,7 +18,7 @@ from tests.command import free_port
 from tests.conftest import ROOT
 from tests.service.conftest import Serve
 from tests.service.events.conftest import Listen
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 Start: TypeAlias = Callable[..., Awaitable[Process]]
 
@@ -45,7 +45,7 @@ async def start() -> AsyncIterator[Start]:
 async def said(process: Process, text: str) -> str:
     """The line of standard error that has this in it."""
     assert process.stderr is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while line := (await process.stderr.readline()).decode():
             if text in line:
                 return line
@@ -68,14 +68,14 @@ async def test_what_is_recorded_and_replayed_gives_the_service_the_same_scores_a
     original = await start("replay", recordings / f"{name}.jsonl", "--to", "tcp://127.0.0.1:*", "--bind", "--stay")
     endpoint = (await said(original, "ZMQ_ENDPOINT=")).split("ZMQ_ENDPOINT=")[1].strip()
     recording = await start("record", copied, "--zmq-endpoint", endpoint, "--count", count)
-    assert await asyncio.wait_for(recording.wait(), 20) == 0
+    assert await asyncio.wait_for(recording.wait(), PATIENCE) == 0
 
     again = await start("replay", copied, "--to", "tcp://127.0.0.1:*", "--bind")
     heard = (await said(again, "ZMQ_ENDPOINT=")).split("ZMQ_ENDPOINT=")[1].strip()
     client = await serve(zmq_endpoint=parse_endpoints(heard), block_size=truth.block_size)
-    assert await asyncio.wait_for(again.wait(), 20) == 0
+    assert await asyncio.wait_for(again.wait(), PATIENCE) == 0
     last = {(rank.pod, rank.number): number for rank, number in truth.last_sequence.items()}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             pods = (await (await client.get("/pods")).json())["pods"]
             if {(pod["pod"], pod["rank"]): pod["last_sequence"] for pod in pods} == last:
@@ -94,7 +94,7 @@ async def test_publishers_connect_to_a_service_that_is_bound(start: Start, liste
     listening = await listen(Endpoint("tcp://127.0.0.1:*"))
     (address,) = listening.pool.addresses()
     done = await start("replay", recordings / "g_dp.jsonl", "--to", address)
-    assert await asyncio.wait_for(done.wait(), 20) == 0
+    assert await asyncio.wait_for(done.wait(), PATIENCE) == 0
     await listening.heard(truth.last_sequence)
     assert list(truth.differences(listening.index)) == []
 
@@ -113,7 +113,7 @@ async def test_the_original_pace_is_kept_or_made_faster(start: Start, listen: Li
         process = await start("replay", slow, "--to", address, "--speed", speed)
         begun = asyncio.get_running_loop().time()
         await said(process, "waiting for a subscriber")
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
         taken.append(asyncio.get_running_loop().time() - begun)
     assert taken[0] >= 2 / 10
     assert taken[1] >= 2 / 4
@@ -124,12 +124,12 @@ async def test_ctrl_c_ends_a_recording_well(start: Start, recordings: Path, tmp_
     port = free_port()
     recording = await start("record", path, "--zmq-endpoint", f"tcp://*:{port}", "--quiet")
     played = await start("replay", recordings / "a_simple.jsonl", "--to", f"tcp://127.0.0.1:{port}")
-    assert await asyncio.wait_for(played.wait(), 20) == 0
+    assert await asyncio.wait_for(played.wait(), PATIENCE) == 0
     await until(lambda: len(messages(path)) == 3)
     recording.send_signal(signal.SIGINT)
     line = await said(recording, "messages")
     assert line.startswith("3 messages, ")
-    assert await asyncio.wait_for(recording.wait(), 10) == 0
+    assert await asyncio.wait_for(recording.wait(), PATIENCE) == 0
     assert [message.sequence for message in messages(path)] == [0, 1, 2]
 
 
@@ -139,7 +139,7 @@ async def test_a_killed_recording_can_be_read_and_gone_on_with(start: Start, rec
     for expected in (3, 6):
         recording = await start("record", path, "--zmq-endpoint", f"tcp://*:{port}", "--append")
         played = await start("replay", recordings / "a_simple.jsonl", "--to", f"tcp://127.0.0.1:{port}")
-        assert await asyncio.wait_for(played.wait(), 20) == 0
+        assert await asyncio.wait_for(played.wait(), PATIENCE) == 0
         await until(lambda: path.exists() and len(messages(path)) == expected)  # noqa: B023 - waited for in this round
         recording.kill()
         await recording.wait()
@@ -164,7 +164,7 @@ async def test_errors_are_reported_without_a_traceback(
     start: Start, arguments: tuple[str, ...], said_then: str
 ) -> None:
     process = await start(*arguments)
-    _, errors = await asyncio.wait_for(process.communicate(), 20)
+    _, errors = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode in {1, 2}
     assert said_then in errors.decode()
     assert "Traceback" not in errors.decode()

@@ -11,6 +11,7 @@ from service.contract.endpoints import parse_endpoints
 from tests.conftest import ROOT
 from tests.service.conftest import Serve
 from tests.service.engines import chat
+from tests.waiting import PATIENCE
 
 
 async def test_simulated_engines_serve_until_ctrl_c(serve: Serve) -> None:
@@ -21,7 +22,7 @@ async def test_simulated_engines_serve_until_ctrl_c(serve: Serve) -> None:
         stderr=PIPE,
     )
     assert process.stdout is not None
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(PATIENCE):
         lines = [(await process.stdout.readline()).decode().strip() for _ in range(3)]
         *urls, endpoints = lines
         service = await serve(zmq_endpoint=parse_endpoints(endpoints.removeprefix("ZMQ_ENDPOINT=")))

@@ -223,12 +223,5 @@ class WithoutReplay(Network):
 @pytest.mark.parametrize("machine", [Network, WithoutReplay], ids=["with a replay socket", "without one"])
 def test_what_is_called_exact_is_what_the_engine_published(machine: type[Network]) -> None:
     case = machine.TestCase
-    case.settings = settings(
-        max_examples=60,
-        stateful_step_count=50,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=(Phase.generate, Phase.shrink),
-    )
+    case.settings = settings(stateful_step_count=50, phases=(Phase.generate, Phase.shrink))
     case().runTest()

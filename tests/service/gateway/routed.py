@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from aiohttp import ClientSession
 
 from service.simulation.server import EngineServer
+from tests.waiting import PATIENCE
 
 CHAT = "/v1/chat/completions"
 
@@ -26,7 +27,7 @@ class Routed:
 
     async def until_pods(self, holds: Callable[[dict[str, dict[str, Any]]], bool]) -> None:
         """Waits until something holds for the fleet."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             pods = await self.pods()
             while not holds(pods):
                 await asyncio.sleep(0.01)
@@ -35,7 +36,7 @@ class Routed:
     async def until_healthy(self, count: int) -> None:
         """Waits until so many pods are healthy, and their events are received."""
         await self.until_pods(lambda pods: sum(bool(pod["healthy"]) for pod in pods.values()) == count)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             for engine in self.engines:
                 for rank in engine.ranks:
                     await rank.publisher.subscribed()
@@ -43,7 +44,7 @@ class Routed:
     async def until_applied(self, engine: EngineServer) -> None:
         """Waits until the service has applied all events of an engine."""
         expected = {number: rank.publisher.sequence - 1 for number, rank in enumerate(engine.ranks)}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 await asyncio.sleep(0.002)
                 ranks = (await (await self.client.get("/pods")).json())["pods"]

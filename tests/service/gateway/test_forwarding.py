@@ -21,7 +21,7 @@ from service.simulation.server import EngineServer
 from tests.service.conftest import Serve, port_of, url_of
 from tests.service.engines import MODEL, chat
 from tests.service.gateway.routed import CHAT, Route, Routed
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 LONG = "The harbour office answers questions about the ferry, the pilot boat and the crane. " * 20
 
@@ -232,7 +232,7 @@ async def test_without_a_pod_that_works_the_answer_is_503_at_once(route: Route) 
     routed = await route(2)
     for engine in routed.engines:
         await engine.stop()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             response, body = await ask(routed, chat("Hello", stream=True))
             if response.status == 503:

@@ -5,10 +5,15 @@ from pathlib import Path
 import pytest
 
 from service.events.recording import Recording
-from service.offline.analysis import analyse
-from service.offline.plot import plot
+from service.offline.analysis import Analysis, analyse
 
 _SIGNATURES = {"png": b"\x89PNG", "svg": b"<?xml"}
+
+
+def plot(analysis: Analysis, folder: Path, kind: str) -> list[Path]:
+    from service.offline.plot import plot as draw  # noqa: PLC0415 - slow to load
+
+    return draw(analysis, folder, kind)
 
 
 @pytest.mark.parametrize("kind", ["png", "svg"])

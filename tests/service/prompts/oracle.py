@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import transformers
-from transformers.utils.chat_template_utils import _compile_jinja_template
 
 
 class Oracle:
     """A tokenizer of transformers, loaded from a model's folder."""
 
     def __init__(self, folder: Path) -> None:
+        import transformers  # noqa: PLC0415 - slow to load
+
         self._template: str | None = None
         # Not AutoTokenizer, which without a model's config.json takes another class and another pre-tokenizer.
         self.tokenizer = transformers.TokenizersBackend.from_pretrained(str(folder))
@@ -43,5 +43,7 @@ class Oracle:
 
 def compiled_by_transformers(template: str) -> jinja2.Template:
     """Gives a template as transformers itself would render it."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template  # noqa: PLC0415 - slow to load
+
     compiled: jinja2.Template = _compile_jinja_template(template)
     return compiled

@@ -20,6 +20,7 @@ from service.simulation.questions import Progress, Question, read_requests
 from tests.conftest import ROOT
 from tests.service.conftest import Serve
 from tests.service.playback import playing
+from tests.waiting import PATIENCE
 
 FOLDER = ROOT / "tests" / "recordings"
 NAMES = sorted(
@@ -42,7 +43,7 @@ def sender(message: Recorded) -> Rank:
 
 async def heard(client: ClientSession, rank: Rank, sequence: int) -> dict[str, Any]:
     """What /pods says of a rank once its batch of that number was applied."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             for pod in (await (await client.get("/pods")).json())["pods"]:
                 if (pod["pod"], pod["rank"], pod["last_sequence"]) == (rank.pod, rank.number, sequence):

@@ -18,7 +18,7 @@ from service.simulation.scheduler import Speed
 from service.simulation.server import EngineServer
 from tests.service.conftest import Serve
 from tests.service.engines import MODEL, StartEngine, chat, endpoints_of
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 LONG = "The harbour office answers questions about the ferry, the pilot boat and the crane. " * 20
 
@@ -78,7 +78,7 @@ async def test_the_service_predicts_the_reuse_of_each_rank(
         await rank.publisher.subscribed()
     await ask(http, engine, chat(LONG), **{"X-data-parallel-rank": "1"})
     explained: dict[int, int] = {}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not explained:
             answer = await (await service.post("/explain", json=chat(LONG))).json()
             explained = {match["rank"]: match["matched_tokens"] for match in answer["matches"]}

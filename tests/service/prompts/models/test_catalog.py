@@ -21,6 +21,7 @@ from service.prompts.models.catalog import Models
 from service.prompts.options import PromptOptions
 from tests.conftest import BUILTIN
 from tests.service.prompts.fake_hub import FakeHub, Repository
+from tests.waiting import PATIENCE
 
 FILES = {path.name: path.read_bytes() for path in BUILTIN.iterdir()}
 WEIGHTS = {"model.safetensors": b"w" * 1000, "pytorch_model.bin": b"w", "README.md": b"# Hi", "config.json": b"{}"}
@@ -436,7 +437,7 @@ async def test_a_process_ends_though_the_hub_is_silent(hub: FakeHub, tmp_path: P
     await hub.heard.wait()
     assert process.stdin is not None
     process.stdin.close()
-    assert await asyncio.wait_for(process.wait(), 5) == 0
+    assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
 
 
 async def test_the_hubs_own_variables_are_followed(hub: FakeHub, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
 from tokenizers import Tokenizer
 
 from service.prompts.models.model_files import read_model_files
@@ -50,11 +49,17 @@ def saved(folder: Path, kind: str, model_type: str, config: dict[str, Any]) -> P
     return folder
 
 
+def auto_tokenizer(folder: Path) -> Any:
+    import transformers  # noqa: PLC0415 - slow to load
+
+    return transformers.AutoTokenizer.from_pretrained(str(folder))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_tokens_are_those_of_auto_tokenizer(name: str, tmp_path: Path) -> None:
     folder = saved(tmp_path, *CASES[name])
     ours = TextTokenizer(read_model_files(folder), TokenCache(1_000_000))
-    theirs = transformers.AutoTokenizer.from_pretrained(str(folder))
+    theirs = auto_tokenizer(folder)
     assert ours.is_known_class
     random_ = random.Random(name)
     for text in (random_text(random_, SPECIAL) for _ in range(TEXTS)):
@@ -66,7 +71,7 @@ def test_tokens_are_those_of_auto_tokenizer(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_special_tokens_are_those_of_auto_tokenizer(name: str, tmp_path: Path) -> None:
     folder = saved(tmp_path, *CASES[name])
-    theirs = transformers.AutoTokenizer.from_pretrained(str(folder)).special_tokens_map
+    theirs = auto_tokenizer(folder).special_tokens_map
     assert read_model_files(folder).special_tokens.variables == {name: str(token) for name, token in theirs.items()}
 
 
