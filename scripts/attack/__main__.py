@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import socket
 import sys
 from asyncio.subprocess import PIPE
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.attack.attacks import Attack, attacks
+from scripts.attack.events import attacks_by_publishers
 from scripts.attack.good_client import Experience
 from scripts.attack.target import target
 
@@ -39,9 +41,9 @@ class Result:
         return 1000 * max(self.client.health_seconds, self.client.rejected_seconds)
 
 
-async def attacked(name: str, attack: Attack, seconds: float, checkout: Path) -> Result:
+async def attacked(name: str, attack: Attack, seconds: float, checkout: Path, events: str) -> Result:
     """Starts a service, attacks it, and returns the good client's measurements."""
-    async with target(checkout) as service:
+    async with target(checkout, ZMQ_ENDPOINT=events) as service:
         command = (sys.executable, "-m", "scripts.attack.good_client", str(service.port))
         client = await asyncio.create_subprocess_exec(*command, cwd=_ROOT, stdin=PIPE, stdout=PIPE)
         await asyncio.sleep(0.5)
@@ -53,6 +55,12 @@ async def attacked(name: str, attack: Attack, seconds: float, checkout: Path) ->
         alive = service.alive()
         peak, after = (service.peak_rss(), service.rss()) if alive else (0, 0)
     return Result(name, Experience(**json.loads(out)), peak / _MEGABYTE, after / _MEGABYTE, alive)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def line(result: Result) -> str:
@@ -76,10 +84,12 @@ def main(arguments: list[str]) -> int:
         heads = ("health", "score", "no score", "answered", "rejected", "peak MB", "after MB")
         print(f"{'a good client, longest wait in ms':48}" + " ".join(f"{head:>8}" for head in heads))
     failed = False
-    for name, attack in attacks().items():
+    events = f"tcp://127.0.0.1:{_free_port()}"
+    bound = events.replace("127.0.0.1", "*")
+    for name, attack in {**attacks(), **attacks_by_publishers(events)}.items():
         if options.only not in name:
             continue
-        result = asyncio.run(attacked(name, attack, options.seconds, options.checkout.resolve()))
+        result = asyncio.run(attacked(name, attack, options.seconds, options.checkout.resolve(), bound))
         shown: dict[str, Any] = asdict(result)
         print(json.dumps(shown) if options.json else line(result), flush=True)
         failed |= not result.survived or bool(options.limit_ms and result.waited_ms > options.limit_ms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from xxhash import xxh3_64_intdigest
 
+from service.events.large_batches import read_batch_or_pack
 from service.events.wire import Batch, read_batch
 
 
@@ -20,6 +21,11 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 def read_arrival(sequence: int, payload: bytes) -> Arrival:
     """Decodes a message's payload. Raises WireError."""
     return Arrival(sequence, xxh3_64_intdigest(payload), read_batch(payload), payload)
+
+
+def receive_arrival(sequence: int, payload: bytes) -> Arrival:
+    """Decodes a message's payload, and leaves a large one packed: from a socket, any size comes. Raises WireError."""
+    return Arrival(sequence, xxh3_64_intdigest(payload), read_batch_or_pack(payload), payload)
 
 
 def unreadable_arrival(sequence: int, payload: bytes, rank: int, reason: str) -> Arrival:

@@ -3,24 +3,53 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
+from collections.abc import Callable, Iterator
 from time import time
 
 from service.events.arrival import Arrival
+from service.events.large_batches import slices
 from service.events.rate_limited_log import RateLimitedLog
 from service.events.sequencer import Notice
 from service.events.statistics import EventStatistics
-from service.events.wire import Cleared
+from service.events.wire import Batch, Cleared
 from service.index.base import Index, Rank, Removed, Stored
 
 logger = logging.getLogger(__name__)
+_MAX_WAITING_BATCHES = 10_000
+_MAX_WAITING_EVENTS = 4_000_000
+APPLIES_LARGE_BATCH = "a large batch is being applied"
 
 
 class IndexSink:
-    """Applies the batches of one rank to an index. Implements sequencer.Sink."""
+    """Applies the batches of one rank to an index. Implements sequencer.Sink.
 
-    __slots__ = ("_hidden", "_index", "_log", "_rank", "_statistics", "holds_blocks", "last_event_at")
+    A large batch, and what comes after it, waits for `apply_slice`; `defer` is called with the sink when that begins.
+    """
 
-    def __init__(self, rank: Rank, index: Index, statistics: EventStatistics, log: RateLimitedLog) -> None:
+    __slots__ = (
+        "_defer",
+        "_hidden",
+        "_index",
+        "_log",
+        "_loss",
+        "_rank",
+        "_slices",
+        "_statistics",
+        "_waiting",
+        "_waiting_events",
+        "holds_blocks",
+        "last_event_at",
+    )
+
+    def __init__(
+        self,
+        rank: Rank,
+        index: Index,
+        statistics: EventStatistics,
+        log: RateLimitedLog,
+        defer: Callable[[IndexSink], None] = lambda sink: None,
+    ) -> None:
         self.last_event_at: float | None = None
         """Unix seconds."""
         self.holds_blocks = False
@@ -29,10 +58,62 @@ class IndexSink:
         self._statistics = statistics
         self._log = log
         self._hidden = False
+        self._defer = defer
+        self._waiting: deque[Batch] = deque()
+        self._waiting_events = 0
+        self._slices: Iterator[Batch] = iter(())
+        self._loss: str | None = None
+
+    @property
+    def inexact_reason(self) -> str | None:
+        """Why the index may differ from the batches that `apply` was given; None if it does not."""
+        return self._loss or (APPLIES_LARGE_BATCH if self._waiting else None)
 
     def apply(self, arrival: Arrival) -> bool:
+        if self._waiting or arrival.batch.packed:
+            self._wait(arrival.batch)
+            return False
+        return self._apply(arrival.batch)
+
+    def _wait(self, batch: Batch) -> None:
+        """Lets a batch wait for `apply_slice`. Too many are dropped, and the rank stays inexact until it is cleared."""
+        events = len(batch.packed) or len(batch.events)
+        if len(self._waiting) >= _MAX_WAITING_BATCHES or self._waiting_events + events > _MAX_WAITING_EVENTS:
+            self._loss = "too many events wait to be applied"
+            return
+        self._waiting.append(batch)
+        self._waiting_events += events
+        self.holds_blocks = True
+        if len(self._waiting) == 1:
+            self._slices = slices(batch)
+            self._defer(self)
+
+    def apply_slice(self) -> bool:
+        """Applies some of the events that wait; True while more wait."""
+        if not self._waiting:
+            return False
+        try:
+            if (batch := next(self._slices, None)) is not None:
+                self._apply(batch)
+                for reason in batch.unread:
+                    self._loss = f"an event could not be read ({reason})"
+                return True
+        except Exception as error:
+            self._loss = "a part of a batch could not be applied"
+            notice = "A part of a batch of %s could not be applied: %r"
+            self._log.log(logging.ERROR, self._rank, notice, rank_name(self._rank), error)
+            return True
+        done = self._waiting.popleft()
+        self._waiting_events -= len(done.packed) or len(done.events)
+        if not self._waiting:
+            return False
+        following = self._waiting[0]
+        self._slices = slices(following) if following.packed else iter((following,))
+        return True
+
+    def _apply(self, batch: Batch) -> bool:
         cleared = False
-        rank, index, statistics, batch = self._rank, self._index, self._statistics, arrival.batch
+        rank, index, statistics = self._rank, self._index, self._statistics
         for event in batch.events:
             if isinstance(event, Stored):
                 index.store(rank, event)
@@ -53,6 +134,8 @@ class IndexSink:
         return cleared
 
     def clear(self) -> None:
+        self._drop_waiting()
+        self._loss = None
         self._index.clear(self._rank)
 
     def hide(self) -> None:
@@ -65,7 +148,12 @@ class IndexSink:
             self._index.unhide(self._rank)
 
     def forget(self) -> None:
+        self._drop_waiting()
         self._index.forget(self._rank)
+
+    def _drop_waiting(self) -> None:
+        self._waiting.clear()
+        self._waiting_events = 0
 
     def report(self, notice: Notice, count: int, reason: str) -> None:
         statistics, rank = self._statistics, self._rank

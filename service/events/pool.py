@@ -120,18 +120,26 @@ class EventPool:
 
         self._subscribe = subscribe
         self._subscriptions = [subscribe(endpoint) for endpoint in endpoints]
+        self._behind: dict[IndexSink, None] = {}
+        """Ranks with large batches that are not applied yet."""
+        self._is_behind = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     def _sink(self, rank: Rank, topic: bytes, endpoint: Endpoint) -> IndexSink:
         if endpoint.eagle == "1":
             self._index.drop_last_block(rank)
-        return IndexSink(rank, self._index, self.statistics, self._log)
+        return IndexSink(rank, self._index, self.statistics, self._log, self._defer)
+
+    def _defer(self, sink: IndexSink) -> None:
+        self._behind[sink] = None
+        self._is_behind.set()
 
     async def start(self) -> None:
         """Opens the sockets; a socket that cannot be opened becomes a problem, not an error."""
         self._run(self._sweep(), "index sweeper")
         self._run(self._watch(), "events watch")
+        self._run(self._apply_large_batches(), "large batches")
         for subscription in self._subscriptions:
             subscription.open()
         addresses = ", ".join(subscription.endpoint.address for subscription in self._subscriptions)
@@ -229,7 +237,7 @@ class EventPool:
         claimants = self._streams.claimants(stream.rank)
         if claimants:
             reason = reason or "several endpoints speak for this rank"
-        reason = reason or sequencer.inexact_reason
+        reason = reason or sequencer.inexact_reason or stream.sink.inexact_reason
         return StreamReport(
             rank=stream.rank,
             endpoint=stream.subscription.endpoint.address,
@@ -278,6 +286,17 @@ class EventPool:
         while True:
             more = self._index.sweep(SWEEP_BLOCKS)
             await asyncio.sleep(0 if more else _SWEEP_INTERVAL)
+
+    async def _apply_large_batches(self) -> None:
+        """Applies a slice of each rank that is behind, and lets all other work go on in between."""
+        while True:
+            await self._is_behind.wait()
+            for sink in list(self._behind):
+                if not sink.apply_slice():
+                    del self._behind[sink]
+                await asyncio.sleep(0)
+            if not self._behind:
+                self._is_behind.clear()
 
     async def _watch(self) -> None:
         while True:

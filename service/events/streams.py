@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from service.contract.endpoints import Endpoint
-from service.events.arrival import Arrival, read_arrival, unreadable_arrival
+from service.events.arrival import Arrival, receive_arrival, unreadable_arrival
 from service.events.replay_client import ReplayClient, Replayed, ReplayError
 from service.events.sequencer import Sequencer, Sink, Timing
 from service.events.subscription import Message, Subscription
@@ -42,7 +42,7 @@ class Stream(Generic[SinkT]):
         if replayed.topic not in (None, self.topic):
             raise ReplayError(f"it is the replay socket of {(replayed.topic or b'').decode(errors='replace')}")
         try:
-            arrival = read_arrival(replayed.sequence, replayed.payload)
+            arrival = receive_arrival(replayed.sequence, replayed.payload)
         except WireError as error:
             return unreadable_arrival(replayed.sequence, replayed.payload, self.rank.number, str(error))
         if arrival.batch.rank != self.rank.number:
@@ -129,7 +129,7 @@ class Streams(Generic[SinkT]):
     def received(self, subscription: Subscription, message: Message) -> None:
         connection = message.connection
         try:
-            arrival = read_arrival(message.sequence, message.payload)
+            arrival = receive_arrival(message.sequence, message.payload)
             stream = self._heard.get((subscription, message.topic, arrival.batch.rank, message.peer))
             if stream is None or stream.removed:
                 stream = self._find(subscription, message.topic, arrival.batch.rank, message.peer, connection)
@@ -173,7 +173,7 @@ class Streams(Generic[SinkT]):
         if topic is None or not subscription.wants(topic) or not subscription.connections:
             return
         with suppress(WireError):
-            rank = read_arrival(replayed.sequence, replayed.payload).batch.rank
+            rank = receive_arrival(replayed.sequence, replayed.payload).batch.rank
             stream = self._find(subscription, topic, rank, None)
             if stream is not None:
                 stream.sequencer.request_replay()

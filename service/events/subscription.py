@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 _TURN_SECONDS = 0.002
 _WITHOUT_CLOCK = 8
 """Messages read between two checks of the clock."""
+_LONG_PAYLOAD = 16 * 1024
+"""Bytes; the clock is checked after a longer one."""
 _HIGH_WATER = 100_000
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """A larger message ends its connection (ZMQ_MAXMSGSIZE). A batch of a million tokens has about 5 MB."""
@@ -240,9 +242,11 @@ class Subscription:
                     message = self._message_by_frame(socket) if self._by_frame else self._message(socket)
                     if message is None:
                         self._listener.malformed(self)
-                    else:
-                        count += 1
-                        received(self, message)
+                        continue
+                    count += 1
+                    received(self, message)
+                    if len(message.payload) > _LONG_PAYLOAD:
+                        break
         except zmq.Again:
             pass
         finally:

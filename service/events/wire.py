@@ -116,6 +116,8 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
     rank: int
     unread: Mapping[str, int] = {}
     """Number of unreadable events, by reason."""
+    packed: Sequence[Raw] = ()
+    """The events of a batch of very many, which are not read yet: service/events/large_batches.py."""
 
 
 _decode = msgspec.msgpack.Decoder().decode

@@ -1,0 +1,120 @@
+"""Batches of very many events: applied as small ones are, in slices."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+import pytest
+
+from service.events.arrival import receive_arrival
+from service.events.index_sink import APPLIES_LARGE_BATCH, IndexSink
+from service.events.large_batches import LARGE_EVENTS, read_batch_or_pack, slices
+from service.events.rate_limited_log import RateLimitedLog
+from service.events.statistics import EventStatistics
+from service.events.wire import WireError, read_batch
+from service.index.memory import MemoryIndex
+from service.simulation.publisher import Publisher
+from tests.service.events.batches import RANK, TOPIC, becomes_exact, endpoint, held, state, stored, tokens_of
+from tests.service.events.conftest import Listen
+from tests.waiting import until
+
+COUNT = LARGE_EVENTS + 2000
+
+
+def event(number: int, **fields: Any) -> dict[str, Any]:
+    return {
+        "type": "BlockStored",
+        "block_hashes": [number],
+        "token_ids": tokens_of(number),
+        "block_size": 4,
+        "lora_name": None,
+        **fields,
+    }
+
+
+def payload(*events: dict[str, Any]) -> bytes:
+    return msgspec.msgpack.encode([1.0, list(events), 0])
+
+
+def sink(index: MemoryIndex) -> IndexSink:
+    return IndexSink(RANK, index, EventStatistics(), RateLimitedLog(logging.getLogger(__name__)))
+
+
+@pytest.mark.parametrize("as_map", [False, True])
+def test_the_slices_of_a_batch_hold_its_events_in_order(as_map: bool) -> None:
+    removed = [{"type": "BlockRemoved", "block_hashes": [number]} for number in range(COUNT // 2)]
+    events = [event(number) for number in range(COUNT // 2)] + removed + [{"type": "AllBlocksCleared"}]
+    whole = msgspec.msgpack.encode({"ts": 1.0, "events": events} if as_map else [1.0, events, 3])
+    packed = read_batch_or_pack(whole)
+    assert (packed.timestamp, packed.rank, packed.events) == (1.0, 0 if as_map else 3, ())
+    parts = list(slices(packed))
+    assert [one for part in parts for one in part.events] == read_batch(whole).events
+    assert len(parts) > 10
+
+
+def test_a_batch_of_few_events_is_read_whole_whatever_its_size() -> None:
+    tokens = list(range(1_000_000))
+    long = payload(event(1, block_hashes=list(range(250_000)), token_ids=tokens))
+    assert read_batch_or_pack(long) == read_batch(long)
+
+
+def test_a_large_payload_of_another_form_is_refused() -> None:
+    with pytest.raises(WireError):
+        read_batch_or_pack(msgspec.msgpack.encode(["x", [1] * 500_000, 0]))
+
+
+def test_stores_of_groups_that_a_slice_cuts_apart_are_not_trusted() -> None:
+    grouped = [event(number, group_idx=0, kv_cache_spec_kind="full_attention") for number in range(COUNT)]
+    unread = {reason for part in slices(read_batch_or_pack(payload(*grouped))) for reason in part.unread}
+    assert unread == {"a batch of too many stores"}
+
+
+def test_a_slice_at_a_time_is_applied_and_the_rank_is_inexact_meanwhile() -> None:
+    index = MemoryIndex(1_000_000)
+    target = sink(index)
+    target.apply(receive_arrival(0, payload(*(event(number) for number in range(COUNT)))))
+    target.apply(receive_arrival(1, stored(COUNT)))
+    blocks = []
+    while target.apply_slice():
+        blocks.append(index.blocks)
+        assert target.inexact_reason == APPLIES_LARGE_BATCH
+    assert target.inexact_reason is None
+    assert index.blocks == COUNT + 1
+    assert max(after - before for before, after in zip([0, *blocks], blocks, strict=False)) <= 1024
+
+
+def test_a_restart_drops_what_waits() -> None:
+    index = MemoryIndex(1_000_000)
+    target = sink(index)
+    target.apply(receive_arrival(0, payload(*(event(number) for number in range(COUNT)))))
+    target.clear()
+    assert not target.apply_slice()
+    assert (index.blocks, target.inexact_reason) == (0, None)
+
+
+def test_an_event_of_a_slice_that_cannot_be_read_makes_the_rank_inexact_until_it_is_cleared() -> None:
+    index = MemoryIndex(1_000_000)
+    target = sink(index)
+    target.apply(receive_arrival(0, payload(*(event(number) for number in range(COUNT)), {"type": "Unheard"})))
+    while target.apply_slice():
+        pass
+    assert target.inexact_reason == "an event could not be read (unknown event)"
+    target.clear()
+    assert target.inexact_reason is None
+
+
+async def test_other_endpoints_are_heard_and_the_batch_is_applied_in_the_end(listen: Listen) -> None:
+    async with Publisher(topic="kv@large@m") as large, Publisher(topic=TOPIC) as small:
+        listening = await listen(endpoint(large, replay=False), endpoint(small, replay=False))
+        await large.subscribed()
+        await small.subscribed()
+        large.publish(payload(*(event(number) for number in range(COUNT))))
+        large.publish(stored(COUNT))
+        small.publish(stored(0))
+        await until(lambda: RANK in listening.states() and held(listening) == {0})
+        await until(lambda: listening.index.blocks == COUNT + 2)
+        rank = RANK._replace(pod="large")
+        await becomes_exact(listening, rank)
+        assert state(listening, rank) == (True, None)
