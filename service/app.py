@@ -92,7 +92,9 @@ def create_app(settings: Settings) -> web.Application:
         ):
             app[POOL] = pool
             app[MODELS] = models
-            app[RESOLVER] = PromptResolver(models, index, limits, settings.model_name, fleet.parity_of)
+            app[RESOLVER] = PromptResolver(
+                models, index, limits, settings.model_name, parity_of=fleet.parity_of, base_of=fleet.base_of
+            )
             app[READINESS] = ready
             app[GATEWAY] = gateway
             app[REGISTRY] = registry(index, pool, traffic, admission)

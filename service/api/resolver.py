@@ -68,10 +68,16 @@ class PromptResolver:
         index: Index,
         limits: RequestLimits,
         default_model: str,
+        *,
         parity_of: Callable[..., Verdict] = lambda _, **__: Verdict.UNKNOWN,
+        base_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        """`parity_of(model, chat=…)` is the verdict on the pods that serve a model."""
+        """`parity_of(model, chat=…)` is the verdict on the pods that serve a model.
+
+        `base_of(name)` is the base model of a LoRA that a pod lists, or the name itself if it is a model's.
+        """
         self._parity_of = parity_of
+        self._base_of = base_of
         self.default_model = default_model
         self.limits = limits
         self._models = models
@@ -115,14 +121,23 @@ class PromptResolver:
         return Origin(model.renderer_of(chat=chat), self._parity_of(model.name, chat=chat))
 
     def _target(self, name: str | None, lora_name: str | None = None) -> Target:
-        """The model of a name, or the base model if the name is a LoRA that an engine announced."""
+        """The model of a name, or the base model if the name is a LoRA that an engine announced or lists.
+
+        A model's name wins over a LoRA's.
+        """
         requested = name or self.default_model
-        base = None if requested == self.default_model else self._index.lora_model(requested)
+        base = self._base_of_lora(requested)
         if base is None:
             return Target(requested, requested, lora_name)
         if lora_name not in (None, requested):
             raise ApiError(400, f"`model` is the LoRA {requested!r}, `lora_name` is another one", param="lora_name")
         return Target(requested, base, requested)
+
+    def _base_of_lora(self, name: str) -> str | None:
+        if name == self.default_model or self._index.serves(name):
+            return None
+        listed = self._base_of(name)
+        return self._index.lora_model(name) if listed is None else listed if listed != name else None
 
     def _prompt(self, target: Target, tokens: TokenIds, body: ChatRequest | ScoreRequest) -> Prompt:
         return Prompt(target.model, tokens, target.lora_name, body.cache_salt, body.pods, body.skips_cache)

@@ -166,8 +166,19 @@ class Registry:
         return found
 
     def serves(self, model: str) -> bool:
-        """Whether a pod lists a model of that name."""
-        return self.model(model) is not None
+        """Whether a pod lists a model of that name, which is no LoRA."""
+        return self.base_of(model) == model
+
+    def base_of(self, name: str) -> str | None:
+        """The base model of a LoRA that a pod lists, or the name itself if it is a model's; None if no pod lists it."""
+        base: str | None = None
+        for pod in self:
+            for model in pod.learned.models if pod.learned else ():
+                if model.id == name and model.parent is None:
+                    return name
+                if model.id == name:
+                    base = model.parent
+        return base
 
     def root_of(self, model: str) -> str | None:
         """The name or path that an engine loaded a model from, as its /v1/models says; None if unknown."""

@@ -159,6 +159,29 @@ async def test_long_work_in_a_thread_does_not_delay_the_stop(folder: Path) -> No
     assert process.returncode == 0
 
 
+HANGING_RESOLVER = """
+import os, socket, time
+def getaddrinfo(host, *_, **__):
+    os.write(2, f"asked for {host}\\n".encode())
+    time.sleep(3600)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+async def test_a_resolver_that_hangs_delays_neither_answers_nor_the_stop(folder: Path) -> None:
+    (folder / "sitecustomize.py").write_text(HANGING_RESOLVER)
+    endpoints = [f"tcp://pod-{number}.test:5557,replay=tcp://pod-{number}.test:5558" for number in range(60)]
+    environment = environment_of(folder, PYTHONPATH=str(folder), ZMQ_ENDPOINT=",".join(endpoints))
+    async with running(environment) as (process, port), ClientSession(f"http://127.0.0.1:{port}") as client:
+        async with client.get("/health") as answer:
+            assert answer.status == 200
+        assert process.stderr is not None
+        asked = {await process.stderr.readline() for _ in endpoints}
+        assert asked == {f"asked for pod-{number}.test\n".encode() for number in range(60)}
+        await stop(process)
+    assert process.returncode == 0
+
+
 async def test_the_health_check_exits_0_only_while_the_service_answers(folder: Path) -> None:
     async with running(environment_of(folder)) as (_, port):
         environment = {**os.environ, "HTTP_PORT": str(port)}

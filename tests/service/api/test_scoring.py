@@ -59,6 +59,26 @@ async def test_a_request_may_name_a_lora_as_its_model(play: Play) -> None:
     assert (await refused(recorded.client, "/score", contradiction))[:2] == (400, "lora_name")
 
 
+async def test_a_lora_that_no_engine_announced_has_no_scores_and_is_no_model(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4)
+    await (await join(client, "plain:1")).stores([1, 2, 3, 4])
+    await (await join(client, "tuned:2")).stores([1, 2, 3, 4], lora_name="sql")
+    assert await post(client, "/score", {"prompt": [1, 2, 3, 4], "lora_name": "nobody"}) is None
+    assert await post(client, "/score", {"prompt": "Hello", "lora_name": "nobody"}) is None
+    assert (await refused(client, "/score", {"prompt": "Hello", "model": "nobody"}))[0] == 404
+    assert (await refused(client, "/score_completions", {**CHAT, "model": "nobody"}))[0] == 404
+
+
+async def test_the_name_of_a_served_model_wins_over_a_lora_s(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4)
+    for lora_name in ("builtin/demo", "builtin/other"):
+        await (await join(client, f"tuned-{lora_name[-1]}:1")).stores([1, 2, 3, 4], lora_name=lora_name)
+    await (await join(client, "plain:2")).stores([1, 2, 3, 4])
+    await (await join(client, "other:3", model="builtin/other")).stores([1, 2, 3, 4])
+    assert await post(client, "/score", {"prompt": [1, 2, 3, 4], "model": "builtin/demo"}) == {"plain:2": 1}
+    assert await post(client, "/score", {"prompt": [1, 2, 3, 4], "model": "builtin/other"}) == {"other:3": 1}
+
+
 async def test_pods_restricts_the_scores_to_those_pods(play: Play) -> None:
     recorded = await play("c_lora_salt", block_size=16)
     held = best_of_ranks(recorded, 0)
