@@ -236,6 +236,7 @@ def doctor(
             "restart",
             "detach",
         ),
+        *("tls_cert", "tls_key", "tls_client_ca"),
     )
 )
 def demo(

@@ -23,6 +23,9 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SERVICE = Settings()
 _LEAST_MEMORY = 6 << 20  # of a container, in Docker
 _SIMILAR = 0.8
+WITHOUT_KEY = (
+    "Set API_KEYS (docs/http.md), or ask for client certificates with --tls-client-ca; or leave out --publish-address."
+)
 RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 # Variables that have their own option, and the option's name.
 _RESERVED = {
@@ -35,6 +38,9 @@ _RESERVED = {
     "BLOCK_SIZE": "--block-size",
     "HTTP_PORT": "--port",
     "HTTP_HOST": "--publish-address",
+    "TLS_CERT": "--tls-cert",
+    "TLS_KEY": "--tls-key",
+    "TLS_CLIENT_CA": "--tls-client-ca",
     "HF_HOME": "--hf-cache",
     "HF_ENDPOINT": "--hf-endpoint",
     "HF_TOKEN": "HF_TOKEN=… in front of the command, so that nobody reads it in `inspect`",
@@ -69,6 +75,9 @@ class Launch:
     block_size: int = _SERVICE.block_size
     environment: Mapping[str, str] = field(default_factory=dict)
     ca_bundle: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
     build: bool | None = None
     pull: bool = False
     timeout: float = 30.0
@@ -97,6 +106,11 @@ class Launch:
         for option, folder in (("--models-dir", self.models_dir), ("--ca-bundle", self.ca_bundle)):
             if folder is not None and not folder.exists():
                 raise UsageError(f"{option}: {folder} does not exist.", "Name one that does.")
+        for option, file in self.tls_files:
+            if not file.is_file():
+                raise UsageError(f"{option}: {file} is not a file.", "Name a file in PEM.")
+            if self.tls_cert is None:
+                raise UsageError(f"{option} needs --tls-cert.", "Name the certificate that the service presents.")
         for option, folder in (("--models-dir", self.models_dir), ("--hf-cache", self.hf_cache)):
             if folder is not None and folder.exists() and not folder.is_dir():
                 raise UsageError(f"{option}: {folder} is a file.", "Name a folder.")
@@ -117,6 +131,30 @@ class Launch:
             raise UsageError(
                 f"--zmq-endpoint: {error}.", "Example: tcp://10.0.0.7:5557,replay=tcp://10.0.0.7:5558"
             ) from None
+
+    @property
+    def tls(self) -> bool:
+        """Whether the service listens for HTTPS."""
+        return self.tls_cert is not None
+
+    @property
+    def tls_files(self) -> tuple[tuple[str, Path], ...]:
+        """The files of TLS with the options that name them."""
+        files = (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key), ("--tls-client-ca", self.tls_client_ca))
+        return tuple((option, path) for option, path in files if path is not None)
+
+    @property
+    def is_open_to_others(self) -> bool:
+        """Whether other machines reach the service without key and client certificate."""
+        keys = any(self.environment.get(name, "").strip() for name in ("API_KEYS", "API_KEYS_FILE"))
+        return not keys and self.tls_client_ca is None and not ip_address(self.publish_address).is_loopback
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port of METRICS_PORT, if it is set."""
+        return Settings.from_environment(
+            {name: value for name, value in self.environment.items() if name == "METRICS_PORT"}
+        ).metrics_port
 
     @property
     def pod_entries(self) -> tuple[PodEntry, ...]:

@@ -64,6 +64,24 @@ CaBundle = Annotated[
         "those of SSL_CERT_FILE if left out.",
     ),
 ]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="KVCACHE_TLS_CERT",
+        help="Certificate with its chain, in PEM: HTTPS instead of HTTP. Read again when it changes.",
+    ),
+]
+TlsKey = Annotated[
+    Path | None,
+    typer.Option(envvar="KVCACHE_TLS_KEY", help="Key of --tls-cert, if that file does not hold it."),
+]
+TlsClientCa = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="KVCACHE_TLS_CLIENT_CA",
+        help="Authorities of client certificates; only /health and /ready answer without one.",
+    ),
+]
 Build = Annotated[
     bool | None,
     typer.Option(
@@ -233,6 +251,9 @@ class LaunchOptions:
     image: Image = DEFAULTS.image
     base_image: BaseImage = DEFAULTS.base_image
     ca_bundle: CaBundle = None
+    tls_cert: TlsCert = None
+    tls_key: TlsKey = None
+    tls_client_ca: TlsClientCa = None
     build: Build = None
     pull: Pull = False
     model: Model = DEFAULTS.model
@@ -272,7 +293,7 @@ class LaunchOptions:
         }
         folders = {
             name: expanded(path, f"--{name.replace('_', '-')}") if (path := getattr(self, name)) else None
-            for name in ("models_dir", "hf_cache", "ca_bundle")
+            for name in ("models_dir", "hf_cache", "ca_bundle", "tls_cert", "tls_key", "tls_client_ca")
         }
         read = ("env", "env_file", "network", "pod")
         as_given = {option.name: getattr(self, option.name) for option in fields(self) if option.name not in read}

@@ -32,12 +32,16 @@ class Port:
         other = next_free(self.address, self.number)
         if self.option == "--port":
             return f"Stop it, or choose another port: kvcache up --port {other}"
+        if self.option == "--env METRICS_PORT":
+            return f"Stop it, or choose another port: --env METRICS_PORT={other}"
         return f"Stop it, or name another port in {self.option}, such as tcp://*:{other}; engines connect to it."
 
 
 def ports(launch: Launch, kind: RuntimeKind) -> list[Port]:
     """Ports of this machine that the launch uses; raises UsageError if two are equal or one cannot be bound."""
     taken = [Port(launch.publish_address, launch.port, "--port")]
+    if launch.metrics_port is not None:
+        taken.append(Port(launch.publish_address, launch.metrics_port, "--env METRICS_PORT"))
     if kind is RuntimeKind.PROCESS:
         for endpoint in launch.endpoints:
             at = host_port(endpoint.address)
@@ -49,7 +53,9 @@ def ports(launch: Launch, kind: RuntimeKind) -> list[Port]:
         taken += [Port(launch.publish_address, port, "--zmq-endpoint") for port in published]
     numbers = [port.number for port in taken]
     if twice := [number for number in numbers if numbers.count(number) > 1]:
-        raise UsageError(f"Port {twice[0]} is wanted twice.", "Give --port and each bound --zmq-endpoint its own.")
+        raise UsageError(
+            f"Port {twice[0]} is wanted twice.", "Give --port, METRICS_PORT and each bound --zmq-endpoint its own."
+        )
     return taken
 
 

@@ -11,15 +11,16 @@ from orchestrator.health import ask
 class ReadinessWatch:
     """Polls GET /ready and reports changes since the last poll. `last_reported` are the reasons already reported."""
 
-    def __init__(self, console: Console, address: str, port: int) -> None:
+    def __init__(self, console: Console, address: str, port: int, *, tls: bool = False) -> None:
         self._console = console
         self._address = address
         self._port = port
+        self._tls = tls
         self.last_reported: tuple[str, ...] = ()
 
     def missing(self) -> tuple[str, ...] | None:
         """Reasons why the service is not ready; empty if it is ready, None if it does not answer."""
-        answer = ask(self._address, self._port, "/ready")
+        answer = ask(self._address, self._port, "/ready", tls=self._tls)
         return None if answer is None else reasons(answer[1])
 
     def tell(self) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import requests
+import urllib3
+from urllib3.exceptions import InsecureRequestWarning
 
 from orchestrator.errors import Problem
-from orchestrator.health import url
+from orchestrator.health import API_KEY_VARIABLE, key_header, url
 from orchestrator.runtimes.base import ADDRESS_LABEL, PORT_LABEL, RuntimeKind
 from orchestrator.runtimes.discovery import found_service
 
@@ -18,10 +21,17 @@ _ANSWER_SECONDS = 30.0
 class Running:
     """The service at a URL. Methods raise Problem."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, verify: bool = True) -> None:
+        """Without `verify` any certificate is taken: that of this machine's service names a host, not its address."""
         self.url = url.rstrip("/")
         self._session = requests.Session()
         self._session.trust_env = False  # never use a proxy between a host and itself
+        self._session.headers.update(key_header())
+        if not verify:
+            self._session.verify = False
+            urllib3.disable_warnings(InsecureRequestWarning)
+        elif bundle := os.environ.get("SSL_CERT_FILE"):
+            self._session.verify = bundle
 
     def get(self, path: str) -> Any:
         return self._json("GET", path, None)
@@ -51,6 +61,8 @@ class Running:
                 said = response.json()["error"]["message"]
             except (ValueError, KeyError, TypeError):
                 raise self._not_kvcache() from None
+            if response.status_code in {401, 403}:
+                raise Problem(f"The service refuses: {said}", f"Set {API_KEY_VARIABLE} to a key of its API_KEYS.")
             raise Problem(f"The service refuses: {said}", f"It is {method} {path} at {self.url} that it answered.")
         return response
 
@@ -65,5 +77,6 @@ def find_running(name: str, address: str | None, kind: RuntimeKind | None) -> Ru
     with found_service(name, kind) as (_, service):
         if service.running:
             labels = service.labels
-            return Running(url(labels.get(ADDRESS_LABEL, "127.0.0.1"), int(labels.get(PORT_LABEL, 8080))))
+            address, port = labels.get(ADDRESS_LABEL, "127.0.0.1"), int(labels.get(PORT_LABEL, 8080))
+            return Running(url(address, port, tls=service.tls), verify=False)
     raise Problem(f"The service {name} does not run.", "Start it: kvcache start, or kvcache up")

@@ -24,6 +24,7 @@ def systemd_unit(launch: Launch) -> tuple[str, ...]:
     command += [word for pair in options.items() for word in pair]
     for folder, option in ((launch.models_dir, "--models-dir"), (launch.hf_cache, "--hf-cache")):
         command += [option, str(folder.resolve())] if folder else []
+    command += [word for option, file in launch.tls_files for word in (option, str(file.resolve()))]
     command += ["--pod", launch.pods] if launch.pods else []
     command += [word for name, value in launch.environment.items() for word in ("--env", f"{name}={value}")]
     return (

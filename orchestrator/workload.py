@@ -8,11 +8,12 @@ from pathlib import Path
 
 from orchestrator.endpoints import pods_seen_from_container, seen_from_container
 from orchestrator.errors import Problem, UsageError
-from orchestrator.host.identity import identity, refuse_unreadable
+from orchestrator.host.identity import identity, reader_of, refuse_unreadable
 from orchestrator.host.ownership import Owner
 from orchestrator.host.secrets import write_secret
 from orchestrator.host.state import make_service_folder, service_folder
 from orchestrator.launch import Launch
+from orchestrator.mounted_files import mounted_files
 from orchestrator.proxies import has_password, proxies
 from orchestrator.proxies import seen_from_container as in_container
 from orchestrator.publishing import ports
@@ -24,6 +25,7 @@ from orchestrator.runtimes.base import (
     NAME_LABEL,
     OWNER_LABEL,
     PORT_LABEL,
+    TLS_LABEL,
     ContainerRuntime,
     Mount,
     Publication,
@@ -36,6 +38,7 @@ from service.contract.secret_environment import VARIABLE, dump
 
 _MODELS = "/models"
 _HUB_CACHE = "/cache/huggingface"
+_API_KEYS = "API_KEYS"
 _TOKEN = "/run/secrets/hf-token"  # noqa: S105 - a path
 _SECRET_ENVIRONMENT = "/run/secrets/environment"  # noqa: S105 - a path
 HUB_CACHE_VOLUME = "kvcache-huggingface"
@@ -59,7 +62,8 @@ def prepare(launch: Launch, runtime: ContainerRuntime, *, dry: bool = False) -> 
     if runtime.machine and found.mounts:
         raise Problem(
             f"The runtime is on another machine, {runtime.machine}, which cannot mount {found.mounts[0].source}.",
-            "Leave out --models-dir, --hf-cache, the token and passwords of proxies, or use a runtime of this machine.",
+            "Leave out --models-dir, --hf-cache, --tls-cert, the token and passwords of proxies, "
+            "or use a runtime of this machine.",
         )
     return found
 
@@ -71,6 +75,7 @@ def _labels(launch: Launch, address: str) -> dict[str, str]:
         ADDRESS_LABEL: address,
         PORT_LABEL: str(launch.port),
         INSTANCE_LABEL: launch.instance,
+        **({TLS_LABEL: "true"} if launch.tls else {}),
         **({} if launch.detach else {OWNER_LABEL: str(Owner.this_process())}),
     }
 
@@ -97,6 +102,8 @@ def _as_child(launch: Launch, token: Path | None) -> Workload:
     for variable, path in (("MODELS_DIR", launch.models_dir), ("HF_HOME", launch.hf_cache), ("HF_TOKEN_PATH", token)):
         if path is not None:
             environment[variable] = str(path.resolve())
+    # Not resolved: a renewed certificate may be another file under the same link.
+    environment |= {_variable(option): str(path.absolute()) for option, path in launch.tls_files}
     return Workload(
         name=launch.name,
         labels=_labels(launch, launch.publish_address),
@@ -106,19 +113,29 @@ def _as_child(launch: Launch, token: Path | None) -> Workload:
     )
 
 
+def _variable(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_").upper()
+
+
 def _in_container(
     launch: Launch, token: Path | None, runtime: ContainerRuntime, write: Callable[[str, str], Path], *, dry: bool
 ) -> Workload:
+    keeps_id = runtime.kind is RuntimeKind.PODMAN
     who = identity(
         rootless=bool(launch.hf_cache) and runtime.rootless,
-        keeps_id=runtime.kind is RuntimeKind.PODMAN,
+        keeps_id=keeps_id,
         hf_cache=None if dry and launch.hf_cache and not launch.hf_cache.exists() else launch.hf_cache,
     )
+    files = mounted_files(launch.tls_files)
+    if files and not launch.hf_cache:
+        sources = [path for _, path in launch.tls_files]
+        who = reader_of(sources, rootless=runtime.rootless, keeps_id=keeps_id)
     mounts = []
     proxy = in_container(proxies(os.environ), HOST_NAME)
     secret = {name: value for name, value in proxy.items() if has_password(value)}
     environment = {
         **_settings(launch, {name: value for name, value in proxy.items() if name not in secret}),
+        **{_variable(file.option): file.path for file in files},
         "ZMQ_ENDPOINT": launch.zmq_endpoint if launch.engines_beside else _seen_from_container(launch),
         "PODS": launch.pods if launch.engines_beside else _pods_seen_from_container(launch),
         "HTTP_HOST": "0.0.0.0",  # noqa: S104 - of the container; only one port is published
@@ -130,6 +147,9 @@ def _in_container(
         mounts.append(Mount(launch.models_dir.resolve(), _MODELS, read_only=True))
     if launch.hf_cache:
         mounts.append(Mount(launch.hf_cache.resolve(), _HUB_CACHE, read_only=False))
+    mounts += [file.mount for file in files]
+    if _API_KEYS in environment and not runtime.machine:
+        secret[_API_KEYS] = environment.pop(_API_KEYS)
     if secret:
         file = write("environment", dump(secret))
         environment[VARIABLE] = _SECRET_ENVIRONMENT

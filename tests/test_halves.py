@@ -42,6 +42,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "orchestrator.health orchestrator.host orchestrator.config",
         "orchestrator.runtimes",
         "orchestrator.launch orchestrator.endpoints orchestrator.exposition orchestrator.running",
+        "orchestrator.mounted_files",
         "orchestrator.publishing orchestrator.systemd",
         "orchestrator.workload orchestrator.image",
         "orchestrator.console orchestrator.doctor",

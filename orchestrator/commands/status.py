@@ -6,6 +6,7 @@ import json
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from typing import Any
 
 import typer
@@ -15,7 +16,7 @@ from rich.text import Text
 from orchestrator.console import Console, terminal
 from orchestrator.errors import RuntimeUnavailable
 from orchestrator.exposition import totals
-from orchestrator.health import ask, ask_text, host_and_port
+from orchestrator.health import API_KEY_VARIABLE, ask, ask_text, host_and_port
 from orchestrator.readiness import reasons
 from orchestrator.runtimes.base import (
     ADDRESS_LABEL,
@@ -36,13 +37,17 @@ class Report:
 
     ready: bool
     reasons: tuple[str, ...]
-    pods: int
-    blocks: int
-    exact: bool
-    compiled: bool
+    pods: int = 0
+    blocks: int = 0
+    exact: bool = True
+    compiled: bool = True
     """Whether the inner loops are compiled; without them the service is slower."""
-    endpoints: tuple[dict[str, Any], ...]
+    endpoints: tuple[dict[str, Any], ...] = ()
     """The engine endpoints in the response of GET /endpoints."""
+    open_to_others: bool = False
+    """Whether other machines reach it without key and client certificate."""
+    refused: bool = False
+    """Whether it wants an API key that this command does not have, or a client certificate."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,14 @@ def _status(runtime: ContainerRuntime, service: Service) -> Status:
 
 def _report(service: Service) -> Report | None:
     address, port = service.labels.get(ADDRESS_LABEL, ""), int(service.labels.get(PORT_LABEL, 0))
-    ready = ask(address, port, "/ready")
-    listed = ask(address, port, "/pods")
-    if ready is None or listed is None or listed[0] != 200:
+    tls = service.tls
+    ready = ask(address, port, "/ready", tls=tls)
+    listed = ask(address, port, "/pods", tls=tls)
+    if ready is None or listed is None or listed[0] not in {200, 401, 403}:
         return None
+    if listed[0] != 200:
+        return Report(ready[0] == 200, reasons(ready[1]), refused=True)
+    stranger = ask(address, port, "/pods", tls=tls, with_key=False)
     ranks: list[dict[str, Any]] = listed[1]["pods"]
     return Report(
         ready=ready[0] == 200,
@@ -109,8 +118,9 @@ def _report(service: Service) -> Report | None:
         pods=len({rank["pod"] for rank in ranks}),
         blocks=sum(sum(rank["blocks"].values()) for rank in ranks),
         exact=all(rank["exact"] for rank in ranks),
-        compiled=totals(ask_text(address, port, "/metrics")).get("kvcache_native_compiled", 1) == 1,
-        endpoints=_endpoints(address, port),
+        compiled=totals(ask_text(address, port, "/metrics", tls=tls)).get("kvcache_native_compiled", 1) == 1,
+        endpoints=_endpoints(address, port, tls=tls),
+        open_to_others=not _is_loopback(address) and stranger is not None and stranger[0] == 200,
     )
 
 
@@ -123,6 +133,8 @@ def _print(status: Status) -> None:
         "model": status.model,
         "service": _told(status.report),
     }
+    if status.report and status.report.open_to_others:
+        rows["access"] = "other machines may use all of it without a key (API_KEYS)"
     for number, endpoint in enumerate(status.report.endpoints if status.report else ()):
         rows["events" if not number else f"events {number + 1}"] = _endpoint(endpoint)
     table = Table.grid(padding=(0, 2))
@@ -145,8 +157,15 @@ def _since(uptime: float | None) -> str:
     return f" for {hours} h {minutes} min" if hours else f" for {minutes} min {seconds} s"
 
 
-def _endpoints(address: str, port: int) -> tuple[dict[str, Any], ...]:
-    answer = ask(address, port, "/endpoints")
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:  # the name of another machine
+        return False
+
+
+def _endpoints(address: str, port: int, *, tls: bool) -> tuple[dict[str, Any], ...]:
+    answer = ask(address, port, "/endpoints", tls=tls)
     return tuple(answer[1]["endpoints"]) if answer is not None and answer[0] == 200 else ()
 
 
@@ -158,6 +177,9 @@ def _endpoint(endpoint: dict[str, Any]) -> str:
 def _told(report: Report | None) -> str:
     if report is None:
         return "does not answer"
+    if report.refused:
+        state = "ready" if report.ready else "not ready"
+        return f"{state}; more is shown with an API key that may read, in {API_KEY_VARIABLE}"
     ready = "ready" if report.ready else f"not ready: {'; '.join(report.reasons)}"
     exact = "" if report.exact else ", not all exact (GET /pods says why)"
     slow = "" if report.compiled else "; its inner loops are not compiled, so it is slower"

@@ -63,7 +63,7 @@ def _start(runtime: ContainerRuntime, service: Service, console: Console) -> Non
     deadline = time.monotonic() + _START_SECONDS
     for pause in backoff():
         address, port = labels.get(ADDRESS_LABEL, "127.0.0.1"), int(labels.get(PORT_LABEL, 8080))
-        if who_answers(address, port, labels.get(INSTANCE_LABEL, "")) is Answer.OURS:
+        if who_answers(address, port, labels.get(INSTANCE_LABEL, ""), tls=service.tls) is Answer.OURS:
             break
         now = runtime.find(service.name)
         if now is None or not now.running or time.monotonic() > deadline:

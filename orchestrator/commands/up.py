@@ -18,7 +18,7 @@ from orchestrator.host.ownership import Owner
 from orchestrator.host.ports import next_free
 from orchestrator.host.signals import ShutdownRequested, Signals
 from orchestrator.host.state import claim, claim_ports, forget_service
-from orchestrator.launch import Launch
+from orchestrator.launch import WITHOUT_KEY, Launch
 from orchestrator.publishing import check_address, ports, taken_ports
 from orchestrator.readiness import ReadinessWatch
 from orchestrator.runtimes.base import OWNER_LABEL, ContainerRuntime, Health, LogQuery, RuntimeKind, Service
@@ -33,7 +33,6 @@ _ENDPOINTS = (
     ("/score_completions", "Score chat completions with template rendering"),
     ("/v1/chat/completions", "Full chat completions with template processing"),
 )
-_WITHOUT_KEY = "Keep it behind a firewall or a proxy that asks for a key; or leave out --publish-address."
 _LINES_OF_A_DEAD_SERVICE = 20
 _LOADING_SECONDS = 2.0  # covers loading a model from disk
 _LOG_SECONDS = 2.0
@@ -67,7 +66,7 @@ class _UpRun:
         self._signals = signals
         self._begun = begun
         self._address = service_address(launch, runtime)
-        self._readiness = ReadinessWatch(console, self._address, launch.port)
+        self._readiness = ReadinessWatch(console, self._address, launch.port, tls=launch.tls)
         self._started = False
         self._grace = 0.0  # before readiness it has no requests to finish, and may not handle signals yet
         self._noun = runtime.kind.noun
@@ -120,8 +119,9 @@ class _UpRun:
         if launch.models_dir:
             for objection in objections(launch.models_dir, mounted=runtime.images is not None):
                 self._console.warn(objection.what, objection.remedy)
-        if ip_address(launch.publish_address).is_unspecified and "API_KEYS" not in launch.environment:
-            self._console.warn("The service is published on every interface, for anyone.", _WITHOUT_KEY)
+        if launch.is_open_to_others:
+            where = "every interface" if ip_address(launch.publish_address).is_unspecified else launch.publish_address
+            self._console.warn(f"The service is published on {where}, for anyone.", WITHOUT_KEY)
         if runtime.kind is RuntimeKind.PROCESS and launch.restart != "no":
             raise Problem(
                 "--restart: a child process is not started again by itself.",
@@ -214,7 +214,7 @@ class _UpRun:
             time.sleep(pause)
         self._readiness.tell()
         seconds = time.monotonic() - self._begun
-        base = url(self._address, self._launch.port)
+        base = url(self._address, self._launch.port, tls=self._launch.tls)
         self._console.step(f"🚀 kvcache is ready! ({self._runtime.kind}, {seconds:.1f} s)")
         self._console.step("Available endpoints:")
         for path, meaning in _ENDPOINTS:
@@ -232,7 +232,7 @@ class _UpRun:
         ).until_it_ends()
 
     def _health(self) -> Answer:
-        return who_answers(self._address, self._launch.port, self._launch.instance)
+        return who_answers(self._address, self._launch.port, self._launch.instance, tls=self._launch.tls)
 
     def _last_lines(self) -> tuple[str, ...]:
         query = LogQuery(tail=_LINES_OF_A_DEAD_SERVICE)

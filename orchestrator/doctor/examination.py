@@ -10,7 +10,7 @@ from orchestrator.doctor.hub import check_model, check_token
 from orchestrator.doctor.image import check_image
 from orchestrator.doctor.listening import check_listening
 from orchestrator.doctor.machine import check_machine
-from orchestrator.doctor.network import check_events, check_ports
+from orchestrator.doctor.network import check_events, check_exposure, check_ports
 from orchestrator.doctor.parity import check_parity
 from orchestrator.doctor.runtime import check_folders, check_name, check_runtimes
 from orchestrator.errors import RuntimeUnavailable
@@ -41,6 +41,7 @@ def findings(launch: Launch) -> Iterator[Finding]:
 def _on(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
     yield check_name(launch, runtime)
     yield from check_ports(launch, runtime)
+    yield check_exposure(launch)
     if folders := check_folders(launch, runtime):
         yield folders
     if runtime.images is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from orchestrator.doctor.finding import Finding, ok, problem, warning
 from orchestrator.errors import Problem
 from orchestrator.host.ports import listens_on_loopback_only
-from orchestrator.launch import Launch
+from orchestrator.launch import WITHOUT_KEY, Launch
 from orchestrator.publishing import check_address, ports, taken_ports
 from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
 from service.contract.endpoints import HostPort, binds, host_port
@@ -33,6 +33,13 @@ def check_ports(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
             yield ok("port", f"{port} is held by {launch.name} itself")
         else:
             yield problem("port", f"{port} is taken by {taken[port]}", port.remedy())
+
+
+def check_exposure(launch: Launch) -> Finding:
+    """Whether other machines may use the service without a key."""
+    if launch.is_open_to_others:
+        return warning("access", f"everyone who reaches {launch.publish_address} may use all of the API", WITHOUT_KEY)
+    return ok("access", "a key or certificate is needed, or only this machine reaches the service")
 
 
 def check_events(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,3 +56,33 @@ def refuse_unreadable(models_dir: Path) -> None:
             f"--models-dir: {models_dir} is closed to other users, and the service runs as one.",
             f"Open it for reading: chmod -R o+rX {models_dir}",
         )
+
+
+def reader_of(files: Iterable[Path], *, rootless: bool, keeps_id: bool, caller: int | None = None) -> Identity:
+    """The image's unprivileged user, or the caller if only they can read the files. Raises Problem for root's files."""
+    closed = [file for file in files if not _is_readable(file)]
+    if not closed:
+        return Identity()
+    caller = os.geteuid() if caller is None else caller
+    if rootless:
+        return Identity(as_caller=True) if keeps_id else Identity(user="0:0")
+    if caller != _ROOT:
+        return Identity(user=f"{caller}:{os.getegid()}")
+    raise Problem(
+        f"{closed[0]} is closed to other users, and the service runs as one.",
+        f"Give it to that user: chown {UNPRIVILEGED_UID} {closed[0]}",
+    )
+
+
+def _is_readable(file: Path) -> bool:
+    """Whether the image's user can read a file and its folder, as far as their modes tell."""
+
+    def allows(path: Path, bits: int) -> bool:
+        status = path.stat()
+        if status.st_uid == UNPRIVILEGED_UID:
+            bits <<= 6
+        elif status.st_gid == UNPRIVILEGED_UID:
+            bits <<= 3
+        return status.st_mode & bits == bits
+
+    return allows(file, 0o4) and allows(file.absolute().parent, 0o1)

@@ -17,6 +17,8 @@ OWNER_LABEL = "io.kvcache.owner"
 MODEL_LABEL = "io.kvcache.model"
 ADDRESS_LABEL = "io.kvcache.address"
 PORT_LABEL = "io.kvcache.port"
+TLS_LABEL = "io.kvcache.tls"
+"""Present if the service listens for HTTPS."""
 INSTANCE_LABEL = "io.kvcache.instance"
 CONTENT_LABEL = "io.kvcache.content"
 LOOPS_LABEL = "io.kvcache.loops"
@@ -108,6 +110,11 @@ class Service:
     started_at: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     publications: tuple[Publication, ...] = ()
+
+    @property
+    def tls(self) -> bool:
+        """Whether it listens for HTTPS."""
+        return TLS_LABEL in self.labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,16 @@ from orchestrator.health import Answer, who_answers
 from orchestrator.host.ownership import process
 from orchestrator.host.state import forget_service, make_service_folder, service_folder, state_home
 from orchestrator.runtimes import tether
-from orchestrator.runtimes.base import INSTANCE_LABEL, Health, LogQuery, Publication, RuntimeKind, Service, Workload
+from orchestrator.runtimes.base import (
+    INSTANCE_LABEL,
+    TLS_LABEL,
+    Health,
+    LogQuery,
+    Publication,
+    RuntimeKind,
+    Service,
+    Workload,
+)
 from orchestrator.runtimes.log_file import read_log
 from orchestrator.runtimes.streams import tool_lines
 
@@ -114,7 +123,7 @@ class Processes:
 
     def _health(self, record: _Record) -> Health:
         instance = record.labels.get(INSTANCE_LABEL, "")
-        answer = who_answers(record.address, record.ports[0], instance)
+        answer = who_answers(record.address, record.ports[0], instance, tls=TLS_LABEL in record.labels)
         return Health.HEALTHY if answer is Answer.OURS else Health.STARTING
 
     def holder_of_port(self, port: int) -> str | None:

@@ -66,3 +66,30 @@ def test_folders_that_are_not_there_are_refused(tmp_path: Path) -> None:
 def test_models_and_the_hubs_cache_are_two_folders(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the same folder"):
         Launch(models_dir=tmp_path, hf_cache=tmp_path)
+
+
+def test_files_of_tls_need_a_certificate(tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    with pytest.raises(UsageError, match="--tls-key"):
+        Launch(tls_key=file)
+    file.touch()
+    with pytest.raises(UsageError, match="needs --tls-cert"):
+        Launch(tls_key=file)
+
+
+@pytest.mark.parametrize(
+    ("address", "environment", "is_open"),
+    [
+        ("127.0.0.1", {}, False),
+        ("::1", {}, False),
+        ("0.0.0.0", {}, True),
+        ("192.0.2.7", {}, True),
+        ("0.0.0.0", {"API_KEYS": "a:read:sk-0123456789abcdef"}, False),
+        ("0.0.0.0", {"API_KEYS_FILE": "/run/keys"}, False),
+        ("0.0.0.0", {"API_KEYS": ""}, True),
+    ],
+)
+def test_a_service_is_open_when_other_machines_need_no_key(
+    address: str, environment: dict[str, str], is_open: bool
+) -> None:
+    assert Launch(publish_address=address, environment=environment).is_open_to_others is is_open

@@ -84,7 +84,15 @@ def test_status_tells_where_and_how_it_runs_and_what_it_reports(up: Running) -> 
         "ports": [f"127.0.0.1:{up.port}"],
         "detached": True,
         "model": "builtin/demo",
-        "report": {"ready": True, "reasons": [], "pods": 1, "blocks": 0, "exact": False},
+        "report": {
+            "ready": True,
+            "reasons": [],
+            "pods": 1,
+            "blocks": 0,
+            "exact": False,
+            "open_to_others": False,
+            "refused": False,
+        },
     }
     shown = up.command("status")
     assert shown.code == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Problem
-from orchestrator.host.identity import UNPRIVILEGED_UID, Identity, identity, refuse_unreadable
+from orchestrator.host.identity import UNPRIVILEGED_UID, Identity, identity, reader_of, refuse_unreadable
 
 _AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="folders can be given away by root only")
 
@@ -53,3 +53,31 @@ def test_models_that_nobody_else_may_read_are_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     with pytest.raises(Problem, match="closed to other users"):
         refuse_unreadable(tmp_path)
+
+
+def test_a_file_that_everybody_may_read_needs_no_other_user(tmp_path: Path) -> None:
+    file = tmp_path / "cert.pem"
+    file.touch(0o644)
+    tmp_path.chmod(0o711)
+    assert reader_of([file], rootless=False, keeps_id=True) == Identity()
+
+
+def test_a_closed_file_is_read_by_its_owner_or_refused_with_the_command_that_helps(tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.touch(0o600)
+    tmp_path.chmod(0o711)
+    assert reader_of([file], rootless=True, keeps_id=True).as_caller
+    assert reader_of([file], rootless=True, keeps_id=False) == Identity("0:0")
+    assert reader_of([file], rootless=False, keeps_id=True, caller=1234).user == f"1234:{os.getegid()}"
+    with pytest.raises(Problem) as raised:
+        reader_of([file], rootless=False, keeps_id=True, caller=0)
+    assert raised.value.remedy == f"Give it to that user: chown {UNPRIVILEGED_UID} {file}"
+
+
+@_AS_ROOT
+def test_a_file_of_the_plain_user_is_read_by_it(tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.touch(0o400)
+    os.chown(file, UNPRIVILEGED_UID, 0)
+    tmp_path.chmod(0o711)
+    assert reader_of([file], rootless=False, keeps_id=True, caller=0) == Identity()

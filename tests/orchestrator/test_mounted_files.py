@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import UsageError
+from orchestrator.mounted_files import mounted_files
+
+
+def test_the_folder_of_a_file_is_mounted_so_that_a_replaced_file_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").touch()
+    (found,) = mounted_files([("--tls-cert", tmp_path / "cert.pem")])
+    assert (found.path, found.mount.source, found.mount.read_only) == ("/run/files/tls-cert/cert.pem", tmp_path, True)
+    assert found.mount.target == "/run/files/tls-cert"
+
+
+def test_a_link_inside_the_folder_is_followed_and_one_out_of_it_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "live"
+    (folder / "2026").mkdir(parents=True)
+    for target in (folder / "2026" / "cert.pem", tmp_path / "archive.pem"):
+        target.touch()
+    (folder / "cert.pem").symlink_to("2026/cert.pem")
+    (folder / "out.pem").symlink_to("../archive.pem")
+    assert mounted_files([("--tls-cert", folder / "cert.pem")])[0].path == "/run/files/tls-cert/cert.pem"
+    with pytest.raises(UsageError, match="is a link to"):
+        mounted_files([("--tls-cert", folder / "out.pem")])
