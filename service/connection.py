@@ -15,6 +15,7 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
 
+from service.api.admission import LARGE_RESPONSE
 from service.api.errors import ApiError, framework_error
 from service.api.resources import release_reservation, waiting_for_client
 from service.api.traffic import RequestKind, Traffic
@@ -28,8 +29,6 @@ _HEADER_BYTES: Final = 32 << 10
 """Maximum size of one header, name and value: gateways add tokens and traces."""
 _HEADERS_BYTES: Final = 64 << 10
 """Maximum size of all headers of a request, and of the first bytes of its body."""
-_LARGE_RESPONSE: Final = 64 << 10
-"""A response up to this size fits into the buffers of the system and of the event loop and is sent immediately."""
 _MIN_SEND_RATE: Final = 256 << 10
 """Minimum bytes per second that a client must read of a large response, after `send_timeout`."""
 _ERROR_BEFORE_REQUEST: Final = (
@@ -116,16 +115,17 @@ class Connection(web.RequestHandler):
         if not resp.prepared:
             resp.headers[hdrs.SERVER] = "kvcache"
         try:
-            if (resp.content_length or 0) <= _LARGE_RESPONSE:
+            size = resp.content_length or 0
+            if size <= LARGE_RESPONSE:
                 return await super().finish_response(request, resp, start_time)
-            return await self._send_large(request, resp, start_time)
+            return await self._send_large(request, resp, start_time, size)
         finally:
             release_reservation(request)
 
     async def _send_large(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None, size: int
     ) -> tuple[web.StreamResponse, bool]:
-        seconds = self._send_timeout + (resp.content_length or 0) / _MIN_SEND_RATE
+        seconds = self._send_timeout + size / _MIN_SEND_RATE
         try:
             async with asyncio.timeout(seconds):
                 with waiting_for_client(request, self._abort):

@@ -7,12 +7,25 @@ the rest of a body, or to read a response) is dropped: slow clients cannot block
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import Final
 
 from service.api.errors import ApiError
+
+LARGE_RESPONSE: Final = 64 << 10
+"""A response up to this size fits into the buffers of the system and of the event loop, and is sent immediately."""
+
+
+class _Peer:
+    """What the requests of one peer address hold; kept while it has reservations."""
+
+    __slots__ = ("address", "bytes", "requests", "reservations")
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.requests = self.bytes = self.reservations = 0
 
 
 class Admission:
@@ -30,35 +43,26 @@ class Admission:
         self._max_requests_per_peer = min(max_requests, max_requests_per_peer)
         self._max_bytes = max_bytes
         self._max_bytes_per_peer = max_bytes * self._max_requests_per_peer // max_requests
-        self._requests_of: Counter[str] = Counter()
-        self._bytes_of: Counter[str] = Counter()
+        self._peers: dict[str, _Peer] = {}
         self._waiting: dict[Reservation, tuple[float, Callable[[], None]]] = {}
 
-    def reserve(self, peer: str, *, needs_place: bool = True) -> Reservation:
-        """A reservation without place and bytes for a request from `peer`; a place is not always needed later."""
-        return Reservation(self, peer, needs_place=needs_place)
+    def reserve(self, address: str, *, needs_place: bool = True) -> Reservation:
+        """A reservation without place and bytes for a request from `address`; a place is not always needed later."""
+        peer = self._peers.get(address)
+        if peer is None:
+            peer = self._peers[address] = _Peer(address)
+        peer.reservations += 1
+        return Reservation(self, peer, needs_place)
 
-    def _take_place(self, reservation: Reservation) -> None:
-        peer = reservation.peer
-        if self._requests_of[peer] >= self._max_requests_per_peer:
-            limit = f"{self._max_requests_per_peer} requests of {peer} are in flight (MAX_REQUESTS_PER_PEER)"
-            raise _too_many(limit)
+    def _make_place(self, reservation: Reservation) -> None:
         while self.requests >= self._max_requests:
             if not self._drop_slowest(reservation, lambda other: other.has_place):
                 raise _too_many(f"{self._max_requests} requests are in flight (MAX_REQUESTS_IN_FLIGHT)")
-        self.requests += 1
-        self._requests_of[peer] += 1
 
-    def _charge(self, reservation: Reservation, size: int) -> None:
-        peer = reservation.peer
-        of_others = self._bytes_of[peer] - reservation.bytes
-        if of_others and of_others + reservation.bytes + size > self._max_bytes_per_peer:
-            raise _too_many(f"the requests of {peer} hold too many bytes (MAX_BYTES_IN_FLIGHT)")
+    def _make_room(self, reservation: Reservation, size: int) -> None:
         while self.bytes > reservation.bytes and self.bytes + size > self._max_bytes:
             if not self._drop_slowest(reservation, lambda other: other.bytes > 0):
                 raise _too_many(f"the requests in flight hold {self._max_bytes} bytes (MAX_BYTES_IN_FLIGHT)")
-        self.bytes += size
-        self._bytes_of[peer] += size
 
     def _drop_slowest(self, wanting: Reservation, helps: Callable[[Reservation], bool]) -> bool:
         """Drops the request that has waited longest for its client; False if none has waited long enough."""
@@ -73,39 +77,50 @@ class Admission:
                 return True
         return False
 
-    def _give_back(self, reservation: Reservation) -> None:
-        peer = reservation.peer
-        self.bytes -= reservation.bytes
-        _subtract(self._bytes_of, peer, reservation.bytes)
-        if reservation.has_place:
-            self.requests -= 1
-            _subtract(self._requests_of, peer, 1)
-
 
 class Reservation:
-    """The place and the bytes of one request."""
+    """The place and the bytes of one request.
 
-    __slots__ = ("_admission", "_needs_place", "_released", "bytes", "has_place", "peer")
+    Every request passes here, so its methods change the sums of Admission and of the peer themselves: a call to each of
+    them would take longer than the sums.
+    """
 
-    def __init__(self, admission: Admission, peer: str, *, needs_place: bool) -> None:
-        self.peer = peer
+    __slots__ = ("_admission", "_needs_place", "_peer", "_released", "bytes", "has_place")
+
+    def __init__(self, admission: Admission, peer: _Peer, needs_place: bool) -> None:
         self.bytes = 0
         self.has_place = False
         self._admission = admission
+        self._peer = peer
         self._needs_place = needs_place
         self._released = False
 
     def take_place(self) -> None:
         """Raises ApiError 429 if no place is free."""
-        if self._needs_place and not self._released:
-            self._admission._take_place(self)
-            self.has_place = True
+        if self._released or not self._needs_place:
+            return
+        admission, peer = self._admission, self._peer
+        if peer.requests >= admission._max_requests_per_peer:
+            limit = f"{admission._max_requests_per_peer} requests of {peer.address} are in flight"
+            raise _too_many(f"{limit} (MAX_REQUESTS_PER_PEER)")
+        if admission.requests >= admission._max_requests:
+            admission._make_place(self)
+        admission.requests += 1
+        peer.requests += 1
+        self.has_place = True
 
     def charge(self, size: int) -> None:
         """Adds bytes; raises ApiError 429 if there is no room for them."""
-        if not self._released:
-            self._admission._charge(self, size)
-            self.bytes += size
+        if self._released:
+            return
+        admission, peer = self._admission, self._peer
+        if peer.bytes > self.bytes and peer.bytes + size > admission._max_bytes_per_peer:
+            raise _too_many(f"the requests of {peer.address} hold too many bytes (MAX_BYTES_IN_FLIGHT)")
+        if admission.bytes + size > admission._max_bytes:
+            admission._make_room(self, size)
+        admission.bytes += size
+        peer.bytes += size
+        self.bytes += size
 
     @contextmanager
     def waiting_for_client(self, drop: Callable[[], None]) -> Iterator[None]:
@@ -118,17 +133,19 @@ class Reservation:
 
     def release(self) -> None:
         """Returns the place and the bytes. Idempotent."""
-        if not self._released:
-            self._released = True
-            self._admission._give_back(self)
-            self.bytes = 0
-            self.has_place = False
-
-
-def _subtract(counter: Counter[str], key: str, number: int) -> None:
-    counter[key] -= number
-    if not counter[key]:
-        del counter[key]
+        if self._released:
+            return
+        self._released = True
+        admission, peer = self._admission, self._peer
+        admission.bytes -= self.bytes
+        peer.bytes -= self.bytes
+        admission.requests -= self.has_place
+        peer.requests -= self.has_place
+        peer.reservations -= 1
+        if not peer.reservations:
+            del admission._peers[peer.address]
+        self.bytes = 0
+        self.has_place = False
 
 
 def _too_many(reason: str) -> ApiError:

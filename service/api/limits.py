@@ -52,9 +52,14 @@ class RequestLimits:
 
     def check_prompts(self, prompts: Sequence[str | TokenIds]) -> None:
         """Checks the characters and token ids of all prompts together."""
-        characters = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
+        characters = tokens = 0
+        for prompt in prompts:
+            if isinstance(prompt, str):
+                characters += len(prompt)
+            else:
+                tokens += len(prompt)
         _check("prompt", characters, "characters", self.max_prompt_characters, "MAX_PROMPT_CHARACTERS")
-        self.check_tokens("prompt", sum(len(prompt) for prompt in prompts if not isinstance(prompt, str)))
+        self.check_tokens("prompt", tokens)
 
     def check_tokens(self, param: str, number: int) -> None:
         """Checks the number of token ids in the field `param`."""

@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service.api.admission import Admission
+from service.api.admission import LARGE_RESPONSE, Admission
 from service.api.errors import ApiError, framework_error, prompt_error
 from service.api.resources import release_reservation, set_reservation
 from service.api.traffic import RequestKind, Traffic
@@ -67,8 +67,9 @@ def with_limits_and_errors(
             try:
                 response = await _respond(request, handler, retry_after)
                 try:
-                    if isinstance(response, web.Response):
-                        reservation.charge(len(response.body or b""))  # type: ignore[arg-type] # always bytes here
+                    # A small response fits into the system's buffers. A streamed one has another type.
+                    if type(response) is web.Response and (size := len(response.body or b"")) > LARGE_RESPONSE:  # type: ignore[arg-type] # always bytes here
+                        reservation.charge(size)
                 except ApiError as error:
                     response = error.response()
             except BaseException:

@@ -60,5 +60,8 @@ def waiting_for_client(request: web.BaseRequest, drop: Callable[[], None]) -> Ab
 
 
 def release_reservation(request: web.BaseRequest) -> None:
-    if (reservation := request.get(_RESERVATION)) is not None:
-        reservation.release()
+    try:
+        reservation = request[_RESERVATION]
+    except KeyError:  # a request that needs none
+        return
+    reservation.release()

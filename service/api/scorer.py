@@ -28,7 +28,7 @@ class Scorer:
 
     def scores(self, prompt: Prompt) -> Scores:
         """The score of each pod that holds a prefix of the prompt."""
-        return self.scores_of(self.matches(prompt))
+        return pod_scores(self._index.match(prompt), self._tier_weights, self._block_size)
 
 
 def sum_scores(several: Sequence[Scores]) -> Scores:

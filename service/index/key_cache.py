@@ -38,7 +38,7 @@ class KeyCache:
 
     def block_keys(self, parent: BlockKey, tokens: TokenIds, block_size: int) -> Sequence[BlockKey]:
         """One key per whole block of `tokens`; the first is chained to `parent`."""
-        if not self.capacity:
+        if not self._runs.capacity:
             return block_keys(parent, tokens, block_size)
         run = max(1, _RUN_TOKENS // block_size) * block_size
         view = memoryview(tokens).cast("B")

@@ -19,7 +19,9 @@ def pod_scores(matches: Iterable[RankMatch], weights: TierWeights, block_size: i
     for match in matches:
         if match.tokens_by_tier is not last:  # ranks that hold as much share it
             last = match.tokens_by_tier
-            weighted = sum(weights[tier] * tokens for tier, tokens in last.items())
+            weighted = 0.0
+            for tier, tokens in last.items():
+                weighted += weights[tier] * tokens
         if weighted > best.get(match.rank.pod, 0.0):
             best[match.rank.pod] = weighted
     if not best:

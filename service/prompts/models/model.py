@@ -178,6 +178,9 @@ class Model:
 
     async def _encode(self, text: str, *, add_special_tokens: bool) -> TokenIds:
         prefix = self._tokenizer.find_prefix(text)
+        uncached = len(text) - prefix.settled_chars
+        if uncached <= _MAX_INLINE_CHARACTERS:
+            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens, prefix=prefix)
         cancelled = threading.Event()
         encode = partial(
             self._tokenizer.encode,
@@ -186,9 +189,6 @@ class Model:
             prefix=prefix,
             is_cancelled=cancelled.is_set,
         )
-        uncached = len(text) - prefix.settled_chars
-        if uncached <= _MAX_INLINE_CHARACTERS:
-            return encode()
         try:
             async with self._long_texts if uncached > _LONG_TEXT_CHARACTERS else nullcontext():
                 return await self._off_the_loop(encode)

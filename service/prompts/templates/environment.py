@@ -16,6 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, missing
 
 from service.prompts.templates.field_reads import DICT_ATTRIBUTES, FieldReads
+from service.prompts.templates.loops import LOOP_FIELDS, ListLoop
 
 
 class Generation(Extension):
@@ -63,11 +64,9 @@ _NAMESPACE = "_Namespace__attrs"
 
 _MOST_UNDEFINED_FIELDS = 1000
 
+_LOOPS = (ListLoop, LoopContext)
 _SAFE_DICT_METHODS = frozenset({"get", "items", "keys", "values"})
 _SAFE_STR_METHODS = frozenset(name for name in dir(str) if not name.startswith(("_", "format")))
-_LOOP_FIELDS = frozenset(
-    {"depth", "depth0", "first", "index", "index0", "last", "length", "nextitem", "previtem", "revindex", "revindex0"}
-)
 
 
 def _check_name(name: Any) -> None:
@@ -126,7 +125,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             value = object.__getattribute__(obj, _NAMESPACE).get(attribute, missing)
             if value is not missing:
                 return value
-        elif (kind is str and attribute in _SAFE_STR_METHODS) or (kind is LoopContext and attribute in _LOOP_FIELDS):
+        elif (kind is str and attribute in _SAFE_STR_METHODS) or (kind in _LOOPS and attribute in LOOP_FIELDS):
             return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
