@@ -36,7 +36,6 @@ from service.api.resources import (
     TURNS,
 )
 from service.api.routes import ROUTES
-from service.api.scorer import Scorer
 from service.api.traffic import Traffic
 from service.contract.endpoints import Endpoint
 from service.contract.settings import Settings
@@ -47,6 +46,7 @@ from service.fleet.registry import Pod, Registry
 from service.gateway.gateway import Gateway, Limits
 from service.index.base import Index
 from service.index.memory import MemoryIndex
+from service.index.scoring import Scorer
 from service.metrics import GatewayCollector, registry
 from service.native.backend import COMPILED
 from service.parity.watcher import ParityWatcher

@@ -27,11 +27,11 @@ from service.api.responses import (
     Delta,
     Message,
     RenderedChat,
-    Scores,
     Usage,
     json_response,
     origin_headers,
 )
+from service.index.scoring import Scores
 
 _completion = msgspec.json.Decoder(CompletionRequest)
 _chat = msgspec.json.Decoder(ChatRequest)

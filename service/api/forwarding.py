@@ -12,11 +12,11 @@ from service.api.errors import ApiError
 from service.api.requests import ChatRequest, ScoreRequest, decode_prompt_or_chat
 from service.api.resolver import PromptResolver, ResolvedChat, ResolvedPrompt
 from service.api.resources import CHAT_DECODER, FLEET, GATEWAY, RESOLVER, SCORER
-from service.api.scorer import Scorer
 from service.fleet.registry import Registry
 from service.gateway.choice import Match, Question
 from service.gateway.gateway import BadEngine, NoModel, NoPod
 from service.index.base import Prompt
+from service.index.scoring import Scorer
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 
 _WITH_PROMPT = frozenset(("/v1/chat/completions", "/v1/completions"))

@@ -13,12 +13,12 @@ from service.api.admission import Admission, Reservation
 from service.api.limits import RequestLimits
 from service.api.requests import ChatBodyDecoder
 from service.api.resolver import PromptResolver
-from service.api.scorer import Scorer
 from service.api.traffic import Traffic
 from service.events.pool import EventPool
 from service.fleet.registry import Registry
 from service.gateway.gateway import Gateway
 from service.index.base import Index
+from service.index.scoring import Scorer
 from service.prompts.models.catalog import Models
 from service.readiness import Readiness
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 import msgspec
 from aiohttp import web
@@ -11,9 +11,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from service.api.errors import ErrorBody
 from service.index.base import Tier
-
-Scores: TypeAlias = dict[str, int | float] | None
-"""Score by pod, best first; null when no pod holds any of the prompt."""
+from service.index.scoring import Scores
 
 _encoder = msgspec.json.Encoder()
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from aiohttp.typedefs import Handler
 
 from service.api import completions, fleet, forwarding, operations, requests, responses, scoring, tokens
+from service.index.scoring import Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ ROUTES: Final = (
         "POST",
         "/score",
         scoring.score,
-        _json(responses.Scores),
+        _json(Scores),
         (requests.ScoreRequest, requests.ChatRequest),
         _MODEL_ERRORS,
     ),

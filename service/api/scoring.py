@@ -11,8 +11,8 @@ from service.api.requests import ChatRequest, Messages, decode, decode_prompt_or
 from service.api.resolver import ResolvedChat, ResolvedPrompt
 from service.api.resources import CHAT_DECODER, RESOLVER, SCORER
 from service.api.responses import ByTier, Explanation, Match, ScoredChat, json_response, origin_headers
-from service.api.scorer import Scorer, sum_scores
 from service.index.base import Prompt, RankMatch
+from service.index.scoring import Scorer, sum_scores
 
 _chat = msgspec.json.Decoder(ChatRequest)
 _messages = msgspec.json.Decoder(Messages)
