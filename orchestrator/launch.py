@@ -144,6 +144,17 @@ class Launch:
         return tuple((option, path) for option, path in files if path is not None)
 
     @property
+    def curve_files(self) -> tuple[tuple[str, Path], ...]:
+        """The files and folders of CURVE keys, each after ZMQ_CURVE_KEY or the address of its endpoint."""
+        own = self.environment.get("ZMQ_CURVE_KEY", "").strip()
+        named = ((one.address, one.curve) for one in self.endpoints if one.curve not in (None, "*"))
+        paths = [*([("ZMQ_CURVE_KEY", own)] if own else []), *named]
+        for name, path in paths:
+            if not Path(str(path)).expanduser().exists():
+                raise UsageError(f"{name}: there is no key in {path}.", "Name a file that zmq.auth has written.")
+        return tuple((name, Path(str(path)).expanduser().absolute()) for name, path in paths)
+
+    @property
     def is_open_to_others(self) -> bool:
         """Whether other machines reach the service without key and client certificate."""
         keys = any(self.environment.get(name, "").strip() for name in ("API_KEYS", "API_KEYS_FILE"))

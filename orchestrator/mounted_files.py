@@ -22,7 +22,7 @@ class MountedFile:
 
 
 def mounted_files(files: Iterable[tuple[str, Path]]) -> tuple[MountedFile, ...]:
-    """Mounts the folder of each file: a mounted file would stay the old one when a renewed file takes its name.
+    """Mounts folders, and the folder of each file: a mounted file stays the old one when a new file takes its name.
 
     Raises UsageError for a link out of its folder, which leads nowhere inside the container.
     """
@@ -30,11 +30,13 @@ def mounted_files(files: Iterable[tuple[str, Path]]) -> tuple[MountedFile, ...]:
 
 
 def _mounted(option: str, file: Path) -> MountedFile:
+    target = f"{_FOLDER}/{option.removeprefix('--')}"
+    if file.is_dir():
+        return MountedFile(option, target, Mount(file.resolve(), target, read_only=True))
     folder = file.parent.resolve()
     if not file.resolve().is_relative_to(folder):
         raise UsageError(
             f"{option}: {file} is a link to {file.resolve()}, which a container does not see.",
             "Name a copy, which a deploy hook of certbot may replace, or use --runtime process.",
         )
-    target = f"{_FOLDER}/{option.removeprefix('--')}"
     return MountedFile(option, f"{target}/{file.name}", Mount(folder, target, read_only=True))

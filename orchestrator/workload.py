@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.endpoints import pods_seen_from_container, seen_from_container
@@ -39,6 +40,7 @@ from service.contract.secret_environment import VARIABLE, dump
 _MODELS = "/models"
 _HUB_CACHE = "/cache/huggingface"
 _API_KEYS = "API_KEYS"
+_CURVE_KEY = "ZMQ_CURVE_KEY"
 _TOKEN = "/run/secrets/hf-token"  # noqa: S105 - a path
 _SECRET_ENVIRONMENT = "/run/secrets/environment"  # noqa: S105 - a path
 HUB_CACHE_VOLUME = "kvcache-huggingface"
@@ -127,8 +129,11 @@ def _in_container(
         hf_cache=None if dry and launch.hf_cache and not launch.hf_cache.exists() else launch.hf_cache,
     )
     files = mounted_files(launch.tls_files)
-    if files and not launch.hf_cache:
-        sources = [path for _, path in launch.tls_files]
+    curve = {
+        name: mounted_files([(f"curve-{number}", path)])[0] for number, (name, path) in enumerate(launch.curve_files)
+    }
+    if (files or curve) and not launch.hf_cache:
+        sources = [path for _, path in (*launch.tls_files, *launch.curve_files)]
         who = reader_of(sources, rootless=runtime.rootless, keeps_id=keeps_id)
     mounts = []
     proxy = in_container(proxies(os.environ), HOST_NAME)
@@ -136,7 +141,8 @@ def _in_container(
     environment = {
         **_settings(launch, {name: value for name, value in proxy.items() if name not in secret}),
         **{_variable(file.option): file.path for file in files},
-        "ZMQ_ENDPOINT": launch.zmq_endpoint if launch.engines_beside else _seen_from_container(launch),
+        **({_CURVE_KEY: curve[_CURVE_KEY].path} if _CURVE_KEY in curve else {}),
+        "ZMQ_ENDPOINT": _seen_from_container(launch, {name: file.path for name, file in curve.items()}),
         "PODS": launch.pods if launch.engines_beside else _pods_seen_from_container(launch),
         "HTTP_HOST": "0.0.0.0",  # noqa: S104 - of the container; only one port is published
         "MODELS_DIR": _MODELS,
@@ -147,7 +153,7 @@ def _in_container(
         mounts.append(Mount(launch.models_dir.resolve(), _MODELS, read_only=True))
     if launch.hf_cache:
         mounts.append(Mount(launch.hf_cache.resolve(), _HUB_CACHE, read_only=False))
-    mounts += [file.mount for file in files]
+    mounts += [file.mount for file in (*files, *curve.values())]
     if _API_KEYS in environment and not runtime.machine:
         secret[_API_KEYS] = environment.pop(_API_KEYS)
     if secret:
@@ -174,8 +180,10 @@ def _in_container(
     )
 
 
-def _seen_from_container(launch: Launch) -> str:
-    return format_endpoints(seen_from_container(launch.endpoints, HOST_NAME))
+def _seen_from_container(launch: Launch, keys: Mapping[str, str]) -> str:
+    """`keys` are the paths inside the container of the files in curve=, by address."""
+    endpoints = [replace(one, curve=keys.get(one.address, one.curve)) for one in launch.endpoints]
+    return format_endpoints(endpoints if launch.engines_beside else seen_from_container(endpoints, HOST_NAME))
 
 
 def _pods_seen_from_container(launch: Launch) -> str:

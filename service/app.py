@@ -11,6 +11,7 @@ from aiohttp import web
 
 from service.api.admission import Admission
 from service.api.client_certificates import with_client_certificate
+from service.api.key_rates import KeyRates
 from service.api.keys import KeyRing
 from service.api.limits import RequestLimits
 from service.api.middleware import with_limits_and_errors
@@ -38,7 +39,8 @@ from service.api.resources import (
 from service.api.routes import ROUTES
 from service.api.traffic import Traffic
 from service.contract.endpoints import Endpoint
-from service.contract.settings import Settings
+from service.contract.settings import Settings, SettingsError
+from service.events.curve import KeyPair
 from service.events.pool import EventPool
 from service.fleet.monitor import Monitor
 from service.fleet.pods_file import PodsFile
@@ -67,7 +69,7 @@ def create_app(settings: Settings) -> web.Application:
         body_timeout=settings.body_timeout,
         min_body_rate=settings.min_body_rate,
     )
-    caches = CacheBudget.of(settings.token_cache_bytes, compiled=COMPILED)
+    caches = CacheBudget.of(settings.token_cache_bytes, compiled=COMPILED, by_salt=settings.token_cache_by_salt)
     index, traffic = MemoryIndex(settings.index_max_blocks, caches.block_keys), Traffic()
     admission = Admission(settings.max_requests_in_flight, settings.max_requests_per_peer, settings.max_bytes_in_flight)
     app[LIMITS] = limits
@@ -79,13 +81,14 @@ def create_app(settings: Settings) -> web.Application:
     app[SCORER] = Scorer(index, settings.tier_weights, settings.block_size)
     app[CHAT_DECODER] = chat_body_decoder(caches.chat_bodies)
     app[DOCUMENT] = document(ROUTES)
+    own_keys = _curve_keys(settings)
     fleet = Registry()
     app[FLEET] = fleet
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         # Nested, so that started resources are stopped if a later one fails to start.
         async with (
-            event_pool(settings, index) as pool,
+            event_pool(settings, index, own_keys) as pool,
             loaded_models(PromptOptions.of(settings, caches), index, fleet) as models,
             readiness(settings, models, pool, fleet) as ready,
             monitored(fleet, pool, models, settings) as gateway,
@@ -102,7 +105,7 @@ def create_app(settings: Settings) -> web.Application:
             yield
 
     app.cleanup_ctx.append(resources)
-    key_ring = KeyRing(settings.api_keys, settings.api_keys_file)
+    key_ring = KeyRing(settings.api_keys, settings.api_keys_file, rates=KeyRates(dict(settings.api_key_rates)))
     for route in ROUTES:
         handler = with_limits_and_errors(
             route.handler,
@@ -125,8 +128,18 @@ def _authorizer(keys: KeyRing, permission: str | None) -> Callable[[str | None],
     return partial(keys.check, permission=permission)
 
 
+def _curve_keys(settings: Settings) -> KeyPair | None:
+    """Raises SettingsError for a file without keys."""
+    if settings.zmq_curve_key is None:
+        return None
+    try:
+        return KeyPair.read(settings.zmq_curve_key)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"ZMQ_CURVE_KEY={settings.zmq_curve_key}: {error}") from error
+
+
 @asynccontextmanager
-async def event_pool(settings: Settings, index: Index) -> AsyncIterator[EventPool]:
+async def event_pool(settings: Settings, index: Index, own_keys: KeyPair | None = None) -> AsyncIterator[EventPool]:
     """Receives events and applies them to the index."""
     pool = EventPool(
         settings.zmq_endpoint,
@@ -136,6 +149,7 @@ async def event_pool(settings: Settings, index: Index) -> AsyncIterator[EventPoo
         concurrency=settings.pool_concurrency,
         queue_batches=settings.pool_queue_batches,
         pod_ttl=settings.pod_ttl,
+        own_keys=own_keys,
     )
     try:
         await pool.start()

@@ -95,6 +95,7 @@ class ServiceCollector(Collector):
             ),
             (((endpoint,), count) for endpoint, count in counted.claims_refused.items()),
         )
+        yield _counter("events_peers_refused", "Connections of engines that were not allowed", counted.peers_refused)
         yield _labelled(
             GaugeMetricFamily(
                 "kvcache_endpoint_state", "1 for the state that an endpoint is in", labels=("endpoint", "state")

@@ -13,7 +13,7 @@ from service.api import operations
 from service.api.resources import INSTANCE_ID, READINESS, REGISTRY, TRAFFIC
 from service.app import create_app
 from service.connection import Connection
-from service.contract.settings import Settings
+from service.contract.settings import Settings, SettingsError
 from service.listener import Listener
 from service.tls import TlsError, TlsFiles
 
@@ -32,6 +32,8 @@ async def listening(settings: Settings) -> AsyncIterator[int]:
     """Starts the application and listens; returns the port. Raises ListenError."""
     try:
         app = create_app(settings)
+    except SettingsError as error:
+        raise ListenError(str(error)) from error
     except (OSError, ValueError) as error:
         raise ListenError(f"API_KEYS_FILE={settings.api_keys_file}: {error}") from error
     async with _running(app, settings) as connection:

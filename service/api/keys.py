@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 
 from service.api.errors import ApiError
+from service.api.key_rates import KeyRates
 from service.contract.api_keys import ApiKey, digest_of, parse_api_keys
 
 logger = logging.getLogger(__name__)
@@ -17,11 +18,14 @@ logger = logging.getLogger(__name__)
 class KeyRing:
     """The keys of the settings and of a file, which is reloaded when it changes."""
 
-    def __init__(self, keys: Sequence[ApiKey], file: Path | None, recheck_seconds: float = 1.0) -> None:
+    def __init__(
+        self, keys: Sequence[ApiKey], file: Path | None, recheck_seconds: float = 1.0, rates: KeyRates | None = None
+    ) -> None:
         """Raises ValueError or OSError for an unusable file. Without keys and file, everything is allowed."""
         self._fixed = tuple(keys)
         self._file = file
         self._recheck_seconds = recheck_seconds
+        self._rates = rates or KeyRates({})
         self._modified = (0, 0)
         self._checked_at = monotonic()
         self._of_file: tuple[ApiKey, ...] = ()
@@ -34,7 +38,7 @@ class KeyRing:
         return not self._fixed and self._file is None
 
     def check(self, authorization: str | None, permission: str) -> None:
-        """Raises ApiError 401 for a missing or unknown key, 403 for a key without the permission."""
+        """Raises ApiError 401 for a missing or unknown key, 403 for one without the permission, 429 above its rate."""
         self._reread()
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not given:
@@ -47,6 +51,7 @@ class KeyRing:
             raise _unauthorized("the API key is unknown")
         if not found.allows(permission):
             raise ApiError(403, f"the API key {found.name!r} may not {permission}", code="insufficient_permissions")
+        self._rates.take(found.name)
 
     def _reread(self) -> None:
         if self._file is None or monotonic() - self._checked_at < self._recheck_seconds:

@@ -107,7 +107,10 @@ class PromptResolver:
             if isinstance(value, str):
                 model = await self._models.get(target.model)
                 tokens = await model.tokenize(
-                    value, add_special_tokens=body.add_special_tokens, truncation=body.truncation
+                    value,
+                    add_special_tokens=body.add_special_tokens,
+                    truncation=body.truncation,
+                    salt=body.cache_salt,
                 )
                 prompt = self._prompt(target, tokens, body)
                 origin = self._origin(model, chat=False)

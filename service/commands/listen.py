@@ -19,6 +19,7 @@ from service.commands.command_line import parser, seconds
 from service.contract.endpoints import Endpoint, parse_endpoints
 from service.contract.listening import Heard, write_heard
 from service.contract.settings import Settings
+from service.events.curve import KeyPair
 from service.events.replay_client import ReplayError, ask
 from service.events.subscription import Message, Subscription
 from service.events.topic import read_topic
@@ -111,7 +112,7 @@ class _Listener:
     async def heard(self, context: zmq.Context[zmq.Socket[bytes]], problem: str | None) -> Heard:
         """Receives messages for the whole duration; also queries the replay socket, if the endpoint has one."""
         replay = self.endpoint.replay_of(next(iter(self._pods), ""), 0, self._peer)
-        first, replay_problem = await _first_replayed(context, replay) if replay else (None, None)
+        first, replay_problem = await _first_replayed(context, replay, self.endpoint.curve) if replay else (None, None)
         return Heard(
             address=self.endpoint.address,
             connected=self._connected or self._messages > 0,
@@ -129,9 +130,11 @@ class _Listener:
         )
 
 
-async def _first_replayed(context: zmq.Context[zmq.Socket[bytes]], address: str) -> tuple[int | None, str | None]:
+async def _first_replayed(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, curve: str | None
+) -> tuple[int | None, str | None]:
     try:
-        async with aclosing(ask(context, address, 0)) as replies:
+        async with aclosing(ask(context, address, 0, keys=(KeyPair.fresh(), curve))) as replies:
             async for replayed in replies:
                 return replayed.sequence, None
     except ReplayError as error:

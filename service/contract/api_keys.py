@@ -9,6 +9,7 @@ from hashlib import sha256
 PERMISSIONS = ("read", "route", "admin")
 """Read scores, tokens and states; forward requests to engines; change pods."""
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_RATE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _KEY = re.compile(r"[\x21-\x7e]{16,512}")
 
 
@@ -22,6 +23,17 @@ class ApiKey:
 
     def allows(self, permission: str) -> bool:
         return permission in self.permissions
+
+
+def parse_rates(text: str) -> tuple[tuple[str, float], ...]:
+    """Reads `NAME=REQUESTS_PER_SECOND`, several separated by commas; `*` names all others. Raises ValueError."""
+    rates: dict[str, float] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = (word.strip() for word in entry.partition("="))
+        if not (_NAME.fullmatch(name) or name == "*") or not _RATE.fullmatch(number) or float(number) <= 0:
+            raise ValueError(f"{entry!r} must be the name of a key or *, =, and requests per second")
+        rates[name] = float(number)
+    return tuple(rates.items())
 
 
 def digest_of(key: str) -> bytes:

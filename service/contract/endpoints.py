@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 _SCHEMES = ("tcp://", "ipc://", "inproc://")
-_OPTIONS = ("pod", "model", "replay", "hosts", "eagle")
+_OPTIONS = ("pod", "model", "replay", "hosts", "eagle", "curve", "peers", "pods")
 _HOST = re.compile(r"\[[^\[\]\s/;]+\]|[^:\s/;=]+")
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]", re.IGNORECASE)
 
@@ -54,6 +56,9 @@ class Endpoint:
     empty); `replay` is the address of the engine's replay socket. Where engines connect to us, its host may be `*`: the
     host that the engine connects from, or the host in its pod's name if that matches the pattern `hosts` (`10.0.*`).
     `eagle` is "1" for engines with EAGLE that hash no lookahead tokens: they reuse one block less than they announce.
+    `curve` is a file with the public key of the engine; where engines connect to us, also a folder of such files, or
+    `*` for any key. `peers` are the networks that may connect to a bound address, `pods` the patterns of the pod names
+    that it may speak for; both are joined by `+`.
     """
 
     address: str
@@ -62,6 +67,9 @@ class Endpoint:
     replay: str | None = None
     hosts: str | None = None
     eagle: str | None = None
+    curve: str | None = None
+    peers: str | None = None
+    pods: str | None = None
 
     @property
     def binds(self) -> bool:
@@ -72,6 +80,20 @@ class Endpoint:
     def addresses(self) -> tuple[str, ...]:
         """The address and, if there is one, the replay address."""
         return (self.address,) if self.replay is None else (self.address, self.replay)
+
+    def admits(self, host: str) -> bool:
+        """Whether an IP address may connect."""
+        if self.peers is None:
+            return True
+        try:
+            address = ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        return any(address in network for network in _networks(self.peers))
+
+    def speaks_for(self, pod: str) -> bool:
+        """Whether messages of the endpoint may be about a pod."""
+        return self.pods is None or any(fnmatchcase(pod, pattern) for pattern in self.pods.split("+"))
 
     def __str__(self) -> str:
         """The entry as `parse_endpoints` reads it."""
@@ -97,7 +119,7 @@ class Endpoint:
 
 
 def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
-    """Reads `ADDRESS[,pod=…][,model=…][,replay=…][,eagle=…][,ADDRESS…]`; an option applies to the address before it.
+    """Reads `ADDRESS[,pod=…][,replay=…][,curve=…]…[,ADDRESS…]`; an option applies to the address before it.
 
     Raises ValueError with a sentence that names the invalid part.
     """
@@ -118,6 +140,10 @@ def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
             raise ValueError(f"{part!r} is the second {option}= of {endpoints[-1].address}")
         if option == "replay":
             _check_address(value, replay=True)
+        if option == "peers":
+            if not endpoints[-1].binds or not endpoints[-1].address.startswith("tcp://"):
+                raise ValueError(f"{part!r} is for a bound address, such as tcp://*:5557")
+            _networks(value)
         if option == "eagle" and value not in {"0", "1"}:
             raise ValueError(f"{part!r} must be eagle=0 or eagle=1")
         endpoints[-1] = replace(endpoints[-1], **{option: value})
@@ -129,6 +155,18 @@ def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
 def format_endpoints(endpoints: Iterable[Endpoint]) -> str:
     """The text that `parse_endpoints` reads back as the same endpoints."""
     return ",".join(map(str, endpoints))
+
+
+@lru_cache(256)
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Raises ValueError that names the invalid one."""
+    networks = []
+    for part in text.split("+"):
+        try:
+            networks.append(ip_network(part, strict=False))
+        except ValueError:
+            raise ValueError(f"{part!r} in peers= must be an IP address or a network, such as 10.0.0.0/8") from None
+    return tuple(networks)
 
 
 def _option(part: str) -> tuple[str | None, str]:

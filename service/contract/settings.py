@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from service.contract.api_keys import ApiKey, parse_api_keys
+from service.contract.api_keys import ApiKey, parse_api_keys, parse_rates
 from service.contract.assignments import parse_assignments
 from service.contract.endpoints import Endpoint, parse_endpoints
 from service.contract.pods import PodEntry, parse_pods
@@ -134,12 +134,19 @@ class Settings:
     token_cache_bytes: int = _setting(
         64 << 20, _size(0), "memory of the cache of prompts and their tokens; 0 turns it off"
     )
+    token_cache_by_salt: bool = _setting(
+        False, _flag, "keep cached tokens of each `cache_salt` apart, so that timing tells nothing of others' texts"
+    )
     render_timeout: float = _setting(5.0, parse_seconds, "timeout for rendering one chat template")
 
     zmq_endpoint: tuple[Endpoint, ...] = _setting(
         (Endpoint("tcp://localhost:5557"),),
         parse_endpoints,
-        "sources of events: ADDRESS[,pod=…][,model=…][,replay=…][,hosts=…][,eagle=1], several separated by commas",
+        "sources of events: ADDRESS[,pod=…][,model=…][,replay=…][,hosts=…][,eagle=1][,curve=…][,peers=…][,pods=…], "
+        "several separated by commas",
+    )
+    zmq_curve_key: Path | None = _setting(
+        None, _optional_path, "file with the service's CURVE key pair, for endpoints with curve="
     )
     zmq_topic: str = _setting("kv@", _any_text, "prefix of the topics to subscribe to; empty for all")
     pool_concurrency: int = _setting(4, _count(1, 256), "endpoints drained concurrently per event-loop turn")
@@ -180,6 +187,9 @@ class Settings:
     http_port: int = _setting(8080, _count(0, 65535), "port to listen on; 0 for any free port")
     api_keys: tuple[ApiKey, ...] = _setting(
         (), parse_api_keys, "API keys, as NAME:PERMISSIONS:KEY with read, route, admin; several separated by commas"
+    )
+    api_key_rates: tuple[tuple[str, float], ...] = _setting(
+        (), parse_rates, "requests per second of API keys, as NAME=NUMBER,… with * for the others"
     )
     api_keys_file: Path | None = _setting(
         None, _optional_path, "file of API keys, one a line as in API_KEYS; read again when it changes"

@@ -20,6 +20,8 @@ class EndpointState(StrEnum):
     CONNECTING = "connecting"
     REFUSED = "refused"
     """Connections to the address are refused."""
+    REJECTED = "rejected"
+    """The engine ends the handshake: one side uses CURVE and the other does not, or a key is wrong."""
     LISTENING = "listening"
     """The address is bound, and no engine is connected."""
     CONNECTED = "connected"
@@ -35,6 +37,10 @@ _PROBLEMS = {
         "{address}: nobody accepts connections there; start the engine with KV events on, check the port, and see that "
         "its publisher binds (an endpoint with *); if it connects too, use an endpoint with * here"
     ),
+    EndpointState.REJECTED: (
+        "{address}: the handshake fails; see that curve= is the engine's public key if it uses CURVE, and left out if "
+        "it does not, and that the engine knows the public key of ZMQ_CURVE_KEY"
+    ),
     EndpointState.LISTENING: (
         "{address}: no engine is connected; point the engine's publisher here (an endpoint without *), and see that "
         "the port can be reached from there"
@@ -44,6 +50,8 @@ _PROBLEMS = {
         "has prefix caching and KV events on"
     ),
 }
+_UNHEARD_BOUND = (EndpointState.LISTENING, EndpointState.CONNECTED)
+_TURNED_AWAY = "{address}: {turned_away} may not connect; correct peers= or curve=, or look who it is"
 _LEFT_OUT = (
     "{address}: its topics ({topics}) do not start with {prefix}; set ZMQ_TOPIC, set the engine's topic to "
     "kv@POD@MODEL, or name the pod at the endpoint (pod=)"
@@ -66,6 +74,9 @@ class EndpointStatus:
     resolving: bool = False
     unresolved: str | None = None
     refused: bool = False
+    rejected: bool = False
+    turned_away: str | None = None
+    """The last peer that was not allowed to connect, and why."""
     topics_left_out: list[str] = field(default_factory=list)
     """Topics that a probe received and that do not match the prefix."""
 
@@ -73,10 +84,14 @@ class EndpointStatus:
     def state(self) -> EndpointState:
         if self.closed is not None:
             return EndpointState.CLOSED
-        if self.connections:
+        if self.connections and not self.rejected:
             return EndpointState.HEARD if self.messages else EndpointState.CONNECTED
-        if self.endpoint.binds:
-            return EndpointState.LISTENING
+        return EndpointState.LISTENING if self.endpoint.binds else self._connecting
+
+    @property
+    def _connecting(self) -> EndpointState:
+        if self.rejected:
+            return EndpointState.REJECTED
         if self.unresolved is not None:
             return EndpointState.UNRESOLVED
         if self.refused:
@@ -91,11 +106,17 @@ class EndpointStatus:
         template = _PROBLEMS.get(self.state)
         if self.state is EndpointState.CONNECTED and self.topics_left_out:
             template = _LEFT_OUT
+        if self.state in _UNHEARD_BOUND and self.endpoint.binds and self.turned_away is not None:
+            template = _TURNED_AWAY
         if template is None:
             return None
         topics = ", ".join(repr(topic) for topic in self.topics_left_out)
         return template.format(
-            address=self.endpoint.address, unresolved=self.unresolved, topics=topics, prefix=repr(self.topic)
+            address=self.endpoint.address,
+            unresolved=self.unresolved,
+            topics=topics,
+            prefix=repr(self.topic),
+            turned_away=self.turned_away,
         )
 
     def left_out(self, topic: bytes) -> None:

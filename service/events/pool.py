@@ -12,6 +12,8 @@ from typing import Any
 import zmq
 
 from service.contract.endpoints import Endpoint
+from service.events.access import Access
+from service.events.curve import KeyPair
 from service.events.endpoint_status import EndpointState
 from service.events.index_sink import IndexSink, count_skipped, rank_name
 from service.events.rate_limited_log import RateLimitedLog
@@ -92,13 +94,15 @@ class EventPool:
         resolver: Resolver | None = None,
         silence_interval: float = _SILENCE_INTERVAL,
         clock: Callable[[], float] = monotonic,
+        own_keys: KeyPair | None = None,
     ) -> None:
         self.statistics = EventStatistics()
         self._index = index
         self._log = RateLimitedLog(logger)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         resolver = resolver or Resolver()
-        self._client = ReplayClient(resolver, replay_timeout)
+        self._client = ReplayClient(resolver, replay_timeout, own_keys)
+        self._access = Access(self._context, own_keys, self._turned_away)
         self._default_model = default_model
         self._silence_interval = silence_interval
         self._logged_silence_at = monotonic()
@@ -115,7 +119,14 @@ class EventPool:
 
         def subscribe(endpoint: Endpoint) -> Subscription:
             return Subscription(
-                self._context, endpoint, topic, self, turns=turns, resolver=resolver, high_water=queue_batches
+                self._context,
+                endpoint,
+                topic,
+                self,
+                turns=turns,
+                resolver=resolver,
+                high_water=queue_batches,
+                access=self._access,
             )
 
         self._subscribe = subscribe
@@ -155,6 +166,7 @@ class EventPool:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.close()
+        await self._access.close()
         self._context.destroy(linger=0)
 
     def follow(self, endpoint: Endpoint) -> None:
@@ -281,6 +293,14 @@ class EventPool:
         notice = "%s speaks for %s, which %s spoke for first: refused"
         rank, owner = stream.rank, stream.subscription.endpoint.address
         self._log.log(logging.WARNING, rank, notice, claimant(subscription, peer), rank_name(rank), owner)
+
+    def _turned_away(self, endpoint: Endpoint, peer: str, reason: str) -> None:
+        self.statistics.peers_refused += 1
+        for subscription in self._subscriptions:
+            if subscription.endpoint == endpoint:
+                subscription.status.turned_away = f"{peer} ({reason})"
+        notice = "%s may not connect to %s: %s"
+        self._log.log(logging.WARNING, (endpoint.address, reason), notice, peer, endpoint.address, reason)
 
     async def _sweep(self) -> None:
         while True:

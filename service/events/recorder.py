@@ -11,6 +11,7 @@ from typing import Any
 import zmq
 
 from service.contract.endpoints import Endpoint
+from service.events.access import Access
 from service.events.arrival import Arrival
 from service.events.recording import Recorded, recorded_pod
 from service.events.replay_client import ReplayClient
@@ -53,9 +54,11 @@ class Recorder:
         resolver = Resolver()
         self._client = ReplayClient(resolver)
         self._streams = Streams(self._sink, self, self._client, default_model=model, rebuilds=False, exclusive=False)
+        self._access = Access(self._context)
         turns = asyncio.Semaphore()
         self._subscriptions = [
-            Subscription(self._context, endpoint, topic, self, turns=turns, resolver=resolver) for endpoint in endpoints
+            Subscription(self._context, endpoint, topic, self, turns=turns, resolver=resolver, access=self._access)
+            for endpoint in endpoints
         ]
 
     def _sink(self, rank: Rank, topic: bytes, _: Endpoint) -> _RecordingSink:
@@ -71,6 +74,7 @@ class Recorder:
 
     async def close(self) -> None:
         await self._client.close()
+        await self._access.close()
         for subscription in self._subscriptions:
             await subscription.close()
         self._context.destroy(linger=0)

@@ -31,6 +31,8 @@ class EventStatistics:
     restarts: int = 0
     claims_refused: Counter[str] = field(default_factory=Counter)
     """Refused messages about a rank that another endpoint speaks for, by the address of the endpoint they came from."""
+    peers_refused: int = 0
+    """Connections that peers= or curve= did not allow."""
     lag_seconds: float = 0.0
     """Seconds from the timestamp of the last batch to its application."""
     lag: Histogram = field(default_factory=_lag_seconds)

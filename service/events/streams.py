@@ -163,7 +163,7 @@ class Streams(Generic[SinkT]):
         for stream in streams:
             stream.sequencer.on_connected()
         if not streams and endpoint.replay is not None:
-            self._client.introduce(endpoint.replay, partial(self._introduced, subscription))
+            self._client.introduce(endpoint.replay, partial(self._introduced, subscription), endpoint.curve)
 
     def _introduced(self, subscription: Subscription, replayed: Replayed) -> None:
         topic = replayed.topic
@@ -224,6 +224,8 @@ class Streams(Generic[SinkT]):
         if len(topic) > self._limits.topic_bytes:
             raise WireError("a topic that is too long")
         source = read_topic(topic, subscription.endpoint, self._default_model, peer)
+        if not subscription.endpoint.speaks_for(source.pod):
+            raise WireError("a pod that pods= leaves out")
         rank = Rank(source.pod, source.model, number)
         key = rank, None if self._exclusive else subscription
         stream = self._streams.get(key)
@@ -266,7 +268,7 @@ class Streams(Generic[SinkT]):
         def start_replay() -> None:
             address = endpoint.replay_of(rank.pod, rank.number, stream.peer)
             if address is not None:
-                self._client.start(address, stream.sequencer, stream.read)
+                self._client.start(address, stream.sequencer, stream.read, endpoint.curve)
             else:
                 stream.sequencer.replay_failed("its host is not known; hosts= may allow its name", final=True)
 

@@ -13,6 +13,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from service.contract.endpoints import Endpoint
+from service.events.access import Access
 from service.events.endpoint_status import EndpointStatus
 from service.events.resolver import Resolver, is_literal, prepare
 
@@ -32,6 +33,7 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _MADE = zmq.Event.CONNECTED | zmq.Event.ACCEPTED
 _READY = zmq.Event.HANDSHAKE_SUCCEEDED
 _ENDED = zmq.Event.DISCONNECTED
+_REJECTED = zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
 _FAILED = zmq.Event.CLOSED
 """On a connecting socket: a connection attempt failed."""
 
@@ -80,6 +82,7 @@ class Subscription:
         high_water: int = _HIGH_WATER,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         pause: float = 1.0,
+        access: Access | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.status = EndpointStatus(endpoint, topic)
@@ -96,6 +99,7 @@ class Subscription:
         self._by_frame = endpoint.binds
         """Read frame by frame (needed for bound sockets, or after a malformed message)."""
         self._resolver = resolver or Resolver()
+        self._access = access or Access(context)
         self._max_message_bytes = max_message_bytes
         self._attempt_failed = asyncio.Event()
         self._probing = False
@@ -111,6 +115,8 @@ class Subscription:
     def open(self) -> None:
         """Opens the socket and starts to receive; a failure becomes `problem`, and a later call retries."""
         if self._socket is not None:
+            if self.status.rejected:
+                self._connect_anew(self._socket)
             return
         socket = self._context.socket(zmq.SUB)
         socket.linger = 0
@@ -121,20 +127,21 @@ class Subscription:
         socket.maxmsgsize = self._max_message_bytes
         socket.connect_timeout = _CONNECT_MILLISECONDS
         socket.subscribe(self._topic)
-        monitor = socket.get_monitor_socket(_MADE | _READY | _ENDED | _FAILED)
+        monitor = socket.get_monitor_socket(_MADE | _READY | _ENDED | _FAILED | _REJECTED)
         address = self.endpoint.address
         try:
+            self._access.secure(socket, self.endpoint)
             if self.endpoint.binds:
                 _bind(socket, address)
             elif is_literal(address):
                 prepare(socket, address)
                 socket.connect(address)
-        except zmq.ZMQError as error:
+        except (OSError, ValueError) as error:  # also zmq.ZMQError
             socket.disable_monitor()
             monitor.close()
             socket.close()
             verb = "bind" if self.endpoint.binds else "connect to"
-            self.status.closed = f"cannot {verb} {address}: {error.strerror}"
+            self.status.closed = f"cannot {verb} {address}: {_reason(error)}"
             return
         self._socket, self._monitor, self.status.closed = socket, monitor, None
         self._tasks.append(asyncio.create_task(self._run(socket, monitor), name=f"events of {address}"))
@@ -150,6 +157,15 @@ class Subscription:
             self._monitor.close()
             self._socket.close()
             self._socket = self._monitor = None
+
+    def _connect_anew(self, socket: zmq.Socket[bytes]) -> None:
+        """After a failed handshake, with the keys as they are: libzmq does not try again by itself."""
+        with suppress(OSError, ValueError):
+            self._access.secure(socket, self.endpoint)
+            address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            with suppress(zmq.ZMQError):
+                socket.disconnect(address)
+            socket.connect(address)
 
     def wants(self, topic: bytes) -> bool:
         """Whether the subscription matches this topic."""
@@ -218,7 +234,10 @@ class Subscription:
 
     def _monitored(self, monitor: zmq.Socket[bytes]) -> None:
         event = recv_monitor_message(monitor)
-        if event["event"] == _READY:
+        if event["event"] & _REJECTED:
+            self.status.rejected = not self._binds
+        elif event["event"] == _READY:
+            self.status.rejected = False
             self._listener.connected(self)
         elif event["event"] == _FAILED:
             self.status.refused = True
@@ -296,6 +315,12 @@ class Subscription:
             frame = socket.recv(_NOBLOCK, False)
             frames.append(frame.bytes)
         return _message(frames, connection, peer)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
 
 
 def _bind(socket: zmq.Socket[bytes], address: str) -> None:

@@ -27,6 +27,7 @@ class Chat(msgspec.Struct, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: ReasoningEffort | None = None
     add_special_tokens: bool = False
+    cache_salt: str | None = None
     truncate_prompt_tokens: int | None = None
     """Tokens to keep; -1 keeps as many as the model takes."""
     truncation_side: Side | None = None

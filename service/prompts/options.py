@@ -20,12 +20,14 @@ class CacheBudget(NamedTuple):
     block_keys: int
 
     @classmethod
-    def of(cls, total: int, *, compiled: bool) -> CacheBudget:
+    def of(cls, total: int, *, compiled: bool, by_salt: bool = False) -> CacheBudget:
         """Three quarters for tokens, a quarter for the decoded body or the block keys of a chat's last turn.
 
         With compiled loops, decoded bodies: computing block keys is faster than looking them up. Without, block keys:
-        bodies cannot be compared fast.
+        bodies cannot be compared fast. Kept apart by salt, tokens alone: the other caches know no salts.
         """
+        if by_salt:
+            return cls(total, 0, 0)
         quarter = total // 4
         return cls(total - quarter, quarter if compiled else 0, 0 if compiled else quarter)
 
@@ -44,6 +46,7 @@ class PromptOptions:
     hub_timeout: float = 10.0
     hub_retry_after: float = 30.0
     trust_request_chat_template: bool = False
+    token_cache_by_salt: bool = False
     token_cache_bytes: int = 48 << 20
     """The tokens' share of TOKEN_CACHE_BYTES."""
     render_timeout: float = 5.0
@@ -60,6 +63,7 @@ class PromptOptions:
             hub_timeout=settings.hub_timeout,
             hub_retry_after=settings.hub_retry_after,
             trust_request_chat_template=settings.trust_request_chat_template,
+            token_cache_by_salt=settings.token_cache_by_salt,
             token_cache_bytes=budget.tokens,
             render_timeout=settings.render_timeout,
             max_prompt_characters=settings.max_prompt_characters,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UsageError
+from orchestrator.launch import Launch
 from orchestrator.mounted_files import mounted_files
 
 
@@ -25,3 +26,21 @@ def test_a_link_inside_the_folder_is_followed_and_one_out_of_it_is_refused(tmp_p
     assert mounted_files([("--tls-cert", folder / "cert.pem")])[0].path == "/run/files/tls-cert/cert.pem"
     with pytest.raises(UsageError, match="is a link to"):
         mounted_files([("--tls-cert", folder / "out.pem")])
+
+
+def test_the_keys_of_endpoints_are_mounted_and_named_as_a_container_sees_them(tmp_path: Path) -> None:
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engine.key").touch()
+    launch = Launch(
+        zmq_endpoint=f"tcp://*:5557,curve={tmp_path}/engines,tcp://10.0.0.7:5557,curve={tmp_path}/engine.key",
+        environment={"ZMQ_CURVE_KEY": str(tmp_path / "engine.key")},
+    )
+    assert launch.curve_files == (
+        ("ZMQ_CURVE_KEY", tmp_path / "engine.key"),
+        ("tcp://*:5557", tmp_path / "engines"),
+        ("tcp://10.0.0.7:5557", tmp_path / "engine.key"),
+    )
+    (folder,) = mounted_files([("curve-1", tmp_path / "engines")])
+    assert (folder.path, folder.mount.source) == ("/run/files/curve-1", tmp_path / "engines")
+    with pytest.raises(UsageError, match="there is no key in"):
+        _ = Launch(zmq_endpoint=f"tcp://*:5557,curve={tmp_path}/none").curve_files

@@ -54,6 +54,9 @@ class Model:
         self.name = name
         self.trusted = trusted
         self.max_model_length = files.max_length
+        self._by_salt = options.token_cache_by_salt
+        if self._by_salt and files.renderer.name != TEMPLATE:
+            cache = TokenCache(0)  # renderers of packages cache without salts
         self._max_characters = options.max_prompt_characters
         self._takes_templates = options.trust_request_chat_template
         self._renderer = renderer
@@ -89,7 +92,13 @@ class Model:
         except RenderingUnavailable as error:
             raise ModelUnavailable(self.name, f"its chat template cannot be rendered: {error}", "Try again") from None
         return Rendered(
-            text, await self.tokenize(text, add_special_tokens=chat.add_special_tokens, truncation=chat.truncation)
+            text,
+            await self.tokenize(
+                text,
+                add_special_tokens=chat.add_special_tokens,
+                truncation=chat.truncation,
+                salt=chat.cache_salt,
+            ),
         )
 
     def renderer_of(self, *, chat: bool) -> str:
@@ -122,7 +131,12 @@ class Model:
                 return  # Requests that need the template get the error.
 
     async def tokenize(
-        self, text: str, *, add_special_tokens: bool = True, truncation: Truncation | None = None
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        truncation: Truncation | None = None,
+        salt: str | None = None,
     ) -> TokenIds:
         """Returns the tokens of a text; raises PromptError for a text that is too long or has a lone surrogate."""
         if len(text) > self._max_characters:
@@ -131,7 +145,9 @@ class Model:
         if self.renderer_name == MISTRAL and (package := self._package_renderer()) is not None:
             tokens = await self._off_the_loop(lambda: package.encode(text, add_special_tokens=add_special_tokens))
         else:
-            tokens = await self._encode(text, add_special_tokens=add_special_tokens)
+            tokens = await self._encode(
+                text, add_special_tokens=add_special_tokens, salt=salt if self._by_salt else None
+            )
         if truncation is None:
             return tokens
         around = self._tokenizer.special_tokens_around if add_special_tokens else (0, 0)
@@ -176,17 +192,18 @@ class Model:
             raise PromptError(f"model {self.name!r} has no chat template", "messages")
         return TemplateSource(source, self.trusted)
 
-    async def _encode(self, text: str, *, add_special_tokens: bool) -> TokenIds:
-        prefix = self._tokenizer.find_prefix(text)
+    async def _encode(self, text: str, *, add_special_tokens: bool, salt: str | None) -> TokenIds:
+        prefix = self._tokenizer.find_prefix(text, salt)
         uncached = len(text) - prefix.settled_chars
         if uncached <= _MAX_INLINE_CHARACTERS:
-            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens, prefix=prefix)
+            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens, prefix=prefix, salt=salt)
         cancelled = threading.Event()
         encode = partial(
             self._tokenizer.encode,
             text,
             add_special_tokens=add_special_tokens,
             prefix=prefix,
+            salt=salt,
             is_cancelled=cancelled.is_set,
         )
         try:

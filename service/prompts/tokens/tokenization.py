@@ -8,7 +8,8 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import Any, Protocol
+from threading import Lock
+from typing import Any, NamedTuple, Protocol
 
 from tokenizers import Tokenizer
 
@@ -22,6 +23,8 @@ from service.prompts.tokens.tokenizer_class import rebuilt
 _TOKEN_BYTES = 4
 _MAX_WORDS_CHARACTERS = 4096
 """A longer piece is not cut into words, since it has few safe places."""
+
+_MAX_SALTS = 1000
 
 _PROBES = ("a", "b c")
 
@@ -39,6 +42,14 @@ class TokenizerFiles(Protocol):
     def tokenizer_class(self) -> str: ...
     @property
     def special_tokens(self) -> SpecialTokens: ...
+
+
+class _Roots(NamedTuple):
+    """Where the cached chunks and pieces of one cache begin: chunks, pieces within a text, and those at its start."""
+
+    chunks: CachedChunk
+    anywhere: CachedChunk
+    at_start: CachedChunk
 
 
 class TextTokenizer:
@@ -64,9 +75,10 @@ class TextTokenizer:
         self._segmentation = segmentation_of(self._tokenizer, cuts)
         # Without a cache, tokenizing word by word is slower than tokenizing the whole text.
         self._words = self._segmentation.words if self._segmentation is not None and cache.capacity else None
-        self._root, self._anywhere = CachedChunk(), CachedChunk()
-        needs_context = self._segmentation is not None and self._segmentation.context is not None
-        self._at_start = CachedChunk() if needs_context else self._anywhere
+        self._needs_context = self._segmentation is not None and self._segmentation.context is not None
+        self._shared = self._new_roots()
+        self._of_salt: dict[str, _Roots] = {}
+        self._lock = Lock()
         self._around = self._special_tokens_around()
 
     @property
@@ -79,9 +91,24 @@ class TextTokenizer:
         """Cancels every `encode` in flight, in any thread; each soon raises CancelledError."""
         self._closed = True
 
-    def find_prefix(self, text: str) -> PrefixHit:
-        """Returns the cached prefix of a text; fast for any length."""
-        return self._cache.find_prefix(self._root, text)
+    def find_prefix(self, text: str, salt: str | None = None) -> PrefixHit:
+        """Returns the prefix of a text that was cached with this salt; fast for any length."""
+        return self._cache.find_prefix(self._roots(salt).chunks, text)
+
+    def _new_roots(self) -> _Roots:
+        anywhere = CachedChunk()
+        return _Roots(CachedChunk(), anywhere, CachedChunk() if self._needs_context else anywhere)
+
+    def _roots(self, salt: str | None) -> _Roots:
+        """The roots of a salt; those of the salt that was used first are dropped beyond a number of salts."""
+        if salt is None:
+            return self._shared
+        with self._lock:
+            if (roots := self._of_salt.get(salt)) is None:
+                if len(self._of_salt) >= _MAX_SALTS:
+                    del self._of_salt[next(iter(self._of_salt))]
+                roots = self._of_salt[salt] = self._new_roots()
+            return roots
 
     def encode(
         self,
@@ -89,14 +116,16 @@ class TextTokenizer:
         *,
         add_special_tokens: bool,
         prefix: PrefixHit | None = None,
+        salt: str | None = None,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> TokenIds:
         """Returns the ids of a text; raises PromptError for a text with a lone surrogate.
 
-        Raises CancelledError soon after `is_cancelled` returns True.
+        `prefix` was found with `salt`: what is cached with one salt speeds up no text of another. Raises CancelledError
+        soon after `is_cancelled` returns True.
         """
         try:
-            pieces = self._encode(text, prefix or self.find_prefix(text), is_cancelled)
+            pieces = self._encode(text, prefix or self.find_prefix(text, salt), self._roots(salt), is_cancelled)
         except (TypeError, UnicodeEncodeError):
             raise PromptError("the text holds an invalid character (a lone surrogate)") from None
         before, after = self._around if add_special_tokens else (b"", b"")
@@ -120,7 +149,7 @@ class TextTokenizer:
         PromptError for others.
         """
         segments = self._segments(text)
-        pieces = [self._piece(text, segment) for segment in segments]
+        pieces = [self._piece(text, segment, self._shared) for segment in segments]
         left = self._offset(tokens.tobytes(), b"".join(pieces)) + count
         reached = 0
         for segment, piece in zip(segments, pieces, strict=True):
@@ -132,11 +161,11 @@ class TextTokenizer:
             reached = end
         return reached
 
-    def _encode(self, text: str, prefix: PrefixHit, is_cancelled: Callable[[], bool]) -> list[bytes]:
+    def _encode(self, text: str, prefix: PrefixHit, roots: _Roots, is_cancelled: Callable[[], bool]) -> list[bytes]:
         """Returns the tokens of a text in pieces, and caches them by segments and by chunks."""
         pieces, uncached, chunk, start, settled = prefix
         if self._segmentation is None:
-            return [self._piece(text, (0, len(text), None))] if text else []
+            return [self._piece(text, (0, len(text), None), roots)] if text else []
         lookahead = self._segmentation.lookahead
         last_settled = len(text) - lookahead
         remainder_end = remainder_pieces = 0
@@ -149,7 +178,7 @@ class TextTokenizer:
                 start, end = end, chunk_end(end)
             if self._closed or is_cancelled():
                 raise CancelledError
-            pieces.append(self._piece(text, segment))
+            pieces.append(self._piece(text, segment, roots))
             settled = segment[1]
             if settled <= last_settled:
                 remainder_end, remainder_pieces = settled, len(pieces)
@@ -163,22 +192,22 @@ class TextTokenizer:
             return [(0, len(text), None)]
         return list(self._segmentation.segments(text))
 
-    def _piece(self, text: str, segment: Segment) -> bytes:
+    def _piece(self, text: str, segment: Segment, roots: _Roots) -> bytes:
         start, end, token = segment
         if token is not None:
             return token.to_bytes(_TOKEN_BYTES, sys.byteorder)
         piece = text[start:end]
-        parent = self._anywhere if start else self._at_start
+        parent = roots.anywhere if start else roots.at_start
         tokens = self._cache.get(parent, piece)
         if tokens is None:
-            tokens = self._tokenized(segment, piece)
+            tokens = self._tokenized(segment, piece, by_words=roots is self._shared)
             self._cache.put(parent, piece, tokens)
         return tokens
 
-    def _tokenized(self, segment: Segment, piece: str) -> bytes:
-        """The tokens of a segment that is not cached as a whole."""
-        if self._words is not None and len(piece) <= _MAX_WORDS_CHARACTERS:
-            return self._cache.words.tokens(self._anywhere.id, self._words.find(piece), self._tokens_of_words)
+    def _tokenized(self, segment: Segment, piece: str, *, by_words: bool) -> bytes:
+        """The tokens of a segment that is not cached as a whole. Cached words are shared by all texts without salt."""
+        if by_words and self._words is not None and len(piece) <= _MAX_WORDS_CHARACTERS:
+            return self._cache.words.tokens(self._shared.anywhere.id, self._words.find(piece), self._tokens_of_words)
         context = self._context(segment)
         return self._ids(context + piece)[bool(context) :].tobytes()
 
