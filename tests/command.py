@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.conftest import ROOT
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, reserved_port
 
 # What would change a command's meaning, on the machine of whoever runs the tests.
 _OPTIONS = ("KVCACHE_", "HF_", "ZMQ_", "HTTP_PORT", "MODEL_NAME", "POOL_CONCURRENCY", "BLOCK_SIZE", "XDG_")
@@ -102,8 +103,10 @@ def wait_until(holds: Callable[[], bool], seconds: float = PATIENCE, told: Calla
         time.sleep(0.02)
 
 
+_HELD = ExitStack()
+atexit.register(_HELD.close)
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port as of `reserved_port`, until all tests are over."""
+    return _HELD.enter_context(reserved_port())

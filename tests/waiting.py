@@ -22,7 +22,7 @@ async def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> Non
 def reserved_port() -> Iterator[int]:
     """A port of 127.0.0.1 that refuses connections, and that no other process is given meanwhile.
 
-    A server that sets SO_REUSEADDR, as asyncio and ZeroMQ do, can listen on it.
+    A server that sets SO_REUSEADDR, as asyncio, ZeroMQ and Go do, can listen on it.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

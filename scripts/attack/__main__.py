@@ -46,7 +46,8 @@ async def attacked(name: str, attack: Attack, seconds: float, checkout: Path, ev
     async with target(checkout, ZMQ_ENDPOINT=events) as service:
         command = (sys.executable, "-m", "scripts.attack.good_client", str(service.port))
         client = await asyncio.create_subprocess_exec(*command, cwd=_ROOT, stdin=PIPE, stdout=PIPE)
-        await asyncio.sleep(0.5)
+        assert client.stdout is not None  # noqa: S101 - it is a pipe
+        await client.stdout.readline()
         try:
             await attack(service.port, seconds)
             await asyncio.sleep(0.5)

@@ -41,10 +41,11 @@ def ask(connection: http.client.HTTPConnection, method: str, path: str, body: st
 
 
 def observe(port: int) -> Experience:
-    """Sends requests until standard input ends. Uses another address than the attacker."""
+    """Sends requests until standard input ends, and prints when it begins. Uses another address than the attacker."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT, source_address=("127.0.0.2", 0))
     seen = Experience()
     last_score = perf_counter()
+    print(ask(connection, "GET", "/health", None), flush=True)
     while not select.select([sys.stdin], [], [], 0.005)[0]:
         started = perf_counter()
         ask(connection, "GET", "/health", None)

@@ -10,6 +10,7 @@ from http.client import HTTPConnection
 import psutil
 
 from tests.command import Command, Commands, Finished, free_port
+from tests.waiting import PATIENCE
 
 
 class Up:
@@ -23,7 +24,8 @@ class Up:
 
     def arguments(self, *more: str) -> tuple[str, ...]:
         options = ("--runtime", "process", "--name", self.name, "--port", str(self.port), "--model", "builtin/demo")
-        return ("up", *options, "--zmq-endpoint", f"tcp://127.0.0.1:{free_port()}", *more)
+        patient = ("--timeout", str(PATIENCE))
+        return ("up", *options, *patient, "--zmq-endpoint", f"tcp://127.0.0.1:{free_port()}", *more)
 
     def start(self, *more: str, **environment: str) -> Command:
         return self.kvcache.start(*self.arguments(*more), environment=environment)
@@ -36,7 +38,7 @@ class Up:
         return psutil.Process(json.loads((self.folder / "process.json").read_text())["pid"])
 
     def get(self, path: str) -> tuple[int, str]:
-        with closing(HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection:
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as connection:
             connection.request("GET", path)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()

@@ -32,6 +32,7 @@ class Running(Up):
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     commands = Commands(tmp_path_factory.mktemp("running"))
     running = Running(commands)
+    wait_until(lambda: running.get("/ready")[0] == 200)
     yield running
     running.command("down", "--all")
     commands.close()

@@ -12,6 +12,7 @@ import pytest
 
 from scripts.bench.__main__ import PARTS
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 
 def bench(*arguments: str) -> subprocess.Popen[str]:
@@ -27,7 +28,6 @@ def bench(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_of_the_benchmark_runs_alone_and_prints_a_table(part: str, tmp_path: Path) -> None:
     file = tmp_path / "results.json"
@@ -72,7 +72,7 @@ def test_an_interrupted_benchmark_leaves_nothing_running() -> None:
     assert "events" in running.stderr.readline()  # rows with further servers follow
     servers = process.children(recursive=True)
     running.send_signal(signal.SIGINT)
-    running.communicate(timeout=30)
+    running.communicate(timeout=PATIENCE)
     assert running.returncode == 130
     assert not [server for server in servers if server.is_running()]
 

@@ -9,12 +9,13 @@ import pytest
 
 from tests.command import free_port
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 
 def smoke(state: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = Path(sys.executable).parent
     return subprocess.run(
-        [sys.executable, ROOT / "scripts" / "smoke", "--runtime", "process", *options],
+        [sys.executable, ROOT / "scripts" / "smoke", "--runtime", "process", "--timeout", str(PATIENCE), *options],
         env={**os.environ, "PATH": f"{command}:{os.environ['PATH']}", "XDG_STATE_HOME": str(state)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -85,9 +86,7 @@ def test_the_service_of_a_killed_up_ends_with_it_and_the_next_up_cleans_up(up: U
 
 
 def test_a_taken_port_is_named_with_the_one_who_has_it(up: Up) -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", up.port))
-        holder.listen()
+    with socket.create_server(("127.0.0.1", up.port)):
         done = up.run()
 
     assert done.code == 1
@@ -144,7 +143,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_service_that_does_not_stop(up: Up) 
     command.interrupt()
     command.wait_for("Shutting down...")
     command.interrupt()
-    done = command.finish(5)
+    done = command.finish()
 
     assert done.code == 0
     assert "Received a second shutdown signal, not waiting" in done.output
@@ -171,7 +170,17 @@ def test_a_model_that_is_not_to_be_had_is_told_while_the_service_stays_up(up: Up
     assert up.get("/health") == (200, "OK")
 
 
-def test_another_program_that_takes_the_port_after_the_check_is_not_taken_for_the_service(up: Up) -> None:
+# Read by each Python that starts: the service begins when the file is there.
+_WAITS_FOR_FILE = """
+import os, sys, time
+while "service" in sys.orig_argv and not os.path.exists({path!r}):
+    time.sleep(0.01)
+"""
+
+
+def test_another_program_that_takes_the_port_after_the_check_is_not_taken_for_the_service(
+    up: Up, tmp_path: Path
+) -> None:
     class Stranger(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -183,12 +192,14 @@ def test_another_program_that_takes_the_port_after_the_check_is_not_taken_for_th
 
     with HTTPServer(("127.0.0.1", up.port), Stranger, bind_and_activate=False) as stranger:
         stranger.server_bind()  # as long as it does not listen, the port looks free
-        command = up.start()
-        command.wait_for("Cleaning up")
-        wait_until(lambda: "Starting process" in command.output)
+        go = tmp_path / "go"
+        (tmp_path / "sitecustomize.py").write_text(_WAITS_FOR_FILE.format(path=str(go)))
+        command = up.start(PYTHONPATH=str(tmp_path))
+        command.wait_for("Starting process")
         stranger.server_activate()
         thread = threading.Thread(target=stranger.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
+        go.touch()
         done = command.finish()
         stranger.shutdown()
         thread.join()

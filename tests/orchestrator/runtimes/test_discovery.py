@@ -13,6 +13,7 @@ from orchestrator.errors import RuntimeUnavailable
 from orchestrator.runtimes.base import RuntimeKind
 from orchestrator.runtimes.discovery import connect
 from tests.command import Commands, free_port
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def silent(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "silent"))
         server.listen()
-        server.settimeout(20)
+        server.settimeout(PATIENCE)
         yield server
 
 
@@ -84,7 +85,7 @@ def test_a_runtime_that_does_not_answer_is_not_waited_for_long(
     assert done.code == 1
     assert "Error: " in done.output
     assert "answer" in done.output
-    assert done.seconds < 10
+    assert done.seconds < 60  # what either client would take by itself
 
 
 def test_ctrl_c_while_a_runtime_is_asked_ends_well(kvcache: Commands, silent: socket.socket) -> None:
@@ -93,7 +94,7 @@ def test_ctrl_c_while_a_runtime_is_asked_ends_well(kvcache: Commands, silent: so
     connection, _ = silent.accept()
     with connection:
         command.interrupt()
-        done = command.finish(10)
+        done = command.finish()
     assert (done.code, done.output.strip()) == (0, "Received shutdown signal")
 
 

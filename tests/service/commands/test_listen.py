@@ -24,9 +24,9 @@ def _batch(block_hash: int | bytes) -> bytes:
     return msgspec.msgpack.encode([1.0, [event], 0])
 
 
-async def _listened(*endpoints: str) -> list[Heard]:
+async def _listened(*endpoints: str, duration: str) -> list[Heard]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", "listen", "--model", "org/default", "--for", "1s"),
+        *(sys.executable, "-m", "service", "listen", "--model", "org/default", "--for", duration),
         f"--endpoints={','.join(endpoints)}",
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
@@ -40,7 +40,7 @@ async def test_what_an_engine_publishes_is_told_with_its_block_size_hashes_and_r
     async with Publisher(topic="kv@10.0.0.1:8000@org/model") as publisher:
         endpoint = f"{publisher.address},replay={publisher.replay}"
         await publisher.push(_batch(b"x" * 32), sequence=0)
-        listening = asyncio.create_task(_listened(endpoint))
+        listening = asyncio.create_task(_listened(endpoint, duration="5s"))
         await publisher.subscribed()
         await publisher.push(_batch(7), sequence=1)
         (heard,) = await listening
@@ -54,12 +54,12 @@ async def test_what_an_engine_publishes_is_told_with_its_block_size_hashes_and_r
 
 async def test_silence_and_an_address_where_nobody_is_are_told_apart() -> None:
     async with Publisher(replay=None) as publisher:
-        silent, nowhere = await _listened(publisher.address, f"tcp://127.0.0.1:{free_port()}")
+        silent, nowhere = await _listened(publisher.address, f"tcp://127.0.0.1:{free_port()}", duration="5s")
 
     assert (silent.connected, silent.messages) == (True, 0)
     assert (nowhere.connected, nowhere.messages) == (False, 0)
 
 
 async def test_endpoints_that_the_service_would_bind_are_left_out() -> None:
-    assert await _listened("tcp://*:5557", f"tcp://127.0.0.1:{free_port()}") != []
+    assert await _listened("tcp://*:5557", f"tcp://127.0.0.1:{free_port()}", duration="0.1s") != []
     assert Endpoint("tcp://*:5557").binds

@@ -110,8 +110,8 @@ async def test_the_original_pace_is_kept_or_made_faster(start: Start, listen: Li
     for speed in ("10", "4"):
         listening = await listen(Endpoint("tcp://127.0.0.1:*"))
         (address,) = listening.pool.addresses()
-        process = await start("replay", slow, "--to", address, "--speed", speed)
         begun = asyncio.get_running_loop().time()
+        process = await start("replay", slow, "--to", address, "--speed", speed)
         await said(process, "waiting for a subscriber")
         assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
         taken.append(asyncio.get_running_loop().time() - begun)
@@ -155,7 +155,7 @@ async def test_a_killed_recording_can_be_read_and_gone_on_with(start: Start, rec
         (("record", "/dev/null", "--append", "--zmq-endpoint", "http://x"), "must start with tcp://"),
         (("record", "/dev/null", "--append", "--zmq-endpoint", "ipc:///no/such/folder/socket"), "cannot bind"),
         (("replay", "no-such-file", "--to", "tcp://*:*"), "No such file"),
-        (("replay", "README.md", "--to", "tcp://*:*"), "has no messages"),
+        (("replay", "README.md", "--to", "tcp://*:*"), "no line of it is a message"),
         (("replay", "README.md"), "--to"),
         (("replay", "README.md", "--to", "nowhere"), "must start with tcp://"),
     ],

@@ -85,5 +85,5 @@ async def test_an_engine_that_drops_blocks_without_an_event_shows_as_differences
 
 async def test_a_run_ends_after_its_duration(serve: Serve, model: Model) -> None:
     routed, ended = await play(serve, model, Limits(requests=None, seconds=0.3, rate=20))
-    assert 0 < len(routed) <= 0.3 * 20 + 1
-    assert 0.3 <= ended.seconds < 5
+    assert len(routed) <= 0.3 * 20 + 1
+    assert ended.seconds >= 0.3
