@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import time
 
 from service.events.arrival import Arrival
@@ -12,8 +12,8 @@ from service.events.large_batches import slices
 from service.events.rate_limited_log import RateLimitedLog
 from service.events.sequencer import Notice
 from service.events.statistics import EventStatistics
-from service.events.wire import Batch, Cleared
-from service.index.base import Index, Rank, Removed, Stored
+from service.events.wire import Batch, Cleared, Event
+from service.index.base import Index, Rank, Removed, Stored, Tier
 
 logger = logging.getLogger(__name__)
 _MAX_WAITING_BATCHES = 10_000
@@ -113,6 +113,7 @@ class IndexSink:
 
     def _apply(self, batch: Batch) -> bool:
         cleared = False
+        pools: Iterator[Tier | None] | None = None
         rank, index, statistics = self._rank, self._index, self._statistics
         for event in batch.events:
             if isinstance(event, Stored):
@@ -121,7 +122,8 @@ class IndexSink:
             elif isinstance(event, Removed):
                 index.remove(rank, event)
             elif isinstance(event, Cleared):
-                cleared |= index.engine_cleared(rank)
+                pools = emptied_pools(batch.events) if pools is None else pools
+                cleared |= index.engine_cleared(rank, next(pools))
         for reason, count in batch.unread.items():
             count_skipped(statistics, self._log, rank, reason, count)
         statistics.events_applied += len(batch.events)
@@ -174,6 +176,19 @@ class IndexSink:
             case Notice.REPLAY_FAILED:
                 statistics.replay_failures += count
                 self._log.log(logging.WARNING, rank, "No replay of %s: %s", rank_name(rank), reason)
+
+
+def emptied_pools(events: Sequence[Event]) -> Iterator[Tier | None]:
+    """The tier whose block pool each `AllBlocksCleared` of a batch emptied; None where that cannot be told.
+
+    vLLM publishes the events of the device's pool before those of connectors.
+    """
+    tiers = [event.tier if isinstance(event, Stored | Removed) else None for event in events]
+    last_of_device = max((position for position, tier in enumerate(tiers) if tier is Tier.GPU), default=-1)
+    first_below = next((position for position, tier in enumerate(tiers) if tier is Tier.CPU), len(tiers))
+    for position, event in enumerate(events):
+        if isinstance(event, Cleared):
+            yield Tier.GPU if position < last_of_device else Tier.CPU if position > first_below else None
 
 
 def count_skipped(

@@ -38,6 +38,7 @@ class _Stored(msgspec.Struct, tag_field="type", tag="BlockStored", gc=False):
     kv_cache_spec_sliding_window: int | None = None
     lookahead_token_ids: list[Any] | None = None
     cache_salt: str | None = None
+    locality: Any = None
 
 
 class _Removed(msgspec.Struct, tag_field="type", tag="BlockRemoved", gc=False):
@@ -358,6 +359,7 @@ def _checked(fields: Mapping[str, Any]) -> _Stored:
         kv_cache_spec_sliding_window=_number(fields, "kv_cache_spec_sliding_window"),
         lookahead_token_ids=fields.get("lookahead_token_ids"),
         cache_salt=_text(fields, "cache_salt"),
+        locality=fields.get("locality"),
     )
 
 
@@ -377,12 +379,13 @@ def _stored(event: _Stored, *, positional: bool = False) -> Stored:
     if lora_name is None and event.lora_id is not None:
         # vLLM before 0.14.0 numbers its LoRAs without naming them: this name differs from all names in requests.
         lora_name = f"{NAMELESS_LORA}{event.lora_id}"
+    tier = _tier(event.medium)
     return Stored(
         hashes,
         None if event.parent_block_hash is None else _hash(event.parent_block_hash),
         tokens,
         block_size,
-        _tier(event.medium),
+        tier,
         lora_name,
         _extras(event, lora_name, lookahead) if event.extra_keys or event.cache_salt or lookahead else (),
         event.group_idx,
@@ -390,6 +393,7 @@ def _stored(event: _Stored, *, positional: bool = False) -> Stored:
         event.kv_cache_spec_sliding_window,
         len(lookahead[0]) if lookahead else 0,
         counts_copies=positional and event.group_idx is None,
+        is_pool=tier is Tier.CPU and event.locality is not None,
     )
 
 

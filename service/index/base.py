@@ -125,6 +125,8 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     counts_copies: bool = False
     """Whether the engine caches a block twice though it names no group, as vLLM before 0.20 does. SGLang never does, so
     that a block of its that is stored again is of another prompt."""
+    is_pool: bool = False
+    """Whether its lower tier is a block pool, which announces a reset of its own: SimpleCPUOffloadConnector."""
 
 
 class Removed(msgspec.Struct, frozen=True, gc=False):
@@ -165,11 +167,12 @@ class Index(Protocol):
         """Takes one copy of each block away; gives how many of the hashes were unknown. O(n * G)."""
         ...
 
-    def engine_cleared(self, rank: Rank) -> bool:
-        """Takes `AllBlocksCleared`: the device holds nothing of the rank any more.
+    def engine_cleared(self, rank: Rank, pool: Tier | None = None) -> bool:
+        """Takes `AllBlocksCleared`: a pool of blocks was emptied, the device's unless `pool` is a lower tier.
 
-        True when nothing that was stored before is left, so that what was unknown before no longer matters. With blocks
-        on lower tiers it is False, and the rank is inexact: the event does not say whether it spoke of them.
+        `pool` is None where its place in the batch does not tell. True when nothing that was stored before is left, so
+        that what was unknown before no longer matters. With blocks on lower tiers it is False, and the rank is inexact
+        until other events tell whether those are still there: service/index/resets.py.
         """
         ...
 

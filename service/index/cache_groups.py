@@ -12,6 +12,7 @@ import msgspec
 from service.index.base import BlockHash, BlockKey, Rank, Stored, Tier, TokenIds
 from service.index.block_ages import BlockAges
 from service.index.inexact import InexactReason
+from service.index.reset_doubt import ResetDoubt
 from service.native.backend import Table
 
 _FULL = ("full_attention", "mla_attention", "sink_full_attention")
@@ -170,9 +171,11 @@ class RankState:
         "is_ordinary",
         "last_was_reuse_report",
         "loras",
+        "lower_tier_is_pool",
         "placements",
         "removes_each_copy",
         "removes_last_copy_only",
+        "reset_doubt",
         "restored_after_removal",
         "salted",
         "sends_reuse_reports",
@@ -199,6 +202,10 @@ class RankState:
         self.last_was_reuse_report = False
         self.chunk_blocks = 0
         """Blocks that an offloading connector moves at a time; 0 while none was seen."""
+        self.lower_tier_is_pool: bool | None = None
+        """Whether a block pool offloads, or a connector that announces no reset; None while neither was seen."""
+        self.reset_doubt: ResetDoubt | None = None
+        """Blocks below the device that may be gone since a reset."""
         self.first_stores: deque[tuple[BlockHash | None, Sequence[BlockHash]]] | None = deque()
         """(parent, hashes) of the first stores on the device, until the size of chunks is known or nothing offloads."""
         self.placements: dict[BlockHash, Placement] = {}
@@ -215,6 +222,7 @@ class RankState:
         self.groups = []
         self.placements = {}
         self.half_removed = set()
+        self.reset_doubt = None
         self.salted = False
         if self.inexact is not None and not self.inexact.outlasts_clear:
             self.inexact = None

@@ -20,6 +20,7 @@ from service.index.lookup import Lookup
 from service.index.lora_names import LoraNames
 from service.index.offloading import learn_chunk, note_device_store
 from service.index.placements import note_follower, settle_by_parent, some_keys
+from service.index.resets import is_in_doubt, note_store, reset
 from service.index.reuse_reports import is_report
 from service.index.statistics import IndexStatistics
 from service.native.backend import COMPILED, as_key_vector
@@ -57,6 +58,7 @@ class MemoryIndex:
         tier = stored.tier
         if tier is not _GPU:
             self._note_offloading(rank, state, stored)
+            note_store(self._cache, state, stored)
         if not stored.tokens or (tier is not _GPU and state.knows_all(stored)):
             # Tokens of offloaded blocks come without what else was hashed into them: keys that are known are trusted.
             return self._store_by_hash(state, stored)
@@ -199,6 +201,8 @@ class MemoryIndex:
                 else:
                     known = self._cache.remove_last_copy(group, removed.tier, block_hash)
                 if known:
+                    if state.reset_doubt is not None and removed.tier is not _GPU:
+                        state.reset_doubt.removed(group.bit, block_hash)
                     break
             else:
                 unknown += 1
@@ -219,7 +223,7 @@ class MemoryIndex:
             state.sizes,
         )
 
-    def engine_cleared(self, rank: Rank) -> bool:
+    def engine_cleared(self, rank: Rank, pool: Tier | None = None) -> bool:
         state = self._ranks.get(rank)
         if state is None:
             return True
@@ -227,11 +231,7 @@ class MemoryIndex:
             self._drop_groups(rank, state)
             state.empty()
             return True
-        state.mark_inexact(InexactReason.CLEARED_TIER)
-        for group in state.groups:
-            for block_hash in [block_hash for block_hash, _ in group.hashes.items()]:
-                group.extra_copies.pop((block_hash, _GPU), None)
-                self._cache.remove_last_copy(group, _GPU, block_hash)
+        reset(self._cache, state, pool)
         return False
 
     def _drop_groups(self, rank: Rank, state: RankState) -> None:
@@ -302,6 +302,8 @@ class MemoryIndex:
             return None
         if state.inexact is None and state.placements:
             return InexactReason.WINDOW_BLOCKS.value
+        if state.inexact is None and state.reset_doubt is not None and is_in_doubt(state):
+            return InexactReason.CLEARED_TIER.value
         reason = state.inexact or (InexactReason.UNSUPPORTED_GROUP if state.unsupported_groups else None)
         return reason and reason.value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from service.index.base import Rank, Removed, Stored
+from service.index.base import Rank, Removed, Stored, Tier
 from service.index.memory import MemoryIndex
 from service.offline.residency import Residency
 from service.offline.timeline import Timeline
@@ -46,9 +46,9 @@ class WatchedIndex(MemoryIndex):
         self.timeline.span.clears += 1
         self.residency.cleared(rank)
 
-    def engine_cleared(self, rank: Rank) -> bool:
+    def engine_cleared(self, rank: Rank, pool: Tier | None = None) -> bool:
         before = self.blocks
-        empty = super().engine_cleared(rank)
+        empty = super().engine_cleared(rank, pool)
         self.timeline.span.cleared += before - self.blocks
         self.timeline.span.clears += 1
         if empty:

@@ -111,10 +111,15 @@ class BatchedEngine:
             raise ValueError(f"{len(request.tokens)} tokens do not fit into {self._pool.blocks - 1} blocks")
         self._waiting.append(request)
 
-    def reset(self) -> bool:
-        """Empties the device, announced in the next step; False while requests run, as vLLM refuses it then."""
+    def reset(self, *, connector: bool = False) -> bool:
+        """Empties the device, announced in the next step; False while requests run, as vLLM refuses it then.
+
+        `connector` also empties the tier below, as `reset_prefix_cache(reset_connector=True)` does: no event says so.
+        """
         if self._running or not self._pool.clear():
             return False
+        if connector and self._offload is not None:
+            self._offload.clear()
         self._events.append({"type": "AllBlocksCleared"})
         return True
 

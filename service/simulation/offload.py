@@ -33,6 +33,10 @@ class Offload:
         self._describes = describes
         self._chunks: OrderedDict[int, Chunk] = OrderedDict()
 
+    def clear(self) -> None:
+        """Drops every chunk; nothing announces it."""
+        self._chunks.clear()
+
     def matched(self, hashes: Sequence[int], blocks: int, most: int) -> int:
         """Extends a device hit of `blocks` blocks by whole chunks, up to `most` of the prompt's `hashes`.
 

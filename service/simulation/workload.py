@@ -44,6 +44,8 @@ class Setup:
     computes_all: float = 0.0
     """Share of the requests that reuse nothing."""
     resets: float = 0.0
+    connector_resets: float = 0.0
+    """Share of the resets that also empty the tier below the device."""
     together: int = 3
     """Maximum of requests served at once."""
 
@@ -59,7 +61,9 @@ class Serve(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """Empties the device."""
+    """Empties the device, and with `connector` the tier below it."""
+
+    connector: bool = False
 
 
 Operation: TypeAlias = Serve | Reset
@@ -94,7 +98,12 @@ SETUPS: dict[str, Setup] = {
     "offloading, described": Setup(offload=(60, 1, True), blocks=50),
     "offloading in chunks": Setup(offload=(20, 4, False), blocks=50),
     "offloading in chunks, described": Setup(offload=(20, 4, True), blocks=50),
-    "offloading and resets": Setup(offload=(20, 4, True), blocks=50, resets=0.1),
+    "offloading and resets": Setup(offload=(60, 1, True), blocks=50, resets=0.1),
+    "offloading in chunks and resets": Setup(offload=(20, 4, True), blocks=50, resets=0.1),
+    "offloading and resets of all tiers": Setup(offload=(60, 1, True), blocks=50, resets=0.1, connector_resets=0.5),
+    "offloading in chunks and resets of all": Setup(
+        offload=(20, 4, False), blocks=50, resets=0.1, connector_resets=0.5
+    ),
 }
 
 
@@ -119,7 +128,7 @@ def generate(setup: Setup, seed: int, count: int) -> list[Operation]:
     operations: list[Operation] = []
     for _ in range(count):
         if random_.random() < setup.resets:
-            operations.append(Reset())
+            operations.append(Reset(setup.offload is not None and random_.random() < setup.connector_resets))
             continue
         requests: list[Request] = []
         for _ in range(random_.choice((1, 1, random_.randrange(1, setup.together + 1)))):
@@ -167,7 +176,7 @@ def run(
     silent = False  # whether a reset still waits for the batch that announces it
     for operation in operations:
         if isinstance(operation, Reset):
-            silent = engine.reset() or silent
+            silent = engine.reset(connector=operation.connector) or silent
             continue
         for request in operation.requests:
             try:
@@ -256,7 +265,7 @@ def described(found: Found) -> Iterator[str]:
     yield f"an engine of {found.setup.blocks} blocks: {', '.join(group.kind for group in found.setup.groups)}"
     for operation in found.operations:
         if isinstance(operation, Reset):
-            yield "reset"
+            yield "reset of all tiers" if operation.connector else "reset"
             continue
         for request in operation.requests:
             yield (

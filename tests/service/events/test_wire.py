@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from service.events.index_sink import emptied_pools
 from service.events.wire import Cleared, WireError, read_batch
 from service.index.base import Removed, Reuse, Stored, Tier
 from service.index.keys import block_extra, lookahead_extra
@@ -256,3 +257,17 @@ def test_windows_come_after_the_full_attention_that_names_their_blocks() -> None
     full = as_map(group_idx=1, kv_cache_spec_kind="full_attention")
     events = read_batch(packed([window, full])).events
     assert [event.group for event in events if isinstance(event, Stored)] == [1, 0]
+
+
+def test_events_of_the_device_come_before_those_of_connectors_and_tell_whose_pool_was_cleared() -> None:
+    cleared = {"type": "AllBlocksCleared"}
+    device = {"type": "BlockRemoved", "block_hashes": [1], "medium": "GPU"}
+    below = {"type": "BlockRemoved", "block_hashes": [1], "medium": "CPU"}
+
+    def pools(*events: object) -> list[Tier | None]:
+        return list(emptied_pools(read_batch(packed(list(events))).events))
+
+    assert pools(cleared) == pools(device, cleared) == pools(cleared, below) == [None]
+    assert pools(cleared, device) == pools(cleared, device, below) == [Tier.GPU]
+    assert pools(device, below, cleared) == [Tier.CPU]
+    assert pools(cleared, device, below, cleared) == [Tier.GPU, Tier.CPU]

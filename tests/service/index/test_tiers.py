@@ -73,13 +73,73 @@ def test_a_store_beside_the_engine_is_an_alternative_to_the_device(index: Memory
     assert only(index, 1, 2, 3, 4).tokens_by_tier == {Tier.GPU: 2 * SIZE}
 
 
-def test_clearing_the_engine_leaves_lower_tiers_in_doubt(index: MemoryIndex) -> None:
-    index.store(A, full(1, 2))
+@pytest.fixture
+def reset(index: MemoryIndex) -> MemoryIndex:
+    """An index whose engine cleared a cache while blocks 1 to 3 were on the device and below it."""
+    index.store(A, full(1, 2, 3))
     index.store(A, full(1, tier=Tier.CPU))
+    index.store(A, full(2, parent=1, tier=Tier.CPU))
+    index.store(A, full(3, parent=2, tier=Tier.CPU))
     assert not index.engine_cleared(A)
-    assert only(index, 1, 2).tokens_by_tier == {Tier.CPU: SIZE}
+    return index
+
+
+def test_clearing_the_engine_leaves_lower_tiers_in_doubt(reset: MemoryIndex) -> None:
+    assert only(reset, 1, 2).tokens_by_tier == {Tier.CPU: 2 * SIZE}
+    assert reset.inexact_reason(A) == InexactReason.CLEARED_TIER
+    assert reset.disagreements() == []
+
+
+def test_a_removal_from_a_lower_tier_tells_that_it_was_not_cleared(reset: MemoryIndex) -> None:
+    reset.remove(A, Removed([3], Tier.CPU, group=0))
+    assert matches(reset, 1, 2, 3) == {A: 2}
+    assert reset.inexact_reason(A) is None
+
+
+def test_a_store_of_what_a_connector_holds_tells_that_its_tier_was_cleared(reset: MemoryIndex) -> None:
+    reset.store(A, full(1))
+    reset.store(A, full(1, tier=Tier.CPU))
+    assert matches(reset, 1, 2, 3) == {A: 1}
+    assert reset.inexact_reason(A) is None
+    assert reset.disagreements() == []
+
+
+def test_what_a_connector_does_not_store_again_before_what_follows_it_is_there(reset: MemoryIndex) -> None:
+    reset.store(A, full(1, 2, 3, 4))
+    reset.store(A, full(4, parent=3, tier=Tier.CPU))
+    assert reset.inexact_reason(A) is None
+    assert matches(reset, 1, 2, 3, 4) == {A: 4}
+
+
+def test_of_several_resets_each_is_in_doubt_by_itself(reset: MemoryIndex) -> None:
+    reset.store(A, full(7))
+    reset.store(A, full(7, tier=Tier.CPU))
+    reset.engine_cleared(A)
+    reset.remove(A, Removed([7], Tier.CPU, group=0))
+    assert reset.inexact_reason(A) == InexactReason.CLEARED_TIER
+    reset.remove(A, Removed([3], Tier.CPU, group=0))
+    assert reset.inexact_reason(A) is None
+    assert matches(reset, 1, 2, 3) == {A: 2}
+
+
+def test_a_pool_below_the_device_announces_its_own_resets(index: MemoryIndex) -> None:
+    for pool, left in ((Tier.GPU, Tier.CPU), (Tier.CPU, Tier.GPU)):
+        index.store(A, full(1, 2))
+        index.store(A, full(1, 2, tier=Tier.CPU, is_pool=True))
+        assert not index.engine_cleared(A, pool)
+        assert only(index, 1, 2).tokens_by_tier == {left: 2 * SIZE}
+        assert index.inexact_reason(A) is None
+        index.clear(A)
+
+
+def test_a_pool_whose_reset_is_no_other_event_s_neighbour_stays_in_doubt(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2))
+    index.store(A, full(1, 2, tier=Tier.CPU, is_pool=True))
+    index.engine_cleared(A)
+    index.store(A, full(1, tier=Tier.CPU, is_pool=True))
     assert index.inexact_reason(A) == InexactReason.CLEARED_TIER
-    assert index.disagreements() == []
+    index.remove(A, Removed([2], Tier.CPU, group=0))
+    assert index.inexact_reason(A) is None
 
 
 def test_clearing_an_engine_without_lower_tiers_empties_it(index: MemoryIndex) -> None:
