@@ -1,4 +1,4 @@
-"""What an index of KV blocks promises, and the values that go in and out of it."""
+"""The interface of an index of KV blocks, and the types of its arguments and results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TokenIds: TypeAlias = "array[int]"
 
 
 NAMELESS_LORA = "\0"
-"""Starts the names of LoRAs that an engine numbers and does not name, which no request can name."""
+"""Prefix of the names of LoRAs that an engine only numbers; no request can name them."""
 
 
 class Tier(IntEnum):
@@ -54,7 +54,7 @@ class Prompt(msgspec.Struct, frozen=True):
     cache_salt: str | None = None
     pods: Collection[str] | None = None
     skips_cache: bool = False
-    """Whether the engine computes all of it anew, as vLLM does for log probabilities of the prompt: nobody matches."""
+    """Whether the engine ignores its cache, as vLLM does for log probabilities of the prompt: no rank matches."""
 
 
 class RankMatch(msgspec.Struct, frozen=True, gc=False):
@@ -72,19 +72,19 @@ class RankMatch(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class RankBlocks:
-    """What one rank holds, for `/pods` and the metrics."""
+    """The blocks of one rank, for `/pods` and the metrics."""
 
     rank: Rank
     block_sizes: Sequence[int]
     blocks_by_tier: Mapping[Tier, int]
     unsupported_groups: Sequence[str] = field(default=())
-    """Kinds of KV-cache groups that the rank announces and the index does not understand; they do not count."""
+    """Kinds of KV-cache groups that the rank announces and the index does not support; they are ignored."""
     inexact_reason: str | None = None
-    """Why the answers for this rank may differ from what its engine holds, though no event was lost; None if not."""
+    """Why answers for this rank may differ from its engine although no event was lost; None if they are equal."""
 
 
 class Reuse(IntEnum):
-    """Whether a `BlockStored` may be a report of blocks that a request reused, as its place in the batch tells.
+    """Whether a `BlockStored` may report reused blocks, judged by its place in the batch.
 
     service/index/reuse_reports.py has the rule.
     """
@@ -92,9 +92,9 @@ class Reuse(IntEnum):
     NO = 0
     POSSIBLE = auto()
     FOLLOWED_BY_STORE = auto()
-    """The batch goes on to store what follows."""
+    """The same batch stores the blocks that follow."""
     SAME_AS_PREVIOUS_GROUP = auto()
-    """It is one if the event before is one, which says the same of another KV-cache group."""
+    """A report exactly if the event before it is one, which names the same blocks in another KV-cache group."""
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -118,13 +118,13 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     window: int | None = None
     """Tokens of a sliding window."""
     lookahead: int = 0
-    """How many tokens past each block the engine hashes into it; `extras` holds them then."""
+    """Number of tokens after each block that the engine hashes into it; `extras` holds them."""
     reuse: Reuse = Reuse.NO
     hash_unit: int = 0
-    """Greatest common divisor of the block sizes of all groups in the batch, in tokens; 0 where they do not differ."""
+    """Greatest common divisor of the block sizes of all groups in the batch, in tokens; 0 if all are equal."""
     counts_copies: bool = False
-    """Whether the engine caches a block twice though it names no group, as vLLM before 0.20 does. SGLang never does, so
-    that a block of its that is stored again is of another prompt."""
+    """Whether the engine may cache one block twice without naming a group, as vLLM before 0.20. SGLang never does: its
+    second store of a hash belongs to another prompt."""
     is_pool: bool = False
     """Whether its lower tier is a block pool, which announces a reset of its own: SimpleCPUOffloadConnector."""
 
@@ -132,7 +132,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 class Removed(msgspec.Struct, frozen=True, gc=False):
     """`BlockRemoved`: each hash lost one copy on this tier.
 
-    `copies_left` is how many are left of each, where the engine says so.
+    `copies_left` is the number of remaining copies of each, if the engine sends it.
     """
 
     hashes: Sequence[BlockHash]
@@ -144,51 +144,51 @@ class Removed(msgspec.Struct, frozen=True, gc=False):
 class Index(Protocol):
     """Which rank holds which block.
 
-    Not safe for threads: one event loop owns it, and nothing yields inside a call. Methods take ranks that they do not
-    know, and never raise for what an event says. A rank comes into being with its first `store`. Times are for n
-    blocks or hashes in the event or prompt; G is the number of KV-cache groups of the rank.
+    Not thread-safe: one event loop owns it. Methods accept unknown ranks, and never raise for the content of an event.
+    The first `store` creates a rank. In complexities, n is the number of blocks or hashes in the event or prompt, and
+    G the number of KV-cache groups of the rank.
     """
 
     statistics: IndexStatistics
 
     @property
     def blocks(self) -> int:
-        """How many blocks are held; a block counts once per rank, KV-cache group and tier."""
+        """Number of blocks; a block counts once per rank, KV-cache group and tier."""
         ...
 
     def store(self, rank: Rank, stored: Stored) -> int:
-        """Adds blocks; one that is held becomes a copy. O(n), and evicts the oldest blocks above the limit.
+        """Adds blocks; a block that is held already counts as a copy. O(n). Evicts the oldest blocks above the limit.
 
-        Gives how many blocks were left out because their parent or their tokens are unknown; the rank is inexact then.
+        Returns the number of ignored blocks, whose parent or tokens are unknown; the rank is inexact then.
         """
         ...
 
     def remove(self, rank: Rank, removed: Removed) -> int:
-        """Takes one copy of each block away; gives how many of the hashes were unknown. O(n * G)."""
+        """Removes one copy of each block; returns the number of unknown hashes. O(n * G)."""
         ...
 
     def engine_cleared(self, rank: Rank, pool: Tier | None = None) -> bool:
-        """Takes `AllBlocksCleared`: a pool of blocks was emptied, the device's unless `pool` is a lower tier.
+        """Handles `AllBlocksCleared`: a block pool was emptied, the device's unless `pool` is a lower tier.
 
-        `pool` is None where its place in the batch does not tell. True when nothing that was stored before is left, so
-        that what was unknown before no longer matters. With blocks on lower tiers it is False, and the rank is inexact
-        until other events tell whether those are still there: service/index/resets.py.
+        `pool` is None if its place in the batch does not tell. True if the rank is empty, so that earlier unknowns no
+        longer matter. With blocks on lower tiers it is False, and the rank is inexact until other events tell whether
+        these blocks are still there: service/index/resets.py.
         """
         ...
 
     def clear(self, rank: Rank) -> None:
-        """Forgets all blocks of a rank on every tier, and why it was inexact. O(G); `sweep` frees the memory.
+        """Drops all blocks of a rank on every tier, and its inexact reason. O(G); `sweep` frees the memory.
 
-        The rank stays in `ranks`, and hidden if it is.
+        The rank stays in `ranks`; a hidden rank stays hidden.
         """
         ...
 
     def hide(self, rank: Rank) -> None:
-        """Takes a rank out of all matches; its blocks are kept and updated, and it stays in `ranks`. O(1)."""
+        """Excludes a rank from all matches; its blocks are kept and updated, and it stays in `ranks`. O(1)."""
         ...
 
     def unhide(self, rank: Rank) -> None:
-        """Puts a hidden rank back into matches. O(1)."""
+        """Includes a hidden rank in matches again. O(1)."""
         ...
 
     def forget(self, rank: Rank) -> None:
@@ -196,26 +196,26 @@ class Index(Protocol):
         ...
 
     def drop_last_block(self, rank: Rank) -> None:
-        """Takes from every match of a rank the last block: EAGLE without lookahead hashing, which no event names."""
+        """Shortens every match of a rank by one block: EAGLE without lookahead hashing, which no event shows."""
         ...
 
     def sweep(self, blocks: int) -> bool:
-        """Frees the memory of cleared blocks, at most `blocks` of them; True while more is left."""
+        """Frees the memory of up to `blocks` cleared blocks; True if more are left."""
         ...
 
     def match(self, prompt: Prompt) -> list[RankMatch]:
-        """The ranks that hold a prefix of the prompt of one block or more, in no order; changes nothing but statistics.
+        """The ranks that hold at least the first block of the prompt, in no order; changes only statistics.
 
         O(n) probes per block layout for all ordinary ranks together, and O(n) per rank with several KV-cache groups.
         """
         ...
 
     def ranks(self) -> Iterable[RankBlocks]:
-        """Every rank that was ever stored to and not forgotten, hidden ones included."""
+        """Every rank with a `store` since it was last forgotten, including hidden ones."""
         ...
 
     def inexact_reason(self, rank: Rank) -> str | None:
-        """Why the answers for a rank may differ from what its engine reuses, apart from lost events; None if not.
+        """Why answers for a rank may differ from its engine, apart from lost events; None if they are equal.
 
         A sentence of service.index.inexact.InexactReason.
         """
@@ -226,12 +226,12 @@ class Index(Protocol):
         ...
 
     def lora_model(self, lora_name: str) -> str | None:
-        """The model for which some rank stored blocks under that LoRA, so that a request may name just the LoRA.
+        """The model under which a rank stored blocks of this LoRA, so that a request may name the LoRA alone.
 
         None for the name of a model that a rank serves.
         """
         ...
 
     def loras(self) -> Mapping[str, str]:
-        """LoRA name to the model that it was announced under."""
+        """The base model of each announced LoRA, by LoRA name."""
         ...

@@ -1,4 +1,4 @@
-"""The ages of a group's blocks: how many came in which era."""
+"""The ages of a group's blocks: the number of blocks per era."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 class BlockAges:
     """Counts a group's blocks per era. An era is a number of admissions to the index, so that ages compare.
 
-    Blocks that the engine removes are taken to be its oldest, which engines evict first.
+    Removed blocks count as the oldest, since engines evict the oldest first.
     """
 
     __slots__ = ("_eras", "_newest", "_newest_era", "_total")
@@ -39,7 +39,7 @@ class BlockAges:
         return self._eras[0] if self._eras else (self._newest_era, self._newest)
 
     def _settle(self, held: int) -> None:
-        """Takes what is no longer held from the oldest eras."""
+        """Subtracts blocks that are no longer held from the oldest eras."""
         gone = self._total - held
         self._total = held
         while gone > 0 and self._eras:

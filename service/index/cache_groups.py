@@ -1,4 +1,4 @@
-"""What is known of one rank: its KV-cache groups, and what each needs of a prefix for the engine to reuse it."""
+"""The state of one rank: its KV-cache groups, and the blocks that each must hold for the engine to reuse a prefix."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class Placement(msgspec.Struct, gc=False, eq=False):
 
 
 class RankState:
-    """What is known of one rank."""
+    """The state of one rank."""
 
     __slots__ = (
         "chunk_blocks",
@@ -190,7 +190,7 @@ class RankState:
         """Whether one run of blocks from the first decides what the engine reuses, on each tier."""
         self.inexact: InexactReason | None = None
         self.sizes: set[int] = set()
-        """Every block size that its events named."""
+        """All block sizes in its events."""
         self.unsupported_groups: dict[int | None, str] = {}
         """Group index to the kind of the group."""
         self.loras: set[str] = set()
@@ -218,7 +218,7 @@ class RankState:
         self.restored_after_removal = 0
 
     def empty(self) -> None:
-        """Forgets what was known of blocks, and keeps what is known of the engine."""
+        """Drops all blocks, and keeps what was learned about the engine."""
         self.groups = []
         self.placements = {}
         self.half_removed = set()
@@ -239,7 +239,7 @@ class RankState:
         return next(full, groups[0] if groups else None)
 
     def update_ordinary(self) -> None:
-        """To be called when groups, chunks or EAGLE change."""
+        """Call it after a change of groups, chunks or EAGLE."""
         self.is_ordinary = (
             len(self.groups) == 1
             and self.groups[0].kind.needs is Needs.ALL

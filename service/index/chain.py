@@ -1,4 +1,4 @@
-"""A prompt's block keys, and for each of them who holds it on which tiers: worked out once for all ranks."""
+"""A prompt's block keys, and the groups that hold each of them per tier; computed once for all ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Chain:
     """The keys of one prompt in one layout.
 
     `device[i]`, `cpu[i]` and `below[i]` are the masks of the groups that hold key i on the device, on the CPU and on
-    any lower tier; they are worked out when they are first asked for.
+    any lower tier; computed on first use.
     """
 
     def __init__(self, keys: Sequence[BlockKey], masks: Sequence[GroupMasks]) -> None:
@@ -85,7 +85,7 @@ def tiered_prefixes(
 ) -> tuple[list[tuple[int, int]], list[Span]]:
     """As FullAttention.match, over all tiers, with the spans that tell a prefix's tiers.
 
-    An engine takes what the device holds from the first block on, and goes on with what lower tiers hold from there.
+    An engine reuses the run of blocks on the device first, then the blocks that continue it on lower tiers.
     """
     per_tier = [dict(table.spans(keys)) if table else {} for table in masks]
     device, cpu, storage = 0, 0, 0
@@ -110,7 +110,7 @@ def tiered_prefixes(
 
 
 def tokens_by_tier(spans: Sequence[Span], bit: int, blocks: int, block_size: int) -> dict[Tier, int]:
-    """How many tokens of its first `blocks` blocks a group has on each tier."""
+    """The tokens of a group's first `blocks` blocks, by tier."""
     tokens: dict[Tier, int] = {}
     for number, span in enumerate(spans):
         stop = spans[number + 1].start if number + 1 < len(spans) else blocks

@@ -1,4 +1,4 @@
-"""Copies of blocks: whether an engine announces the removal of each copy, or of the last alone."""
+"""Copies of blocks: whether an engine announces the removal of every copy, or only of the last one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RESTORES_THAT_PROVE = 16
 
 
 def note_copies(group: CacheGroup, stored: Stored) -> None:
-    """Learns from blocks that were stored although they are held."""
+    """Learns from stores of blocks that are held already."""
     state = group.state
     if stored.group is None and not stored.counts_copies:
         state.mark_inexact(InexactReason.SAME_HASH)
@@ -29,9 +29,9 @@ def note_copies(group: CacheGroup, stored: Stored) -> None:
 
 
 def remove_copy(cache: FullAttention, group: CacheGroup, tier: Tier, block_hash: BlockHash, left: int | None) -> bool:
-    """Takes a copy of a block away, `left` of which are left if that is known, and learns from it.
+    """Removes a copy of a block, and learns from it; `left` is the number of remaining copies, if known.
 
-    False when the group holds none on that tier.
+    False if the group holds none on that tier.
     """
     state = group.state
     state.placements.pop(block_hash, None)

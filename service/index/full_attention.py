@@ -28,14 +28,14 @@ class FullAttention:
         self._free_bits: list[int] = []
 
     def free_bit(self) -> int:
-        """The number of a bit that stands for no group; `groups[number]` is to be set."""
+        """Reserves a bit and returns its number; the caller sets `groups[number]`."""
         if self._free_bits:
             return self._free_bits.pop()
         self.groups.append(None)
         return len(self.groups) - 1
 
     def store(self, group: CacheGroup, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> int:
-        """Adds blocks; gives how many of them the group did not hold on that tier. O(blocks).
+        """Adds blocks; returns the number of those that the group did not hold on that tier. O(blocks).
 
         A block that is held already becomes a copy: engines compute a block again rather than share one in use.
         """
@@ -66,7 +66,7 @@ class FullAttention:
         return False
 
     def remove(self, group: CacheGroup, tier: Tier, block_hash: BlockHash) -> bool:
-        """Takes one copy of a block from a tier; False when the group holds none there. O(1)."""
+        """Removes one copy of a block from a tier; False if the group holds none there. O(1)."""
         if group.extra_copies and (copies := group.extra_copies.get((block_hash, tier))):
             if copies > 1:
                 group.extra_copies[block_hash, tier] = copies - 1
@@ -76,7 +76,7 @@ class FullAttention:
         return self.remove_last_copy(group, tier, block_hash)
 
     def remove_last_copy(self, group: CacheGroup, tier: Tier, block_hash: BlockHash) -> bool:
-        """Takes a block from a tier, whatever the number of its copies; False when the group holds none there."""
+        """Removes a block from a tier with all its copies; False if the group holds none there."""
         key = group.hashes.get(block_hash)
         if key is None:
             return False
@@ -95,7 +95,7 @@ class FullAttention:
         return True
 
     def remove_oldest(self, group: CacheGroup, count: int) -> int:
-        """Evicts the blocks that came first, about `count` of them; gives how many. O(count)."""
+        """Evicts about `count` of the oldest blocks; returns their number. O(count)."""
         before = self.blocks
         if group.holds_each_block_once:
             keys = group.hashes.take_oldest(count)
@@ -115,7 +115,7 @@ class FullAttention:
         self.blocks -= sum(group.sizes)
 
     def drain(self, group: CacheGroup, count: int) -> int:
-        """Frees up to `count` blocks of a retired group; gives how many. Less than `count`: its bit is free, too."""
+        """Frees up to `count` blocks of a retired group; returns their number. If it is less, the bit is free, too."""
         keys = group.hashes.drain(count)
         for masks in self.masks:
             if masks:
@@ -132,9 +132,10 @@ class FullAttention:
         return freed
 
     def match(self, keys: Sequence[BlockKey], wanted: int) -> list[tuple[int, int]]:
-        """How many blocks from the first the wanted groups hold on the device: (blocks, mask of those that do).
+        """The lengths of the prefixes that the wanted groups hold on the device: (blocks, mask of the groups).
 
-        `keys` is a key vector, `wanted` a mask. Groups that hold none are left out. O(blocks), whatever the groups.
+            `keys` is a key vector, `wanted` a mask. Omits groups without the first block. O(blocks), for any number of
+        groups.
         """
         ends: list[tuple[int, int]] = []
         alive = wanted

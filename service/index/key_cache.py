@@ -1,4 +1,4 @@
-"""Block keys of token prefixes that were seen before, bounded in bytes, the least recently used let go."""
+"""Block keys of earlier token prefixes, in an LRU cache bounded in bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.index.base import BlockKey, TokenIds
 from service.index.keys import block_keys
 
 _RUN_TOKENS = 1024
-"""Tokens whose keys are remembered together."""
+"""Tokens per cache entry."""
 
 _TOKEN_BYTES = 4
 _KEY_BYTES = 40
@@ -17,23 +17,23 @@ _ENTRY_BYTES = 250
 
 
 class KeyCache:
-    """Gives what `service.index.keys.block_keys` gives, in less time for a prompt that starts as one before it did.
+    """The same keys as `service.index.keys.block_keys`, faster for a prompt that shares its start with an earlier one.
 
-    For one thread.
+    Not thread-safe.
     """
 
     def __init__(self, capacity: int) -> None:
-        """`capacity` in bytes; 0 keeps nothing."""
+        """`capacity` is in bytes; 0 disables the cache."""
         self._runs: ByteLru[tuple[BlockKey, int, bytes], list[BlockKey]] = ByteLru(capacity, _size)
 
     @property
     def capacity(self) -> int:
-        """In bytes."""
+        """Capacity in bytes."""
         return self._runs.capacity
 
     @property
     def size_bytes(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return self._runs.size_bytes
 
     def block_keys(self, parent: BlockKey, tokens: TokenIds, block_size: int) -> Sequence[BlockKey]:

@@ -14,7 +14,7 @@ from service.index.base import BlockKey, Prompt, TokenIds
 from service.native import backend
 
 PlainKeys: TypeAlias = Callable[[BlockKey, TokenIds, int], Sequence[BlockKey]]
-"""Gives what `block_keys` gives for a parent, tokens and a block size."""
+"""`block_keys` without extras, possibly cached: (parent, tokens, block size) to keys."""
 
 _TOKEN_BYTES = 4
 _KEY_BITS = (1 << 60) - 1
@@ -23,7 +23,7 @@ assert array("I").itemsize == _TOKEN_BYTES  # noqa: S101 - keys are defined over
 
 @lru_cache(maxsize=4096)
 def root_key(model: str, lora_name: str | None, block_size: int) -> BlockKey:
-    """The key that the first block of a chain is chained to."""
+    """The parent key of the first block of a chain."""
     return xxh64_intdigest(msgspec.msgpack.encode((model, lora_name, block_size))) & _KEY_BITS
 
 
@@ -32,8 +32,8 @@ def block_keys(
 ) -> Sequence[BlockKey]:
     """One key per whole block of `tokens`; the first is chained to `parent`.
 
-    `extras` names what else an engine hashed into each block, None where there is nothing; it may be shorter than
-    there are blocks.
+    `extras` has, per block, the other bytes that an engine hashed into it, or None; it may be shorter than the number
+    of blocks.
     """
     if not (extras and any(extras)):
         return backend.block_keys(parent, tokens.tobytes(), block_size * _TOKEN_BYTES)
@@ -49,7 +49,7 @@ def block_keys(
 
 
 def block_extra(names: Sequence[object]) -> bytes | None:
-    """What an engine hashed into one block besides its tokens, as bytes for `block_keys`; None where that is nothing.
+    """What an engine hashed into one block besides its tokens, as bytes for `block_keys`; None for nothing.
 
     `names` may hold text (a salt), bytes (a digest of prompt embeddings), numbers and lists of them (multimodal ids).
     """
@@ -57,16 +57,16 @@ def block_extra(names: Sequence[object]) -> bytes | None:
 
 
 def lookahead_extra(extra: bytes | None, tokens: TokenIds) -> bytes:
-    """Adds the tokens that follow a block, where the engine hashes them into the block (EAGLE, vLLM 0.33)."""
+    """Adds the tokens after a block that the engine hashes into it (EAGLE, vLLM 0.33)."""
     return tokens.tobytes() + (extra or b"")
 
 
 def prompt_keys(
     prompt: Prompt, block_size: int, lookahead: int = 0, plain_keys: PlainKeys | None = None
 ) -> Sequence[BlockKey]:
-    """The keys of a prompt's whole blocks, as an engine hashes them that looks `lookahead` tokens past each block.
+    """The keys of a prompt's whole blocks, for an engine that hashes `lookahead` tokens after each block into it.
 
-    `plain_keys` makes the keys of blocks that hold nothing but tokens; it may remember them.
+    `plain_keys` computes the keys of blocks without extras; it may use a cache.
     """
     root = root_key(prompt.model, prompt.lora_name, block_size)
     salt = block_extra([prompt.cache_salt]) if prompt.cache_salt else None

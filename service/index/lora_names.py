@@ -9,7 +9,7 @@ from service.index.base import NAMELESS_LORA
 
 
 class LoraNames:
-    """The name of a model that a rank serves is never that of a LoRA."""
+    """A model's name wins over a LoRA's equal name."""
 
     def __init__(self) -> None:
         self._loras: dict[str, dict[str, int]] = {}
@@ -21,7 +21,7 @@ class LoraNames:
         self._models[model] += 1
 
     def remove_rank(self, model: str, names: Iterable[str]) -> None:
-        """Takes a rank away, with the LoRA names that it announced."""
+        """Removes a rank and the LoRA names that it announced."""
         self._models[model] -= 1
         self._models += Counter()  # without those that have no rank left
         for name in names:
@@ -33,7 +33,7 @@ class LoraNames:
                 del self._loras[name]
 
     def add(self, model: str, name: str) -> None:
-        """To be called once per rank and name."""
+        """Call it once per rank and name."""
         models = self._loras.setdefault(name, {})
         models[model] = models.get(model, 0) + 1
 

@@ -1,8 +1,8 @@
-"""Reports of reuse: vLLM announces blocks again that a request reused, when the request asks for it.
+"""Reports of reuse: on request, vLLM announces the blocks that a request reused.
 
-Such a report (kv_cache_report_mode "full") is a `BlockStored` like any other, and nothing but its place in the batch
-tells it from a copy that was computed or fetched. An index that counts reports as copies keeps blocks for too long; one
-that takes copies for reports loses blocks that the engine has.
+Such a report (kv_cache_report_mode "full") is an ordinary `BlockStored`; only its place in the batch distinguishes it
+from a copy that was computed or fetched. Counting reports as copies keeps blocks too long; taking copies for reports
+loses blocks that the engine holds.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def is_report(cache: FullAttention, group: CacheGroup, stored: Stored) -> bool:
 
 
 def _is_reusable(cache: FullAttention, group: CacheGroup, stored: Stored) -> bool:
-    """Whether the engine would have reused all blocks of an event."""
+    """Whether the engine could have reused all blocks of an event."""
 
     def chain(layout: BlockLayout) -> Chain:
         root = root_key(group.rank.model, stored.lora_name, layout.unit)
@@ -64,17 +64,14 @@ def _is_reusable(cache: FullAttention, group: CacheGroup, stored: Stored) -> boo
 
 
 def recomputed(group: CacheGroup, hashes: Sequence[BlockHash]) -> None:
-    """Takes note of held blocks that were computed on the way to others: what they had before was no copy.
-
-    The engine no longer had them, so what was taken for a copy was a report.
-    """
+    """Handles blocks that were computed again: the engine had lost them, so their earlier store was a report."""
     for block_hash in hashes:
         if group.ambiguous_copies.pop(block_hash, None) is not None:
             group.extra_copies.pop((block_hash, Tier.GPU), None)
 
 
 def _forget_ambiguous_copies(group: CacheGroup) -> None:
-    """Takes the copies of several blocks that were counted so far for the reports that they may have been."""
+    """Treats the copies of several blocks that were counted so far as reports."""
     for block_hash, single in list(group.ambiguous_copies.items()):
         if not single:
             del group.ambiguous_copies[block_hash]

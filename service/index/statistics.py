@@ -1,4 +1,4 @@
-"""Plain counters, cheap to bump on a hot path and read by the metrics at scrape time."""
+"""Plain counters, cheap to increment on the hot path; the metrics read them at each scrape."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ def _lookup_seconds() -> Histogram:
 
 @dataclass(slots=True)
 class IndexStatistics:
-    """What an index did since it was made. A copy on one tier of one rank counts as one block."""
+    """Counters of an index since its creation. A copy on one tier of one rank counts as one block."""
 
     admissions: int = 0
-    """Blocks that a rank came to hold."""
+    """Blocks added to ranks."""
     evictions: int = 0
-    """Blocks that a rank ceased to hold because its engine said so."""
+    """Blocks removed because their engine removed them."""
     displaced: int = 0
-    """Blocks let go to keep to the bound, though their engines hold them."""
+    """Blocks evicted to keep to the index's limit, although their engines hold them."""
     cleared: int = 0
     """Blocks of ranks that were cleared or forgotten."""
     unknown_parents: int = 0
-    """Blocks left out because the index does not know the block before them."""
+    """Blocks ignored because their parent block is unknown."""
     unknown_blocks: int = 0
-    """Hashes without tokens, or removed, that the index does not know."""
+    """Unknown hashes that were removed, or stored without tokens."""
     lookups: int = 0
     lookup_hits: int = 0
     """Lookups that found at least one rank with a prefix of the prompt."""
