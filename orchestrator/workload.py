@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from orchestrator.endpoints import pods_seen_from_container, seen_from_container
 from orchestrator.errors import Problem, UsageError
 from orchestrator.host.identity import identity, reader_of, refuse_unreadable
+from orchestrator.host.models_folder import parts
 from orchestrator.host.ownership import Owner
 from orchestrator.host.secrets import write_secret
 from orchestrator.host.state import make_service_folder, service_folder
@@ -37,7 +38,7 @@ from orchestrator.runtimes.base import (
 from service.contract.endpoints import format_endpoints
 from service.contract.secret_environment import VARIABLE, dump
 
-_MODELS = "/models"
+_MODELS = PurePosixPath("/models")
 _HUB_CACHE = "/cache/huggingface"
 _API_KEYS = "API_KEYS"
 _CURVE_KEY = "ZMQ_CURVE_KEY"
@@ -145,12 +146,13 @@ def _in_container(
         "ZMQ_ENDPOINT": _seen_from_container(launch, {name: file.path for name, file in curve.items()}),
         "PODS": launch.pods if launch.engines_beside else _pods_seen_from_container(launch),
         "HTTP_HOST": "0.0.0.0",  # noqa: S104 - of the container; only one port is published
-        "MODELS_DIR": _MODELS,
+        "MODELS_DIR": str(_MODELS),
         "HF_HOME": _HUB_CACHE,
     }
     if launch.models_dir:
-        refuse_unreadable(launch.models_dir)
-        mounts.append(Mount(launch.models_dir.resolve(), _MODELS, read_only=True))
+        for part in parts(launch.models_dir):
+            refuse_unreadable(part.source)
+            mounts.append(Mount(part.source, str(_MODELS / part.place), read_only=True))
     if launch.hf_cache:
         mounts.append(Mount(launch.hf_cache.resolve(), _HUB_CACHE, read_only=False))
     mounts += [file.mount for file in (*files, *curve.values())]

@@ -13,7 +13,7 @@ from orchestrator.commands.watch import RuntimeGone, Watch
 from orchestrator.console import Console
 from orchestrator.errors import Problem
 from orchestrator.health import Answer, backoff, url, who_answers
-from orchestrator.host.models_folder import objections
+from orchestrator.host.models_folder import objections, parts
 from orchestrator.host.ownership import Owner
 from orchestrator.host.ports import next_free
 from orchestrator.host.signals import ShutdownRequested, Signals
@@ -117,8 +117,13 @@ class _UpRun:
         if runtime.kind is RuntimeKind.PROCESS and (launch.cpus or launch.memory):
             self._console.warn("--cpus and --memory have no effect on a child process.", "Use a container runtime.")
         if launch.models_dir:
-            for objection in objections(launch.models_dir, mounted=runtime.images is not None):
+            for objection in objections(launch.models_dir):
                 self._console.warn(objection.what, objection.remedy)
+            if runtime.images is not None and (mounted := len(parts(launch.models_dir))) > 1:
+                self._console.step(
+                    f"Links in {launch.models_dir} lead out of it, so what it holds is mounted in {mounted} parts; "
+                    "models that are added later need another `kvcache up`"
+                )
         if launch.is_open_to_others:
             where = "every interface" if ip_address(launch.publish_address).is_unspecified else launch.publish_address
             self._console.warn(f"The service is published on {where}, for anyone.", WITHOUT_KEY)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from orchestrator.doctor.finding import Finding, ok, problem, warning
 from orchestrator.errors import Problem, RuntimeUnavailable
 from orchestrator.host.identity import refuse_unreadable
-from orchestrator.host.models_folder import objections
+from orchestrator.host.models_folder import objections, parts
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
 
@@ -55,12 +55,15 @@ def check_folders(launch: Launch, runtime: ContainerRuntime) -> Finding | None:
             f"the runtime is on {runtime.machine}, which cannot mount folders of this machine",
             "Use a runtime of this machine.",
         )
-    if launch.models_dir and runtime.images is not None:
+    mounted = parts(launch.models_dir) if launch.models_dir and runtime.images is not None else []
+    if mounted:
         try:
-            refuse_unreadable(launch.models_dir)
+            for part in mounted:
+                refuse_unreadable(part.source)
         except Problem as found:
             return problem("folders", found.what, found.remedy)
     if launch.models_dir:
-        for objection in objections(launch.models_dir, mounted=runtime.images is not None):
+        for objection in objections(launch.models_dir):
             return warning("folders", objection.what, objection.remedy)
-    return ok("folders", "can be mounted")
+    several = f", in {len(mounted)} parts, since links lead out of it" if len(mounted) > 1 else ""
+    return ok("folders", f"can be mounted{several}")

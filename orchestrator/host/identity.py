@@ -49,12 +49,13 @@ def identity(*, rootless: bool, keeps_id: bool, hf_cache: Path | None, caller: i
     return Identity(user=f"{owner.st_uid}:{owner.st_gid}")
 
 
-def refuse_unreadable(models_dir: Path) -> None:
-    """Raises Problem if only the owner can read the folder: the service runs as another user."""
-    if models_dir.stat().st_mode & 0o005 != 0o005:
+def refuse_unreadable(path: Path) -> None:
+    """Raises Problem if only the owner can read a folder or file of models: the service runs as another user."""
+    wanted = 0o005 if path.is_dir() else 0o004
+    if path.stat().st_mode & wanted != wanted:
         raise Problem(
-            f"--models-dir: {models_dir} is closed to other users, and the service runs as one.",
-            f"Open it for reading: chmod -R o+rX {models_dir}",
+            f"--models-dir: {path} is closed to other users, and the service runs as one.",
+            f"Open it for reading: chmod -R o+rX {path}",
         )
 
 

@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -280,7 +280,7 @@ def _creation(workload: Workload, api_version: str) -> dict[str, Any]:
         # Not docker-py's Mount, which cannot be relabelled for SELinux; nor its list of SOURCE:TARGET:MODE: it treats a
         # mode other than ro and rw as part of the target, and creates a volume there.
         "volumes": {
-            **{str(mount.source): {"bind": mount.target, "mode": _options(mount)} for mount in workload.mounts},
+            **_binds(workload.mounts),
             **{volume.name: {"bind": volume.target, "mode": "rw"} for volume in workload.volumes},
         },
         "extra_hosts": {HOST_NAME: "host-gateway"},
@@ -288,6 +288,17 @@ def _creation(workload: Workload, api_version: str) -> dict[str, Any]:
         **({"restart_policy": {"Name": workload.restart}} if workload.restart != "no" else {}),
         "log_config": LogConfig(type="json-file", config={"max-size": str(LOG_BYTES), "max-file": "1"}),
     }
+
+
+def _binds(mounts: Iterable[Mount]) -> dict[str, dict[str, str]]:
+    """The mounts by source; the daemon reads /./path as /path, which lets one source be mounted at several places."""
+    binds: dict[str, dict[str, str]] = {}
+    for mount in mounts:
+        source = str(mount.source)
+        while source in binds:
+            source = f"/.{source}"
+        binds[source] = {"bind": mount.target, "mode": _options(mount)}
+    return binds
 
 
 def _health_check(api_version: str) -> Healthcheck:
