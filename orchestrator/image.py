@@ -7,10 +7,11 @@ import io
 import json
 import re
 import tarfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import BuildFailed, Problem
 from orchestrator.launch import Launch
@@ -19,6 +20,8 @@ from orchestrator.runtimes.base import CONTENT_LABEL, LOOPS_LABEL, ImageBuild, I
 
 _PACKAGE = Path(__file__).resolve().parent
 _PACKAGE_INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+_WHEELS = "wheels"
+_NATIVE = "service/native/"
 _MADE_HERE = (".so", ".sha256")
 """Files compiled for this machine's Python; the image compiles its own."""
 _STEP = re.compile(
@@ -33,6 +36,8 @@ class Recipe:
 
     files: Mapping[str, bytes]
     arguments: Mapping[str, str]
+    has_wheels: bool = False
+    """Whether wheels with compiled loops are among the files."""
     unhashed_certificates: bytes = b""
     """Certificates that this machine trusts anyway; unhashed, so that SSL_CERT_FILE does not change the recipe."""
 
@@ -77,6 +82,7 @@ class Loops(StrEnum):
 
 
 _CANNOT_COMPILE = {69: Loops.FALLBACK, 70: Loops.FALLBACK, 75: Loops.FALLBACK_FOR_NOW}
+_NO_WHEEL_FITS = 84
 _UNUSABLE_BASE = {
     81: "has no python3",
     82: "has a Python older than 3.11",
@@ -87,17 +93,48 @@ _UNUSABLE_BASE = {
 def recipe(launch: Launch, environment: Mapping[str, str]) -> Recipe:
     """The image of this launch; `environment` is this host's, for proxies and package indexes. Raises Problem."""
     containerfile, service = _sources()
-    files = {"Containerfile": containerfile.read_bytes()}
+    files = {"Containerfile": containerfile.read_bytes(), f"{_WHEELS}/.keep": b""}
     for path in service.rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts and path.suffix not in _MADE_HERE:
             files[f"service/{path.relative_to(service).as_posix()}"] = path.read_bytes()
+    wheels = matching_wheels(launch.wheel or containerfile.parent / _WHEELS, files, named=launch.wheel is not None)
     indexes = {name: environment[name] for name in _PACKAGE_INDEXES if environment.get(name)}
     named = launch.ca_bundle
     return Recipe(
-        {**files, "certificates/extra.crt": _certificates(named) if named else b""},
+        {**files, **wheels, "certificates/extra.crt": _certificates(named) if named else b""},
         {"BASE_IMAGE": launch.base_image, **proxies(environment), **indexes},
+        bool(wheels),
         b"" if named else _own_certificates(environment),
     )
+
+
+def matching_wheels(place: Path, files: Mapping[str, bytes], *, named: bool) -> dict[str, bytes]:
+    """The wheels in a folder, or one wheel, whose compiled loops were made from these files, by path in the context.
+
+    Raises Problem if the place was `named` by the operator and has none.
+    """
+    wheels = [place] if place.is_file() else sorted(place.glob("*.whl"))
+    refusals = {wheel: refusal for wheel in wheels if (refusal := _refusal(wheel, files))}
+    if named and len(refusals) == len(wheels):
+        raise Problem(
+            f"--wheel: {place} holds no wheel." if not wheels else f"--wheel: {wheels[0]} {refusals[wheels[0]]}.",
+            "Make one from this version: pip wheel --no-deps --wheel-dir wheels . ; or leave --wheel out.",
+        )
+    return {f"{_WHEELS}/{wheel.name}": wheel.read_bytes() for wheel in wheels if wheel not in refusals}
+
+
+def _refusal(wheel: Path, files: Mapping[str, bytes]) -> str | None:
+    """The reason why the compiled loops of a wheel cannot be used with these files of the service."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            sources = [name for name in archive.namelist() if PurePosixPath(name).match(f"{_NATIVE}*.py")]
+            if not any(PurePosixPath(name).match(f"{_NATIVE}*.so") for name in archive.namelist()):
+                return "has no compiled loops"
+            if any(archive.read(name) != files.get(name) for name in sources):
+                return "was made from other sources than these"
+    except (OSError, zipfile.BadZipFile) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    return None
 
 
 def up_to_date_loops(images: Images, reference: str, wanted: Recipe) -> Loops | None:
@@ -108,14 +145,17 @@ def up_to_date_loops(images: Images, reference: str, wanted: Recipe) -> Loops | 
     return next((loops for loops in Loops if loops == labels.get(LOOPS_LABEL)), None)
 
 
-def image_build(launch: Launch, wanted: Recipe, loops: Loops) -> ImageBuild:
-    compiled = loops is Loops.COMPILED
+def image_build(
+    launch: Launch, wanted: Recipe, loops: Loops, *, wheels: bool = False, pull: bool = False
+) -> ImageBuild:
+    """A build with these loops; with `wheels`, the compiled ones are those of a wheel."""
+    source = "fallback" if loops is not Loops.COMPILED else "wheel" if wheels else "compiled"
     return ImageBuild(
         reference=launch.image,
         context=wanted.archive(),
-        arguments={**wanted.arguments, "LOOPS": "compiled" if compiled else "fallback"},
+        arguments={**wanted.arguments, "LOOPS": source},
         labels={CONTENT_LABEL: wanted.content, LOOPS_LABEL: loops},
-        pull=launch.pull and compiled,
+        pull=pull,
         host_network=any(on_loopback(wanted.arguments.get(name, "")) for name in PROXY_VARIABLES),
     )
 
@@ -125,6 +165,11 @@ def loops_without_compiler(failure: BuildFailed) -> Loops | None:
     return _CANNOT_COMPILE.get(failure.exit_code or 0)
 
 
+def no_wheel_fits(failure: BuildFailed) -> bool:
+    """Whether a build failed since no wheel has loops for the base image's Python."""
+    return failure.exit_code == _NO_WHEEL_FITS
+
+
 def explained(failure: BuildFailed, launch: Launch, *, fetches_base: bool, last_lines: tuple[str, ...]) -> BuildFailed:
     """The failure as a message that names the base image, if that is the cause."""
     code = failure.exit_code
@@ -132,6 +177,9 @@ def explained(failure: BuildFailed, launch: Launch, *, fetches_base: bool, last_
     if code in _UNUSABLE_BASE:
         what = f"The base image {launch.base_image} {_UNUSABLE_BASE[code]}."
         remedy = "Name one with Python 3.11 or newer and its venv: --base-image"
+    elif no_wheel_fits(failure):
+        what = f"--wheel: {launch.wheel} does not fit the base image {launch.base_image}."
+        remedy = "Name a wheel, or a folder with one, for the Python in the line above; or leave --wheel out."
     elif fetches_base:
         what = f"The base image {launch.base_image} cannot be fetched. {failure.what}"
         remedy = "Name one that can, with Python 3.11 or newer: --base-image; kvcache doctor checks it."

@@ -78,6 +78,7 @@ class Launch:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
+    wheel: Path | None = None
     build: bool | None = None
     pull: bool = False
     timeout: float = 30.0
@@ -103,7 +104,11 @@ class Launch:
                 f"--publish-address: {self.publish_address!r} is not an IP address.",
                 "Examples: 127.0.0.1, 0.0.0.0, ::1",
             ) from None
-        for option, folder in (("--models-dir", self.models_dir), ("--ca-bundle", self.ca_bundle)):
+        for option, folder in (
+            ("--models-dir", self.models_dir),
+            ("--ca-bundle", self.ca_bundle),
+            ("--wheel", self.wheel),
+        ):
             if folder is not None and not folder.exists():
                 raise UsageError(f"{option}: {folder} does not exist.", "Name one that does.")
         for option, file in self.tls_files:

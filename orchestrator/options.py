@@ -82,6 +82,14 @@ TlsClientCa = Annotated[
         help="Authorities of client certificates; only /health and /ready answer without one.",
     ),
 ]
+Wheel = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="KVCACHE_WHEEL",
+        help="Wheel of kvcache, or folder of wheels, whose compiled loops the image takes: no compiler is installed.",
+        show_default="those in wheels/ of a checkout",
+    ),
+]
 Build = Annotated[
     bool | None,
     typer.Option(
@@ -254,6 +262,7 @@ class LaunchOptions:
     tls_cert: TlsCert = None
     tls_key: TlsKey = None
     tls_client_ca: TlsClientCa = None
+    wheel: Wheel = None
     build: Build = None
     pull: Pull = False
     model: Model = DEFAULTS.model
@@ -293,7 +302,7 @@ class LaunchOptions:
         }
         folders = {
             name: expanded(path, f"--{name.replace('_', '-')}") if (path := getattr(self, name)) else None
-            for name in ("models_dir", "hf_cache", "ca_bundle", "tls_cert", "tls_key", "tls_client_ca")
+            for name in ("models_dir", "hf_cache", "ca_bundle", "tls_cert", "tls_key", "tls_client_ca", "wheel")
         }
         read = ("env", "env_file", "network", "pod")
         as_given = {option.name: getattr(self, option.name) for option in fields(self) if option.name not in read}

@@ -15,6 +15,7 @@ from orchestrator.image import (
     explained,
     image_build,
     loops_without_compiler,
+    no_wheel_fits,
     recipe,
     up_to_date_loops,
 )
@@ -58,9 +59,9 @@ class _Build:
         self._signals = signals
 
     def run(self) -> Loops:
-        """Builds with compiled loops if possible, otherwise without."""
+        """Builds with the compiled loops of a wheel if there is one, else with a compiler, else without."""
         try:
-            self._once(Loops.COMPILED)
+            self._compiled()
         except BuildFailed as failure:
             fallback = loops_without_compiler(failure)
             if fallback is None:
@@ -70,11 +71,26 @@ class _Build:
             return fallback
         return Loops.COMPILED
 
-    def _once(self, loops: Loops) -> None:
+    def _compiled(self) -> None:
+        pull = self._launch.pull
+        if self._wanted.has_wheels:
+            try:
+                self._once(Loops.COMPILED, wheels=True, pull=pull)
+            except BuildFailed as failure:
+                if self._launch.wheel or not no_wheel_fits(failure):
+                    raise
+                self._console.step("No wheel fits the base image; the inner loops are compiled")
+                pull = False
+            else:
+                return
+        self._once(Loops.COMPILED, pull=pull)
+
+    def _once(self, loops: Loops, *, wheels: bool = False, pull: bool = False) -> None:
         launch = self._launch
+        build = image_build(launch, self._wanted, loops, wheels=wheels, pull=pull)
         with building(self._console, launch.image, self._wanted.steps) as view:
             try:
-                with closing(self._images.build(image_build(launch, self._wanted, loops))) as output:
+                with closing(self._images.build(build)) as output:
                     for line in output:
                         view.said(line)
                         self._signals.check()

@@ -1,4 +1,4 @@
-"""Compiles the modules of service/native in place: `python -m service.native.build`.
+"""Compiles the modules of service/native, in place or into a folder: `python -m service.native.build [FOLDER]`.
 
 Needs mypy, setuptools (service/native/requirements.lock), a C compiler and Python's headers.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,14 +18,14 @@ from setuptools.command.build_ext import build_ext
 from service.native.sources import FOLDER, MODULES, record_digest
 
 
-def build() -> None:
+def build(into: Path = FOLDER) -> None:
     """Compiles all modules. On an error, mypyc or the compiler prints it and exits."""
     for module in MODULES:
-        _compile(FOLDER / f"{module}.py")
-    record_digest()
+        _compile(FOLDER / f"{module}.py", into)
+    record_digest(into)
 
 
-def _compile(source: Path) -> None:
+def _compile(source: Path, into: Path) -> None:
     # Compiled alone and outside its package: for several modules mypyc makes a shared library that must be on the path.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         shutil.copy(source, folder)
@@ -36,8 +37,8 @@ def _compile(source: Path) -> None:
         command.ensure_finalized()
         command.run()
         for made in map(Path, command.get_outputs()):
-            shutil.copy(made, FOLDER / made.name)
+            shutil.copy(made, into / made.name)
 
 
 if __name__ == "__main__":
-    build()
+    build(*(Path(argument).resolve() for argument in sys.argv[1:2]))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 MODULES = ("batches", "chat_shape", "hashing", "json_scan", "msgpack_ints", "table", "word_split")
-_DIGEST = FOLDER / "compiled.sha256"
+DIGEST = "compiled.sha256"
 
 
 def is_compiled() -> bool:
@@ -22,14 +22,14 @@ def is_compiled() -> bool:
     if not all((FOLDER / f"{module}{EXTENSION_SUFFIXES[0]}").is_file() for module in MODULES):
         return False
     try:
-        return _DIGEST.read_text(encoding="ascii") == _digest()
+        return (FOLDER / DIGEST).read_text(encoding="ascii") == _digest()
     except OSError:
         return False
 
 
-def record_digest() -> None:
-    """Records the digest of the sources that the modules were compiled from."""
-    _DIGEST.write_text(_digest(), encoding="ascii")
+def record_digest(folder: Path = FOLDER) -> None:
+    """Records, beside the compiled modules, the digest of the sources that they were compiled from."""
+    (folder / DIGEST).write_text(_digest(), encoding="ascii")
 
 
 def _digest() -> str:

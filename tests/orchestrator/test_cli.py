@@ -24,6 +24,7 @@ _OPTIONS = {
     "--image": "KVCACHE_IMAGE",
     "--base-image": "KVCACHE_BASE_IMAGE",
     "--ca-bundle": "KVCACHE_CA_BUNDLE",
+    "--wheel": "KVCACHE_WHEEL",
     "--build": "KVCACHE_BUILD",
     "--pull": "KVCACHE_PULL",
     "--model": "MODEL_NAME",

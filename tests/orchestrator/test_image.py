@@ -1,17 +1,30 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import BuildFailed, Problem
-from orchestrator.image import Loops, Recipe, Step, explained, loops_without_compiler, recipe, step_of
+from orchestrator.image import (
+    Loops,
+    Recipe,
+    Step,
+    explained,
+    image_build,
+    loops_without_compiler,
+    matching_wheels,
+    no_wheel_fits,
+    recipe,
+    step_of,
+)
 from orchestrator.launch import Launch
 from orchestrator.runtimes.build_output import output_lines
 from tests.conftest import ROOT
@@ -78,7 +91,7 @@ def test_steps_are_known_in_what_docker_and_podman_print(line: str, step: Step |
 
 def test_an_installed_wheel_builds_the_same_image_as_the_checkout(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(build, cwd=ROOT, env={**os.environ, "KVCACHE_BACKEND": "fallback"}, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     program = """
 import orchestrator, os
@@ -136,3 +149,56 @@ def test_certificates_that_this_machine_trusts_anyway_do_not_change_the_image(tm
     with_bundle = recipe(Launch(), {"SSL_CERT_FILE": str(bundle)})
     assert with_bundle.content == recipe(Launch(), {}).content
     assert b"-----BEGIN CERTIFICATE-----" in with_bundle.archive()
+
+
+def _wheel(path: Path, members: Mapping[str, bytes]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+_SOURCES = {"service/native/table.py": b"source"}
+_LOOPS = {"service/native/table.cpython-311-x86_64-linux-gnu.so": b"binary"}
+
+
+def test_of_the_wheels_in_a_folder_those_that_were_made_from_these_sources_are_taken(tmp_path: Path) -> None:
+    fits = _wheel(tmp_path / "kvcache-1-cp311.whl", {**_SOURCES, **_LOOPS})
+    _wheel(tmp_path / "kvcache-0-cp311.whl", {"service/native/table.py": b"other", **_LOOPS})
+    _wheel(tmp_path / "kvcache-1-py3.whl", _SOURCES)
+    (tmp_path / "kvcache-1-cp312.whl").write_text("no archive")
+
+    taken = {"wheels/kvcache-1-cp311.whl": fits.read_bytes()}
+    assert matching_wheels(tmp_path, _SOURCES, named=True) == taken
+    assert matching_wheels(fits, _SOURCES, named=True) == taken
+    assert matching_wheels(tmp_path / "none", _SOURCES, named=False) == {}
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"service/native/table.py": b"other", **_LOOPS}, "was made from other sources than these"),
+        (_SOURCES, "has no compiled loops"),
+        (None, "cannot be read: File is not a zip file"),
+    ],
+)
+def test_a_named_wheel_that_cannot_be_used_is_refused_with_the_reason(
+    tmp_path: Path, members: dict[str, bytes] | None, said: str
+) -> None:
+    wheel = tmp_path / "kvcache-1-cp311.whl"
+    wheel.write_text("") if members is None else _wheel(wheel, members)
+    with pytest.raises(Problem, match=said):
+        matching_wheels(wheel, _SOURCES, named=True)
+    with pytest.raises(Problem, match="holds no wheel"):
+        matching_wheels(tmp_path / "none", _SOURCES, named=True)
+
+
+def test_the_loops_of_a_wheel_that_does_not_fit_are_compiled_unless_the_wheel_was_named() -> None:
+    failure = BuildFailed("The image does not build", "", exit_code=84)
+    assert no_wheel_fits(failure)
+    shown = explained(failure, Launch(base_image="example/base", wheel=ROOT), fetches_base=False, last_lines=())
+    assert shown.what == f"--wheel: {ROOT} does not fit the base image example/base."
+    wheels = Recipe({"Containerfile": b""}, {}, has_wheels=True)
+    build = image_build(Launch(), wheels, Loops.COMPILED, wheels=True)
+    assert (build.arguments["LOOPS"], build.labels["io.kvcache.loops"]) == ("wheel", "compiled")
