@@ -14,6 +14,7 @@ from service.events.recording import Recording
 from service.events.wire import WireError, read_batch
 from service.index.base import Removed, Stored, Tier
 from service.native import backend, fallback
+from tests.tries import tries
 
 pytestmark = pytest.mark.skipif(not backend.COMPILED, reason="the inner loops are not compiled")
 
@@ -60,7 +61,8 @@ _REMOVED = ("block_hashes", "medium", "group_idx", "locality", "colour")
 def test_both_readers_give_equal_events_for_random_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     random = Random(11)
     common = 0
-    for _ in range(20_000):
+    tried = tries(4_000, 20_000)
+    for _ in range(tried):
         payload = _payload(random)
         if random.random() < 0.2:
             payload = _damaged(payload, random)
@@ -69,7 +71,7 @@ def test_both_readers_give_equal_events_for_random_batches(monkeypatch: pytest.M
         with monkeypatch.context() as patched:
             patched.setattr(wire, "read_common_batch", fallback.read_common_batch)
             assert read == _read(payload), payload
-    assert common > 2_000
+    assert common > tried // 10
 
 
 @pytest.mark.parametrize("name", ["a_simple", "f_steps", "b3_copy_left"])

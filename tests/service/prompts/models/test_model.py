@@ -18,6 +18,7 @@ from service.prompts.options import PromptOptions
 from tests.conftest import BUILTIN
 from tests.service.prompts.oracle import Oracle
 from tests.service.prompts.texts import random_text
+from tests.tries import tries
 
 HELLO = [{"role": "user", "content": "Hello, wörld! 🚀"}]
 
@@ -260,7 +261,7 @@ async def test_a_prompt_that_is_too_long_is_refused() -> None:
 async def test_the_reach_of_tokens_is_where_their_text_ends(model: Model) -> None:
     random_ = random.Random(5)
     added = ["<|role|>", "<|say|>", "<|end|>"]
-    for _ in range(200):
+    for _ in range(tries(60, 200)):
         text = random_text(random_, added)
         for special in (False, True):
             tokens = await model.tokenize(text, add_special_tokens=special)

@@ -54,9 +54,9 @@ def test_each_turn_from_the_cache_is_as_if_rendered_anew(harmony: HarmonyRendere
         {"role": "assistant", "content": "Four."},
         {"role": "user", "content": "Five?"},
     ]
+    anew = HarmonyRenderer(TokenCache(0), today=lambda: DATE)
     for number in range(1, len(turns) + 1):
         chat = Chat(messages=turns[:number], tools=BODIES["tools"]["tools"])
-        anew = HarmonyRenderer(TokenCache(0), today=lambda: DATE)
         assert harmony.render(chat) == anew.render(chat)
 
 

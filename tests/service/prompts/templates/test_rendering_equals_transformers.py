@@ -15,6 +15,7 @@ from tests.conftest import BUILTIN
 from tests.service.prompts.comparison import compare
 from tests.service.prompts.conversations import CASES, random_case
 from tests.service.prompts.oracle import Oracle
+from tests.tries import tries
 
 GRANITE = "ibm-granite/granite-3.3-2b-instruct"
 MODELS = (GRANITE, "deepseek-ai/DeepSeek-V3.1")
@@ -33,7 +34,7 @@ WALKS_PARTS = ("moonshotai-Kimi-K2",)
 OWN = Path(__file__).parent / "own"
 OWN_TEMPLATES = tuple(sorted(path.stem for path in OWN.glob("*.jinja")))
 OWN_WALKS_PARTS = ("parts",)
-RANDOM_CASES = 25
+RANDOM_CASES = tries(10, 25)
 
 
 class Twins:

@@ -16,8 +16,9 @@ from service.prompts.tokens.tokenization import TextTokenizer
 from service.prompts.tokens.tokenizer_class import tokenizer_class
 from tests.service.prompts.texts import random_text
 from tests.service.prompts.tokenizers_of_all_kinds import SPECIAL, tokenizer_of
+from tests.tries import tries
 
-TEXTS = 200
+TEXTS = tries(60, 200)
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama 2": ("llama 2", "llama", {"tokenizer_class": "LlamaTokenizer", "legacy": False}),
     "llama 2, legacy": ("llama 2", "llama", {"tokenizer_class": "LlamaTokenizerFast", "legacy": True}),
