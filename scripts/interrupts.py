@@ -75,7 +75,7 @@ class Host:
 
     def next_up(self) -> None:
         """A further `up` and `down`, which must remove leftovers. (`down --all` would remove services of others.)"""
-        options = ("--runtime", self.runtime, "--name", NAME, "--image", NAME, "--port", str(_free_port()))
+        options = ("--runtime", self.runtime, "--name", NAME, "--image", NAME, "--port", str(free_port()))
         self.start("up", "-d", "--no-build", *options, "--model", "builtin/demo").wait()
         self.down()
 
@@ -119,7 +119,7 @@ def _pid(owner: str) -> int | None:
     return int(parts[1]) if len(parts) == 3 else None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -129,7 +129,7 @@ def _seconds_of_a_whole_up(host: Host) -> float:
     started = time.monotonic()
     process = host.start(
         *("up", "-d", "--runtime", host.runtime, "--name", NAME, "--image", NAME),
-        *("--port", str(_free_port()), "--model", "builtin/demo"),
+        *("--port", str(free_port()), "--model", "builtin/demo"),
     )
     if process.wait() != 0:
         raise SystemExit(f"`kvcache up` on {host.runtime} does not work here")
@@ -158,7 +158,7 @@ def main() -> int:
         for turn in range(options.count):
             number = SIGNALS[turn % len(SIGNALS)]
             row = rows[number]
-            process = host.up(_free_port())
+            process = host.up(free_port())
             pids.add(process.pid)
             moment = chance.uniform(0.05, whole * 1.1)
             time.sleep(moment)

@@ -23,6 +23,9 @@ INSTANCE_LABEL = "io.kvcache.instance"
 CONTENT_LABEL = "io.kvcache.content"
 LOOPS_LABEL = "io.kvcache.loops"
 STAGE_LABEL = "io.kvcache.stage"
+"""Stands in the first layer of a stage, so that it marks what an interrupted build leaves behind, too."""
+BUILD_STAGE = "build"
+STAGES = (BUILD_STAGE, "service")
 
 # The name by which a container reaches this machine: predefined in Podman, added for Docker.
 HOST_NAME = "host.containers.internal"

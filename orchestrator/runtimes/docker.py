@@ -20,10 +20,12 @@ from docker.types import Healthcheck, LogConfig
 
 from orchestrator.errors import Problem, RuntimeUnavailable, cause_of
 from orchestrator.runtimes.base import (
+    BUILD_STAGE,
     CONTENT_LABEL,
     HOST_NAME,
     NAME_LABEL,
     STAGE_LABEL,
+    STAGES,
     Health,
     ImageBuild,
     Images,
@@ -252,10 +254,12 @@ class DockerImages:
             return None
 
     def _remove_old_stages(self) -> None:
-        """Removes build stages of earlier builds; keeps the last one: its layers speed up the next build."""
-        stages = self._client.images.list(filters={"dangling": True, "label": STAGE_LABEL})
-        for image in sorted(stages, key=lambda image: str(image.attrs["Created"]))[:-1]:
-            self._remove_unused(image.id)
+        """Removes stages of earlier and of ended builds; keeps the last build stage, which the next build uses."""
+        for stage in STAGES:
+            unused = self._client.images.list(filters={"dangling": True, "label": f"{STAGE_LABEL}={stage}"})
+            unused.sort(key=lambda image: str(image.attrs["Created"]))
+            for image in unused[:-1] if stage == BUILD_STAGE else unused:
+                self._remove_unused(image.id)
 
     def _remove_unused(self, identity: str | None) -> None:
         if identity is None:

@@ -14,7 +14,7 @@ from podman.errors import APIError, ImageNotFound
 
 from orchestrator.errors import Problem
 from orchestrator.host.ownership import Owner
-from orchestrator.runtimes.base import CONTENT_LABEL, STAGE_LABEL, ImageBuild
+from orchestrator.runtimes.base import BUILD_STAGE, CONTENT_LABEL, STAGE_LABEL, STAGES, ImageBuild
 from orchestrator.runtimes.build_output import output_lines
 from orchestrator.runtimes.podman_api import PodmanApi, podman_errors
 from orchestrator.runtimes.podman_leftovers import OWNER_ARGUMENT
@@ -92,11 +92,13 @@ class PodmanImages:
         return None
 
     def _remove_old_stages(self) -> None:
-        """Removes build stages of earlier builds; keeps the last one: its layers speed up the next build."""
-        with podman_errors("list images"):
-            stages = self._client.images.list(filters={"dangling": True, "label": STAGE_LABEL})
-        for image in sorted(stages, key=lambda image: int(image.attrs["Created"]))[:-1]:
-            self._remove_unused(image)
+        """Removes stages of earlier and of ended builds; keeps the last build stage, which the next build uses."""
+        for stage in STAGES:
+            with podman_errors("list images"):
+                unused = self._client.images.list(filters={"dangling": True, "label": f"{STAGE_LABEL}={stage}"})
+            unused.sort(key=lambda image: int(image.attrs["Created"]))
+            for image in unused[:-1] if stage == BUILD_STAGE else unused:
+                self._remove_unused(image)
 
     def _remove_unused(self, before: Any) -> None:
         if before is None:

@@ -181,15 +181,24 @@ def test_a_base_image_without_python_is_refused_by_name(
         runtime("rmi", "--force", base, check=False)
 
 
-def test_build_stages_of_earlier_builds_are_removed(changed: Callable[[str, str], Up], runtime: RuntimeCommand) -> None:
+def test_stages_of_earlier_and_of_failed_builds_are_removed(
+    changed: Callable[[str, str], Up], runtime: RuntimeCommand
+) -> None:
     image = f"{runtime.image}-stages"
     up = changed("COPY service/ /opt", "RUN true\nCOPY service/ /opt")
-    stages = ("images", "--quiet", "--filter", "dangling=true", "--filter", "label=io.kvcache.stage=build")
+
+    def unused(stage: str) -> set[str]:
+        named = ("--filter", "dangling=true", "--filter", f"label=io.kvcache.stage={stage}")
+        return set(runtime("images", "--quiet", *named).split())
+
     try:
+        _edit(up.kvcache.root / "Containerfile", "EXPOSE 8080\n", "RUN exit 7\n")
+        assert up.start("-d", "--image", image).finish(240).code == 1
+        _edit(up.kvcache.root / "Containerfile", "RUN exit 7\n", "EXPOSE 8080\n")
         for number in range(2):
             (up.kvcache.root / "service" / "changed.py").write_text(f"# {number}\n")
             assert up.start("-d", "--image", image).finish(240).code == 0
             runtime("rm", "--force", up.name)
-        assert len(set(runtime(*stages).split())) <= 1
+        assert (len(unused("build")) <= 1, unused("service")) == (True, set())
     finally:
         runtime("rmi", "--force", image, check=False)
