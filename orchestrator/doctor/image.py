@@ -23,14 +23,25 @@ def check_image(launch: Launch, images: Images) -> Iterator[Finding]:
     loops = up_to_date_loops(images, launch.image, wanted)
     if loops is Loops.COMPILED:
         yield ok("image", f"{launch.image} is up to date, and its inner loops are compiled")
+        yield _check_start(launch.image, images)
         return
     if loops:
         again = "`up` tries again" if loops is Loops.FALLBACK_FOR_NOW else "use another --base-image"
         yield warning("image", f"{launch.image} is up to date, but slower: its inner loops are not compiled", again)
+        yield _check_start(launch.image, images)
         return
     there = images.labels(launch.image) is not None
     yield ok("image", f"{launch.image} {'is out of date' if there else 'is not there'}; `up` builds it")
     yield _check_base(launch, images)
+
+
+def _check_start(reference: str, images: Images) -> Finding:
+    """Whether a container can be started at all; it cannot where a rootless runtime lacks /dev/net/tun, for example."""
+    try:
+        images.run(reference, ["python3", "-c", ""])
+    except Problem as found:
+        return problem("container", f"none can be started: {found.what}", "See what the runtime's own `run` says.")
+    return ok("container", f"one of {reference} can be started")
 
 
 def _check_base(launch: Launch, images: Images) -> Finding:

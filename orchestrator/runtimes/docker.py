@@ -196,7 +196,8 @@ class DockerImages:
 
     def run(self, reference: str, command: Sequence[str]) -> str:
         with _errors("run a container"):
-            shown = self._client.containers.run(reference, list(command), entrypoint="", remove=True, stderr=True)
+            program, *arguments = command  # an empty entrypoint would be the image's own
+            shown = self._client.containers.run(reference, arguments, entrypoint=[program], remove=True, stderr=True)
             return bytes(shown).decode("utf-8", "replace").strip()
 
     def prune(self) -> list[str]:

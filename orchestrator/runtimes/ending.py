@@ -19,12 +19,16 @@ def ending(service: Service, when: str, last_lines: tuple[str, ...]) -> Problem:
     if number is signal.SIGKILL:
         return Problem(
             f"The service was killed {when} (SIGKILL).",
-            f"{lines}the kernel does that when memory runs out: see --memory, and the kernel's log.",
+            _sentence(f"{lines}the kernel does that when memory runs out: see --memory, and the kernel's log."),
             last_lines,
         )
     code = service.exit_code
     how = f"was ended {when} by {number.name}" if number else f"ended {when}, with {_code(code)}"
-    return Problem(f"The service {how}.", f"{lines}kvcache doctor looks for usual causes.", last_lines)
+    return Problem(f"The service {how}.", f"{lines}`kvcache doctor` looks for usual causes.", last_lines)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _code(code: int | None) -> str:

@@ -60,7 +60,8 @@ class PodmanImages:
 
     def run(self, reference: str, command: Sequence[str]) -> str:
         with podman_errors("run a container"):
-            container = self._client.containers.create(reference, list(command), entrypoint=[])
+            program, *arguments = command  # an empty entrypoint would be the image's own
+            container = self._client.containers.create(reference, arguments, entrypoint=[program])
             try:
                 container.start()
                 if code := container.wait():

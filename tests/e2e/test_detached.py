@@ -96,6 +96,7 @@ def test_the_doctor_finds_nothing_that_would_stop_up(running: Running, runtime: 
     findings = {finding["check"]: finding for finding in json.loads(done.output)}
     assert findings[runtime.kind]["severity"] == "ok"
     assert findings["image"]["text"] == f"{runtime.image} is up to date, and its inner loops are compiled"
+    assert findings["container"]["text"] == f"one of {runtime.image} can be started"
     assert findings["port"]["text"] == f"{running.port} of 127.0.0.1 is held by {running.name} itself"
     assert findings["events"]["severity"] == "warning"
 

@@ -99,6 +99,17 @@ def test_a_container_that_dies_while_it_runs_ends_up(make_up: Callable[..., Up],
     assert up.left() == []
 
 
+def test_a_container_that_has_too_little_memory_is_told_with_the_option_that_helps(make_up: Callable[..., Up]) -> None:
+    up = make_up()
+    done = up.start("--memory", "24m", "--timeout", "100").finish(120)
+
+    assert done.code == 1
+    # Not every runtime knows, on every kernel, that memory was the reason.
+    assert "out of memory" in done.output or "when memory runs out" in done.output
+    assert "--memory" in done.output.splitlines()[-1]
+    assert up.left() == []
+
+
 def test_a_container_that_is_not_healthy_in_time_is_removed(make_up: Callable[..., Up]) -> None:
     up = make_up()
     done = up.start("--timeout", "0.1").finish()

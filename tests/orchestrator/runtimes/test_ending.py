@@ -41,3 +41,9 @@ def test_a_service_that_ran_out_of_memory_is_named_so_with_the_option_that_helps
     assert problem.what == "The service ended while it ran: out of memory."
     assert "--memory" in problem.remedy
     assert problem.details == ("a line",)
+
+
+def test_a_kill_that_the_runtime_does_not_explain_names_memory_too() -> None:
+    assert ending(_ended(137), "while it ran", ()).remedy.startswith("The kernel does that when memory runs out")
+    shown = ending(_ended(137), "while it ran", ("a line",)).remedy
+    assert shown.startswith("Its last lines are above; the kernel does that")
