@@ -45,7 +45,8 @@ from service.events.pool import EventPool
 from service.fleet.monitor import Monitor
 from service.fleet.pods_file import PodsFile
 from service.fleet.registry import Pod, Registry
-from service.gateway.gateway import Gateway, Limits
+from service.gateway.gateway import Gateway
+from service.gateway.retries import Limits
 from service.index.base import Index
 from service.index.memory import MemoryIndex
 from service.index.scoring import Scorer

@@ -25,13 +25,11 @@ async def read_body(request: web.Request) -> bytes:
     no place or no room for its bytes is free.
     """
     limits, reservation = request.app[LIMITS], reservation_of(request)
-    if (request.content_length or 0) > limits.max_body_bytes:
-        raise limits.body_too_large()
+    limits.check_body(request.content_length or 0)
     encoding = request.headers.get("Content-Encoding")
     if encoding is None and request.content.is_eof():  # the body is already complete: no timer needed
         body = request.content.read_nowait()
-        if len(body) > limits.max_body_bytes:
-            raise limits.body_too_large()
+        limits.check_body(len(body))
         reservation.charge(len(body))
     else:
         body = await _receive(request, _Inflater(encoding) if encoding not in (None, "identity") else None)
@@ -62,8 +60,7 @@ async def _receive(request: web.Request, inflater: _Inflater | None) -> bytes:
                 while received := await content.readany():
                     for chunk in inflater.inflate(received) if inflater else (received,):
                         body += chunk
-                        if len(body) > limits.max_body_bytes:
-                            raise limits.body_too_large()
+                        limits.check_body(len(body))
                         reservation.charge(len(chunk))
                         if inflater:
                             await asyncio.sleep(0)

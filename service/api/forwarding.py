@@ -14,7 +14,7 @@ from service.api.resolver import PromptResolver, ResolvedChat, ResolvedPrompt
 from service.api.resources import CHAT_DECODER, FLEET, GATEWAY, RESOLVER, SCORER
 from service.fleet.registry import Registry
 from service.gateway.choice import Match, Question
-from service.gateway.gateway import BadEngine, NoModel, NoPod
+from service.gateway.retries import BadEngine, NoModel, NoPod
 from service.index.base import Prompt
 from service.index.scoring import Scorer
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError

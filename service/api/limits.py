@@ -32,9 +32,10 @@ class RequestLimits:
         """Seconds over which the rate of a body is measured."""
         return self.body_timeout / 6
 
-    def body_too_large(self) -> ApiError:
-        """The error for a body of more than MAX_BODY_BYTES."""
-        return ApiError(413, f"the body is larger than {self.max_body_bytes} bytes (MAX_BODY_BYTES)")
+    def check_body(self, size: int) -> None:
+        """Checks the bytes of a body, as they are announced and as they arrive, inflated."""
+        if size > self.max_body_bytes:
+            raise ApiError(413, f"the body is larger than {self.max_body_bytes} bytes (MAX_BODY_BYTES)")
 
     def check_shape(self, shape: JsonShape) -> None:
         """Checks the numbers of values of a large body, before it is decoded."""

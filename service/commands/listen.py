@@ -20,7 +20,7 @@ from service.contract.endpoints import Endpoint, parse_endpoints
 from service.contract.listening import Heard, write_heard
 from service.contract.settings import Settings
 from service.events.curve import KeyPair
-from service.events.replay_client import ReplayError, ask
+from service.events.replay_socket import ReplayError, ask
 from service.events.subscription import Message, Subscription
 from service.events.topic import read_topic
 from service.events.wire import WireError, read_batch

@@ -15,9 +15,10 @@ from service.contract.endpoints import Endpoint
 from service.events.access import Access
 from service.events.curve import KeyPair
 from service.events.endpoint_status import EndpointState
+from service.events.exactness import inexact_reason
 from service.events.index_sink import IndexSink, count_skipped, rank_name
 from service.events.rate_limited_log import RateLimitedLog
-from service.events.replay_client import ANSWER_SECONDS, ReplayClient
+from service.events.replay_socket import ANSWER_SECONDS, ReplayClient
 from service.events.resolver import Resolver
 from service.events.sequencer import Timing
 from service.events.statistics import EventStatistics
@@ -245,11 +246,8 @@ class EventPool:
 
     def _report(self, stream: Stream[IndexSink]) -> StreamReport:
         sequencer = stream.sequencer
-        reason = sequencer.loss or self._index.inexact_reason(stream.rank)
         claimants = self._streams.claimants(stream.rank)
-        if claimants:
-            reason = reason or "several endpoints speak for this rank"
-        reason = reason or sequencer.inexact_reason or stream.sink.inexact_reason
+        reason = inexact_reason(stream, self._index.inexact_reason(stream.rank), claimed=bool(claimants))
         return StreamReport(
             rank=stream.rank,
             endpoint=stream.subscription.endpoint.address,

@@ -14,7 +14,7 @@ from service.contract.endpoints import Endpoint
 from service.events.access import Access
 from service.events.arrival import Arrival
 from service.events.recording import Recorded, recorded_pod
-from service.events.replay_client import ReplayClient
+from service.events.replay_socket import ReplayClient
 from service.events.resolver import Resolver
 from service.events.sequencer import Notice
 from service.events.streams import Stream, Streams

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from service.contract.endpoints import Endpoint
 from service.events.arrival import Arrival, receive_arrival, unreadable_arrival
-from service.events.replay_client import ReplayClient, Replayed, ReplayError
+from service.events.replay_socket import ReplayClient, Replayed, ReplayError
 from service.events.sequencer import Sequencer, Sink, Timing
 from service.events.subscription import Message, Subscription
 from service.events.topic import read_topic

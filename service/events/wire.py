@@ -15,8 +15,9 @@ import msgspec
 from msgspec import Raw
 from xxhash import xxh3_64_intdigest
 
+from service.events.mediums import tier_of
 from service.index.base import NAMELESS_LORA, BlockHash, Removed, Reuse, Stored, Tier, TokenIds
-from service.index.keys import block_extra, lookahead_extra
+from service.index.keys import block_extra, lookahead_extra, salt_extra
 from service.native.backend import as_key_vector, read_common_batch, unpack_hashes, unpack_tokens
 
 _NIL = Raw(b"\xc0")
@@ -78,17 +79,6 @@ _STORED = (
 _REMOVED = ("block_hashes", "medium", "group_idx")
 
 _GPU = Tier.GPU
-_TIERS = {
-    None: Tier.GPU,
-    "GPU": Tier.GPU,
-    "CPU": Tier.CPU,
-    "CPU_PINNED": Tier.CPU,
-    "STORAGE": Tier.STORAGE,
-    "FS": Tier.STORAGE,
-    "OBJ": Tier.STORAGE,
-    "DISK": Tier.STORAGE,
-    "EXTERNAL": Tier.STORAGE,
-}
 _MAX_BLOCK_SIZE = 1 << 20
 _HASH_MASK = (1 << 64) - 1
 _HALF = 1 << 63
@@ -447,21 +437,17 @@ def _paired_tokens(pairs: list[Any], block_size: int) -> tuple[TokenIds, Sequenc
 
 
 def _tier(medium: Any) -> Tier:
-    try:
-        return _TIERS[medium]
-    except (KeyError, TypeError):
-        pass
-    try:
-        return _TIERS[medium.upper()]
-    except (KeyError, AttributeError) as error:
-        raise WireError("medium") from error
+    tier = tier_of(medium)
+    if tier is None:
+        raise WireError("medium")
+    return tier
 
 
 def _extras(event: _Stored, lora_name: str | None, lookahead: Sequence[TokenIds]) -> Sequence[bytes | None]:
     names = event.extra_keys or []
     extras: list[bytes | None] = [_extra(block, lora_name) for block in names] if any(names) else []
     if event.cache_salt and event.parent_block_hash is None and not extras:
-        extras = [block_extra([event.cache_salt])]
+        extras = [salt_extra(event.cache_salt)]
     if lookahead:
         extras = [
             lookahead_extra(extras[position] if position < len(extras) else None, past)

@@ -217,7 +217,7 @@ class Index(Protocol):
     def inexact_reason(self, rank: Rank) -> str | None:
         """Why answers for a rank may differ from its engine, apart from lost events; None if they are equal.
 
-        A sentence of service.index.inexact.InexactReason.
+        A sentence of service.index.inexact_reasons.InexactReason.
         """
         ...
 

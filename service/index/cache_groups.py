@@ -11,7 +11,7 @@ import msgspec
 
 from service.index.base import BlockHash, BlockKey, Rank, Stored, Tier, TokenIds
 from service.index.block_ages import BlockAges
-from service.index.inexact import InexactReason
+from service.index.inexact_reasons import InexactReason
 from service.index.reset_doubt import ResetDoubt
 from service.native.backend import Table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from service.index.base import BlockHash, Stored, Tier
 from service.index.cache_groups import CacheGroup
 from service.index.full_attention import FullAttention
-from service.index.inexact import InexactReason
+from service.index.inexact_reasons import InexactReason
 from service.index.reuse_reports import recomputed
 
 _MAX_HALF_REMOVED = 4096

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from service.index.base import BlockHash, BlockKey, Tier
 from service.index.cache_groups import CacheGroup
-from service.index.inexact import InexactReason
+from service.index.inexact_reasons import InexactReason
 from service.native.backend import GroupMasks
 
 _GPU = Tier.GPU

@@ -15,7 +15,7 @@ from service.index.cache_groups import (
     is_local_attention,
 )
 from service.index.full_attention import FullAttention
-from service.index.inexact import InexactReason
+from service.index.inexact_reasons import InexactReason
 from service.index.lookup import Lookup
 
 

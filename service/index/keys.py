@@ -56,6 +56,11 @@ def block_extra(names: Sequence[object]) -> bytes | None:
     return msgspec.msgpack.encode(names) if names else None
 
 
+def salt_extra(cache_salt: str) -> bytes | None:
+    """What a salt adds to the first block of a chain, for the blocks of events as for those of prompts."""
+    return block_extra([cache_salt])
+
+
 def lookahead_extra(extra: bytes | None, tokens: TokenIds) -> bytes:
     """Adds the tokens after a block that the engine hashes into it (EAGLE, vLLM 0.33)."""
     return tokens.tobytes() + (extra or b"")
@@ -69,7 +74,7 @@ def prompt_keys(
     `plain_keys` computes the keys of blocks without extras; it may use a cache.
     """
     root = root_key(prompt.model, prompt.lora_name, block_size)
-    salt = block_extra([prompt.cache_salt]) if prompt.cache_salt else None
+    salt = salt_extra(prompt.cache_salt) if prompt.cache_salt else None
     if plain_keys is not None and not (lookahead or salt):
         return plain_keys(root, prompt.tokens, block_size)
     if not lookahead:

@@ -10,10 +10,10 @@ from service.index.base import BlockKey, Prompt, Rank, RankBlocks, RankMatch, Re
 from service.index.cache_groups import CacheGroup, RankState
 from service.index.consistency import disagreements
 from service.index.copies import note_copies, remove_copy
-from service.index.eviction import oldest_group
+from service.index.eviction import evict_to_limit
 from service.index.full_attention import FullAttention
 from service.index.group_creation import new_group
-from service.index.inexact import InexactReason
+from service.index.inexact_reasons import InexactReason
 from service.index.key_cache import KeyCache
 from service.index.keys import block_keys, root_key
 from service.index.lookup import Lookup
@@ -170,19 +170,7 @@ class MemoryIndex:
         group.ages.add(statistics.admissions // self._era, added, group.sizes)
         statistics.admissions += added
         if self._cache.blocks > self._max_blocks:
-            self._evict_to_limit()
-
-    def _evict_to_limit(self) -> None:
-        """Evicts the oldest blocks, down to slightly below the limit so that it is not reached again at once."""
-        wanted = self._max_blocks - min(1024, self._max_blocks >> 10)
-        while self._cache.blocks > wanted:
-            groups = (group for state in self._ranks.values() for group in state.groups if group.hashes)
-            oldest = oldest_group(groups)
-            if oldest is None:
-                break
-            group, count = oldest
-            self.statistics.displaced += self._cache.remove_oldest(group, min(count, self._cache.blocks - wanted))
-            group.state.mark_inexact(InexactReason.EVICTED_HERE)
+            statistics.displaced += evict_to_limit(self._cache, self._ranks.values(), self._max_blocks)
 
     def remove(self, rank: Rank, removed: Removed) -> int:
         state = self._ranks.get(rank)

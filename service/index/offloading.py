@@ -7,7 +7,7 @@ from math import gcd
 
 from service.index.base import BlockHash, Stored, Tier
 from service.index.cache_groups import RankState
-from service.index.inexact import InexactReason
+from service.index.inexact_reasons import InexactReason
 
 _FIRST_STORES = 64
 

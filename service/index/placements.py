@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from service.index.base import BlockHash, BlockKey, Stored, Tier
 from service.index.cache_groups import CacheGroup, Placement, RankState
 from service.index.full_attention import FullAttention
-from service.index.inexact import InexactReason
+from service.index.inexact_reasons import InexactReason
 from service.index.windows import place
 from service.native.backend import as_key_vector
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from service.index.base import BlockHash, Stored, Tier
 from service.index.cache_groups import CacheGroup, RankState
 from service.index.full_attention import FullAttention
-from service.index.inexact import InexactReason
+from service.index.inexact_reasons import InexactReason
 from service.index.reset_doubt import Place, ResetDoubt
 
 _GPU = Tier.GPU

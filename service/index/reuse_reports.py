@@ -14,7 +14,7 @@ from service.index.cache_groups import BlockLayout, CacheGroup
 from service.index.chain import Chain
 from service.index.full_attention import FullAttention
 from service.index.hybrid import hybrid_match, scheduler_block
-from service.index.inexact import InexactReason
+from service.index.inexact_reasons import InexactReason
 from service.index.keys import block_keys, root_key
 
 

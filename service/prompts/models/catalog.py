@@ -1,4 +1,4 @@
-"""The models that requests may name, where their files are found, and which ones are loaded."""
+"""The models in memory: loads each once, from disk, the hub cache or the hub; evicts the least recently used."""
 
 from __future__ import annotations
 
@@ -11,23 +11,19 @@ from pathlib import Path
 from time import monotonic
 
 from service.prompts.errors import BadModelFile, HubUnreachable, ModelNotFound, ModelUnavailable
+from service.prompts.models.allowed import BUILTIN_PREFIX, AllowedModels
 from service.prompts.models.detached import run_detached
+from service.prompts.models.load_failures import LoadFailures
 from service.prompts.models.model import Model
 from service.prompts.models.model_files import TOKENIZER, read_model_files
-from service.prompts.models.names import ModelNames, Source, has_tokenizer, is_hub_name, is_relative
-from service.prompts.options import ANY_MODEL, PromptOptions
+from service.prompts.models.names import ModelNames, Source, has_tokenizer, is_relative
+from service.prompts.options import PromptOptions
 from service.prompts.templates.rendering import Renderer
 from service.prompts.tokens.token_cache import TokenCache
 
 _BUILTIN = Path(__file__).parent / "builtin"
-_BUILTIN_PREFIX = "builtin/"
-_MAX_FAILURES = 1000
 _HUB_CALLS = 4
 
-_NOT_ALLOWED = (
-    "requests may name the models of MODEL_NAME and MODELS, those in MODELS_DIR and those that pods serve; "
-    "MODELS=* allows any"
-)
 _NO_SOURCE = (
     "it is not a name of the hub, and no pod says where its tokenizer is; MODEL_ALIASES=NAME=ORGANISATION/NAME says it"
 )
@@ -49,34 +45,28 @@ class Models:
     ) -> None:
         """`serves` tells whether a pod serves a model, `root_of` its `root` there; `clock` returns seconds."""
         self._options = options
-        self._clock = clock
-        self._serves = serves
-        self._named = {options.model_name, *options.models, *options.model_aliases}
         self._names = ModelNames(options.models_dir, options.model_aliases, root_of)
+        self._allowed = AllowedModels(
+            {options.model_name, *options.models, *options.model_aliases},
+            lambda name: serves(name) or self._names.folder(name) is not None,
+        )
         self._renderer = Renderer(options.render_timeout, options.max_prompt_characters)
         self.token_cache = TokenCache(options.token_cache_bytes)
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Model]] = {}
-        self._failed: OrderedDict[str, tuple[float, Exception]] = OrderedDict()
-        self._hub_backoff: tuple[float, HubUnreachable] | None = None
+        self._failures = LoadFailures(options.hub_retry_after, clock)
         self._hub_calls = asyncio.Semaphore(_HUB_CALLS)
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prompts")
 
     async def get(self, name: str) -> Model:
         """Returns a model from memory, disk, the hub cache or the hub; raises ModelNotFound or ModelUnavailable."""
-        if (model := self._loaded.get(name)) is not None and (model.trusted or not self._is_operators(name)):
+        model = self._loaded.get(name)
+        # A model that was loaded for a stranger is loaded again once it is one of the operator's.
+        if model is not None and (model.trusted or not self._allowed.is_operators(name)):
             self._loaded.move_to_end(name)
             return model
-        trusted = self._is_operators(name)
-        if not trusted and not is_hub_name(name):
-            raise ModelNotFound(name, "a model's name is NAME or ORGANISATION/NAME")
-        if not trusted and ANY_MODEL not in self._named:
-            raise ModelNotFound(name, _NOT_ALLOWED)
-        if name in self._failed:
-            until, error = self._failed[name]
-            if self._clock() < until:
-                raise error.with_traceback(None)
-            del self._failed[name]
+        trusted = self._allowed.check(name)
+        self._failures.check(name)
         task = self._loading.get(name)
         if task is None:
             task = self._loading[name] = asyncio.create_task(self._load(name, trusted=trusted))
@@ -101,24 +91,14 @@ class Models:
         await self._renderer.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def _is_operators(self, name: str) -> bool:
-        return (
-            name in self._named
-            or name.startswith(_BUILTIN_PREFIX)
-            or self._serves(name)
-            or self._names.folder(name) is not None
-        )
-
     async def _load(self, name: str, *, trusted: bool) -> Model:
         try:
             model = await self._read(name, trusted=trusted)
             await model.prepare()
         except HubUnreachable:
-            raise  # Not specific to this model: `_fetch` remembers it.
+            raise  # not specific to this model: `_fetch` remembers it
         except (ModelNotFound, ModelUnavailable) as error:
-            self._failed[name] = (self._clock() + self._options.hub_retry_after, error)
-            while len(self._failed) > _MAX_FAILURES:
-                self._failed.popitem(last=False)
+            self._failures.add(name, error)
             raise
         finally:
             del self._loading[name]
@@ -158,19 +138,18 @@ class Models:
     async def _fetch(self, name: str, *, force: bool = False) -> Path:
         """Fetches a model, unless the hub was unreachable a moment ago."""
         async with self._hub_calls:
-            if self._hub_backoff is not None and self._clock() < self._hub_backoff[0]:
-                raise self._hub_backoff[1].for_model(name)
+            self._failures.check_hub(name)
             try:
                 return await run_detached(partial(_fetched, name, self._options.hub_timeout, force=force))
             except HubUnreachable as error:
-                self._hub_backoff = (self._clock() + self._options.hub_retry_after, error)
+                self._failures.add_hub(error)
                 raise
 
     def _source(self, name: str, *, trusted: bool) -> Source:
         """Where the files of a model are. Raises ModelNotFound or ModelUnavailable if they are nowhere."""
         source = self._names.source(name) if trusted else Source(name)
-        if source.name.startswith(_BUILTIN_PREFIX):
-            folder = _BUILTIN / source.name.removeprefix(_BUILTIN_PREFIX)
+        if source.name.startswith(BUILTIN_PREFIX):
+            folder = _BUILTIN / source.name.removeprefix(BUILTIN_PREFIX)
             if not is_relative(source.name) or not (folder / TOKENIZER).is_file():
                 raise ModelNotFound(name, "no model of that name is built in")
             return Source(source.name, folder)

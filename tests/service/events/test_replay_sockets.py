@@ -5,7 +5,7 @@ import asyncio
 import uvloop
 import zmq
 
-from service.events.replay_client import ask
+from service.events.replay_socket import ask
 from service.simulation.publisher import Publisher
 from tests.waiting import PATIENCE
 

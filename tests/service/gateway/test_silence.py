@@ -11,7 +11,8 @@ from aiohttp import web
 from service.contract.pods import PodEntry
 from service.fleet.registry import Registry
 from service.gateway.choice import Question
-from service.gateway.gateway import Gateway, Limits
+from service.gateway.gateway import Gateway
+from service.gateway.retries import Limits
 from service.simulation.scheduler import Speed
 from tests.service.engines import StartEngine, chat
 

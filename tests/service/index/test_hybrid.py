@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.index.base import Removed, Reuse, Stored
-from service.index.inexact import InexactReason
+from service.index.inexact_reasons import InexactReason
 from service.index.memory import MemoryIndex
 from tests.service.index.blocks import SIZE, A, B, matches, stored, tokens
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from service.index.base import Removed, Stored
-from service.index.inexact import InexactReason
+from service.index.inexact_reasons import InexactReason
 from service.index.memory import MemoryIndex
 from tests.conftest import ROOT
 from tests.service.index.blocks import A, matches, stored, tokens

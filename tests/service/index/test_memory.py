@@ -6,7 +6,7 @@ from array import array
 import pytest
 
 from service.index.base import NAMELESS_LORA, Prompt, Rank, Removed, Stored, Tier
-from service.index.inexact import InexactReason
+from service.index.inexact_reasons import InexactReason
 from service.index.keys import block_extra, lookahead_extra
 from service.index.memory import MemoryIndex
 from tests.service.index.blocks import SIZE, A, B, matches, only, stored, tokens

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.index.base import Removed, Stored, Tier
-from service.index.inexact import InexactReason
+from service.index.inexact_reasons import InexactReason
 from service.index.memory import MemoryIndex
 from tests.service.index.blocks import SIZE, A, matches, only, stored, tokens
 

@@ -1,0 +1,244 @@
+"""Which requests are sent again, to another pod, and when: the attempts until an engine answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final
+
+from aiohttp import web
+
+from service.fleet.registry import Pod, Registry
+from service.gateway.choice import Question, choose
+from service.gateway.connection import (
+    ConnectionBroken,
+    ConnectionPool,
+    ConnectionRefused,
+    EngineConnection,
+    EngineError,
+    FirstByteTimeout,
+)
+from service.gateway.headers import request_head_for
+from service.gateway.http import Head
+from service.gateway.relay import ABORTED, SHUTTING_DOWN
+from service.gateway.statistics import GatewayStatistics
+
+logger = logging.getLogger(__name__)
+_RETRIED_STATUSES: Final = frozenset((429, 503))
+_MAX_READ_AHEAD: Final = 1 << 20
+_MAX_BUSY_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Timeouts in seconds, and bounds. No attempt begins later than `retry_seconds` after the first."""
+
+    first_byte: float = 600.0
+    silence: float = 120.0
+    keep_alive: float = 15.0
+    retry_seconds: float = 30.0
+    attempts: int = 3
+    max_in_flight_per_pod: int | None = None
+
+
+class NoPod(Exception):
+    """No pod can take the request now; `retry_after` is in seconds."""
+
+    def __init__(self, reason: str, retry_after: int) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class NoModel(Exception):
+    """No pod serves the model."""
+
+
+class BadEngine(Exception):
+    """All attempts failed without an answer from an engine; `timed_out` if the last one timed out."""
+
+    def __init__(self, reason: str, *, timed_out: bool) -> None:
+        super().__init__(reason)
+        self.timed_out = timed_out
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A response whose head has arrived. `start` is the part of the body that was read for the retry decision."""
+
+    pod: Pod
+    connection: EngineConnection
+    head: Head
+    start: bytes = b""
+    is_read: bool = False
+    """Whether `start` is the whole body."""
+
+
+class Attempts:
+    """Sends requests to the pods of a registry, over connections that are kept."""
+
+    def __init__(self, registry: Registry, limits: Limits, statistics: GatewayStatistics) -> None:
+        self._registry = registry
+        self._limits = limits
+        self._statistics = statistics
+        self._pools: dict[Pod, ConnectionPool] = {}
+        registry.watch(self._changed)
+
+    def close(self) -> None:
+        for pool in self._pools.values():
+            pool.close()
+
+    async def first_answer(self, request: web.Request, body: bytes, question: Question) -> Exchange:
+        """The first answer that needs no retry; without another pod, the last answer."""
+        started = monotonic()
+        tried: list[Pod] = []
+        last: Exchange | None = None
+        failure: EngineError | None = None
+        while len(tried) < self._limits.attempts and monotonic() - started < self._limits.retry_seconds:
+            pod = choose(self._registry, question, tried, self._limits.max_in_flight_per_pod)
+            if pod is None:
+                break
+            if tried:
+                self._statistics.retries += 1
+            tried.append(pod)
+            if last is not None:
+                last.connection.close()
+                last = None
+            try:
+                exchange = await self._attempt(request, body, question, pod)
+                if not await self._is_turned_away(exchange):
+                    return exchange
+            except EngineError as error:
+                self._statistics.failures[pod.name, type(error).__name__] += 1
+                failure = error
+                if isinstance(error, FirstByteTimeout):
+                    break  # the engine may be processing it
+            else:
+                last = exchange
+        if last is not None:
+            return last
+        if failure is not None:
+            raise BadEngine(f"{tried[-1].name}: {failure}", timed_out=isinstance(failure, FirstByteTimeout))
+        raise self._none_available(question)
+
+    async def _attempt(self, request: web.Request, body: bytes, question: Question, pod: Pod) -> Exchange:
+        """Sends a request to one pod. Raises EngineError, after a report to the pod's breaker."""
+        head = request_head_for(request, body, question, pod)
+        pod.breaker.started()
+        with in_flight(pod):
+            connection: EngineConnection | None = None
+            try:
+                pool = self._pools[pod]
+                connection = pool.take_idle()
+                if connection is not None:
+                    try:
+                        answer = await connection.exchange(request.method, head, body, self._limits.first_byte)
+                        return Exchange(pod, connection, answer)
+                    except ConnectionBroken:
+                        if connection.received_any:
+                            raise
+                        connection.close()  # the engine closed the idle connection
+                connection = await pool.open()
+                answer = await connection.exchange(request.method, head, body, self._limits.first_byte)
+            except EngineError as error:
+                if connection is not None:
+                    connection.close()
+                logger.debug("An attempt at %s failed: %s", pod.name, error)
+                pod.breaker.failed(str(error), refused=isinstance(error, ConnectionRefused))
+                raise
+            except asyncio.CancelledError:
+                if connection is not None:
+                    connection.close()
+                pod.breaker.abandoned()
+                raise
+        return Exchange(pod, connection, answer)
+
+    async def _is_turned_away(self, exchange: Exchange) -> bool:
+        """Whether the engine refuses the request, so that another pod is tried.
+
+        Reads the start of an unstreamed body before anything is sent to the client. Raises EngineError if the body is
+        incomplete or says that the engine aborted the request, as at shutdown.
+        """
+        head, pod = exchange.head, exchange.pod
+        is_turned_away = head.status in _RETRIED_STATUSES
+        if is_turned_away:
+            pod.breaker.abandoned()
+            pod.busy_until = monotonic() + _retry_after(head)
+            self._statistics.refusals[pod.name, head.status] += 1
+        if not head.is_event_stream:
+            try:
+                await self._read_start(exchange)
+            except BaseException as error:
+                exchange.connection.close()
+                if isinstance(error, EngineError):
+                    pod.breaker.failed(str(error))
+                else:
+                    pod.breaker.abandoned()
+                raise
+        return is_turned_away
+
+    async def _read_start(self, exchange: Exchange) -> None:
+        """Reads up to a megabyte of the body. Raises ConnectionBroken."""
+        parts = []
+        size = 0
+        while size < _MAX_READ_AHEAD:
+            try:
+                piece = await exchange.connection.read(self._limits.silence)
+            except TimeoutError:
+                raise ConnectionBroken(f"no bytes for {self._limits.silence:g} s") from None
+            if not piece:
+                exchange.is_read = True
+                break
+            parts.append(piece)
+            size += len(piece)
+        exchange.start = b"".join(parts)
+        if exchange.head.status == 200 and exchange.is_read and ABORTED.search(exchange.start):
+            raise ConnectionBroken(SHUTTING_DOWN)
+
+    def _changed(self, pod: Pod, is_there: bool) -> None:
+        if is_there:
+            self._pools[pod] = ConnectionPool(pod.entry)
+        elif (pool := self._pools.pop(pod, None)) is not None:
+            pool.close()
+
+    def keep(self, exchange: Exchange) -> None:
+        pool = self._pools.get(exchange.pod)
+        if pool is None:
+            exchange.connection.close()
+        else:
+            pool.put(exchange.connection)
+
+    def _none_available(self, question: Question) -> NoPod | NoModel:
+        serving = [pod for pod in self._registry if pod.serves(question.model)]
+        if not serving and len(self._registry):
+            return NoModel(f"no pod serves the model {question.model!r}")
+        waits = [pod.breaker.retry_after for pod in serving if not pod.draining]
+        reasons = "; ".join(f"{pod.name}: {_reason(pod)}" for pod in serving) or "there are no pods"
+        return NoPod(f"no pod can take the request ({reasons})", max(1, round(min(waits, default=1.0))))
+
+
+@contextmanager
+def in_flight(pod: Pod) -> Iterator[None]:
+    """Counts a request as in flight at a pod."""
+    pod.in_flight += 1
+    try:
+        yield
+    finally:
+        pod.in_flight -= 1
+
+
+def _retry_after(head: Head) -> float:
+    """Seconds of Retry-After, at most 10; 1 without one."""
+    value = head.get(b"retry-after") or b""
+    return min(float(value), _MAX_BUSY_SECONDS) if value.isdigit() else 1.0
+
+
+def _reason(pod: Pod) -> str:
+    if pod.draining:
+        return "draining"
+    if pod.healthy is False:
+        return pod.problem or "down"
+    return pod.breaker.reason or "full"
