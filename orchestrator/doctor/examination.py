@@ -42,8 +42,7 @@ def _on(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
     yield check_name(launch, runtime)
     yield from check_ports(launch, runtime)
     yield check_exposure(launch)
-    if folders := check_folders(launch, runtime):
-        yield folders
+    yield from check_folders(launch, runtime)
     if runtime.images is not None:
         yield from check_image(launch, runtime.images)
     yield from check_events(launch, runtime)

@@ -44,26 +44,27 @@ def check_name(launch: Launch, runtime: ContainerRuntime) -> Finding:
     )
 
 
-def check_folders(launch: Launch, runtime: ContainerRuntime) -> Finding | None:
-    """Whether the runtime can mount the launch's folders; None if it names none."""
+def check_folders(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
+    """Whether the runtime can mount the launch's folders, and the models in them are found."""
     # Read-only: `up` itself creates folders and changes their owner.
     if launch.models_dir is None and launch.hf_cache is None:
-        return None
+        return
     if runtime.machine:
-        return problem(
+        yield problem(
             "folders",
             f"the runtime is on {runtime.machine}, which cannot mount folders of this machine",
             "Use a runtime of this machine.",
         )
+        return
     mounted = parts(launch.models_dir) if launch.models_dir and runtime.images is not None else []
-    if mounted:
-        try:
-            for part in mounted:
-                refuse_unreadable(part.source)
-        except Problem as found:
-            return problem("folders", found.what, found.remedy)
-    if launch.models_dir:
-        for objection in objections(launch.models_dir):
-            return warning("folders", objection.what, objection.remedy)
-    several = f", in {len(mounted)} parts, since links lead out of it" if len(mounted) > 1 else ""
-    return ok("folders", f"can be mounted{several}")
+    try:
+        for part in mounted:
+            refuse_unreadable(part.source)
+    except Problem as found:
+        yield problem("folders", found.what, found.remedy)
+        return
+    objected = list(objections(launch.models_dir)) if launch.models_dir else []
+    yield from (warning("folders", objection.what, objection.remedy) for objection in objected)
+    if not objected:
+        several = f", in {len(mounted)} parts, since links lead out of it" if len(mounted) > 1 else ""
+        yield ok("folders", f"can be mounted{several}")
