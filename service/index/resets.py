@@ -39,13 +39,28 @@ def note_store(cache: FullAttention, state: RankState, stored: Stored) -> None:
     """Learns from a store below the device, before it is applied."""
     if stored.group is not None:
         state.lower_tier_is_pool = stored.is_pool
-    if state.reset_doubt is None or not stored.hashes:
+    if not stored.hashes:
+        return
+    if state.reset_doubt is None:
+        _note_silent_reset(cache, state, stored)
         return
     for group in state.of_group(stored.group):
         for place, old in state.reset_doubt.stored(group.bit, stored):
             holder = cache.groups[place.bit.bit_length() - 1]
             if holder is not None and holder.state is state:
                 _take(cache, holder, place.block_hash, old.copies)
+
+
+def _note_silent_reset(cache: FullAttention, state: RankState, stored: Stored) -> None:
+    """Marks a rank whose connector stores a chunk that it should hold: `reset_connector_cache` announces nothing."""
+    if stored.is_pool or stored.group is None:
+        return
+    last, tier = stored.hashes[-1], stored.tier
+    for group in state.of_group(stored.group):
+        key = group.hashes.get(last)
+        if key is not None and cache.masks[tier].get(key) & group.bit:
+            state.mark_inexact(InexactReason.CLEARED_TIER)
+            _take(cache, group, last, {tier: 1})
 
 
 def is_in_doubt(state: RankState) -> bool:

@@ -99,11 +99,14 @@ def _question(name: str, row: _Row, block_size: int) -> Question:
 
 
 def read_truth(path: Path) -> tuple[list[Question], int]:
-    """The questions of a truth file, and its block size. Raises OSError and msgspec.DecodeError."""
+    """The questions of a truth file, and its block size. Raises OSError and msgspec.DecodeError.
+
+    Probes count whole blocks, so each is asked with one more token, which an engine always computes.
+    """
     truth = msgspec.json.decode(path.read_bytes(), type=_Truth)
     questions = []
     for number, probe in enumerate(truth.probes, 1):
-        tokens = array("I", probe.tokens)
+        tokens = array("I", [*probe.tokens, 0])
         for pod, blocks in probe.blocks.items():
             reused = round(blocks * truth.block_size)
             lora, salt = probe.lora_name, probe.cache_salt

@@ -111,6 +111,17 @@ def test_what_a_connector_does_not_store_again_before_what_follows_it_is_there(r
     assert matches(reset, 1, 2, 3, 4) == {A: 4}
 
 
+def test_a_reset_of_a_connector_alone_shows_when_it_stores_a_chunk_again(index: MemoryIndex) -> None:
+    index.store(A, full(1))
+    index.store(A, full(1, tier=Tier.CPU))
+    assert index.inexact_reason(A) is None
+    index.store(A, full(1, tier=Tier.CPU))
+    assert index.inexact_reason(A) == InexactReason.CLEARED_TIER
+    index.remove(A, Removed([1], Tier.CPU, group=0))
+    evict(index, 1)
+    assert matches(index, 1) == {}
+
+
 def test_of_several_resets_each_is_in_doubt_by_itself(reset: MemoryIndex) -> None:
     reset.store(A, full(7))
     reset.store(A, full(7, tier=Tier.CPU))
