@@ -121,6 +121,8 @@ class IndexSink:
                 self.holds_blocks = True
             elif isinstance(event, Removed):
                 index.remove(rank, event)
+            elif isinstance(event, Cleared) and event.tier is not None:
+                index.clear_tier(rank, event.tier)
             elif isinstance(event, Cleared):
                 pools = emptied_pools(batch.events) if pools is None else pools
                 cleared |= index.engine_cleared(rank, next(pools))
@@ -187,7 +189,7 @@ def emptied_pools(events: Sequence[Event]) -> Iterator[Tier | None]:
     last_of_device = max((position for position, tier in enumerate(tiers) if tier is Tier.GPU), default=-1)
     first_below = next((position for position, tier in enumerate(tiers) if tier is Tier.CPU), len(tiers))
     for position, event in enumerate(events):
-        if isinstance(event, Cleared):
+        if isinstance(event, Cleared) and event.tier is None:
             yield Tier.GPU if position < last_of_device else Tier.CPU if position > first_below else None
 
 

@@ -91,7 +91,9 @@ class WireError(Exception):
 
 
 class Cleared(msgspec.Struct, frozen=True, gc=False):
-    """`AllBlocksCleared`: the rank's cache is empty."""
+    """`AllBlocksCleared`: a cache of the rank is empty. Mooncake names the tier."""
+
+    tier: Tier | None = None
 
 
 _CLEARED = Cleared()
@@ -327,6 +329,8 @@ def _mooncake_event(event: Mapping[str, Any]) -> Event:
             return Stored(hashes, None, array("I"), 0, tier)
         case "removed":
             return Removed(_hashes(event.get("seq_hashes")), _tier(event.get("medium") or "STORAGE"))
+        case "cleared":
+            return Cleared(_tier(event.get("medium") or "STORAGE"))
     raise WireError("unknown event")
 
 

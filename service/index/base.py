@@ -176,6 +176,10 @@ class Index(Protocol):
         """
         ...
 
+    def clear_tier(self, rank: Rank, tier: Tier) -> None:
+        """Forgets the blocks of a rank on one tier. O(blocks of the rank)."""
+        ...
+
     def clear(self, rank: Rank) -> None:
         """Drops all blocks of a rank on every tier, and its inexact reason. O(G); `sweep` frees the memory.
 

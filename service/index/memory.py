@@ -20,7 +20,7 @@ from service.index.lookup import Lookup
 from service.index.lora_names import LoraNames
 from service.index.offloading import learn_chunk, note_device_store
 from service.index.placements import note_follower, settle_by_parent, some_keys
-from service.index.resets import is_in_doubt, note_store, reset
+from service.index.resets import empty, is_in_doubt, note_store, reset
 from service.index.reuse_reports import is_report
 from service.index.statistics import IndexStatistics
 from service.native.backend import COMPILED, as_key_vector
@@ -210,6 +210,11 @@ class MemoryIndex:
             state.loras,
             state.sizes,
         )
+
+    def clear_tier(self, rank: Rank, tier: Tier) -> None:
+        state = self._ranks.get(rank)
+        for group in state.groups if state is not None else ():
+            empty(self._cache, group, (tier,))
 
     def engine_cleared(self, rank: Rank, pool: Tier | None = None) -> bool:
         state = self._ranks.get(rank)

@@ -23,10 +23,10 @@ def reset(cache: FullAttention, state: RankState, pool: Tier | None) -> None:
     is_pool = state.lower_tier_is_pool
     if is_pool and pool is not None and pool is not _GPU:
         for group in state.groups:
-            _empty(cache, group, _LOWER)
+            empty(cache, group, _LOWER)
         return
     for group in state.groups:
-        _empty(cache, group, (_GPU,))
+        empty(cache, group, (_GPU,))
     if is_pool is None:
         state.mark_inexact(InexactReason.CLEARED_TIER)
     elif not is_pool or pool is None:
@@ -90,7 +90,8 @@ def _take(cache: FullAttention, group: CacheGroup, block_hash: BlockHash, copies
             cache.remove(group, tier, block_hash)
 
 
-def _empty(cache: FullAttention, group: CacheGroup, tiers: Sequence[Tier]) -> None:
+def empty(cache: FullAttention, group: CacheGroup, tiers: Sequence[Tier]) -> None:
+    """Takes all blocks of a group from some tiers. O(blocks)."""
     for block_hash in [block_hash for block_hash, _ in group.hashes.items()]:
         for tier in tiers:
             group.extra_copies.pop((block_hash, tier), None)

@@ -245,7 +245,9 @@ def test_a_removal_may_say_how_many_copies_are_left() -> None:
 def test_what_mooncake_s_pool_holds_is_read_by_the_engine_s_own_hashes() -> None:
     stored_there = {"event_type": "stored", "seq_hashes": [1, 2], "medium": "CPU", "tenant_id": "t"}
     removed_there = {"event_type": "removed", "seq_hashes": [2], "medium": "CPU"}
-    one, other = read_batch(packed([stored_there, removed_there])).events
+    cleared_there = {"event_type": "cleared", "tenant_id": "default"}
+    one, other, last = read_batch(packed([stored_there, removed_there, cleared_there])).events
+    assert last == Cleared(Tier.STORAGE)
     assert isinstance(one, Stored)
     assert (list(one.hashes), one.tokens, one.tier) == ([1, 2], array("I"), Tier.CPU)
     assert isinstance(other, Removed)

@@ -168,6 +168,16 @@ def test_a_group_that_is_not_supported_stays_so_when_the_engine_is_cleared(index
     assert index.inexact_reason(A) == InexactReason.UNSUPPORTED_GROUP
 
 
+def test_a_tier_that_is_named_is_cleared_alone(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2))
+    index.store(A, offloaded(1, 2))
+    index.clear_tier(A, Tier.CPU)
+    assert only(index, 1, 2).tokens_by_tier == {Tier.GPU: 2 * SIZE}
+    evict(index, 1)
+    assert matches(index, 1, 2) == {}
+    assert index.disagreements() == []
+
+
 def test_an_engine_with_eagle_reuses_one_block_less(index: MemoryIndex) -> None:
     index.drop_last_block(A)
     index.store(A, full(1, 2, 3))
