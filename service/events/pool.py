@@ -160,12 +160,13 @@ class EventPool:
             logger.warning("Events pool: %s", problem)
 
     async def close(self) -> None:
-        for subscription in self._subscriptions:
-            await subscription.close()
-        await asyncio.gather(*self._closing)
+        # First of all the watch, which opens sockets that are closed.
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for subscription in self._subscriptions:
+            await subscription.close()
+        await asyncio.gather(*self._closing)
         await self._client.close()
         await self._access.close()
         self._context.destroy(linger=0)

@@ -165,7 +165,7 @@ async def ask(
             prepare(socket, address)
             socket.connect(address)
             socket.send_multipart((b"", start.to_bytes(8, "big")), zmq.NOBLOCK)
-        except (OSError, ValueError) as error:  # also zmq.ZMQError
+        except (zmq.ZMQError, OSError, ValueError) as error:
             raise ReplayError(f"cannot ask {address}: {getattr(error, 'strerror', None) or error}") from error
         last, repeated = -1, 0
         while True:

@@ -136,7 +136,7 @@ class Subscription:
             elif is_literal(address):
                 prepare(socket, address)
                 socket.connect(address)
-        except (OSError, ValueError) as error:  # also zmq.ZMQError
+        except (zmq.ZMQError, OSError, ValueError) as error:
             socket.disable_monitor()
             monitor.close()
             socket.close()
@@ -160,7 +160,7 @@ class Subscription:
 
     def _connect_anew(self, socket: zmq.Socket[bytes]) -> None:
         """After a failed handshake, with the keys as they are: libzmq does not try again by itself."""
-        with suppress(OSError, ValueError):
+        with suppress(zmq.ZMQError, OSError, ValueError):
             self._access.secure(socket, self.endpoint)
             address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
             with suppress(zmq.ZMQError):
@@ -317,7 +317,9 @@ class Subscription:
         return _message(frames, connection, peer)
 
 
-def _reason(error: OSError | ValueError) -> str:
+def _reason(error: zmq.ZMQError | OSError | ValueError) -> str:
+    if isinstance(error, zmq.ZMQError):
+        return error.strerror or str(error)
     if not isinstance(error, OSError):
         return str(error)
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)

@@ -14,8 +14,10 @@ from aiohttp import ClientSession
 
 from service.simulation.pod import batch_payload
 from service.simulation.publisher import Publisher
+from tests.service.prompts.conftest import hub
 from tests.waiting import PATIENCE
 
+__all__ = ["hub"]
 BLOCK_SIZE = 4
 CHAT = {
     "model": "builtin/demo",

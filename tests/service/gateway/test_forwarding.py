@@ -18,6 +18,7 @@ from yarl import URL
 from service.simulation.faults import Fault
 from service.simulation.scheduler import Speed
 from service.simulation.server import EngineServer
+from tests.command import free_port
 from tests.service.conftest import Serve, port_of, url_of
 from tests.service.engines import MODEL, chat
 from tests.service.gateway.routed import CHAT, Route, Routed
@@ -284,10 +285,14 @@ async def test_an_aborted_answer_that_is_not_streamed_is_tried_elsewhere(route: 
 
 
 async def test_a_silent_engine_ends_in_a_timeout(route: Route) -> None:
-    routed = await route(1, settings={"first_byte_timeout": 0.2, "silence_timeout": 0.2})
+    routed = await route(1, settings={"first_byte_timeout": 0.2})
     routed.engines[0].faults.add(Fault("hang"))
     response, body = await ask(routed, chat("Hello"))
     assert (response.status, body["error"]["code"]) == (504, "engine_timeout")
+
+
+async def test_an_engine_that_falls_silent_in_mid_stream_ends_in_a_broken_connection(route: Route) -> None:
+    routed = await route(1, settings={"silence_timeout": 0.2})
     routed.engines[0].faults.add(Fault("stall"))
     async with routed.client.post(CHAT, json=chat("Hello", stream=True)) as response:
         assert (await lines_of(response))[-1] == "BROKEN"
@@ -329,7 +334,7 @@ async def test_a_pod_that_is_added_at_run_time_cannot_name_a_file(serve: Serve) 
 
 
 async def test_an_engine_that_restarts_is_used_again_with_its_events(route: Route, start_engine: Any) -> None:
-    routed = await route(1)
+    routed = await route(1, port=free_port())
     first = routed.engines[0]
     await first.stop()
     await routed.until_pods(lambda pods: not pods[first.pod]["healthy"])

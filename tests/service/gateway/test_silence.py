@@ -15,6 +15,7 @@ from service.gateway.gateway import Gateway
 from service.gateway.retries import Limits
 from service.simulation.scheduler import Speed
 from tests.service.engines import StartEngine, chat
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ async def silent(start_engine: StartEngine) -> AsyncIterator[str]:
     """The URL of a gateway with short limits, before an engine that generates a token each 0.2 s."""
     engine = await start_engine(speed=Speed(decode_seconds=0.2))
     registry = Registry()
-    gateway = Gateway(registry, Limits(silence=5, keep_alive=0.05))
+    gateway = Gateway(registry, Limits(silence=PATIENCE, keep_alive=0.05))
     registry.add(PodEntry(engine.url, engine.pod))
 
     async def forward(request: web.Request) -> web.StreamResponse:
