@@ -39,7 +39,15 @@ def test_it_is_found_reported_and_taken_down(up: Up) -> None:
         "ports": [f"127.0.0.1:{up.port}"],
         "detached": True,
         "model": "builtin/demo",
-        "report": {"ready": True, "reasons": [], "blocks": 0, "exact": False, "compiled": True},
+        "report": {
+            "ready": True,
+            "reasons": [],
+            "blocks": 0,
+            "exact": False,
+            "compiled": True,
+            "open_to_others": False,
+            "refused": False,
+        },
     }
 
     down = up.kvcache.run("down", "--name", up.name)
