@@ -12,6 +12,7 @@ import msgspec
 
 from service.api.errors import ErrorBody
 from service.api.routes import Route
+from service.api.schema_facts import EVENTS, event_of, with_facts
 
 _TEMPLATE: Final = "#/components/schemas/{name}"
 _PATTERN: Final = re.compile(r"\{(\w+):[^}]*\}")
@@ -34,14 +35,17 @@ def document(routes: Sequence[Route]) -> bytes:
             "description": "Tells which LLM engine holds the longest prefix of a prompt in its KV cache.",
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": with_facts(components)},
     }
     return msgspec.json.encode(described)
 
 
 def _operation(route: Route, path: str, schema_of: dict[str, Any]) -> dict[str, Any]:
     summary = (route.handler.__doc__ or "").strip().partition("\n")[0]
-    content = {media: {"schema": schema_of[repr(response)]} for media, response in route.responses.items()}
+    content = {
+        media: {"schema": event_of(schema_of[repr(response)]) if media == EVENTS else schema_of[repr(response)]}
+        for media, response in route.responses.items()
+    }
     operation: dict[str, Any] = {
         "operationId": route.handler.__name__,
         "summary": summary,

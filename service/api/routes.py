@@ -118,7 +118,14 @@ ROUTES: Final = (
     Route("GET", "/endpoints", operations.endpoints, _json(responses.EndpointList)),
     Route("GET", "/pods", operations.pods, _json(responses.PodList)),
     Route("POST", "/pods", fleet.add_pod, _json(responses.FleetPod), (requests.NewPod,), (*_BODY_ERRORS, 409)),
-    Route("PATCH", "/pods/{pod:.+}", fleet.change_pod, _json(responses.FleetPod), (requests.PodChange,), (404,)),
+    Route(
+        "PATCH",
+        "/pods/{pod:.+}",
+        fleet.change_pod,
+        _json(responses.FleetPod),
+        (requests.PodChange,),
+        (*_BODY_ERRORS, 404),
+    ),
     Route("DELETE", "/pods/{pod:.+}", operations.forget_pod, _json(responses.Forgotten), errors=(404,)),
     *(
         Route(
