@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import BuildFailed, Problem
@@ -27,6 +28,8 @@ _MADE_HERE = (".so", ".sha256")
 _STEP = re.compile(
     r"(?P<stage>\[\d+/\d+\] )?STEP (?P<number>\d+)/(?P<total>\d+)\s?: (?P<instruction>.*)", re.IGNORECASE
 )
+_LABELS_OF_A_BUILD = 4
+"""The hash of the recipe, whether the loops are compiled, the base image, and the version."""
 _INSTRUCTION = re.compile(r"(?:FROM|ARG|LABEL|COPY|RUN|ENV|WORKDIR|USER|EXPOSE|STOPSIGNAL|HEALTHCHECK|ENTRYPOINT)\b")
 
 
@@ -55,9 +58,7 @@ class Recipe:
         """Number of build steps, for a runtime that does not count them (an ARG before the first FROM is no step)."""
         logical_lines = self.files["Containerfile"].decode().replace("\\\n", " ").splitlines()
         instructions = [match[0] for line in logical_lines if (match := _INSTRUCTION.match(line))]
-        return (
-            len(instructions) - instructions.index("FROM") + 2
-        )  # labels: the hash of the recipe, and whether the loops are compiled
+        return len(instructions) - instructions.index("FROM") + _LABELS_OF_A_BUILD
 
     def archive(self) -> bytes:
         """The build context as a tar archive without times and owners, which keeps the layer cache valid."""
@@ -154,10 +155,19 @@ def image_build(
         reference=launch.image,
         context=wanted.archive(),
         arguments={**wanted.arguments, "LOOPS": source},
-        labels={CONTENT_LABEL: wanted.content, LOOPS_LABEL: loops},
+        labels={CONTENT_LABEL: wanted.content, LOOPS_LABEL: loops, **_provenance(launch)},
         pull=pull,
         host_network=any(on_loopback(wanted.arguments.get(name, "")) for name in PROXY_VARIABLES),
     )
+
+
+def _provenance(launch: Launch) -> dict[str, str]:
+    """The labels that depend on the build; Containerfile has the others of the OCI's annotations."""
+    base = {"org.opencontainers.image.base.name": launch.base_image}
+    try:
+        return {**base, "org.opencontainers.image.version": metadata.version("kvcache")}
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        return base
 
 
 def loops_without_compiler(failure: BuildFailed) -> Loops | None:

@@ -11,6 +11,7 @@ TOOLS: Mapping[str, str] = {
     "offline": "analyse a recording, or score prompts against it",
     "parity": "compare our tokens with those of an engine",
     "record": "record the events of engines in a file",
+    "sbom": "print what this installation or image is made of",
     "replay": "publish a recording as its engines did",
     "simulate": "run simulated engines",
 }
