@@ -150,10 +150,14 @@ class Docker:
     def stop(self, name: str, grace: float) -> None:
         if (service := self.find(name)) and service.ours and service.running:
             with _errors("stop the container"):
-                container = self._client.containers.get(name)
-                if service.paused:
-                    container.unpause()  # otherwise it could not handle the signal
-                container.stop(timeout=round(grace))
+                try:
+                    container = self._client.containers.get(name)
+                    if service.paused:
+                        container.unpause()  # otherwise it could not handle the signal
+                    container.stop(timeout=round(grace))
+                except APIError:
+                    if (now := self.find(name)) and now.running:  # another process may have stopped it
+                        raise
 
     def remove(self, name: str) -> None:
         if (service := self.find(name)) and service.ours:

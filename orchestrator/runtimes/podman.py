@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Self
 
 import requests
-from podman.errors import APIError, NotFound
+from podman.errors import APIError
 
 from orchestrator.errors import RuntimeUnavailable
 from orchestrator.runtimes.base import NAME_LABEL, Health, Images, LogQuery, RuntimeKind, Service, Workload
 from orchestrator.runtimes.inspection import service_from, wait_gone
-from orchestrator.runtimes.podman_api import PodmanApi, podman_errors
+from orchestrator.runtimes.podman_api import PodmanApi, is_gone, podman_errors
 from orchestrator.runtimes.podman_creation import creation
 from orchestrator.runtimes.podman_images import PodmanImages
 from orchestrator.runtimes.podman_leftovers import dead_builders
@@ -95,8 +95,10 @@ class Podman:
         with podman_errors("inspect a container"):
             try:
                 return service_from(self._client.containers.get(name).attrs, self.kind)
-            except NotFound:
-                return None
+            except APIError as error:
+                if is_gone(error):
+                    return None
+                raise
 
     def holder_of_port(self, port: int) -> str | None:
         with podman_errors("list containers"):
@@ -162,9 +164,14 @@ class Podman:
     def stop(self, name: str, grace: float) -> None:
         if (service := self.find(name)) and service.ours and service.running:
             with podman_errors("stop the container"):
-                if service.paused:
-                    self._client.containers.get(name).unpause()  # otherwise it could not handle the signal
-                self._client.containers.get(name).stop(timeout=round(grace), ignore=True)
+                try:
+                    container = self._client.containers.get(name)
+                    if service.paused:
+                        container.unpause()  # otherwise it could not handle the signal
+                    container.stop(timeout=round(grace), ignore=True)
+                except APIError:
+                    if (now := self.find(name)) and now.running:  # another process may have stopped it
+                        raise
 
     def remove(self, name: str) -> None:
         if (service := self.find(name)) and service.ours:

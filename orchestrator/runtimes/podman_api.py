@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import podman
 import requests
-from podman.errors import APIError, PodmanError
+from podman.errors import APIError, NotFound, PodmanError
 
 from orchestrator.errors import Problem, RuntimeUnavailable, cause_of
 
@@ -46,6 +46,11 @@ class PodmanApi:
         with self.client(_ANSWER_SECONDS) as client:
             if not client.ping():
                 raise ConnectionError(f"{self} is not Podman's API")
+
+
+def is_gone(error: APIError) -> bool:
+    """Whether there is no such container, also if it was removed while Podman looked at it, which gives status 500."""
+    return isinstance(error, NotFound) or "no such container" in str(error.explanation)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def demo(running: Up, runtime: RuntimeCommand) -> Iterator[Demo]:
 
 
 def test_predictions_come_true_in_a_container_and_nothing_is_left(demo: Demo) -> None:
-    done = demo.play("--requests", "120", "--json").finish(120)
+    done = demo.play("--requests", "120", "--json").finish(400)
     document = json.loads(done.output)
     assert (done.code, document["runtime"], document["differences"]) == (0, demo.runtime.kind, [])
     aware, round_robin, at_random = (tally["hit_rate"] for tally in document["policies"])
@@ -38,7 +38,7 @@ def test_predictions_come_true_in_a_container_and_nothing_is_left(demo: Demo) ->
 
 
 def test_a_runtime_that_is_too_small_is_said_by_what_failed_inside(demo: Demo) -> None:
-    done = demo.play("--blocks", "20").finish(120)
+    done = demo.play("--blocks", "20").finish(400)
     assert done.code == 1
     assert "do not fit into 19 blocks" in done.output
     assert "Traceback" not in done.output
@@ -49,7 +49,7 @@ def test_ctrl_c_removes_the_container_while_engines_run_in_it(demo: Demo) -> Non
     command = demo.play("--requests", str(NEVER), "--rate", "20")
     command.wait_for("\n3: conversation", seconds=120)
     command.interrupt()
-    done = command.finish(60)
+    done = command.finish()
     assert done.code == 130
     assert "Container removed successfully" in done.output
     assert demo.left() == []

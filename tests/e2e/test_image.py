@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -48,15 +49,18 @@ def test_a_changed_service_is_built_on_the_layers_that_did_not_change(
     (copy / "service" / "changed.py").touch()
     image = f"{runtime.image}-changed"
     runtime("tag", runtime.image, image)
-    before = runtime("image", "inspect", "--format", "{{.Id}}", image)
+
+    def layers() -> set[str]:
+        return set(json.loads(runtime("image", "inspect", "--format", "{{json .RootFS.Layers}}", image)))
+
+    before = layers()
     try:
-        done = make_up(copy).start("-d", "--image", image).finish(120)
+        done = make_up(copy).start("-d", "--image", image).finish(400)
         assert done.code == 0, done.output
         assert f"Successfully tagged {image}" in done.output
-        assert done.seconds < 30
-        assert runtime("image", "inspect", "--format", "{{.Id}}", image) != before
+        assert len(before - layers()) == len(layers() - before) == 1  # the service's own files
 
-        forced = make_up(copy).start("-d", "--image", image, "--build").finish(120)
+        forced = make_up(copy).start("-d", "--image", image, "--build").finish(400)
         assert f"Successfully tagged {image}" in forced.output
     finally:
         runtime("rmi", "--force", image, check=False)
@@ -79,18 +83,18 @@ def test_a_failed_build_shows_its_last_lines_and_leaves_nothing(
     _edit(copy / "Containerfile", "ARG PIP_INDEX_URL\n", "RUN echo what went wrong && exit 7\n")
     before = runtime.containers()
     up = make_up(copy)
-    done = up.start("--image", f"{runtime.image}-failed").finish(60)
+    done = up.start("--image", f"{runtime.image}-failed").finish()
 
     assert done.code == 1
     assert "  | what went wrong" in done.output
     assert "Error: The image does not build" in done.output
     assert "Traceback" not in done.output
-    assert runtime.containers() == before
+    assert runtime.containers() <= before
     assert up.left() == []
 
 
 def test_a_base_image_that_is_not_to_be_had_is_said_with_the_option_to_change_it(make_up: Callable[..., Up]) -> None:
-    done = make_up().start("--base-image", "localhost/kvcache-no-such-base:1").finish(120)
+    done = make_up().start("--base-image", "localhost/kvcache-no-such-base:1").finish(400)
     assert done.code == 1
     assert "kvcache-no-such-base" in done.output
     assert "--base-image" in done.output.splitlines()[-1]
@@ -105,14 +109,14 @@ def test_ctrl_c_during_the_build_ends_it_and_what_it_runs(
     before = runtime.containers()
     up = make_up(copy)
     command = up.start("--image", f"{runtime.image}-interrupted")
-    wait_until(_sleeps, 60, lambda: command.output)
+    wait_until(_sleeps, told=lambda: command.output)
     command.process.send_signal(number)
-    done = command.finish(10)
+    done = command.finish()
 
     assert done.code == 0
     assert "Received shutdown signal" in done.output
     wait_until(lambda: not _sleeps())
-    wait_until(lambda: runtime.containers() == before)
+    wait_until(lambda: runtime.containers() <= before)
     assert up.left() == []
 
 
@@ -128,7 +132,7 @@ def test_secrets_of_a_proxy_or_an_index_are_not_in_the_image(
         "PIP_INDEX_URL": "https://user:index-password@127.0.0.1:9/simple",
     }
     try:
-        done = make_up(copy).start("--image", image, environment=environment).finish(120)
+        done = make_up(copy).start("--image", image, environment=environment).finish(400)
         assert f"Successfully tagged {image}" in done.output
         shown = runtime("history", "--no-trunc", image) + runtime("image", "inspect", image)
         assert "io.kvcache.content" in shown
@@ -151,7 +155,7 @@ def test_an_image_without_compiled_loops_says_so_and_is_built_again_by_the_next_
         containerfile.read_text().replace("RUN /build/pip/bin/pip", "RUN true || /build/pip/bin/pip", 1)
     )
     try:
-        first = up.start("--image", image).finish(240)
+        first = up.start("--image", image).finish(400)
         assert "Warning: The inner loops could not be compiled." in first.output, first.output
         assert "Warning: The image's inner loops are not compiled, so the service is slower" in first.output
         assert (
@@ -159,7 +163,7 @@ def test_an_image_without_compiled_loops_says_so_and_is_built_again_by_the_next_
             == "fallback-for-now"
         )
 
-        again = up.start("--image", image).finish(240)
+        again = up.start("--image", image).finish(400)
         assert f"Image {image} has no compiled loops yet, trying again" in again.output
         doctor = up.kvcache.run("doctor", "--runtime", runtime.kind, "--image", image, "--model", "builtin/demo")
         assert "its inner loops are not compiled" in doctor.output
@@ -174,7 +178,7 @@ def test_a_base_image_without_python_is_refused_by_name(
     (tmp_path / "Dockerfile").write_text(f"FROM {os.environ['KVCACHE_BASE_IMAGE']}\nRUN rm -f /usr/bin/python3*\n")
     runtime("build", "--tag", base, str(tmp_path))
     try:
-        done = make_up().start("--base-image", base, "--image", f"{runtime.image}-none").finish(120)
+        done = make_up().start("--base-image", base, "--image", f"{runtime.image}-none").finish(400)
         assert done.code == 1
         assert f"Error: The base image {base} has no python3." in done.output
     finally:
@@ -193,11 +197,11 @@ def test_stages_of_earlier_and_of_failed_builds_are_removed(
 
     try:
         _edit(up.kvcache.root / "Containerfile", "EXPOSE 8080\n", "RUN exit 7\n")
-        assert up.start("-d", "--image", image).finish(240).code == 1
+        assert up.start("-d", "--image", image).finish(400).code == 1
         _edit(up.kvcache.root / "Containerfile", "RUN exit 7\n", "EXPOSE 8080\n")
         for number in range(2):
             (up.kvcache.root / "service" / "changed.py").write_text(f"# {number}\n")
-            assert up.start("-d", "--image", image).finish(240).code == 0
+            assert up.start("-d", "--image", image).finish(400).code == 0
             runtime("rm", "--force", up.name)
         assert (len(unused("build")) <= 1, unused("service")) == (True, set())
     finally:

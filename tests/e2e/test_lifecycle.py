@@ -57,7 +57,7 @@ def test_a_restart_policy_is_the_runtimes(make_up: Callable[..., Up], runtime: R
     assert runtime.inspect(up.name)["HostConfig"]["RestartPolicy"]["Name"] == "on-failure"
     first = runtime.inspect(up.name)["State"]["Pid"]
     psutil.Process(first).kill()
-    wait_until(lambda: runtime.inspect(up.name)["State"]["Pid"] not in {0, first}, 20)
+    wait_until(lambda: runtime.inspect(up.name)["State"]["Pid"] not in {0, first})
 
 
 def test_containers_of_a_network_are_reached_by_name(make_up: Callable[..., Up], runtime: RuntimeCommand) -> None:
@@ -85,7 +85,7 @@ def test_what_a_dry_run_shows_runs_the_same_service(make_up: Callable[..., Up], 
     assert f"# image {runtime.image} is up to date" in done.output
     command = "".join(line for line in done.output.splitlines(keepends=True) if not line.startswith("#"))
     subprocess.run(["sh", "-c", command], check=True, capture_output=True)
-    wait_until(lambda: _answers(up), 20)
+    wait_until(lambda: _answers(up))
     assert runtime.inspect(up.name)["HostConfig"]["ReadonlyRootfs"]
 
 

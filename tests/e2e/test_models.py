@@ -37,7 +37,7 @@ def test_models_are_found_however_they_are_linked(make_up: Callable[..., Up], tm
     tmp_path.chmod(0o755)
 
     up = make_up()
-    done = up.start("-d", "--models-dir", str(models)).finish(120)
+    done = up.start("-d", "--models-dir", str(models)).finish(400)
     assert done.code == 0, done.output
     assert "models that are added later need another `kvcache up`" in done.output
 

@@ -49,7 +49,7 @@ def test_6_template_rendering_functions(running: Running) -> None:
 def test_7_kv_cache_scoring_works(running: Running) -> None:
     engines = running.engines
     engines.play()
-    wait_until(lambda: engines.heard(running.url) == engines.last, 30, lambda: str(engines.heard(running.url)))
+    wait_until(lambda: engines.heard(running.url) == engines.last, told=lambda: str(engines.heard(running.url)))
 
     for probe in engines.probes:
         more: dict[str, str] = {name: probe[name] for name in ("lora_name", "cache_salt") if name in probe}
@@ -84,4 +84,4 @@ def test_10_the_container_status_shows_healthy(running: Running, runtime: Runtim
         return runtime("ps", "--filter", f"name={running.name}", "--format", "{{.Status}}")
 
     # Docker's daemon looks for itself, five seconds after the start for the first time.
-    wait_until(lambda: status().startswith("Up") and "(healthy)" in status(), 15, status)
+    wait_until(lambda: status().startswith("Up") and "(healthy)" in status(), told=status)

@@ -71,14 +71,14 @@ def test_a_wheel_for_another_python_is_refused_if_named_and_passed_over_if_not(
     up = changed(_INSTALLS, _FAILS)
     image = f"{runtime.image}-other"
 
-    named = up.start("-d", "--image", image, "--wheel", str(other)).finish(120)
+    named = up.start("-d", "--image", image, "--wheel", str(other)).finish(400)
     assert named.code == 1
     assert f"Error: --wheel: {other} does not fit the base image" in named.output
     assert "none of the wheels has loops for Python" in named.output
 
     (up.kvcache.root / "wheels").mkdir()
     (up.kvcache.root / "wheels" / other.name).write_bytes(other.read_bytes())
-    lying = up.start("-d", "--image", image).finish(120)
+    lying = up.start("-d", "--image", image).finish(400)
     assert "No wheel fits the base image; the inner loops are compiled" in lying.output
     assert lying.code == 1  # at the step that fails instead of installing a compiler
     assert up.left() == []

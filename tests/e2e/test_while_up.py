@@ -16,7 +16,7 @@ from tests.e2e.http import get
 def test_of_two_that_want_one_port_exactly_one_comes_up(make_up: Callable[..., Up]) -> None:
     one, other = make_up(), make_up()
     other.port = one.port
-    done = [command.finish(60) for command in (one.start("-d"), other.start("-d"))]
+    done = [command.finish() for command in (one.start("-d"), other.start("-d"))]
 
     assert sorted(command.code for command in done) == [0, 1], [command.output for command in done]
     (lost,) = (command.output for command in done if command.code)
@@ -91,14 +91,14 @@ def test_a_killed_build_is_swept(
     up = changed("ARG PIP_INDEX_URL\n", "RUN sleep 619.5\n")
     before = runtime.containers()
     command = up.start("--image", f"{runtime.image}-killed")
-    wait_until(_sleeps, 60, lambda: command.output)
+    wait_until(_sleeps, told=lambda: command.output)
     command.process.kill()
     command.process.wait()
 
     done = up.kvcache.run("down", "--all", "--runtime", runtime.kind)
     assert done.code == 0, done.output
-    wait_until(lambda: runtime.containers() <= before, 20)
-    wait_until(lambda: not _sleeps(), 20)
+    wait_until(lambda: runtime.containers() <= before)
+    wait_until(lambda: not _sleeps())
     assert not any(up.kvcache.state.rglob("*.lock"))
 
 
