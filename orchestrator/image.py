@@ -138,12 +138,17 @@ def _refusal(wheel: Path, files: Mapping[str, bytes]) -> str | None:
     return None
 
 
-def up_to_date_loops(images: Images, reference: str, wanted: Recipe) -> Loops | None:
-    """Whether the loops of the image are compiled; None if the image is missing or was built from another recipe."""
+def loops_of_current_image(images: Images, reference: str, wanted: Recipe) -> Loops | None:
+    """How the loops of the image were built; None if there is no image of this recipe."""
     labels = images.labels(reference) or {}
     if labels.get(CONTENT_LABEL) != wanted.content:
         return None
     return next((loops for loops in Loops if loops == labels.get(LOOPS_LABEL)), None)
+
+
+def must_build(launch: Launch, current: Loops | None) -> bool:
+    """Whether `up` builds: no image of the recipe, an option asks for it, or a compiler may be had this time."""
+    return current in (None, Loops.FALLBACK_FOR_NOW) or bool(launch.build) or launch.pull
 
 
 def image_build(

@@ -1,4 +1,4 @@
-"""The image step of `kvcache up`: builds if the image changed, or if the last build could not compile the loops."""
+"""The image step of `kvcache up`: builds the image or keeps it, and says which."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from orchestrator.image import (
     Recipe,
     explained,
     image_build,
+    loops_of_current_image,
     loops_without_compiler,
+    must_build,
     no_wheel_fits,
     recipe,
-    up_to_date_loops,
 )
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import Images
@@ -35,18 +36,18 @@ def ensure_image(launch: Launch, images: Images, console: Console, signals: Sign
         console.step(f"Using image {launch.image} as it is (--no-build)")
         return
     wanted = recipe(launch, os.environ)
-    there = None if launch.build or launch.pull else up_to_date_loops(images, launch.image, wanted)
-    if there is None or there is Loops.FALLBACK_FOR_NOW:
-        if there:
+    loops = loops_of_current_image(images, launch.image, wanted)
+    if must_build(launch, loops):
+        if loops is Loops.FALLBACK_FOR_NOW:
             console.step(f"Image {launch.image} has no compiled loops yet, trying again")
-        there = _Build(launch, images, wanted, console, signals).run()
+        loops = _Build(launch, images, wanted, console, signals).run()
     else:
         console.step(f"Image {launch.image} is up to date, build skipped")
-    if there is Loops.FALLBACK:
+    if loops is Loops.FALLBACK:
         console.warn(
             f"{_SLOW}: the base image has no C compiler, and none can be installed.", "Use another --base-image."
         )
-    elif there is Loops.FALLBACK_FOR_NOW:
+    elif loops is Loops.FALLBACK_FOR_NOW:
         console.warn(f"{_SLOW}: a C compiler could not be fetched.", "The next `kvcache up` tries again.")
 
 

@@ -11,10 +11,10 @@ import typer
 
 from orchestrator.console import Console
 from orchestrator.health import host_and_port
-from orchestrator.image import recipe, up_to_date_loops
+from orchestrator.image import loops_of_current_image, must_build, recipe
 from orchestrator.launch import Launch
 from orchestrator.publishing import check_address, taken_ports
-from orchestrator.runtimes.base import HOST_NAME, Mount, RuntimeKind, Workload
+from orchestrator.runtimes.base import HOST_NAME, Images, Mount, RuntimeKind, Workload
 from orchestrator.runtimes.discovery import choose
 from orchestrator.runtimes.hardening import flags
 from orchestrator.workload import prepare
@@ -29,12 +29,16 @@ def dry_run(launch: Launch, console: Console) -> None:
         for port, holder in taken_ports(launch, runtime):
             console.warn(f"Port {port} is taken by {holder}.", port.remedy())
         if runtime.images is not None:
-            wanted = recipe(launch, os.environ)
-            there = up_to_date_loops(runtime.images, launch.image, wanted)
-            built = "is up to date" if there and not launch.build else "would be built"
-            console.step(f"# image {launch.image} {built}")
+            console.step(f"# image {launch.image} {_image_step(launch, runtime.images)}")
         for line in command_line(prepare(launch, runtime, dry=True), runtime.kind):
             typer.echo(line)
+
+
+def _image_step(launch: Launch, images: Images) -> str:
+    if launch.build is False:
+        return "would be used as it is"
+    loops = loops_of_current_image(images, launch.image, recipe(launch, os.environ))
+    return "would be built" if must_build(launch, loops) else "is up to date"
 
 
 def command_line(workload: Workload, kind: RuntimeKind) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from orchestrator.doctor.finding import Finding, ok, problem, warning
 from orchestrator.errors import Problem
-from orchestrator.image import Loops, recipe, up_to_date_loops
+from orchestrator.image import Loops, loops_of_current_image, recipe
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import Images
 
@@ -20,7 +20,7 @@ def check_image(launch: Launch, images: Images) -> Iterator[Finding]:
     except Problem as found:
         yield problem("image", found.what, found.remedy)
         return
-    loops = up_to_date_loops(images, launch.image, wanted)
+    loops = loops_of_current_image(images, launch.image, wanted)
     if loops is Loops.COMPILED:
         yield ok("image", f"{launch.image} is up to date, and its inner loops are compiled")
         yield _check_start(launch.image, images)
