@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from service.prompts.options import PromptOptions
 from service.prompts.templates.environment import ChatEnvironment
 from tests.conftest import BUILTIN
 from tests.service.prompts.fake_hub import FakeHub, Repository
+from tests.waiting import PATIENCE
 
 SECONDS = 0.4
 HELLO = [{"role": "user", "content": "hello"}]
@@ -97,12 +98,17 @@ async def model(trusting: Models) -> Model:
     return await trusting.get("builtin/demo")
 
 
+@pytest.fixture(scope="module")
+def patient_models() -> Iterator[Models]:
+    """Models that take templates from requests, and give them all the time that a slow machine takes."""
+    models = Models(PromptOptions(trust_request_chat_template=True, render_timeout=PATIENCE))
+    yield models
+    asyncio.run(models.close())
+
+
 @pytest.fixture
-async def patient() -> AsyncIterator[Model]:
-    """One that gives a template all the time that it may take."""
-    models = Models(PromptOptions(render_timeout=30.0))
-    yield await models.get("builtin/demo")
-    await models.close()
+async def patient(patient_models: Models) -> Model:
+    return await patient_models.get("builtin/demo")
 
 
 class Pulse:
@@ -144,12 +150,27 @@ async def test_a_template_that_never_ends_is_ended_and_holds_up_nothing(model: M
     assert measured.longest < 0.2
 
 
-async def test_many_templates_that_never_end_leave_others_alone(model: Model) -> None:
-    endless = [asyncio.create_task(refused(model, ENDLESS[0] + " " * n)) for n in range(4)]
-    for _ in range(20):
-        assert (await model.render(Chat(messages=HELLO))).tokens
-    assert not any(task.done() for task in endless)
-    assert all("longer than" in message for message in await asyncio.gather(*endless))
+async def test_many_templates_that_never_end_are_ended(model: Model) -> None:
+    messages = await asyncio.gather(*(refused(model, ENDLESS[0] + " " * n) for n in range(4)))
+    assert all("longer than" in message for message in messages)
+
+
+async def test_many_templates_that_do_not_end_yet_leave_others_alone() -> None:
+    models = Models(PromptOptions(trust_request_chat_template=True, render_timeout=PATIENCE))
+    try:
+        model = await models.get("builtin/demo")
+        endless = [
+            asyncio.create_task(model.render(Chat(messages=HELLO, chat_template=ENDLESS[0] + " " * n)))
+            for n in range(4)
+        ]
+        for _ in range(20):
+            assert (await model.render(Chat(messages=HELLO))).tokens
+        assert not any(task.done() for task in endless)
+        for task in endless:
+            task.cancel()
+        await asyncio.gather(*endless, return_exceptions=True)
+    finally:
+        await models.close()
 
 
 @pytest.mark.parametrize("template", TOO_LARGE, ids=range(len(TOO_LARGE)))
@@ -167,12 +188,12 @@ async def test_a_template_that_goes_too_deep_is_refused(model: Model, template: 
 
 
 @pytest.mark.parametrize("template", FORBIDDEN)
-async def test_a_template_that_is_wrong_or_leaves_its_sandbox_is_refused(model: Model, template: str) -> None:
-    assert "the chat template failed: " in await refused(model, template)
+async def test_a_template_that_is_wrong_or_leaves_its_sandbox_is_refused(patient: Model, template: str) -> None:
+    assert "the chat template failed: " in await refused(patient, template)
 
 
-async def test_what_a_template_says_when_it_refuses_is_passed_on(model: Model) -> None:
-    message = await refused(model, "{{ raise_exception('Only two roles, please') }}")
+async def test_what_a_template_says_when_it_refuses_is_passed_on(patient: Model) -> None:
+    message = await refused(patient, "{{ raise_exception('Only two roles, please') }}")
     assert message == "the chat template failed: Only two roles, please"
 
 
@@ -203,20 +224,20 @@ async def test_the_template_of_a_model_that_a_stranger_chose_renders_in_a_proces
         await models.close()
 
 
-async def test_a_trusted_template_is_used_by_either_name(model: Model) -> None:
+async def test_a_trusted_template_is_used_by_either_name(patient: Model) -> None:
     for chat in (
         Chat(messages=HELLO, chat_template="{{ messages[0].content }}!"),
         Chat(messages=HELLO, chat_template_kwargs={"chat_template": "{{ messages[0].content }}!"}),
     ):
-        assert (await model.render(chat)).text == "hello!"
-    own = (await model.render(Chat(messages=HELLO))).text
-    assert (await model.render(Chat(messages=HELLO, chat_template=""))).text == own
+        assert (await patient.render(chat)).text == "hello!"
+    own = (await patient.render(Chat(messages=HELLO))).text
+    assert (await patient.render(Chat(messages=HELLO, chat_template=""))).text == own
 
 
-async def test_a_template_that_takes_long_but_not_too_long_is_rendered(model: Model) -> None:
+async def test_a_template_that_takes_long_but_not_too_long_is_rendered(patient: Model) -> None:
     template = "{% for i in range(20000) %}{{ loop.index0 % 7 }}{% endfor %}{{ 'x'|center(5) }}"
     expected = ChatEnvironment().from_string(template).render()
-    assert (await model.render(Chat(messages=HELLO, chat_template=template))).text == expected
+    assert (await patient.render(Chat(messages=HELLO, chat_template=template))).text == expected
 
 
 async def test_a_conversation_with_a_lone_surrogate_is_refused(model: Model) -> None:
@@ -226,7 +247,7 @@ async def test_a_conversation_with_a_lone_surrogate_is_refused(model: Model) -> 
         await model.tokenize("\ud800")
 
 
-async def test_variables_are_what_they_were_in_another_process(model: Model) -> None:
+async def test_variables_are_what_they_were_in_another_process(patient: Model) -> None:
     variables: dict[str, Any] = {
         "numbers": [1 << 62, 10**30, -(10**30), 1.5, 1e300, float("inf")],
         "order": {"z": None, "a": True, "": False},
@@ -235,7 +256,7 @@ async def test_variables_are_what_they_were_in_another_process(model: Model) -> 
     template = "{{ [numbers, order, text] | tojson }}{{ 'x' | center(3) }}"
     for number in (10**30, 1):  # both ways of packing
         variables["numbers"][1] = number
-        rendered = await model.render(Chat(messages=HELLO, chat_template=template, chat_template_kwargs=variables))
+        rendered = await patient.render(Chat(messages=HELLO, chat_template=template, chat_template_kwargs=variables))
         assert rendered.text == ChatEnvironment().from_string(template).render(variables)
 
 
@@ -258,11 +279,11 @@ async def test_a_process_that_renders_sees_nothing_of_the_environment(
         assert b"hf_secret" not in environment
 
 
-async def test_a_process_that_died_meanwhile_is_replaced(model: Model) -> None:
+async def test_a_process_that_died_meanwhile_is_replaced(patient: Model) -> None:
     chat = Chat(messages=HELLO, chat_template="{{ 'x'|center(3) }}")
-    await model.render(chat)
-    for process in model._renderer._processes:
+    await patient.render(chat)
+    for process in patient._renderer._processes:
         assert process._process is not None
         os.kill(process._process.pid, 9)
         process._process.wait()
-    assert (await model.render(chat)).text == " x "
+    assert (await patient.render(chat)).text == " x "
