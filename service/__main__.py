@@ -46,7 +46,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 if __name__ == "__main__":
     code = main(sys.argv[1:], os.environ)
-    with suppress(BrokenPipeError):
+    with suppress(OSError):  # a pipe without reader, or a full disk
         sys.stdout.flush()
     # Python would wait for threads with a download or a long text, although their results are not needed.
     os._exit(code)
