@@ -32,6 +32,10 @@ class LoraNames:
             if not models:
                 del self._loras[name]
 
+    def has_model(self, model: str) -> bool:
+        """Whether some rank is of this model."""
+        return model in self._models
+
     def add(self, model: str, name: str) -> None:
         """Call it once per rank and name."""
         models = self._loras.setdefault(name, {})

@@ -302,7 +302,7 @@ class MemoryIndex:
 
     def serves(self, model: str) -> bool:
         """Whether some rank holds or held blocks of that model."""
-        return any(rank.model == model for rank in self._ranks)
+        return self._loras.has_model(model)
 
     def lora_model(self, lora_name: str) -> str | None:
         return self._loras.model(lora_name)
