@@ -84,6 +84,10 @@ class Host:
         if self.runtime != "process":
             listed = self._ask("ps", "-a", "--filter", f"name={NAME}", "--format", "{{.Names}}").split()
             yield from (f"container {name}" for name in listed)
+            # A broken image keeps Podman from listing any.
+            listing = subprocess.run([self.runtime, "images", "--all"], check=False, capture_output=True, text=True)
+            if listing.returncode:
+                yield f"image: {listing.stderr.strip()}"
         if self.runtime == "podman":
             yield from self._left_builders(pids)
         yield from (f"file {path}" for path in self.state.rglob("*") if path.is_file())

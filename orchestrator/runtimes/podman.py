@@ -20,7 +20,7 @@ from orchestrator.runtimes.inspection import service_from, wait_gone
 from orchestrator.runtimes.podman_api import PodmanApi, is_gone, podman_errors
 from orchestrator.runtimes.podman_creation import creation
 from orchestrator.runtimes.podman_images import PodmanImages
-from orchestrator.runtimes.podman_leftovers import dead_builders
+from orchestrator.runtimes.podman_leftovers import broken_images, dead_builders
 from orchestrator.runtimes.podman_service import PodmanService
 from orchestrator.runtimes.remote import remote_machine
 from orchestrator.runtimes.streams import frames, lines, tool_lines
@@ -189,9 +189,12 @@ class Podman:
     def remove_leftovers(self) -> None:
         if self.machine:
             return
-        with podman_errors("remove builders of builds that were killed"):
-            for builder in dead_builders(Path(self._client.info()["store"]["graphRoot"])):
+        with podman_errors("remove what is left of builds that were killed"):
+            storage = Path(self._client.info()["store"]["graphRoot"])
+            for builder in dead_builders(storage):
                 self._client.api.delete(f"/containers/{builder}", params={"force": True}).raise_for_status()
+            for image in broken_images(storage):
+                self._client.api.delete(f"/images/{image}", params={"force": True}).raise_for_status()
 
     def revive(self) -> None:
         if self._service:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -56,7 +57,8 @@ class PodmanImages:
             if service and service is not self._service:
                 service.close()
         self._remove_unused(before)
-        self._remove_old_stages()
+        with suppress(Problem):  # a broken image of somebody else, which keeps Podman from listing any, stops nothing
+            self._remove_old_stages()
 
     def run(self, reference: str, command: Sequence[str]) -> str:
         with podman_errors("run a container"):

@@ -1,10 +1,11 @@
-"""Finds builder containers and folders of killed `kvcache` builds: Podman never removes these itself."""
+"""Finds builder containers, images and folders of killed `kvcache` builds: Podman never removes these itself."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 
 from orchestrator.host.ownership import Owner
+from orchestrator.runtimes.base import CONTENT_LABEL, STAGE_LABEL
 
 OWNER_ARGUMENT = "KVCACHE_OWNER"
 """Build argument with the owner process of a build; the builder writes all arguments into its record."""
@@ -55,11 +57,54 @@ def _end_processes_of(folder: Path) -> None:
 
 def dead_builders(graph_root: Path) -> Iterator[str]:
     """Ids of builder containers, in Podman's storage of this machine, that have no living owner."""
+    return (identity for identity, owner in _builders(graph_root) if not owner.lives)
+
+
+def broken_images(graph_root: Path) -> Iterator[str]:
+    """Ids of images of ours that a killed build did not write to the end.
+
+    While there is one, Podman lists no images at all. None while a build of ours runs: it may be writing them.
+    """
+    if any(owner.lives for _, owner in _builders(graph_root)):
+        return
+    for index in graph_root.glob("*-images/images.json"):
+        driver = index.parent.name.removesuffix("-images")
+        images = _read(index)
+        ours = {image.get("layer") for image in images if _is_ours(index.parent, image)}
+        parents = {layer["id"]: layer.get("parent") for layer in _read(graph_root / f"{driver}-layers" / "layers.json")}
+        for image in images:
+            layer = image.get("layer")
+            # Its own labels may not have been written; then it was made on top of another image of ours.
+            if "manifest" not in (image.get("big-data-names") or ()) and not ours.isdisjoint(
+                {layer, parents.get(layer)}
+            ):
+                yield image["id"]
+
+
+def _is_ours(folder: Path, image: Mapping[str, Any]) -> bool:
+    """Whether the configuration of an image, in Podman's folder of images, has our labels."""
+    config = f"sha256:{image['id']}"
+    labels: set[str] = set()
+    with suppress(OSError, ValueError, AttributeError):
+        name = f"={b64encode(config.encode()).decode()}"
+        labels.update((json.loads((folder / image["id"] / name).read_text())["config"].get("Labels") or {}).keys())
+    return not labels.isdisjoint({CONTENT_LABEL, STAGE_LABEL})
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return []
+
+
+def _builders(graph_root: Path) -> Iterator[tuple[str, Owner]]:
+    """Ids and owners of the builder containers of our builds."""
     for record in graph_root.glob("*-containers/*/userdata/buildah.json"):
         with suppress(OSError, ValueError):
             owner = _owner(json.loads(record.read_text()))
-            if owner is not None and not owner.lives:
-                yield record.parent.parent.name
+            if owner is not None:
+                yield record.parent.parent.name, owner
 
 
 def _owner(record: Mapping[str, Any]) -> Owner | None:

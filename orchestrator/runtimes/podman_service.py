@@ -25,6 +25,7 @@ from orchestrator.runtimes.podman_leftovers import make_folder, remove_dead_fold
 _SOCKET = "podman.sock"
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
+_END_OF_BUILD_SECONDS = 30.0  # longer than writing a layer takes
 
 
 class PodmanService:
@@ -82,9 +83,10 @@ class PodmanService:
         """Stops a build; returns when the thread that reads its output has ended.
 
         Podman's API cannot stop a build: 4.3 keeps a step running after the client disconnects, then panics. So the
-        build's processes are killed until it fails and cleans up; if it does not fail, the API process is killed.
+        build's processes are killed until it fails and cleans up. If it does not fail, the API process is killed, which
+        must not happen while it writes an image: a broken one would be left.
         """
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + _END_OF_BUILD_SECONDS
         steps: set[psutil.Process] = set()
         output.join(0.05)
         while output.is_alive():
