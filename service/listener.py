@@ -33,10 +33,14 @@ class Listener:
         self._servers: list[asyncio.Server] = []
 
     async def open(self, host: str, port: int) -> int:
-        """Listens; returns the port. Raises OSError, TlsError."""
+        """Listens; returns the port. `::` hears IPv4, too. Raises OSError, TlsError."""
         loop = asyncio.get_running_loop()
         context = self._read()
-        server = await loop.create_server(self._connection, host, port, backlog=_BACKLOG, **self._tls(context))
+        where: dict[str, Any] = {"host": host, "port": port}
+        if host == "::" and socket.has_dualstack_ipv6():  # asyncio would hear IPv6 alone
+            both = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+            where = {"sock": both}
+        server = await loop.create_server(self._connection, **where, backlog=_BACKLOG, **self._tls(context))
         self._servers = [server]
         return int(server.sockets[0].getsockname()[1])
 

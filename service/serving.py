@@ -46,7 +46,8 @@ async def _serve(settings: Settings) -> None:
         if settings.is_open and settings.http_host not in _LOOPBACK:
             logger.warning("no API key is needed (API_KEYS): everyone who reaches %s may use all of the API", port)
         scheme = "http" if settings.tls_cert is None else "https"
-        logger.info("listening on %s://%s:%d", scheme, settings.http_host, port)
+        host = f"[{settings.http_host}]" if ":" in settings.http_host else settings.http_host
+        logger.info("listening on %s://%s:%d", scheme, host, port)
         await stop.wait()
         logger.info("Received shutdown signal")
     logger.info("stopped")

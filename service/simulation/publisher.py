@@ -14,6 +14,7 @@ import zmq
 import zmq.asyncio
 
 from service.contract.endpoints import binds as is_bound
+from service.events.resolver import prepare
 
 END = b"\xff" * 8
 _NO_ROOM_SECONDS = 0.001
@@ -67,11 +68,13 @@ class Publisher:
 
     async def __aenter__(self) -> Publisher:
         address, replay = self._requested
+        prepare(self._pub, address)
         if self._binds:
             self._pub.bind(address)
         else:
             self._pub.connect(address)
         if replay is not None:
+            prepare(self._router, replay)
             self._router.bind(replay)
             self._tasks.append(asyncio.create_task(self._serve_replays()))
         self._tasks.append(asyncio.create_task(self._watch_subscriptions()))

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientError, ClientSession
 
+from tests.ipv6 import needs_ipv6
 from tests.waiting import PATIENCE
 
 STOP_TIMEOUT = 25.0
@@ -95,6 +96,14 @@ async def test_an_unknown_command_is_wrong_usage(folder: Path) -> None:
     code, _, err = await ended(environment_of(folder), "dance")
     assert code == 2
     assert "serve" in err
+
+
+@needs_ipv6
+async def test_the_ipv6_wildcard_answers_ipv4_too(folder: Path) -> None:
+    async with running(environment_of(folder, HTTP_HOST="::")) as (_, port), ClientSession() as client:
+        for host in ("127.0.0.1", "[::1]"):
+            async with client.get(f"http://{host}:{port}/health") as answer:
+                assert answer.status == 200
 
 
 async def test_a_port_in_use_is_reported_in_one_line(folder: Path) -> None:

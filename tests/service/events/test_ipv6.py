@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 import zmq
 
 from service.contract.endpoints import Endpoint
 from service.index.base import Rank
+from tests.ipv6 import needs_ipv6
 from tests.service.events.batches import stored
 from tests.service.events.conftest import Listen, Listening
 from tests.waiting import until
 
-
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-pytestmark = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+pytestmark = needs_ipv6
 
 
 def publisher(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:

@@ -14,6 +14,7 @@ from service.contract.endpoints import Endpoint
 from service.events.recorder import Recorder
 from service.events.recording import Recorded, Recording
 from service.simulation.publisher import Publisher
+from tests.ipv6 import needs_ipv6
 from tests.service.events.proxy import Proxy, Weather
 from tests.service.playback import playing
 from tests.waiting import PATIENCE, until
@@ -98,6 +99,16 @@ async def test_what_was_published_before_comes_from_the_replay_socket(record: Re
         await written.has(0, 1, 2, 3)
         assert written.recorder.statistics.missing == 0
         assert {message.topic for message in written.messages} == {TOPIC.encode()}
+
+
+@needs_ipv6
+async def test_an_engine_at_an_ipv6_address_is_recorded_with_its_replay(record: Record) -> None:
+    async with Publisher("tcp://[::1]:*", "tcp://[::1]:*", topic=TOPIC) as publisher:
+        publisher.publish(payload(), lost=True)
+        written = await record(endpoint(publisher))
+        await publisher.subscribed()
+        publisher.publish(payload())
+        await written.has(0, 1)
 
 
 async def test_a_replay_after_a_lost_connection_brings_nothing_twice(record: Record) -> None:
