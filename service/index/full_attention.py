@@ -15,6 +15,8 @@ from service.index.inexact_reasons import InexactReason
 from service.native.backend import GroupMasks
 
 _GPU = Tier.GPU
+_MAX_ALIASES = 100_000
+"""Of one group: hashes of blocks that it holds under another hash. The rank is inexact, so that none is needed."""
 
 
 class FullAttention:
@@ -53,6 +55,8 @@ class FullAttention:
         """Adds a block of which the group has the hash or the key; True if it did not hold it on this tier."""
         known_key = group.hashes.get(block_hash)
         if known_key is None:  # held under another hash
+            if len(group.hashes) > sum(group.sizes) + _MAX_ALIASES:
+                return False
             group.hashes.put(block_hash, key)
             group.alias_counts[key, tier] = group.alias_counts.get((key, tier), 0) + 1
             group.state.mark_inexact(InexactReason.SAME_TOKENS)

@@ -18,9 +18,15 @@ from service.index.full_attention import FullAttention
 from service.index.inexact_reasons import InexactReason
 from service.index.lookup import Lookup
 
+_MAX_GROUPS = 64
+"""KV-cache groups and block sizes of one rank. Each group takes a bit of the masks that all ranks share."""
+
 
 def new_group(cache: FullAttention, lookup: Lookup, rank: Rank, state: RankState, stored: Stored) -> CacheGroup | None:
     """The group of an event's blocks, which are its first or have another size; None when they do not count."""
+    if len(state.groups) + len(state.unsupported_groups) >= _MAX_GROUPS:
+        state.mark_inexact(InexactReason.UNSUPPORTED_GROUP)
+        return None
     same = next((group for group in state.groups if group.index == stored.group and group.on_device), None)
     if stored.group in state.unsupported_groups:
         return None
@@ -68,7 +74,8 @@ def _of_other_size(lookup: Lookup, group: CacheGroup, stored: Stored) -> CacheGr
     if stored.block_size > group.block_size and fits:
         with lookup.changing(group.rank.model, state):
             group.block_size = stored.block_size
-            state.sizes.add(stored.block_size)
+            if len(state.sizes) < _MAX_GROUPS:
+                state.sizes.add(stored.block_size)
         if group.kind.needs is not Needs.STATE:
             state.mark_inexact(InexactReason.PARTIAL_BLOCKS)
         return group

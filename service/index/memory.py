@@ -27,6 +27,10 @@ from service.native.backend import COMPILED, as_key_vector
 
 _GPU, _NO = Tier.GPU, Reuse.NO  # to look up a member of an enumeration takes longer than to compare it
 
+_MAX_LORAS = 10_000
+"""Names of LoRAs of one rank; the blocks of further ones count for requests with `lora_name`."""
+_MAX_NAME = 1024
+
 
 class MemoryIndex:
     """Implements service.index.base.Index.
@@ -89,8 +93,7 @@ class MemoryIndex:
         """The keys of an event's blocks; None when they cannot be told, with the rank marked inexact."""
         state, layout = group.state, group.layout
         if stored.lora_name is not None and stored.lora_name not in state.loras:
-            state.loras.add(stored.lora_name)
-            self._loras.add(group.rank.model, stored.lora_name)
+            self._announce(group.rank, state, stored.lora_name)
         if stored.parent is None:
             parent: BlockKey | None = root_key(group.rank.model, stored.lora_name, layout.unit)
             if state.salted and stored.tier is not _GPU and not stored.extras and group.on_device:
@@ -121,6 +124,12 @@ class MemoryIndex:
         if some is None:
             self._drop_incomplete_window(group)
         return some
+
+    def _announce(self, rank: Rank, state: RankState, lora_name: str) -> None:
+        """Lets requests name a LoRA. A publisher cannot fill the memory with names that it makes up."""
+        if len(state.loras) < _MAX_LORAS and len(lora_name) <= _MAX_NAME:
+            state.loras.add(lora_name)
+            self._loras.add(rank.model, lora_name)
 
     def _drop_incomplete_window(self, group: CacheGroup) -> None:
         """Stops matching a group whose blocks are not all known: it would promise too little."""

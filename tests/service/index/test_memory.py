@@ -341,6 +341,16 @@ def test_a_numbered_lora_is_in_no_list(index: MemoryIndex) -> None:
     assert index.loras() == {}
 
 
+def test_made_up_groups_sizes_and_names_are_limited(index: MemoryIndex) -> None:
+    for number in range(300):
+        index.store(A, stored(number, group=number, kind="full_attention", lora_name=f"{number}" * 600))
+        index.store(B, stored(number, group=number, kind="unheard of"))
+    (a, b) = index.ranks()
+    assert (a.inexact_reason, b.inexact_reason) == (InexactReason.UNSUPPORTED_GROUP, InexactReason.UNSUPPORTED_GROUP)
+    assert index.blocks == 64
+    assert all(len(name) <= 1024 for name in index.loras())
+
+
 def test_a_prompt_that_skips_the_cache_matches_nobody(index: MemoryIndex) -> None:
     index.store(A, stored(1))
     assert matches(index, 1, skips_cache=True) == {}
