@@ -224,6 +224,7 @@ def doctor(
 @launch_options(
     without=(
         *("name", "port", "publish_address", "model", "models_dir", "hf_cache", "hf_endpoint", "zmq_endpoint", "pod"),
+        "renderer",
         *(
             "zmq_topic",
             "pool_concurrency",

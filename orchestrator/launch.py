@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.base import RuntimeKind
+from service.contract.assignments import parse_renderers
 from service.contract.endpoints import Endpoint, format_endpoints, parse_endpoints
 from service.contract.pods import PodEntry, parse_pods
 from service.contract.settings import Settings, SettingsError
@@ -31,6 +32,7 @@ RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 _RESERVED = {
     "MODEL_NAME": "--model",
     "PODS": "--pod",
+    "RENDERERS": "--renderer",
     "MODELS_DIR": "--models-dir",
     "ZMQ_ENDPOINT": "--zmq-endpoint",
     "ZMQ_TOPIC": "--zmq-topic",
@@ -69,6 +71,7 @@ class Launch:
     hf_cache: Path | None = None
     hf_endpoint: str = "https://huggingface.co"
     pods: str = ""
+    renderers: str = ""
     zmq_endpoint: str = format_endpoints(_SERVICE.zmq_endpoint)
     zmq_topic: str = _SERVICE.zmq_topic
     pool_concurrency: int = _SERVICE.pool_concurrency
@@ -96,6 +99,10 @@ class Launch:
     def __post_init__(self) -> None:
         check_name(self.name)
         _ = self.endpoints, self.pod_entries
+        try:
+            parse_renderers(self.renderers)
+        except ValueError as error:
+            raise UsageError(f"--renderer: {error}.", "Example: org/model=engine") from None
         _check_url(self.hf_endpoint)
         try:
             ip_address(self.publish_address)

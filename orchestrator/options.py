@@ -148,6 +148,16 @@ Pods = Annotated[
         show_default=False,
     ),
 ]
+Renderers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--renderer",
+        envvar="RENDERERS",
+        metavar="MODEL=NAME",
+        help="Renderer of a model's prompts: template, harmony, mistral, or engine. May be repeated.",
+        show_default="by parity and the model's files",
+    ),
+]
 ZmqTopic = Annotated[
     str,
     typer.Option(envvar="ZMQ_TOPIC", help="Only topics that start with this."),
@@ -270,6 +280,7 @@ class LaunchOptions:
     hf_cache: HfCache = None
     hf_endpoint: HfEndpoint = DEFAULTS.hf_endpoint
     pod: Pods = None
+    renderer: Renderers = None
     zmq_endpoint: ZmqEndpoint = DEFAULTS.zmq_endpoint
     zmq_topic: ZmqTopic = DEFAULTS.zmq_topic
     pool_concurrency: PoolConcurrency = DEFAULTS.pool_concurrency
@@ -295,6 +306,7 @@ class LaunchOptions:
                 [*(read_environment_file(env_file) if env_file else ()), *(self.env or ())], os.environ
             ),
             "pods": ",".join(self.pod or ()),
+            "renderers": ",".join(self.renderer or ()),
             "networks": tuple(self.network or ()),
             "memory": parse_memory(self.memory) if self.memory else None,
             "token": find_token(os.environ),
@@ -304,7 +316,7 @@ class LaunchOptions:
             name: expanded(path, f"--{name.replace('_', '-')}") if (path := getattr(self, name)) else None
             for name in ("models_dir", "hf_cache", "ca_bundle", "tls_cert", "tls_key", "tls_client_ca", "wheel")
         }
-        read = ("env", "env_file", "network", "pod")
+        read = ("env", "env_file", "network", "pod", "renderer")
         as_given = {option.name: getattr(self, option.name) for option in fields(self) if option.name not in read}
         return Launch(**{**as_given, **folders, **checked, **replaced})
 

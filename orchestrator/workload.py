@@ -89,6 +89,7 @@ def _settings(launch: Launch, proxy: Mapping[str, str]) -> dict[str, str]:
         "INSTANCE_ID": launch.instance,
         "MODEL_NAME": launch.model,
         "PODS": launch.pods,
+        **({"RENDERERS": launch.renderers} if launch.renderers else {}),
         "ZMQ_ENDPOINT": launch.zmq_endpoint,
         "ZMQ_TOPIC": launch.zmq_topic,
         "POOL_CONCURRENCY": str(launch.pool_concurrency),

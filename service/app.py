@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+import aiohttp
 from aiohttp import web
 
 from service.api.admission import Admission
@@ -16,6 +17,7 @@ from service.api.keys import KeyRing
 from service.api.limits import RequestLimits
 from service.api.middleware import with_limits_and_errors
 from service.api.openapi import document
+from service.api.rendering import Rendering
 from service.api.requests import chat_body_decoder
 from service.api.resolver import PromptResolver
 from service.api.resources import (
@@ -55,6 +57,8 @@ from service.native.backend import COMPILED
 from service.parity.watcher import ParityWatcher
 from service.prompts.models.catalog import Models
 from service.prompts.options import CacheBudget, PromptOptions
+from service.prompts.renderers.engine import EngineRenderer
+from service.prompts.renderers.engine_api import EngineApi
 from service.readiness import Readiness
 
 
@@ -71,6 +75,7 @@ def create_app(settings: Settings) -> web.Application:
         min_body_rate=settings.min_body_rate,
     )
     caches = CacheBudget.of(settings.token_cache_bytes, compiled=COMPILED, by_salt=settings.token_cache_by_salt)
+    options = PromptOptions.of(settings, caches)
     index, traffic = MemoryIndex(settings.index_max_blocks, caches.block_keys), Traffic()
     admission = Admission(settings.max_requests_in_flight, settings.max_requests_per_peer, settings.max_bytes_in_flight)
     app[LIMITS] = limits
@@ -87,17 +92,19 @@ def create_app(settings: Settings) -> web.Application:
     app[FLEET] = fleet
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
+        engine = EngineRenderer(settings.render_url_timeout)
         # Nested, so that started resources are stopped if a later one fails to start.
         async with (
             event_pool(settings, index, own_keys) as pool,
-            loaded_models(PromptOptions.of(settings, caches), index, fleet) as models,
+            loaded_models(options, index, fleet) as models,
             readiness(settings, models, pool, fleet) as ready,
-            monitored(fleet, pool, models, settings) as gateway,
+            monitored(fleet, pool, models, engine, settings) as gateway,
+            rendering(fleet, models, engine, options, settings) as rendered,
         ):
             app[POOL] = pool
             app[MODELS] = models
             app[RESOLVER] = PromptResolver(
-                models, index, limits, settings.model_name, parity_of=fleet.parity_of, base_of=fleet.base_of
+                models, index, limits, settings.model_name, rendering=rendered, base_of=fleet.base_of
             )
             app[READINESS] = ready
             app[GATEWAY] = gateway
@@ -160,7 +167,9 @@ async def event_pool(settings: Settings, index: Index, own_keys: KeyPair | None 
 
 
 @asynccontextmanager
-async def monitored(fleet: Registry, pool: EventPool, models: Models, settings: Settings) -> AsyncIterator[Gateway]:
+async def monitored(
+    fleet: Registry, pool: EventPool, models: Models, engine: EngineRenderer, settings: Settings
+) -> AsyncIterator[Gateway]:
     """Adds the pods of PODS to the fleet, watches them, subscribes to their events, and forwards requests to them."""
     limits = Limits(
         first_byte=settings.first_byte_timeout,
@@ -186,7 +195,12 @@ async def monitored(fleet: Registry, pool: EventPool, models: Models, settings: 
 
     gateway = Gateway(fleet, limits)
     parity = ParityWatcher(fleet, models, settings.parity_interval)
-    monitor = Monitor(fleet, follow, settings.health_interval, parity.joined)
+
+    def joined(pod: Pod) -> None:
+        engine.forget()
+        parity.joined(pod)
+
+    monitor = Monitor(fleet, follow, settings.health_interval, joined)
     fleet.watch(changed)
     for entry in settings.pods:
         fleet.add(entry)
@@ -203,6 +217,23 @@ async def monitored(fleet: Registry, pool: EventPool, models: Models, settings: 
         await monitor.close()
         await parity.close()
         gateway.close()
+
+
+@asynccontextmanager
+async def rendering(
+    fleet: Registry, models: Models, engine: EngineRenderer, options: PromptOptions, settings: Settings
+) -> AsyncIterator[Rendering]:
+    """Renders prompts here, or by the pods' engines and RENDER_URL."""
+    timeout = aiohttp.ClientTimeout(total=settings.render_url_timeout)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        server = EngineApi(session, settings.render_url) if settings.render_url is not None else None
+
+        def engines_of(model: str) -> list[EngineApi]:
+            """A render server comes first: it has nothing else to do."""
+            pods = (EngineApi(session, pod.entry.url, pod.key) for pod in fleet.engines_of(model))
+            return [*([server] if server is not None else []), *pods]
+
+        yield Rendering(models, engine, engines_of, fleet.agreement, options.renderers)
 
 
 @asynccontextmanager

@@ -50,6 +50,11 @@ class ByteLru(Generic[Key, Value]):
         while self.size_bytes > self.capacity:
             self._release(*self._entries.popitem(last=False))
 
+    def clear(self) -> None:
+        """Evicts all values."""
+        while self._entries:
+            self._release(*self._entries.popitem(last=False))
+
     def discard(self, key: Key) -> None:
         if (value := self._entries.pop(key, None)) is not None:
             self._release(key, value)

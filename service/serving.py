@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 
 from service import log
-from service.contract.settings import Settings
+from service.contract.settings import Settings, SettingsError
 from service.native import backend
 from service.server import ListenError, listening
 
@@ -19,7 +19,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(settings: Settings) -> int:
-    """Returns the exit code: 0 after SIGTERM or SIGINT, 1 if the service cannot listen on its address."""
+    """Returns the exit code: 0 after SIGTERM or SIGINT, 1 if a setting or the address cannot be used."""
     log.configure(settings.log_format, settings.log_level)
     # Modules stay in memory, and reference counting frees the objects of a request: the garbage collector's default of
     # one run every 700 objects wastes time.
@@ -28,7 +28,7 @@ def serve(settings: Settings) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(settings))
-    except ListenError as error:
+    except (ListenError, SettingsError) as error:
         logger.error("%s", error)  # noqa: TRY400 - the sentence needs no traceback
         return 1
     return 0

@@ -48,6 +48,8 @@ class Report:
     """Whether other machines reach it without key and client certificate."""
     refused: bool = False
     """Whether it wants an API key that this command does not have, or a client certificate."""
+    fleet: tuple[dict[str, Any], ...] = ()
+    """The pods that requests are forwarded to, in the response of GET /pods."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def _report(service: Service) -> Report | None:
         compiled=totals(ask_text(address, port, "/metrics", tls=tls)).get("kvcache_native_compiled", 1) == 1,
         endpoints=_endpoints(address, port, tls=tls),
         open_to_others=not _is_loopback(address) and stranger is not None and stranger[0] == 200,
+        fleet=tuple(listed[1].get("fleet", ())),
     )
 
 
@@ -137,6 +140,8 @@ def _print(status: Status) -> None:
         rows["access"] = "other machines may use all of it without a key (API_KEYS)"
     for number, endpoint in enumerate(status.report.endpoints if status.report else ()):
         rows["events" if not number else f"events {number + 1}"] = _endpoint(endpoint)
+    for number, pod in enumerate(status.report.fleet if status.report else ()):
+        rows["pods" if not number else f"pods {number + 1}"] = pod_line(pod)
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
         table.add_row(f"  {name}", Text(value, overflow="fold"))
@@ -172,6 +177,22 @@ def _endpoints(address: str, port: int, *, tls: bool) -> tuple[dict[str, Any], .
 def _endpoint(endpoint: dict[str, Any]) -> str:
     told = f"{endpoint['address']}: {endpoint['state']}, {endpoint['messages']} messages"
     return f"{told}; {endpoint['problem']}" if endpoint["problem"] else told
+
+
+def pod_line(pod: dict[str, Any]) -> str:
+    """One pod that requests are forwarded to: its health, and whether our tokens equal its engine's."""
+    health = {True: "healthy", False: f"down ({pod['problem']})", None: "not asked yet"}[pod["healthy"]]
+    return "; ".join((f"{pod['name']}: {health}", *(_parity(parity) for parity in pod.get("parity", ()))))
+
+
+def _parity(parity: dict[str, Any]) -> str:
+    match parity["verdict"]:
+        case "equal":
+            return f"{parity['model']}: tokens equal"
+        case "differs":
+            return f"{parity['model']}: tokens differ ({', '.join(parity['differing'])}). {parity['remedy']}"
+        case _:
+            return f"{parity['model']}: tokens not known to be equal ({parity['reason']})"
 
 
 def _told(report: Report | None) -> str:

@@ -16,9 +16,9 @@ from msgspec import UNSET, UnsetType
 from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.forwarding import forward
-from service.api.requests import ChatRequest, CompletionRequest, decode
-from service.api.resolver import ResolvedChat
-from service.api.resources import FLEET, RESOLVER, SCORER, reservation_of, waiting_for_client
+from service.api.requests import ChatRequest, CompletionRequest, decode, decode_prompt_or_chat
+from service.api.resolver import PromptResolver, ResolvedChat
+from service.api.resources import CHAT_DECODER, FLEET, RESOLVER, SCORER, reservation_of, waiting_for_client
 from service.api.responses import (
     Choice,
     Chunk,
@@ -27,11 +27,14 @@ from service.api.responses import (
     Delta,
     Message,
     RenderedChat,
+    TextChoice,
+    TextCompletion,
     Usage,
     json_response,
     origin_headers,
 )
-from service.index.scoring import Scores
+from service.index.base import TokenIds
+from service.index.scoring import Scores, sum_scores
 
 _completion = msgspec.json.Decoder(CompletionRequest)
 _chat = msgspec.json.Decoder(ChatRequest)
@@ -53,12 +56,39 @@ async def _echo(request: web.Request) -> web.StreamResponse:
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "`stream_options` needs `stream`: true", param="stream_options")
     resolved = await request.app[RESOLVER].chat(body)
-    answer = await _answer(resolved, request.app[SCORER].scores(resolved.prompt))
+    answer = await _answer(request.app[RESOLVER], resolved, request.app[SCORER].scores(resolved.prompt))
     headers = {_ECHO: "true", **origin_headers(*resolved.origin)}
     if not body.stream:
         return json_response(answer.completion(), headers=headers)
     include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     return await _stream(request, answer, headers, include_usage=include_usage)
+
+
+async def complete_text(request: web.Request) -> web.StreamResponse:
+    """Forwards a text completion to the best pod. Without pods, answers with the prompt that an engine would get."""
+    if len(request.app[FLEET]):
+        return await forward(request)
+    wanted = decode_prompt_or_chat(await read_body(request), request.app[CHAT_DECODER])
+    if isinstance(wanted, ChatRequest):
+        raise ApiError(400, "`prompt` is missing", param="prompt", code="missing_field")
+    resolver, scorer = request.app[RESOLVER], request.app[SCORER]
+    resolved = await resolver.prompts(wanted)
+    target, texts = resolved[0].target, [_echoed(one.text, one.prompt.tokens) for one in resolved]
+    prompt_tokens = sum(len(one.prompt.tokens) for one in resolved)
+    tokens = sum([await resolver.tokens_of(target.model, text) for text in texts]) if resolved[0].model else 0
+    completion = TextCompletion(
+        id=f"cmpl-{uuid4().hex}",
+        created=int(time.time()),
+        model=target.name,
+        choices=[TextChoice(number, text, "stop") for number, text in enumerate(texts)],
+        usage=Usage(prompt_tokens, tokens, prompt_tokens + tokens),
+        pod_scores=sum_scores([scorer.scores(one.prompt) for one in resolved]),
+    )
+    return json_response(completion, headers={_ECHO: "true", **origin_headers(*resolved[0].origin)})
+
+
+def _echoed(text: str | None, tokens: TokenIds) -> str:
+    return f"Response based on template: {text if text is not None else tokens.tolist()}..."
 
 
 async def render(request: web.Request) -> web.Response:
@@ -117,10 +147,10 @@ class _Answer:
         return Chunk(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
 
 
-async def _answer(resolved: ResolvedChat, scores: Scores) -> _Answer:
+async def _answer(resolver: PromptResolver, resolved: ResolvedChat, scores: Scores) -> _Answer:
     content = f"Response based on template: {resolved.text}..."
     prompt_tokens = len(resolved.prompt.tokens)
-    completion_tokens = len(await resolved.model.tokenize(content, add_special_tokens=False))
+    completion_tokens = await resolver.tokens_of(resolved.target.model, content)
     usage = Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
     return _Answer(_new_id(), int(time.time()), resolved.target.name, content, usage, scores)
 

@@ -19,7 +19,7 @@ from service.index.base import Prompt
 from service.index.scoring import Scorer
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 
-_WITH_PROMPT = frozenset(("/v1/chat/completions", "/v1/completions"))
+_WITH_PROMPT = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"))
 
 
 class _Named(msgspec.Struct):
@@ -58,11 +58,6 @@ async def forward_delete(request: web.Request) -> web.StreamResponse:
     return await forward(request)
 
 
-async def complete_text(request: web.Request) -> web.StreamResponse:
-    """Forwards a text completion to the best pod and returns its answer."""
-    return await forward(request)
-
-
 async def _question(request: web.Request, body: bytes) -> Question:
     """The routing information in a request. A request that cannot be parsed here is left to the engine."""
     if not body:
@@ -87,14 +82,15 @@ async def _scored(request: web.Request, body: bytes) -> Question:
     if len(prompts) != 1:
         return Question(wanted.model)
     matches = _best_ranks(request.app[FLEET], scorer, prompts[0].prompt)
-    return Question(wanted.model, matches, *prompts[0].origin)
+    origin = prompts[0].origin
+    return Question(wanted.model, matches, origin.renderer, origin.parity)
 
 
 async def _prompts(
     resolver: PromptResolver, wanted: ChatRequest | ScoreRequest
 ) -> Sequence[ResolvedPrompt | ResolvedChat]:
     if isinstance(wanted, ChatRequest):
-        return [await resolver.chat(wanted)]
+        return [await resolver.chat(wanted, with_text=False)]
     return await resolver.prompts(wanted)
 
 

@@ -136,22 +136,34 @@ async def forget_pod(request: web.Request) -> web.Response:
 
 async def models(request: web.Request) -> web.Response:
     """Lists the models and LoRAs of the pods; without pods to forward to, also the default and the loaded models."""
-    app = request.app
+    return json_response(ModelList(data=_cards(request.app)))
+
+
+async def model(request: web.Request) -> web.Response:
+    """Describes one model of that list."""
+    name = request.match_info["model"]
+    card = next((card for card in _cards(request.app) if card.id == name), None)
+    if card is None:
+        message = f"Model {name!r} is none of GET /v1/models"
+        raise ApiError(404, message, param="model", code="model_not_found")
+    return json_response(card)
+
+
+def _cards(app: web.Application) -> list[ModelCard]:
     served = {blocks.rank.model for blocks in app[INDEX].ranks()}
     fleet = app[FLEET].models()
     ours = {app[RESOLVER].default_model, *app[MODELS].loaded()} if not fleet else set()
     names = sorted({*ours, *served, *(name for name, model in fleet.items() if model.parent is None)})
     cards = [_card(app, name) for name in names]
     loras = {**app[INDEX].loras(), **{name: model.parent for name, model in fleet.items() if model.parent}}
-    cards += [ModelCard(id=lora, created=_STARTED, parent=base) for lora, base in sorted(loras.items())]
-    return json_response(ModelList(data=cards))
+    return cards + [ModelCard(id=lora, created=_STARTED, parent=base) for lora, base in sorted(loras.items())]
 
 
 def _card(app: web.Application, name: str) -> ModelCard:
     served, loaded = app[FLEET].model(name), app[MODELS].find(name)
     parity = None
     if served is not None:
-        kinds = [app[FLEET].parity_of(name, chat=chat) for chat in (True, False)]
+        kinds = [app[FLEET].agreement(name, chat=chat).verdict for chat in (True, False)]
         parity = next((one for one in (Verdict.DIFFERS, Verdict.UNKNOWN) if one in kinds), Verdict.EQUAL)
     return ModelCard(
         id=name,

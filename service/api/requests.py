@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from service.api import anthropic, responses_input
 from service.api.chat_decoder import ChatDecoder
 from service.api.errors import ApiError
 from service.api.validation import body_error
@@ -16,6 +17,7 @@ from service.prompts.chat import Chat
 from service.prompts.truncation import Side, Truncation
 
 Body = TypeVar("Body")
+ChatT = TypeVar("ChatT", bound="ChatRequest")
 
 _ABSENT = (b"", b"null")
 _HEAD = 256
@@ -56,8 +58,13 @@ class ScoreRequest(Struct, kw_only=True):
         Meta(description="number of tokens to keep; -1 keeps as many as the model takes"),
     ] = None
     truncation_side: Annotated[Side | None, Meta(description="the side that is cut off; default: left")] = None
+    features: Annotated[
+        dict[str, Any] | None,
+        Meta(description="media among token ids, as vLLM's render endpoints give them: `mm_hashes`, `mm_placeholders`"),
+    ] = None
     prompt_logprobs: PromptLogprobs = None
     prompt_logprob_token_ids: Annotated[list[TokenId] | None, Meta(description="as prompt_logprobs")] = None
+    suffix: Annotated[str | None, Meta(description="refused, as vLLM refuses it")] = None
     echo: Annotated[bool | None, Meta(description="with logprobs as prompt_logprobs")] = None
     logprobs: int | bool | None = None
 
@@ -94,6 +101,10 @@ class ChatRequest(Chat, kw_only=True):
     def skips_cache(self) -> bool:
         """Whether vLLM skips the cache, because it has to compute the log probabilities of the prompt."""
         return self.prompt_logprobs is not None or self.prompt_logprob_token_ids is not None
+
+
+class ResponsesRequest(ChatRequest, kw_only=True):
+    """A request of /v1/responses as a chat."""
 
 
 class CompletionRequest(ChatRequest, kw_only=True):
@@ -153,10 +164,15 @@ class Messages(Struct):
 
 
 class PromptOrChat(Struct):
-    """Distinguishes a chat from a prompt."""
+    """Distinguishes a chat, a prompt, and the input of /v1/responses."""
 
     prompt: Raw = Raw()
     messages: Raw = Raw()
+    input: Raw = Raw()
+
+    def is_response(self) -> bool:
+        """Whether only `input` is given."""
+        return bytes(self.input) not in _ABSENT and all(bytes(one) in _ABSENT for one in (self.messages, self.prompt))
 
     def is_chat(self) -> bool:
         """Raises ApiError 400 for a body with both."""
@@ -167,10 +183,19 @@ class PromptOrChat(Struct):
 
 
 class _MaybeChat(ChatRequest, kw_only=True):
-    """A chat, if `messages` is not empty and `prompt` is absent."""
+    """A chat, if `messages` is not empty and `prompt` is absent, and maybe one of Anthropic's API."""
 
     messages: list[dict[str, Any]] = msgspec.field(default_factory=list)
     prompt: Raw = Raw()
+    system: Raw = Raw()
+    thinking: Raw = Raw()
+    output_config: Raw = Raw()
+    stop_sequences: Raw = Raw()
+
+    def may_be_anthropic(self) -> bool:
+        """Whether it has fields of Anthropic's API."""
+        given = (self.system, self.thinking, self.output_config, self.stop_sequences)
+        return any(map(bytes, given)) or (self.tools is not None and any("input_schema" in tool for tool in self.tools))
 
 
 ChatBodyDecoder: TypeAlias = ChatDecoder[_MaybeChat]
@@ -184,18 +209,36 @@ def chat_body_decoder(capacity: int) -> ChatBodyDecoder:
 def decode_prompt_or_chat(body: bytes, chats: ChatBodyDecoder) -> ChatRequest | ScoreRequest:
     """Decodes a chat or prompts to score. Raises ApiError 400, also for a body with both.
 
-    Common bodies are scanned once: determining the kind first would take as long as decoding.
+    Bodies of /v1/responses and of Anthropic's /v1/messages become chats. Common bodies are scanned once: determining
+    the kind first would take as long as decoding.
     """
     if b'"prompt"' in body[:_HEAD] and (request := _token_id_prompt(body)) is not None:
         return request
     if b"messages" in body:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             chat = chats.decode(body)
-            if chat.messages and bytes(chat.prompt) in _ABSENT:
+            if chat.messages and bytes(chat.prompt) in _ABSENT and not chat.may_be_anthropic():
                 return chat
         if decode(_prompt_or_chat, body).is_chat():
+            document: dict[str, Any] = decode(_any, body)
+            if anthropic.is_anthropic(document):
+                return _converted(anthropic.chat_body(document), ChatRequest)
             return decode(_chat, body)
-    return decode(_score, body)
+    if b'"input"' in body and decode(_prompt_or_chat, body).is_response():
+        response: dict[str, Any] = decode(_any, body)
+        return _converted(responses_input.chat_body(response), ResponsesRequest)
+    request = decode(_score, body)
+    if request.suffix is not None:
+        raise ApiError(400, "`suffix` is not supported, as in vLLM", param="suffix")
+    return request
+
+
+def _converted(body: dict[str, Any], kind: type[ChatT]) -> ChatT:
+    """A chat that was converted from a body of another API; raises ApiError 400."""
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        raise body_error(error) from None
 
 
 def _token_id_prompt(body: bytes) -> ScoreRequest | None:
@@ -226,3 +269,4 @@ _chat = msgspec.json.Decoder(ChatRequest)
 _prompt_or_chat = msgspec.json.Decoder(PromptOrChat)
 _maybe_chat = msgspec.json.Decoder(_MaybeChat)
 _score = msgspec.json.Decoder(ScoreRequest)
+_any: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias, cast
 
 import msgspec
 
 from service.api.errors import ApiError
 from service.api.limits import RequestLimits
-from service.api.requests import ChatRequest, PromptValue, ScoreRequest
-from service.fleet.parity import Verdict
-from service.index.base import Index, Prompt, TokenIds
+from service.api.rendering import Origin, RenderedPrompt, Rendering
+from service.api.requests import ChatRequest, PromptValue, ResponsesRequest, ScoreRequest
+from service.index.base import Index, Medium, Prompt, TokenIds
 from service.prompts.models.catalog import Models
 from service.prompts.models.model import Model
-from service.prompts.renderers.base import CLIENT
+from service.prompts.renderers.engine import media_of
 from service.prompts.truncation import Truncation, truncate
 
 TextOrTokens: TypeAlias = "str | TokenIds"
@@ -29,13 +29,6 @@ class Target(NamedTuple):
     lora_name: str | None
 
 
-class Origin(NamedTuple):
-    """The renderer of tokens, and the verdict on its parity with the engines; None for token ids of the client."""
-
-    renderer: str = CLIENT
-    parity: Verdict | None = None
-
-
 class ResolvedPrompt(msgspec.Struct, frozen=True):
     """One prompt, ready for the index; `text` and `model` are None for a prompt of token ids."""
 
@@ -47,12 +40,12 @@ class ResolvedPrompt(msgspec.Struct, frozen=True):
 
 
 class ResolvedChat(msgspec.Struct, frozen=True):
-    """A rendered chat, ready for the index."""
+    """A rendered chat, ready for the index; `text` is known if it was asked for, `model` if it is loaded."""
 
     target: Target
     prompt: Prompt
-    text: str
-    model: Model
+    text: str | None
+    model: Model | None
     origin: Origin
 
 
@@ -69,17 +62,14 @@ class PromptResolver:
         limits: RequestLimits,
         default_model: str,
         *,
-        parity_of: Callable[..., Verdict] = lambda _, **__: Verdict.UNKNOWN,
+        rendering: Rendering,
         base_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        """`parity_of(model, chat=…)` is the verdict on the pods that serve a model.
-
-        `base_of(name)` is the base model of a LoRA that a pod lists, or the name itself if it is a model's.
-        """
-        self._parity_of = parity_of
+        """`base_of(name)` is the base model of a LoRA that a pod lists, or the name itself if it is a model's."""
         self._base_of = base_of
         self.default_model = default_model
         self.limits = limits
+        self._rendering = rendering
         self._models = models
         self._index = index
 
@@ -87,13 +77,24 @@ class PromptResolver:
         """Returns the loaded model of that name, or the base model of the LoRA of that name."""
         return await self._models.get(self._target(name).model)
 
-    async def chat(self, body: ChatRequest) -> ResolvedChat:
+    async def chat(self, body: ChatRequest, *, with_text: bool = True) -> ResolvedChat:
+        """Renders a chat; without `with_text`, its text may be left out."""
         self.limits.check_chat(body)
         target = self._target(body.model, body.lora_name)
-        model = await self._models.get(target.model)
-        rendered = await model.render(body)
-        prompt = self._prompt(target, rendered.tokens, body)
-        return ResolvedChat(target, prompt, rendered.text, model, self._origin(model, chat=True))
+        rendered = await self._rendering.chat(
+            target.model, body, with_text=with_text, is_response=isinstance(body, ResponsesRequest)
+        )
+        prompt = self._prompt(target, rendered.tokens, body, rendered.media)
+        return ResolvedChat(target, prompt, rendered.text, rendered.model, rendered.origin)
+
+    async def text(self, model: str | None, text: str, *, add_special_tokens: bool) -> RenderedPrompt:
+        """Tokenizes one text."""
+        self.limits.check_prompts([text])
+        return await self._rendering.text(self._target(model).model, text, add_special_tokens=add_special_tokens)
+
+    async def tokens_of(self, model: str, text: str) -> int:
+        """The number of tokens of a text without special tokens, as of an answer."""
+        return len((await self._rendering.text(model, text, add_special_tokens=False)).tokens)
 
     async def prompts(self, body: ScoreRequest) -> list[ResolvedPrompt]:
         """Tokenizes the prompts of a request; prompts of token ids need no model."""
@@ -102,26 +103,23 @@ class PromptResolver:
             self.limits.check_number_of_prompts(len(body.prompt))
         values = split_prompts(body.prompt)
         self.limits.check_prompts(values)
+        media = _media(body, values)
         resolved = []
         for value in values:
             if isinstance(value, str):
-                model = await self._models.get(target.model)
-                tokens = await model.tokenize(
+                rendered = await self._rendering.text(
+                    target.model,
                     value,
                     add_special_tokens=body.add_special_tokens,
                     truncation=body.truncation,
                     salt=body.cache_salt,
                 )
-                prompt = self._prompt(target, tokens, body)
-                origin = self._origin(model, chat=False)
-                resolved.append(ResolvedPrompt(target, prompt, value, model, origin))
+                prompt = self._prompt(target, rendered.tokens, body)
+                resolved.append(ResolvedPrompt(target, prompt, value, rendered.model, rendered.origin))
             else:
                 tokens = value if body.truncation is None else await self._truncate(target, value, body.truncation)
-                resolved.append(ResolvedPrompt(target, self._prompt(target, tokens, body)))
+                resolved.append(ResolvedPrompt(target, self._prompt(target, tokens, body, media)))
         return resolved
-
-    def _origin(self, model: Model, *, chat: bool) -> Origin:
-        return Origin(model.renderer_of(chat=chat), self._parity_of(model.name, chat=chat))
 
     def _target(self, name: str | None, lora_name: str | None = None) -> Target:
         """The model of a name, or the base model if the name is a LoRA that an engine announced or lists.
@@ -142,8 +140,18 @@ class PromptResolver:
         listed = self._base_of(name)
         return self._index.lora_model(name) if listed is None else listed if listed != name else None
 
-    def _prompt(self, target: Target, tokens: TokenIds, body: ChatRequest | ScoreRequest) -> Prompt:
-        return Prompt(target.model, tokens, target.lora_name, body.cache_salt, body.pods, body.skips_cache)
+    def _prompt(
+        self, target: Target, tokens: TokenIds, body: ChatRequest | ScoreRequest, media: Sequence[Medium] = ()
+    ) -> Prompt:
+        return Prompt(
+            target.model,
+            tokens,
+            target.lora_name,
+            body.cache_salt,
+            body.pods,
+            media=media,
+            skips_cache=body.skips_cache,
+        )
 
     async def _truncate(self, target: Target, tokens: TokenIds, truncation: Truncation) -> TokenIds:
         """Truncates token ids; loads their model only if its length is the limit."""
@@ -163,6 +171,19 @@ def split_prompts(value: PromptValue | TokenIds) -> list[TextOrTokens]:
     if not all(len(prompt) for prompt in prompts if isinstance(prompt, array)):
         raise ApiError(400, "`prompt` must not hold an empty list", param="prompt")
     return cast("list[TextOrTokens]", prompts)
+
+
+def _media(body: ScoreRequest, prompts: Sequence[TextOrTokens]) -> Sequence[Medium]:
+    """The media among the token ids of a request."""
+    if not body.features:
+        return ()
+    if len(prompts) != 1 or isinstance(prompts[0], str) or body.truncation is not None:
+        message = "`features` needs one prompt of token ids that is not truncated"
+        raise ApiError(400, message, param="features")
+    media = media_of(body.features)
+    if media and media[-1].offset + media[-1].length > len(prompts[0]):
+        raise ApiError(400, "`features` places a medium after the last token", param="features")
+    return media
 
 
 def _token_ids(ids: list[str | int | list[int]] | list[int]) -> TokenIds:

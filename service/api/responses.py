@@ -17,6 +17,7 @@ _encoder = msgspec.json.Encoder()
 
 RENDERER_HEADER: Final = "X-Kvcache-Renderer"
 PARITY_HEADER: Final = "X-Kvcache-Parity"
+KNOWN_HEADER: Final = "X-Kvcache-Known-Tokens"
 
 
 def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -24,9 +25,17 @@ def json_response(body: object, status: int = 200, headers: Mapping[str, str] | 
     return web.Response(body=_encoder.encode(body), status=status, content_type="application/json", headers=headers)
 
 
-def origin_headers(renderer: str, parity: str | None) -> dict[str, str]:
-    """The headers that name the renderer of the tokens, and whether they are known to equal the engines' tokens."""
-    return {RENDERER_HEADER: renderer} if parity is None else {RENDERER_HEADER: renderer, PARITY_HEADER: parity}
+def origin_headers(renderer: str, parity: str | None, known: int | None) -> dict[str, str]:
+    """The headers that name the renderer of the tokens, and whether they are known to equal the engines' tokens.
+
+    `known` is the number of tokens before the first medium, if the rest is not known.
+    """
+    headers = {RENDERER_HEADER: renderer}
+    if parity is not None:
+        headers[PARITY_HEADER] = parity
+    if known is not None:
+        headers[KNOWN_HEADER] = str(known)
+    return headers
 
 
 class ScoredChat(Struct):
@@ -34,7 +43,8 @@ class ScoredChat(Struct):
 
     pod_scores: Scores
     model: str
-    rendered_template: str
+    rendered_template: str | None
+    """Null if only an engine rendered it, and does not tell the text."""
     original_messages: Raw
 
 
@@ -74,6 +84,27 @@ class Completion(Struct, kw_only=True):
     pod_scores: Scores
 
 
+class TextChoice(Struct):
+    """One choice of a text completion: there is one for each prompt."""
+
+    index: int
+    text: str
+    finish_reason: str
+    logprobs: None = None
+
+
+class TextCompletion(Struct, kw_only=True):
+    """OpenAI's text_completion, and the scores of the prompts."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage
+    pod_scores: Scores
+
+
 class Delta(Struct, omit_defaults=True):
     """The part of the message that a chunk adds."""
 
@@ -108,7 +139,7 @@ class RenderedChat(Struct):
     request_id: str
     model: str
     token_ids: list[int]
-    prompt: str
+    prompt: str | None
     lora_name: str | None
     cache_salt: str | None
 
@@ -152,6 +183,8 @@ class Explanation(Struct):
     """The renderer of the tokens; `client` for token ids in the request."""
     parity: str | None
     """Whether the tokens equal the engines': equal, differs or unknown; null for token ids in the request."""
+    known_tokens: int | None
+    """The number of tokens before the first medium, if those after it are not known; null if all are."""
     pod_scores: Scores
     matches: list[Match]
 

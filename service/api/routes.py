@@ -93,12 +93,14 @@ ROUTES: Final = (
     Route(
         "POST",
         "/v1/completions",
-        forwarding.complete_text,
-        _json(dict[str, Any]),
+        completions.complete_text,
+        _json(responses.TextCompletion),
+        (requests.ScoreRequest,),
         errors=(*_MODEL_ERRORS, 502, 504),
         is_forwarded=True,
     ),
     Route("GET", "/v1/models", operations.models, _json(responses.ModelList)),
+    Route("GET", "/v1/models/{model:.+}", operations.model, _json(responses.ModelCard), errors=(404,)),
     Route(
         "POST",
         "/tokenize",

@@ -23,7 +23,7 @@ async def score(request: web.Request) -> web.Response:
     resolver, scorer = request.app[RESOLVER], request.app[SCORER]
     wanted = decode_prompt_or_chat(await read_body(request), request.app[CHAT_DECODER])
     if isinstance(wanted, ChatRequest):
-        chat = await resolver.chat(wanted)
+        chat = await resolver.chat(wanted, with_text=False)
         return json_response(scorer.scores(chat.prompt), headers=origin_headers(*chat.origin))
     resolved = await resolver.prompts(wanted)
     scores = sum_scores([scorer.scores(one.prompt) for one in resolved])
@@ -63,6 +63,7 @@ async def explain(request: web.Request) -> web.Response:
             text=resolved.text,
             renderer=resolved.origin.renderer,
             parity=resolved.origin.parity,
+            known_tokens=resolved.origin.known,
             pod_scores=scorer.scores_of(matches),
             matches=explained,
         ),

@@ -27,10 +27,8 @@ async def tokenize(request: web.Request) -> web.Response:
         resolved = await resolver.chat(chat)
         return json_response(await _tokenized(resolved.model, resolved.prompt.tokens, strings=chat.return_token_strs))
     text = decode(_text, body)
-    resolver.limits.check_prompts([text.prompt])
-    model = await resolver.model(text.model)
-    tokens = await model.tokenize(text.prompt, add_special_tokens=text.add_special_tokens)
-    return json_response(await _tokenized(model, tokens, strings=text.return_token_strs))
+    rendered = await resolver.text(text.model, text.prompt, add_special_tokens=text.add_special_tokens)
+    return json_response(await _tokenized(rendered.model, rendered.tokens, strings=text.return_token_strs))
 
 
 async def detokenize(request: web.Request) -> web.Response:
@@ -47,6 +45,9 @@ async def detokenize(request: web.Request) -> web.Response:
     return json_response(Detokenized(await model.detokenize(body.tokens)))
 
 
-async def _tokenized(model: Model, tokens: TokenIds, *, strings: bool | None) -> Tokenized:
+async def _tokenized(model: Model | None, tokens: TokenIds, *, strings: bool | None) -> Tokenized:
+    """The answer; without a model, which only its engine knows, there are no strings of tokens."""
+    if model is None:
+        return Tokenized(len(tokens), None, tokens.tolist())
     token_strs = await model.token_strings(tokens) if strings else None
     return Tokenized(len(tokens), model.max_model_length, tokens.tolist(), token_strs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+RENDERERS = ("template", "harmony", "mistral", "engine")
+
 
 def parse_assignments(text: str) -> tuple[tuple[str, str], ...]:
     """Reads `NAME=VALUE,NAME=VALUE`; a value may contain `=`. Raises ValueError that names the invalid part."""
@@ -14,6 +16,15 @@ def parse_assignments(text: str) -> tuple[tuple[str, str], ...]:
             raise ValueError(f"{name!r} is named twice")
         found[name] = value
     return tuple(found.items())
+
+
+def parse_renderers(text: str) -> tuple[tuple[str, str], ...]:
+    """Reads `MODEL=RENDERER,…`. Raises ValueError that names the invalid part."""
+    found = parse_assignments(text)
+    for model, renderer in found:
+        if renderer not in RENDERERS:
+            raise ValueError(f"the renderer of {model} must be one of {', '.join(RENDERERS)}, not {renderer!r}")
+    return found
 
 
 def format_assignments(assignments: tuple[tuple[str, str], ...]) -> str:

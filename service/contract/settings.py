@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from service.contract.api_keys import ApiKey, parse_api_keys, parse_rates
-from service.contract.assignments import parse_assignments
+from service.contract.assignments import parse_assignments, parse_renderers
 from service.contract.endpoints import Endpoint, parse_endpoints
+from service.contract.model_options import check_model_options
 from service.contract.pods import PodEntry, parse_pods
 from service.contract.tier_weights import TierWeights
 from service.contract.units import parse_seconds, parse_size
@@ -55,6 +56,15 @@ def _path(value: str) -> Path:
 
 def _optional_path(value: str) -> Path | None:
     return _path(value) if value.strip() else None
+
+
+def _optional_url(value: str) -> str | None:
+    value = value.strip().rstrip("/").removesuffix("/v1")
+    if not value:
+        return None
+    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", value):
+        raise ValueError("must be a URL such as http://10.0.0.7:8000")
+    return value
 
 
 def _count(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -138,6 +148,19 @@ class Settings:
         False, _flag, "keep cached tokens of each `cache_salt` apart, so that timing tells nothing of others' texts"
     )
     render_timeout: float = _setting(5.0, parse_seconds, "timeout for rendering one chat template")
+
+    renderers: tuple[tuple[str, str], ...] = _setting(
+        (), parse_renderers, "renderer of a model, as MODEL=NAME with template, harmony, mistral or engine"
+    )
+    model_options: str = _setting(
+        "",
+        check_model_options,
+        "what engines were started with: JSON by model with the names of vLLM's flags, or a path that ends in .json",
+    )
+    render_url: str | None = _setting(
+        None, _optional_url, "render server (`vllm launch render`) that is asked where only an engine knows the tokens"
+    )
+    render_url_timeout: float = _setting(1.0, parse_seconds, "timeout for a prompt that an engine renders")
 
     zmq_endpoint: tuple[Endpoint, ...] = _setting(
         (Endpoint("tcp://localhost:5557"),),

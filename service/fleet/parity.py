@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -44,6 +45,8 @@ class Parity:
     """The setting to change, unless all is equal."""
     renderer: str | None = None
     """The renderer whose tokens were compared."""
+    fingerprint: str | None = None
+    """Equal for engines that render all compared requests equally."""
 
     @property
     def verdict(self) -> Verdict:
@@ -59,7 +62,23 @@ class Parity:
 UNASKED = Parity(reason="the engine has not been asked yet")
 
 
-def worst(parities: list[Parity], *, chat: bool) -> Verdict:
-    """The verdict on several pods: one that differs decides; `unknown` without pods."""
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What is known of the pods that serve a model, for one kind of requests."""
+
+    verdict: Verdict
+    """Whether our tokens equal theirs: one pod that differs decides."""
+    engines: Verdict
+    """Whether the pods render equally, so that one of them can be asked for all."""
+
+
+def agreement(parities: Sequence[Parity], *, chat: bool) -> Agreement:
+    """The agreement of pods; `unknown` without pods."""
     verdicts = {parity.of(chat=chat) for parity in parities} or {Verdict.UNKNOWN}
-    return next(one for one in (Verdict.DIFFERS, Verdict.UNKNOWN, Verdict.EQUAL) if one in verdicts)
+    verdict = next(one for one in (Verdict.DIFFERS, Verdict.UNKNOWN, Verdict.EQUAL) if one in verdicts)
+    fingerprints = {parity.fingerprint for parity in parities}
+    if len(parities) == 1 or verdicts == {Verdict.EQUAL}:
+        return Agreement(verdict, Verdict.EQUAL)
+    if None in fingerprints or not fingerprints:
+        return Agreement(verdict, Verdict.UNKNOWN)
+    return Agreement(verdict, Verdict.EQUAL if len(fingerprints) == 1 else Verdict.DIFFERS)

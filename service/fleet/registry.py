@@ -10,9 +10,9 @@ from time import monotonic
 from service.contract.endpoints import Endpoint
 from service.contract.pods import PodEntry
 from service.fleet.breaker import CircuitBreaker
-from service.fleet.parity import UNASKED, Parity, Verdict, worst
+from service.fleet.parity import UNASKED, Agreement, Parity, agreement
 
-_MAX_VERDICTS = 1000
+_MAX_AGREEMENTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Registry:
     def __init__(self) -> None:
         self._pods: dict[str, Pod] = {}
         self._watchers: list[Watcher] = []
-        self._verdicts: dict[tuple[str, bool], Verdict] = {}
+        self._agreements: dict[tuple[str, bool], Agreement] = {}
 
     def __iter__(self) -> Iterator[Pod]:
         return iter(self._pods.values())
@@ -124,7 +124,7 @@ class Registry:
             raise ValueError(f"there is a pod {entry.name} already")
         key = Path(entry.key_file).read_text(encoding="utf-8").strip() if entry.key_file else None
         pod = self._pods[entry.name] = Pod(entry, key=key)
-        self._verdicts.clear()
+        self._agreements.clear()
         for watcher in self._watchers:
             watcher(pod, True)
         return pod
@@ -132,7 +132,7 @@ class Registry:
     def remove(self, name: str) -> Pod | None:
         """Removes a pod; its requests in flight continue. None for an unknown pod."""
         pod = self._pods.pop(name, None)
-        self._verdicts.clear()
+        self._agreements.clear()
         if pod is not None:
             for watcher in self._watchers:
                 watcher(pod, False)
@@ -153,17 +153,25 @@ class Registry:
             pod.parity.pop(model, None)
         else:
             pod.parity[model] = parity
-        self._verdicts.clear()
+        self._agreements.clear()
 
-    def parity_of(self, model: str, *, chat: bool) -> Verdict:
-        """The verdict on chats, or else on texts, of the pods that serve a model."""
-        found = self._verdicts.get((model, chat))
+    def agreement(self, model: str, *, chat: bool) -> Agreement:
+        """What is known of the pods that serve a model, for chats, or else for texts."""
+        found = self._agreements.get((model, chat))
         if found is None:
-            serving = [pod for pod in self if pod.learned and any(one.id == model for one in pod.learned.models)]
-            found = worst([pod.parity.get(model, UNASKED) for pod in serving], chat=chat)
-            if len(self._verdicts) < _MAX_VERDICTS:
-                self._verdicts[model, chat] = found
+            parities = [pod.parity.get(model, UNASKED) for pod in self._serving(model)]
+            found = agreement(parities, chat=chat)
+            if len(self._agreements) < _MAX_AGREEMENTS:
+                self._agreements[model, chat] = found
         return found
+
+    def engines_of(self, model: str) -> list[Pod]:
+        """The healthy pods that serve a model, the least busy first."""
+        found = [pod for pod in self._serving(model) if pod.healthy is not False]
+        return sorted(found, key=lambda pod: pod.in_flight)
+
+    def _serving(self, model: str) -> list[Pod]:
+        return [pod for pod in self if pod.learned and any(one.id == model for one in pod.learned.models)]
 
     def serves(self, model: str) -> bool:
         """Whether a pod lists a model of that name, which is no LoRA."""

@@ -42,10 +42,19 @@ class Rank(NamedTuple):
     number: int = 0
 
 
+class Medium(NamedTuple):
+    """An image, audio or video in a prompt: the engine's identifier, and the tokens that stand for it."""
+
+    identifier: str
+    offset: int
+    length: int
+
+
 class Prompt(msgspec.Struct, frozen=True):
     """A tokenized prompt, with all else that an engine hashes into its blocks.
 
-    `pods` restricts the answer to those pods; None asks for all.
+    `pods` restricts the answer to those pods; None asks for all. `media` are in the order of their offsets, and do
+    not overlap.
     """
 
     model: str
@@ -53,6 +62,7 @@ class Prompt(msgspec.Struct, frozen=True):
     lora_name: str | None = None
     cache_salt: str | None = None
     pods: Collection[str] | None = None
+    media: Sequence[Medium] = ()
     skips_cache: bool = False
     """Whether the engine ignores its cache, as vLLM does for log probabilities of the prompt: no rank matches."""
 

@@ -74,12 +74,30 @@ def prompt_keys(
     `plain_keys` computes the keys of blocks without extras; it may use a cache.
     """
     root = root_key(prompt.model, prompt.lora_name, block_size)
-    salt = salt_extra(prompt.cache_salt) if prompt.cache_salt else None
-    if plain_keys is not None and not (lookahead or salt):
+    has_extras = bool(prompt.cache_salt or prompt.media)
+    if plain_keys is not None and not (lookahead or has_extras):
         return plain_keys(root, prompt.tokens, block_size)
+    blocks = max(0, len(prompt.tokens) - lookahead) // block_size
+    extras = _prompt_extras(prompt, block_size, blocks) if has_extras else []
     if not lookahead:
-        return block_keys(root, prompt.tokens, block_size, (salt,))
-    extras: list[bytes | None] = []
-    for end in range(block_size, len(prompt.tokens) - lookahead + 1, block_size):
-        extras.append(lookahead_extra(None if extras else salt, prompt.tokens[end : end + lookahead]))
-    return block_keys(root, prompt.tokens[: len(extras) * block_size], block_size, extras)
+        return block_keys(root, prompt.tokens, block_size, extras)
+    extras += [None] * (blocks - len(extras))
+    looked = [
+        lookahead_extra(extra, prompt.tokens[end : end + lookahead])
+        for extra, end in zip(extras, range(block_size, blocks * block_size + 1, block_size), strict=True)
+    ]
+    return block_keys(root, prompt.tokens[: blocks * block_size], block_size, looked)
+
+
+def _prompt_extras(prompt: Prompt, block_size: int, blocks: int) -> list[bytes | None]:
+    """The extras of the first blocks, up to the last medium (`generate_block_hash_extra_keys`, vLLM 0.33).
+
+    A block names each medium that it overlaps with the offset from the block's start; the first names the salt.
+    """
+    names: dict[int, list[object]] = {}
+    for identifier, offset, length in prompt.media:
+        for block in range(offset // block_size, min(-(-(offset + length) // block_size), blocks)):
+            names.setdefault(block, []).append([identifier, offset - block * block_size])
+    if prompt.cache_salt and blocks:
+        names.setdefault(0, []).append(prompt.cache_salt)
+    return [block_extra(names.get(block, ())) for block in range(max(names, default=-1) + 1)]

@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import msgspec
+from xxhash import xxh3_64_hexdigest
 
 from service.fleet.parity import Difference, Parity, Verdict
+from service.index.base import TokenIds
 from service.parity.probes import CHATS, TEXTS
 from service.prompts.chat import Chat
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 from service.prompts.models.model import Model
-from service.prompts.renderers.engine_api import EngineApi, EngineRefused, EngineSilent, EngineTokens
+from service.prompts.renderers.engine_api import EngineApi, EngineLacks, EngineRefused, EngineSilent, EngineTokens
 
 _SHOWN_TOKENS = 16
 _SHOWN_CHARACTERS = 200
 
-_Tokens: TypeAlias = Sequence[int]
+_Tokens: TypeAlias = TokenIds
 _Render: TypeAlias = Callable[[Any], Awaitable[_Tokens]]
 _Ask: TypeAlias = Callable[[Any], Awaitable[EngineTokens]]
 
@@ -34,6 +36,8 @@ class _Kind:
     """Why the comparison ended early."""
     refusal: str | None = None
     """A message of the engine, if it refused requests."""
+    theirs: bytearray = field(default_factory=bytearray)
+    """The engine's tokens of all requests."""
 
     @property
     def verdict(self) -> Verdict:
@@ -66,6 +70,7 @@ class Comparison:
             reason="; ".join(reasons) or None,
             remedy=_remedy(self.served, chats.verdict, texts.verdict),
             renderer=self.model.renderer_name,
+            fingerprint=_fingerprint(chats, texts),
         )
 
     async def _chat_here(self, body: Mapping[str, Any]) -> _Tokens:
@@ -79,11 +84,13 @@ class Comparison:
         kind = _Kind()
         for name, probe in probes.items():
             try:
-                difference = await self._difference(name, probe, render, ask)
+                theirs = (await ask(probe)).tokens
+                difference = await self._difference(name, probe, render, theirs)
                 if difference is not None:
                     # Once more: the date in a prompt may have changed in between.
-                    difference = await self._difference(name, probe, render, ask)
-            except EngineRefused as error:
+                    theirs = (await ask(probe)).tokens
+                    difference = await self._difference(name, probe, render, theirs)
+            except (EngineRefused, EngineLacks) as error:
                 kind.refusal = str(error)
                 continue
             except EngineSilent as error:
@@ -92,15 +99,15 @@ class Comparison:
             except (ModelUnavailable, ModelNotFound) as error:
                 kind.problem = str(error)
                 break
+            kind.theirs += name.encode() + theirs.tobytes()
             kind.compared += 1
             if difference is not None:
                 kind.differing.append(name)
                 kind.difference = kind.difference or difference
         return kind
 
-    async def _difference(self, name: str, probe: Any, render: _Render, ask: _Ask) -> Difference | None:
-        """Raises EngineRefused, EngineSilent and ModelUnavailable."""
-        theirs = (await ask(probe)).tokens
+    async def _difference(self, name: str, probe: Any, render: _Render, theirs: TokenIds) -> Difference | None:
+        """Raises ModelUnavailable."""
         try:
             ours = await render(probe)
         except PromptError as error:
@@ -114,7 +121,7 @@ class Comparison:
     async def _shown(self, tokens: _Tokens, position: int) -> str:
         """The engine's text at a position, by its own tokenizer if it has an endpoint for it."""
         wanted = tokens[position : position + _SHOWN_TOKENS]
-        text = await self.api.text_of(self.served, wanted)  # type: ignore[arg-type] # a slice of an array
+        text = await self.api.text_of(self.served, wanted)
         return await self._text(wanted) if text is None else text[:_SHOWN_CHARACTERS]
 
     async def _text(self, tokens: _Tokens) -> str:
@@ -124,7 +131,7 @@ class Comparison:
             return str(list(tokens))[:_SHOWN_CHARACTERS]
 
 
-def first_difference(one: _Tokens, other: _Tokens) -> int | None:
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
     """The position of the first differing token; None for equal tokens."""
     if len(one) == len(other) and all(a == b for a, b in zip(one, other, strict=True)):
         return None
@@ -144,9 +151,17 @@ def _reason(kind: _Kind, name: str) -> str | None:
     return None
 
 
+def _fingerprint(*kinds: _Kind) -> str:
+    """Equal for engines that render the probes equally."""
+    return xxh3_64_hexdigest(b"".join(kind.theirs for kind in kinds))
+
+
 def _remedy(served: str, chats: Verdict, texts: Verdict) -> str | None:
     if texts is Verdict.DIFFERS:
-        return f"Use the tokenizer that the engine loads for {served}"
+        return f"Use the tokenizer that the engine loads: MODEL_ALIASES={served}=ORG/NAME; or RENDERERS={served}=engine"
     if chats is Verdict.DIFFERS:
-        return f"Use the chat template and the template variables that the engine was started with for {served}"
+        return (
+            "Give us the chat template and the other options that the engine was started with (docs/prompts.md#flags); "
+            f"or RENDERERS={served}=engine"
+        )
     return None

@@ -20,7 +20,7 @@ class Chat(msgspec.Struct, kw_only=True):
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
-    documents: list[dict[str, Any]] | None = None
+    documents: list[dict[str, str]] | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template: str | None = None
@@ -30,6 +30,10 @@ class Chat(msgspec.Struct, kw_only=True):
     cache_salt: str | None = None
     truncate_prompt_tokens: int | None = None
     """Tokens to keep; -1 keeps as many as the model takes."""
+    mm_processor_kwargs: dict[str, Any] | None = None
+    """Only engines use it, for media."""
+    media_io_kwargs: dict[str, Any] | None = None
+    """Only engines use it, for media."""
     truncation_side: Side | None = None
     """The side at which tokens are cut off; left by default, which keeps the last ones."""
 

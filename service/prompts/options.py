@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from service.contract.settings import Settings
+from service.contract.model_options import ModelOptions, read_model_options
+from service.contract.settings import Settings, SettingsError
 
 ANY_MODEL = "*"
 
@@ -42,6 +43,10 @@ class PromptOptions:
     models_dir: Path = Path("/models")
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Names in requests, and the names or folders of their tokenizers."""
+    renderers: Mapping[str, str] = field(default_factory=dict)
+    """The operator's renderer of a model."""
+    model_options: Mapping[str, ModelOptions] = field(default_factory=dict)
+    """What the engines of a model were started with."""
     max_models: int = 8
     hub_timeout: float = 10.0
     hub_retry_after: float = 30.0
@@ -54,11 +59,20 @@ class PromptOptions:
 
     @classmethod
     def of(cls, settings: Settings, budget: CacheBudget) -> PromptOptions:
+        """Raises SettingsError for an unusable file of MODEL_OPTIONS."""
+        try:
+            options = read_model_options(settings.model_options)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"MODEL_OPTIONS={settings.model_options}: {error}") from None
+        tokenizers = {name: one.tokenizer for name, one in options.items() if one.tokenizer is not None}
+        renderers = {name: one.renderer for name, one in options.items() if one.renderer is not None}
         return cls(
             model_name=settings.model_name,
             models=settings.models,
             models_dir=settings.models_dir,
-            model_aliases=dict(settings.model_aliases),
+            model_aliases={**tokenizers, **dict(settings.model_aliases)},
+            renderers={**renderers, **dict(settings.renderers)},
+            model_options=options,
             max_models=settings.max_models,
             hub_timeout=settings.hub_timeout,
             hub_retry_after=settings.hub_retry_after,

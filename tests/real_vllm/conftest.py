@@ -16,6 +16,7 @@ from tests.real_vllm.servers import Engine, running_kvcache
 
 Models: TypeAlias = Callable[[str], Path]
 Serving: TypeAlias = Callable[..., Oracle]
+StartEngine: TypeAlias = Callable[..., Engine]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,6 +60,19 @@ def serving(vllm: Path, models: Models, tmp_path: Path) -> Iterator[Serving]:
             stack.enter_context(_running(engine))
             kvcache = stack.enter_context(running_kvcache([engine], tmp_path / "models"))
             return Oracle(engine, kvcache)
+
+        yield start
+
+
+@pytest.fixture
+def engine(vllm: Path, models: Models, tmp_path: Path) -> Iterator[StartEngine]:
+    """Starts a vLLM of a kind of model, with more options of `vllm serve`."""
+    with ExitStack() as stack:
+
+        def start(kind: str, *options: str) -> Engine:
+            started = Engine(vllm, models(kind), options, tmp_path / f"{kind}.log")
+            stack.enter_context(_running(started))
+            return started
 
         yield start
 

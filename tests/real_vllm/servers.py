@@ -156,6 +156,25 @@ class Kvcache:
         assert answer.ok, answer.text
         return dict(answer.json())
 
+    def fleet(self) -> dict[str, dict[str, Any]]:
+        """What /pods says of each pod that requests are forwarded to."""
+        return {pod["name"]: pod for pod in requests.get(f"{self.url}/pods", timeout=60).json()["fleet"]}
+
+    def parity(self, engine: Engine) -> dict[str, Any]:
+        """The parity of an engine's only model, when it is known."""
+        deadline = time.monotonic() + 120
+        while True:
+            found = self.fleet()[engine.pod]["parity"]
+            if found and found[0]["verdict"] != "unknown":
+                return dict(found[0])
+            assert time.monotonic() < deadline, self.fleet()
+            time.sleep(0.05)
+
+    def post(self, path: str, **body: Any) -> requests.Response:
+        answer = requests.post(f"{self.url}{path}", json=body, timeout=60)
+        assert answer.ok, answer.text
+        return answer
+
     def pods(self) -> dict[tuple[str, int], dict[str, Any]]:
         """What /pods says of each rank."""
         pods = requests.get(f"{self.url}/pods", timeout=60).json()["pods"]
@@ -174,8 +193,8 @@ class Kvcache:
 
 
 @contextmanager
-def running_kvcache(engines: Sequence[Engine], models_dir: Path) -> Iterator[Kvcache]:
-    """Starts a kvcache that listens to engines."""
+def running_kvcache(engines: Sequence[Engine], models_dir: Path, **settings: str) -> Iterator[Kvcache]:
+    """Starts a kvcache that listens to engines, with more settings if any."""
     environment = {
         "PATH": os.environ["PATH"],
         "CONTAINER_ENV": "true",
@@ -184,6 +203,7 @@ def running_kvcache(engines: Sequence[Engine], models_dir: Path) -> Iterator[Kvc
         "ZMQ_ENDPOINT": format_endpoints([endpoint for engine in engines for endpoint in engine.endpoints]),
         "HTTP_HOST": "127.0.0.1",
         "HTTP_PORT": "0",
+        **settings,
     }
     command = (sys.executable, "-m", "service", "serve")
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
+from service.contract.model_options import ModelOptions
 from service.prompts.errors import BadModelFile, HubUnreachable, ModelNotFound, ModelUnavailable
 from service.prompts.models.allowed import BUILTIN_PREFIX, AllowedModels
 from service.prompts.models.detached import run_detached
@@ -163,9 +164,10 @@ class Models:
     def _model(self, name: str, folder: Path, *, trusted: bool) -> Model:
         return Model(
             name,
-            read_model_files(folder, name),
+            read_model_files(folder, name, self._options.renderers.get(name)),
             trusted=trusted,
             options=self._options,
+            given=self._options.model_options.get(name, ModelOptions()),
             renderer=self._renderer,
             cache=self.token_cache,
             workers=self._workers,

@@ -8,12 +8,17 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
+from service.contract.model_options import ModelOptions
 from service.index.base import TokenIds
 from service.prompts.chat import Chat
-from service.prompts.errors import ModelUnavailable, PromptError
+from service.prompts.errors import BadModelFile, ModelUnavailable, PromptError
 from service.prompts.models.model_files import ModelFiles
 from service.prompts.options import PromptOptions
 from service.prompts.renderers.base import MISTRAL, TEMPLATE, TOKENIZER, Rendered, RendererMissing
@@ -46,14 +51,20 @@ class Model:
         *,
         trusted: bool,
         options: PromptOptions,
+        given: ModelOptions = ModelOptions(),  # noqa: B008 - immutable
         renderer: Renderer,
         cache: TokenCache,
         workers: Executor,
     ) -> None:
-        """`trusted`: the model is one of the operator's. Raises BadModelFile. Blocks while it reads the vocabulary."""
+        """`trusted`: the model is one of the operator's; `given` are the options of its engines.
+
+        Raises BadModelFile. Blocks while it reads the vocabulary.
+        """
         self.name = name
         self.trusted = trusted
-        self.max_model_length = files.max_length
+        self._given = given
+        self._given_template = _given_template(given.chat_template, options.models_dir)
+        self.max_model_length = given.max_model_len or files.max_length
         self._by_salt = options.token_cache_by_salt
         if self._by_salt and files.renderer.name != TEMPLATE:
             cache = TokenCache(0)  # renderers of packages cache without salts
@@ -83,11 +94,16 @@ class Model:
 
     async def render(self, chat: Chat) -> Rendered:
         """Returns the text and tokens that vLLM would produce for a chat; raises PromptError, ModelUnavailable."""
+        chat = _as_started(chat, self._given)
         if (package := self._package_renderer()) is not None:
             return await self._render_by_package(package, chat)
         try:
             template = await self._renderer.template(self._template_source(chat))
-            variables = template_variables(chat, template, self._special_tokens)
+            match self._given.chat_template_content_format:
+                case "string" | "openai" as content_format:
+                    template = replace(template, content_format=content_format)
+            defaults = self._given.default_chat_template_kwargs
+            variables = template_variables(chat, template, self._special_tokens, defaults)
             text = cut_for_continuation(await self._renderer.render(template, variables), chat, variables)
         except RenderingUnavailable as error:
             raise ModelUnavailable(self.name, f"its chat template cannot be rendered: {error}", "Try again") from None
@@ -124,9 +140,11 @@ class Model:
 
     async def prepare(self) -> None:
         """Compiles the default chat template, so that the first request does not wait for it."""
-        if (source := self._templates.get("default")) is not None:
+        source = self._given_template or self._templates.get("default")
+        if source is not None:
+            trusted = self.trusted or self._given_template is not None
             try:
-                await self._renderer.template(TemplateSource(source, self.trusted))
+                await self._renderer.template(TemplateSource(source, trusted))
             except (PromptError, RenderingUnavailable):
                 return  # Requests that need the template get the error.
 
@@ -184,6 +202,8 @@ class Model:
             if given:
                 named = self._templates.get(given)
                 return TemplateSource(given, trusted=False) if named is None else TemplateSource(named, self.trusted)
+        if self._given_template is not None:
+            return TemplateSource(self._given_template, trusted=True)
         with_tools = chat.tools is not None or variables.get("tools") is not None
         source = self._templates.get("tool_use" if with_tools else "processor")
         source = source if source is not None else self._templates.get("default")
@@ -214,3 +234,23 @@ class Model:
 
     async def _off_the_loop(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+
+def _as_started(chat: Chat, given: ModelOptions) -> Chat:
+    """Applies the flags of the engine that change a request: --reasoning-effort-map and --exclude-tools-…."""
+    if (effort := chat.reasoning_effort) is not None and effort in given.reasoning_effort_map:
+        chat = msgspec.structs.replace(chat, reasoning_effort=given.reasoning_effort_map[effort])
+    if given.exclude_tools_when_tool_choice_none and chat.tool_choice == "none":
+        chat = msgspec.structs.replace(chat, tools=None)
+    return chat
+
+
+def _given_template(given: str | None, models_dir: Path) -> str | None:
+    """The template of --chat-template: a file, or its source. Raises BadModelFile for a file that cannot be read."""
+    if given is None or any(character in given for character in "{}\n"):
+        return given
+    path = models_dir / given
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadModelFile(path, error) from None

@@ -67,8 +67,11 @@ class ModelFiles:
         return int(length) if isinstance(length, (int, float)) and 0 < length < 1e9 else None
 
 
-def read_model_files(folder: Path, name: str = "") -> ModelFiles:
-    """Reads the files of a model that exist; raises BadModelFile for an unreadable one. Blocks."""
+def read_model_files(folder: Path, name: str = "", renderer: str | None = None) -> ModelFiles:
+    """Reads the files of a model that exist; raises BadModelFile for an unreadable one. Blocks.
+
+    `renderer` is the operator's choice, if any.
+    """
     config = _read_object(folder / CONFIG)
     model_config = _read_object(folder / MODEL_CONFIG)
     class_name = tokenizer_class(name, model_config, config)
@@ -78,7 +81,9 @@ def read_model_files(folder: Path, name: str = "") -> ModelFiles:
     except (AttributeError, TypeError, ValueError) as error:
         raise BadModelFile(folder / CONFIG, f"its special tokens cannot be used ({error})") from None
     templates = _read_templates(folder, config)
-    return ModelFiles(folder, config, class_name, choose_renderer(folder, model_config), special_tokens, templates)
+    return ModelFiles(
+        folder, config, class_name, choose_renderer(folder, model_config, renderer), special_tokens, templates
+    )
 
 
 def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:

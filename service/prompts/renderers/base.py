@@ -10,6 +10,7 @@ from service.prompts.chat import Chat
 TEMPLATE = "template"
 HARMONY = "harmony"
 MISTRAL = "mistral"
+ENGINE = "engine"
 TOKENIZER = "tokenizer"
 CLIENT = "client"
 """Names of renderers. TOKENIZER renders plain texts, CLIENT names token ids in a request."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from service.index.base import TokenIds
 from service.prompts.chat import Chat
-from service.prompts.errors import PromptError
+from service.prompts.errors import BadModelFile, PromptError
 from service.prompts.renderers.base import HARMONY, MISTRAL, TEMPLATE, Rendered
 from service.prompts.renderers.harmony import HarmonyRenderer
 from service.prompts.renderers.mistral import MistralRenderer, mistral_tokenizer_file
@@ -23,8 +23,17 @@ class RendererChoice(NamedTuple):
     file: Path | None = None
 
 
-def choose_renderer(folder: Path, model_config: Mapping[str, Any]) -> RendererChoice:
-    """Returns the renderer that vLLM 0.32 uses for the model in a folder with this config.json."""
+def choose_renderer(folder: Path, model_config: Mapping[str, Any], chosen: str | None = None) -> RendererChoice:
+    """Returns the renderer that vLLM 0.32 uses for the model in a folder with this config.json.
+
+    `chosen` is the operator's choice. Raises BadModelFile if it needs a file that is missing.
+    """
+    if chosen == MISTRAL:
+        if (file := mistral_tokenizer_file(folder, always=True)) is None:
+            raise BadModelFile(folder / "tekken.json", "the renderer mistral needs it")
+        return RendererChoice(MISTRAL, file)
+    if chosen in {TEMPLATE, HARMONY}:
+        return RendererChoice(chosen)
     if model_config.get("model_type") == "gpt_oss":
         return RendererChoice(HARMONY)
     if (file := mistral_tokenizer_file(folder)) is not None:

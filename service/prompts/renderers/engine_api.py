@@ -35,6 +35,8 @@ _FIELDS_OF_TOKENIZE = frozenset(
 )
 """vLLM ignores others in chats for /tokenize, and would answer with other tokens."""
 _MAX_REASON_CHARACTERS = 300
+_MAX_ANSWER_BYTES = 256 << 20
+"""Answers about media contain the tensors of the media."""
 
 
 class EngineRefused(Exception):
@@ -43,6 +45,10 @@ class EngineRefused(Exception):
 
 class EngineSilent(Exception):
     """The engine cannot be asked; the text is the reason."""
+
+
+class EngineLacks(EngineSilent):
+    """The engine answers, but has no endpoint for this request."""
 
 
 class EngineTokens(NamedTuple):
@@ -67,8 +73,10 @@ class EngineApi:
         status, answer = await self._post(_CHAT, request)
         if status in _NO_ENDPOINT:
             if unknown := [name for name in body if name not in _FIELDS_OF_TOKENIZE]:
-                raise EngineRefused(f"/tokenize does not take {', '.join(unknown)}")
+                raise EngineLacks(f"the engine's /tokenize does not take {', '.join(unknown)}")
             status, answer = await self._post(_TOKENIZE, request)
+            if status in {400, 422}:
+                raise EngineLacks("the engine renders no chats")  # as SGLang, which takes only texts here
         return _tokens(self._checked(status, answer, _CHAT))
 
     async def text(self, model: str, text: str, *, add_special_tokens: bool = True) -> EngineTokens:
@@ -110,13 +118,23 @@ class EngineApi:
                 data=msgspec.json.encode(body),
                 headers={"Content-Type": "application/json", **self._headers},
             ) as response:
-                content = await response.read()
+                content = await _limited(response)
                 try:
                     return response.status, msgspec.json.decode(content)
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     return response.status, None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise EngineSilent(f"the engine does not answer {path} ({str(error) or type(error).__name__})") from None
+
+
+async def _limited(response: aiohttp.ClientResponse) -> bytes:
+    """The body; raises EngineSilent for one that is too large."""
+    content = bytearray()
+    async for piece in response.content.iter_any():
+        content += piece
+        if len(content) > _MAX_ANSWER_BYTES:
+            raise EngineSilent(f"the engine's answer is larger than {_MAX_ANSWER_BYTES} bytes")
+    return bytes(content)
 
 
 def _tokens(answer: Any) -> EngineTokens:

@@ -125,6 +125,8 @@ def _instructions(messages: Sequence[_Json]) -> str | None:
     if not messages:
         raise PromptError("messages must hold at least one message", "messages")
     first = messages[0]
+    if first.get("role") in ("system", "developer") and first.get("content", "") is None:
+        raise PromptError("messages[0].content must not be null", "messages[0].content")
     return _flat(first.get("content")) if first.get("role") in ("system", "developer") else None
 
 
@@ -157,6 +159,8 @@ def _conversation(messages: Sequence[_Json]) -> list[_Json]:
 def _parts_of(message: _Json, names: Mapping[Any, str], where: str) -> list[_Json]:
     """`parse_chat_input_to_harmony_message`: the Harmony messages of one message of a request."""
     role, content = message.get("role"), message.get("content")
+    if content is None and "content" in message and role != "assistant":
+        raise PromptError(f"{where}.content must not be null", f"{where}.content")
     reasoning = message.get("reasoning") or message.get("reasoning_content")
     analysis = [_assistant(reasoning, "analysis")] if role == "assistant" and isinstance(reasoning, str) else []
     if role == "assistant" and (calls := _calls(message, where)):

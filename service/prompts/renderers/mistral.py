@@ -6,6 +6,7 @@ text never contains special tokens here, and begins with the beginning-of-text t
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -24,14 +25,14 @@ _MAX_CALL_ID = 9
 _FIRST_VERSION_WITH_EFFORT = 15
 
 
-def mistral_tokenizer_file(folder: Path) -> Path | None:
-    """The tokenizer file if vLLM treats the repository as one of Mistral's own; otherwise None.
+def mistral_tokenizer_file(folder: Path, *, always: bool = False) -> Path | None:
+    """The tokenizer file if vLLM treats the repository as one of Mistral's own, or `always`; otherwise None.
 
     Mistral's own repositories have weights named consolidated*.safetensors; a folder without weights is treated as one.
     """
     files = sorted(folder.glob("tekken.json")) or sorted(folder.glob("tokenizer.model.v*"))
     is_theirs = any(folder.glob("consolidated*.safetensors")) or not any(folder.glob("*.safetensors"))
-    return files[-1] if files and is_theirs else None
+    return files[-1] if files and (is_theirs or always) else None
 
 
 class MistralRenderer:
@@ -123,10 +124,26 @@ def _message(message: _Json) -> _Json:
         calls = message.get("tool_calls") or []
         if not isinstance(calls, list):
             raise PromptError("tool_calls must be a list", "messages")
-        shortened = [
-            {**call, "id": call["id"][-_MAX_CALL_ID:]} if isinstance(call.get("id"), str) else call for call in calls
-        ]
-        return {**message, "tool_calls": shortened}
+        return {**message, "tool_calls": [_call(call) for call in calls]}
     if message.get("role") == "tool" and isinstance(message.get("tool_call_id"), str):
         return {**message, "tool_call_id": message["tool_call_id"][-_MAX_CALL_ID:]}
     return message
+
+
+def _call(call: Any) -> Any:
+    """A tool call with a short id; arguments that are no JSON object become an empty one, as in vLLM."""
+    if not isinstance(call, dict):
+        raise PromptError("tool_calls must be a list of objects", "messages")
+    if isinstance(call.get("id"), str):
+        call = {**call, "id": call["id"][-_MAX_CALL_ID:]}
+    function = call.get("function")
+    if not isinstance(function, dict) or "arguments" not in function:
+        return call
+    arguments = function["arguments"]
+    if arguments is not None and not isinstance(arguments, str):
+        raise PromptError("arguments of a tool call must be a string that holds JSON", "messages")
+    try:
+        is_object = isinstance(json.loads(arguments or ""), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    return call if is_object else {**call, "function": {**function, "arguments": "{}"}}

@@ -192,13 +192,10 @@ def _parse_content(
 
 def _parse_part(part: Any, where: str) -> dict[str, Any] | None:
     """Returns a part as `{"type": "text", …}`; None for an empty one."""
-    if isinstance(part, str):
-        return {"type": "text", "text": part}
     if not isinstance(part, dict):
         raise PromptError(f"{where} must be an object with a type", where)
     kind = part.get("type")
-    media = kind if kind is not None else next((key for key in _MEDIA_KEYS if key in part), None)
-    if isinstance(media, str) and media in _MEDIA_TYPES:
+    if (media := medium_type(part)) is not None:
         raise PromptError(f"{where} is of type {media!r}: only text is scored", where)
     if not isinstance(kind, str) or kind not in _TEXT_PARTS:
         raise PromptError(f"{where}.type must be one of {', '.join(_TEXT_PARTS)}, not {kind!r}", f"{where}.type")
@@ -211,6 +208,15 @@ def _parse_part(part: Any, where: str) -> dict[str, Any] | None:
         return {"type": kind, "name": text}
     extra = {field: value for field, value in part.items() if field not in _KNOWN_PART_FIELDS}
     return {"type": "text", "text": text, **extra}
+
+
+def medium_type(part: Any) -> str | None:
+    """The type of a content part that is an image, audio or video; None for others."""
+    if not isinstance(part, dict):
+        return None
+    kind = part.get("type")
+    media = kind if kind is not None else next((key for key in _MEDIA_KEYS if key in part), None)
+    return media if isinstance(media, str) and media in _MEDIA_TYPES else None
 
 
 def _without_billing_header(parts: Iterable[Any]) -> Iterator[Any]:

@@ -35,8 +35,13 @@ _IGNORED_VARIABLES = frozenset(
 )
 
 
-def template_variables(chat: Chat, template: Template, special_tokens: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the variables of a chat as in vLLM 0.33 and transformers 5.23; raises PromptError."""
+def template_variables(
+    chat: Chat, template: Template, special_tokens: Mapping[str, str], defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns the variables of a chat as in vLLM 0.33 and transformers 5.23; raises PromptError.
+
+    `defaults` are those of the engine (`--default-chat-template-kwargs`).
+    """
     if chat.continue_final_message and chat.add_generation_prompt:
         raise PromptError(
             "continue_final_message and add_generation_prompt cannot both be true (the latter is, unless it is given)",
@@ -57,6 +62,7 @@ def template_variables(chat: Chat, template: Template, special_tokens: Mapping[s
         **special_tokens,
         "tools": tools,
         "documents": None,
+        **{name: value for name, value in (defaults or {}).items() if name not in _IGNORED_VARIABLES},
         **_given_variables(chat),
         "add_generation_prompt": chat.add_generation_prompt,
         "messages": messages,

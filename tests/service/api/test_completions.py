@@ -106,7 +106,6 @@ REFUSED: tuple[tuple[dict[str, object], str | None], ...] = (
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
     ({"messages": [{"content": "x"}]}, "messages[0].role"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, None),
     ({"continue_final_message": True, "add_generation_prompt": True}, None),
     ({"chat_template": "{{ 1 }}"}, "chat_template"),
     ({"reasoning_effort": "heroic"}, "reasoning_effort"),

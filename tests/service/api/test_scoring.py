@@ -256,6 +256,7 @@ async def test_too_many_messages_parts_calls_tools_or_variables_are_rejected(ser
     client = await serve(max_messages=2)
     hello = {"role": "user", "content": "Hello"}
     call = {"function": {"name": "f", "arguments": "{}"}}
+    part = {"type": "text", "text": "a"}
     for fields, param in (
         ({"messages": [hello] * 3}, "messages"),
         ({"messages": [{"role": "user", "content": ["a", "b", "c"]}]}, "messages"),
@@ -269,7 +270,7 @@ async def test_too_many_messages_parts_calls_tools_or_variables_are_rejected(ser
         status, at, message = await refused(client, "/score_completions", fields)
         assert (status, at) == (413, param)
         assert "holds 3 " in message and "MAX_MESSAGES" in message
-    await post(client, "/score_completions", {"messages": [hello, {"role": "user", "content": ["a", "b"]}]})
+    await post(client, "/score_completions", {"messages": [hello, {"role": "user", "content": [part, part]}]})
 
 
 async def test_explain_gives_every_rank_with_its_tiers_and_the_characters_that_match(serve: Serve, join: Join) -> None:

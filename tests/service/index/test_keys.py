@@ -5,7 +5,7 @@ from array import array
 import pytest
 import xxhash
 
-from service.index.base import Prompt
+from service.index.base import Medium, Prompt
 from service.index.keys import block_extra, block_keys, lookahead_extra, prompt_keys, root_key
 
 TOKENS = array("I", range(100, 112))
@@ -39,6 +39,22 @@ def test_a_prompt_has_the_keys_of_the_events_that_stored_it() -> None:
     root = root_key("m", "lora", 4)
     prompt = Prompt("m", TOKENS, lora_name="lora", cache_salt="s")
     assert prompt_keys(prompt, 4) == block_keys(root, TOKENS, 4, [block_extra(["s"])])
+
+
+def test_a_block_names_the_media_that_it_overlaps_with_their_offsets_from_its_start() -> None:
+    root = root_key("m", None, 4)
+    tokens = array("I", range(20))
+    prompt = Prompt("m", tokens, cache_salt="s", media=(Medium("a", 2, 4), Medium("b", 6, 7)))
+    extras = [
+        block_extra([["a", 2], "s"]),
+        block_extra([["a", -2], ["b", 2]]),
+        block_extra([["b", -2]]),
+        block_extra([["b", -6]]),
+    ]
+    assert prompt_keys(prompt, 4) == block_keys(root, tokens, 4, extras)
+    ends = (4, 8, 12, 16)
+    looked = [lookahead_extra(extra, tokens[end : end + 1]) for extra, end in zip(extras, ends, strict=True)]
+    assert prompt_keys(prompt, 4, lookahead=1) == block_keys(root, tokens[:16], 4, looked)
 
 
 def test_a_prompt_that_is_looked_ahead_of_has_no_key_for_a_last_block_without_next_tokens() -> None:

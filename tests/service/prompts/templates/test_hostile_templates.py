@@ -263,7 +263,7 @@ async def test_variables_are_what_they_were_in_another_process(patient: Model) -
 async def test_a_conversation_of_many_small_things_does_not_hold_up_the_loop(patient: Model) -> None:
     documents = [{str(n): n} for n in range(300_000)]
     with pulse() as measured:
-        chat = Chat(messages=HELLO, documents=[{"title": "", "text": "", "all": documents}])
+        chat = Chat(messages=HELLO, chat_template_kwargs={"all": documents})
         assert (await patient.render(chat)).text
     assert measured.longest < 0.5
 

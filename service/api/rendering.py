@@ -1,0 +1,157 @@
+"""Decides who renders a prompt: our own renderers, or the engine itself where ours are known to differ or cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from service.fleet.parity import Agreement, Verdict
+from service.index.base import Medium, TokenIds
+from service.prompts.chat import Chat
+from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
+from service.prompts.models.catalog import Models
+from service.prompts.models.model import Model
+from service.prompts.renderers.base import CLIENT, ENGINE, HARMONY
+from service.prompts.renderers.engine import EngineRenderer
+from service.prompts.renderers.engine_api import EngineApi
+from service.prompts.templates.media import first_medium, until_first_medium
+from service.prompts.truncation import Truncation, truncate
+
+EnginesOf: TypeAlias = Callable[[str], Sequence[EngineApi]]
+AgreementOf: TypeAlias = Callable[..., Agreement]
+
+
+class Origin(NamedTuple):
+    """The renderer of tokens, and the verdict on their parity with the engines' tokens.
+
+    The verdict is None for token ids of the client. `known` is the number of tokens if only the first ones are known.
+    """
+
+    renderer: str = CLIENT
+    parity: Verdict | None = None
+    known: int | None = None
+
+
+class RenderedPrompt(NamedTuple):
+    """A prompt in tokens. `text` and `model` are None if only the engine knows them."""
+
+    tokens: TokenIds
+    text: str | None
+    model: Model | None
+    origin: Origin
+    media: Sequence[Medium] = ()
+
+
+class Rendering:
+    """Renders chats and texts. Methods raise PromptError, ModelNotFound and ModelUnavailable."""
+
+    def __init__(
+        self,
+        models: Models,
+        engine: EngineRenderer,
+        engines_of: EnginesOf = lambda _: (),
+        agreement_of: AgreementOf = lambda _, **__: Agreement(Verdict.UNKNOWN, Verdict.UNKNOWN),
+        renderers: Mapping[str, str] | None = None,
+    ) -> None:
+        """`engines_of(model)` are the engines to ask, `agreement_of(model, chat=…)` what is known of them.
+
+        `renderers` are the operator's choices by model.
+        """
+        self._models = models
+        self._engine = engine
+        self._engines_of = engines_of
+        self._agreement_of = agreement_of
+        self._renderers = dict(renderers or {})
+
+    async def chat(self, model: str, chat: Chat, *, with_text: bool, is_response: bool = False) -> RenderedPrompt:
+        """Renders a chat; without `with_text`, the text may be left out.
+
+        `is_response` marks a request of /v1/responses, for which vLLM's Harmony renders other messages.
+        """
+        medium = first_medium(chat.messages)
+        if self._asks_engine(model, chat=True) or (medium is not None and self._engines_of(model)):
+            try:
+                return await self._by_engine(model, chat, with_text=with_text)
+            except ModelUnavailable:
+                if medium is None or self._agreement_of(model, chat=True).verdict is Verdict.DIFFERS:
+                    raise
+        try:
+            loaded = await self._models.get(model)
+            if is_response and loaded.renderer_name == HARMONY:
+                raise PromptError("how gpt-oss renders requests of /v1/responses is not known here", "input")
+            if medium is not None:
+                return await self._before_media(loaded, chat)
+            rendered = await loaded.render(chat)
+        except (ModelNotFound, ModelUnavailable):
+            if self._renderers.get(model) is not None or not self._engines_of(model):
+                raise
+            return await self._by_engine(model, chat, with_text=with_text)
+        return RenderedPrompt(rendered.tokens, rendered.text, loaded, self._origin(loaded, chat=True))
+
+    async def text(
+        self,
+        model: str,
+        text: str,
+        *,
+        add_special_tokens: bool,
+        truncation: Truncation | None = None,
+        salt: str | None = None,
+    ) -> RenderedPrompt:
+        """Tokenizes a text; `salt` is the request's."""
+        if not self._asks_engine(model, chat=False):
+            try:
+                loaded = await self._models.get(model)
+                tokens = await loaded.tokenize(
+                    text, add_special_tokens=add_special_tokens, truncation=truncation, salt=salt
+                )
+            except (ModelNotFound, ModelUnavailable):
+                if self._renderers.get(model) is not None or not self._engines_of(model):
+                    raise
+            else:
+                return RenderedPrompt(tokens, text, loaded, self._origin(loaded, chat=False))
+        found = await self._engine.text(self._engines_of(model), model, text, add_special_tokens=add_special_tokens)
+        tokens = found.tokens if truncation is None else truncate(found.tokens, truncation, None)
+        return RenderedPrompt(tokens, text, self._models.find(model), self._engine_origin(model, chat=False))
+
+    def _asks_engine(self, model: str, *, chat: bool) -> bool:
+        """The operator decides first, then the parity."""
+        chosen = self._renderers.get(model)
+        if chosen is not None:
+            return chosen == ENGINE
+        return self._agreement_of(model, chat=chat).verdict is Verdict.DIFFERS and bool(self._engines_of(model))
+
+    async def _by_engine(self, model: str, chat: Chat, *, with_text: bool) -> RenderedPrompt:
+        engines = self._engines_of(model)
+        tokens, media = await self._engine.chat(engines, model, chat)
+        loaded, text = self._models.find(model), None
+        if with_text:
+            text = await engines[0].text_of(model, tokens)
+            if text is None and loaded is not None:
+                text = await loaded.detokenize(tokens)
+        return RenderedPrompt(tokens, text, loaded, self._engine_origin(model, chat=True), media)
+
+    async def _before_media(self, model: Model, chat: Chat) -> RenderedPrompt:
+        """The tokens before the first medium: nobody here knows those of the medium."""
+        cut = until_first_medium(chat.messages)
+        try:
+            rendered = await model.render(
+                msgspec.structs.replace(chat, messages=cut.messages, truncate_prompt_tokens=None)
+            )
+        except PromptError as error:
+            raise PromptError(f"{error.message} ({cut.where} is a medium)", error.param) from None
+        text, found, _ = rendered.text.partition(cut.mark)
+        if not found:
+            text = ""
+        tokens = await model.tokenize(text, add_special_tokens=chat.add_special_tokens, salt=chat.cache_salt)
+        # The last token may be another one together with what follows.
+        tokens = tokens[: max(0, len(tokens) - 1)]
+        origin = self._origin(model, chat=True)._replace(known=len(tokens))
+        return RenderedPrompt(tokens, text, model, origin)
+
+    def _origin(self, model: Model, *, chat: bool) -> Origin:
+        return Origin(model.renderer_of(chat=chat), self._agreement_of(model.name, chat=chat).verdict)
+
+    def _engine_origin(self, model: str, *, chat: bool) -> Origin:
+        return Origin(ENGINE, self._agreement_of(model, chat=chat).engines)

@@ -1,0 +1,114 @@
+"""Prompts are rendered by the engine where our tokens are known to differ, or cannot be known."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp import ClientSession
+
+from tests.service.conftest import Serve
+from tests.service.engines import MODEL, chat
+from tests.service.parity.conftest import StartEngine
+from tests.service.parity.test_watcher import SHOUTING, started
+
+LONG = "Why would two engines share one cache? " * 20
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+WITH_IMAGE = {
+    "model": MODEL,
+    "messages": [
+        {"role": "system", "content": LONG},
+        {"role": "user", "content": [IMAGE, {"type": "text", "text": "What is it?"}]},
+    ],
+}
+
+
+async def posted(client: ClientSession, path: str, body: Any) -> tuple[Any, dict[str, str]]:
+    async with client.post(path, json=body) as answer:
+        assert answer.status == 200, await answer.text()
+        return await answer.json(), {
+            name.removeprefix("X-Kvcache-"): value for name, value in answer.headers.items() if "Kvcache" in name
+        }
+
+
+async def test_a_chat_whose_tokens_differ_is_rendered_by_its_engine(serve: Serve, start_engine: StartEngine) -> None:
+    engine = await start_engine(SHOUTING)
+    client = await started(serve, engine)
+    found, headers = await posted(client, "/v1/chat/completions", chat(LONG))
+    assert headers["Renderer"] == "engine"
+    assert headers["Parity"] == "equal"
+    async with asyncio.timeout(20):
+        while True:
+            scores, headers = await posted(client, "/score", chat(LONG))
+            if scores:
+                break
+            await asyncio.sleep(0.01)
+    assert (headers["Renderer"], headers["Parity"]) == ("engine", "equal")
+    explained, _ = await posted(client, "/explain", chat(LONG))
+    assert explained["text"].startswith("<USER>Why")
+    assert explained["tokens"] == found["usage"]["prompt_tokens"]
+    assert explained["matches"][0]["matched_blocks"] == explained["matches"][0]["blocks"]
+
+
+async def test_pods_that_render_differently_are_said_to_differ(serve: Serve, start_engine: StartEngine) -> None:
+    client = await started(serve, await start_engine(SHOUTING), await start_engine())
+    _, headers = await posted(client, "/score", chat("Hi"))
+    assert (headers["Renderer"], headers["Parity"]) == ("engine", "differs")
+
+
+async def test_the_operator_decides_before_the_parity(serve: Serve, start_engine: StartEngine) -> None:
+    engine = await start_engine(SHOUTING)
+    client = await started(serve, engine, renderers=((MODEL, "template"),))
+    _, headers = await posted(client, "/score", chat("Hi"))
+    assert (headers["Renderer"], headers["Parity"]) == ("template", "differs")
+
+
+async def test_the_engine_renders_what_the_operator_gives_to_it(serve: Serve, start_engine: StartEngine) -> None:
+    engine = await start_engine()
+    client = await started(serve, engine, renderers=((MODEL, "engine"),))
+    for body in (chat("Hi"), {"prompt": "Hi", "model": MODEL}):
+        _, headers = await posted(client, "/score", body)
+        assert headers["Renderer"] == "engine"
+    tokenized, _ = await posted(client, "/tokenize", chat("Hi"))
+    assert tokenized["count"] > 0
+
+
+async def test_a_model_without_a_tokenizer_here_is_rendered_by_its_engine(
+    serve: Serve, start_engine: StartEngine
+) -> None:
+    engine = await start_engine(served_models=["theirs"])
+    client = await started(serve, engine, model_aliases=(("theirs", "/nowhere"),))
+    scores, headers = await posted(client, "/score", {**chat("Hi"), "model": "theirs"})
+    assert (scores, headers["Renderer"]) == (None, "engine")
+    scores, headers = await posted(client, "/score", {"prompt": "Hi", "model": "theirs"})
+    assert (scores, headers["Renderer"]) == (None, "engine")
+
+
+async def test_a_render_server_is_asked_without_any_pod(serve: Serve, start_engine: StartEngine) -> None:
+    engine = await start_engine(SHOUTING)
+    client = await serve(render_url=engine.url, renderers=((MODEL, "engine"),))
+    found, headers = await posted(client, "/v1/chat/completions", chat("Hi"))
+    assert headers["Renderer"] == "engine"
+    assert found["usage"]["completion_tokens"] > 0
+    await engine.stop()
+    async with client.post("/score", json=chat("Ho")) as answer:
+        assert answer.status == 503
+        assert "does not answer" in (await answer.json())["error"]["message"]
+
+
+async def test_without_a_renderer_for_media_the_text_before_them_is_scored(serve: Serve) -> None:
+    client = await serve()
+    explained, headers = await posted(client, "/explain", WITH_IMAGE)
+    assert LONG in explained["text"]
+    assert "kvcache-medium" not in explained["text"]
+    assert headers["Renderer"] == "template"
+    assert int(headers["Known-Tokens"]) == explained["known_tokens"] == explained["tokens"] > 100
+    whole, _ = await posted(client, "/explain", {"model": MODEL, "messages": WITH_IMAGE["messages"][:1]})
+    assert whole["text"].startswith(explained["text"][:-20])
+
+
+async def test_a_chat_that_begins_with_a_medium_has_few_known_tokens(serve: Serve) -> None:
+    client = await serve()
+    body = {"model": MODEL, "messages": [{"role": "user", "content": [IMAGE]}]}
+    explained, _ = await posted(client, "/explain", body)
+    assert explained["known_tokens"] < 60
