@@ -39,6 +39,8 @@ from service.contract.endpoints import format_endpoints
 from service.contract.secret_environment import VARIABLE, dump
 
 _MODELS = PurePosixPath("/models")
+_PASSED_ON = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""Variables of the hub's client that reach the service from the shell."""
 _HUB_CACHE = "/cache/huggingface"
 _API_KEYS = "API_KEYS"
 _CURVE_KEY = "ZMQ_CURVE_KEY"
@@ -96,6 +98,7 @@ def _settings(launch: Launch, proxy: Mapping[str, str]) -> dict[str, str]:
         "BLOCK_SIZE": str(launch.block_size),
         "HTTP_PORT": str(launch.port),
         "HF_ENDPOINT": launch.hf_endpoint,
+        **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
         **proxy,
         **launch.environment,
     }

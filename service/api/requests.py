@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -20,6 +21,10 @@ Body = TypeVar("Body")
 ChatT = TypeVar("ChatT", bound="ChatRequest")
 
 _ABSENT = (b"", b"null")
+_BOM = b"\xef\xbb\xbf"
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 _HEAD = 256
 """Bytes at the start of a body that are searched for the field name of a long prompt."""
 
@@ -212,6 +217,8 @@ def decode_prompt_or_chat(body: bytes, chats: ChatBodyDecoder) -> ChatRequest | 
     Bodies of /v1/responses and of Anthropic's /v1/messages become chats. Common bodies are scanned once: determining
     the kind first would take as long as decoding.
     """
+    if body[:3] == _BOM:
+        body = body[3:]
     if b'"prompt"' in body[:_HEAD] and (request := _token_id_prompt(body)) is not None:
         return request
     if b"messages" in body:
@@ -260,9 +267,12 @@ def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
     if not body:
         raise ApiError(400, "the request has no body; send a JSON object", code="invalid_json")
     try:
-        return decoder.decode(body)
+        return decoder.decode(body[3:] if body[:3] == _BOM else body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise body_error(error) from None
+        if isinstance(error, msgspec.ValidationError) or (lone := _LONE_SURROGATE.search(body)) is None:
+            raise body_error(error) from None
+        message = f"the body holds a lone surrogate, {lone[0].decode()}, at byte {lone.start()}"
+        raise ApiError(400, message, code="invalid_json") from None
 
 
 _chat = msgspec.json.Decoder(ChatRequest)

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 from service.contract.model_options import ModelOptions
-from service.prompts.errors import BadModelFile, HubUnreachable, ModelNotFound, ModelUnavailable
+from service.prompts.errors import BadModelFile, HubUnreachable, ModelNotFound, ModelUnavailable, PromptError
 from service.prompts.models.allowed import BUILTIN_PREFIX, AllowedModels
 from service.prompts.models.detached import run_detached
 from service.prompts.models.load_failures import LoadFailures
@@ -21,6 +21,7 @@ from service.prompts.models.names import ModelNames, Source, has_tokenizer, is_r
 from service.prompts.options import PromptOptions
 from service.prompts.templates.rendering import Renderer
 from service.prompts.tokens.token_cache import TokenCache
+from service.prompts.tokens.tokenization import panics_as_errors
 
 _BUILTIN = Path(__file__).parent / "builtin"
 _HUB_CALLS = 4
@@ -162,16 +163,21 @@ class Models:
         return source
 
     def _model(self, name: str, folder: Path, *, trusted: bool) -> Model:
-        return Model(
-            name,
-            read_model_files(folder, name, self._options.renderers.get(name)),
-            trusted=trusted,
-            options=self._options,
-            given=self._options.model_options.get(name, ModelOptions()),
-            renderer=self._renderer,
-            cache=self.token_cache,
-            workers=self._workers,
-        )
+        files = read_model_files(folder, name, self._options.renderers.get(name))
+        try:
+            with panics_as_errors():
+                return Model(
+                    name,
+                    files,
+                    trusted=trusted,
+                    options=self._options,
+                    given=self._options.model_options.get(name, ModelOptions()),
+                    renderer=self._renderer,
+                    cache=self.token_cache,
+                    workers=self._workers,
+                )
+        except PromptError as error:
+            raise BadModelFile(files.tokenizer_file, error.message) from None
 
 
 # Imported when needed: the hub client takes a quarter of the start-up time, and models on disk do not need it.

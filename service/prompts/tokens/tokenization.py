@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +28,8 @@ _MAX_WORDS_CHARACTERS = 4096
 _MAX_SALTS = 1000
 
 _PROBES = ("a", "b c")
+_PANIC = "PanicException"
+"""A class that the library does not export."""
 
 
 class TokenizerFiles(Protocol):
@@ -134,7 +137,8 @@ class TextTokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of tokens, including special ones; raises PromptError for a number outside 32 bits."""
         try:
-            return self._tokenizer.decode_batch([tokens], skip_special_tokens=False)[0]
+            with panics_as_errors():
+                return self._tokenizer.decode_batch([tokens], skip_special_tokens=False)[0]
         except (OverflowError, TypeError):
             raise PromptError("tokens must be whole numbers of 0 or more", "tokens") from None
 
@@ -227,7 +231,8 @@ class TextTokenizer:
         return [*pieces, tokens[start * _TOKEN_BYTES :]]
 
     def _ids(self, text: str) -> TokenIds:
-        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        with panics_as_errors():
+            (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return array("I", encoding.ids)
 
     def _context(self, segment: Segment) -> str:
@@ -267,12 +272,25 @@ class TextTokenizer:
         return around.pop()
 
 
+@contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Turns failures of the tokenizer library, its panics and plain Exceptions, to PromptError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != _PANIC:
+            raise
+        raise PromptError(f"the model's tokenizer fails: {str(error)[:200]}") from None
+
+
 def _load(files: TokenizerFiles) -> tuple[Tokenizer, bool]:
     """Returns the tokenizer, and whether its class is known; raises BadModelFile."""
     try:
         text = files.tokenizer_file.read_text(encoding="utf-8-sig")
         described = json.loads(text)
         built = rebuilt(described, files.tokenizer_class, files.config)
-        return Tokenizer.from_str(text if built.tokenizer is described else json.dumps(built.tokenizer)), built.known
+        with panics_as_errors():
+            source = text if built.tokenizer is described else json.dumps(built.tokenizer)
+            return Tokenizer.from_str(source), built.known
     except Exception as error:  # the library raises no narrower class
         raise BadModelFile(files.tokenizer_file, error) from None

@@ -189,3 +189,20 @@ async def test_one_model_is_described_alone(serve: Serve) -> None:
     assert (card["id"], card["object"]) == ("builtin/demo", "model")
     async with client.get("/v1/models/none") as answer:
         assert (answer.status, (await answer.json())["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_a_byte_order_mark_is_taken(serve: Serve) -> None:
+    client = await serve()
+    for body in (b'\xef\xbb\xbf{"prompt": "Hi"}', b'\xef\xbb\xbf{"messages": [{"role": "user", "content": "Hi"}]}'):
+        async with client.post("/score", data=body) as answer:
+            assert answer.status == 200, await answer.text()
+
+
+@pytest.mark.parametrize("lone", ["\\ud800", "\\udc00", "\\uD83D and more"])
+async def test_a_lone_surrogate_is_named(serve: Serve, lone: str) -> None:
+    client = await serve()
+    async with client.post("/score", data=f'{{"prompt": "a {lone}"}}'.encode()) as answer:
+        assert answer.status == 400
+        assert f"a lone surrogate, {lone[:6]}, at byte 14" in (await answer.json())["error"]["message"]
+    async with client.post("/score", data=b'{"prompt": "\\ud83d\\ude80"}') as answer:
+        assert answer.status == 200

@@ -21,6 +21,8 @@ from tests.service.prompts.bodies import BODIES
 EXPECTED = json.loads((Path(__file__).parent / "vllm" / "gpt-oss.json").read_text())
 DATE = "2026-01-02"
 
+TAKEN_BY_VLLM_ONLY = {"no messages"}
+
 
 @pytest.fixture(scope="module")
 def harmony() -> HarmonyRenderer:
@@ -30,12 +32,12 @@ def harmony() -> HarmonyRenderer:
 
 @pytest.mark.parametrize("name", BODIES)
 def test_a_chat_has_the_tokens_of_vllm(harmony: HarmonyRenderer, name: str) -> None:
-    chat = msgspec.convert(BODIES[name], Chat)
-    if EXPECTED[name] is None:
-        with pytest.raises(PromptError):
-            harmony.render(chat)
+    if EXPECTED[name] is None or name in TAKEN_BY_VLLM_ONLY:
+        with pytest.raises((PromptError, msgspec.ValidationError)):
+            harmony.render(msgspec.convert(BODIES[name], Chat))
     else:
         for _ in range(2):  # the second time from the cache
+            chat = msgspec.convert(BODIES[name], Chat)
             assert harmony.render(chat).tokens.tolist() == EXPECTED[name]
 
 

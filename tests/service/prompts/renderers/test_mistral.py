@@ -16,6 +16,8 @@ from tests.service.prompts.bodies import BODIES
 
 EXPECTED = json.loads((Path(__file__).parent / "vllm" / "mistral-nemo.json").read_text())
 
+TAKEN_BY_VLLM_ONLY: set[str] = set()
+
 
 @pytest.fixture(scope="module")
 def nemo(shared: Path) -> MistralRenderer:
@@ -27,12 +29,12 @@ def nemo(shared: Path) -> MistralRenderer:
 
 @pytest.mark.parametrize("name", BODIES)
 def test_a_chat_has_the_tokens_of_vllm(nemo: MistralRenderer, name: str) -> None:
-    chat = msgspec.convert(BODIES[name], Chat)
-    if EXPECTED["chats"][name] is None:
-        with pytest.raises(PromptError):
-            nemo.render(chat)
+    if EXPECTED["chats"][name] is None or name in TAKEN_BY_VLLM_ONLY:
+        with pytest.raises((PromptError, msgspec.ValidationError)):
+            nemo.render(msgspec.convert(BODIES[name], Chat))
     else:
         for _ in range(2):  # the second time from the cache
+            chat = msgspec.convert(BODIES[name], Chat)
             assert nemo.render(chat).tokens.tolist() == EXPECTED["chats"][name]
 
 
