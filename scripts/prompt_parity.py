@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Compares prompts here with those of a real vLLM, over a table of bodies and texts and seeded random ones.
 
-Start `VLLM_SYSTEM_START_DATE=2026-01-02 vllm launch render FOLDER --port PORT`, which needs neither weights nor a GPU,
-then: python -m scripts.prompt_parity http://127.0.0.1:PORT FOLDER [--save FILE] [--generated N] [--seed N]
+Start `VLLM_SYSTEM_START_DATE=2026-01-02 vllm launch render FOLDER --port PORT --runner generate
+--enable-auto-tool-choice --tool-call-parser hermes`, which needs neither weights nor a GPU, then:
+
+python -m scripts.prompt_parity http://127.0.0.1:PORT FOLDER [--save FILE] [--generated N] [--seed N]
 
 Prints each request that differs and a last line of numbers; exit code 1 if one differs. A body that only one of the
 two refuses counts as different, a body that vLLM answers with an error of its own (500) does not count. --save writes

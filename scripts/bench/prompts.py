@@ -12,7 +12,9 @@ threads: the minimum over several runs with empty caches, then the median over s
 
 Targets for the last turn's ratio: 20 at 8,000 tokens, 40 at 32,000.
 
-Usage: scripts/bench/prompts.py [--model NAME] [--models-dir FOLDER] [--turns N] [--tokens N ...]
+With --renderers, it prints a line per renderer instead (scripts/bench/renderers.py).
+
+Usage: scripts/bench/prompts.py [--renderers] [--model NAME] [--models-dir FOLDER] [--turns N] [--tokens N ...]
                                 [--conversations N] [--runs N] [--json]
 """
 
@@ -34,7 +36,8 @@ from tokenizers import Tokenizer
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.bench.conversations import Message, conversation, upto  # noqa: E402 - after the checkout is on the path
+from scripts.bench import renderers  # noqa: E402 - after the checkout is on the path
+from scripts.bench.conversations import Message, conversation, upto  # noqa: E402
 from service.contract.tier_weights import TierWeights  # noqa: E402
 from service.index.base import Prompt, Rank, Stored, TokenIds  # noqa: E402
 from service.index.keys import block_keys  # noqa: E402
@@ -175,8 +178,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[8000, 32000])
     parser.add_argument("--conversations", type=int, default=5)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--renderers", action="store_true", help="a line per renderer")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.renderers:
+        arguments.words = 3 * arguments.tokens[0] // 4
+        asyncio.run(renderers.run(arguments))
+        return
     measured = {tokens: asyncio.run(run(arguments, tokens)) for tokens in arguments.tokens}
     if arguments.json:
         print(json.dumps({tokens: [turn._asdict() for turn in turns] for tokens, turns in measured.items()}))

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_RETRY_SECONDS = 2.0
 _CONCURRENT_PODS = 2
-_ANSWER_SECONDS = 5.0
+_ANSWER_SECONDS = 30.0
 _JITTER = 0.1
 
 

@@ -167,7 +167,7 @@ class Kvcache:
             found = self.fleet()[engine.pod]["parity"]
             if found and found[0]["verdict"] != "unknown":
                 return dict(found[0])
-            assert time.monotonic() < deadline, self.fleet()
+            assert time.monotonic() < deadline, found
             time.sleep(0.05)
 
     def post(self, path: str, **body: Any) -> requests.Response:
