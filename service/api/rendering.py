@@ -13,7 +13,7 @@ from service.prompts.chat import Chat
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 from service.prompts.models.catalog import Models
 from service.prompts.models.model import Model
-from service.prompts.renderers.base import CLIENT, ENGINE, HARMONY
+from service.prompts.renderers.base import CLIENT, ENGINE, HARMONY, TEMPLATE
 from service.prompts.renderers.engine import EngineRenderer
 from service.prompts.renderers.engine_api import EngineApi
 from service.prompts.templates.media import first_medium, until_first_medium
@@ -124,8 +124,11 @@ class Rendering:
 
     async def _by_engine(self, model: str, chat: Chat, *, with_text: bool) -> RenderedPrompt:
         engines = self._engines_of(model)
-        tokens, media = await self._engine.chat(engines, model, chat)
         loaded, text = self._models.find(model), None
+        # What is not loaded may be gpt-oss, whose chats /tokenize renders otherwise than the engine.
+        is_template = loaded is not None and loaded.renderer_name == TEMPLATE
+        may_tokenize = is_template and first_medium(chat.messages) is None
+        tokens, media = await self._engine.chat(engines, model, chat, may_tokenize=may_tokenize)
         if with_text:
             text = await engines[0].text_of(model, tokens)
             if text is None and loaded is not None:

@@ -15,6 +15,7 @@ from service.parity.probes import CHATS, TEXTS
 from service.prompts.chat import Chat
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 from service.prompts.models.model import Model
+from service.prompts.renderers.base import HARMONY
 from service.prompts.renderers.engine_api import EngineApi, EngineLacks, EngineRefused, EngineSilent, EngineTokens
 
 _SHOWN_TOKENS = 16
@@ -58,7 +59,7 @@ class Comparison:
 
     async def run(self) -> Parity:
         """The parity of all probe requests. One request at a time, so that the engine stays free for others."""
-        chats = await self._compare(self.chats, self._chat_here, lambda body: self.api.chat(self.served, body))
+        chats = await self._compare(self.chats, self._chat_here, self._chat_there)
         texts = await self._compare(self.texts, self._text_here, lambda text: self.api.text(self.served, text))
         reasons = dict.fromkeys(filter(None, (_reason(chats, "chats"), _reason(texts, "texts"))))
         return Parity(
@@ -75,6 +76,10 @@ class Comparison:
 
     async def _chat_here(self, body: Mapping[str, Any]) -> _Tokens:
         return (await self.model.render(msgspec.convert(body, Chat))).tokens
+
+    async def _chat_there(self, body: Mapping[str, Any]) -> EngineTokens:
+        """/tokenize knows the template only, also where the engine renders with another renderer."""
+        return await self.api.chat(self.served, body, may_tokenize=self.model.renderer_name != HARMONY)
 
     async def _text_here(self, text: str) -> _Tokens:
         return await self.model.tokenize(text)

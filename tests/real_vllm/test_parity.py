@@ -58,7 +58,7 @@ def test_a_template_and_its_default_variables_under_an_alias(engine: StartEngine
 
 def test_gpt_oss_is_rendered_by_harmony(engine: StartEngine, joined: Any) -> None:
     pytest.importorskip("openai_harmony", reason="oss-harmony is not installed")
-    started = engine("gpt_oss", "--served-model-name", ALIAS)
+    started = engine("gpt_oss", "--served-model-name", ALIAS, "--enable-scale-out")
     with joined(started) as kvcache:
         parity = kvcache.parity(started)
         assert (parity["verdict"], parity["renderer"]) == ("equal", "harmony"), parity

@@ -61,10 +61,17 @@ class EngineRenderer:
             cache_bytes, lambda _, known: _ENTRY_BYTES + _TOKEN_BYTES * len(known.rendered.tokens)
         )
 
-    async def chat(self, engines: Iterable[EngineApi], model: str, chat: Chat) -> EngineRendered:
-        """The tokens of a chat; raises PromptError if the engine refuses it, and ModelUnavailable."""
+    async def chat(
+        self, engines: Iterable[EngineApi], model: str, chat: Chat, *, may_tokenize: bool = True
+    ) -> EngineRendered:
+        """The tokens of a chat; raises PromptError if the engine refuses it, and ModelUnavailable.
+
+        `may_tokenize` allows an engine's /tokenize, which is exact for text and the model's template only.
+        """
         body = chat_body(chat)
-        return await self._remembered(engines, model, body, lambda api: api.chat(model, body))
+        return await self._remembered(
+            engines, model, body, lambda api: api.chat(model, body, may_tokenize=may_tokenize)
+        )
 
     async def text(
         self, engines: Iterable[EngineApi], model: str, text: str, *, add_special_tokens: bool = True

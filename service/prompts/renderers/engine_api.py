@@ -67,11 +67,17 @@ class EngineApi:
         self._session = session
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    async def chat(self, model: str, body: Mapping[str, Any]) -> EngineTokens:
-        """The tokens of a chat request; its own `model` is replaced."""
+    async def chat(self, model: str, body: Mapping[str, Any], *, may_tokenize: bool = True) -> EngineTokens:
+        """The tokens of a chat request; its own `model` is replaced.
+
+        Without a render endpoint, /tokenize is asked if it `may_tokenize`: it knows templates, but neither Harmony nor
+        the identifiers of media.
+        """
         request = {**body, "model": model}
         status, answer = await self._post(_CHAT, request)
-        if status in _NO_ENDPOINT:
+        if _is_missing(status, answer):
+            if not may_tokenize:
+                raise EngineLacks(f"the engine has no {_CHAT} (vLLM's option --enable-scale-out)")
             if unknown := [name for name in body if name not in _FIELDS_OF_TOKENIZE]:
                 raise EngineLacks(f"the engine's /tokenize does not take {', '.join(unknown)}")
             status, answer = await self._post(_TOKENIZE, request)
@@ -83,7 +89,7 @@ class EngineApi:
         """The tokens of a text, as of a text completion."""
         request = {"model": model, "prompt": text, "add_special_tokens": add_special_tokens}
         status, answer = await self._post(_TEXT, request)
-        if status in _NO_ENDPOINT:
+        if _is_missing(status, answer):
             status, answer = await self._post(_TOKENIZE, request)
         answer = self._checked(status, answer, _TEXT)
         return _tokens(answer[0] if isinstance(answer, list) and len(answer) == 1 else answer)
@@ -125,6 +131,11 @@ class EngineApi:
                     return response.status, None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise EngineSilent(f"the engine does not answer {path} ({str(error) or type(error).__name__})") from None
+
+
+def _is_missing(status: int, answer: Any) -> bool:
+    """Whether an endpoint does not exist, or is disabled: vLLM 0.32 answers 403 without --enable-scale-out."""
+    return status in _NO_ENDPOINT or (status == 403 and "scale-out" in str(answer).lower())
 
 
 async def _limited(response: aiohttp.ClientResponse) -> bytes:

@@ -4,11 +4,13 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 
 from service.fleet.parity import Verdict
 from service.parity.comparison import Comparison, first_difference
+from service.prompts.chat import Chat
 from service.prompts.renderers.engine_api import EngineApi
 from tests.service.engines import MODEL
 from tests.service.parity.conftest import MakeModel
@@ -58,6 +60,20 @@ async def test_an_engine_that_tokenizes_texts_only_is_known_for_texts(compare: A
     tokens = (await (await make_model()).tokenize("Hello")).tolist()
     parity = await compare({"/v1/completions/render": (200, [{"token_ids": tokens}])})
     assert (parity.chats, parity.texts, parity.verdict) == (Verdict.UNKNOWN, Verdict.EQUAL, Verdict.UNKNOWN)
+
+
+async def test_tokenize_is_asked_where_render_endpoints_are_disabled(compare: Any, make_model: MakeModel) -> None:
+    model = await make_model()
+    chat = (await model.render(msgspec.convert(HELLO["hello"], Chat))).tokens.tolist()
+    disabled = (403, {"error": "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out."})
+    parity = await compare(
+        {
+            "/v1/chat/completions/render": disabled,
+            "/v1/completions/render": disabled,
+            "/tokenize": (200, {"tokens": chat}),
+        }
+    )
+    assert (parity.chats, parity.texts) == (Verdict.EQUAL, Verdict.DIFFERS)
 
 
 async def test_a_refusal_of_all_chats_is_no_equality(compare: Any) -> None:

@@ -27,7 +27,7 @@ class Engine:
         """Set when two requests wait."""
         self._answer = answer
 
-    async def chat(self, model: str, body: Mapping[str, Any]) -> EngineTokens:
+    async def chat(self, model: str, body: Mapping[str, Any], *, may_tokenize: bool) -> EngineTokens:
         self.asked += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
