@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.command import Command, Commands, free_port
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 
 class RuntimeCommand:
@@ -57,7 +58,7 @@ class Up:
 
     def start(self, *more: str, environment: Mapping[str, str] | None = None) -> Command:
         options = ("--runtime", self.runtime.kind, "--name", self.name, "--image", self.runtime.image)
-        where = ("--port", str(self.port), "--model", "builtin/demo")
+        where = ("--port", str(self.port), "--model", "builtin/demo", "--timeout", str(PATIENCE))
         return self.kvcache.start("up", *options, *where, *more, environment=environment)
 
     @property

@@ -19,8 +19,6 @@ from aiohttp import ClientError, ClientSession
 from tests.ipv6 import needs_ipv6
 from tests.waiting import PATIENCE
 
-STOP_TIMEOUT = 25.0
-"""Far above the second that a stop takes, and below the time that the work in flight would take."""
 _LISTENING = re.compile(rb"listening on http://\S+:(\d+)")
 
 
@@ -68,7 +66,7 @@ async def running(environment: dict[str, str]) -> AsyncIterator[tuple[Process, i
 async def stop(process: Process, number: signal.Signals = signal.SIGTERM) -> tuple[str, str]:
     """Waits for the end after a signal; gives what was written to stdout and stderr meanwhile."""
     process.send_signal(number)
-    out, err = await asyncio.wait_for(process.communicate(), STOP_TIMEOUT)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
     return out.decode(), err.decode()
 
 
