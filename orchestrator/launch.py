@@ -57,7 +57,7 @@ class Launch:
     """The resolved options of one launch: flags, environment, file and defaults are merged.
 
     `runtime` None: the first that answers. `build` True forces a build, False forbids it, None builds on changes.
-    `memory` is in bytes, `timeout` in seconds.
+    `memory` is in bytes, None is the default of a container and 0 no limit; `timeout` is in seconds.
     """
 
     runtime: RuntimeKind | None = None
@@ -242,11 +242,13 @@ def _check_setting(name: str, value: str) -> None:
 
 
 def parse_memory(text: str) -> int:
-    """Parses 512m, 2g, 1.5GiB or 1073741824 to bytes; raises UsageError."""
+    """Parses 512m, 2g, 1.5GiB or 1073741824 to bytes, and none to 0; raises UsageError."""
+    if text.strip().lower() == "none":
+        return 0
     try:
         return parse_size(text, _LEAST_MEMORY)
     except ValueError as error:
-        raise UsageError(f"--memory: {text!r} is not valid: it {error}.", "Examples: 512m, 2g") from None
+        raise UsageError(f"--memory: {text!r} is not valid: it {error}.", "Examples: 512m, 2g, none") from None
 
 
 DEFAULTS = Launch()

@@ -210,7 +210,11 @@ Cpus = Annotated[
 ]
 Memory = Annotated[
     str | None,
-    typer.Option(envvar="KVCACHE_MEMORY", help="Most memory it may use, such as 2g."),
+    typer.Option(
+        envvar="KVCACHE_MEMORY",
+        help="Most memory it may use, such as 2g; none for no limit.",
+        show_default="4g in a container",
+    ),
 ]
 Timeout = Annotated[
     float,

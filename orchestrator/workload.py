@@ -43,6 +43,7 @@ _PASSED_ON = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 """Variables of the hub's client that reach the service from the shell."""
 _HUB_CACHE = "/cache/huggingface"
 _API_KEYS = "API_KEYS"
+_DEFAULT_MEMORY = 4 << 30
 _CURVE_KEY = "ZMQ_CURVE_KEY"
 _TOKEN = "/run/secrets/hf-token"  # noqa: S105 - a path
 _SECRET_ENVIRONMENT = "/run/secrets/environment"  # noqa: S105 - a path
@@ -180,7 +181,7 @@ def _in_container(
         user=who.user,
         as_caller=who.as_caller,
         cpus=launch.cpus,
-        memory=launch.memory,
+        memory=memory_limit(launch.memory, rootless=runtime.rootless),
         networks=launch.networks,
         restart=launch.restart,
     )
@@ -198,6 +199,17 @@ def _pods_seen_from_container(launch: Launch) -> str:
             f"--pod: {keyed.key_file} is not readable from inside a container.", "Use --runtime process for a key_file."
         )
     return ",".join(map(str, pods_seen_from_container(launch.pod_entries, HOST_NAME)))
+
+
+def memory_limit(wanted: int | None, *, rootless: bool) -> int | None:
+    """The limit of a container in bytes; None for none.
+
+    The default holds the default limits at their worst: 1 GiB for requests, 20 million blocks, and as much again while
+    tables grow. A rootless runtime may not be allowed to set limits, so it has no default.
+    """
+    if wanted is None:
+        return None if rootless else _DEFAULT_MEMORY
+    return wanted or None
 
 
 def service_address(launch: Launch, runtime: ContainerRuntime) -> str:

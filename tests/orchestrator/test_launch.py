@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.launch import Launch, parse_environment, parse_memory
+from orchestrator.workload import memory_limit
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,13 @@ def test_a_service_is_open_when_other_machines_need_no_key(
     address: str, environment: dict[str, str], is_open: bool
 ) -> None:
     assert Launch(publish_address=address, environment=environment).is_open_to_others is is_open
+
+
+@pytest.mark.parametrize(
+    ("text", "rootless", "limit"),
+    [(None, False, 4 << 30), (None, True, None), ("2g", True, 2 << 30), ("2g", False, 2 << 30), ("none", False, None)],
+)
+def test_a_container_has_a_memory_limit_unless_none_is_wanted(
+    text: str | None, rootless: bool, limit: int | None
+) -> None:
+    assert memory_limit(parse_memory(text) if text else None, rootless=rootless) == limit
