@@ -26,7 +26,8 @@ CHAT: dict[str, Any] = {"model": ALIAS, "messages": [{"role": "user", "content":
 def joined(tmp_path: Path) -> Any:
     @contextmanager
     def start(engine: Engine, **settings: str) -> Iterator[Kvcache]:
-        with running_kvcache([engine], tmp_path / "models", PODS=f"http://{engine.pod}", **settings) as kvcache:
+        patient = {"PODS": f"http://{engine.pod}", "RENDER_URL_TIMEOUT": "60", **settings}
+        with running_kvcache([engine], tmp_path / "models", **patient) as kvcache:
             yield kvcache
 
     return start
