@@ -2,8 +2,9 @@
 engines that come, evict, restart and go, slow clients, and clients that leave.
 
 python -m scripts.soak [--duration 30m] [--windows 12] [--json]
-Prints memory, descriptors and latencies of each window of time. Exits 1 if an answer differed from the engines, a
-request failed, the service died, or memory, descriptors or latency grew from the second quarter to the last.
+Prints memory, descriptors, latencies and CPU time of each window. Exits 1 if an answer differed from the engines, a
+request failed, the service died, or memory, descriptors or CPU time per answer grew from the second quarter to the
+last.
 """
 
 from __future__ import annotations
@@ -99,18 +100,26 @@ async def _observe(
     service: Target, scores: Scores, churn: Churn, duration: float, windows: int, *, as_json: bool
 ) -> list[Window]:
     seen: list[Window] = []
+    spent = _cpu_seconds(service)
     if not as_json:
-        heads = ("memory MB", "descriptors", "scores", "p50 ms", "p99 ms", "batches")
+        heads = ("memory MB", "descriptors", "scores", "p50 ms", "p99 ms", "batches", "CPU ms each")
         print(f"{'seconds':>8}" + "".join(f"{head:>13}" for head in heads))
     for number in range(1, windows + 1):
         await asyncio.sleep(duration / windows)
         if not service.alive():
             break
         times, batches = scores.taken(), churn.taken()
-        window = Window.of(number * duration / windows, service.rss(), service.process.num_fds(), times, batches)
+        spent, spent_before = _cpu_seconds(service), spent
+        ended = number * duration / windows
+        window = Window.of(ended, service.rss(), service.process.num_fds(), times, batches, cpu=spent - spent_before)
         seen.append(window)
         print(json.dumps(asdict(window)) if as_json else window.line(), flush=True)
     return seen
+
+
+def _cpu_seconds(service: Target) -> float:
+    times = service.process.cpu_times()
+    return float(times.user + times.system)
 
 
 def main(arguments: list[str]) -> int:
