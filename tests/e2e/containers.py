@@ -77,4 +77,6 @@ def checkout(folder: Path) -> Path:
     for part in ("orchestrator", "service"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Containerfile", folder)
+    # Wheels that a developer put there are part of the image, too.
+    shutil.copytree(ROOT / "wheels", folder / "wheels")
     return folder

@@ -38,15 +38,22 @@ def wheel(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def _without_compiler(changed: Callable[[str, str], Up]) -> Up:
+    """An `up` whose build fails where it would install a compiler, without wheels that a developer has."""
+    up = changed(_INSTALLS, _FAILS)
+    for lying in (up.kvcache.root / "wheels").glob("*.whl"):
+        lying.unlink()
+    return up
+
+
 @pytest.mark.parametrize("place", ["named", "in wheels/"])
 def test_a_wheel_that_fits_spares_the_image_a_compiler(
     changed: Callable[[str, str], Up], runtime: RuntimeCommand, wheel: Path, place: str
 ) -> None:
-    up = changed(_INSTALLS, _FAILS)
+    up = _without_compiler(changed)
     named = ["--wheel", str(wheel)]
     if place != "named":
         named = []
-        (up.kvcache.root / "wheels").mkdir()
         (up.kvcache.root / "wheels" / wheel.name).write_bytes(wheel.read_bytes())
     image = f"{runtime.image}-wheel"
     try:
@@ -68,7 +75,7 @@ def test_a_wheel_for_another_python_is_refused_if_named_and_passed_over_if_not(
     with zipfile.ZipFile(wheel) as whole, zipfile.ZipFile(other, "w") as renamed:
         for name in whole.namelist():
             renamed.writestr(name.replace(".cpython-3", ".cpython-9"), whole.read(name))
-    up = changed(_INSTALLS, _FAILS)
+    up = _without_compiler(changed)
     image = f"{runtime.image}-other"
 
     named = up.start("-d", "--image", image, "--wheel", str(other)).finish(400)
@@ -76,7 +83,6 @@ def test_a_wheel_for_another_python_is_refused_if_named_and_passed_over_if_not(
     assert f"Error: --wheel: {other} does not fit the base image" in named.output
     assert "none of the wheels has loops for Python" in named.output
 
-    (up.kvcache.root / "wheels").mkdir()
     (up.kvcache.root / "wheels" / other.name).write_bytes(other.read_bytes())
     lying = up.start("-d", "--image", image).finish(400)
     assert "No wheel fits the base image; the inner loops are compiled" in lying.output
