@@ -66,11 +66,11 @@ def serving(vllm: Path, models: Models, tmp_path: Path) -> Iterator[Serving]:
 
 @pytest.fixture
 def engine(vllm: Path, models: Models, tmp_path: Path) -> Iterator[StartEngine]:
-    """Starts a vLLM of a kind of model, with more options of `vllm serve`."""
+    """Starts a vLLM of a kind of model under a name, with more options of `vllm serve`."""
     with ExitStack() as stack:
 
-        def start(kind: str, *options: str) -> Engine:
-            started = Engine(vllm, models(kind), options, tmp_path / f"{kind}.log")
+        def start(kind: str, name: str, *options: str) -> Engine:
+            started = Engine(vllm, models(kind), options, tmp_path / f"{kind}.log", name=name)
             stack.enter_context(_running(started))
             return started
 

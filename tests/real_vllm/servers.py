@@ -61,6 +61,8 @@ class Engine:
     log: Path
     ranks: int = 1
     port: int = 0
+    name: str = MODEL
+    """The model's name in requests and in the topic of events."""
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +82,7 @@ class Engine:
 
     def start(self) -> None:
         """Starts it; `wait` waits until it is ready."""
-        command = [*map(str, (_SCRIPTS / "serve", self.vllm, self.model, MODEL, self.port)), *self.options]
+        command = [*map(str, (_SCRIPTS / "serve", self.vllm, self.model, self.name, self.port)), *self.options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 

@@ -37,7 +37,7 @@ def test_a_template_and_its_default_variables_under_an_alias(engine: StartEngine
     template = tmp_path / "own.jinja"
     template.write_text(TEMPLATE)
     flags = ("--chat-template", str(template), "--default-chat-template-kwargs", json.dumps(MOOD))
-    started = engine("granite", "--served-model-name", ALIAS, *flags)
+    started = engine("granite", ALIAS, *flags)
     with joined(started) as kvcache:
         parity = kvcache.parity(started)
         assert (parity["model"], parity["chats"], parity["texts"]) == (ALIAS, "differs", "equal")
@@ -59,7 +59,7 @@ def test_a_template_and_its_default_variables_under_an_alias(engine: StartEngine
 
 def test_gpt_oss_is_rendered_by_harmony(engine: StartEngine, joined: Any) -> None:
     pytest.importorskip("openai_harmony", reason="oss-harmony is not installed")
-    started = engine("gpt_oss", "--served-model-name", ALIAS, "--enable-scale-out")
+    started = engine("gpt_oss", ALIAS, "--enable-scale-out")
     with joined(started) as kvcache:
         parity = kvcache.parity(started)
         assert (parity["verdict"], parity["renderer"]) == ("equal", "harmony"), parity
