@@ -239,7 +239,12 @@ async def rendering(
 @asynccontextmanager
 async def loaded_models(options: PromptOptions, index: Index, fleet: Registry) -> AsyncIterator[Models]:
     """Loads models on demand."""
-    models = Models(options, lambda name: index.serves(name) or fleet.serves(name), root_of=fleet.root_of)
+    models = Models(
+        options,
+        lambda name: index.serves(name) or fleet.serves(name),
+        root_of=fleet.root_of,
+        length_of=fleet.length_of,
+    )
     try:
         yield models
     finally:

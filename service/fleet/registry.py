@@ -193,6 +193,11 @@ class Registry:
         served = self.model(model)
         return served.root if served is not None else None
 
+    def length_of(self, model: str) -> int | None:
+        """The maximum length of a model in tokens, as an engine's /v1/models says; None if unknown."""
+        served = self.model(model)
+        return served.max_model_len if served is not None else None
+
     def model(self, name: str) -> ServedModel | None:
         """A model as the first pod lists it."""
         for pod in self:

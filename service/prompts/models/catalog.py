@@ -44,8 +44,13 @@ class Models:
         serves: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = monotonic,
         root_of: Callable[[str], str | None] = lambda _: None,
+        length_of: Callable[[str], int | None] = lambda _: None,
     ) -> None:
-        """`serves` tells whether a pod serves a model, `root_of` its `root` there; `clock` returns seconds."""
+        """`serves` tells whether a pod serves a model, `root_of` its `root` and `length_of` its length there.
+
+        `clock` returns seconds.
+        """
+        self._length_of = length_of
         self._options = options
         self._names = ModelNames(options.models_dir, options.model_aliases, root_of)
         self._allowed = AllowedModels(
@@ -175,6 +180,7 @@ class Models:
                     renderer=self._renderer,
                     cache=self.token_cache,
                     workers=self._workers,
+                    served_length=partial(self._length_of, name),
                 )
         except PromptError as error:
             raise BadModelFile(files.tokenizer_file, error.message) from None

@@ -55,16 +55,19 @@ class Model:
         renderer: Renderer,
         cache: TokenCache,
         workers: Executor,
+        served_length: Callable[[], int | None] = lambda: None,
     ) -> None:
         """`trusted`: the model is one of the operator's; `given` are the options of its engines.
 
+        `served_length` returns the maximum length, in tokens, that an engine gives the model; None if unknown.
         Raises BadModelFile. Blocks while it reads the vocabulary.
         """
         self.name = name
         self.trusted = trusted
         self._given = given
         self._given_template = _given_template(given.chat_template, options.models_dir)
-        self.max_model_length = given.max_model_len or files.max_length
+        self._served_length = served_length
+        self._files_length = files.max_length
         self._by_salt = options.token_cache_by_salt
         if self._by_salt and files.renderer.name != TEMPLATE:
             cache = TokenCache(0)  # renderers of packages cache without salts
@@ -116,6 +119,11 @@ class Model:
                 salt=chat.cache_salt,
             ),
         )
+
+    @property
+    def max_model_length(self) -> int | None:
+        """Tokens of a prompt and its answer: as the operator says, else the engine, else the model's files."""
+        return self._given.max_model_len or self._served_length() or self._files_length
 
     def renderer_of(self, *, chat: bool) -> str:
         """The renderer of chats, or else of texts."""

@@ -89,3 +89,14 @@ async def test_the_length_of_the_model_bounds_a_prompt(load: Load) -> None:
     model = await load(max_model_len=5)
     assert model.max_model_length == 5
     assert len((await model.render(Chat(messages=HI, truncate_prompt_tokens=-1))).tokens) == 4
+
+
+async def test_the_length_that_an_engine_gives_a_model_bounds_a_prompt(tmp_path: Path) -> None:
+    shutil.copytree(BUILTIN, tmp_path / "m")
+    models = Models(PromptOptions(models_dir=tmp_path), length_of={"m": 7}.get)
+    try:
+        model = await models.get("m")
+        assert model.max_model_length == 7
+        assert len((await model.render(Chat(messages=HI, truncate_prompt_tokens=-1))).tokens) == 6
+    finally:
+        await models.close()
