@@ -155,7 +155,8 @@ async def test_a_part_that_is_no_text_is_refused_as_such(model: Model, part: dic
 async def test_parts_stay_parts_for_a_template_that_walks_them() -> None:
     models = Models(PromptOptions(trust_request_chat_template=True))
     model = await models.get("builtin/demo")
-    parts = [{"type": "text", "text": "a", "cache_control": {"type": "x"}}, {"type": "refusal", "refusal": ""}, "b"]
+    parts = [{"type": "text", "text": "a", "cache_control": {"type": "x"}}, {"type": "refusal", "refusal": ""}]
+    parts.append({"type": "text", "text": "b"})
     chat = Chat(
         messages=[
             {"role": "user", "content": parts},
