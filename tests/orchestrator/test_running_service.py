@@ -93,6 +93,7 @@ def test_status_tells_where_and_how_it_runs_and_what_it_reports(up: Running) -> 
             "exact": False,
             "open_to_others": False,
             "refused": False,
+            "fleet": [],
         },
     }
     shown = up.command("status")

@@ -81,7 +81,7 @@ def test_an_invalid_score_request_is_rejected_with_the_field_at_fault(
             "the body is nested too deeply",
             None,
         ),
-        (b'{"messages": [{"\\ud800": 1}]}', "the body is not valid JSON: unexpected", None),
+        (b'{"messages": [{"\\ud800": 1}]}', "the body holds a lone surrogate", None),
     ],
 )
 def test_an_invalid_chat_request_is_rejected_with_the_field_at_fault(

@@ -50,6 +50,7 @@ def said(role: str, content: Any, **fields: Any) -> Message:
 
 HELLO = said("user", "Hello, wörld!\n\n")
 TALK = [said("system", "Be brief."), said("user", "What is 2+2?"), said("assistant", "4"), said("user", "And 3+3?")]
+TEXT_B = {"type": "text", "text": "b"}
 PARTS = [{"type": "text", "text": "one"}, {"type": "text", "text": ""}, {"type": "text", "text": "two "}]
 
 CASES = [
@@ -83,7 +84,7 @@ CASES = [
         "parts of other names",
         {
             "messages": [
-                said("user", [{"type": "input_text", "text": "a"}, {"type": "refusal", "refusal": "no"}, "b"]),
+                said("user", [{"type": "input_text", "text": "a"}, {"type": "refusal", "refusal": "no"}, TEXT_B]),
                 said("assistant", [{"type": "output_text", "text": "c"}, {"type": "thinking", "thinking": "d"}]),
                 said("user", [{"type": "text", "text": None}, {"type": "text", "text": "e"}]),
             ]
