@@ -44,7 +44,7 @@ from service.contract.endpoints import Endpoint
 from service.contract.settings import Settings, SettingsError
 from service.events.curve import KeyPair
 from service.events.pool import EventPool
-from service.fleet.monitor import Monitor
+from service.fleet.health_checks import Monitor
 from service.fleet.pods_file import PodsFile
 from service.fleet.registry import Pod, Registry
 from service.gateway.gateway import Gateway

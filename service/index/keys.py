@@ -57,7 +57,7 @@ def block_extra(names: Sequence[object]) -> bytes | None:
 
 
 def salt_extra(cache_salt: str) -> bytes | None:
-    """What a salt adds to the first block of a chain, for the blocks of events as for those of prompts."""
+    """What a salt adds to the first block of a chain, for events that name it apart from `extra_keys`."""
     return block_extra([cache_salt])
 
 
