@@ -47,6 +47,7 @@ def test_it_is_found_reported_and_taken_down(up: Up) -> None:
             "compiled": True,
             "open_to_others": False,
             "refused": False,
+            "fleet": [],
         },
     }
 
