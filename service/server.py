@@ -42,12 +42,14 @@ async def listening(settings: Settings) -> AsyncIterator[int]:
         except TlsError as error:
             raise ListenError(str(error)) from error
         listener = Listener(connection, files, handshake_timeout=settings.header_timeout)
-        async with _open(listener, settings, "HTTP_PORT") as port, _metrics(app, settings):
-            yield port
-            listener.close()
-            # aiohttp drops unread bodies as soon as it shuts down.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(app[TRAFFIC].wait_idle(), _DRAIN_SECONDS)
+        async with _open(listener, settings, settings.http_port, "HTTP_PORT") as port, _metrics(app, settings):
+            try:
+                yield port
+            finally:
+                listener.close()
+                # aiohttp drops unread bodies as soon as it shuts down.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(app[TRAFFIC].wait_idle(), _DRAIN_SECONDS)
 
 
 @asynccontextmanager
@@ -80,8 +82,8 @@ async def _running(app: web.Application, settings: Settings) -> AsyncIterator[Ca
 
 
 @asynccontextmanager
-async def _open(listener: Listener, settings: Settings, variable: str) -> AsyncIterator[int]:
-    number = getattr(settings, variable.lower())
+async def _open(listener: Listener, settings: Settings, number: int, variable: str) -> AsyncIterator[int]:
+    """Listens on a port, whose setting is `variable`; gives the port. Raises ListenError."""
     try:
         port = await listener.open(settings.http_host, number)
     except TlsError as error:
@@ -116,5 +118,5 @@ async def _metrics(app: web.Application, settings: Settings) -> AsyncIterator[No
     )
     async with _running(observed, settings) as connection:
         listener = Listener(connection, handshake_timeout=settings.header_timeout)
-        async with _open(listener, settings, "METRICS_PORT"):
+        async with _open(listener, settings, settings.metrics_port, "METRICS_PORT"):
             yield
