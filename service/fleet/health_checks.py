@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from random import Random
 
 import aiohttp
 
+from service.fleet.pod_tasks import PodTasks, jittered
 from service.fleet.probe import Probe, ProbeFailed
 from service.fleet.registry import Pod, Registry
 
 logger = logging.getLogger(__name__)
-_JITTER = 0.1
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 5.0
 _UNHEALTHY_AFTER = 2
@@ -37,36 +36,20 @@ class Monitor:
         interval: float = 5.0,
         on_joined: OnLearned = lambda _: None,
     ) -> None:
-        self._registry = registry
         self._on_learned = on_learned
         self._on_joined = on_joined
         self._interval = interval
-        self._tasks: dict[Pod, asyncio.Task[None]] = {}
-        self._random = Random()  # noqa: S311 - only spreads the checks
-        self._session: aiohttp.ClientSession | None = None
+        timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS, sock_connect=_CONNECT_SECONDS)
+        self._tasks = PodTasks(registry, self._watch, timeout, "health")
 
     def start(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS, sock_connect=_CONNECT_SECONDS)
-        self._session = aiohttp.ClientSession(timeout=timeout)
-        self._registry.watch(self._changed)
+        self._tasks.start()
 
     async def close(self) -> None:
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        await self._tasks.close()
 
-    def _changed(self, pod: Pod, is_there: bool) -> None:
-        if is_there:
-            self._tasks[pod] = asyncio.create_task(self._watch(pod), name=f"monitor of {pod.name}")
-        elif (task := self._tasks.pop(pod, None)) is not None:
-            task.cancel()
-
-    async def _watch(self, pod: Pod) -> None:
-        assert self._session is not None  # noqa: S101 - tasks begin after start
-        probe = Probe(self._session)
+    async def _watch(self, pod: Pod, session: aiohttp.ClientSession) -> None:
+        probe = Probe(session)
         failures = 0
         while True:
             try:
@@ -83,8 +66,7 @@ class Monitor:
                     logger.info("Pod %s is healthy", pod.name)
                 pod.healthy, pod.problem = True, None
                 pod.breaker.reachable()
-            pause = self._interval if pod.healthy else self._interval / 10
-            await asyncio.sleep(pause * self._random.uniform(1 - _JITTER, 1 + _JITTER))
+            await asyncio.sleep(jittered(self._interval if pod.healthy else self._interval / 10))
 
     async def _learn(self, probe: Probe, pod: Pod) -> None:
         learned = await probe.learn(pod)

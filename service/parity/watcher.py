@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from random import Random
 
 import aiohttp
 
 from service.fleet.parity import Parity, Verdict
+from service.fleet.pod_tasks import PodTasks, jittered
 from service.fleet.registry import Pod, Registry
 from service.parity.comparison import Comparison
 from service.prompts.errors import ModelNotFound, ModelUnavailable
@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS = 2.0
 _CONCURRENT_PODS = 2
 _ANSWER_SECONDS = 30.0
-_JITTER = 0.1
 
 
 class ParityWatcher:
@@ -34,61 +33,51 @@ class ParityWatcher:
         self._registry = registry
         self._models = models
         self._interval = interval
-        self._tasks: dict[Pod, asyncio.Task[None]] = {}
         self._joined: dict[Pod, asyncio.Event] = {}
         self._turns = asyncio.Semaphore(_CONCURRENT_PODS)
-        self._random = Random()  # noqa: S311 - only spreads the comparisons
-        self._session: aiohttp.ClientSession | None = None
+        timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
+        self._tasks = PodTasks(registry, self._watch, timeout, "parity")
 
     def start(self) -> None:
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS))
-        self._registry.watch(self._changed)
+        self._tasks.start()
 
     async def close(self) -> None:
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        await self._tasks.close()
 
     def joined(self, pod: Pod) -> None:
         """Notes that the pod's engine has started, or started again, and that its models are known."""
         if (event := self._joined.get(pod)) is not None:
             event.set()
 
-    def _changed(self, pod: Pod, is_there: bool) -> None:
-        if is_there:
-            self._joined[pod] = asyncio.Event()
-            if pod.learned is not None:
-                self._joined[pod].set()
-            self._tasks[pod] = asyncio.create_task(self._watch(pod), name=f"parity of {pod.name}")
-        elif (task := self._tasks.pop(pod, None)) is not None:
+    async def _watch(self, pod: Pod, session: aiohttp.ClientSession) -> None:
+        joined = self._joined[pod] = asyncio.Event()
+        if pod.learned is not None:
+            joined.set()
+        try:
+            await self._keep_comparing(pod, session, joined)
+        finally:
             del self._joined[pod]
-            task.cancel()
 
-    async def _watch(self, pod: Pod) -> None:
-        joined = self._joined[pod]
+    async def _keep_comparing(self, pod: Pod, session: aiohttp.ClientSession, joined: asyncio.Event) -> None:
         await joined.wait()
         pause = _FIRST_RETRY_SECONDS
         while True:
             joined.clear()
             async with self._turns:
-                await self._compare(pod)
+                await self._compare(pod, session)
             if any(parity.verdict is Verdict.UNKNOWN for parity in pod.parity.values()):
                 wait, pause = pause, min(2 * pause, self._interval)
             else:
                 wait, pause = self._interval, _FIRST_RETRY_SECONDS
             with suppress(TimeoutError):
-                async with asyncio.timeout(wait * self._random.uniform(1 - _JITTER, 1 + _JITTER)):
+                async with asyncio.timeout(jittered(wait)):
                     await joined.wait()
 
-    async def _compare(self, pod: Pod) -> None:
-        assert self._session is not None  # noqa: S101 - tasks begin after start
+    async def _compare(self, pod: Pod, session: aiohttp.ClientSession) -> None:
         served = [model.id for model in pod.learned.models if model.parent is None] if pod.learned else []
         for gone in pod.parity.keys() - set(served):
             self._registry.set_parity(pod, gone, None)
-        api = EngineApi(self._session, pod.entry.url, pod.key)
+        api = EngineApi(session, pod.entry.url, pod.key)
         for name in served:
             try:
                 parity = await Comparison(api, name, await self._models.get(name)).run()
