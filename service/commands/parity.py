@@ -92,8 +92,7 @@ async def _run(options: argparse.Namespace, settings: Settings, pod: Pod) -> int
         print(write_compared(pod.entry.url, learned.version, compared))  # noqa: T201
     else:
         _print(pod, learned, found, options.files)
-    verdicts = {parity.verdict for parity in found.values()}
-    return next(_EXIT_CODES[one] for one in (Verdict.DIFFERS, Verdict.UNKNOWN, Verdict.EQUAL) if one in verdicts)
+    return _EXIT_CODES[Verdict.of_all([parity.verdict for parity in found.values()])]
 
 
 def _absolute(files: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,6 +13,13 @@ class Verdict(StrEnum):
     EQUAL = "equal"
     DIFFERS = "differs"
     UNKNOWN = "unknown"
+
+    @classmethod
+    def of_all(cls, verdicts: Collection[Verdict]) -> Verdict:
+        """The verdict on several: one that differs decides, then one that is unknown; `unknown` for none."""
+        if not verdicts:
+            return cls.UNKNOWN
+        return next((one for one in (cls.DIFFERS, cls.UNKNOWN) if one in verdicts), cls.EQUAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +57,8 @@ class Parity:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict on all requests: `differs` before `unknown` before `equal`."""
-        kinds = (self.chats, self.texts)
-        return next((one for one in (Verdict.DIFFERS, Verdict.UNKNOWN) if one in kinds), Verdict.EQUAL)
+        """The verdict on all requests."""
+        return Verdict.of_all((self.chats, self.texts))
 
     def of(self, *, chat: bool) -> Verdict:
         """The verdict on one kind of requests."""
@@ -64,7 +70,7 @@ UNASKED = Parity(reason="the engine has not been asked yet")
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What is known of the pods that serve a model, for one kind of requests."""
+    """Whether tokens agree, for one model and one kind of requests, over all pods that serve the model."""
 
     verdict: Verdict
     """Whether our tokens equal theirs: one pod that differs decides."""
@@ -74,8 +80,8 @@ class Agreement:
 
 def agreement(parities: Sequence[Parity], *, chat: bool) -> Agreement:
     """The agreement of pods; `unknown` without pods."""
-    verdicts = {parity.of(chat=chat) for parity in parities} or {Verdict.UNKNOWN}
-    verdict = next(one for one in (Verdict.DIFFERS, Verdict.UNKNOWN, Verdict.EQUAL) if one in verdicts)
+    verdicts = {parity.of(chat=chat) for parity in parities}
+    verdict = Verdict.of_all(verdicts)
     fingerprints = {parity.fingerprint for parity in parities}
     if len(parities) == 1 or verdicts == {Verdict.EQUAL}:
         return Agreement(verdict, Verdict.EQUAL)

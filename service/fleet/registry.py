@@ -71,9 +71,12 @@ class Pod:
 
     def serves(self, model: str | None) -> bool:
         """Whether it serves a model; True while its models are unknown."""
-        if model is None or self.learned is None or not self.learned.models:
-            return True
-        return any(served.id == model for served in self.learned.models)
+        return model is None or not self.models or any(served.id == model for served in self.models)
+
+    @property
+    def models(self) -> tuple[ServedModel, ...]:
+        """The models that its engine lists; none while they are unknown."""
+        return self.learned.models if self.learned is not None else ()
 
     @property
     def is_available(self) -> bool:
@@ -156,7 +159,7 @@ class Registry:
         self._agreements.clear()
 
     def agreement(self, model: str, *, chat: bool) -> Agreement:
-        """What is known of the pods that serve a model, for chats, or else for texts."""
+        """Whether tokens agree over all pods that serve a model, for chats, or else for texts."""
         found = self._agreements.get((model, chat))
         if found is None:
             parities = [pod.parity.get(model, UNASKED) for pod in self._serving(model)]
@@ -171,7 +174,7 @@ class Registry:
         return sorted(found, key=lambda pod: pod.in_flight)
 
     def _serving(self, model: str) -> list[Pod]:
-        return [pod for pod in self if pod.learned and any(one.id == model for one in pod.learned.models)]
+        return [pod for pod in self if any(served.id == model for served in pod.models)]
 
     def serves(self, model: str) -> bool:
         """Whether a pod lists a model of that name, which is no LoRA."""
@@ -181,7 +184,7 @@ class Registry:
         """The base model of a LoRA that a pod lists, or the name itself if it is a model's; None if no pod lists it."""
         base: str | None = None
         for pod in self:
-            for model in pod.learned.models if pod.learned else ():
+            for model in pod.models:
                 if model.id == name and model.parent is None:
                     return name
                 if model.id == name:
@@ -201,7 +204,7 @@ class Registry:
     def model(self, name: str) -> ServedModel | None:
         """A model as the first pod lists it."""
         for pod in self:
-            for model in pod.learned.models if pod.learned else ():
+            for model in pod.models:
                 if model.id == name:
                     return model
         return None
@@ -209,6 +212,6 @@ class Registry:
     def models(self) -> dict[str, ServedModel]:
         found: dict[str, ServedModel] = {}
         for pod in self:
-            for model in pod.learned.models if pod.learned else ():
+            for model in pod.models:
                 found.setdefault(model.id, model)
         return found

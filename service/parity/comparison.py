@@ -21,8 +21,7 @@ from service.prompts.renderers.engine_api import EngineApi, EngineLacks, EngineR
 _SHOWN_TOKENS = 16
 _SHOWN_CHARACTERS = 200
 
-_Tokens: TypeAlias = TokenIds
-_Render: TypeAlias = Callable[[Any], Awaitable[_Tokens]]
+_Render: TypeAlias = Callable[[Any], Awaitable[TokenIds]]
 _Ask: TypeAlias = Callable[[Any], Awaitable[EngineTokens]]
 
 
@@ -74,14 +73,14 @@ class Comparison:
             fingerprint=_fingerprint(chats, texts),
         )
 
-    async def _chat_here(self, body: Mapping[str, Any]) -> _Tokens:
+    async def _chat_here(self, body: Mapping[str, Any]) -> TokenIds:
         return (await self.model.render(msgspec.convert(body, Chat))).tokens
 
     async def _chat_there(self, body: Mapping[str, Any]) -> EngineTokens:
         """/tokenize knows the template only, also where the engine renders with another renderer."""
         return await self.api.chat(self.served, body, may_tokenize=self.model.renderer_name != HARMONY)
 
-    async def _text_here(self, text: str) -> _Tokens:
+    async def _text_here(self, text: str) -> TokenIds:
         return await self.model.tokenize(text)
 
     async def _compare(self, probes: Mapping[str, Any], render: _Render, ask: _Ask) -> _Kind:
@@ -123,13 +122,13 @@ class Comparison:
         here = await self._text(ours[position : position + _SHOWN_TOKENS])
         return Difference(name, position, here, await self._shown(theirs, position))
 
-    async def _shown(self, tokens: _Tokens, position: int) -> str:
+    async def _shown(self, tokens: TokenIds, position: int) -> str:
         """The engine's text at a position, by its own tokenizer if it has an endpoint for it."""
         wanted = tokens[position : position + _SHOWN_TOKENS]
         text = await self.api.text_of(self.served, wanted)
         return await self._text(wanted) if text is None else text[:_SHOWN_CHARACTERS]
 
-    async def _text(self, tokens: _Tokens) -> str:
+    async def _text(self, tokens: TokenIds) -> str:
         try:
             return (await self.model.detokenize(tokens))[:_SHOWN_CHARACTERS]
         except PromptError:
@@ -138,14 +137,9 @@ class Comparison:
 
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
     """The position of the first differing token; None for equal tokens."""
-    if len(one) == len(other) and all(a == b for a, b in zip(one, other, strict=True)):
-        return None
-    position = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        position += 1
-    return position
+    shorter = min(len(one), len(other))
+    position = next((at for at in range(shorter) if one[at] != other[at]), shorter)
+    return None if position == len(one) == len(other) else position
 
 
 def _reason(kind: _Kind, name: str) -> str | None:

@@ -74,7 +74,7 @@ class ParityWatcher:
                     await joined.wait()
 
     async def _compare(self, pod: Pod, session: aiohttp.ClientSession) -> None:
-        served = [model.id for model in pod.learned.models if model.parent is None] if pod.learned else []
+        served = [model.id for model in pod.models if model.parent is None]
         for gone in pod.parity.keys() - set(served):
             self._registry.set_parity(pod, gone, None)
         api = EngineApi(session, pod.entry.url, pod.key)
