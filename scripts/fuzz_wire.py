@@ -116,7 +116,7 @@ def fuzz(frames: int, seed: int, recordings: Path = ROOT / "tests" / "recordings
     sequencers: dict[Rank, Sequencer] = {}
     outcome = Outcome(frames)
     gc.collect()
-    gc.freeze()  # no frame is to blame for a collection of what was there before
+    gc.freeze()  # so that objects from before the measurement are not collected in it
     for number in range(frames):
         payload = mutate(draw, draw.choice(payloads))
         topic = b"kv@p@" + MODEL.encode()

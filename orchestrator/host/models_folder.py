@@ -79,7 +79,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _parts(path: Path, place: PurePosixPath, level: int) -> Iterator[Part]:
-    """`level` is 0 for the models folder, 1 for an organization, 2 for a model, more for what is inside a model."""
+    """`level` is 0 for the models folder, 1 for an organization, 2 for a model, and more inside a model."""
     if not path.exists():
         return
     source = path.resolve()

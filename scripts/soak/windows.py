@@ -1,4 +1,4 @@
-"""What is measured in each window of time, and whether it drifts."""
+"""The measurements of each time window, and the check for drift."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Rendering:
         agreement_of: AgreementOf = lambda _, **__: Agreement(Verdict.UNKNOWN, Verdict.UNKNOWN),
         renderers: Mapping[str, str] | None = None,
     ) -> None:
-        """`engines_of(model)` are the engines to ask, `agreement_of(model, chat=…)` what is known of them.
+        """`engines_of(model)` are the engines to ask, `agreement_of(model, chat=…)` tells whether tokens agree.
 
         `renderers` are the operator's choices by model.
         """
@@ -125,7 +125,7 @@ class Rendering:
     async def _by_engine(self, model: str, chat: Chat, *, with_text: bool) -> RenderedPrompt:
         engines = self._engines_of(model)
         loaded, text = self._models.find(model), None
-        # What is not loaded may be gpt-oss, whose chats /tokenize renders otherwise than the engine.
+        # A model that is not loaded may be gpt-oss, whose chats /tokenize renders differently from the engine.
         is_template = loaded is not None and loaded.renderer_name == TEMPLATE
         may_tokenize = is_template and first_medium(chat.messages) is None
         tokens, media = await self._engine.chat(engines, model, chat, may_tokenize=may_tokenize)
@@ -148,7 +148,7 @@ class Rendering:
         if not found:
             text = ""
         tokens = await model.tokenize(text, add_special_tokens=chat.add_special_tokens, salt=chat.cache_salt)
-        # The last token may be another one together with what follows.
+        # The text that follows may change the last token.
         tokens = tokens[: max(0, len(tokens) - 1)]
         origin = self._origin(model, chat=True)._replace(known=len(tokens))
         return RenderedPrompt(tokens, text, model, origin)

@@ -92,4 +92,4 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "exclude_tools_when_tool_choice_none": (lambda value: isinstance(value, bool), "true or false"),
     "max_model_len": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
 }
-"""For each option that is no text: whether a value is valid, and what it must be."""
+"""For each option that is not text: the check of a value, and the words for a valid one."""
