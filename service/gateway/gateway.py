@@ -43,7 +43,7 @@ class Gateway:
                 self._attempts.keep(exchange)
 
     async def _relay(self, request: web.Request, exchange: Exchange, question: Question) -> web.StreamResponse:
-        head, pod = exchange.head, exchange.pod
+        head, pod, limits = exchange.head, exchange.pod, self._limits
         response = Response(head, added_headers(pod, question), request.version)
         writer = await response.prepare(request)
         if exchange.start:
@@ -58,9 +58,14 @@ class Gateway:
                 is_event_stream=head.is_event_stream,
             )
             try:
-                await relay.run(writer, self._limits.silence, self._limits.keep_alive)
+                await relay.run(
+                    writer,
+                    first_byte=limits.silence if exchange.start else limits.first_byte,
+                    silence=limits.silence,
+                    keep_alive=limits.keep_alive,
+                )
             except (EngineError, TimeoutError) as error:
-                reason = str(error) or f"no bytes for {self._limits.silence:g} s"
+                reason = str(error) or "the engine has fallen silent"
                 pod.breaker.failed(reason)
                 self.statistics.broken_streams[pod.name] += 1
                 await self._break_off(request, response, head, f"{pod.name}: {reason}")

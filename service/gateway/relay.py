@@ -20,8 +20,9 @@ _MAX_UNSENT: Final = 64 << 10
 class Relay:
     """Forwards one body within the engine's socket callback, without a turn of the event loop.
 
-    It fails after `silence` seconds without a byte; an event stream gets a comment after `keep_alive` seconds. Reading
-    from the engine pauses while the client does not read.
+    It fails after `first_byte` seconds without the first byte and after `silence` seconds without another one; an
+    event stream gets a comment after `keep_alive` seconds. Reading from the engine pauses while the client does not
+    read.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class Relay:
         self._is_event_stream = is_event_stream
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
+        self._limit = self._silence = 0.0
         self._aborted = False
         self._wake = asyncio.Event()
 
-    async def run(self, writer: AbstractStreamWriter, silence: float, keep_alive: float) -> None:
+    async def run(self, writer: AbstractStreamWriter, *, first_byte: float, silence: float, keep_alive: float) -> None:
         """Returns at the end of the body. Raises EngineError, and TimeoutError after too long a silence."""
+        self._limit, self._silence = first_byte, silence
         commented = self._last
         self._connection.pass_to(self._received, self._wake.set)
         try:
@@ -53,7 +56,7 @@ class Relay:
                     self._connection.resume()
                     self._last = self._loop.time()
                     continue
-                due = self._last + silence
+                due = self._last + self._limit
                 if self._is_event_stream:
                     due = min(due, max(self._last, commented) + keep_alive)
                 try:
@@ -61,7 +64,7 @@ class Relay:
                         await self._wake.wait()
                 except TimeoutError:
                     now = self._loop.time()
-                    if now >= self._last + silence:
+                    if now >= self._last + self._limit:
                         raise
                     if self._is_event_stream and now >= max(self._last, commented) + keep_alive:
                         commented = now
@@ -76,6 +79,7 @@ class Relay:
         if self._aborted:
             return
         self._last = self._loop.time()
+        self._limit = self._silence
         self._send(piece)
         if self._transport.get_write_buffer_size() > _MAX_UNSENT:
             self._wake.set()

@@ -92,11 +92,14 @@ class Attempts:
             pool.close()
 
     async def first_answer(self, request: web.Request, body: bytes, question: Question) -> Exchange:
-        """The first answer that needs no retry; without another pod, the last answer."""
+        """The first answer that needs no retry; without another pod, the last answer.
+
+        Raises NoPod, NoModel and BadEngine.
+        """
         started = monotonic()
         tried: list[Pod] = []
         last: Exchange | None = None
-        failure: EngineError | None = None
+        failures: list[EngineError] = []
         while len(tried) < self._limits.attempts and monotonic() - started < self._limits.retry_seconds:
             pod = choose(self._registry, question, tried, self._limits.max_in_flight_per_pod)
             if pod is None:
@@ -104,63 +107,63 @@ class Attempts:
             if tried:
                 self._statistics.retries += 1
             tried.append(pod)
-            if last is not None:
-                last.connection.close()
-                last = None
             try:
-                exchange = await self._attempt(request, body, question, pod)
-                if not await self._is_turned_away(exchange):
-                    return exchange
+                with in_flight(pod):
+                    exchange = await self._attempt(request, body, question, pod)
+                    if not await self._is_turned_away(exchange):
+                        return exchange
             except EngineError as error:
                 self._statistics.failures[pod.name, type(error).__name__] += 1
-                failure = error
+                failures.append(error)
                 if isinstance(error, FirstByteTimeout):
                     break  # the engine may be processing it
             else:
+                if last is not None:
+                    self.keep(last)
                 last = exchange
         if last is not None:
             return last
-        if failure is not None:
-            raise BadEngine(f"{tried[-1].name}: {failure}", timed_out=isinstance(failure, FirstByteTimeout))
+        if not all(isinstance(failure, ConnectionRefused) for failure in failures):
+            timed_out = isinstance(failures[-1], FirstByteTimeout)
+            raise BadEngine(f"{tried[-1].name}: {failures[-1]}", timed_out=timed_out)
         raise self._none_available(question)
 
     async def _attempt(self, request: web.Request, body: bytes, question: Question, pod: Pod) -> Exchange:
         """Sends a request to one pod. Raises EngineError, after a report to the pod's breaker."""
         head = request_head_for(request, body, question, pod)
         pod.breaker.started()
-        with in_flight(pod):
-            connection: EngineConnection | None = None
-            try:
-                pool = self._pools[pod]
-                connection = pool.take_idle()
-                if connection is not None:
-                    try:
-                        answer = await connection.exchange(request.method, head, body, self._limits.first_byte)
-                        return Exchange(pod, connection, answer)
-                    except ConnectionBroken:
-                        if connection.received_any:
-                            raise
-                        connection.close()  # the engine closed the idle connection
-                connection = await pool.open()
-                answer = await connection.exchange(request.method, head, body, self._limits.first_byte)
-            except EngineError as error:
-                if connection is not None:
-                    connection.close()
-                logger.debug("An attempt at %s failed: %s", pod.name, error)
-                pod.breaker.failed(str(error), refused=isinstance(error, ConnectionRefused))
-                raise
-            except asyncio.CancelledError:
-                if connection is not None:
-                    connection.close()
-                pod.breaker.abandoned()
-                raise
+        connection: EngineConnection | None = None
+        try:
+            pool = self._pools[pod]
+            connection = pool.take_idle()
+            if connection is not None:
+                try:
+                    answer = await connection.exchange(request.method, head, body, self._limits.first_byte)
+                    return Exchange(pod, connection, answer)
+                except ConnectionBroken:
+                    if connection.received_any:
+                        raise
+                    connection.close()  # the engine closed the idle connection
+            connection = await pool.open()
+            answer = await connection.exchange(request.method, head, body, self._limits.first_byte)
+        except EngineError as error:
+            if connection is not None:
+                connection.close()
+            logger.debug("An attempt at %s failed: %s", pod.name, error)
+            pod.breaker.failed(str(error), refused=isinstance(error, ConnectionRefused))
+            raise
+        except asyncio.CancelledError:
+            if connection is not None:
+                connection.close()
+            pod.breaker.abandoned()
+            raise
         return Exchange(pod, connection, answer)
 
     async def _is_turned_away(self, exchange: Exchange) -> bool:
         """Whether the engine refuses the request, so that another pod is tried.
 
-        Reads the start of an unstreamed body before anything is sent to the client. Raises EngineError if the body is
-        incomplete or says that the engine aborted the request, as at shutdown.
+        Reads the start of the body before anything is sent to the client. Raises EngineError if the body is incomplete
+        or says that the engine aborted the request, as at shutdown.
         """
         head, pod = exchange.head, exchange.pod
         is_turned_away = head.status in _RETRIED_STATUSES
@@ -168,17 +171,28 @@ class Attempts:
             pod.breaker.abandoned()
             pod.busy_until = monotonic() + _retry_after(head)
             self._statistics.refusals[pod.name, head.status] += 1
-        if not head.is_event_stream:
-            try:
-                await self._read_start(exchange)
-            except BaseException as error:
-                exchange.connection.close()
-                if isinstance(error, EngineError):
-                    pod.breaker.failed(str(error))
-                else:
-                    pod.breaker.abandoned()
-                raise
+        try:
+            await (self._read_first_event if head.is_event_stream else self._read_start)(exchange)
+        except BaseException as error:
+            exchange.connection.close()
+            if isinstance(error, EngineError):
+                pod.breaker.failed(str(error))
+            else:
+                pod.breaker.abandoned()
+            raise
         return is_turned_away
+
+    async def _read_first_event(self, exchange: Exchange) -> None:
+        """Waits for the first token, since engines send the head of a stream before they compute the prompt.
+
+        After `keep_alive` seconds the client gets the head, and comments. Raises ConnectionBroken.
+        """
+        try:
+            exchange.start = await exchange.connection.read(self._limits.keep_alive)
+        except TimeoutError:
+            return
+        if ABORTED.search(exchange.start):
+            raise ConnectionBroken(SHUTTING_DOWN)
 
     async def _read_start(self, exchange: Exchange) -> None:
         """Reads up to a megabyte of the body. Raises ConnectionBroken."""

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 
 from service.contract.pods import PodEntry
 from tests.service.conftest import Serve
 from tests.service.engines import StartEngine, engine_starter
-from tests.service.gateway.routed import Route, Routed
+from tests.service.gateway.routed import Before, Route, Routed
+from tests.service.gateway.scripted import Respond, ScriptedEngine, scripted
 
 
 @pytest.fixture
@@ -30,3 +32,18 @@ def route(start_engine: StartEngine, serve: Serve) -> Route:
         return routed
 
     return start
+
+
+@pytest.fixture
+async def before(serve: Serve) -> AsyncIterator[Before]:
+    """Starts `count` engines that respond as the test says, and a service that forwards to them."""
+    async with AsyncExitStack() as stack:
+
+        async def start(respond: Respond, count: int = 1, **settings: object) -> tuple[Routed, list[ScriptedEngine]]:
+            engines = [await stack.enter_async_context(scripted(respond)) for _ in range(count)]
+            pods = tuple(PodEntry(engine.url, engine.pod) for engine in engines)
+            routed = Routed(await serve(**{"pods": pods, "health_interval": 60.0, **settings}), [])
+            await routed.until_healthy(count)
+            return routed, engines
+
+        yield start

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from aiohttp import ClientSession
 
 from service.simulation.server import EngineServer
+from tests.service.gateway.scripted import ScriptedEngine
 from tests.waiting import PATIENCE
 
 CHAT = "/v1/chat/completions"
@@ -54,3 +55,4 @@ class Routed:
 
 
 Route: TypeAlias = Callable[..., Awaitable[Routed]]
+Before: TypeAlias = Callable[..., Awaitable[tuple[Routed, list[ScriptedEngine]]]]

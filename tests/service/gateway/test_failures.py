@@ -1,0 +1,179 @@
+"""Engines that refuse, break or fall silent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from service.contract.pods import PodEntry
+from service.fleet.registry import Registry
+from service.gateway.choice import Question
+from service.gateway.gateway import Gateway
+from service.gateway.retries import Limits
+from tests.service.engines import StartEngine, chat
+from tests.service.gateway.routed import CHAT, Before, Route
+from tests.service.gateway.scripted import Received, answer, scripted
+from tests.waiting import PATIENCE
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+ABORT = b'data: {"choices":[{"index":0,"delta":{"content":""},"finish_reason":"abort"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("status", "attempts"),
+    [(b"429 Too Many Requests", 3), (b"503 Service Unavailable", 3), (b"500 Internal Server Error", 1)],
+)
+async def test_an_error_of_all_engines_is_passed_on_unchanged_with_its_retry_after(
+    before: Before, status: bytes, attempts: int, stream: bool
+) -> None:
+    headers = b"Content-Type: application/json\r\nRetry-After: 7\r\nX-Odd: 1\r\n"
+    routed, engines = await before(answer(b'{"error" : 1}', status, headers), 4)
+    async with routed.client.post(CHAT, json=chat("Hello", stream=stream)) as response:
+        assert f"{response.status} {response.reason}".encode() == status
+        assert (response.headers["Retry-After"], response.headers["X-Odd"]) == ("7", "1")
+        assert response.content_type == "application/json"
+        assert await response.read() == b'{"error" : 1}'
+    assert sorted(len(engine.requests) for engine in engines) == [0] * (4 - attempts) + [1] * attempts
+
+
+@pytest.mark.parametrize("status", [b"429 Too Many Requests", b"503 Service Unavailable"])
+async def test_a_refusal_is_passed_on_although_later_attempts_broke(before: Before, status: bytes) -> None:
+    routed, engines = await before(answer(b""), 3)
+    asked = 0
+
+    async def respond(received: Received, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            writer.transport.abort()
+        else:
+            await answer(b"refused", status, b"Retry-After: 3\r\n")(received, writer)
+
+    for engine in engines:
+        engine.respond = respond
+    async with routed.client.post(CHAT, json=chat("Hello")) as response:
+        assert f"{response.status} {response.reason}".encode() == status
+        assert (response.headers["Retry-After"], await response.read()) == ("3", b"refused")
+    assert asked == 3
+
+
+@pytest.mark.parametrize("first", [b"", chunk(ABORT), chunk(ABORT) + chunk(DONE) + b"0\r\n\r\n"])
+async def test_a_stream_that_ends_before_its_first_token_is_tried_elsewhere(before: Before, first: bytes) -> None:
+    routed, engines = await before(answer(b""), 2)
+    asked = 0
+
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            writer.write(STREAM_HEAD + first)
+            await writer.drain()
+            writer.close()
+        else:
+            writer.write(STREAM_HEAD + chunk(b'data: {"odd" : 1}\n\n') + chunk(DONE) + b"0\r\n\r\n")
+
+    for engine in engines:
+        engine.respond = respond
+    async with routed.client.post(CHAT, json=chat("Hello", stream=True)) as response:
+        assert (response.status, response.content_type) == (200, "text/event-stream")
+        assert await response.read() == b'data: {"odd" : 1}\n\n' + DONE
+    assert [len(engine.requests) for engine in engines] == [1, 1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_engines_that_all_refuse_connections_are_503_with_retry_after_at_the_first_request(
+    route: Route, stream: bool
+) -> None:
+    routed = await route(3, settings={"health_interval": 3600.0})
+    for engine in routed.engines:
+        await engine.stop()
+    for _ in range(2):  # before and after the circuit breakers open
+        async with routed.client.post(CHAT, json=chat("Hello", stream=stream)) as response:
+            assert (response.status, response.content_type) == (503, "application/json")
+            assert int(response.headers["Retry-After"]) >= 1
+            assert (await response.json())["error"]["code"] == "no_pod_available"
+    async with routed.client.get("/health") as response:
+        assert (response.status, await response.text()) == (200, "OK")
+    async with routed.client.get("/ready") as response:
+        assert response.status == 503
+
+
+async def test_an_engine_that_was_down_gets_requests_again_without_a_health_check(
+    route: Route, start_engine: StartEngine
+) -> None:
+    routed = await route(1, settings={"health_interval": 3600.0})
+    (gone,) = routed.engines
+    await gone.stop()
+    async with routed.client.post(CHAT, json=chat("Hello")) as response:
+        assert response.status == 503
+    back = await start_engine(port=int(gone.pod.rpartition(":")[2]))
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            async with routed.client.post(CHAT, json=chat("Hello")) as response:
+                if response.status == 200:
+                    break
+                assert response.status == 503
+    assert len(back.requests) == 1
+
+
+@pytest.fixture
+async def patient() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A gateway that sends comments often and allows little silence, before an engine that waits for the event."""
+    goes_on = asyncio.Event()
+
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        await goes_on.wait()
+        writer.write(chunk(b"data: {}\n\n") + chunk(DONE) + b"0\r\n\r\n")
+
+    async with scripted(respond) as engine:
+        registry = Registry()
+        gateway = Gateway(registry, Limits(first_byte=PATIENCE, silence=0.05, keep_alive=0.01))
+        registry.add(PodEntry(engine.url, engine.pod))
+
+        async def forward(request: web.Request) -> web.StreamResponse:
+            return await gateway.forward(request, await request.read(), Question())
+
+        app = web.Application()
+        app.add_routes([web.post("/{path:.*}", forward)])
+        runner = web.AppRunner(app, shutdown_timeout=0)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", goes_on
+        await runner.cleanup()
+        gateway.close()
+
+
+async def test_a_long_prefill_is_no_silence_since_the_stream_has_not_begun(patient: tuple[str, asyncio.Event]) -> None:
+    url, goes_on = patient
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url + CHAT, json=chat("Hello", stream=True)) as response,
+    ):
+        for _ in range(20):  # each after 0.01 s at least, and so for longer than the silence that is allowed
+            assert await response.content.readuntil(b"\n\n") == b": keep-alive\n\n"
+        goes_on.set()
+        rest = await response.read()
+    assert rest.replace(b": keep-alive\n\n", b"") == b"data: {}\n\n" + DONE
+
+
+async def test_an_event_that_says_abort_in_its_text_is_a_text(before: Before) -> None:
+    event = b"data: %b\n\n" % json.dumps({"choices": [{"delta": {"content": '"finish_reason": "abort"'}}]}).encode()
+
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(event) + chunk(DONE) + b"0\r\n\r\n")
+
+    routed, _ = await before(respond)
+    async with routed.client.post(CHAT, json=chat("Hello", stream=True)) as response:
+        assert await response.read() == event + DONE
