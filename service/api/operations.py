@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 from aiohttp import web
 from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.fleet import fleet_pod
+from service.api.requests import RefreshRequest, decode
 from service.api.resources import DOCUMENT, FLEET, INDEX, INSTANCE_ID, MODELS, POOL, READINESS, REGISTRY, RESOLVER
 from service.api.responses import (
     ByTier,
@@ -24,6 +27,7 @@ from service.api.responses import (
     PodList,
     PodRank,
     Ready,
+    Refreshed,
     json_response,
 )
 from service.contract.http import INSTANCE_HEADER
@@ -31,6 +35,7 @@ from service.events.pool import StreamReport
 from service.fleet.parity import Verdict
 from service.index.base import Rank, RankBlocks
 
+_refresh = msgspec.json.Decoder(RefreshRequest)
 _STARTED = int(time.time())
 
 
@@ -137,6 +142,13 @@ async def forget_pod(request: web.Request) -> web.Response:
 async def models(request: web.Request) -> web.Response:
     """Lists the models and LoRAs of the pods; without pods to forward to, also the default and the loaded models."""
     return json_response(ModelList(data=_cards(request.app)))
+
+
+async def refresh_model(request: web.Request) -> web.Response:
+    """Loads a model again if its files have changed, here or on the hub."""
+    body = decode(_refresh, await read_body(request))
+    name = request.app[RESOLVER].model_name(body.model)
+    return json_response(Refreshed(name, await request.app[MODELS].refresh(name)))
 
 
 async def model(request: web.Request) -> web.Response:

@@ -162,6 +162,12 @@ class PodChange(Struct, kw_only=True, forbid_unknown_fields=True):
     ] = None
 
 
+class RefreshRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A model whose files may have changed."""
+
+    model: ModelName = None
+
+
 class Messages(Struct):
     """The messages of a chat, byte for byte."""
 

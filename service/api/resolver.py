@@ -77,6 +77,10 @@ class PromptResolver:
         """Returns the loaded model of that name, or the base model of the LoRA of that name."""
         return await self._models.get(self._target(name).model)
 
+    def model_name(self, name: str | None) -> str:
+        """The name of the model that a request names, or of the base model of its LoRA."""
+        return self._target(name).model
+
     async def chat(self, body: ChatRequest, *, with_text: bool = True) -> ResolvedChat:
         """Renders a chat; without `with_text`, its text may be left out."""
         self.limits.check_chat(body)

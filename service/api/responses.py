@@ -332,6 +332,13 @@ class Forgotten(Struct):
     forgotten: bool
 
 
+class Refreshed(Struct):
+    """Response of POST /models/refresh; `changed` tells whether the model's files had changed."""
+
+    model: str
+    changed: bool
+
+
 class Ready(Struct):
     """Response of /ready when the service is ready."""
 

@@ -30,7 +30,7 @@ class Route:
         """The permission that an API key needs; None for endpoints that need no key."""
         if self.path in _OPEN:
             return None
-        if self.path.startswith("/pods") and self.method != "GET":
+        if self.path.startswith(("/pods", "/models")) and self.method != "GET":
             return "admin"
         return "route" if self.is_forwarded else "read"
 
@@ -101,6 +101,14 @@ ROUTES: Final = (
     ),
     Route("GET", "/v1/models", operations.models, _json(responses.ModelList)),
     Route("GET", "/v1/models/{model:.+}", operations.model, _json(responses.ModelCard), errors=(404,)),
+    Route(
+        "POST",
+        "/models/refresh",
+        operations.refresh_model,
+        _json(responses.Refreshed),
+        (requests.RefreshRequest,),
+        _MODEL_ERRORS,
+    ),
     Route(
         "POST",
         "/tokenize",

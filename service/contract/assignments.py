@@ -27,6 +27,13 @@ def parse_renderers(text: str) -> tuple[tuple[str, str], ...]:
     return found
 
 
+def parse_revisions(text: str) -> tuple[tuple[str, str], ...]:
+    """Reads `REVISION`, which is that of the model "", or `MODEL=REVISION,…`. Raises ValueError for an invalid part."""
+    if text.strip() and "=" not in text and "," not in text:
+        return (("", text.strip()),)
+    return parse_assignments(text)
+
+
 def format_assignments(assignments: tuple[tuple[str, str], ...]) -> str:
     """The text that `parse_assignments` reads back."""
     return ",".join(f"{name}={value}" for name, value in assignments)

@@ -25,6 +25,8 @@ class ModelOptions:
     exclude_tools_when_tool_choice_none: bool = False
     tokenizer: str | None = None
     """Where the tokenizer is, as in MODEL_ALIASES."""
+    revision: str | None = None
+    """As in REVISION."""
     max_model_len: int | None = None
     renderer: str | None = None
     """As in RENDERERS."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from service.contract.api_keys import ApiKey, parse_api_keys, parse_rates
-from service.contract.assignments import parse_assignments, parse_renderers
+from service.contract.assignments import parse_assignments, parse_renderers, parse_revisions
 from service.contract.endpoints import Endpoint, parse_endpoints
 from service.contract.model_options import check_model_options
 from service.contract.pods import PodEntry, parse_pods
@@ -136,6 +136,11 @@ class Settings:
     models_dir: Path = _setting(Path("/models"), _path, "folder with models on disk, as <org>/<name>/tokenizer.json")
     model_aliases: tuple[tuple[str, str], ...] = _setting(
         (), parse_assignments, "tokenizers of names in requests, as NAME=ORG/MODEL or NAME=/FOLDER, separated by commas"
+    )
+    revision: tuple[tuple[str, str], ...] = _setting(
+        (),
+        parse_revisions,
+        "branch, tag or commit of MODEL_NAME on the hub; or of several models, as MODEL=REVISION,…",
     )
     max_models: int = _setting(8, _count(1), "maximum loaded models; the least recently used is unloaded first")
     hub_timeout: float = _setting(10.0, parse_seconds, "timeout of one call to the model hub")

@@ -62,8 +62,11 @@ class ParityWatcher:
         await joined.wait()
         pause = _FIRST_RETRY_SECONDS
         while True:
+            has_joined = joined.is_set()
             joined.clear()
             async with self._turns:
+                if has_joined:
+                    await self._refresh(pod)
                 await self._compare(pod, session)
             if any(parity.verdict is Verdict.UNKNOWN for parity in pod.parity.values()):
                 wait, pause = pause, min(2 * pause, self._interval)
@@ -72,6 +75,13 @@ class ParityWatcher:
             with suppress(TimeoutError):
                 async with asyncio.timeout(jittered(wait)):
                     await joined.wait()
+
+    async def _refresh(self, pod: Pod) -> None:
+        """An engine that starts takes the latest files of its models from the hub."""
+        for model in pod.models:
+            if model.parent is None:
+                with suppress(ModelNotFound, ModelUnavailable):  # the comparison says so
+                    await self._models.refresh(model.id)
 
     async def _compare(self, pod: Pod, session: aiohttp.ClientSession) -> None:
         served = [model.id for model in pod.models if model.parent is None]

@@ -43,6 +43,8 @@ class PromptOptions:
     models_dir: Path = Path("/models")
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Names in requests, and the names or folders of their tokenizers."""
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    """Revisions on the hub by model; others are the latest of the main branch."""
     renderers: Mapping[str, str] = field(default_factory=dict)
     """The operator's renderer of a model."""
     model_options: Mapping[str, ModelOptions] = field(default_factory=dict)
@@ -66,11 +68,14 @@ class PromptOptions:
             raise SettingsError(f"MODEL_OPTIONS={settings.model_options}: {error}") from None
         tokenizers = {name: one.tokenizer for name, one in options.items() if one.tokenizer is not None}
         renderers = {name: one.renderer for name, one in options.items() if one.renderer is not None}
+        revisions = {name: one.revision for name, one in options.items() if one.revision is not None}
+        revisions |= {name or settings.model_name: revision for name, revision in settings.revision}
         return cls(
             model_name=settings.model_name,
             models=settings.models,
             models_dir=settings.models_dir,
             model_aliases={**tokenizers, **dict(settings.model_aliases)},
+            revisions=revisions,
             renderers={**renderers, **dict(settings.renderers)},
             model_options=options,
             max_models=settings.max_models,

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import TypeVar
 
 from service.contract.model_options import ModelOptions
 from service.prompts.errors import BadModelFile, HubUnreachable, ModelNotFound, ModelUnavailable, PromptError
 from service.prompts.models.allowed import BUILTIN_PREFIX, AllowedModels
 from service.prompts.models.detached import run_detached
 from service.prompts.models.load_failures import LoadFailures
-from service.prompts.models.model import Model
-from service.prompts.models.model_files import TOKENIZER, read_model_files
+from service.prompts.models.model import Model, given_template_file
+from service.prompts.models.model_files import TOKENIZER, files_state, read_model_files
 from service.prompts.models.names import ModelNames, Source, has_tokenizer, is_relative
 from service.prompts.options import PromptOptions
 from service.prompts.templates.rendering import Renderer
 from service.prompts.tokens.token_cache import TokenCache
 from service.prompts.tokens.tokenization import panics_as_errors
 
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
 _BUILTIN = Path(__file__).parent / "builtin"
 _HUB_CALLS = 4
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 _NO_SOURCE = (
     "it is not a name of the hub, and no pod says where its tokenizer is; MODEL_ALIASES=NAME=ORGANISATION/NAME says it"
@@ -61,6 +69,7 @@ class Models:
         self.token_cache = TokenCache(options.token_cache_bytes)
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Model]] = {}
+        self._refreshing: dict[str, asyncio.Task[bool]] = {}
         self._failures = LoadFailures(options.hub_retry_after, clock)
         self._hub_calls = asyncio.Semaphore(_HUB_CALLS)
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prompts")
@@ -77,7 +86,34 @@ class Models:
         task = self._loading.get(name)
         if task is None:
             task = self._loading[name] = asyncio.create_task(self._load(name, trusted=trusted))
+            task.add_done_callback(lambda _: self._loading.pop(name, None))
         return await asyncio.shield(task)
+
+    async def refresh(self, name: str) -> bool:
+        """Loads a model again if its files have changed, here or on the hub; returns whether they had.
+
+        A model that the hub does not give now stays as it is. Raises as `get` does for a model that is not loaded.
+        """
+        if (task := self._refreshing.get(name)) is None:
+            task = self._refreshing[name] = asyncio.create_task(self._refresh(name))
+            task.add_done_callback(lambda _: self._refreshing.pop(name, None))
+        return await asyncio.shield(task)
+
+    async def _refresh(self, name: str) -> bool:
+        before = await self.get(name)
+        try:
+            source = self._source(name, trusted=before.trusted)
+            if source.folder is None and not self._is_fixed(source, name):
+                await self._catch_up(source, self._revision(source, name))
+            folder = await self._folder(source, name)
+            if before.state == await run_detached(lambda: self._state(name, folder)):
+                return False
+            await self._load(name, trusted=before.trusted)
+        except (ModelNotFound, ModelUnavailable) as error:
+            logger.warning("%s was not refreshed: %s", name, error)
+            return False
+        logger.info("%s was loaded again, since its files have changed", name)
+        return True
 
     def loaded(self) -> list[str]:
         """Names of the models in memory, least recently used first."""
@@ -89,7 +125,7 @@ class Models:
 
     async def close(self) -> None:
         """Cancels loads in flight; their threads end on their own."""
-        tasks = list(self._loading.values())
+        tasks = [*self._loading.values(), *self._refreshing.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -107,8 +143,6 @@ class Models:
         except (ModelNotFound, ModelUnavailable) as error:
             self._failures.add(name, error)
             raise
-        finally:
-            del self._loading[name]
         self._loaded[name] = model
         same = [other for other, loaded in self._loaded.items() if loaded.trusted is trusted]
         for oldest in same[: -self._options.max_models]:
@@ -128,29 +162,52 @@ class Models:
                 return await model_in(source.folder)
             except BadModelFile as error:
                 raise ModelUnavailable(name, str(error), "Replace the file") from None
-        folder = await run_detached(partial(_cached, source.name))
-        if folder is None:
-            folder = await self._fetch(source.name)
         try:
-            return await model_in(folder)
+            return await model_in(await self._folder(source, name))
         except BadModelFile as half_written:
             try:
-                return await model_in(await self._fetch(source.name, force=True))
+                return await model_in(await self._fetch(source.name, self._revision(source, name), force=True))
             except ModelUnavailable as error:
                 reason = f"{half_written}, and it cannot be fetched again: {error.reason}"
                 raise ModelUnavailable(name, reason, error.remedy) from None
             except BadModelFile as error:
                 raise ModelUnavailable(name, str(error), "The hub has the same file: use another model") from None
 
-    async def _fetch(self, name: str, *, force: bool = False) -> Path:
+    async def _folder(self, source: Source, name: str) -> Path:
+        """Returns the folder of a model, in MODELS_DIR or the hub's cache; fetches it if it is not there."""
+        if source.folder is not None:
+            return source.folder
+        revision = self._revision(source, name)
+        folder = await run_detached(partial(_cached, source.name, revision))
+        return folder or await self._fetch(source.name, revision)
+
+    async def _catch_up(self, source: Source, revision: str | None) -> None:
+        """Fetches a model if the hub has a later commit of its revision than the cache."""
+        folder = await run_detached(partial(_cached, source.name, revision))
+        latest = await self._ask_hub(source.name, partial(_latest, source.name, self._options.hub_timeout, revision))
+        if folder is None or folder.name != latest:
+            await self._fetch(source.name, revision)
+
+    async def _fetch(self, name: str, revision: str | None, *, force: bool = False) -> Path:
         """Fetches a model, unless the hub was unreachable a moment ago."""
+        return await self._ask_hub(name, partial(_fetched, name, self._options.hub_timeout, revision, force=force))
+
+    async def _ask_hub(self, name: str, work: Callable[[], _T]) -> _T:
         async with self._hub_calls:
             self._failures.check_hub(name)
             try:
-                return await run_detached(partial(_fetched, name, self._options.hub_timeout, force=force))
+                return await run_detached(work)
             except HubUnreachable as error:
                 self._failures.add_hub(error)
                 raise
+
+    def _revision(self, source: Source, name: str) -> str | None:
+        """The operator's revision of a model, by its name in requests or on the hub."""
+        return self._options.revisions.get(name, self._options.revisions.get(source.name))
+
+    def _is_fixed(self, source: Source, name: str) -> bool:
+        """Whether a model's revision is a commit, which never changes."""
+        return _COMMIT.fullmatch(self._revision(source, name) or "") is not None
 
     def _source(self, name: str, *, trusted: bool) -> Source:
         """Where the files of a model are. Raises ModelNotFound or ModelUnavailable if they are nowhere."""
@@ -167,16 +224,25 @@ class Models:
             raise ModelNotFound(name, _NO_SOURCE)
         return source
 
+    def _state(self, name: str, folder: Path) -> tuple[object, ...]:
+        template = given_template_file(self._given(name).chat_template, self._options.models_dir)
+        return files_state(folder, *([] if template is None else [template]))
+
+    def _given(self, name: str) -> ModelOptions:
+        return self._options.model_options.get(name, ModelOptions())
+
     def _model(self, name: str, folder: Path, *, trusted: bool) -> Model:
+        state = self._state(name, folder)
         files = read_model_files(folder, name, self._options.renderers.get(name))
         try:
             with panics_as_errors():
                 return Model(
                     name,
                     files,
+                    state=state,
                     trusted=trusted,
                     options=self._options,
-                    given=self._options.model_options.get(name, ModelOptions()),
+                    given=self._given(name),
                     renderer=self._renderer,
                     cache=self.token_cache,
                     workers=self._workers,
@@ -189,13 +255,19 @@ class Models:
 # Imported when needed: the hub client takes a quarter of the start-up time, and models on disk do not need it.
 
 
-def _cached(name: str) -> Path | None:
+def _cached(name: str, revision: str | None) -> Path | None:
     from service.prompts.models.hub import cached_folder  # noqa: PLC0415
 
-    return cached_folder(name)
+    return cached_folder(name, revision)
 
 
-def _fetched(name: str, timeout: float, *, force: bool) -> Path:
+def _latest(name: str, timeout: float, revision: str | None) -> str | None:
+    from service.prompts.models.hub import latest_commit  # noqa: PLC0415
+
+    return latest_commit(name, timeout, revision)
+
+
+def _fetched(name: str, timeout: float, revision: str | None, *, force: bool) -> Path:
     from service.prompts.models.hub import fetched_folder  # noqa: PLC0415
 
-    return fetched_folder(name, timeout, force=force)
+    return fetched_folder(name, timeout, revision, force=force)

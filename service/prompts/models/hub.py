@@ -14,7 +14,9 @@ from huggingface_hub.errors import (
     HFValidationError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from service.prompts.errors import HubUnreachable, ModelNotFound, ModelUnavailable
@@ -26,9 +28,12 @@ from service.prompts.models.model_files import (
     MODEL_CONFIG,
     TEMPLATE,
     TOKENIZER,
+    TOKENIZERS,
 )
 
 _LARGEST_FILE = 256 << 20
+_ALWAYS_KNOWN = (CONFIG, MODEL_CONFIG, TEMPLATE)
+"""Files whose absence is cached, too."""
 
 disable_progress_bars()
 # The files are small: plain HTTP obeys our timeouts and needs no second service.
@@ -36,61 +41,89 @@ constants.HF_HUB_DISABLE_XET = True
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
-def cached_folder(name: str) -> Path | None:
+def cached_folder(name: str, revision: str | None = None) -> Path | None:
     """Returns the folder of a model if all its files are in the hub cache; never contacts the hub.
 
     Raises ModelNotFound for a name that the hub does not allow.
     """
     try:
-        tokenizer = try_to_load_from_cache(name, TOKENIZER)
+        known = {file: try_to_load_from_cache(name, file, revision=revision) for file in _ALWAYS_KNOWN}
+        folder = _snapshot(name, revision or constants.DEFAULT_REVISION)
     except HFValidationError as error:
         raise ModelNotFound(name, str(error)) from None
-    known = [try_to_load_from_cache(name, file) is not None for file in (CONFIG, MODEL_CONFIG, TEMPLATE)]
-    return Path(tokenizer).parent if isinstance(tokenizer, str) and all(known) else None
+    has_tokenizer = any(any(folder.glob(pattern)) for pattern in TOKENIZERS)
+    return folder if has_tokenizer and all(found is not None for found in known.values()) else None
 
 
-def fetched_folder(name: str, timeout: float, *, force: bool = False) -> Path:
+def latest_commit(name: str, timeout: float, revision: str | None = None) -> str | None:
+    """Returns the commit of a model's revision on the hub; `timeout` is in seconds. Blocks.
+
+    Raises ModelNotFound or ModelUnavailable.
+    """
+    try:
+        return HfApi().model_info(name, revision=revision, timeout=timeout).sha
+    except Exception as error:
+        raise _explained(name, error, timeout) from error
+
+
+def fetched_folder(name: str, timeout: float, revision: str | None = None, *, force: bool = False) -> Path:
     """Downloads a model's tokenizer and templates, without weights, and returns their folder. Blocks.
 
     `timeout` is in seconds per call; `force` replaces cached files. Raises ModelNotFound or ModelUnavailable.
     """
     constants.HF_HUB_DOWNLOAD_TIMEOUT = max(1, round(timeout))
     try:
-        return _fetched(name, timeout, force=force)
+        return _fetched(name, timeout, revision, force=force)
     except (ModelNotFound, ModelUnavailable):
         raise
     except Exception as error:
         raise _explained(name, error, timeout) from error
 
 
-def _fetched(name: str, timeout: float, *, force: bool) -> Path:
-    info = HfApi().model_info(name, timeout=timeout, files_metadata=True)
+def _snapshot(name: str, revision: str) -> Path:
+    """The cache's folder of a revision, which may not exist."""
+    repository = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"))
+    try:
+        commit = (repository / "refs" / revision).read_text(encoding="utf-8").strip()
+    except OSError:
+        commit = revision
+    return repository / "snapshots" / commit
+
+
+def _fetched(name: str, timeout: float, revision: str | None, *, force: bool) -> Path:
+    info = HfApi().model_info(name, revision=revision, timeout=timeout, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     patterns = set(FILE_PATTERNS)
-    if not any(fnmatch.fnmatchcase(file, MISTRAL_WEIGHTS) for file in sizes):
+    if TOKENIZER in sizes and not any(fnmatch.fnmatchcase(file, MISTRAL_WEIGHTS) for file in sizes):
         patterns -= set(MISTRAL_TOKENIZERS)  # without such weights, engines do not read these files either
     wanted = [file for file in sizes if any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)]
-    if TOKENIZER not in wanted:
-        raise ModelUnavailable(name, f"it has no {TOKENIZER} on the hub", "Ask for a model that has one")
+    tokenizers = [file for file in wanted if any(fnmatch.fnmatchcase(file, pattern) for pattern in TOKENIZERS)]
+    if not tokenizers:
+        raise ModelUnavailable(
+            name, f"it has none of {', '.join(TOKENIZERS)} on the hub", "Ask for a model that has one"
+        )
     for file in wanted:
         if sizes[file] > _LARGEST_FILE:
             raise ModelUnavailable(name, f"its {file} has {sizes[file]} bytes", "Ask for another model")
-    # The tokenizer comes last: if it is cached, so are all other files, even after an interrupted fetch.
-    wanted.sort(key=lambda file: file == TOKENIZER)
-    for file in (CONFIG, MODEL_CONFIG, TEMPLATE):
+    # A tokenizer comes last: if it is cached, so are all other files, even after an interrupted fetch.
+    wanted.sort(key=lambda file: file in tokenizers)
+    for file in _ALWAYS_KNOWN:
         if file not in wanted:
-            _cache_absence(name, file, timeout)
-    paths = {file: Path(hf_hub_download(name, file, etag_timeout=timeout, force_download=force)) for file in wanted}
-    folder = paths[TOKENIZER].parent
+            _cache_absence(name, file, timeout, revision)
+    paths = {
+        file: Path(hf_hub_download(name, file, revision=revision, etag_timeout=timeout, force_download=force))
+        for file in wanted
+    }
+    folder = paths[tokenizers[0]].parent
     if any(path != folder / file for file, path in paths.items()):
         raise ModelUnavailable(name, "it changed on the hub while it was fetched", "Try again")
     return folder
 
 
-def _cache_absence(name: str, file: str, timeout: float) -> None:
+def _cache_absence(name: str, file: str, timeout: float, revision: str | None) -> None:
     """Records in the cache that the file does not exist, so that the next start does not ask again."""
     try:
-        hf_hub_download(name, file, etag_timeout=timeout)
+        hf_hub_download(name, file, revision=revision, etag_timeout=timeout)
     except EntryNotFoundError:
         return
 
@@ -102,8 +135,8 @@ def _explained(name: str, error: Exception, timeout: float) -> ModelNotFound | M
     status = response.status_code if response is not None else None
     if isinstance(error, HFValidationError):
         return ModelNotFound(name, str(error))
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
-        return ModelUnavailable(name, *_gated(name))
+    if (special := _of_repository(name, causes)) is not None:
+        return special
     unknown = status == 401 or any(isinstance(cause, RepositoryNotFoundError) for cause in causes)
     # Without a token, the hub also answers 401 for an unknown model.
     if unknown and not (status == 401 and get_token()):
@@ -120,6 +153,14 @@ def _explained(name: str, error: Exception, timeout: float) -> ModelNotFound | M
         if not _kinds(causes).isdisjoint(_UNREACHABLE):
             return HubUnreachable(name, reason, f"{remedy}, or {mount}")
     return ModelUnavailable(name, reason, f"{remedy}, or {mount}")
+
+
+def _of_repository(name: str, causes: list[BaseException]) -> ModelUnavailable | None:
+    if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
+        return ModelUnavailable(name, "the hub does not have its revision", "Set REVISION to one that is there")
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return ModelUnavailable(name, *_gated(name))
+    return None
 
 
 _TOO_MANY_REQUESTS = 429

@@ -49,6 +49,7 @@ class Model:
         name: str,
         files: ModelFiles,
         *,
+        state: tuple[object, ...] = (),
         trusted: bool,
         options: PromptOptions,
         given: ModelOptions = ModelOptions(),  # noqa: B008 - immutable
@@ -59,10 +60,11 @@ class Model:
     ) -> None:
         """`trusted`: the model is one of the operator's; `given` are the options of its engines.
 
-        `served_length` returns the maximum length, in tokens, that an engine gives the model; None if unknown.
-        Raises BadModelFile. Blocks while it reads the vocabulary.
+        `state` is that of the files before they were read. `served_length` returns the maximum length, in tokens, that
+        an engine gives the model; None if unknown. Raises BadModelFile. Blocks while it reads the vocabulary.
         """
         self.name = name
+        self.state = state
         self.trusted = trusted
         self._given = given
         self._given_template = _given_template(given.chat_template, options.models_dir)
@@ -253,11 +255,15 @@ def _as_started(chat: Chat, given: ModelOptions) -> Chat:
     return chat
 
 
+def given_template_file(given: str | None, models_dir: Path) -> Path | None:
+    """The file of --chat-template; None if it is the template itself."""
+    return None if given is None or any(character in given for character in "{}\n") else models_dir / given
+
+
 def _given_template(given: str | None, models_dir: Path) -> str | None:
-    """The template of --chat-template: a file, or its source. Raises BadModelFile for a file that cannot be read."""
-    if given is None or any(character in given for character in "{}\n"):
+    """The template of --chat-template. Raises BadModelFile for a file that cannot be read."""
+    if (path := given_template_file(given, models_dir)) is None:
         return given
-    path = models_dir / given
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

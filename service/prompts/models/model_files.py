@@ -86,6 +86,20 @@ def read_model_files(folder: Path, name: str = "", renderer: str | None = None) 
     )
 
 
+def files_state(folder: Path, *others: Path) -> tuple[object, ...]:
+    """A value that changes with the files of a model in its folder, and with others of the operator."""
+    files = [*sorted({path for pattern in FILE_PATTERNS for path in folder.glob(pattern)}), *others]
+    return folder, tuple((path.name, *_version(path)) for path in files)
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Template files if there are any, else the templates in the configuration (`_from_pretrained`, transformers 5.19).
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientSession
 
 from service.contract.pods import PodEntry
 from service.simulation.server import EngineServer
+from tests.conftest import BUILTIN
 from tests.service.conftest import Serve
 from tests.service.engines import MODEL, chat
 from tests.service.gateway.routed import Routed
 from tests.service.parity.conftest import StartEngine
+from tests.waiting import PATIENCE
 
 SHOUTING = "{% for message in messages %}<{{ message.role | upper }}>{{ message.content }}{% endfor %}"
 
@@ -77,6 +82,45 @@ async def test_an_engine_that_restarts_with_another_template_is_found_out(
     await routed.until_pods(lambda pods: pods[engine.pod]["healthy"] is False)
     await start_engine(SHOUTING, port=port)
     await routed.until_pods(lambda pods: pods[engine.pod]["parity"][0]["verdict"] == "differs")
+
+
+async def test_an_engine_that_restarts_has_its_files_read_again(
+    serve: Serve, start_engine: StartEngine, tmp_path: Path
+) -> None:
+    name = "org/model"
+    folder = tmp_path / "ours" / name
+    shutil.copytree(BUILTIN, folder)
+    engine = await start_engine(served_models=[name])
+    client = await started(serve, engine, models_dir=tmp_path / "ours")
+    assert [parity["verdict"] for parity in await parities(client)] == ["equal"]
+    (folder / "chat_template.jinja").write_text(SHOUTING)
+    routed, port = Routed(client, [engine]), int(engine.pod.rpartition(":")[2])
+    await engine.stop()
+    await routed.until_pods(lambda pods: pods[engine.pod]["healthy"] is False)
+    await start_engine(SHOUTING, served_models=[name], port=port)
+
+    async def explained() -> tuple[str, str, str]:
+        found = await (await client.post("/explain", json={**chat("Hi"), "model": name})).json()
+        return found.get("text"), found.get("renderer"), found.get("parity")
+
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            if await explained() == ("<USER>Hi", "template", "equal"):
+                break
+            await asyncio.sleep(0.01)
+
+
+async def test_files_are_read_again_on_request(serve: Serve, tmp_path: Path) -> None:
+    folder = tmp_path / "org" / "model"
+    shutil.copytree(BUILTIN, folder)
+    client = await serve(models_dir=tmp_path)
+    body = {**chat("Hi"), "model": "org/model"}
+    assert (await (await client.post("/explain", json=body)).json())["text"] != "<USER>Hi"
+    (folder / "chat_template.jinja").write_text(SHOUTING)
+    answer = await client.post("/models/refresh", json={"model": "org/model"})
+    assert await answer.json() == {"model": "org/model", "changed": True}
+    assert (await (await client.post("/explain", json=body)).json())["text"] == "<USER>Hi"
+    assert (await client.post("/models/refresh", json={"model": "org/none"})).status == 404
 
 
 async def test_one_pod_that_differs_decides_for_all(serve: Serve, start_engine: StartEngine) -> None:

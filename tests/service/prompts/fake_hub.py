@@ -28,6 +28,16 @@ class Repository:
     """Whether requests are never answered."""
     cut: str | None = None
     """The file whose content ends half-way, with the connection."""
+    commit: str = COMMIT
+    """The latest commit of the branch "main"."""
+    older: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """Files of other revisions by their names, which are commits."""
+
+    def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        """The commit and the files of a revision; None if there is no such revision."""
+        if revision in {"main", self.commit}:
+            return self.commit, self.files
+        return (revision, self.older[revision]) if revision in self.older else None
 
 
 @dataclass
@@ -48,7 +58,7 @@ class FakeHub:
     def files_asked_for(self) -> set[str]:
         """The names of the files whose content went out."""
         return {
-            request.split("/resolve/main/")[1]
+            request.split("/resolve/")[1].partition("/")[2]
             for request in self.asked
             if request.startswith("GET") and "/resolve/" in request
         }
@@ -59,7 +69,7 @@ class FakeHub:
         if self.html:
             return web.Response(text="<html>Log in to the network</html>", content_type="text/html")
         path = request.path.removeprefix("/api/models/").lstrip("/")
-        name, _, file = path.partition("/resolve/main/")
+        name, revision, file = _parsed(path)
         repository = self.repositories.get(name)
         if (refusal := self._refusal(request, repository)) is not None:
             return refusal
@@ -67,7 +77,12 @@ class FakeHub:
         if repository.silent:
             await self.over.wait()
             return _error(503)
-        return await self._file(request, repository, file) if file else self._info(name, repository)
+        if (found := repository.at(revision)) is None:
+            return _error(404, code="RevisionNotFound", message="Invalid rev id")
+        commit, files = found
+        if not file:
+            return self._info(name, commit, files)
+        return await self._file(request, commit, files.get(file), is_cut=repository.cut == file)
 
     def _refusal(self, request: web.Request, repository: Repository | None) -> web.Response | None:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -80,30 +95,39 @@ class FakeHub:
             return _error(403 if token else 401, code="GatedRepo", message="Access to model is restricted")
         return _error(repository.status) if repository.status is not None else None
 
-    def _info(self, name: str, repository: Repository) -> web.Response:
-        files = [
-            {"rfilename": file, "size": len(content), "blobId": file} for file, content in repository.files.items()
-        ]
-        return web.json_response({"id": name, "modelId": name, "sha": COMMIT, "private": False, "siblings": files})
+    def _info(self, name: str, commit: str, files: dict[str, bytes]) -> web.Response:
+        siblings = [{"rfilename": file, "size": len(content), "blobId": file} for file, content in files.items()]
+        return web.json_response({"id": name, "modelId": name, "sha": commit, "private": False, "siblings": siblings})
 
-    async def _file(self, request: web.Request, repository: Repository, file: str) -> web.StreamResponse:
-        content = repository.files.get(file)
+    async def _file(
+        self, request: web.Request, commit: str, content: bytes | None, *, is_cut: bool
+    ) -> web.StreamResponse:
         if content is None:
-            return _error(404, code="EntryNotFound", message="Entry not found")
-        headers = {"ETag": f'"{hashlib.sha1(content, usedforsecurity=False).hexdigest()}"', "X-Repo-Commit": COMMIT}
+            return _error(404, code="EntryNotFound", message="Entry not found", commit=commit)
+        headers = {"ETag": f'"{hashlib.sha1(content, usedforsecurity=False).hexdigest()}"', "X-Repo-Commit": commit}
         headers["Content-Length"] = str(len(content))
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         if request.method == "GET":
-            await response.write(content[: len(content) // 2] if repository.cut == file else content)
-            if repository.cut == file:
+            await response.write(content[: len(content) // 2] if is_cut else content)
+            if is_cut:
                 assert request.transport is not None
                 request.transport.close()
         return response
 
 
-def _error(status: int, *, code: str | None = None, message: str | None = None) -> web.Response:
-    headers = {"X-Error-Code": code, "X-Error-Message": message, "X-Repo-Commit": COMMIT}
+def _parsed(path: str) -> tuple[str, str, str]:
+    """The name, the revision and the file, which may be empty, of a path below the API or of a file."""
+    name, resolve, rest = path.partition("/resolve/")
+    if resolve:
+        revision, _, file = rest.partition("/")
+        return name, revision, file
+    name, _, revision = path.partition("/revision/")
+    return name, revision or "main", ""
+
+
+def _error(status: int, *, code: str | None = None, message: str | None = None, commit: str = COMMIT) -> web.Response:
+    headers = {"X-Error-Code": code, "X-Error-Message": message, "X-Repo-Commit": commit}
     return web.Response(status=status, headers={name: value for name, value in headers.items() if value is not None})
 
 

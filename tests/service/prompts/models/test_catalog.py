@@ -15,6 +15,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
+from service.contract.model_options import ModelOptions
 from service.prompts.chat import Chat
 from service.prompts.errors import ModelNotFound, ModelUnavailable
 from service.prompts.models.catalog import Models
@@ -281,7 +282,7 @@ async def test_what_is_no_hub_is_said_to_be_none(hub: FakeHub, start: Start) -> 
 
 async def test_a_model_without_tokenizer_json_is_unavailable(hub: FakeHub, start: Start) -> None:
     hub.repositories["org/model"] = Repository(WEIGHTS)
-    assert "no tokenizer.json" in (await unavailable(start())).reason
+    assert "has none of tokenizer.json, tekken.json" in (await unavailable(start())).reason
 
 
 async def test_offline_only_what_is_cached_is_there(
@@ -353,6 +354,99 @@ async def test_a_chat_template_that_is_none_leaves_plain_prompts_alone(start: St
     models = start()
     assert len(await (await models.get("org/torn")).tokenize("fine")) > 1
     assert "chat_template" not in (await unavailable(start(), "org/nothing")).reason
+
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+def saying(text: str) -> dict[str, bytes]:
+    return FILES | {"chat_template.jinja": text.encode()}
+
+
+async def rendered(models: Models, name: str = "org/model") -> str:
+    return (await (await models.get(name)).render(Chat(messages=[{"role": "user", "content": "Hi"}]))).text
+
+
+@pytest.mark.parametrize("revision", [OLD, "v1"])
+async def test_a_pinned_revision_is_taken_also_from_the_cache(hub: FakeHub, start: Start, revision: str) -> None:
+    hub.repositories["org/model"] = Repository(saying("new"), older={revision: saying("old")})
+    pinned = {"revisions": {"org/model": revision}}
+    assert await rendered(start(**pinned)) == "old"
+    assert await rendered(start()) == "new"
+    hub.asked.clear()
+    assert await rendered(start(**pinned)) == "old"
+    assert await rendered(start()) == "new"
+    assert not hub.asked
+
+
+async def test_an_alias_has_the_revision_of_its_model(hub: FakeHub, start: Start) -> None:
+    hub.repositories["org/model"] = Repository(saying("new"), older={OLD: saying("old")})
+    models = start(model_aliases={"chat": "org/model"}, revisions={"org/model": OLD})
+    assert await rendered(models, "chat") == "old"
+
+
+async def test_a_revision_that_the_hub_does_not_have_is_said(hub: FakeHub, start: Start) -> None:
+    hub.repositories["org/model"] = Repository(FILES)
+    error = await unavailable(start(revisions={"org/model": "v2"}))
+    assert "does not have its revision" in error.reason and "REVISION" in error.remedy
+
+
+async def test_a_model_is_refreshed_only_if_the_hub_has_a_later_commit(hub: FakeHub, start: Start) -> None:
+    repository = hub.repositories["org/model"] = Repository(saying("first"))
+    models = start()
+    assert await rendered(models) == "first"
+    hub.asked.clear()
+    assert await models.refresh("org/model") is False
+    assert hub.asked == {"GET /api/models/org/model": 1}
+    repository.files, repository.commit = saying("second"), NEW
+    assert await rendered(models) == "first"
+    assert await models.refresh("org/model") is True
+    assert await rendered(models) == "second"
+    assert await rendered(start()) == "second"
+
+
+async def test_a_model_of_a_pinned_commit_is_not_asked_for_again(hub: FakeHub, start: Start) -> None:
+    hub.repositories["org/model"] = Repository(FILES, older={OLD: FILES})
+    models = start(revisions={"org/model": OLD})
+    await models.get("org/model")
+    hub.asked.clear()
+    assert await models.refresh("org/model") is False
+    assert not hub.asked
+
+
+async def test_a_model_stays_as_it_is_while_the_hub_is_away(hub: FakeHub, start: Start) -> None:
+    repository = hub.repositories["org/model"] = Repository(saying("first"))
+    models = start()
+    await models.get("org/model")
+    repository.status, repository.files, repository.commit = 503, saying("second"), NEW
+    assert await models.refresh("org/model") is False
+    assert await rendered(models) == "first"
+
+
+async def test_files_in_models_dir_are_read_again_when_they_have_changed(start: Start, tmp_path: Path) -> None:
+    folder = on_disk(tmp_path, "org/model", saying("first"))
+    models = start(model_options={"org/other": ModelOptions(chat_template="own.jinja")})
+    assert await rendered(models) == "first"
+    assert await models.refresh("org/model") is False
+    (folder / "chat_template.jinja").write_text("second, and longer")
+    assert await models.refresh("org/model") is True
+    assert await rendered(models) == "second, and longer"
+    on_disk(tmp_path, "org/other")
+    (tmp_path / "models" / "own.jinja").write_text("own")
+    assert await rendered(models, "org/other") == "own"
+    (tmp_path / "models" / "own.jinja").write_text("own, but changed")
+    assert await models.refresh("org/other") is True
+    assert await rendered(models, "org/other") == "own, but changed"
+
+
+async def test_files_that_have_become_corrupt_leave_the_model_as_it_was(start: Start, tmp_path: Path) -> None:
+    folder = on_disk(tmp_path, "org/model", saying("first"))
+    models = start()
+    await models.get("org/model")
+    (folder / "tokenizer_config.json").write_text("[")
+    for _ in range(2):
+        assert await models.refresh("org/model") is False
+        assert await rendered(models) == "first"
 
 
 async def test_failures_are_remembered_for_a_while(hub: FakeHub, start: Start) -> None:
