@@ -10,7 +10,7 @@ from service.api.errors import ApiError
 from service.api.requests import NewPod, PodChange, decode
 from service.api.resources import FLEET
 from service.api.responses import FleetPod, ModelParity, ParityDifference, json_response
-from service.contract.pods import PodEntry, parse_pods
+from service.contract.pods import PodEntry, pod_entry
 from service.fleet.parity import Parity
 from service.fleet.registry import Pod
 
@@ -82,16 +82,13 @@ def _parity(model: str, parity: Parity) -> ModelParity:
 
 
 def _entry(new: NewPod) -> PodEntry:
-    """The fleet entry of a pod. Raises ApiError 400; a comma is refused because it would add options, such as a key
-    file.
-    """
+    """The fleet entry of a pod. Raises ApiError 400."""
     options = {name: value for name in ("name", "events", "replay", "model") if (value := getattr(new, name))}
     for name, value in {"url": new.url, **options}.items():
         if not value.strip() or "," in value or len(value) > _MAX_LENGTH:
             message = f"`{name}` must not be empty, have a comma, or be longer than {_MAX_LENGTH} characters"
             raise ApiError(400, message, param=name)
     try:
-        (entry,) = parse_pods(",".join((new.url, *(f"{name}={value}" for name, value in options.items()))))
+        return pod_entry(new.url, options)
     except ValueError as error:
         raise ApiError(400, str(error), param="url") from None
-    return entry

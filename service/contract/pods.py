@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -77,15 +78,26 @@ def _parse_pod(text: str) -> PodEntry:
         if name not in _OPTIONS or not value:
             raise ValueError(f"{option!r} must be one of {', '.join(f'{one}=…' for one in _OPTIONS)}")
         values[name] = value
+    return pod_entry(url, values)
+
+
+def pod_entry(url: str, options: Mapping[str, str]) -> PodEntry:
+    """The entry of a pod, with the options of `parse_pods` by name. Raises ValueError as `parse_pods` does.
+
+    A value with a comma is refused, because the text of the entry would have further options.
+    """
+    for name, value in options.items():
+        if not value.strip() or "," in value:
+            raise ValueError(f"{name}={value!r} must not be empty or have a comma")
     url = url.rstrip("/").removesuffix("/v1")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         raise ValueError(f"{url!r} is not a valid URL, such as http://10.0.0.7:8000") from None
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username or "," in url:
         raise ValueError(f"{url!r} is not a valid URL, such as http://10.0.0.7:8000")
-    for address in filter(None, (values.get("events"), values.get("replay"))):
+    for address in filter(None, (options.get("events"), options.get("replay"))):
         parse_endpoints(address)
-    values.setdefault("name", parts.netloc if port else f"{parts.netloc}:{443 if parts.scheme == 'https' else 80}")
-    return PodEntry(url, **values)
+    name = parts.netloc if port else f"{parts.netloc}:{443 if parts.scheme == 'https' else 80}"
+    return PodEntry(url, **{"name": name, **options})

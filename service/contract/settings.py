@@ -191,7 +191,9 @@ class Settings:
         "separated by commas",
     )
     pods_file: Path | None = _setting(
-        None, _optional_path, "JSON file with further pods, an array of entries as in PODS; changes are followed"
+        None,
+        _optional_path,
+        "YAML or JSON file with a list of further pods, as in PODS or as mappings; changes are followed",
     )
     health_interval: float = _setting(5.0, parse_seconds, "time between two health checks of a pod")
     parity_interval: float = _setting(

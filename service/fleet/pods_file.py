@@ -1,23 +1,38 @@
-"""PODS_FILE: pods in a JSON file that may change while the service runs."""
+"""PODS_FILE: pods in a YAML or JSON file that may change while the service runs."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from service.contract.pods import PodEntry, parse_pods
+from service.contract.pods import PodEntry, parse_pods, pod_entry
 from service.fleet.registry import Registry
 
 logger = logging.getLogger(__name__)
 _INTERVAL = 1.0
 
 
+class _Written(msgspec.Struct, forbid_unknown_fields=True):
+    """An entry that is a mapping."""
+
+    url: str
+    name: str | None = None
+    events: str | None = None
+    replay: str | None = None
+    model: str | None = None
+    key_file: str | None = None
+
+
+_json = msgspec.json.Decoder(list[str | _Written])
+
+
 class PodsFile:
-    """Keeps the registry equal to the file: an array of entries in the form of `--pod`.
+    """Keeps the registry equal to the file: a list of entries, texts in the form of `--pod` or mappings of its names.
 
     A malformed file, or a pod name from another source, changes nothing; the reason is in `problem` and in the log.
     `interval` is the time between two checks of the file, in seconds.
@@ -69,12 +84,24 @@ class PodsFile:
 
 def _read(content: bytes) -> dict[str, PodEntry]:
     """The entries by name. Raises ValueError."""
-    try:
-        texts = msgspec.json.decode(content, type=list[str])
-    except msgspec.DecodeError as error:
-        raise ValueError(f"it must be a JSON array of strings: {error}") from None
-    entries = [entry for text in texts for entry in parse_pods(text)]
+    entries = [entry for written in _decode(content) for entry in _entries(written)]
     names = [entry.name for entry in entries]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"two pods have the name {twice}")
     return dict(zip(names, entries, strict=True))
+
+
+def _decode(content: bytes) -> list[str | _Written]:
+    with suppress(msgspec.DecodeError, UnicodeDecodeError):  # YAML forbids the tabs that JSON allows
+        return _json.decode(content)
+    try:
+        return msgspec.yaml.decode(content, type=list[str | _Written])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ValueError(f"it must be a list of pods, in YAML or JSON: {error}") from None
+
+
+def _entries(written: str | _Written) -> Sequence[PodEntry]:
+    if isinstance(written, str):
+        return parse_pods(written)
+    options = {name: value for name, value in msgspec.structs.asdict(written).items() if value is not None}
+    return (pod_entry(options.pop("url"), options),)

@@ -55,7 +55,14 @@ async def test_pods_come_go_and_change_with_the_file(watched: Watched) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("[", "must be a JSON array"),
+        ("[", "must be a list of pods, in YAML or JSON"),
+        ("http://h:1", "must be a list of pods"),
+        ("pods: [http://h:1]", "must be a list of pods"),
+        ("- http://h:1\n- url: nowhere", "is not a valid URL"),
+        ("- http://h:1\n- {url: http://h:2, colour: red}", "unknown field `colour`"),
+        ('[{"url": "http://h:2", "name": 5}]', "Expected `str | null`"),
+        ("- {url: http://h:2, name: 'a,key_file=/etc/passwd'}", "must not be empty or have a comma"),
+        ("- &a [*a]\n- \x00", "must be a list of pods"),
         ('["http://h:1", "nowhere"]', "is not a valid URL"),
         ('["http://h:1,name=a", "http://h:2,name=a"]', "two pods have the name a"),
         ('["http://h:1,name=given"]', "there is a pod given already"),
@@ -71,6 +78,28 @@ async def test_a_broken_file_is_refused_whole(watched: Watched, content: str, pr
     watched.write("http://h:5,name=d")
     await until(watched.has("given", "d"))
     assert watched.file.problem is None
+
+
+async def test_the_file_may_be_yaml_with_texts_and_mappings(watched: Watched, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret\n")
+    watched.path.write_text(
+        f"""
+        # two engines
+        - http://h:1,name=a
+        - url: http://h:2/v1
+          name: b
+          events: tcp://h:5557
+          replay: tcp://h:5558
+          model: m
+          key_file: {tmp_path}/key
+        """
+    )
+    await until(watched.has("a", "b"))
+    await until(lambda: (pod := watched.registry.get("b")) is not None and pod.key == "secret")
+    pod = watched.registry.get("b")
+    assert pod is not None
+    text = f"http://h:2,name=b,events=tcp://h:5557,replay=tcp://h:5558,model=m,key_file={tmp_path}/key"
+    assert (pod.entry,) == parse_pods(text)
 
 
 async def test_a_file_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
