@@ -70,14 +70,14 @@ class IndexSink:
         return self._loss or (APPLIES_LARGE_BATCH if self._waiting else None)
 
     def apply(self, arrival: Arrival) -> bool:
-        if self._waiting or arrival.batch.packed:
+        if self._waiting or arrival.batch.packed is not None:
             self._wait(arrival.batch)
             return False
         return self._apply(arrival.batch)
 
     def _wait(self, batch: Batch) -> None:
         """Lets a batch wait for `apply_slice`. Too many are dropped, and the rank stays inexact until it is cleared."""
-        events = len(batch.packed) or len(batch.events)
+        events = _number_of_events(batch)
         if len(self._waiting) >= _MAX_WAITING_BATCHES or self._waiting_events + events > _MAX_WAITING_EVENTS:
             self._loss = "too many events wait to be applied"
             return
@@ -103,12 +103,10 @@ class IndexSink:
             notice = "A part of a batch of %s could not be applied: %r"
             self._log.log(logging.ERROR, self._rank, notice, rank_name(self._rank), error)
             return True
-        done = self._waiting.popleft()
-        self._waiting_events -= len(done.packed) or len(done.events)
+        self._waiting_events -= _number_of_events(self._waiting.popleft())
         if not self._waiting:
             return False
-        following = self._waiting[0]
-        self._slices = slices(following) if following.packed else iter((following,))
+        self._slices = slices(self._waiting[0])
         return True
 
     def _apply(self, batch: Batch) -> bool:
@@ -178,6 +176,10 @@ class IndexSink:
             case Notice.REPLAY_FAILED:
                 statistics.replay_failures += count
                 self._log.log(logging.WARNING, rank, "No replay of %s: %s", rank_name(rank), reason)
+
+
+def _number_of_events(batch: Batch) -> int:
+    return len(batch.events) if batch.packed is None else batch.packed.count
 
 
 def emptied_pools(events: Sequence[Event]) -> Iterator[Tier | None]:

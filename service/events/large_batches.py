@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, NamedTuple
 
 import msgspec
+from msgpack import OutOfData, Unpacker
 from msgspec import Raw
 
-from service.events.wire import Batch, WireError, read_batch
+from service.events.wire import Batch, PackedEvents, WireError, read_batch
 
 _SMALL_BYTES = 128 * 1024
 """Payloads up to this size are read whole, whatever is in them."""
@@ -20,16 +21,20 @@ _SLICE_EVENTS = 256
 _MAX_RUN = 1024
 """Stores of one request are consecutive: a slice does not end between two, unless this many follow each other."""
 _CUT = "a batch of too many stores"
+_NAME_WITHIN = 64
+"""Bytes from the start of an event that hold its name."""
+_COUNT_BYTES = {0xDC: 2, 0xDD: 4}
+"""Size of the count in an array's header, by the header's first byte."""
 
 
 class _Packed(msgspec.Struct, array_like=True, gc=False):
     ts: float | None
-    events: list[Raw]
+    events: Raw
     rank: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class _PackedMap(msgspec.Struct, gc=False):
-    events: list[Raw]
+    events: Raw
     ts: float | None = None
     data_parallel_rank: Annotated[int, msgspec.Meta(ge=0)] | None = None
     attn_dp_rank: Annotated[int, msgspec.Meta(ge=0)] | None = None
@@ -45,53 +50,89 @@ def read_batch_or_pack(payload: bytes) -> Batch:
     if len(payload) <= _SMALL_BYTES:
         return read_batch(payload)
     batch = _packed(payload)
-    is_large = len(batch.packed) > LARGE_EVENTS or (len(batch.packed) > 1 and len(payload) > _LARGE_BYTES)
+    count = 0 if batch.packed is None else batch.packed.count
+    is_large = count > LARGE_EVENTS or (count > 1 and len(payload) > _LARGE_BYTES)
     return batch if is_large else read_batch(payload)
 
 
 def _packed(payload: bytes) -> Batch:
     try:
         batch = _decode(payload)
-        return Batch(batch.ts, (), batch.rank or 0, packed=batch.events)
+        return Batch(batch.ts, (), batch.rank or 0, packed=_events(batch.events))
     except (ValueError, RecursionError, MemoryError, OverflowError):
         pass
     try:
         named = _decode_map(payload)
     except (ValueError, RecursionError, MemoryError, OverflowError) as error:
         raise WireError("no batch") from error
-    return Batch(named.ts, (), named.data_parallel_rank or named.attn_dp_rank or 0, packed=named.events)
+    rank = named.data_parallel_rank or named.attn_dp_rank or 0
+    return Batch(named.ts, (), rank, packed=_events(named.events))
+
+
+def _events(array: Raw) -> PackedEvents:
+    """Raises WireError if it is no array."""
+    packed = memoryview(array)
+    kind = packed[0]
+    if kind & 0xF0 == 0x90:
+        return PackedEvents(kind & 0x0F, packed[1:])
+    if kind in _COUNT_BYTES:
+        end = 1 + _COUNT_BYTES[kind]
+        return PackedEvents(int.from_bytes(packed[1:end], "big"), packed[end:])
+    raise WireError("no events")
 
 
 def slices(batch: Batch) -> Iterator[Batch]:
     """The events of a packed batch as consecutive batches of few events, read one by one."""
-    packed, start = batch.packed, 0
-    while start < len(packed):
-        end = _end_of_slice(packed, start)
-        read = read_batch(b"\x93" + _encode(batch.timestamp) + _array(packed[start:end]) + _encode(batch.rank))
-        if end < len(packed) and not _is_removal(packed[end]) and any(_has_group(event) for event in read.events):
+    if batch.packed is None:
+        yield batch
+        return
+    start, end = b"\x93" + _encode(batch.timestamp), _encode(batch.rank)
+    for piece in _pieces(batch.packed):
+        read = read_batch(b"".join((start, b"\xdd", piece.size.to_bytes(4, "big"), piece.events, end)))
+        if piece.cut and any(_has_group(event) for event in read.events):
             read = msgspec.structs.replace(read, unread={**read.unread, _CUT: 1})
         yield read
-        start = end
 
 
-def _end_of_slice(packed: Sequence[Raw], start: int) -> int:
-    end, size = start, 0
-    last = min(start + _MAX_RUN, len(packed))
-    while end < last and (size < _SLICE_BYTES or end == start):
-        if end >= start + _SLICE_EVENTS and _is_removal(packed[end]):
-            break
-        size += memoryview(packed[end]).nbytes
-        end += 1
-    return end
+class _Piece(NamedTuple):
+    """Consecutive packed events; `cut` if a store follows, which may be of the same request."""
+
+    size: int
+    events: memoryview
+    cut: bool
 
 
-def _is_removal(event: Raw) -> bool:
-    return b"BlockRemoved" in bytes(memoryview(event)[:64])
+def _pieces(packed: PackedEvents) -> Iterator[_Piece]:
+    events = packed.events
+    start = end = count = 0
+    for following in _ends(packed):
+        is_removal = b"BlockRemoved" in bytes(events[end : end + _NAME_WITHIN])
+        is_full = count >= _MAX_RUN or end - start >= _SLICE_BYTES or (count >= _SLICE_EVENTS and is_removal)
+        if count and is_full:
+            yield _Piece(count, events[start:end], cut=not is_removal)
+            start, count = end, 0
+        end = following
+        count += 1
+    yield _Piece(count, events[start:end], cut=False)
+
+
+def _ends(packed: PackedEvents) -> Iterator[int]:
+    """The offset at which each event ends."""
+    unpacker = Unpacker(max_buffer_size=0)
+    fed = 0
+    for _ in range(packed.count):
+        start = unpacker.tell()
+        while True:
+            try:
+                unpacker.skip()
+                break
+            except OutOfData:
+                # It skips from the start of the event again, so each attempt has twice as much.
+                more = max(_SLICE_BYTES, fed - start)
+                unpacker.feed(packed.events[fed : fed + more])
+                fed += more
+        yield unpacker.tell()
 
 
 def _has_group(event: object) -> bool:
     return getattr(event, "kind", None) is not None
-
-
-def _array(events: Sequence[Raw]) -> bytes:
-    return b"\xdd" + len(events).to_bytes(4, "big") + b"".join(memoryview(event) for event in events)

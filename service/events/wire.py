@@ -101,6 +101,13 @@ _CLEARED = Cleared()
 Event: TypeAlias = Stored | Removed | Cleared
 
 
+class PackedEvents(msgspec.Struct, frozen=True, gc=False):
+    """Events that are not read yet, one after the other in msgpack."""
+
+    count: int
+    events: memoryview
+
+
 class Batch(msgspec.Struct, frozen=True, gc=False):
     """The content of one message: events in order, time (Unix seconds, or None), data-parallel rank."""
 
@@ -109,8 +116,8 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
     rank: int
     unread: Mapping[str, int] = {}
     """Number of unreadable events, by reason."""
-    packed: Sequence[Raw] = ()
-    """The events of a batch of very many, which are not read yet: service/events/large_batches.py."""
+    packed: PackedEvents | None = None
+    """The events of a large batch, which are not read yet: service/events/large_batches.py."""
 
 
 _decode = msgspec.msgpack.Decoder().decode

@@ -60,6 +60,14 @@ def test_a_batch_of_few_events_is_read_whole_whatever_its_size() -> None:
     assert read_batch_or_pack(long) == read_batch(long)
 
 
+def test_events_that_are_longer_than_a_slice_are_read() -> None:
+    long = event(1, block_hashes=list(range(250_000)), token_ids=list(range(1_000_000)))
+    whole = payload(event(0), long, event(2), long, event(3))
+    parts = [part.events for part in slices(read_batch_or_pack(whole))]
+    assert [one for part in parts for one in part] == read_batch(whole).events
+    assert len(parts) > 1
+
+
 def test_a_large_payload_of_another_form_is_refused() -> None:
     with pytest.raises(WireError):
         read_batch_or_pack(msgspec.msgpack.encode(["x", [1] * 500_000, 0]))
