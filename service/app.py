@@ -60,6 +60,7 @@ from service.prompts.options import CacheBudget, PromptOptions
 from service.prompts.renderers.engine import EngineRenderer
 from service.prompts.renderers.engine_api import EngineApi
 from service.readiness import Readiness
+from service.routing.choice import Router
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -193,7 +194,7 @@ async def monitored(
             for endpoint in followed.pop(pod.name, set()):
                 pool.unfollow(endpoint)
 
-    gateway = Gateway(fleet, limits)
+    gateway = Gateway(fleet, Router(fleet, settings.tier_weights), limits)
     parity = ParityWatcher(fleet, models, settings.parity_interval)
 
     def joined(pod: Pod) -> None:

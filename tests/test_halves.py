@@ -31,6 +31,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "service.fleet",
         "service.events service.parity",
         "service.offline",
+        "service.routing",
         "service.simulation service.gateway service.readiness",
         "service.api",
         "service.metrics service.connection service.listener",
@@ -60,6 +61,7 @@ FORBIDDEN: Mapping[str, tuple[str, ...]] = {
     "service.native": ("service.contract",),
     "service.events": ("service.prompts",),
     "service.fleet": ("service.index", "service.prompts"),
+    "service.routing": ("service.events", "service.prompts.models"),
     "service.prompts": ("service.index.memory",),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -13,19 +14,19 @@ from service.api.requests import ChatRequest, ScoreRequest, decode_prompt_or_cha
 from service.api.resolver import PromptResolver, ResolvedChat, ResolvedPrompt
 from service.api.resources import CHAT_DECODER, FLEET, GATEWAY, RESOLVER, SCORER
 from service.fleet.registry import Registry
-from service.gateway.choice import Match, Question
 from service.gateway.retries import BadEngine, NoModel, NoPod
-from service.index.base import Prompt
-from service.index.scoring import Scorer
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
+from service.routing.choice import Question
 
 _WITH_PROMPT = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"))
 
 
 class _Named(msgspec.Struct):
     model: str | None = None
+    stream: object = None
 
 
+_STREAM = re.compile(rb'"stream"\s*:\s*true')
 _named = msgspec.json.Decoder(_Named)
 
 
@@ -61,16 +62,17 @@ async def forward_delete(request: web.Request) -> web.StreamResponse:
 async def _question(request: web.Request, body: bytes) -> Question:
     """The routing information in a request. A request that cannot be parsed here is left to the engine."""
     if not body:
-        return Question()
+        return Question(tokens=0)
     if request.path in _WITH_PROMPT:
         try:
             return await _scored(request, body)
         except (ApiError, PromptError, ModelNotFound, ModelUnavailable):
             pass
     try:
-        return Question(_named.decode(body).model)
+        named = _named.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return Question()
+    return Question(model=named.model, is_streamed=named.stream is True)
 
 
 async def _scored(request: web.Request, body: bytes) -> Question:
@@ -80,10 +82,22 @@ async def _scored(request: web.Request, body: bytes) -> Question:
         wanted = msgspec.structs.replace(wanted, model=_only_model(request.app[FLEET]))
     prompts = await _prompts(resolver, wanted)
     if len(prompts) != 1:
-        return Question(wanted.model)
-    matches = _best_ranks(request.app[FLEET], scorer, prompts[0].prompt)
-    origin = prompts[0].origin
-    return Question(wanted.model, matches, origin.renderer, origin.parity)
+        return Question(model=wanted.model)
+    prompt, origin = prompts[0].prompt, prompts[0].origin
+    return Question(
+        model=wanted.model,
+        tokens=len(prompt.tokens),
+        matches=scorer.matches(prompt),
+        renderer=origin.renderer,
+        parity=origin.parity,
+        is_streamed=_is_streamed(body),
+    )
+
+
+def _is_streamed(body: bytes) -> bool:
+    """Whether a body asks for a stream, without another pass of a parser over it."""
+    found = body.find(b'"stream"')
+    return found >= 0 and _STREAM.match(body, found) is not None
 
 
 async def _prompts(
@@ -98,18 +112,3 @@ def _only_model(fleet: Registry) -> str | None:
     """The model of requests that name none: the only one, as engines choose it."""
     names = [name for name, model in fleet.models().items() if model.parent is None]
     return names[0] if len(names) == 1 else None
-
-
-def _best_ranks(fleet: Registry, scorer: Scorer, prompt: Prompt) -> dict[str, Match]:
-    """The best rank of each pod, with the tokens that its engine will reuse: never the last token of a prompt."""
-    best: dict[str, Match] = {}
-    for match in scorer.matches(prompt):
-        pod = fleet.name_of(match.rank.pod)
-        if pod is None:
-            continue
-        score = next(iter((scorer.scores_of([match]) or {}).values()), 0)
-        known = best.get(pod)
-        if known is None or score > known.score:
-            reusable = (len(prompt.tokens) - 1) // match.block_size * match.block_size
-            best[pod] = Match(score, match.rank.number, min(match.tokens, reusable))
-    return best

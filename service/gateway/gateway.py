@@ -6,22 +6,22 @@ import msgspec
 from aiohttp import web
 
 from service.fleet.registry import Registry
-from service.gateway.choice import Question
 from service.gateway.connection import EngineError
 from service.gateway.headers import Response, added_headers
 from service.gateway.http import Head
 from service.gateway.relay import Relay, client_transport
-from service.gateway.retries import Attempts, Exchange, Limits, in_flight
+from service.gateway.retries import Attempts, Exchange, Limits
 from service.gateway.statistics import GatewayStatistics
+from service.routing.choice import Question, Router
 
 
 class Gateway:
     """Forwards requests to the pods of a registry."""
 
-    def __init__(self, registry: Registry, limits: Limits) -> None:
+    def __init__(self, registry: Registry, router: Router, limits: Limits) -> None:
         self.statistics = GatewayStatistics()
         self._limits = limits
-        self._attempts = Attempts(registry, limits, self.statistics)
+        self._attempts = Attempts(registry, router, limits, self.statistics)
 
     def close(self) -> None:
         self._attempts.close()
@@ -33,18 +33,18 @@ class Gateway:
         for an incomplete answer. Cancellation closes the engine's connection.
         """
         exchange = await self._attempts.first_answer(request, body, question)
-        with in_flight(exchange.pod):
-            try:
-                return await self._relay(request, exchange, question)
-            except BaseException:
-                exchange.pod.breaker.abandoned()
-                raise
-            finally:
-                self._attempts.keep(exchange)
+        try:
+            return await self._relay(request, exchange, question)
+        except BaseException:
+            exchange.pod.breaker.abandoned()
+            raise
+        finally:
+            exchange.end()
+            self._attempts.keep(exchange)
 
     async def _relay(self, request: web.Request, exchange: Exchange, question: Question) -> web.StreamResponse:
         head, pod, limits = exchange.head, exchange.pod, self._limits
-        response = Response(head, added_headers(pod, question), request.version)
+        response = Response(head, added_headers(exchange.choice, question), request.version)
         writer = await response.prepare(request)
         if exchange.start:
             await response.write(exchange.start)
@@ -56,6 +56,7 @@ class Gateway:
                 client_transport(request),
                 is_chunked=bool(response.chunked),
                 is_event_stream=head.is_event_stream,
+                on_first=None if exchange.start else exchange.first_token,
             )
             try:
                 await relay.run(

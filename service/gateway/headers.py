@@ -5,9 +5,8 @@ from __future__ import annotations
 from aiohttp import HttpVersion, HttpVersion11, web
 from multidict import CIMultiDict
 
-from service.fleet.registry import Pod
-from service.gateway.choice import Question
 from service.gateway.http import Head, end_to_end, request_head
+from service.routing.choice import Choice, Question
 
 _NOT_FORWARDED = frozenset((b"host", b"content-length", b"content-encoding", b"expect"))
 """The body is forwarded decoded, with its own length, to another host."""
@@ -16,17 +15,16 @@ AUTHENTICATED = web.RequestKey("authenticated", bool)
 """Set for a request with an API key of this service; the key is not forwarded to the engine."""
 
 
-def request_head_for(request: web.Request, body: bytes, question: Question, pod: Pod) -> bytes:
+def request_head_for(request: web.Request, body: bytes, choice: Choice) -> bytes:
     """The head of the request to a pod: the client's headers, with the engine's key and rank if it needs them."""
-    entry = pod.entry
+    pod, entry = choice.pod, choice.pod.entry
     headers = [(name, value) for name, value in end_to_end(request.raw_headers) if name.lower() not in _NOT_FORWARDED]
     if pod.key is not None or AUTHENTICATED in request:
         headers = [(name, value) for name, value in headers if name.lower() != b"authorization"]
     if pod.key is not None:
         headers.append((b"Authorization", b"Bearer " + pod.key.encode()))
-    match = question.matches.get(pod.name)
-    if match is not None and pod.learned is not None and pod.learned.ranks > 1:
-        headers.append((b"X-data-parallel-rank", b"%d" % match.rank))
+    if choice.names_rank:
+        headers.append((b"X-data-parallel-rank", b"%d" % choice.rank))
     if body or request.method not in {"GET", "HEAD", "OPTIONS"}:
         headers.append((b"Content-Length", b"%d" % len(body)))
     host = f"[{entry.host}]" if ":" in entry.host else entry.host
@@ -34,17 +32,16 @@ def request_head_for(request: web.Request, body: bytes, question: Question, pod:
     return request_head(request.method, entry.path + request.raw_path, headers)
 
 
-def added_headers(pod: Pod, question: Question) -> list[tuple[str, str]]:
+def added_headers(choice: Choice, question: Question) -> list[tuple[str, str]]:
     """The headers that an answer gets here: which pod gave it, and what was predicted."""
-    added = [("X-Kvcache-Pod", pod.name)]
+    added = [("X-Kvcache-Pod", choice.pod.name)]
+    if choice.names_rank:
+        added.append(("X-Kvcache-Rank", str(choice.rank)))
     if question.renderer is not None:
-        match = question.matches.get(pod.name)
-        added.append(("X-Kvcache-Predicted-Tokens", str(match.tokens if match else 0)))
+        added.append(("X-Kvcache-Predicted-Tokens", str(choice.predicted)))
         added.append(("X-Kvcache-Renderer", question.renderer))
         if question.parity is not None:
             added.append(("X-Kvcache-Parity", question.parity))
-        if match is not None and pod.learned is not None and pod.learned.ranks > 1:
-            added.append(("X-Kvcache-Rank", str(match.rank)))
     return added
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -26,8 +27,15 @@ class Relay:
     """
 
     def __init__(
-        self, connection: EngineConnection, transport: asyncio.Transport, *, is_chunked: bool, is_event_stream: bool
+        self,
+        connection: EngineConnection,
+        transport: asyncio.Transport,
+        *,
+        is_chunked: bool,
+        is_event_stream: bool,
+        on_first: Callable[[], None] | None = None,
     ) -> None:
+        """`on_first` is called when the first piece arrives."""
         self._connection = connection
         self._transport = transport
         self._is_chunked = is_chunked
@@ -36,6 +44,7 @@ class Relay:
         self._last = self._loop.time()
         self._limit = self._silence = 0.0
         self._aborted = False
+        self._on_first = on_first
         self._wake = asyncio.Event()
 
     async def run(self, writer: AbstractStreamWriter, *, first_byte: float, silence: float, keep_alive: float) -> None:
@@ -80,6 +89,9 @@ class Relay:
             return
         self._last = self._loop.time()
         self._limit = self._silence
+        if self._on_first is not None:
+            self._on_first()
+            self._on_first = None
         self._send(piece)
         if self._transport.get_write_buffer_size() > _MAX_UNSENT:
             self._wake.set()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from time import monotonic
 from typing import Final
 
 from aiohttp import web
 
 from service.fleet.registry import Pod, Registry
-from service.gateway.choice import Question, choose
 from service.gateway.connection import (
     ConnectionBroken,
     ConnectionPool,
@@ -26,6 +24,7 @@ from service.gateway.headers import request_head_for
 from service.gateway.http import Head
 from service.gateway.relay import ABORTED, SHUTTING_DOWN
 from service.gateway.statistics import GatewayStatistics
+from service.routing.choice import Choice, Question, Router
 
 logger = logging.getLogger(__name__)
 _RETRIED_STATUSES: Final = frozenset((429, 503))
@@ -69,19 +68,33 @@ class BadEngine(Exception):
 class Exchange:
     """A response whose head has arrived. `start` is the part of the body that was read for the retry decision."""
 
-    pod: Pod
+    choice: Choice
     connection: EngineConnection
     head: Head
     start: bytes = b""
     is_read: bool = False
     """Whether `start` is the whole body."""
 
+    @property
+    def pod(self) -> Pod:
+        return self.choice.pod
+
+    def first_token(self) -> None:
+        """Notes the first piece of a stream: its prefill is done."""
+        if self.head.status == HTTPStatus.OK:
+            self.choice.reservation.first_token(monotonic())
+
+    def end(self) -> None:
+        """Ends the reservation, also of an answer that broke off."""
+        self.choice.reservation.end(monotonic())
+
 
 class Attempts:
     """Sends requests to the pods of a registry, over connections that are kept."""
 
-    def __init__(self, registry: Registry, limits: Limits, statistics: GatewayStatistics) -> None:
+    def __init__(self, registry: Registry, router: Router, limits: Limits, statistics: GatewayStatistics) -> None:
         self._registry = registry
+        self._router = router
         self._limits = limits
         self._statistics = statistics
         self._pools: dict[Pod, ConnectionPool] = {}
@@ -101,23 +114,27 @@ class Attempts:
         last: Exchange | None = None
         failures: list[EngineError] = []
         while len(tried) < self._limits.attempts and monotonic() - started < self._limits.retry_seconds:
-            pod = choose(self._registry, question, tried, self._limits.max_in_flight_per_pod)
-            if pod is None:
+            choice = self._router.choose(question, tried, self._limits.max_in_flight_per_pod)
+            if choice is None:
                 break
             if tried:
                 self._statistics.retries += 1
-            tried.append(pod)
+            tried.append(choice.pod)
             try:
-                with in_flight(pod):
-                    exchange = await self._attempt(request, body, question, pod)
-                    if not await self._is_turned_away(exchange):
-                        return exchange
+                exchange = await self._attempt(request, body, choice)
+                if not await self._is_turned_away(exchange):
+                    return exchange
             except EngineError as error:
-                self._statistics.failures[pod.name, type(error).__name__] += 1
+                choice.reservation.end(monotonic())
+                self._statistics.failures[choice.pod.name, type(error).__name__] += 1
                 failures.append(error)
                 if isinstance(error, FirstByteTimeout):
                     break  # the engine may be processing it
+            except BaseException:
+                choice.reservation.end(monotonic())
+                raise
             else:
+                exchange.end()
                 if last is not None:
                     self.keep(last)
                 last = exchange
@@ -128,9 +145,10 @@ class Attempts:
             raise BadEngine(f"{tried[-1].name}: {failures[-1]}", timed_out=timed_out)
         raise self._none_available(question)
 
-    async def _attempt(self, request: web.Request, body: bytes, question: Question, pod: Pod) -> Exchange:
+    async def _attempt(self, request: web.Request, body: bytes, choice: Choice) -> Exchange:
         """Sends a request to one pod. Raises EngineError, after a report to the pod's breaker."""
-        head = request_head_for(request, body, question, pod)
+        pod = choice.pod
+        head = request_head_for(request, body, choice)
         pod.breaker.started()
         connection: EngineConnection | None = None
         try:
@@ -139,7 +157,7 @@ class Attempts:
             if connection is not None:
                 try:
                     answer = await connection.exchange(request.method, head, body, self._limits.first_byte)
-                    return Exchange(pod, connection, answer)
+                    return Exchange(choice, connection, answer)
                 except ConnectionBroken:
                     if connection.received_any:
                         raise
@@ -157,7 +175,7 @@ class Attempts:
                 connection.close()
             pod.breaker.abandoned()
             raise
-        return Exchange(pod, connection, answer)
+        return Exchange(choice, connection, answer)
 
     async def _is_turned_away(self, exchange: Exchange) -> bool:
         """Whether the engine refuses the request, so that another pod is tried.
@@ -171,6 +189,7 @@ class Attempts:
             pod.breaker.abandoned()
             pod.busy_until = monotonic() + _retry_after(head)
             self._statistics.refusals[pod.name, head.status] += 1
+        exchange.choice.reservation.tells_first_token = head.is_event_stream
         try:
             await (self._read_first_event if head.is_event_stream else self._read_start)(exchange)
         except BaseException as error:
@@ -193,6 +212,7 @@ class Attempts:
             return
         if ABORTED.search(exchange.start):
             raise ConnectionBroken(SHUTTING_DOWN)
+        exchange.first_token()
 
     async def _read_start(self, exchange: Exchange) -> None:
         """Reads up to a megabyte of the body. Raises ConnectionBroken."""
@@ -232,16 +252,6 @@ class Attempts:
         waits = [pod.breaker.retry_after for pod in serving if not pod.draining]
         reasons = "; ".join(f"{pod.name}: {_reason(pod)}" for pod in serving) or "there are no pods"
         return NoPod(f"no pod can take the request ({reasons})", max(1, round(min(waits, default=1.0))))
-
-
-@contextmanager
-def in_flight(pod: Pod) -> Iterator[None]:
-    """Counts a request as in flight at a pod."""
-    pod.in_flight += 1
-    try:
-        yield
-    finally:
-        pod.in_flight -= 1
 
 
 def _retry_after(head: Head) -> float:

@@ -11,10 +11,11 @@ import pytest
 from aiohttp import web
 
 from service.contract.pods import PodEntry
+from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Registry
-from service.gateway.choice import Question
 from service.gateway.gateway import Gateway
 from service.gateway.retries import Limits
+from service.routing.choice import Question, Router
 from tests.service.engines import StartEngine, chat
 from tests.service.gateway.routed import CHAT, Before, Route
 from tests.service.gateway.scripted import Received, answer, scripted
@@ -139,7 +140,9 @@ async def patient() -> AsyncIterator[tuple[str, asyncio.Event]]:
 
     async with scripted(respond) as engine:
         registry = Registry()
-        gateway = Gateway(registry, Limits(first_byte=PATIENCE, silence=0.05, keep_alive=0.01))
+        gateway = Gateway(
+            registry, Router(registry, TierWeights()), Limits(first_byte=PATIENCE, silence=0.05, keep_alive=0.01)
+        )
         registry.add(PodEntry(engine.url, engine.pod))
 
         async def forward(request: web.Request) -> web.StreamResponse:

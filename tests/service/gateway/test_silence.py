@@ -9,10 +9,11 @@ import pytest
 from aiohttp import web
 
 from service.contract.pods import PodEntry
+from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Registry
-from service.gateway.choice import Question
 from service.gateway.gateway import Gateway
 from service.gateway.retries import Limits
+from service.routing.choice import Question, Router
 from service.simulation.scheduler import Speed
 from tests.service.engines import StartEngine, chat
 from tests.waiting import PATIENCE
@@ -23,7 +24,7 @@ async def silent(start_engine: StartEngine) -> AsyncIterator[str]:
     """The URL of a gateway with short limits, before an engine that generates a token each 0.2 s."""
     engine = await start_engine(speed=Speed(decode_seconds=0.2))
     registry = Registry()
-    gateway = Gateway(registry, Limits(silence=PATIENCE, keep_alive=0.05))
+    gateway = Gateway(registry, Router(registry, TierWeights()), Limits(silence=PATIENCE, keep_alive=0.05))
     registry.add(PodEntry(engine.url, engine.pod))
 
     async def forward(request: web.Request) -> web.StreamResponse:

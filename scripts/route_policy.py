@@ -1,0 +1,55 @@
+"""The routing of the service as a policy for simulations of a fleet: no HTTP, no clock, no knob."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from service.contract.pods import PodEntry
+from service.fleet.registry import Pod
+from service.routing.choice import Arrivals, best_of, costs_of
+from service.routing.estimate import Speed, median_speed
+from service.routing.reservations import RankWork, Reservation
+
+
+class Candidate(Protocol):
+    """An engine as the simulation shows it."""
+
+    uncached: int
+
+
+class Policy:
+    """Chooses among engines that end prefills in the order of their requests."""
+
+    def __init__(self) -> None:
+        self._ranks: list[RankWork] = []
+        self._prefills: list[deque[Reservation]] = []
+        self._decoding: list[deque[Reservation]] = []
+        self._arrivals = Arrivals()
+
+    def choose(self, now: float, request: Mapping[str, int], candidates: Sequence[Candidate]) -> int:
+        for number in range(len(self._ranks), len(candidates)):
+            self._ranks.append(RankWork(Pod(PodEntry("", str(number)))))
+            self._prefills.append(deque())
+            self._decoding.append(deque())
+        uncached = [candidate.uncached for candidate in candidates]
+        costs = costs_of(self._ranks, uncached, self._arrivals.note(now) / len(candidates), now)
+        chosen = best_of(self._ranks, costs)
+        reservation = self._ranks[chosen].reserve(uncached[chosen], request["input_length"], now)
+        self._prefills[chosen].append(reservation)
+        return chosen
+
+    def first_token(self, now: float, index: int, uncached: int, seconds: float) -> None:
+        reservation = self._prefills[index].popleft()
+        reservation.first_token(now)
+        self._decoding[index].append(reservation)
+        known = [Speed(rank.overhead, rank.seconds_per_token) for rank in self._ranks if rank.is_known]
+        if len(known) < len(self._ranks):
+            speed = median_speed(known)
+            for rank in self._ranks:
+                if not rank.is_known:
+                    rank.set_speed(speed, is_known=False)
+
+    def finished(self, now: float, index: int) -> None:
+        self._decoding[index].popleft().end(now)
