@@ -45,6 +45,7 @@ from service.contract.settings import Settings, SettingsError
 from service.events.curve import KeyPair
 from service.events.pool import EventPool
 from service.fleet.health_checks import Monitor
+from service.fleet.load import LoadReader
 from service.fleet.pods_file import PodsFile
 from service.fleet.registry import Pod, Registry
 from service.gateway.gateway import Gateway
@@ -202,11 +203,13 @@ async def monitored(
         parity.joined(pod)
 
     monitor = Monitor(fleet, follow, settings.health_interval, joined)
+    load = LoadReader(fleet, settings.health_interval)
     fleet.watch(changed)
     for entry in settings.pods:
         fleet.add(entry)
     parity.start()
     monitor.start()
+    load.start()
     file = PodsFile(settings.pods_file, fleet) if settings.pods_file is not None else None
     watching = asyncio.create_task(file.watch()) if file is not None else None
     try:
@@ -216,6 +219,7 @@ async def monitored(
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
         await monitor.close()
+        await load.close()
         await parity.close()
         gateway.close()
 

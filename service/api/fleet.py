@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from aiohttp import web
 
@@ -12,7 +14,7 @@ from service.api.resources import FLEET
 from service.api.responses import FleetPod, ModelParity, ParityDifference, json_response
 from service.contract.pods import PodEntry, pod_entry
 from service.fleet.parity import Parity
-from service.fleet.registry import Pod
+from service.fleet.registry import Pod, RankLoad
 
 _new_pod = msgspec.json.Decoder(NewPod)
 _MAX_LENGTH = 512
@@ -61,8 +63,17 @@ def fleet_pod(pod: Pod) -> FleetPod:
         running=sum(load.running for load in loads) if loads else None,
         waiting=sum(load.waiting for load in loads) if loads else None,
         cache_usage=max(load.cache_usage for load in loads) if loads else None,
+        cache_hit_rate=_hit_rate(loads),
         parity=[_parity(model, parity) for model, parity in sorted(pod.parity.items())],
     )
+
+
+def _hit_rate(loads: Sequence[RankLoad]) -> float | None:
+    """The share of prompt tokens that its engine found in its prefix caches; None if it does not tell."""
+    if queried := sum(load.queried_tokens for load in loads):
+        return round(sum(load.hit_tokens for load in loads) / queried, 4)
+    given = [load.hit_rate for load in loads if load.hit_rate is not None]
+    return round(sum(given) / len(given), 4) if given else None
 
 
 def _parity(model: str, parity: Parity) -> ModelParity:

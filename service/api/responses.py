@@ -293,6 +293,7 @@ class FleetPod(Struct):
     running: float | None
     waiting: float | None
     cache_usage: float | None
+    cache_hit_rate: float | None
     parity: list[ModelParity]
 
 

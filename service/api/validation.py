@@ -22,6 +22,7 @@ _TYPES: Final = {
 _BOUNDS: Final = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 _AT: Final = re.compile(r" - at `(?P<path>[^`]*)`$")
 _MISSING: Final = re.compile(r"Object missing required field `(?P<field>[^`]+)`")
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`", re.DOTALL)
 
 
 def body_error(error: Exception) -> ApiError:
@@ -42,6 +43,10 @@ def _field_error(problem: str, param: str) -> ApiError:
     if missing := _MISSING.fullmatch(problem):
         field = f"{param}.{missing['field']}" if param else missing["field"]
         return ApiError(400, f"`{field}` is missing", param=field, code="missing_field")
+    if unknown := _UNKNOWN.fullmatch(problem):
+        name = unknown["field"][:100]
+        field = f"{param}.{name}" if param else name
+        return ApiError(400, f"`{field}` is not a field of it", param=field, code="unknown_field")
     subject = f"`{param}`" if param else "the body"
     return ApiError(400, f"{subject} {_requirement(problem)}", param=param or None)
 

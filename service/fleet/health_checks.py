@@ -1,4 +1,4 @@
-"""Discovers the models and event sources of pods, checks their health and reads their load."""
+"""Discovers the models and event sources of pods, and checks their health."""
 
 from __future__ import annotations
 
@@ -56,7 +56,6 @@ class Monitor:
                 await probe.check_health(pod)
                 if pod.healthy is not True or pod.learned is None:
                     await self._learn(probe, pod)
-                pod.load = await probe.load(pod)
             except ProbeFailed as error:
                 failures += 1
                 self._failed(pod, str(error), failures)

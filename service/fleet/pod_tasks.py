@@ -1,4 +1,4 @@
-"""Tasks that follow each pod of the registry, with one HTTP session for all of them."""
+"""Tasks that follow each pod of the registry, each with an HTTP session of its own."""
 
 from __future__ import annotations
 
@@ -26,14 +26,11 @@ class PodTasks:
         self._timeout = timeout
         self._name = name
         self._tasks: dict[Pod, asyncio.Task[None]] = {}
-        self._session: aiohttp.ClientSession | None = None
 
     def start(self) -> None:
-        session = self._session = aiohttp.ClientSession(timeout=self._timeout)
-
         def changed(pod: Pod, is_there: bool) -> None:
             if is_there:
-                self._tasks[pod] = asyncio.create_task(self._follow(pod, session), name=f"{self._name} of {pod.name}")
+                self._tasks[pod] = asyncio.create_task(self._run(pod), name=f"{self._name} of {pod.name}")
             elif (task := self._tasks.pop(pod, None)) is not None:
                 task.cancel()
 
@@ -44,8 +41,10 @@ class PodTasks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+
+    async def _run(self, pod: Pod) -> None:
+        async with aiohttp.ClientSession(timeout=self._timeout) as session:
+            await self._follow(pod, session)
 
 
 def jittered(seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""Queries an engine for its models, event sources, health and load.
+"""Queries an engine for its models, event sources, health and metrics.
 
 Sources: vLLM 0.33 (/kv_event_sources, /v1/models, /version), SGLang 0.5.23 (/server_info, key kv_events).
 """
@@ -13,19 +13,9 @@ import aiohttp
 import msgspec
 
 from service.contract.endpoints import Endpoint
-from service.fleet.registry import Learned, Pod, RankLoad, ServedModel
+from service.fleet.registry import Learned, Pod, ServedModel
 
 _ANY_HOST = re.compile(r"tcp://(\*|0\.0\.0\.0|\[::\]|::):")
-_SERIES = re.compile(r"^(\w+:\w+)\{([^}]*)\}\s+([0-9.eE+-]+)\s*$", re.MULTILINE)
-_RANK = re.compile(r'(?:engine|dp_rank)="(\d+)"')
-_LOAD = {
-    "vllm:num_requests_running": "running",
-    "vllm:num_requests_waiting": "waiting",
-    "vllm:kv_cache_usage_perc": "cache_usage",
-    "sglang:num_running_reqs": "running",
-    "sglang:num_queue_reqs": "waiting",
-    "sglang:token_usage": "cache_usage",
-}
 
 
 class ProbeFailed(Exception):
@@ -69,10 +59,10 @@ class Probe:
         if status != 200:
             raise ProbeFailed(f"/health is answered with {status}")
 
-    async def load(self, pod: Pod) -> dict[int, RankLoad]:
-        """The load of each rank, from GET /metrics; empty for engines without known metrics."""
+    async def metrics(self, pod: Pod) -> bytes:
+        """The body of GET /metrics; empty for an engine without it."""
         status, body = await self._get(pod, "/metrics")
-        return parse_load(body.decode("utf-8", "replace")) if status == 200 else {}
+        return body if status == 200 else b""
 
     async def _json(self, pod: Pod, path: str, *, optional: bool = False) -> Any:
         status, body = await self._get(pod, path)
@@ -86,22 +76,14 @@ class Probe:
             raise ProbeFailed(f"{path} is not answered with JSON") from None
 
     async def _get(self, pod: Pod, path: str) -> tuple[int, bytes]:
-        headers = {"Authorization": f"Bearer {pod.key}"} if pod.key else {}
+        headers = {"Accept-Encoding": "identity"}  # a busy engine need not compress
+        if pod.key:
+            headers["Authorization"] = f"Bearer {pod.key}"
         try:
             async with self._session.get(pod.entry.url + path, headers=headers) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ProbeFailed(f"{path}: {error or type(error).__name__}") from None
-
-
-def parse_load(text: str) -> dict[int, RankLoad]:
-    """Parses the load of each rank from a Prometheus text; series without a rank label count for rank 0."""
-    found: dict[int, dict[str, float]] = {}
-    for name, labels, value in _SERIES.findall(text):
-        if (field := _LOAD.get(name)) is not None:
-            rank = _RANK.search(labels)
-            found.setdefault(int(rank[1]) if rank else 0, {})[field] = float(value)
-    return {rank: RankLoad(**values) for rank, values in found.items()}
 
 
 def _model(card: Mapping[str, Any]) -> ServedModel:

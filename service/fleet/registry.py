@@ -39,11 +39,16 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class RankLoad:
-    """Requests of a rank, from its engine's /metrics, and its KV-cache usage, 0 to 1."""
+    """A rank's load, from its engine's /metrics: requests, KV-cache usage from 0 to 1, and tokens since its start."""
 
     running: float = 0.0
     waiting: float = 0.0
     cache_usage: float = 0.0
+    queried_tokens: float = 0.0
+    """Prompt tokens that were looked up in the prefix cache, of which `hit_tokens` were found."""
+    hit_tokens: float = 0.0
+    hit_rate: float | None = None
+    """Share of cache hits from 0 to 1, from an engine that gives it in place of tokens."""
 
 
 @dataclass(eq=False)

@@ -237,6 +237,7 @@ class Attempts:
             self._pools[pod] = ConnectionPool(pod.entry)
         elif (pool := self._pools.pop(pod, None)) is not None:
             pool.close()
+            self._statistics.forget(pod.name)
 
     def keep(self, exchange: Exchange) -> None:
         pool = self._pools.get(exchange.pod)

@@ -14,3 +14,10 @@ class GatewayStatistics:
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     refusals: Counter[tuple[str, int]] = field(default_factory=Counter)
     broken_streams: Counter[str] = field(default_factory=Counter)
+
+    def forget(self, pod: str) -> None:
+        """Drops the counters of a removed pod."""
+        for counter in (self.failures, self.refusals):
+            for key in [key for key in counter if key[0] == pod]:
+                del counter[key]
+        del self.broken_streams[pod]

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from service.api.errors import ApiError
-from service.api.requests import ChatRequest, CompletionRequest, DetokenizeRequest, ScoreRequest, decode
+from service.api.requests import ChatRequest, CompletionRequest, DetokenizeRequest, PodChange, ScoreRequest, decode
 
 
 def rejected(kind: type, body: bytes) -> tuple[str, str | None, str]:
@@ -90,6 +90,10 @@ def test_an_invalid_chat_request_is_rejected_with_the_field_at_fault(
     said, named, _ = rejected(ChatRequest, body)
     assert said.startswith(message)
     assert named == param
+
+
+def test_an_unknown_field_of_a_change_is_named() -> None:
+    assert rejected(PodChange, b'{"colour": 1}') == ("`colour` is not a field of it", "colour", "unknown_field")
 
 
 def test_unknown_fields_are_ignored() -> None:

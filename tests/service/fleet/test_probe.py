@@ -9,8 +9,8 @@ from aiohttp import web
 
 from service.contract.endpoints import Endpoint
 from service.contract.pods import parse_pods
-from service.fleet.probe import Probe, ProbeFailed, parse_load
-from service.fleet.registry import Pod, RankLoad, ServedModel
+from service.fleet.probe import Probe, ProbeFailed
+from service.fleet.registry import Pod, ServedModel
 
 
 class Engine:
@@ -103,19 +103,3 @@ async def test_the_key_of_an_engine_is_sent(engine: Engine, probe: Probe) -> Non
     engine.pod.key = "secret"
     await probe.check_health(engine.pod)
     assert engine.authorization == "Bearer secret"
-
-
-def test_the_load_of_each_rank_is_read_out_of_metrics() -> None:
-    text = """# TYPE vllm:num_requests_running gauge
-vllm:num_requests_running{engine="0",model_name="m"} 3.0
-vllm:num_requests_running{engine="1",model_name="m"} 4.0
-vllm:num_requests_waiting{engine="1",model_name="m"} 2.0
-vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
-vllm:other{engine="0"} 9
-sglang:num_queue_reqs{dp_rank="2"} 1e0
-"""
-    assert parse_load(text) == {
-        0: RankLoad(running=3.0, cache_usage=0.25),
-        1: RankLoad(running=4.0, waiting=2.0),
-        2: RankLoad(waiting=1.0),
-    }
