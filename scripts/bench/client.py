@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import cast
 
 _HEADERS_END = b"\r\n\r\n"
+_CHUNKED = b"transfer-encoding: chunked"
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 class Refused(Exception):
@@ -33,7 +35,7 @@ class Connection(asyncio.Protocol):
         return head % (path.encode(), self._host, len(body), _HEADERS_END) + body
 
     async def send(self, request: bytes) -> bytes:
-        """The body of the answer to a request; raises Refused, or ConnectionError."""
+        """The body of the answer to a request, chunked or not as it came; raises Refused, or ConnectionError."""
         if self.closed:
             raise ConnectionResetError("the connection is closed")
         self._answer = asyncio.get_running_loop().create_future()
@@ -61,7 +63,10 @@ class Connection(asyncio.Protocol):
             return
         head = bytes(self._received[:end]).lower()
         body = end + len(_HEADERS_END)
-        if len(self._received) < body + _content_length(head):
+        if _CHUNKED in head:
+            if not self._received.endswith(_LAST_CHUNK):
+                return
+        elif len(self._received) < body + _content_length(head):
             return
         answer, self._received = bytes(self._received[body:]), bytearray()
         if self._answer is None or self._answer.done():

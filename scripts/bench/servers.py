@@ -53,15 +53,19 @@ class Process:
             command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         self.usage = Usage(self._process.pid)
-        self._command = " ".join(command)
+        self.command = " ".join(command)
         self._port = port
         self._connections: list[Connection] = []
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     async def answering(self, path: str) -> None:
         """Waits until the path answers 200. Raises RuntimeError if the process ends, or after a minute."""
         for _ in range(1200):
             if self._process.poll() is not None:
-                raise RuntimeError(f"ended with exit code {self._process.returncode}: {self._command}")
+                raise RuntimeError(f"ended with exit code {self._process.returncode}: {self.command}")
             try:
                 (connection,) = await self.connections(1)
                 await connection.get(path)
@@ -69,7 +73,7 @@ class Process:
                 await asyncio.sleep(0.05)
             else:
                 return
-        raise RuntimeError(f"does not answer at {path}: {self._command}")
+        raise RuntimeError(f"does not answer at {path}: {self.command}")
 
     async def connections(self, count: int) -> Sequence[Connection]:
         self._connections = [connection for connection in self._connections if not connection.closed]

@@ -1,0 +1,137 @@
+"""Engines that answer at once and cost little, so that a gateway in front of them is what is measured.
+
+    python -m scripts.bench.cheap_engine MODEL COUNT
+
+Prints the port of each on one line. Answers have the shape of vLLM's; a streamed one has `max_tokens` events, one every
+CHUNK_SECONDS. The tokens of /render are every other pair of the body's bytes, so that growing chats share a prefix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import sys
+from array import array
+from typing import cast
+
+import msgspec
+import uvloop
+
+CHUNK_SECONDS = 0.004
+_HEAD_END = b"\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
+_EXPECTS = re.compile(rb"\r\nexpect:\s*100-continue", re.IGNORECASE)
+_STREAM = re.compile(rb'"stream":\s*true')
+_MAX_TOKENS = re.compile(rb'"max_(?:completion_)?tokens":\s*(\d+)')
+_CREATED = 1_700_000_000
+_STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ndate: Mon, 01 Jan 2024 00:00:00 GMT\r\nserver: uvicorn\r\n"
+    b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+)
+
+
+class CheapEngine(asyncio.Protocol):
+    """One connection to an engine."""
+
+    def __init__(self, model: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._received = bytearray()
+        self._timer: asyncio.TimerHandle | None = None
+        identity = {"id": "chatcmpl-0", "created": _CREATED, "model": model}
+        message = {"role": "assistant", "content": "An answer.", "tool_calls": []}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop", "stop_reason": None}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        self._whole = _json(
+            {**identity, "object": "chat.completion", "choices": [choice], "usage": usage, "prompt_logprobs": None}
+        )
+        card = {"id": model, "object": "model", "owned_by": "vllm", "root": model, "max_model_len": 1 << 20}
+        self._pages = {
+            b"/health": _answer(b""),
+            b"/v1/models": _json({"object": "list", "data": [card]}),
+            b"/version": _json({"version": "0.33.0"}),
+            b"/metrics": _answer(b'vllm:num_requests_running{engine="0"} 0.0\n'),
+        }
+        delta = {"index": 0, "delta": {"content": " word"}, "logprobs": None, "finish_reason": None}
+        head = {**identity, "object": "chat.completion.chunk"}
+        self._chunk = _event({**head, "choices": [delta]})
+        self._last = _event({**head, "choices": [{**delta, "finish_reason": "stop"}]})
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        end = self._received.find(_HEAD_END)
+        if end < 0:
+            return
+        head = bytes(self._received[:end])
+        if head.startswith(b"PRI "):  # some gateways try HTTP/2 first
+            self._transport.close()
+            return
+        length = _LENGTH.search(head)
+        start = end + len(_HEAD_END)
+        stop = start + (int(length[1]) if length else 0)
+        if len(self._received) < stop:
+            if _EXPECTS.search(head) and len(self._received) == start:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return
+        body, self._received = bytes(self._received[start:stop]), self._received[stop:]
+        self._serve(head.split(b" ", 2)[1].partition(b"?")[0], body)
+
+    def _serve(self, path: bytes, body: bytes) -> None:
+        if path.endswith(b"/render"):
+            tokens = array("H", body[: len(body) // 4 * 4])[::2].tolist()
+            self._transport.write(_json({"token_ids": tokens, "features": None}))
+        elif not path.endswith(b"/completions"):
+            missing = _json({"detail": "Not Found"}, b"404 Not Found")
+            self._transport.write(self._pages.get(path, missing))
+        elif _STREAM.search(body):
+            asked = _MAX_TOKENS.search(body)
+            self._transport.write(_STREAM_HEAD)
+            self._go_on(int(asked[1]) if asked else 16)
+        else:
+            self._transport.write(self._whole)
+
+    def _go_on(self, left: int) -> None:
+        """Sends one event, and the next one later."""
+        if left > 1:
+            self._transport.write(self._chunk)
+            self._timer = self._loop.call_later(CHUNK_SECONDS, self._go_on, left - 1)
+        else:
+            self._transport.write(b"%b%b0\r\n\r\n" % (self._last, _framed(b"data: [DONE]\n\n")))
+
+
+def _answer(body: bytes, status: bytes = b"200 OK", kind: bytes = b"text/plain") -> bytes:
+    head = b"HTTP/1.1 %b\r\nserver: uvicorn\r\ncontent-type: %b\r\ncontent-length: %d%b"
+    return head % (status, kind, len(body), _HEAD_END) + body
+
+
+def _json(value: object, status: bytes = b"200 OK") -> bytes:
+    return _answer(msgspec.json.encode(value), status, b"application/json")
+
+
+def _event(value: object) -> bytes:
+    return _framed(b"data: %b\n\n" % msgspec.json.encode(value))
+
+
+def _framed(piece: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+async def _serve(model: str, count: int) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    servers = [await loop.create_server(lambda: CheapEngine(model), "127.0.0.1", 0) for _ in range(count)]
+    print(*(server.sockets[0].getsockname()[1] for server in servers), flush=True)
+    await stop.wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve(sys.argv[1], int(sys.argv[2])))
