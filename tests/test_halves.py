@@ -23,7 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "service.contract",
         "service.tls service.native service.log service.byte_lru service.histogram service.healthcheck",
         "service.index service.prompts.errors service.prompts.options",
-        "service.prompts.truncation",
+        "service.prompts.truncation service.prompts.workers",
         "service.prompts.chat",
         "service.prompts.templates service.prompts.tokens",
         "service.prompts.renderers",

@@ -20,6 +20,7 @@ class BadModelFile(Exception):
     def __init__(self, path: Path, reason: object) -> None:
         super().__init__(f"{path} cannot be read: {reason}")
         self.path = path
+        self.reason = reason
 
 
 class ModelNotFound(Exception):

@@ -13,18 +13,17 @@ from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
-from service.contract.model_options import ModelOptions
-from service.prompts.errors import BadModelFile, HubUnreachable, ModelNotFound, ModelUnavailable, PromptError
+from service.prompts.errors import BadModelFile, HubUnreachable, ModelNotFound, ModelUnavailable
 from service.prompts.models.allowed import BUILTIN_PREFIX, AllowedModels
 from service.prompts.models.detached import run_detached
 from service.prompts.models.load_failures import LoadFailures
-from service.prompts.models.model import Model, given_template_file
-from service.prompts.models.model_files import TOKENIZER, files_state, read_model_files
+from service.prompts.models.loading import ModelLoader
+from service.prompts.models.model import Model
+from service.prompts.models.model_files import TOKENIZER
 from service.prompts.models.names import ModelNames, Source, has_tokenizer, is_relative
 from service.prompts.options import PromptOptions
 from service.prompts.templates.rendering import Renderer
 from service.prompts.tokens.token_cache import TokenCache
-from service.prompts.tokens.tokenization import panics_as_errors
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,6 @@ class Models:
 
         `clock` returns seconds.
         """
-        self._length_of = length_of
         self._options = options
         self._names = ModelNames(options.models_dir, options.model_aliases, root_of)
         self._allowed = AllowedModels(
@@ -73,6 +71,7 @@ class Models:
         self._failures = LoadFailures(options.hub_retry_after, clock)
         self._hub_calls = asyncio.Semaphore(_HUB_CALLS)
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prompts")
+        self._loader = ModelLoader(options, self._renderer, self.token_cache, self._workers, length_of)
 
     async def get(self, name: str) -> Model:
         """Returns a model from memory, disk, the hub cache or the hub; raises ModelNotFound or ModelUnavailable."""
@@ -106,7 +105,7 @@ class Models:
             if source.folder is None and not self._is_fixed(source, name):
                 await self._catch_up(source, self._revision(source, name))
             folder = await self._folder(source, name)
-            if before.state == await run_detached(lambda: self._state(name, folder)):
+            if before.state == await self._loader.state(name, folder):
                 return False
             await self._load(name, trusted=before.trusted)
         except (ModelNotFound, ModelUnavailable) as error:
@@ -132,6 +131,7 @@ class Models:
         for model in self._loaded.values():
             model.close()
         await self._renderer.close()
+        await self._loader.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     async def _load(self, name: str, *, trusted: bool) -> Model:
@@ -151,22 +151,18 @@ class Models:
 
     async def _read(self, name: str, *, trusted: bool) -> Model:
         """Loads a model from disk, else from the hub cache, else from the hub."""
-        loop = asyncio.get_running_loop()
-
-        async def model_in(folder: Path) -> Model:
-            return await loop.run_in_executor(self._workers, partial(self._model, name, folder, trusted=trusted))
-
         source = self._source(name, trusted=trusted)
         if source.folder is not None:
             try:
-                return await model_in(source.folder)
+                return await self._loader.load(name, source.folder, trusted=trusted)
             except BadModelFile as error:
                 raise ModelUnavailable(name, str(error), "Replace the file") from None
         try:
-            return await model_in(await self._folder(source, name))
+            return await self._loader.load(name, await self._folder(source, name), trusted=trusted)
         except BadModelFile as half_written:
             try:
-                return await model_in(await self._fetch(source.name, self._revision(source, name), force=True))
+                folder = await self._fetch(source.name, self._revision(source, name), force=True)
+                return await self._loader.load(name, folder, trusted=trusted)
             except ModelUnavailable as error:
                 reason = f"{half_written}, and it cannot be fetched again: {error.reason}"
                 raise ModelUnavailable(name, reason, error.remedy) from None
@@ -223,33 +219,6 @@ class Models:
         if source.folder is None and not source.is_on_hub:
             raise ModelNotFound(name, _NO_SOURCE)
         return source
-
-    def _state(self, name: str, folder: Path) -> tuple[object, ...]:
-        template = given_template_file(self._given(name).chat_template, self._options.models_dir)
-        return files_state(folder, *([] if template is None else [template]))
-
-    def _given(self, name: str) -> ModelOptions:
-        return self._options.model_options.get(name, ModelOptions())
-
-    def _model(self, name: str, folder: Path, *, trusted: bool) -> Model:
-        state = self._state(name, folder)
-        files = read_model_files(folder, name, self._options.renderers.get(name))
-        try:
-            with panics_as_errors():
-                return Model(
-                    name,
-                    files,
-                    state=state,
-                    trusted=trusted,
-                    options=self._options,
-                    given=self._given(name),
-                    renderer=self._renderer,
-                    cache=self.token_cache,
-                    workers=self._workers,
-                    served_length=partial(self._length_of, name),
-                )
-        except PromptError as error:
-            raise BadModelFile(files.tokenizer_file, error.message) from None
 
 
 # Imported when needed: the hub client takes a quarter of the start-up time, and models on disk do not need it.

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from contextlib import nullcontext
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,24 +15,15 @@ from service.prompts.chat import Chat
 from service.prompts.errors import BadModelFile, ModelUnavailable, PromptError
 from service.prompts.models.model_files import ModelFiles
 from service.prompts.options import PromptOptions
-from service.prompts.renderers.base import MISTRAL, TEMPLATE, TOKENIZER, Rendered, RendererMissing
-from service.prompts.renderers.choice import PackageRenderer
+from service.prompts.renderers.base import HARMONY, MISTRAL, TOKENIZER, Rendered, RendererMissing
+from service.prompts.renderers.choice import reach_by_texts
+from service.prompts.renderers.threaded import ModelRenderer
 from service.prompts.templates.rendering import Renderer, RenderingUnavailable, TemplateSource
 from service.prompts.templates.template_variables import cut_for_continuation, template_variables
-from service.prompts.tokens.token_cache import TokenCache
-from service.prompts.tokens.tokenization import TextTokenizer
+from service.prompts.tokens.base import ModelTokenizer, TokenizerUnavailable
 from service.prompts.truncation import Truncation, truncate
 
-logger = logging.getLogger(__name__)
-
 _T = TypeVar("_T")
-
-_LONG_TEXT_CHARACTERS = 100_000
-_CONCURRENT_LONG_TEXTS = 2
-"""Half of the workers, so that short texts do not wait for long ones."""
-
-_MAX_INLINE_CHARACTERS = 8_000
-"""Maximum uncached characters that are tokenized on the event loop: about a millisecond of work."""
 
 
 class Model:
@@ -54,14 +39,15 @@ class Model:
         options: PromptOptions,
         given: ModelOptions = ModelOptions(),  # noqa: B008 - immutable
         renderer: Renderer,
-        cache: TokenCache,
-        workers: Executor,
+        tokenizer: ModelTokenizer,
+        package: ModelRenderer | RendererMissing | None = None,
         served_length: Callable[[], int | None] = lambda: None,
     ) -> None:
         """`trusted`: the model is one of the operator's; `given` are the options of its engines.
 
-        `state` is that of the files before they were read. `served_length` returns the maximum length, in tokens, that
-        an engine gives the model; None if unknown. Raises BadModelFile. Blocks while it reads the vocabulary.
+        `state` is that of the files before they were read. `package` renders chats instead of the chat template.
+        `served_length` returns the maximum length, in tokens, that an engine gives the model; None if unknown. Raises
+        BadModelFile.
         """
         self.name = name
         self.state = state
@@ -71,31 +57,15 @@ class Model:
         self._served_length = served_length
         self._files_length = files.max_length
         self._by_salt = options.token_cache_by_salt
-        if self._by_salt and files.renderer.name != TEMPLATE:
-            cache = TokenCache(0)  # renderers of packages cache without salts
         self._max_characters = options.max_prompt_characters
         self._takes_templates = options.trust_request_chat_template
         self._renderer = renderer
         self.renderer_name = files.renderer.name
-        self._package: PackageRenderer | None = None
-        self._missing: RendererMissing | None = None
-        if self.renderer_name != TEMPLATE:
-            try:
-                self._package = PackageRenderer(files.renderer, cache)
-            except RendererMissing as error:
-                self._missing = error
-        self._workers = workers
-        self._long_texts = asyncio.Semaphore(_CONCURRENT_LONG_TEXTS)
+        self._package = package
         self._templates = files.templates
         self._special_tokens = files.special_tokens.variables
-        self._tokenizer = TextTokenizer(files, cache)
-        self.vocabulary_size = self._tokenizer.vocabulary_size
-        if not self._tokenizer.is_known_class:
-            logger.warning(
-                "%s: whether its tokens are the engine's is not known: the rules of %s are not",
-                name,
-                files.tokenizer_class,
-            )
+        self._tokenizer = tokenizer
+        self.vocabulary_size = tokenizer.vocabulary_size
 
     async def render(self, chat: Chat) -> Rendered:
         """Returns the text and tokens that vLLM would produce for a chat; raises PromptError, ModelUnavailable."""
@@ -131,14 +101,14 @@ class Model:
         """The renderer of chats, or else of texts."""
         return self.renderer_name if chat or self.renderer_name == MISTRAL else TOKENIZER
 
-    def _package_renderer(self) -> PackageRenderer | None:
-        if self._missing is not None:
-            reason = f"its prompts are rendered by {self.renderer_name}: {self._missing}"
-            raise ModelUnavailable(self.name, reason, self._missing.remedy)
+    def _package_renderer(self) -> ModelRenderer | None:
+        if isinstance(self._package, RendererMissing):
+            reason = f"its prompts are rendered by {self.renderer_name}: {self._package}"
+            raise ModelUnavailable(self.name, reason, self._package.remedy)
         return self._package
 
-    async def _render_by_package(self, package: PackageRenderer, chat: Chat) -> Rendered:
-        rendered = await self._off_the_loop(lambda: package.render(chat))
+    async def _render_by_package(self, package: ModelRenderer, chat: Chat) -> Rendered:
+        rendered = await self._within_limits(package.render(chat))
         if len(rendered.text) > self._max_characters:
             message = f"the prompt has {len(rendered.text)} characters, the limit is {self._max_characters}"
             raise PromptError(f"{message} (MAX_PROMPT_CHARACTERS)", "messages")
@@ -166,16 +136,16 @@ class Model:
         truncation: Truncation | None = None,
         salt: str | None = None,
     ) -> TokenIds:
-        """Returns the tokens of a text; raises PromptError for a text that is too long or has a lone surrogate."""
+        """Returns the tokens of a text; raises PromptError for an unusable text, and ModelUnavailable."""
         if len(text) > self._max_characters:
             message = f"the prompt has {len(text)} characters, the limit is {self._max_characters}"
             raise PromptError(f"{message} (MAX_PROMPT_CHARACTERS)", "prompt")
-        if self.renderer_name == MISTRAL and (package := self._package_renderer()) is not None:
-            tokens = await self._off_the_loop(lambda: package.encode(text, add_special_tokens=add_special_tokens))
-        else:
-            tokens = await self._encode(
-                text, add_special_tokens=add_special_tokens, salt=salt if self._by_salt else None
-            )
+        if self.renderer_name == MISTRAL:
+            self._package_renderer()
+        salt = salt if self._by_salt else None
+        tokens = await self._within_limits(
+            self._tokenizer.encode(text, add_special_tokens=add_special_tokens, salt=salt)
+        )
         if truncation is None:
             return tokens
         around = self._tokenizer.special_tokens_around if add_special_tokens else (0, 0)
@@ -183,18 +153,17 @@ class Model:
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """Returns the text of tokens, including special tokens; raises PromptError."""
-        return await self._off_the_loop(lambda: self._tokenizer.decode(tokens))
+        return await self._within_limits(self._tokenizer.decode(tokens))
 
     async def token_strings(self, tokens: Sequence[int]) -> list[str | None]:
         """Returns each token's vocabulary entry; None for an unknown id."""
-        return await self._off_the_loop(lambda: self._tokenizer.strings(tokens))
+        return await self._within_limits(self._tokenizer.strings(tokens))
 
     async def reach(self, text: str, tokens: TokenIds, count: int) -> int:
         """Returns the length, in characters, of the prefix of `text` that the first `count` of its `tokens` cover."""
-        if self.renderer_name != TEMPLATE:
-            # The package tokenizes special tokens in a text differently from tokenizer.json, but decodes equally.
-            return len(await self.detokenize(tokens[:count]))
-        return await self._off_the_loop(lambda: self._tokenizer.reach(text, tokens, count))
+        if self.renderer_name == HARMONY:
+            return reach_by_texts(text, await self.detokenize(tokens), await self.detokenize(tokens[:count]))
+        return await self._within_limits(self._tokenizer.reach(text, tokens, count))
 
     def _template_source(self, chat: Chat) -> TemplateSource:
         """The template that `resolve_chat_template` in vLLM 0.33 would select: the request's, or the model's own."""
@@ -222,28 +191,11 @@ class Model:
             raise PromptError(f"model {self.name!r} has no chat template", "messages")
         return TemplateSource(source, self.trusted)
 
-    async def _encode(self, text: str, *, add_special_tokens: bool, salt: str | None) -> TokenIds:
-        prefix = self._tokenizer.find_prefix(text, salt)
-        uncached = len(text) - prefix.settled_chars
-        if uncached <= _MAX_INLINE_CHARACTERS:
-            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens, prefix=prefix, salt=salt)
-        cancelled = threading.Event()
-        encode = partial(
-            self._tokenizer.encode,
-            text,
-            add_special_tokens=add_special_tokens,
-            prefix=prefix,
-            salt=salt,
-            is_cancelled=cancelled.is_set,
-        )
+    async def _within_limits(self, work: Awaitable[_T]) -> _T:
         try:
-            async with self._long_texts if uncached > _LONG_TEXT_CHARACTERS else nullcontext():
-                return await self._off_the_loop(encode)
-        finally:
-            cancelled.set()  # the work of a client that disconnects is cancelled
-
-    async def _off_the_loop(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+            return await work
+        except TokenizerUnavailable as error:
+            raise ModelUnavailable(self.name, f"its tokenizer is not available: {error}", "Try again") from None
 
 
 def _as_started(chat: Chat, given: ModelOptions) -> Chat:

@@ -67,11 +67,15 @@ class ModelFiles:
         return int(length) if isinstance(length, (int, float)) and 0 < length < 1e9 else None
 
 
-def read_model_files(folder: Path, name: str = "", renderer: str | None = None) -> ModelFiles:
+def read_model_files(
+    folder: Path, name: str = "", renderer: str | None = None, *, max_bytes: int | None = None
+) -> ModelFiles:
     """Reads the files of a model that exist; raises BadModelFile for an unreadable one. Blocks.
 
-    `renderer` is the operator's choice, if any.
+    `renderer` is the operator's choice, if any; `max_bytes` bounds all files but the tokenizer.
     """
+    if max_bytes is not None:
+        _check_sizes(folder, max_bytes)
     config = _read_object(folder / CONFIG)
     model_config = _read_object(folder / MODEL_CONFIG)
     class_name = tokenizer_class(name, model_config, config)
@@ -98,6 +102,15 @@ def _version(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _check_sizes(folder: Path, max_bytes: int) -> None:
+    left = max_bytes
+    for pattern in FILE_PATTERNS:
+        for path in folder.glob(pattern) if pattern not in TOKENIZERS else ():
+            left -= path.stat().st_size
+            if left < 0:
+                raise BadModelFile(path, f"the files beside the tokenizer have more than {max_bytes} bytes")
 
 
 def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:

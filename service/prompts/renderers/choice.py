@@ -1,16 +1,16 @@
-"""Chooses a model's renderer, and shares the loaded package renderers."""
+"""Chooses a model's renderer, and loads those of packages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
 from service.index.base import TokenIds
 from service.prompts.chat import Chat
-from service.prompts.errors import BadModelFile, PromptError
-from service.prompts.renderers.base import HARMONY, MISTRAL, TEMPLATE, Rendered
+from service.prompts.errors import BadModelFile
+from service.prompts.renderers.base import HARMONY, MISTRAL, TEMPLATE, ChatRenderer, Rendered
 from service.prompts.renderers.harmony import HarmonyRenderer
 from service.prompts.renderers.mistral import MistralRenderer, mistral_tokenizer_file
 from service.prompts.tokens.token_cache import TokenCache
@@ -42,22 +42,58 @@ def choose_renderer(folder: Path, model_config: Mapping[str, Any], chosen: str |
 
 
 class PackageRenderer:
-    """A package's renderer behind a lock: one thread uses it at a time."""
+    """A package's renderer of chats, behind a lock: one thread uses it at a time."""
 
-    def __init__(self, choice: RendererChoice, cache: TokenCache) -> None:
-        """Raises RendererMissing. Blocks while it loads a vocabulary."""
+    def __init__(self, renderer: ChatRenderer) -> None:
         self._lock = Lock()
-        self._mistral = MistralRenderer(choice.file, cache) if choice.file is not None else None
-        self._chats = self._mistral or HarmonyRenderer(cache)
+        self._renderer = renderer
 
     def render(self, chat: Chat) -> Rendered:
         """Returns the text and tokens of a chat; raises PromptError."""
         with self._lock:
-            return self._chats.render(chat)
+            return self._renderer.render(chat)
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> TokenIds:
-        """Returns the tokens of a text; raises PromptError."""
-        if self._mistral is None:
-            raise PromptError("this renderer does not tokenize texts")
+
+class PackageTokenizer(PackageRenderer):
+    """Mistral's renderer, which also tokenizes texts."""
+
+    special_tokens_around = (1, 0)
+
+    def __init__(self, file: Path, cache: TokenCache) -> None:
+        """Raises RendererMissing and BadModelFile. Blocks while it loads the vocabulary."""
+        self._mistral = MistralRenderer(file, cache)
+        super().__init__(self._mistral)
+        self.vocabulary_size = self._mistral.vocabulary_size
+
+    def encode(self, text: str, *, add_special_tokens: bool, salt: str | None = None) -> TokenIds:
+        """Returns the tokens of a text; raises PromptError. `salt` changes nothing: the cache is off with salts."""
         with self._lock:
             return self._mistral.encode(text, add_special_tokens=add_special_tokens)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Returns the text of tokens, including special ones."""
+        with self._lock:
+            return self._mistral.decode(tokens)
+
+    def strings(self, tokens: Sequence[int]) -> list[str | None]:
+        """Returns each token's vocabulary entry; None for an unknown id."""
+        with self._lock:
+            return self._mistral.strings(tokens)
+
+    def reach(self, text: str, tokens: TokenIds, count: int) -> int:
+        """Returns the length, in characters, of the prefix of `text` that the first `count` of its `tokens` cover."""
+        return reach_by_texts(text, self.decode(tokens), self.decode(tokens[:count]))
+
+
+def reach_by_texts(text: str, decoded: str, prefix: str) -> int:
+    """The reach of a prefix of tokens, by the text of all tokens and of the prefix.
+
+    For packages, which tokenize special tokens in a text differently from tokenizer.json, but decode equally.
+    """
+    special = len(decoded) - len(text) if decoded.endswith(text) else 0
+    return min(len(text), max(0, len(prefix) - special))
+
+
+def load_package(choice: RendererChoice, cache: TokenCache) -> PackageRenderer:
+    """Raises RendererMissing and BadModelFile. Blocks while it loads a vocabulary."""
+    return PackageTokenizer(choice.file, cache) if choice.file is not None else PackageRenderer(HarmonyRenderer(cache))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -88,6 +88,20 @@ class MistralRenderer:
             return array("I", self._tokenizer.encode(text, bos=add_special_tokens, eos=False))
         except (TypeError, UnicodeEncodeError):
             raise PromptError("the text holds an invalid character (a lone surrogate)") from None
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self._tokenizer.n_words)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Returns the text of tokens, including special ones; unknown ids have none."""
+        known = [token for token in tokens if 0 <= token < self.vocabulary_size]
+        return str(self._tokenizer.decode(known, special_token_policy=self._keep))
+
+    def strings(self, tokens: Sequence[int]) -> list[str | None]:
+        """Returns each token's vocabulary entry; None for an unknown id."""
+        size = self.vocabulary_size
+        return [self._tokenizer.id_to_piece(token) if 0 <= token < size else None for token in tokens]
 
     def _encode_cached(self, s: str, bos: bool, eos: bool) -> list[int]:
         tokens = array("I")

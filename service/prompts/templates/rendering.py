@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import jinja2
 
@@ -18,20 +15,19 @@ from service.prompts.errors import PromptError
 from service.prompts.templates.content_format import content_format
 from service.prompts.templates.conversation import ContentFormat
 from service.prompts.templates.inline_environment import InlineEnvironment, OverBudget
-from service.prompts.templates.render_processes import START_SECONDS, RenderFailed, RenderLost, RenderProcess
-from service.prompts.templates.render_worker import Job
+from service.prompts.templates.render_worker import Job, packed
+from service.prompts.workers.pool import WorkerPool, WorkersBusy
+from service.prompts.workers.process import WorkerLost, WorkFailed
 
 logger = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
+_WORKER = "service.prompts.templates.render_worker"
 _PROCESSES = 2
-_MAX_QUEUED_RENDERS = 3
-"""Maximum wait, as a number of renderings that use their whole timeout."""
 
 _TOLERATED_SECONDS = 0.05
 """A template that once held the event loop longer than this is always rendered in a process afterwards."""
 
+_CHARACTER_BYTES = 4
 _MAX_TEMPLATES = 64
 _MAX_FORMAT_CHARACTERS = 100
 _MAX_SOURCE_CHARACTERS = 1 << 20
@@ -67,9 +63,7 @@ class Renderer:
         self._max_characters = max_characters
         self._environment = InlineEnvironment(max_characters)
         self._templates: OrderedDict[TemplateSource, Template | PromptError] = OrderedDict()
-        self._own = threading.local()
-        self._processes: list[RenderProcess] = []
-        self._threads = ThreadPoolExecutor(_PROCESSES, thread_name_prefix="render")
+        self._workers = WorkerPool(_WORKER, _PROCESSES)
 
     async def template(self, source: TemplateSource) -> Template:
         """Returns a parsed template; raises PromptError for a syntax error, and RenderingUnavailable."""
@@ -95,17 +89,11 @@ class Renderer:
                 raise _failure(str(error) or type(error).__name__) from None
             finally:
                 self._note_duration(template, time.thread_time() - started)
-        job = Job(template.source.text, variables, self._max_characters, self._timeout)
-        return await self._in_thread(lambda: self._process().run(job))
+        return await self._run(Job(template.source.text, variables, self._max_characters))
 
     async def close(self) -> None:
         """Stops all renderings and their processes."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        for process in self._processes:
-            process.kill()
-        self._threads.shutdown()
-        for process in self._processes:
-            process.close()
+        await self._workers.close()
 
     async def _parse(self, source: TemplateSource) -> Template | PromptError:
         """Returns a template, or its permanent error."""
@@ -114,9 +102,9 @@ class Renderer:
         try:
             if source.trusted:
                 return await asyncio.to_thread(self._compile, source)
-            return await self._in_thread(lambda: self._look_into(source))
+            return await self._look_into(source)
         except PromptError as error:
-            if isinstance(error.__cause__, RenderLost):
+            if isinstance(error.__cause__, WorkerLost):
                 raise
             return error
 
@@ -127,9 +115,8 @@ class Renderer:
         except Exception as error:  # jinja2 leaves some errors to Python's compiler
             raise _failure(str(error) or type(error).__name__) from None
 
-    def _look_into(self, source: TemplateSource) -> Template:
-        job = Job(source.text, None, _MAX_FORMAT_CHARACTERS, self._timeout)
-        answer = self._process().run(job)
+    async def _look_into(self, source: TemplateSource) -> Template:
+        answer = await self._run(Job(source.text, None, _MAX_FORMAT_CHARACTERS))
         return Template(source, "openai" if answer == "openai" else "string", None)
 
     def _store(self, found: Template | PromptError, source: TemplateSource) -> None:
@@ -144,24 +131,19 @@ class Renderer:
             )
             self._store(replace(template, inline=None), template.source)
 
-    def _process(self) -> RenderProcess:
-        """The process of the calling thread."""
-        process: RenderProcess | None = getattr(self._own, "process", None)
-        if process is None:
-            process = self._own.process = RenderProcess()
-            self._processes.append(process)
-        return process
-
-    async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _run(self, job: Job) -> str:
+        max_bytes = _CHARACTER_BYTES * job.max_characters
         try:
-            return await asyncio.wait_for(future, _MAX_QUEUED_RENDERS * self._timeout + START_SECONDS)
-        except TimeoutError:
-            raise RenderingUnavailable("all render processes are busy with slow chat templates") from None
-        except RenderFailed as error:
+            answer = await self._workers.run(
+                lambda process: process.run(packed(job), self._timeout, max_bytes), self._timeout
+            )
+        except RecursionError:
+            raise _failure("its variables are nested too deep") from None
+        except WorkFailed as error:
             raise _failure(str(error)) from error
-        except OSError as error:
-            raise RenderingUnavailable(f"no render process can be started ({error})") from None
+        except WorkersBusy as error:
+            raise RenderingUnavailable(str(error)) from None
+        return answer.decode("utf-8", "surrogatepass")
 
 
 def _failure(reason: str) -> PromptError:

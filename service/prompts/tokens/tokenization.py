@@ -244,7 +244,8 @@ class TextTokenizer:
         context = self._context(segment)
         start, end, _ = segment
         piece = context + text[start:end]
-        (encoding,) = self._tokenizer.encode_batch([piece], add_special_tokens=False)
+        with panics_as_errors():
+            (encoding,) = self._tokenizer.encode_batch([piece], add_special_tokens=False)
         return [end - len(context) for _, end in encoding.offsets[bool(context) :]]
 
     def _offset(self, tokens: bytes, body: bytes) -> int:

@@ -356,6 +356,42 @@ async def test_a_chat_template_that_is_none_leaves_plain_prompts_alone(start: St
     assert "chat_template" not in (await unavailable(start(), "org/nothing")).reason
 
 
+@pytest.mark.parametrize("where", ["hub", "disk"])
+async def test_a_repository_with_a_tokenizer_of_mistrals_own_kind_needs_no_other(
+    hub: FakeHub, start: Start, tmp_path: Path, shared: Path, where: str
+) -> None:
+    pytest.importorskip("mistral_common", reason="mistral-common is not installed")
+    original = shared / "models" / "mistralai" / "Mistral-Nemo-Instruct-2407"
+    files = {name: (original / name).read_bytes() for name in ("tekken.json", "consolidated.safetensors")}
+    if where == "disk":
+        on_disk(tmp_path, "org/model", files)
+    else:
+        hub.repositories["org/model"] = Repository(files)
+    for models in (start(models=("org/model",)), start(models=("org/model",))):
+        model = await models.get("org/model")
+        assert (model.renderer_name, model.vocabulary_size) == ("mistral", 131_072)
+        tokens = await model.tokenize("Hello, world!")
+        assert tokens[0] == 1
+        assert await model.detokenize(tokens) == "<s>Hello, world!"
+        assert (await model.token_strings([*tokens[:2], 1 << 20])) == ["<s>", "Hello", None]
+        assert await model.reach("Hello, world!", tokens, 2) == len("Hello")
+        chat = Chat(messages=[{"role": "user", "content": "Hi"}])
+        assert (await model.render(chat)).text == "<s>[INST]Hi[/INST]"
+        kept = Chat(messages=chat.messages, truncate_prompt_tokens=2)
+        assert len((await model.render(kept)).tokens) == 4  # mistral-common knows no truncation
+    if where == "hub":
+        assert hub.files_asked_for() == {"tekken.json"}
+        assert hub.asked["GET /api/models/org/model"] == 1
+
+
+async def test_mistrals_tokenizer_beside_other_weights_is_not_fetched_unless_it_is_the_only_one(
+    hub: FakeHub, start: Start
+) -> None:
+    hub.repositories["org/model"] = Repository(FILES | {"tekken.json": b"{", "model.safetensors": b"w"})
+    assert (await start().get("org/model")).renderer_name == "template"
+    assert "tekken.json" not in hub.files_asked_for()
+
+
 OLD, NEW = "a" * 40, "b" * 40
 
 

@@ -269,20 +269,25 @@ async def test_a_conversation_of_many_small_things_does_not_hold_up_the_loop(pat
 
 
 async def test_a_process_that_renders_sees_nothing_of_the_environment(
-    models: Models, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    models = Models(PromptOptions(trust_request_chat_template=True, render_timeout=PATIENCE))
     model = await models.get("builtin/demo")
-    for process in model._renderer._processes:
+    assert (await model.render(Chat(messages=HELLO, chat_template="{{ 'x'|center(3) }}"))).text == " x "
+    processes = model._renderer._workers._processes
+    assert processes
+    for process in processes:
         assert process._process is not None
         environment = await asyncio.to_thread(Path(f"/proc/{process._process.pid}/environ").read_bytes)
-        assert b"hf_secret" not in environment
+        assert environment and b"hf_secret" not in environment
+    await models.close()
 
 
 async def test_a_process_that_died_meanwhile_is_replaced(patient: Model) -> None:
     chat = Chat(messages=HELLO, chat_template="{{ 'x'|center(3) }}")
     await patient.render(chat)
-    for process in patient._renderer._processes:
+    for process in patient._renderer._workers._processes:
         assert process._process is not None
         os.kill(process._process.pid, 9)
         process._process.wait()

@@ -1,4 +1,4 @@
-"""Renders chat templates in a separate process, which is killed on timeout."""
+"""A process that works on what strangers chose, and is killed on timeout."""
 
 from __future__ import annotations
 
@@ -8,43 +8,54 @@ import subprocess
 import sys
 import time
 
-from service.prompts.templates.render_worker import ANSWER, ERROR, READY, REQUEST, Job, packed
+from service.prompts.workers.serving import ANSWER, ERROR, READY, REQUEST
 
-_WORKER = "import sys; sys.path[:] = {path!r}; from service.prompts.templates.render_worker import main; main()"
-_KEPT_VARIABLES = ("TZ", "LD_LIBRARY_PATH")
+_WORKER = "import sys; sys.path[:] = {path!r}; from {module} import main; main()"
+_KEPT_VARIABLES = ("TZ", "LD_LIBRARY_PATH", "VLLM_SYSTEM_START_DATE")
+_SET_VARIABLES = {
+    # Each thread reserves memory, which is limited.
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MALLOC_ARENA_MAX": "2",
+}
 START_SECONDS = 10.0
 _PIECE_BYTES = 1 << 16
-_CHARACTER_BYTES = 4
 
 
-class RenderFailed(Exception):
-    """A template cannot be rendered; the text completes the sentence "the chat template failed: …"."""
+class WorkFailed(Exception):
+    """A job failed; the text is the reason, such as "it takes too much memory"."""
 
 
-class RenderLost(RenderFailed):
-    """The process timed out or died, so another attempt may succeed."""
+class WorkerLost(WorkFailed):
+    """The process died, so another attempt may succeed."""
 
 
-class RenderProcess:
+class WorkerTimedOut(WorkerLost):
+    """The job took too long, and its process was killed."""
+
+
+class WorkerProcess:
     """One process, started on first use and after each kill. For one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
+        """`module` has a function `main` that calls `serve`."""
+        self._module = module
         self._process: subprocess.Popen[bytes] | None = None
 
-    def run(self, job: Job) -> str:
-        """Returns the answer to a job; raises RenderFailed, or OSError if no process can be started. Blocks."""
+    def run(self, job: bytes, seconds: float, max_bytes: int) -> bytes:
+        """Returns the answer to a job; raises WorkFailed, or OSError if no process can be started. Blocks."""
         try:
             if self._process is None or self._process.poll() is not None:
                 self.close()
-                self._process = _start()
+                self._process = _start(self._module)
                 _await_ready(self._process)
-            return self._ask(self._process, job, time.monotonic() + job.seconds)
+            return self._ask(self._process, job, seconds, max_bytes)
         except TimeoutError:
             self.close()
-            raise RenderLost(f"it takes longer than {job.seconds:g} s") from None
+            raise WorkerTimedOut(f"it takes longer than {seconds:g} s") from None
         except (BrokenPipeError, EOFError, ValueError):
             self.close()
-            raise RenderLost("it crashes the process that renders it") from None
+            raise WorkerLost("it crashes the process that works on it") from None
         except OSError:
             self.close()
             raise
@@ -65,21 +76,18 @@ class RenderProcess:
             pipe.close()
         process.wait()
 
-    def _ask(self, process: subprocess.Popen[bytes], job: Job, deadline: float) -> str:
+    def _ask(self, process: subprocess.Popen[bytes], job: bytes, seconds: float, max_bytes: int) -> bytes:
         assert process.stdin is not None and process.stdout is not None  # noqa: S101
-        try:
-            request = packed(job)
-        except RecursionError:
-            raise RenderFailed("its variables are nested too deep") from None
+        deadline = time.monotonic() + seconds
         answers = process.stdout.fileno()
-        _write(process.stdin.fileno(), REQUEST.pack(len(request)) + request, deadline)
+        _write(process.stdin.fileno(), REQUEST.pack(seconds, len(job)) + job, deadline)
         kind, size = ANSWER.unpack(_read(answers, ANSWER.size, deadline))
-        if size > _CHARACTER_BYTES * job.max_characters:
+        if size > max_bytes:
             raise ValueError("the answer exceeds its limit")
-        text = _read(answers, size, deadline).decode("utf-8", "surrogatepass")
+        answer = _read(answers, size, deadline)
         if kind == ERROR:
-            raise RenderFailed(text)
-        return text
+            raise WorkFailed(answer.decode("utf-8", "surrogatepass"))
+        return answer
 
 
 def _write(descriptor: int, data: bytes, deadline: float) -> None:
@@ -110,13 +118,13 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
         raise TimeoutError
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start(module: str) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-        [sys.executable, "-I", "-c", _WORKER.format(path=sys.path)],
+        [sys.executable, "-I", "-c", _WORKER.format(path=sys.path, module=module)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
+        env=_SET_VARIABLES | {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
         bufsize=0,
         # Ctrl+C must reach only the service, which stops its processes itself.
         start_new_session=True,
@@ -131,4 +139,4 @@ def _await_ready(process: subprocess.Popen[bytes]) -> None:
     try:
         _read(process.stdout.fileno(), len(READY), time.monotonic() + START_SECONDS)
     except (TimeoutError, EOFError):
-        raise OSError("a new render process does not answer") from None
+        raise OSError("a new process does not answer") from None

@@ -1,0 +1,145 @@
+"""Loads models from their folders: the operator's into this process, strangers' tokenizers into killable ones."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+from service.contract.model_options import ModelOptions
+from service.prompts.errors import BadModelFile, ModelUnavailable, PromptError
+from service.prompts.models.isolated_tokenizer import PROCESSES, WORKER, IsolatedTokenizer
+from service.prompts.models.model import Model, given_template_file
+from service.prompts.models.model_files import ModelFiles, files_state, read_model_files
+from service.prompts.models.tokenizer_worker import ModelSource
+from service.prompts.options import PromptOptions
+from service.prompts.renderers.base import HARMONY, MISTRAL, TEMPLATE, RendererMissing
+from service.prompts.renderers.choice import PackageTokenizer, load_package
+from service.prompts.renderers.threaded import ModelRenderer, ThreadedPackage, ThreadedRenderer
+from service.prompts.templates.rendering import Renderer
+from service.prompts.tokens.base import ModelTokenizer
+from service.prompts.tokens.threaded import ThreadedTokenizer
+from service.prompts.tokens.token_cache import TokenCache
+from service.prompts.tokens.tokenization import TextTokenizer, panics_as_errors
+from service.prompts.workers.pool import WorkerPool
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_MAX_BYTES_OF_STRANGERS: Final = 4 << 20
+"""Of all files but the tokenizer."""
+
+
+class _Parts(NamedTuple):
+    tokenizer: ModelTokenizer
+    package: ModelRenderer | RendererMissing | None
+    is_known_class: bool
+
+
+class ModelLoader:
+    """Loads models. Call its methods on the event loop."""
+
+    def __init__(
+        self,
+        options: PromptOptions,
+        renderer: Renderer,
+        cache: TokenCache,
+        workers: Executor,
+        length_of: Callable[[str], int | None],
+    ) -> None:
+        """`length_of` returns the maximum length that an engine gives a model."""
+        self._options = options
+        self._renderer = renderer
+        self._cache = cache
+        self._workers = workers
+        self._length_of = length_of
+        self._isolated = WorkerPool(WORKER, PROCESSES)
+
+    async def load(self, name: str, folder: Path, *, trusted: bool) -> Model:
+        """Raises BadModelFile and ModelUnavailable."""
+        state = await self.state(name, folder)
+        chosen = self._options.renderers.get(name)
+        limit = None if trusted else _MAX_BYTES_OF_STRANGERS
+        files = await self._in_thread(partial(read_model_files, folder, name, chosen, max_bytes=limit))
+        parts = await (self._own(name, files) if trusted else self._strangers(name, files))
+        if not parts.is_known_class:
+            logger.warning(
+                "%s: whether its tokens are the engine's is not known: the rules of %s are not",
+                name,
+                files.tokenizer_class,
+            )
+        return Model(
+            name,
+            files,
+            state=state,
+            trusted=trusted,
+            options=self._options,
+            given=self._given(name),
+            renderer=self._renderer,
+            tokenizer=parts.tokenizer,
+            package=parts.package,
+            served_length=partial(self._length_of, name),
+        )
+
+    async def state(self, name: str, folder: Path) -> tuple[object, ...]:
+        """A value that changes with the files of a model."""
+        template = given_template_file(self._given(name).chat_template, self._options.models_dir)
+        return await self._in_thread(lambda: files_state(folder, *([] if template is None else [template])))
+
+    async def close(self) -> None:
+        """Stops the processes."""
+        await self._isolated.close()
+
+    async def _own(self, name: str, files: ModelFiles) -> _Parts:
+        package: ModelRenderer | RendererMissing | None = None
+        if files.renderer.name != TEMPLATE:
+            try:
+                loaded = await self._in_thread(lambda: load_package(files.renderer, self._cache_of_packages()))
+            except RendererMissing as error:
+                package = error
+                if files.renderer.name == MISTRAL and not files.tokenizer_file.is_file():
+                    reason = f"its prompts are rendered by {files.renderer.name}: {error}"
+                    raise ModelUnavailable(name, reason, error.remedy) from None
+            else:
+                if isinstance(loaded, PackageTokenizer):
+                    threaded = ThreadedPackage(loaded, self._workers)
+                    return _Parts(threaded, threaded, is_known_class=True)
+                package = ThreadedRenderer(loaded, self._workers)
+        tokenizer = await self._in_thread(lambda: _text_tokenizer(files, self._cache))
+        return _Parts(ThreadedTokenizer(tokenizer, self._workers), package, tokenizer.is_known_class)
+
+    async def _strangers(self, name: str, files: ModelFiles) -> _Parts:
+        source = ModelSource(str(files.folder), name, files.renderer.name, self._options.token_cache_by_salt)
+        isolated = await IsolatedTokenizer.load(self._isolated, source, self._options.render_timeout)
+        package: ModelRenderer | RendererMissing | None = isolated if files.renderer.name == MISTRAL else None
+        if files.renderer.name == HARMONY:
+            try:  # the package has its own vocabulary
+                loaded = await self._in_thread(lambda: load_package(files.renderer, self._cache_of_packages()))
+                package = ThreadedRenderer(loaded, self._workers)
+            except RendererMissing as error:
+                package = error
+        return _Parts(isolated, package, isolated.is_known_class)
+
+    def _cache_of_packages(self) -> TokenCache:
+        """Renderers of packages cache without salts."""
+        return TokenCache(0) if self._options.token_cache_by_salt else self._cache
+
+    def _given(self, name: str) -> ModelOptions:
+        return self._options.model_options.get(name, ModelOptions())
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+
+def _text_tokenizer(files: ModelFiles, cache: TokenCache) -> TextTokenizer:
+    """Raises BadModelFile. Blocks while it reads the vocabulary."""
+    try:
+        with panics_as_errors():
+            return TextTokenizer(files, cache)
+    except PromptError as error:
+        raise BadModelFile(files.tokenizer_file, error.message) from None

@@ -1,0 +1,69 @@
+"""The tokenizer of an operator's model: short texts on the event loop, long ones in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from functools import partial
+from typing import TypeVar
+
+from service.index.base import TokenIds
+from service.prompts.tokens.tokenization import TextTokenizer
+
+_T = TypeVar("_T")
+
+_LONG_TEXT_CHARACTERS = 100_000
+_CONCURRENT_LONG_TEXTS = 2
+"""Half of the workers, so that short texts do not wait for long ones."""
+
+_MAX_INLINE_CHARACTERS = 8_000
+"""Maximum uncached characters that are tokenized on the event loop: about a millisecond of work."""
+
+
+class ThreadedTokenizer:
+    """A ModelTokenizer."""
+
+    def __init__(self, tokenizer: TextTokenizer, workers: Executor) -> None:
+        self.vocabulary_size = tokenizer.vocabulary_size
+        self.special_tokens_around = tokenizer.special_tokens_around
+        self._tokenizer = tokenizer
+        self._workers = workers
+        self._long_texts = asyncio.Semaphore(_CONCURRENT_LONG_TEXTS)
+
+    async def encode(self, text: str, *, add_special_tokens: bool, salt: str | None = None) -> TokenIds:
+        prefix = self._tokenizer.find_prefix(text, salt)
+        uncached = len(text) - prefix.settled_chars
+        if uncached <= _MAX_INLINE_CHARACTERS:
+            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens, prefix=prefix, salt=salt)
+        cancelled = threading.Event()
+        encode = partial(
+            self._tokenizer.encode,
+            text,
+            add_special_tokens=add_special_tokens,
+            prefix=prefix,
+            salt=salt,
+            is_cancelled=cancelled.is_set,
+        )
+        try:
+            async with self._long_texts if uncached > _LONG_TEXT_CHARACTERS else nullcontext():
+                return await self._in_thread(encode)
+        finally:
+            cancelled.set()  # the work of a client that disconnects is cancelled
+
+    async def decode(self, tokens: Sequence[int]) -> str:
+        return await self._in_thread(lambda: self._tokenizer.decode(tokens))
+
+    async def strings(self, tokens: Sequence[int]) -> list[str | None]:
+        return await self._in_thread(lambda: self._tokenizer.strings(tokens))
+
+    async def reach(self, text: str, tokens: TokenIds, count: int) -> int:
+        return await self._in_thread(lambda: self._tokenizer.reach(text, tokens, count))
+
+    def close(self) -> None:
+        self._tokenizer.close()
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)

@@ -1,0 +1,64 @@
+"""The loop of a process that works on what strangers chose: bounded in memory, killed on timeout.
+
+Reads jobs from standard input and answers on standard output, one at a time; `process` is the other end. Has no
+secrets in its environment.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import struct
+import sys
+from collections.abc import Callable
+from typing import BinaryIO
+
+REQUEST = struct.Struct("!dQ")
+"""Seconds and bytes of a job."""
+ANSWER = struct.Struct("!cQ")
+"""Kind and bytes of an answer."""
+READY, DONE, ERROR = b"R", b"D", b"E"
+
+_MAX_ERROR_CHARACTERS = 1000
+_GRACE_SECONDS = 2.0
+
+
+def serve(work: Callable[[bytes], bytes], memory_bytes: int) -> None:
+    """Answers jobs until standard input ends. Bounds this process's memory."""
+    _bound_this_process(memory_bytes)
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    answers.write(READY)
+    answers.flush()
+    while head := requests.read(REQUEST.size):
+        seconds, size = REQUEST.unpack(head)
+        # Ends this process if the parent has died.
+        signal.setitimer(signal.ITIMER_REAL, seconds + _GRACE_SECONDS)
+        _answer(answers, *_outcome(work, requests, size))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _outcome(work: Callable[[bytes], bytes], requests: BinaryIO, size: int) -> tuple[bytes, bytes]:
+    try:
+        return DONE, work(requests.read(size))
+    except MemoryError:
+        reason = "it takes too much memory"
+    except RecursionError:
+        reason = "it calls itself too deeply"
+    except Exception as error:  # what strangers chose may fail in any way
+        reason = str(error)[:_MAX_ERROR_CHARACTERS] or type(error).__name__
+    return ERROR, reason.encode("utf-8", "surrogatepass")
+
+
+def _answer(answers: BinaryIO, kind: bytes, body: bytes) -> None:
+    answers.write(ANSWER.pack(kind, len(body)))
+    answers.write(body)
+    answers.flush()
+
+
+def _bound_this_process(memory_bytes: int) -> None:
+    for limit, value in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+    ):
+        resource.setrlimit(limit, (value, value))
