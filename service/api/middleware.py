@@ -14,7 +14,7 @@ from service.api.admission import LARGE_RESPONSE, Admission
 from service.api.errors import ApiError, framework_error, prompt_error
 from service.api.resources import release_reservation, set_reservation
 from service.api.traffic import RequestKind, Traffic
-from service.gateway.headers import AUTHENTICATED
+from service.gateway.engine_request import AUTHENTICATED
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 
 from service.contract.endpoints import Endpoint
-from service.fleet.registry import Learned, Pod, ServedModel
+from service.fleet.registry import EngineKind, Learned, Pod, ServedModel
 
 _ANY_HOST = re.compile(r"tcp://(\*|0\.0\.0\.0|\[::\]|::):")
 
@@ -40,17 +40,19 @@ class Probe:
         base = next((model.id for model in models if model.parent is None), pod.entry.model)
         sources = await self._json(pod, "/kv_event_sources", optional=True)
         info = None if sources is not None else await self._json(pod, "/server_info", optional=True)
+        info = info if isinstance(info, dict) else None
         version = await self._json(pod, "/version", optional=True)
         if isinstance(sources, dict):
             endpoints = _vllm_sources(pod, sources, base)
         else:
-            endpoints = _sglang_sources(pod, info if isinstance(info, dict) else {}, base)
+            endpoints = _sglang_sources(pod, info or {}, base)
         return Learned(
             models=models,
             sources=endpoints,
             ranks=max(1, len(endpoints)),
             event_names=_event_names(sources if isinstance(sources, dict) else {}),
-            version=version.get("version") if isinstance(version, dict) else None,
+            version=_text((version if isinstance(version, dict) else info or {}).get("version")),
+            engine=_kind(sources, info, version),
         )
 
     async def check_health(self, pod: Pod) -> None:
@@ -84,6 +86,15 @@ class Probe:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ProbeFailed(f"{path}: {error or type(error).__name__}") from None
+
+
+def _kind(sources: object, info: object, version: object) -> EngineKind | None:
+    """Which engine has these endpoints; vLLM before 0.32 has /version alone."""
+    if isinstance(sources, dict):
+        return EngineKind.VLLM
+    if info is not None:
+        return EngineKind.SGLANG
+    return EngineKind.VLLM if isinstance(version, dict) else None
 
 
 def _model(card: Mapping[str, Any]) -> ServedModel:

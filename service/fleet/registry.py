@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from time import monotonic
 
@@ -13,6 +14,11 @@ from service.fleet.breaker import CircuitBreaker
 from service.fleet.parity import UNASKED, Agreement, Parity, agreement
 
 _MAX_AGREEMENTS = 1000
+
+
+class EngineKind(StrEnum):
+    VLLM = "vllm"
+    SGLANG = "sglang"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,7 @@ class Learned:
     event_names: frozenset[str] = frozenset()
     """Names of the pod in the topics of its events, if they have any."""
     version: str | None = None
+    engine: EngineKind | None = None
 
 
 @dataclass(frozen=True, slots=True)

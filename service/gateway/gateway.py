@@ -44,7 +44,9 @@ class Gateway:
 
     async def _relay(self, request: web.Request, exchange: Exchange, question: Question) -> web.StreamResponse:
         head, pod, limits = exchange.head, exchange.pod, self._limits
-        response = Response(head, added_headers(exchange.choice, question), request.version)
+        response = Response(
+            head, added_headers(exchange.choice, question, names_rank=exchange.names_rank), request.version
+        )
         writer = await response.prepare(request)
         if exchange.start:
             await response.write(exchange.start)

@@ -53,6 +53,10 @@ class Head:
     def is_event_stream(self) -> bool:
         return (self.get(b"content-type") or b"").lower().startswith(b"text/event-stream")
 
+    @property
+    def is_json(self) -> bool:
+        return (self.get(b"content-type") or b"").lower().startswith(b"application/json")
+
 
 def end_to_end(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
     """The headers without connection headers, including those that `Connection` names."""

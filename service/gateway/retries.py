@@ -20,7 +20,7 @@ from service.gateway.connection import (
     EngineError,
     FirstByteTimeout,
 )
-from service.gateway.headers import request_head_for
+from service.gateway.engine_request import request_for
 from service.gateway.http import Head
 from service.gateway.relay import ABORTED, SHUTTING_DOWN
 from service.gateway.statistics import GatewayStatistics
@@ -71,6 +71,7 @@ class Exchange:
     choice: Choice
     connection: EngineConnection
     head: Head
+    names_rank: bool
     start: bytes = b""
     is_read: bool = False
     """Whether `start` is the whole body."""
@@ -148,7 +149,7 @@ class Attempts:
     async def _attempt(self, request: web.Request, body: bytes, choice: Choice) -> Exchange:
         """Sends a request to one pod. Raises EngineError, after a report to the pod's breaker."""
         pod = choice.pod
-        head = request_head_for(request, body, choice)
+        sent = request_for(request, body, choice)
         pod.breaker.started()
         connection: EngineConnection | None = None
         try:
@@ -156,14 +157,14 @@ class Attempts:
             connection = pool.take_idle()
             if connection is not None:
                 try:
-                    answer = await connection.exchange(request.method, head, body, self._limits.first_byte)
-                    return Exchange(choice, connection, answer)
+                    answer = await connection.exchange(request.method, sent.head, sent.body, self._limits.first_byte)
+                    return Exchange(choice, connection, answer, sent.names_rank)
                 except ConnectionBroken:
                     if connection.received_any:
                         raise
                     connection.close()  # the engine closed the idle connection
             connection = await pool.open()
-            answer = await connection.exchange(request.method, head, body, self._limits.first_byte)
+            answer = await connection.exchange(request.method, sent.head, sent.body, self._limits.first_byte)
         except EngineError as error:
             if connection is not None:
                 connection.close()
@@ -175,7 +176,7 @@ class Attempts:
                 connection.close()
             pod.breaker.abandoned()
             raise
-        return Exchange(choice, connection, answer)
+        return Exchange(choice, connection, answer, sent.names_rank)
 
     async def _is_turned_away(self, exchange: Exchange) -> bool:
         """Whether the engine refuses the request, so that another pod is tried.
@@ -191,7 +192,10 @@ class Attempts:
             self._statistics.refusals[pod.name, head.status] += 1
         exchange.choice.reservation.tells_first_token = head.is_event_stream
         try:
-            await (self._read_first_event if head.is_event_stream else self._read_start)(exchange)
+            if head.is_event_stream:
+                await self._read_first_event(exchange)
+            elif head.is_json:
+                await self._read_start(exchange)
         except BaseException as error:
             exchange.connection.close()
             if isinstance(error, EngineError):

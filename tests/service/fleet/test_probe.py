@@ -10,7 +10,7 @@ from aiohttp import web
 from service.contract.endpoints import Endpoint
 from service.contract.pods import parse_pods
 from service.fleet.probe import Probe, ProbeFailed
-from service.fleet.registry import Pod, ServedModel
+from service.fleet.registry import EngineKind, Pod, ServedModel
 
 
 class Engine:
@@ -70,12 +70,15 @@ async def test_vllm_tells_its_models_and_the_event_sources_of_its_ranks(engine: 
         Endpoint("tcp://10.0.0.9:5559", pod="a", model="m"),
     )
     assert (learned.ranks, learned.version, set(learned.event_names)) == (2, "0.33.0", {"x"})
+    assert learned.engine is EngineKind.VLLM
 
 
 async def test_sglang_tells_the_event_ports_of_its_ranks(engine: Engine, probe: Probe) -> None:
     events = {"endpoint_host": "*", "endpoint_port_base": 5557, "dp_size": 2, "replay_endpoint_port_base": 6557}
-    engine.answers = {"/v1/models": MODELS, "/server_info": {"kv_events": events}}
-    assert [str(source) for source in (await probe.learn(engine.pod)).sources] == [
+    engine.answers = {"/v1/models": MODELS, "/server_info": {"kv_events": events, "version": "0.5.23"}}
+    learned = await probe.learn(engine.pod)
+    assert (learned.ranks, learned.version, learned.engine) == (2, "0.5.23", EngineKind.SGLANG)
+    assert [str(source) for source in learned.sources] == [
         "tcp://127.0.0.1:5557,pod=a,model=m,replay=tcp://127.0.0.1:6557",
         "tcp://127.0.0.1:5558,pod=a,model=m,replay=tcp://127.0.0.1:6558",
     ]
@@ -85,6 +88,11 @@ async def test_an_engine_without_events_is_known_by_its_models(engine: Engine, p
     engine.answers = {"/v1/models": MODELS, "/server_info": {"kv_events": None}}
     learned = await probe.learn(engine.pod)
     assert (learned.sources, learned.ranks, learned.version) == ((), 1, None)
+    engine.answers = {"/v1/models": MODELS, "/version": {"version": "0.10.0"}}
+    learned = await probe.learn(engine.pod)
+    assert (learned.ranks, learned.version, learned.engine) == (1, "0.10.0", EngineKind.VLLM)
+    engine.answers = {"/v1/models": MODELS}
+    assert (await probe.learn(engine.pod)).engine is None
 
 
 async def test_an_engine_that_is_none_is_refused(engine: Engine, probe: Probe) -> None:

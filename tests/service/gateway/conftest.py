@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 
 import pytest
@@ -39,8 +39,10 @@ async def before(serve: Serve) -> AsyncIterator[Before]:
     """Starts `count` engines that respond as the test says, and a service that forwards to them."""
     async with AsyncExitStack() as stack:
 
-        async def start(respond: Respond, count: int = 1, **settings: object) -> tuple[Routed, list[ScriptedEngine]]:
-            engines = [await stack.enter_async_context(scripted(respond)) for _ in range(count)]
+        async def start(
+            respond: Respond, count: int = 1, facts: Mapping[str, object] | None = None, **settings: object
+        ) -> tuple[Routed, list[ScriptedEngine]]:
+            engines = [await stack.enter_async_context(scripted(respond, facts=facts)) for _ in range(count)]
             pods = tuple(PodEntry(engine.url, engine.pod) for engine in engines)
             routed = Routed(await serve(**{"pods": pods, "health_interval": 60.0, **settings}), [])
             await routed.until_healthy(count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple, TypeAlias
 
@@ -42,6 +42,8 @@ class ScriptedEngine:
         self.port = 0
         self.connections = 0
         """Open connections."""
+        self.facts: dict[str, object] = {}
+        """Answers of GET requests by path, beside /health and /v1/models."""
         self._models = models
 
     @property
@@ -72,6 +74,8 @@ class ScriptedEngine:
                 await answer(b"")(received, writer)
             case "GET", "/v1/models":
                 await answer(json.dumps(models).encode())(received, writer)
+            case "GET", path if path in self.facts:
+                await answer(json.dumps(self.facts[path]).encode())(received, writer)
             case "GET", "/kv_event_sources" | "/server_info" | "/version" | "/metrics":
                 await answer(b"{}", b"404 Not Found")(received, writer)
             case "POST", "/tokenize" | "/v1/chat/completions/render" | "/v1/completions/render":
@@ -91,9 +95,12 @@ async def _read(reader: asyncio.StreamReader) -> Received:
 
 
 @asynccontextmanager
-async def scripted(respond: Respond, *models: str) -> AsyncIterator[ScriptedEngine]:
+async def scripted(
+    respond: Respond, *models: str, facts: Mapping[str, object] | None = None
+) -> AsyncIterator[ScriptedEngine]:
     """Runs an engine that serves `models` until the context ends."""
     engine = ScriptedEngine(models or ("builtin/demo",), respond)
+    engine.facts.update(facts or {})
     server = await asyncio.start_server(engine.serve, "127.0.0.1", 0, limit=1 << 20)
     engine.port = server.sockets[0].getsockname()[1]
     async with server:

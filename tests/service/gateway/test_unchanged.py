@@ -16,7 +16,7 @@ from service.fleet.parity import Verdict
 from tests.service.conftest import Serve, port_of
 from tests.service.engines import MODEL, StartEngine, chat
 from tests.service.gateway.routed import CHAT, Before, Routed
-from tests.service.gateway.scripted import answer, scripted
+from tests.service.gateway.scripted import Received, answer, scripted
 from tests.service.gateway.tap import tapped
 
 BODY = json.dumps(chat("Hello")).encode()
@@ -97,6 +97,21 @@ async def test_a_body_that_is_not_json_reaches_the_engine(before: Before) -> Non
     await raw(routed, post("/v1/audio/transcriptions", body, b"Content-Type: multipart/form-data; boundary=b\r\n"))
     assert engine.requests[0].body == body
     assert (b"Content-Type", b"multipart/form-data; boundary=b") in engine.requests[0].headers
+
+
+async def test_an_answer_that_is_no_json_is_passed_on_piece_by_piece(before: Before) -> None:
+    goes_on = asyncio.Event()
+
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: audio/wav\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nRIFF\r\n")
+        await goes_on.wait()
+        writer.write(b"4\r\nWAVE\r\n0\r\n\r\n")
+
+    routed, _ = await before(respond)
+    async with routed.client.post("/v1/audio/speech", json={"model": MODEL, "input": "Hi"}) as response:
+        assert await response.content.readexactly(4) == b"RIFF"
+        goes_on.set()
+        assert await response.read() == b"WAVE"
 
 
 async def test_all_headers_of_a_request_but_those_of_its_connection_reach_the_engine_in_order(before: Before) -> None:

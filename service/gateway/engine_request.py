@@ -1,0 +1,51 @@
+"""A client's request as a pod gets it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from service.fleet.registry import EngineKind
+from service.gateway.bodies import with_field
+from service.gateway.http import end_to_end, request_head
+from service.routing.choice import Choice
+
+_NOT_FORWARDED = frozenset((b"host", b"content-length", b"content-encoding", b"expect"))
+"""The body is forwarded decoded, with its own length, to another host."""
+_RANK = b"X-data-parallel-rank"
+
+AUTHENTICATED = web.RequestKey("authenticated", bool)
+"""Set for a request with an API key of this service; the key is not forwarded to the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """A request as a pod gets it. `names_rank`: whether it asks for the rank that was chosen here."""
+
+    head: bytes
+    body: bytes
+    names_rank: bool
+
+
+def request_for(request: web.Request, body: bytes, choice: Choice) -> EngineRequest:
+    """The client's request, with the engine's key, and with the rank unless the client names one itself."""
+    pod, entry = choice.pod, choice.pod.entry
+    headers = [(name, value) for name, value in end_to_end(request.raw_headers) if name.lower() not in _NOT_FORWARDED]
+    if pod.key is not None or AUTHENTICATED in request:
+        headers = [(name, value) for name, value in headers if name.lower() != b"authorization"]
+    if pod.key is not None:
+        headers.append((b"Authorization", b"Bearer " + pod.key.encode()))
+    names_rank = choice.names_rank
+    if names_rank and pod.learned is not None and pod.learned.engine is EngineKind.SGLANG:
+        spliced = with_field(body, "routed_dp_rank", b"%d" % choice.rank)
+        names_rank, body = spliced is not None, spliced or body
+    elif names_rank:
+        names_rank = all(name.lower() != _RANK.lower() for name, _ in headers)
+        if names_rank:
+            headers.append((_RANK, b"%d" % choice.rank))
+    if body or request.method not in {"GET", "HEAD", "OPTIONS"}:
+        headers.append((b"Content-Length", b"%d" % len(body)))
+    host = f"[{entry.host}]" if ":" in entry.host else entry.host
+    headers.insert(0, (b"Host", f"{host}:{entry.port}".encode()))
+    return EngineRequest(request_head(request.method, entry.path + request.raw_path, headers), body, names_rank)
