@@ -106,7 +106,7 @@ async def test_a_draining_pod_gets_no_request_ends_those_in_flight_and_can_come_
     await _ask(routed)
 
 
-async def test_the_weight_of_a_pod_is_its_share_of_the_requests(before: Before) -> None:
+async def test_a_pod_of_more_weight_gets_more_requests(before: Before) -> None:
     waiting = asyncio.Event()
 
     async def respond(received: Any, writer: asyncio.StreamWriter) -> None:
@@ -120,7 +120,7 @@ async def test_the_weight_of_a_pod_is_its_share_of_the_requests(before: Before) 
     for number in range(12):
         asking.append(asyncio.create_task(_ask(routed)))
         await until(lambda: len(first.requests) + len(second.requests) == number + 1)  # noqa: B023 - called at once
-    assert (len(first.requests), len(second.requests)) == (9, 3)
+    assert len(first.requests) > 2 * len(second.requests)
     waiting.set()
     await asyncio.gather(*asking)
 
