@@ -24,34 +24,52 @@ def event(data: Json) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The fields common to all parts of an answer. `chat` says whether it is a chat or a text completion."""
+    """The fields common to all parts of an answer, of a chat or of a text completion.
+
+    With `tool`, the answer calls this function and its text is the arguments.
+    """
 
     identity: str
     model: str
     chat: bool
     prompt_tokens: int
     cached_tokens: int
+    tool: str | None = None
 
     def whole(self, text: str, tokens: Sequence[int], finish_reason: str) -> bytes:
         """The body of an unstreamed answer."""
         choice: Json = {"index": 0, "logprobs": None, "finish_reason": finish_reason, "stop_reason": None}
-        choice |= {"message": {"role": "assistant", "content": text, "tool_calls": []}} if self.chat else {"text": text}
+        message: Json = {"role": "assistant", "content": text, "tool_calls": []}
+        if self.tool is not None:
+            message |= {"content": None, "tool_calls": [self._call(text)]}
+        choice |= {"message": message} if self.chat else {"text": text}
         head = self._head("chat.completion" if self.chat else "text_completion")
         return msgspec.json.encode({**head, "choices": [choice], "usage": self._usage(len(tokens))})
 
     def first(self) -> bytes:
         """The event of a chat's role, sent with the first token; nothing for a text completion."""
-        return self._chunk({"role": "assistant", "content": ""}, None) if self.chat else b""
+        if not self.chat:
+            return b""
+        calls = {} if self.tool is None else {"tool_calls": [{"index": 0, **self._call("")}]}
+        return self._chunk({"role": "assistant", "content": "", **calls}, None)
 
     def part(self, text: str, finish_reason: str | None, usage_tokens: int | None = None) -> bytes:
         """The event of one token; with `usage_tokens`, its usage so far (`continuous_usage_stats`)."""
         usage = {} if usage_tokens is None else {"usage": self._usage(usage_tokens)}
+        if self.tool is not None:
+            return self._chunk({"tool_calls": [{"index": 0, "function": {"arguments": text}}]}, finish_reason, usage)
         return self._chunk({"content": text}, finish_reason, usage)
 
-    def last(self, generated: int) -> bytes:
-        """The event of usage after the last token (`include_usage`)."""
+    def end(self, text: str, generated: int, finish_reason: str, *, include_usage: bool) -> bytes:
+        """The events after the last token of `text`: of usage if asked for, and the end."""
+        if not include_usage:
+            return DONE
         head = self._head("chat.completion.chunk" if self.chat else "text_completion")
-        return event({**head, "choices": [], "usage": self._usage(generated)})
+        return event({**head, "choices": [], "usage": self._usage(generated)}) + DONE
+
+    def _call(self, arguments: str) -> Json:
+        function = {"name": self.tool, "arguments": arguments}
+        return {"id": f"call_{self.identity}", "type": "function", "function": function}
 
     def _chunk(self, delta: Json, finish_reason: str | None, extra: Mapping[str, Any] | None = None) -> bytes:
         choice: Json = {"index": 0, "logprobs": None, "finish_reason": finish_reason}

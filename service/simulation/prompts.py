@@ -33,11 +33,17 @@ class Work:
     output: Sequence[int]
     text: str
     finish_reason: str
+    tool: str | None = None
+    """The function that the reply calls; the text is its arguments then."""
 
 
 async def read_chat(body: dict[str, Any], model: Model) -> Work:
     """The work of a chat request. Raises BadRequest, and PromptError of the model."""
     prompt = await chat_tokens(body, model)
+    if (function := _called(body)) is not None:
+        text = _arguments(function, body)
+        output = await model.tokenize(text, add_special_tokens=False)
+        return Work(prompt, output, text, "tool_calls", function["name"])
     text = _reply(body)
     messages = [*body["messages"], {"role": "assistant", "content": text}]
     chat = _decode({**body, "messages": messages, "add_generation_prompt": False, "continue_final_message": False})
@@ -68,6 +74,41 @@ async def completion_tokens(body: dict[str, Any], model: Model) -> Sequence[int]
     if isinstance(prompt, list) and prompt and all(isinstance(token, int) and token >= 0 for token in prompt):
         return prompt
     raise BadRequest("prompt must be a string or a list of token ids", "prompt")
+
+
+async def embedded_tokens(body: dict[str, Any], model: Model) -> list[Sequence[int]]:
+    """The tokens of each input of an embeddings request: texts, or token ids. Raises BadRequest."""
+    given = body.get("input")
+    if not given or not isinstance(given, str | list):
+        raise BadRequest("input must be a string, a list of strings, or token ids", "input")
+    inputs = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+    return [await completion_tokens({"prompt": one}, model) for one in inputs]
+
+
+def _called(body: dict[str, Any]) -> dict[str, Any] | None:
+    """The function that a reply has to call: the one that `tool_choice` names, or the first if one is required."""
+    functions: list[dict[str, Any]] = [tool["function"] for tool in body.get("tools") or ()]
+    choice = body.get("tool_choice")
+    if choice == "required":
+        return functions[0] if functions else None
+    if not isinstance(choice, dict):
+        return None
+    name = choice.get("function", {}).get("name")
+    found = next((function for function in functions if function.get("name") == name), None)
+    if found is None:
+        raise BadRequest(f"tool_choice names {name!r}, which is not among the tools", "tool_choice")
+    return found
+
+
+def _arguments(function: dict[str, Any], body: dict[str, Any]) -> str:
+    """Arguments for the required parameters: a text for strings, 0 for all else."""
+    schema = function.get("parameters") or {}
+    properties = schema.get("properties") or {}
+    values = {
+        name: _reply(body) if properties.get(name, {}).get("type") == "string" else 0
+        for name in schema.get("required") or ()
+    }
+    return msgspec.json.encode(values).decode()
 
 
 def _decode(body: dict[str, Any]) -> Chat:

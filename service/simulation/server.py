@@ -17,14 +17,17 @@ from aiohttp import web
 
 from service.prompts.errors import PromptError
 from service.prompts.models.model import Model
-from service.simulation import answers
+from service.simulation import answers, other_answers
 from service.simulation.engine import SimulatedEngine
 from service.simulation.faults import Fault, Faults
+from service.simulation.other_answers import MessageAnswer, ResponseAnswer
+from service.simulation.other_requests import chat_of_message, chat_of_response
 from service.simulation.prompts import (
     BadRequest,
     Work,
     chat_tokens,
     completion_tokens,
+    embedded_tokens,
     read_chat,
     read_completion,
 )
@@ -37,7 +40,22 @@ _MAX_BODY_BYTES = 64 << 20
 _RENDERING = frozenset(("/tokenize", "/v1/chat/completions/render", "/v1/completions/render"))
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with timeout 0: close sends RST
 
-_Reader: TypeAlias = Callable[[dict[str, Any], Model], Awaitable[Work]]
+_Body: TypeAlias = dict[str, Any]
+
+
+class _Api(NamedTuple):
+    """An API for generation: how its bodies are read, and the form and the first letters of its answers."""
+
+    read: Callable[[_Body, Model], Awaitable[Work]]
+    answer: type[answers.Answer]
+    prefix: str
+    as_chat: Callable[[_Body], _Body] = lambda body: body
+
+
+_CHAT = _Api(read_chat, answers.Answer, "chatcmpl-")
+_COMPLETION = _Api(read_completion, answers.Answer, "cmpl-")
+_RESPONSE = _Api(read_chat, ResponseAnswer, "resp_", chat_of_response)
+_MESSAGE = _Api(read_chat, MessageAnswer, "msg_", chat_of_message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +147,9 @@ class EngineServer:
             web.post("/reset_prefix_cache", self._reset_prefix_cache),
             web.post("/v1/chat/completions", self._chat),
             web.post("/v1/completions", self._completion),
+            web.post("/v1/responses", self._response),
+            web.post("/v1/messages", self._message),
+            web.post("/v1/embeddings", self._embeddings),
             web.post("/v1/chat/completions/render", self._render_chat),
             web.post("/v1/completions/render", self._render_completion),
             web.post("/simulation/faults", self._add_fault),
@@ -211,28 +232,41 @@ class EngineServer:
         return web.Response(status=204)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        return await self._generate(request, read_chat, chat=True)
+        return await self._generate(request, _CHAT)
 
     async def _completion(self, request: web.Request) -> web.StreamResponse:
-        return await self._generate(request, read_completion, chat=False)
+        return await self._generate(request, _COMPLETION)
 
-    async def _generate(self, request: web.Request, read: _Reader, *, chat: bool) -> web.StreamResponse:
+    async def _response(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, _RESPONSE)
+
+    async def _message(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, _MESSAGE)
+
+    async def _embeddings(self, request: web.Request) -> web.StreamResponse:
+        body = await self._body(request)
+        prompts = await embedded_tokens(body, self._model)
+        name = body.get("model") or self._options.served_models[0]
+        return _json(other_answers.embeddings(name, prompts, as_base64=body.get("encoding_format") == "base64"))
+
+    async def _generate(self, request: web.Request, api: _Api) -> web.StreamResponse:
         try:
-            body = await self._body(request)
+            body = api.as_chat(await self._body(request))
             fault = self.faults.take()
             if fault is not None and (refused := await _before_answer(request, fault)) is not None:
                 return refused
             number = self._rank(request)
-            work = await read(body, self._model)
+            work = await api.read(body, self._model)
             rank = self.ranks[number]
             async with rank.run(work.prompt, work.output, body.get("cache_salt")) as running:
                 identity = request.headers.get("X-Request-Id") or f"{next(self._numbers):032x}"
-                answer = answers.Answer(
-                    f"{'chatcmpl' if chat else 'cmpl'}-{identity}",
+                answer = api.answer(
+                    f"{api.prefix}{identity}",
                     body.get("model") or self._options.served_models[0],
-                    chat,
+                    api is not _COMPLETION,
                     len(work.prompt),
                     running.cached_tokens,
+                    work.tool,
                 )
                 if body.get("stream"):
                     options = body.get("stream_options") or {}
@@ -264,9 +298,8 @@ class EngineServer:
             usage = generated + 1 if options.get("continuous_usage_stats") else None
             await response.write(head + answer.part(texts[generated], reason, usage))
             generated += 1
-        if options.get("include_usage"):
-            await response.write(answer.last(generated))
-        await response.write(answers.DONE)
+        usage_asked = bool(options.get("include_usage"))
+        await response.write(answer.end(work.text, generated, work.finish_reason, include_usage=usage_asked))
         return response
 
     async def _mid_stream(self, request: web.Request, answer: answers.Answer, fault: Fault) -> bytes | None:

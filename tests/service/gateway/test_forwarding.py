@@ -12,7 +12,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from openai import AsyncOpenAI
 from yarl import URL
 
 from service.simulation.faults import Fault
@@ -34,17 +33,6 @@ async def ask(routed: Routed, body: dict[str, Any], **headers: str) -> tuple[aio
 
 def generated(engine: EngineServer) -> int:
     return sum(received.path.startswith(CHAT) for received in engine.requests)
-
-
-async def test_openai_s_client_chats_through_the_gateway(route: Route) -> None:
-    routed = await route()
-    async with AsyncOpenAI(base_url=f"{url_of(routed.client)}/v1", api_key="none", max_retries=0) as client:
-        messages: Any = [{"role": "user", "content": "Hello"}]
-        whole = await client.chat.completions.create(model=MODEL, messages=messages)
-        stream = await client.chat.completions.create(model=MODEL, messages=messages, stream=True)
-        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
-        assert text == whole.choices[0].message.content
-        assert [model.id async for model in client.models.list()] == [MODEL]
 
 
 async def test_the_bytes_of_a_request_reach_the_engine_unchanged(route: Route) -> None:
