@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes service/prompts/tokens/tokenizer_classes.json: the tokenizer class that transformers loads for a model type.
+"""Writes service/prompts/tokens/tokenizer_classes.json: the tokenizer class that transformers loads for a model type,
+and the model types that have a processor.
 
 Run it with a Python that has the transformers release pinned by vLLM.
 """
@@ -10,6 +11,7 @@ import json
 from pathlib import Path
 
 import transformers
+from transformers.models.auto import processing_auto
 from transformers.models.auto import tokenization_auto as auto
 
 OUTPUT = Path(__file__).resolve().parents[1] / "service" / "prompts" / "tokens" / "tokenizer_classes.json"
@@ -26,6 +28,7 @@ def main() -> None:
         "by_model_type": by_model_type,
         "incorrect_on_hub": sorted(auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS),
         "backend_by_name": auto.MODEL_IDS_TO_TOKENIZERS_BACKEND,
+        "with_processor": sorted(processing_auto.PROCESSOR_MAPPING_NAMES),
     }
     OUTPUT.write_text(json.dumps(classes, indent=1) + "\n", encoding="utf-8")
 

@@ -63,6 +63,7 @@ class Model:
         self.renderer_name = files.renderer.name
         self._package = package
         self._templates = files.templates
+        self._processor_template = files.processor_template
         self._special_tokens = files.special_tokens.variables
         self._tokenizer = tokenizer
         self.vocabulary_size = tokenizer.vocabulary_size
@@ -112,6 +113,9 @@ class Model:
         if len(rendered.text) > self._max_characters:
             message = f"the prompt has {len(rendered.text)} characters, the limit is {self._max_characters}"
             raise PromptError(f"{message} (MAX_PROMPT_CHARACTERS)", "messages")
+        if chat.truncation is not None and self.renderer_name == MISTRAL:  # vLLM truncates no chats of gpt-oss
+            tokens = truncate(rendered.tokens, chat.truncation, self.max_model_length)
+            return Rendered(rendered.text, tokens)
         return rendered
 
     def close(self) -> None:
@@ -184,9 +188,12 @@ class Model:
         if self._given_template is not None:
             return TemplateSource(self._given_template, trusted=True)
         with_tools = chat.tools is not None or variables.get("tools") is not None
-        source = self._templates.get("tool_use" if with_tools else "processor")
+        source = self._templates.get("tool_use") if with_tools else self._processor_template
         source = source if source is not None else self._templates.get("default")
-        source = source if source is not None else self._templates.get("processor")
+        if source is None and with_tools and self._processor_template is not None:
+            raise PromptError(
+                f"model {self.name!r} has no chat template for tools, only that of its processor", "tools"
+            )
         if source is None:
             raise PromptError(f"model {self.name!r} has no chat template", "messages")
         return TemplateSource(source, self.trusted)

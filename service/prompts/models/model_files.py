@@ -11,12 +11,13 @@ from typing import Any
 from service.prompts.errors import BadModelFile
 from service.prompts.renderers.choice import RendererChoice, choose_renderer
 from service.prompts.tokens.special_tokens import SpecialTokens
-from service.prompts.tokens.tokenizer_class import default_tokens, tokenizer_class
+from service.prompts.tokens.tokenizer_class import default_tokens, has_processor, tokenizer_class
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 MODEL_CONFIG = "config.json"
 PROCESSOR_CONFIG = "processor_config.json"
+PROCESSOR_CONFIGS = (PROCESSOR_CONFIG, "preprocessor_config.json", "video_preprocessor_config.json")
 SPECIAL_TOKENS = "special_tokens_map.json"
 TEMPLATE = "chat_template.jinja"
 PROCESSOR_TEMPLATE = "chat_template.json"
@@ -33,7 +34,7 @@ FILE_PATTERNS = (
     SPECIAL_TOKENS,
     TEMPLATE,
     PROCESSOR_TEMPLATE,
-    PROCESSOR_CONFIG,
+    *PROCESSOR_CONFIGS,
     *MISTRAL_TOKENIZERS,
     f"{NAMED_TEMPLATES}/*.jinja",
 )
@@ -50,7 +51,9 @@ class ModelFiles:
     renderer: RendererChoice
     special_tokens: SpecialTokens
     templates: Mapping[str, str]
-    """Chat templates by name; the unnamed one is "default", a processor's is "processor"."""
+    """Chat templates by name; the unnamed one is "default"."""
+    processor_template: str | None
+    """The template of the model's processor, if it has one of its own."""
 
     @property
     def tokenizer_file(self) -> Path:
@@ -86,7 +89,13 @@ def read_model_files(
         raise BadModelFile(folder / CONFIG, f"its special tokens cannot be used ({error})") from None
     templates = _read_templates(folder, config)
     return ModelFiles(
-        folder, config, class_name, choose_renderer(folder, model_config, renderer), special_tokens, templates
+        folder,
+        config,
+        class_name,
+        choose_renderer(folder, model_config, renderer),
+        special_tokens,
+        templates,
+        _processor_template(folder, config, model_config),
     )
 
 
@@ -114,25 +123,33 @@ def _check_sizes(folder: Path, max_bytes: int) -> None:
 
 
 def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Template files if there are any, else the templates in the configuration (`_from_pretrained`, transformers 5.19).
-
-    The processor template is the one that `ProcessorMixin` reads where no template file exists.
-    """
+    """Template files if there are any, else those in the configuration (`_from_pretrained`, transformers 5.19)."""
     templates = {"default": _read_text(folder / TEMPLATE)} if (folder / TEMPLATE).is_file() else {}
     templates |= {path.stem: _read_text(path) for path in sorted((folder / NAMED_TEMPLATES).glob("*.jinja"))}
     if templates:
         return templates
-    processor = {}
-    for path in (folder / PROCESSOR_TEMPLATE, folder / PROCESSOR_CONFIG):
-        if isinstance(source := _read_object(path).get("chat_template"), str):
-            processor = {"processor": source}
-            break
     match config.get("chat_template"):
         case str(source):
-            return {"default": source} | processor
+            return {"default": source}
         case dict() | list() as named:
-            return _named_templates(folder / CONFIG, named) | processor
-    return processor
+            return _named_templates(folder / CONFIG, named)
+    return {}
+
+
+def _processor_template(folder: Path, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> str | None:
+    """The template of the model's processor, if it has one that may differ from chat_template.jinja.
+
+    Follows `AutoProcessor.from_pretrained` and `ProcessorMixin.get_processor_dict`, transformers 5.19.
+    """
+    configs = {name: _read_object(folder / name) for name in PROCESSOR_CONFIGS if (folder / name).is_file()}
+    if not configs or not has_processor(model_config, config, *configs.values()):
+        return None
+    template = configs.get(PROCESSOR_CONFIG, {}).get("chat_template")
+    if template is None:
+        template = _read_object(folder / PROCESSOR_TEMPLATE).get("chat_template")
+        if template is not None and (folder / NAMED_TEMPLATES).is_dir():
+            return None  # such a processor cannot be loaded
+    return template if isinstance(template, str) else None
 
 
 def _named_templates(path: Path, named: dict[str, Any] | list[Any]) -> dict[str, str]:

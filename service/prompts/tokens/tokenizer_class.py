@@ -36,12 +36,18 @@ class _Table(NamedTuple):
     by_model_type: Mapping[str, str]
     incorrect_on_hub: frozenset[str]
     backend_by_name: tuple[str, ...]
+    with_processor: frozenset[str]
 
 
 @cache
 def _table() -> _Table:
     classes = json.loads(Path(__file__).with_name("tokenizer_classes.json").read_text(encoding="utf-8"))
-    return _Table(classes["by_model_type"], frozenset(classes["incorrect_on_hub"]), tuple(classes["backend_by_name"]))
+    return _Table(
+        classes["by_model_type"],
+        frozenset(classes["incorrect_on_hub"]),
+        tuple(classes["backend_by_name"]),
+        frozenset(classes["with_processor"]),
+    )
 
 
 def tokenizer_class(name: str, model_config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> str:
@@ -65,6 +71,16 @@ def tokenizer_class(name: str, model_config: Mapping[str, Any], tokenizer_config
     if registered in _TAKE_THE_FILE or registered == _MISTRAL:
         return BACKEND
     return registered if model_type in table.incorrect_on_hub else declared
+
+
+def has_processor(model_config: Mapping[str, Any], *others: Mapping[str, Any]) -> bool:
+    """Whether AutoProcessor loads a processor with a model, not only its tokenizer.
+
+    `others` are the configurations of the processor, of its parts, and of the tokenizer.
+    """
+    return model_config.get("model_type") in _table().with_processor or any(
+        isinstance(one.get("processor_class"), str) or "AutoProcessor" in (one.get("auto_map") or ()) for one in others
+    )
 
 
 class Rebuilt(NamedTuple):

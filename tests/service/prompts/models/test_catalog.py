@@ -17,7 +17,7 @@ import pytest
 
 from service.contract.model_options import ModelOptions
 from service.prompts.chat import Chat
-from service.prompts.errors import ModelNotFound, ModelUnavailable
+from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 from service.prompts.models.catalog import Models
 from service.prompts.options import PromptOptions
 from tests.conftest import BUILTIN
@@ -378,7 +378,7 @@ async def test_a_repository_with_a_tokenizer_of_mistrals_own_kind_needs_no_other
         chat = Chat(messages=[{"role": "user", "content": "Hi"}])
         assert (await model.render(chat)).text == "<s>[INST]Hi[/INST]"
         kept = Chat(messages=chat.messages, truncate_prompt_tokens=2)
-        assert len((await model.render(kept)).tokens) == 4  # mistral-common knows no truncation
+        assert (await model.render(kept)).tokens == (await model.render(chat)).tokens[-2:]
     if where == "hub":
         assert hub.files_asked_for() == {"tekken.json"}
         assert hub.asked["GET /api/models/org/model"] == 1
@@ -390,6 +390,25 @@ async def test_mistrals_tokenizer_beside_other_weights_is_not_fetched_unless_it_
     hub.repositories["org/model"] = Repository(FILES | {"tekken.json": b"{", "model.safetensors": b"w"})
     assert (await start().get("org/model")).renderer_name == "template"
     assert "tekken.json" not in hub.files_asked_for()
+
+
+async def test_a_processors_template_comes_first_except_for_tools(start: Start, tmp_path: Path) -> None:
+    processor = {
+        "preprocessor_config.json": b'{"processor_class": "LlavaProcessor"}',
+        "chat_template.json": b'{"chat_template": "processor"}',
+    }
+    without = {name: content for name, content in FILES.items() if name != "chat_template.jinja"}
+    configured = without | {"tokenizer_config.json": b'{"chat_template": "tokenizer"}'}
+    on_disk(tmp_path, "both", configured | processor)
+    on_disk(tmp_path, "one", without | processor)
+    models = start()
+    with_tools = Chat(
+        messages=[{"role": "user", "content": "Hi"}], tools=[{"type": "function", "function": {"name": "f"}}]
+    )
+    assert await rendered(models, "both") == await rendered(models, "one") == "processor"
+    assert (await (await models.get("both")).render(with_tools)).text == "tokenizer"
+    with pytest.raises(PromptError, match="no chat template for tools"):
+        await (await models.get("one")).render(with_tools)
 
 
 OLD, NEW = "a" * 40, "b" * 40

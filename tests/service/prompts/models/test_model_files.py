@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import ProcessorMixin
 
 from service.prompts.errors import BadModelFile
 from service.prompts.models.model_files import read_model_files
@@ -43,10 +44,43 @@ def test_templates_are_those_that_transformers_takes(
     assert read_model_files(folder).templates == expected
 
 
-def test_the_template_of_a_processor_is_taken_where_there_is_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [None, "own"])
+@pytest.mark.parametrize("legacy", [None, "legacy"])
+@pytest.mark.parametrize("configured", [None, "of the processor"])
+def test_the_template_of_a_processor_is_the_one_that_transformers_takes(
+    tmp_path: Path, own: str | None, legacy: str | None, configured: str | None
+) -> None:
+    folder = folder_with(tmp_path, "of the tokenizer", own, {})
+    if legacy is not None:
+        (folder / "chat_template.json").write_text(json.dumps({"chat_template": legacy}))
+    config = {"processor_class": "LlavaProcessor", **({"chat_template": configured} if configured else {})}
+    (folder / "processor_config.json").write_text(json.dumps(config))
+    taken = ProcessorMixin.get_processor_dict(folder)[0].get("chat_template")
+    files = read_model_files(folder)
+    # A processor without a template of its own takes that of its tokenizer.
+    assert (files.processor_template or files.templates["default"]) == (taken or "of the tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("configs", "counts"),
+    [
+        ({}, False),
+        ({"config.json": {"model_type": "llama"}, "processor_config.json": {}}, False),
+        ({"config.json": {"model_type": "llava"}}, False),
+        ({"config.json": {"model_type": "llava"}, "preprocessor_config.json": {}}, True),
+        ({"preprocessor_config.json": {"processor_class": "LlavaProcessor"}}, True),
+        ({"processor_config.json": {"auto_map": {"AutoProcessor": "code.Processor"}}}, True),
+    ],
+)
+def test_a_processors_template_counts_only_with_a_processor(
+    tmp_path: Path, configs: dict[str, Any], counts: bool
+) -> None:
     folder = folder_with(tmp_path, None, None, {})
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": "the processor's"}))
-    assert read_model_files(folder).templates == {"processor": "the processor's"}
+    for name, config in configs.items():
+        (folder / name).write_text(json.dumps(config))
+    assert read_model_files(folder).templates == {}
+    assert read_model_files(folder).processor_template == ("the processor's" if counts else None)
 
 
 @pytest.mark.parametrize("configured", [[{"title": "x"}], [1], [{"name": 1, "template": "x"}], {"default": 1}])
