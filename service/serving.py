@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 
 from service import log
+from service.allocator import give_back_large_blocks
 from service.contract.settings import Settings, SettingsError
 from service.native import backend
 from service.server import ListenError, listening
@@ -21,6 +22,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 def serve(settings: Settings) -> int:
     """Returns the exit code: 0 after SIGTERM or SIGINT, 1 if a setting or the address cannot be used."""
     log.configure(settings.log_format, settings.log_level)
+    give_back_large_blocks()
     # Modules stay in memory, and reference counting frees the objects of a request: the garbage collector's default of
     # one run every 700 objects wastes time.
     gc.freeze()
