@@ -8,7 +8,7 @@ from typing import Protocol
 
 from service.contract.pods import PodEntry
 from service.fleet.registry import Pod
-from service.routing.choice import Arrivals, best_of, costs_of
+from service.routing.choice import Demand, best_of, costs_of
 from service.routing.estimate import Speed, median_speed
 from service.routing.reservations import RankWork, Reservation
 
@@ -26,7 +26,7 @@ class Policy:
         self._ranks: list[RankWork] = []
         self._prefills: list[deque[Reservation]] = []
         self._decoding: list[deque[Reservation]] = []
-        self._arrivals = Arrivals()
+        self._demand = Demand()
 
     def choose(self, now: float, request: Mapping[str, int], candidates: Sequence[Candidate]) -> int:
         for number in range(len(self._ranks), len(candidates)):
@@ -34,9 +34,11 @@ class Policy:
             self._prefills.append(deque())
             self._decoding.append(deque())
         uncached = [candidate.uncached for candidate in candidates]
-        costs = costs_of(self._ranks, uncached, self._arrivals.note(now) / len(candidates), now)
-        chosen = best_of(self._ranks, costs)
-        reservation = self._ranks[chosen].reserve(uncached[chosen], request["input_length"], now)
+        tokens, arrivals = request["input_length"], self._demand.arrivals(now) / len(candidates)
+        costs = costs_of(self._ranks, uncached, arrivals, self._demand.reused, now)
+        chosen = best_of(self._ranks, costs, uncached)
+        self._demand.chosen(tokens, uncached[chosen])
+        reservation = self._ranks[chosen].reserve(uncached[chosen], tokens, now)
         self._prefills[chosen].append(reservation)
         return chosen
 

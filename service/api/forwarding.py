@@ -87,6 +87,7 @@ async def _scored(request: web.Request, body: bytes) -> Question:
     return Question(
         model=wanted.model,
         tokens=len(prompt.tokens),
+        prompt=prompt,
         matches=scorer.matches(prompt),
         renderer=origin.renderer,
         parity=origin.parity,

@@ -87,7 +87,7 @@ class Exchange:
 
     def end(self) -> None:
         """Ends the reservation, also of an answer that broke off."""
-        self.choice.reservation.end(monotonic())
+        self.choice.reservation.end(monotonic(), is_computed=self.head.status == HTTPStatus.OK)
 
 
 class Attempts:

@@ -13,13 +13,15 @@ import msgspec
 
 from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Learned, Pod, Registry
-from service.index.base import Rank, RankMatch, Tier
+from service.index.base import BlockKey, Prompt, Rank, RankMatch, Tier
 from service.routing.estimate import Speed, median_speed
+from service.routing.placements import UNIT, Placements
 from service.routing.reservations import RankWork, Reservation
 
 _TIE: Final = 0.1
 """Estimates that differ less are equal: speeds are not known better."""
 _REFRESH_SECONDS: Final = 1.0
+_COMPARE_SECONDS: Final = 0.05
 _FIRST_MEAN: Final = 1000.0
 _MEAN_SHARE: Final = 0.05
 _MAX_MODELS: Final = 1000
@@ -27,13 +29,14 @@ _random = Random()  # noqa: S311 - nothing is secret here
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to be routed. `tokens` is the length of its prompt, None if unknown; `matches` say who holds it.
+    """A request to be routed. `tokens` is the length of its `prompt`, None if unknown; `matches` say who holds it.
 
     `renderer` is the source of the tokens, `parity` the verdict on them.
     """
 
     model: str | None = None
     tokens: int | None = None
+    prompt: Prompt | None = None
     matches: Sequence[RankMatch] = ()
     renderer: str | None = None
     parity: str | None = None
@@ -44,12 +47,14 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 class Choice:
     """The rank for a request.
 
-    `predicted` is the number of prompt tokens that its engine will reuse, `seconds` the estimated time to first token.
+    `predicted` is the number of prompt tokens that its engine will reuse, and `is_certain` if its events say so, not
+    only earlier requests. `seconds` is the estimated time to first token.
     """
 
     pod: Pod
     rank: int
     predicted: int
+    is_certain: bool
     seconds: float
     reservation: Reservation
 
@@ -59,72 +64,88 @@ class Choice:
         return self.pod.learned is not None and self.pod.learned.ranks > 1
 
 
-class Arrivals:
-    """The rate of requests, over the last half minute."""
+class Demand:
+    """The requests for some ranks: how many arrive per second, and which share of their tokens is reused."""
 
-    __slots__ = ("_last", "_rate")
+    __slots__ = ("_last", "_rate", "reused")
     _SECONDS: Final = 30.0
+    _SHARE: Final = 0.02
 
     def __init__(self) -> None:
         self._rate = 0.0
         self._last = 0.0
+        self.reused = 0.0
 
-    def note(self, now: float) -> float:
-        """Counts a request; gives the requests per second before it."""
+    def arrivals(self, now: float) -> float:
+        """Requests per second over the last half minute, before the one that arrives."""
         rate = self._rate * exp((self._last - now) / self._SECONDS) if self._rate else 0.0
         self._rate = rate + 1 / self._SECONDS
         self._last = now
         return rate
 
+    def chosen(self, tokens: int, uncached: int) -> None:
+        """Counts the tokens of a prompt, and those that its rank must compute."""
+        self.reused += ((tokens - uncached) / max(1, tokens) - self.reused) * self._SHARE
 
-def costs_of(ranks: Iterable[RankWork], uncached: Iterable[float], arrivals: float, now: float) -> list[float]:
+
+def costs_of(
+    ranks: Iterable[RankWork], uncached: Iterable[float], arrivals: float, reused: float, now: float
+) -> list[float]:
     """What each rank costs for a prompt of which it must compute so many tokens, in seconds.
 
-    A rank that is busy for w seconds gets `arrivals * w` further requests meanwhile, each of which waits for this
-    prompt's prefill, too. `arrivals` are requests per second and rank. A pod of weight 2 counts as twice as fast.
+    The estimated time to first token, and what the choice costs others. A rank that is busy for w seconds gets
+    `arrivals * w` further requests meanwhile (`arrivals` per second and rank), and each waits for this prefill, too.
+    Each computed token evicts another one, which would have been reused with the probability `reused`.
     """
     costs = []
+    evicting = 1 + reused
     for rank, tokens in zip(ranks, uncached, strict=True):
-        if rank.prefills or rank.others_tokens:
-            wait = rank.wait(now)
-            cost = wait + rank.overhead + tokens * rank.seconds_per_token * (1 + arrivals * wait)
+        if rank.is_busy:
+            wait = rank.finish - now  # as in `rank.wait`, without a call
+            wait = wait + rank.behind if wait > 0 else rank.wait(now)
+            costs.append(wait + rank.overhead + tokens * rank.seconds_per_token * (evicting + arrivals * wait))
         else:
-            cost = rank.overhead + tokens * rank.seconds_per_token
-        costs.append(cost / rank.weight)
+            costs.append(rank.overhead + tokens * rank.seconds_per_token * evicting)
     return costs
 
 
-def best_of(ranks: Sequence[RankWork], costs: Sequence[float]) -> int:
-    """The position of the lowest cost; among nearly equal ones, of the fewest requests in flight, then at random."""
+def best_of(ranks: Sequence[RankWork], costs: Sequence[float], uncached: Sequence[float]) -> int:
+    """The position of the lowest cost.
+
+    Among nearly equal ones, of the fewest uncached tokens, then of the fewest requests in flight, then at random.
+    """
     limit = min(costs) * (1 + _TIE)
     near = [position for position, cost in enumerate(costs) if cost <= limit]
     if len(near) == 1:
         return near[0]
-    loads = [ranks[position].requests / ranks[position].weight for position in near]
-    fewest = min(loads)
-    return _random.choice([position for position, load in zip(near, loads, strict=True) if load == fewest])
+    fewest = min([uncached[position] for position in near])
+    near = [position for position in near if uncached[position] == fewest]
+    loads = [ranks[position].requests / ranks[position].pod.weight for position in near]
+    lowest = min(loads)
+    return _random.choice([position for position, load in zip(near, loads, strict=True) if load == lowest])
 
 
 class _Candidates:
     """The ranks that serve a model. Valid as long as the fleet does not change."""
 
-    __slots__ = ("_positions", "_registry", "arrivals", "ranks")
+    __slots__ = ("_registry", "demand", "numbers", "positions", "ranks")
 
-    def __init__(self, registry: Registry, ranks: Sequence[RankWork], arrivals: Arrivals) -> None:
+    def __init__(self, registry: Registry, ranks: Sequence[RankWork], demand: Demand) -> None:
         self.ranks = ranks
-        self.arrivals = arrivals
+        self.demand = demand
         self._registry = registry
-        self._positions: dict[Rank, int | None] = {}
+        self.positions: dict[Rank, int] = {}
+        """Positions by the names in events, as far as they were found."""
+        self.numbers = {rank: position for position, rank in enumerate(ranks)}
 
-    def position(self, rank: Rank) -> int | None:
+    def find(self, rank: Rank) -> int | None:
         """The position of the rank that publishes events under this name; None if it is no candidate."""
-        try:
-            return self._positions[rank]
-        except KeyError:
-            name = self._registry.name_of(rank.pod)
-            found = (i for i, work in enumerate(self.ranks) if work.pod.name == name and work.number == rank.number)
-            position = self._positions[rank] = next(found, None)
-            return position
+        name = self._registry.name_of(rank.pod)
+        for position, work in enumerate(self.ranks):
+            if work.pod.name == name and work.number == rank.number:
+                self.positions[rank] = position
+                return position
+        return None
 
 
 class Router:
@@ -140,6 +161,9 @@ class Router:
         self._learned: list[Learned | None] = []
         self._candidates: dict[str | None, _Candidates] = {}
         self._refreshed = -inf
+        self._compared = -inf
+        self._is_weighted = False
+        self.placements = Placements()
         self._mean_tokens = _FIRST_MEAN
         registry.watch(self._changed)
 
@@ -151,19 +175,20 @@ class Router:
         Skips `tried` pods, and pods with `max_in_flight` requests. A pod that asked to retry later is the last choice.
         """
         now = self._clock()
-        candidates = self._candidates_for(question.model)
+        candidates = self._candidates_for(question.model, now)
         if now - self._refreshed >= _REFRESH_SECONDS:
             self._refresh(now)
         ranks = candidates.ranks
         if not ranks:
             return None
         tokens = question.tokens if question.tokens is not None else round(self._mean_tokens)
-        held = self._held(question.matches, candidates)
-        uncached = [float(tokens)] * len(ranks)
-        for position, (weighted, _) in held.items():
-            uncached[position] = max(tokens - weighted, 1.0)
-        costs = costs_of(ranks, uncached, candidates.arrivals.note(now) / len(ranks), now)
-        chosen = best_of(ranks, costs)
+        keys = self.placements.keys(question.prompt) if question.prompt is not None else ()
+        uncached, reused = self._uncached(question, tokens, keys, candidates, now)
+        demand = candidates.demand
+        costs = costs_of(ranks, uncached, demand.arrivals(now) / len(ranks), demand.reused, now)
+        if self._is_weighted:
+            costs = [cost / rank.pod.weight for cost, rank in zip(costs, ranks, strict=True)]
+        chosen = best_of(ranks, costs, uncached)
         pod = ranks[chosen].pod
         if pod.is_busy or pod in tried or not _can_take(pod, max_in_flight):
             allowed = [
@@ -174,40 +199,61 @@ class Router:
             allowed = [position for position in allowed if not ranks[position].pod.is_busy] or allowed
             if not allowed:
                 return None
-            best = best_of([ranks[position] for position in allowed], [costs[position] for position in allowed])
-            chosen = allowed[best]
-        rank = ranks[chosen]
-        computed = round(uncached[chosen])
-        self._mean_tokens += (computed - self._mean_tokens) * _MEAN_SHARE
+            some = [(ranks[position], costs[position], uncached[position]) for position in allowed]
+            chosen = allowed[best_of(*zip(*some, strict=True))]
+        rank, computed = ranks[chosen], round(uncached[chosen])
         seconds = rank.wait(now) + rank.overhead + computed * rank.seconds_per_token
+        self._mean_tokens += (computed - self._mean_tokens) * _MEAN_SHARE
+        if question.tokens:
+            demand.chosen(tokens, computed)
         reservation = rank.reserve(computed, tokens, now, tells_first_token=question.is_streamed)
-        return Choice(rank.pod, rank.number, _predicted(tokens, held.get(chosen)), seconds, reservation)
+        if keys:
+            reservation.placement = self.placements.place(keys, rank, now)
+        predicted, is_certain = _predicted(tokens, reused[chosen])
+        return Choice(rank.pod, rank.number, predicted, is_certain, seconds, reservation)
 
-    def _held(self, matches: Iterable[RankMatch], candidates: _Candidates) -> dict[int, tuple[float, RankMatch]]:
-        """The matches by the position of their rank, with their tokens weighted by tier."""
-        held: dict[int, tuple[float, RankMatch]] = {}
+    def _uncached(
+        self, question: Question, tokens: int, keys: Sequence[BlockKey], candidates: _Candidates, now: float
+    ) -> tuple[list[float], list[RankMatch | int | None]]:
+        """By candidate: the tokens that it must compute, and what it reuses: a match, or the tokens of a placement."""
+        uncached = [float(tokens)] * len(candidates.ranks)
+        reused: list[RankMatch | int | None] = [None] * len(candidates.ranks)
+        positions = candidates.positions
         last: Mapping[Tier, int] | None = None
-        weighted = 0.0
-        for match in matches:
+        left = 0.0
+        for match in question.matches:
             if match.tokens_by_tier is not last:  # ranks that hold as much share it
                 last = match.tokens_by_tier
-                weighted = sum(self._weights[tier] * tokens for tier, tokens in last.items())
-            position = candidates.position(match.rank)
+                left = max(1.0, tokens - sum(self._weights[tier] * held for tier, held in last.items()))
+            position = positions.get(match.rank)
+            if position is None:
+                position = candidates.find(match.rank)
             if position is not None:
-                held[position] = weighted, match
-        return held
+                uncached[position] = left
+                reused[position] = match
+        for rank, (held, placement) in self.placements.held(keys, now).items():
+            number = candidates.numbers.get(rank)
+            if number is None:
+                continue
+            if uncached[number] > tokens - held:
+                uncached[number] = max(1.0, tokens - held)
+                reused[number] = held
+            elif held == len(placement.keys) * UNIT:
+                placement.end()  # the events have said so
+        return uncached, reused
 
-    def _candidates_for(self, model: str | None) -> _Candidates:
-        learned = [pod.learned for pod in self._registry]
-        if learned != self._learned or len(self._candidates) > _MAX_MODELS:
-            self._candidates.clear()
-        self._learned = learned
+    def _candidates_for(self, model: str | None, now: float) -> _Candidates:
+        if now - self._compared >= _COMPARE_SECONDS:
+            self._compared = now
+            learned = [pod.learned for pod in self._registry]
+            if learned != self._learned or len(self._candidates) > _MAX_MODELS:
+                self._candidates.clear()
+            self._learned = learned
         found = self._candidates.get(model)
         if found is None:
             ranks = [rank for pod in self._serving(model) for rank in self._ranks_of(pod)]
-            shared = (other.arrivals for other in self._candidates.values() if other.ranks == ranks)
-            arrivals = next(shared, None) or Arrivals()
-            found = self._candidates[model] = _Candidates(self._registry, ranks, arrivals)
+            shared = (other.demand for other in self._candidates.values() if other.ranks == ranks)
+            found = self._candidates[model] = _Candidates(self._registry, ranks, next(shared, None) or Demand())
         return found
 
     def _serving(self, model: str | None) -> list[Pod]:
@@ -242,8 +288,8 @@ class Router:
                 rank.learn_speed()
             load = rank.pod.load.get(rank.number)
             waiting = load.waiting - len(rank.prefills) if load is not None else 0.0
-            rank.others_tokens = waiting * self._mean_tokens if waiting > 0 else 0.0
-            rank.weight = rank.pod.weight
+            rank.set_others(waiting * self._mean_tokens if waiting > 0 else 0.0)
+        self._is_weighted = any(pod.weight != 1 for pod in self._work)
         if not all(rank.is_known for rank in ranks):
             median = self._median()
             for rank in ranks:
@@ -255,9 +301,8 @@ def _can_take(pod: Pod, max_in_flight: int | None) -> bool:
     return pod.is_available and (max_in_flight is None or pod.in_flight < max_in_flight)
 
 
-def _predicted(tokens: int, held: tuple[float, RankMatch] | None) -> int:
-    """The tokens that an engine will reuse: never the last one of a prompt."""
-    if held is None:
-        return 0
-    _, match = held
-    return min(match.tokens, (tokens - 1) // match.block_size * match.block_size)
+def _predicted(tokens: int, reused: RankMatch | int | None) -> tuple[int, bool]:
+    """The tokens that an engine will reuse, never the last one of a prompt, and whether its events say so."""
+    if isinstance(reused, RankMatch):
+        return min(reused.tokens, (tokens - 1) // reused.block_size * reused.block_size), True
+    return min(reused or 0, tokens - 1), reused is None

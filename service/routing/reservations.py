@@ -5,8 +5,20 @@ Times are in seconds of a monotonic clock, and given by the caller.
 
 from __future__ import annotations
 
+from math import inf
+from typing import Final, Protocol
+
 from service.fleet.registry import Pod
 from service.routing.estimate import DEFAULT, PrefillSamples, Speed
+
+_LEARN_SECONDS: Final = 1.0
+
+
+class Placement(Protocol):
+    """Blocks that the rank will hold."""
+
+    def computed(self, now: float) -> None: ...
+    def end(self) -> None: ...
 
 
 class RankWork:
@@ -16,7 +28,12 @@ class RankWork:
     """
 
     __slots__ = (
+        "_learned_at",
+        "_since",
+        "behind",
         "decoding_tokens",
+        "finish",
+        "is_busy",
         "is_known",
         "number",
         "others_tokens",
@@ -27,8 +44,6 @@ class RankWork:
         "requests",
         "samples",
         "seconds_per_token",
-        "since",
-        "weight",
     )
 
     def __init__(self, pod: Pod, number: int = 0, speed: Speed = DEFAULT) -> None:
@@ -38,6 +53,7 @@ class RankWork:
         self.is_known = False
         """Whether the speed is the rank's own, not the fleet's median."""
         self.samples = PrefillSamples()
+        self._learned_at = -inf
         self.prefills: dict[Reservation, None] = {}
         """Reservations without a first token, oldest first."""
         self.prefill_tokens = 0
@@ -45,9 +61,14 @@ class RankWork:
         self.requests = 0
         self.others_tokens = 0.0
         """Tokens to prefill that wait in the engine's queue besides those given here, as its metrics say."""
-        self.weight = pod.weight
-        self.since = 0.0
+        self._since = 0.0
         """Time from which the oldest prefill runs."""
+        self.is_busy = False
+        """Whether a further prefill has to wait."""
+        self.finish = 0.0
+        """Time at which the oldest prefill is expected to end."""
+        self.behind = 0.0
+        """Seconds of work behind the oldest prefill."""
 
     def reserve(self, uncached: int, tokens: int, now: float, *, tells_first_token: bool = True) -> Reservation:
         """Gives the rank a request with so many uncached tokens of `tokens` tokens.
@@ -55,33 +76,41 @@ class RankWork:
         The first token of a request whose answer comes whole is not seen: its prefill ends when it is expected to.
         """
         if not self.prefills:
-            self.since = now
+            self._since = now
         reservation = Reservation(self, max(1, uncached), tokens, now, tells_first_token)
         self.prefills[reservation] = None
         self.prefill_tokens += reservation.uncached
         self.requests += 1
         self.pod.in_flight += 1
+        self._update()
         return reservation
 
     def wait(self, now: float) -> float:
-        """Seconds until the rank has done the prefills that it was given.
+        """Seconds until the rank has done the prefills that it was given."""
+        if not self.prefills:
+            return self.behind
+        left = self.finish - now
+        return left + self.behind if left >= 0 else self.wait_if_late(now)
 
-        A prefill that is late is expected to take as long again as it is late.
-        """
-        waiting = self.others_tokens * self.seconds_per_token
+    def wait_if_late(self, now: float) -> float:
+        """`wait` after `finish`: a prefill that is late is expected to take as long again as it is late."""
         while self.prefills:
             oldest = next(iter(self.prefills))
-            expected = oldest.uncached * self.seconds_per_token
-            left = expected - (now - self.since)
+            left = self.finish - now
             if left > 0 or oldest.tells_first_token:
-                return waiting + (self.prefill_tokens - oldest.uncached) * self.seconds_per_token + abs(left)
-            self._end_prefill(oldest, self.since + expected)
+                return abs(left) + self.behind
+            self._end_prefill(oldest, self.finish)
             self.decoding_tokens += oldest.tokens
-        return waiting
+        return self.behind
 
     def set_speed(self, speed: Speed, *, is_known: bool) -> None:
         self.overhead, self.seconds_per_token = speed
         self.is_known = is_known
+        self._update()
+
+    def set_others(self, tokens: float) -> None:
+        self.others_tokens = tokens
+        self._update()
 
     def learn_speed(self) -> None:
         """Takes the speed from the samples; without enough of them it is unknown."""
@@ -91,22 +120,39 @@ class RankWork:
         else:
             self.is_known = False
 
+    def _learn(self, tokens: int, seconds: float, now: float) -> None:
+        self.samples.add(tokens, seconds, now)
+        if now - self._learned_at >= _LEARN_SECONDS or not self.is_known:
+            self._learned_at = now
+            self.learn_speed()
+
     def _end_prefill(self, reservation: Reservation, at: float) -> None:
         del self.prefills[reservation]
         self.prefill_tokens -= reservation.uncached
-        self.since = at
+        self._since = at
+        self._update()
+
+    def _update(self) -> None:
+        tokens = self.prefill_tokens + self.others_tokens
+        self.is_busy = tokens > 0
+        for oldest in self.prefills:
+            tokens -= oldest.uncached
+            self.finish = self._since + oldest.uncached * self.seconds_per_token
+            break
+        self.behind = tokens * self.seconds_per_token
 
 
 class Reservation:
     """One request in flight at a rank. `first_token` and `end` may be called in any order, and more than once."""
 
-    __slots__ = ("_is_ended", "_started", "rank", "tells_first_token", "tokens", "uncached")
+    __slots__ = ("_is_ended", "_started", "placement", "rank", "tells_first_token", "tokens", "uncached")
 
     def __init__(self, rank: RankWork, uncached: int, tokens: int, now: float, tells_first_token: bool) -> None:
         self.rank = rank
         self.uncached = uncached
         self.tokens = tokens
         self.tells_first_token = tells_first_token
+        self.placement: Placement | None = None
         self._started = now
         self._is_ended = False
 
@@ -115,22 +161,25 @@ class Reservation:
         rank = self.rank
         if self not in rank.prefills:
             return
-        began = max(self._started, rank.since)
+        if self.placement is not None:
+            self.placement.computed(now)
+        began = max(self._started, rank._since)
         rank._end_prefill(self, now)
         rank.decoding_tokens += self.tokens
         if self.tells_first_token and now > began:
-            rank.samples.add(self.uncached, now - began, now)
-            rank.learn_speed()
+            rank._learn(self.uncached, now - began, now)
 
-    def end(self, now: float) -> None:
-        """Ends the request, answered or not."""
+    def end(self, now: float, *, is_computed: bool = False) -> None:
+        """Ends the request. `is_computed` tells that its answer came, if its first token was not seen."""
         if self._is_ended:
             return
         self._is_ended = True
         rank = self.rank
         if self in rank.prefills:
+            if self.placement is not None and not is_computed:
+                self.placement.end()
             is_oldest = next(iter(rank.prefills)) is self
-            rank._end_prefill(self, now if is_oldest else rank.since)
+            rank._end_prefill(self, now if is_oldest else rank._since)
         else:
             rank.decoding_tokens -= self.tokens
         rank.requests -= 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
+from random import Random
+
 from service.contract.pods import parse_pods
 from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Learned, Pod, Registry, ServedModel
-from service.index.base import Rank, RankMatch, Tier
+from service.index.base import Prompt, Rank, RankMatch, Tier
 from service.routing.choice import Choice, Question, Router
 
 MODEL = "m"
@@ -33,6 +36,14 @@ class Fleet:
         assert choice is not None
         return choice
 
+    def ask(self, tokens: array[int], *matches: RankMatch, tried: tuple[Pod, ...] = ()) -> Choice:
+        """The choice for a streamed prompt of known tokens."""
+        prompt = Prompt(MODEL, tokens)
+        question = Question(model=MODEL, tokens=len(tokens), prompt=prompt, matches=matches, is_streamed=True)
+        choice = self.router.choose(question, tried)
+        assert choice is not None
+        return choice
+
     def serve(self, pod: Pod, tokens: int, seconds: float) -> None:
         """Lets a pod answer one prompt, its first token after so many seconds."""
         others = tuple(other for other in self.registry if other is not pod)
@@ -44,3 +55,8 @@ class Fleet:
 
 def held(pod: Pod, tokens: int, rank: int = 0, tier: Tier = Tier.GPU) -> RankMatch:
     return RankMatch(Rank(pod.name, MODEL, rank), 16, {tier: tokens})
+
+
+def text(seed: int, tokens: int = 1024) -> array[int]:
+    """Token ids that no other seed begins with."""
+    return array("I", Random(seed).choices(range(50_000), k=tokens))

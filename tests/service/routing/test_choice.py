@@ -128,6 +128,7 @@ def test_a_request_goes_to_pods_that_list_its_model_or_to_those_whose_models_are
     assert pods("lora") == {first}
     assert pods("other") == {second}
     second.learned = Learned((ServedModel(MODEL),))
+    fleet.now += 1
     assert pods("other") == set()
     assert pods(MODEL) == {first, second}
 

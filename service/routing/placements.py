@@ -1,0 +1,96 @@
+"""Blocks that a rank will hold because a request was sent there, until its events say so. Kept beside the index.
+
+A placement lasts five seconds at most. With the first token of its request the prompt is computed, and events are on
+their way: it ends soon after, or as soon as the index shows the blocks. A request that ends before its first token is
+not known to have computed anything: its placement ends with it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from service.index.base import BlockKey, Prompt
+from service.index.keys import prompt_keys
+from service.routing.reservations import RankWork
+
+UNIT: Final = 256
+"""Tokens of a block of a placement. Shorter prefixes are computed at once, wherever they go."""
+_SECONDS: Final = 5.0
+_EVENT_SECONDS: Final = 0.5
+"""How long events may take after a first token."""
+
+
+class Placement:
+    """The whole blocks of one prompt on one rank; others may hold the same blocks there."""
+
+    __slots__ = ("expires", "keys", "rank")
+
+    def __init__(self, rank: RankWork, keys: Sequence[BlockKey], expires: float) -> None:
+        self.rank = rank
+        self.keys = keys
+        self.expires = expires
+
+    def computed(self, now: float) -> None:
+        """Notes the first token."""
+        self.expires = min(self.expires, now + _EVENT_SECONDS)
+
+    def end(self) -> None:
+        self.expires = 0.0
+
+
+class Placements:
+    """All placements, by block and rank. A block's last placement on a rank counts."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[BlockKey, dict[RankWork, Placement]] = {}
+        self._by_age: deque[tuple[float, Placement]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._by_age)
+
+    def keys(self, prompt: Prompt) -> Sequence[BlockKey]:
+        return prompt_keys(prompt, UNIT) if len(prompt.tokens) > UNIT else ()
+
+    def held(self, keys: Sequence[BlockKey], now: float) -> dict[RankWork, tuple[int, Placement]]:
+        """The tokens that each rank will hold of a prompt, and the placement of the last of them."""
+        found: dict[RankWork, tuple[int, Placement]] = {}
+        if not self._blocks:
+            return found
+        tokens = 0
+        for key in keys:
+            holders = self._blocks.get(key)
+            if holders is None:
+                break
+            reached = tokens
+            tokens += UNIT
+            for rank, placement in holders.items():
+                if placement.expires > now and (not reached or (rank in found and found[rank][0] == reached)):
+                    found[rank] = tokens, placement
+        return found
+
+    def place(self, keys: Sequence[BlockKey], rank: RankWork, now: float) -> Placement:
+        """Notes that a prompt was sent to a rank. O(keys)."""
+        self._expire(now)
+        placement = Placement(rank, keys, now + _SECONDS)
+        self._by_age.append((placement.expires, placement))
+        for key in keys:
+            holders = self._blocks.get(key)
+            if holders is None:
+                self._blocks[key] = {rank: placement}
+            else:
+                known = holders.get(rank)
+                if known is None or known.expires <= placement.expires:
+                    holders[rank] = placement
+        return placement
+
+    def _expire(self, now: float) -> None:
+        while self._by_age and self._by_age[0][0] <= now:
+            _, placement = self._by_age.popleft()
+            for key in placement.keys:
+                holders = self._blocks.get(key)
+                if holders is not None and holders.get(placement.rank) is placement:
+                    del holders[placement.rank]
+                    if not holders:
+                        del self._blocks[key]
