@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
         "service.contract",
-        "service.allocator service.tls service.native service.log service.byte_lru service.histogram service.healthcheck",
+        "service.tls service.native service.log service.byte_lru service.histogram service.healthcheck",
         "service.index service.prompts.errors service.prompts.options",
         "service.prompts.truncation service.prompts.workers",
         "service.prompts.chat",
@@ -34,7 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "service.routing",
         "service.simulation service.gateway service.readiness",
         "service.api",
-        "service.metrics service.connection service.listener",
+        "service.metrics service.connection service.listener service.allocator",
         "service.app",
         "service.server",
         "service.serving service.commands",
