@@ -43,6 +43,12 @@ def _million(event: Callable[[int], list[Any]]) -> _Sending:
     return send
 
 
+def _one_event(socket: zmq.Socket[bytes]) -> None:
+    hashes, tokens = list(range(_EVENTS, 2 * _EVENTS)), list(range(_EVENTS))
+    payload = _batch([["BlockStored", hashes, None, tokens, 1, None]])
+    socket.send_multipart([b"kv@liar@builtin/demo", bytes(8), payload])
+
+
 def _made_up_topics(socket: zmq.Socket[bytes]) -> None:
     for number in range(_TOPICS):
         payload = _batch([_stored(number)])
@@ -91,5 +97,6 @@ def attacks_by_publishers(events: str) -> Mapping[str, Attack]:
         "a batch of a million stores": _publishes(events, _million(_stored)),
         "a batch of a million stores of a group": _publishes(events, _million(_of_a_group)),
         "a batch of a million removals": _publishes(events, _million(_removed)),
+        "an event of a million blocks": _publishes(events, _one_event),
         "100,000 made-up topics": _publishes(events, _made_up_topics),
     }

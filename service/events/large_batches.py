@@ -1,4 +1,4 @@
-"""Batches of very many events: read and applied in slices, so that other streams and HTTP requests go on meanwhile."""
+"""Batches of very many events or blocks: read and applied in slices, so that other streams and HTTP requests go on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import msgspec
 from msgpack import OutOfData, Unpacker
 from msgspec import Raw
 
-from service.events.wire import Batch, PackedEvents, WireError, read_batch
+from service.events.wire import Batch, Event, PackedEvents, WireError, read_batch
+from service.index.base import Removed, Reuse, Stored
 
 _SMALL_BYTES = 128 * 1024
 """Payloads up to this size are read whole, whatever is in them."""
@@ -20,7 +21,11 @@ _SLICE_BYTES = 256 * 1024
 _SLICE_EVENTS = 256
 _MAX_RUN = 1024
 """Stores of one request are consecutive: a slice does not end between two, unless this many follow each other."""
+LARGE_BLOCKS = 65_536
+"""An event of more blocks is applied in slices of as many: a million tokens in blocks of 16."""
+_MAX_EVENT_BYTES = 16 * 1024 * 1024
 _CUT = "a batch of too many stores"
+_TOO_LARGE = "an event of too many blocks"
 _NAME_WITHIN = 64
 """Bytes from the start of an event that hold its name."""
 _COUNT_BYTES = {0xDC: 2, 0xDD: 4}
@@ -51,8 +56,10 @@ def read_batch_or_pack(payload: bytes) -> Batch:
         return read_batch(payload)
     batch = _packed(payload)
     count = 0 if batch.packed is None else batch.packed.count
-    is_large = count > LARGE_EVENTS or (count > 1 and len(payload) > _LARGE_BYTES)
-    return batch if is_large else read_batch(payload)
+    if count > LARGE_EVENTS or (count > 1 and len(payload) > _LARGE_BYTES) or len(payload) > _MAX_EVENT_BYTES:
+        return batch
+    read = read_batch(payload)
+    return batch if any(_blocks(event) > LARGE_BLOCKS for event in read.events) else read
 
 
 def _packed(payload: bytes) -> Batch:
@@ -88,10 +95,13 @@ def slices(batch: Batch) -> Iterator[Batch]:
         return
     start, end = b"\x93" + _encode(batch.timestamp), _encode(batch.rank)
     for piece in _pieces(batch.packed):
+        if piece.size == 1 and len(piece.events) > _MAX_EVENT_BYTES:
+            yield Batch(batch.timestamp, (), batch.rank, {_TOO_LARGE: 1})
+            continue
         read = read_batch(b"".join((start, b"\xdd", piece.size.to_bytes(4, "big"), piece.events, end)))
         if piece.cut and any(_has_group(event) for event in read.events):
             read = msgspec.structs.replace(read, unread={**read.unread, _CUT: 1})
-        yield read
+        yield from _by_blocks(read)
 
 
 class _Piece(NamedTuple):
@@ -108,7 +118,7 @@ def _pieces(packed: PackedEvents) -> Iterator[_Piece]:
     for following in _ends(packed):
         is_removal = b"BlockRemoved" in bytes(events[end : end + _NAME_WITHIN])
         is_full = count >= _MAX_RUN or end - start >= _SLICE_BYTES or (count >= _SLICE_EVENTS and is_removal)
-        if count and is_full:
+        if count and (is_full or following - end > _MAX_EVENT_BYTES):
             yield _Piece(count, events[start:end], cut=not is_removal)
             start, count = end, 0
         end = following
@@ -132,6 +142,56 @@ def _ends(packed: PackedEvents) -> Iterator[int]:
                 unpacker.feed(packed.events[fed : fed + more])
                 fed += more
         yield unpacker.tell()
+
+
+def _blocks(event: Event) -> int:
+    if isinstance(event, Stored) and event.block_size:
+        return max(len(event.hashes), len(event.tokens) // event.block_size)
+    return len(event.hashes) if isinstance(event, Stored | Removed) else 0
+
+
+def _can_be_cut(event: Event) -> bool:
+    """Whether each block has its hash, unlike in the stores of sliding windows."""
+    return not isinstance(event, Stored) or len(event.hashes) * event.block_size in (0, len(event.tokens))
+
+
+def _by_blocks(batch: Batch) -> Iterator[Batch]:
+    """The same batch, as several if an event has very many blocks."""
+    if all(_blocks(event) <= LARGE_BLOCKS for event in batch.events):
+        yield batch
+        return
+    unread = batch.unread
+    for event in batch.events:
+        if _blocks(event) > LARGE_BLOCKS and not _can_be_cut(event):
+            yield Batch(batch.timestamp, (), batch.rank, {**unread, _TOO_LARGE: 1})
+            unread = {}
+            continue
+        for part in _parts(event):
+            # A part of a report of reuse would pass for a report of its own.
+            cut = {_CUT: 1} if part is not event and isinstance(event, Stored) and event.reuse is not Reuse.NO else {}
+            yield Batch(batch.timestamp, (part,), batch.rank, {**unread, **cut})
+            unread = {}
+
+
+def _parts(event: Event) -> Iterator[Event]:
+    """The same blocks in events of at most LARGE_BLOCKS, each with the last block before it as its parent."""
+    size = _blocks(event)
+    if not isinstance(event, Stored | Removed) or size <= LARGE_BLOCKS:
+        yield event
+        return
+    for start in range(0, size, LARGE_BLOCKS):
+        end = start + LARGE_BLOCKS
+        hashes = event.hashes[start:end]
+        if isinstance(event, Removed):
+            yield msgspec.structs.replace(event, hashes=hashes, copies_left=event.copies_left[start:end])
+            continue
+        yield msgspec.structs.replace(
+            event,
+            hashes=hashes,
+            parent=event.hashes[start - 1] if start and event.tokens else event.parent,
+            tokens=event.tokens[start * event.block_size : end * event.block_size],
+            extras=event.extras[start:end],
+        )
 
 
 def _has_group(event: object) -> bool:

@@ -59,6 +59,12 @@ class _Batch(msgspec.Struct, array_like=True, gc=False):
     rank: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
+class _BatchOfArrays(msgspec.Struct, array_like=True, gc=False):
+    ts: float | None
+    events: list[list[Raw]]
+    rank: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
 _STORED = (
     "block_hashes",
     "parent_block_hash",
@@ -122,6 +128,7 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
 
 _decode = msgspec.msgpack.Decoder().decode
 _decode_maps = msgspec.msgpack.Decoder(_Batch).decode
+_decode_arrays = msgspec.msgpack.Decoder(_BatchOfArrays).decode
 
 
 def read_batch(payload: bytes) -> Batch:
@@ -136,13 +143,31 @@ def read_batch(payload: bytes) -> Batch:
 
 
 def _read_maps(payload: bytes) -> Batch:
-    """Reads a batch in the form of current releases; falls back to any form."""
+    """Reads a batch in the form of current releases; falls back to other forms."""
     try:
         batch = _decode_maps(payload)
     except (ValueError, RecursionError, MemoryError, OverflowError):
-        return _read_any(payload)
+        return _read_arrays(payload)
     read, unread = _read(batch.events, _quick_event)
     return Batch(batch.ts, read, batch.rank or 0, unread)
+
+
+def _read_arrays(payload: bytes) -> Batch:
+    """Reads a batch in the form of earlier releases, events as arrays; falls back to any form."""
+    try:
+        batch = _decode_arrays(payload)
+        events = [_unpacked_event(event) for event in batch.events]
+    except (ValueError, RecursionError, MemoryError, OverflowError):
+        return _read_any(payload)
+    read, unread = _read(events, _event)
+    return Batch(batch.ts, read, batch.rank or 0, unread)
+
+
+def _unpacked_event(fields: list[Raw]) -> list[Any]:
+    """The fields of an event; its block hashes and token ids stay packed."""
+    name = _decode(fields[0]) if fields else None
+    packed = (1, 3) if name == "BlockStored" else (1,)
+    return [field if position in packed else _decode(field) for position, field in enumerate(fields)]
 
 
 def _read_any(payload: bytes) -> Batch:

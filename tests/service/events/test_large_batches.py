@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from typing import Any
 
 import msgspec
@@ -10,10 +11,11 @@ import pytest
 
 from service.events.arrival import receive_arrival
 from service.events.index_sink import APPLIES_LARGE_BATCH, IndexSink
-from service.events.large_batches import LARGE_EVENTS, read_batch_or_pack, slices
+from service.events.large_batches import LARGE_BLOCKS, LARGE_EVENTS, read_batch_or_pack, slices
 from service.events.rate_limited_log import RateLimitedLog
 from service.events.statistics import EventStatistics
 from service.events.wire import WireError, read_batch
+from service.index.base import Prompt, Stored
 from service.index.memory import MemoryIndex
 from service.simulation.publisher import Publisher
 from tests.service.events.batches import RANK, TOPIC, becomes_exact, endpoint, held, state, stored, tokens_of
@@ -55,13 +57,76 @@ def test_the_slices_of_a_batch_hold_its_events_in_order(as_map: bool) -> None:
 
 
 def test_a_batch_of_few_events_is_read_whole_whatever_its_size() -> None:
-    tokens = list(range(1_000_000))
-    long = payload(event(1, block_hashes=list(range(250_000)), token_ids=tokens))
+    long = payload(event(1, block_hashes=list(range(LARGE_BLOCKS)), token_ids=list(range(4 * LARGE_BLOCKS))))
     assert read_batch_or_pack(long) == read_batch(long)
 
 
+def blocks_of(index: MemoryIndex, tokens: list[int]) -> int:
+    (found,) = index.match(Prompt(RANK.model, array("I", tokens)))
+    return found.tokens // 4
+
+
+def test_an_event_of_very_many_blocks_is_applied_in_slices() -> None:
+    index = MemoryIndex(1_000_000)
+    target = sink(index)
+    count = 3 * LARGE_BLOCKS + 5
+    hashes, tokens = list(range(count)), list(range(4 * count))
+    target.apply(receive_arrival(0, payload(event(1, block_hashes=hashes, token_ids=tokens))))
+    blocks = []
+    while target.apply_slice():
+        blocks.append(index.blocks)
+    assert blocks == [LARGE_BLOCKS, 2 * LARGE_BLOCKS, 3 * LARGE_BLOCKS, count]
+    assert target.inexact_reason is None
+    assert blocks_of(index, tokens) == count
+
+    target.apply(receive_arrival(1, payload({"type": "BlockRemoved", "block_hashes": hashes[LARGE_BLOCKS + 7 :]})))
+    while target.apply_slice():
+        pass
+    assert blocks_of(index, tokens) == LARGE_BLOCKS + 7
+
+
+def test_the_salt_of_an_event_that_is_applied_in_slices_counts_once() -> None:
+    count = LARGE_BLOCKS + 1
+    salted = event(1, block_hashes=list(range(count)), token_ids=list(range(4 * count)), cache_salt="s")
+    first, second = (part.events[0] for part in slices(read_batch_or_pack(payload(salted))))
+    assert isinstance(first, Stored)
+    assert isinstance(second, Stored)
+    assert [len(first.extras), len(second.extras)] == [1, 0]
+    assert second.parent == first.hashes[-1]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"block_hashes": list(range(4_500_000)), "token_ids": list(range(4_500_000)), "block_size": 1},
+        {
+            "block_hashes": [1],
+            "token_ids": list(range(LARGE_BLOCKS + 1)),
+            "block_size": 1,
+            "kv_cache_spec_kind": "sliding_window",
+        },
+    ],
+)
+def test_an_event_that_is_too_large_to_read_or_to_cut_makes_the_rank_inexact(fields: dict[str, Any]) -> None:
+    index = MemoryIndex(1_000_000)
+    target = sink(index)
+    target.apply(receive_arrival(0, payload(event(0), event(1, **fields))))
+    while target.apply_slice():
+        pass
+    assert target.inexact_reason == "an event could not be read (an event of too many blocks)"
+    assert index.blocks == 1
+
+
+def test_a_report_of_reuse_that_is_cut_is_not_trusted() -> None:
+    count = LARGE_BLOCKS + 1
+    grouped = {"group_idx": 0, "kv_cache_spec_kind": "full_attention"}
+    report = event(1, block_hashes=list(range(count)), token_ids=list(range(4 * count)), **grouped)
+    unread = [part.unread for part in slices(read_batch_or_pack(payload(report)))]
+    assert unread == [{"a batch of too many stores": 1}] * 2
+
+
 def test_events_that_are_longer_than_a_slice_are_read() -> None:
-    long = event(1, block_hashes=list(range(250_000)), token_ids=list(range(1_000_000)))
+    long = event(1, block_hashes=list(range(LARGE_BLOCKS)), token_ids=list(range(4 * LARGE_BLOCKS)))
     whole = payload(event(0), long, event(2), long, event(3))
     parts = [part.events for part in slices(read_batch_or_pack(whole))]
     assert [one for part in parts for one in part] == read_batch(whole).events
