@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from service.events.large_batches import read_batch_or_pack
+from service.events.large_batches import SMALL_BYTES, read_batch_or_pack
 from service.events.wire import Batch, read_batch
 
 
@@ -25,7 +25,8 @@ def read_arrival(sequence: int, payload: bytes) -> Arrival:
 
 def receive_arrival(sequence: int, payload: bytes) -> Arrival:
     """Decodes a message's payload, and leaves a large one packed: from a socket, any size comes. Raises WireError."""
-    return Arrival(sequence, xxh3_64_intdigest(payload), read_batch_or_pack(payload), payload)
+    batch = read_batch(payload) if len(payload) <= SMALL_BYTES else read_batch_or_pack(payload)
+    return Arrival(sequence, xxh3_64_intdigest(payload), batch, payload)
 
 
 def unreadable_arrival(sequence: int, payload: bytes, rank: int, reason: str) -> Arrival:

@@ -70,10 +70,11 @@ class IndexSink:
         return self._loss or (APPLIES_LARGE_BATCH if self._waiting else None)
 
     def apply(self, arrival: Arrival) -> bool:
-        if self._waiting or arrival.batch.packed is not None:
-            self._wait(arrival.batch)
+        batch = arrival.batch
+        if self._waiting or batch.packed is not None:
+            self._wait(batch)
             return False
-        return self._apply(arrival.batch)
+        return self._apply(batch)
 
     def _wait(self, batch: Batch) -> None:
         """Lets a batch wait for `apply_slice`. Too many are dropped, and the rank stays inexact until it is cleared."""
@@ -124,8 +125,9 @@ class IndexSink:
             elif isinstance(event, Cleared):
                 pools = emptied_pools(batch.events) if pools is None else pools
                 cleared |= index.engine_cleared(rank, next(pools))
-        for reason, count in batch.unread.items():
-            count_skipped(statistics, self._log, rank, reason, count)
+        if batch.unread:
+            for reason, count in batch.unread.items():
+                count_skipped(statistics, self._log, rank, reason, count)
         statistics.events_applied += len(batch.events)
         statistics.batches_applied += 1
         self.last_event_at = now = time()

@@ -12,7 +12,7 @@ from msgspec import Raw
 from service.events.wire import Batch, Event, PackedEvents, WireError, read_batch
 from service.index.base import Removed, Reuse, Stored
 
-_SMALL_BYTES = 128 * 1024
+SMALL_BYTES = 128 * 1024
 """Payloads up to this size are read whole, whatever is in them."""
 _LARGE_BYTES = 1024 * 1024
 LARGE_EVENTS = 8192
@@ -51,9 +51,10 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def read_batch_or_pack(payload: bytes) -> Batch:
-    """As service.events.wire.read_batch, but leaves the events of a large batch packed. Raises WireError."""
-    if len(payload) <= _SMALL_BYTES:
-        return read_batch(payload)
+    """As service.events.wire.read_batch, but leaves the events of a large batch packed. Raises WireError.
+
+    For payloads above SMALL_BYTES: of smaller ones it decodes the events twice.
+    """
     batch = _packed(payload)
     count = 0 if batch.packed is None else batch.packed.count
     if count > LARGE_EVENTS or (count > 1 and len(payload) > _LARGE_BYTES) or len(payload) > _MAX_EVENT_BYTES:

@@ -237,7 +237,7 @@ class Sequencer:
         self._log.append(arrival)
         if cleared:
             self._on(Trigger.CLEARED)
-        for reason in arrival.batch.unread:
+        for reason in arrival.batch.unread or ():
             trigger = Trigger.MISSING_FROM_REPLAY if replayed else Trigger.UNREADABLE
             self._on(trigger, f"an event could not be read ({reason})")
 

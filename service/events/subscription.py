@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import closing, suppress
+from struct import Struct
 from time import monotonic, time
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 import zmq
@@ -30,6 +32,7 @@ _CONNECT_MILLISECONDS = 5_000
 _RESOLVE_SECONDS = 2.0
 """Interval between two lookups of the host name while the endpoint is not connected."""
 _NOBLOCK = int(zmq.NOBLOCK)
+_unpack_sequence = Struct(">Q").unpack
 _MADE = zmq.Event.CONNECTED | zmq.Event.ACCEPTED
 _READY = zmq.Event.HANDSHAKE_SUCCEEDED
 _ENDED = zmq.Event.DISCONNECTED
@@ -38,6 +41,8 @@ _FAILED = zmq.Event.CLOSED
 """On a connecting socket: a connection attempt failed."""
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
+_Receive: TypeAlias = Callable[..., Any]
+"""A socket's `recv`: (flags, copy) to bytes, or to a Frame without a copy."""
 
 
 class Message(msgspec.Struct, gc=False):
@@ -254,11 +259,12 @@ class Subscription:
     def _drain(self, socket: zmq.Socket[bytes]) -> None:
         ends = monotonic() + _TURN_SECONDS
         received = self._listener.received if not self._probing else self._received_by_probe
+        recv: _Receive = socket.recv  # looked up once: a socket looks for each attribute among its options, too
         count = 0
         try:
             while monotonic() < ends:
                 for _ in range(_WITHOUT_CLOCK):
-                    message = self._message_by_frame(socket) if self._by_frame else self._message(socket)
+                    message = self._message_by_frame(recv) if self._by_frame else self._message(recv)
                     if message is None:
                         self._listener.malformed(self)
                         continue
@@ -281,19 +287,19 @@ class Subscription:
             self.status.messages -= 1
             self.status.left_out(message.topic)
 
-    def _message(self, socket: zmq.Socket[bytes]) -> Message | None:
+    def _message(self, recv: _Receive) -> Message | None:
         """The next message, None if its frames are wrong. Raises zmq.Again when the queue is empty.
 
         Assumes three frames: checking RCVMORE on each costs more than reading it.
         """
-        recv = socket.recv
         frames = [recv(_NOBLOCK)]
         try:
             frames.append(recv(_NOBLOCK))
             last = recv(_NOBLOCK, False)
             frames.append(last.bytes)
             if not last.more and len(frames[1]) == 8:
-                return Message(frames[0], int.from_bytes(frames[1], "big"), frames[2])
+                (sequence,) = _unpack_sequence(frames[1])
+                return Message(frames[0], sequence, frames[2])
             while last.more:
                 last = recv(_NOBLOCK, False)
                 frames.append(last.bytes)
@@ -306,13 +312,13 @@ class Subscription:
             self._listener.malformed(self)
         return message
 
-    def _message_by_frame(self, socket: zmq.Socket[bytes]) -> Message | None:
+    def _message_by_frame(self, recv: _Receive) -> Message | None:
         """The next message with its connection, read frame by frame. Raises zmq.Again when the queue is empty."""
-        frame = socket.recv(_NOBLOCK, False)
+        frame = recv(_NOBLOCK, False)
         connection, peer = _origin(frame) if self._binds else (None, None)
         frames = [frame.bytes]
         while frame.more:  # reading RCVMORE from the socket takes longer than a frame
-            frame = socket.recv(_NOBLOCK, False)
+            frame = recv(_NOBLOCK, False)
             frames.append(frame.bytes)
         return _message(frames, connection, peer)
 
@@ -379,8 +385,9 @@ class _Signals:
 def _message(frames: list[bytes], connection: int | None = None, peer: str | None = None) -> Message | None:
     if len(frames) != 3 or len(frames[1]) != 8:
         return None
-    topic, sequence, payload = frames
-    return Message(topic, int.from_bytes(sequence, "big"), payload, connection, peer)
+    topic, packed, payload = frames
+    (sequence,) = _unpack_sequence(packed)
+    return Message(topic, sequence, payload, connection, peer)
 
 
 def _origin(frame: zmq.Frame) -> tuple[int | None, str | None]:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 
-from service.index.base import BlockKey, Prompt, Rank, RankBlocks, RankMatch, Removed, Reuse, Stored, Tier
+from service.index.base import BlockHash, BlockKey, Prompt, Rank, RankBlocks, RankMatch, Removed, Reuse, Stored, Tier
 from service.index.cache_groups import CacheGroup, RankState
 from service.index.consistency import disagreements
 from service.index.copies import note_copies, remove_copy
@@ -81,7 +81,10 @@ class MemoryIndex:
         if state.placements:
             note_follower(group, stored)
         if stored.reuse is _NO or not is_report(self._cache, group, stored):
-            self._add(group, tier, stored, keys)
+            copies = len(group.extra_copies)
+            self._add(group, tier, as_key_vector(stored.hashes), keys)
+            if len(group.extra_copies) != copies and tier is _GPU:
+                note_copies(group, stored)
         return 0
 
     def _new_rank(self, rank: Rank) -> RankState:
@@ -155,8 +158,7 @@ class MemoryIndex:
             for group in state.of_group(stored.group):
                 key = group.hashes.get(block_hash)
                 if key is not None:
-                    self._cache.store(group, stored.tier, as_key_vector([block_hash]), as_key_vector([key]))
-                    self._note_admissions(group, 1)
+                    self._add(group, stored.tier, as_key_vector([block_hash]), as_key_vector([key]))
                     break
             else:
                 unknown += 1
@@ -165,21 +167,15 @@ class MemoryIndex:
             state.mark_inexact(InexactReason.UNKNOWN_OFFLOADED)
         return unknown
 
-    def _add(self, group: CacheGroup, tier: Tier, stored: Stored, keys: Sequence[BlockKey]) -> None:
-        hashes = as_key_vector(stored.hashes)
-        copies = len(group.extra_copies)
-        added = self._cache.store(group, tier, hashes, keys)
+    def _add(self, group: CacheGroup, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> None:
+        """Adds blocks, and evicts others above the limit; both sequences are key vectors."""
+        cache, statistics = self._cache, self.statistics
+        added = cache.store(group, tier, hashes, keys)
         if added:
-            self._note_admissions(group, added)
-        if len(group.extra_copies) != copies and tier is _GPU:
-            note_copies(group, stored)
-
-    def _note_admissions(self, group: CacheGroup, added: int) -> None:
-        statistics = self.statistics
-        group.ages.add(statistics.admissions // self._era, added, group.sizes)
-        statistics.admissions += added
-        if self._cache.blocks > self._max_blocks:
-            statistics.displaced += evict_to_limit(self._cache, self._ranks.values(), self._max_blocks)
+            group.ages.add(statistics.admissions // self._era, added, group.sizes)
+            statistics.admissions += added
+            if cache.blocks > self._max_blocks:
+                statistics.displaced += evict_to_limit(cache, self._ranks.values(), self._max_blocks)
 
     def remove(self, rank: Rank, removed: Removed) -> int:
         state = self._ranks.get(rank)
