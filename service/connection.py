@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http_writer import HttpVersion11, _serialize_headers
 
 from service.api.admission import LARGE_RESPONSE
 from service.api.errors import ApiError, framework_error
@@ -31,6 +33,7 @@ _HEADERS_BYTES: Final = 64 << 10
 """Maximum size of all headers of a request, and of the first bytes of its body."""
 _MIN_SEND_RATE: Final = 256 << 10
 """Minimum bytes per second that a client must read of a large response, after `send_timeout`."""
+_WITHOUT_BODY: Final = (204, 304)
 _ERROR_BEFORE_REQUEST: Final = (
     b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nServer: kvcache\r\n"
     b"Connection: close\r\n\r\n%b"
@@ -108,19 +111,56 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        if isinstance(resp, web.HTTPException):  # errors of the router; handlers use OpenAI's form themselves
+        if type(resp) is not web.Response and isinstance(resp, web.HTTPException):
+            # An error of the router: handlers use OpenAI's form themselves.
             resp = framework_error(resp, request.path).response()
             # Paths invented by clients must not become metric series.
             self._traffic.count(RequestKind("other", "other", resp.status), 0.0)
         if not resp.prepared:
             resp.headers[hdrs.SERVER] = "kvcache"
         try:
+            if type(resp) is web.Response and self._is_small(request, resp):
+                return resp, self._send_small(request, resp, start_time)
             size = resp.content_length or 0
             if size <= LARGE_RESPONSE:
                 return await super().finish_response(request, resp, start_time)
             return await self._send_large(request, resp, start_time, size)
         finally:
             release_reservation(request)
+
+    def _is_small(self, request: web.BaseRequest, resp: web.Response) -> bool:
+        """Whether a response is a body that fits into the buffers, over a connection that goes on."""
+        body = resp.body
+        return (
+            type(body) is bytes
+            and 0 < len(body) <= LARGE_RESPONSE
+            and resp.keep_alive is not False
+            and request.keep_alive
+            and request.version == HttpVersion11
+            and request.method != hdrs.METH_HEAD
+            and resp.status not in _WITHOUT_BODY
+            and not (resp.prepared or resp.chunked or resp.compression or resp._cookies or self._upgraded)
+        )
+
+    def _send_small(self, request: web.BaseRequest, resp: web.Response, start_time: float | None) -> bool:
+        """Sends a small response in one write; True if the client has left.
+
+        The same bytes as from aiohttp's finish_response, which takes a tenth of the time of a short request for them.
+        """
+        request._finish()
+        body = resp.body
+        headers = resp.headers
+        headers[hdrs.CONTENT_LENGTH] = str(len(body))  # type: ignore[arg-type] # bytes, as _is_small has checked
+        headers.setdefault(hdrs.CONTENT_TYPE, "application/octet-stream")
+        headers[hdrs.DATE] = rfc822_formatted_time()
+        resp._keep_alive = True
+        resp._eof_sent = True
+        transport = self.transport
+        has_left = transport is None or transport.is_closing()
+        if not has_left:
+            transport.write(_serialize_headers(f"HTTP/1.1 {resp.status} {resp.reason}", headers) + body)  # type: ignore[union-attr, operator]
+        self.log_access(request, resp, start_time)
+        return has_left
 
     async def _send_large(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None, size: int

@@ -25,13 +25,13 @@ async def read_body(request: web.Request) -> bytes:
     no place or no room for its bytes is free.
     """
     limits, reservation = request.app[LIMITS], reservation_of(request)
-    limits.check_body(request.content_length or 0)
     encoding = request.headers.get("Content-Encoding")
     if encoding is None and request.content.is_eof():  # the body is already complete: no timer needed
         body = request.content.read_nowait()
         limits.check_body(len(body))
         reservation.charge(len(body))
     else:
+        limits.check_body(request.content_length or 0)
         body = await _receive(request, _Inflater(encoding) if encoding not in (None, "identity") else None)
     if len(body) > _SMALL_BODY:
         async with request.app[TURNS]:

@@ -65,13 +65,13 @@ def with_limits_and_errors(
             set_reservation(request, reservation)
             traffic.begin()
             try:
-                response = await _respond(request, handler, retry_after)
                 try:
+                    response = await handler(request)
                     # A small response fits into the system's buffers. A streamed one has another type.
                     if type(response) is web.Response and (size := len(response.body or b"")) > LARGE_RESPONSE:  # type: ignore[arg-type] # always bytes here
                         reservation.charge(size)
-                except ApiError as error:
-                    response = error.response()
+                except Exception as error:  # not in _respond: one more coroutine for every short request
+                    response = _error_response(error, request, retry_after)
             except BaseException:
                 release_reservation(request)
                 raise
@@ -86,16 +86,22 @@ def with_limits_and_errors(
 async def _respond(request: web.Request, handler: Handler, retry_after: float) -> web.StreamResponse:
     try:
         return await handler(request)
-    except ApiError as error:
-        return error.response()
-    except (PromptError, ModelNotFound, ModelUnavailable) as error:
-        return prompt_error(error, retry_after).response()
-    except web.HTTPException as error:
-        return framework_error(error, request.path).response()
-    except web.RequestPayloadError:
-        return ApiError(400, "the body is not valid HTTP: its encoding is broken or it ended too early").response()
-    except ConnectionError:
-        raise
-    except Exception:
-        logger.exception("%s %s failed", request.method, request.rel_url.raw_path)
-        return ApiError(500, "internal error; the service's log has the traceback").response()
+    except Exception as error:
+        return _error_response(error, request, retry_after)
+
+
+def _error_response(error: Exception, request: web.Request, retry_after: float) -> web.Response:
+    """The response to a request whose handler raised an error. Raises ConnectionError again."""
+    match error:
+        case ApiError():
+            return error.response()
+        case PromptError() | ModelNotFound() | ModelUnavailable():
+            return prompt_error(error, retry_after).response()
+        case web.HTTPException():
+            return framework_error(error, request.path).response()
+        case web.RequestPayloadError():
+            return ApiError(400, "the body is not valid HTTP: its encoding is broken or it ended too early").response()
+        case ConnectionError():
+            raise error
+    logger.error("%s %s failed", request.method, request.rel_url.raw_path, exc_info=error)
+    return ApiError(500, "internal error; the service's log has the traceback").response()

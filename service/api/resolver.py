@@ -103,7 +103,7 @@ class PromptResolver:
     async def prompts(self, body: ScoreRequest) -> list[ResolvedPrompt]:
         """Tokenizes the prompts of a request; prompts of token ids need no model."""
         target = self._target(body.model, body.lora_name)
-        if not isinstance(body.prompt, str | array) and not isinstance(body.prompt[0], int):
+        if not isinstance(body.prompt, (str, array)) and not isinstance(body.prompt[0], int):
             self.limits.check_number_of_prompts(len(body.prompt))
         values = split_prompts(body.prompt)
         self.limits.check_prompts(values)
@@ -165,7 +165,7 @@ class PromptResolver:
 
 def split_prompts(value: PromptValue | TokenIds) -> list[TextOrTokens]:
     """The prompts of a request: text, token ids, or a list of one of these kinds, as in /v1/completions."""
-    if isinstance(value, str | array):
+    if isinstance(value, (str, array)):
         return [value]
     if isinstance(value[0], int):
         return [_token_ids(value)]

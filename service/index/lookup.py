@@ -21,7 +21,7 @@ class Lookup:
 
     def __init__(self, cache: FullAttention, key_cache: KeyCache) -> None:
         self._cache = cache
-        self._key_cache = key_cache
+        self._plain_keys = key_cache.block_keys if key_cache.capacity else None
         self._primaries: dict[str, dict[tuple[BlockLayout, int], int]] = {}
         """Per model, layout and stride, the mask of the groups of full attention that lookups begin with."""
         self._others: dict[str, list[RankState]] = {}
@@ -33,7 +33,7 @@ class Lookup:
 
         def chain(layout: BlockLayout) -> Chain:
             if layout not in chains:
-                keys = prompt_keys(prompt, layout.unit, layout.lookahead, self._key_cache.block_keys)
+                keys = prompt_keys(prompt, layout.unit, layout.lookahead, self._plain_keys)
                 chains[layout] = Chain(keys, self._cache.masks)
             return chains[layout]
 

@@ -30,8 +30,13 @@ def pod_scores(matches: Iterable[RankMatch], weights: TierWeights, block_size: i
             best[match.rank.pod] = weighted
     if not best:
         return None
-    ordered = sorted(best.items(), key=lambda item: (-item[1], item[0]))
-    return {pod: _number(round(weighted / block_size, 9)) for pod, weighted in ordered}
+    scores: dict[str, int | float] = {}
+    former, score = 0.0, 0.0
+    for pod, weighted in sorted(best.items(), key=lambda item: (-item[1], item[0])):
+        if weighted != former:  # pods that hold as much share the number
+            former, score = weighted, _number(round(weighted / block_size, 9))
+        scores[pod] = score
+    return scores
 
 
 def _number(score: float) -> int | float:

@@ -1,14 +1,18 @@
-"""service/connection.py uses private parts of aiohttp's RequestHandler; each test names one, and its use."""
+"""service/connection.py uses private parts of aiohttp: each test names one, and its use."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
+import pytest
 from aiohttp import web
 
+from service.api.traffic import Traffic
+from service.connection import Connection
 from tests.waiting import PATIENCE
 
 ADVICE = f"Compare service/connection.py with aiohttp/web_protocol.py of aiohttp {aiohttp.__version__}."
@@ -67,3 +71,101 @@ async def test_aiohttp_resolves_waiter_when_the_headers_of_a_request_are_complet
 async def test_aiohttp_keeps_the_event_loop_of_a_connection_in_loop() -> None:
     async with idle_connection() as (connection, _):
         assert connection._loop is asyncio.get_running_loop(), f"`_loop` is not the event loop. {ADVICE}"
+
+
+HEADERS = {"Server": "kvcache", "X-Kvcache-Renderer": "template"}
+
+
+def with_cookie() -> web.Response:
+    response = web.Response(body=b"x", headers=HEADERS)
+    response.set_cookie("a", "b")
+    return response
+
+
+def compressed() -> web.Response:
+    response = web.Response(body=b"x" * 100, headers=HEADERS)
+    response.enable_compression()
+    return response
+
+
+def last() -> web.Response:
+    response = web.Response(body=b"x", headers=HEADERS)
+    response.force_close()
+    return response
+
+
+RESPONSES: dict[str, Callable[[], web.Response]] = {
+    "json": lambda: web.Response(body=b'{"a":1}', content_type="application/json", headers=HEADERS),
+    "error": lambda: web.Response(status=404, body=b"{}", content_type="application/json", headers=HEADERS),
+    "reason": lambda: web.Response(status=429, reason="Busy", body=b"{}", headers=HEADERS),
+    "text": lambda: web.Response(text="käse", headers=HEADERS),
+    "no body": lambda: web.Response(headers=HEADERS),
+    "no content": lambda: web.Response(status=204, body=b"x", headers=HEADERS),
+    "with a cookie": with_cookie,
+    "compressed": compressed,
+    "last": last,
+}
+
+
+def own_connection(server: web.Server) -> web.RequestHandler:
+    return Connection(
+        server,
+        asyncio.get_running_loop(),
+        traffic=Traffic(),
+        header_timeout=PATIENCE,
+        send_timeout=PATIENCE,
+        keepalive_timeout=PATIENCE,
+    )
+
+
+async def bytes_sent(make: Callable[[web.Server], web.RequestHandler], kind: str, request: bytes) -> bytes:
+    """What a connection sends for a request and then, unless that closes it, for a last one; without the date."""
+
+    async def handler(_: web.BaseRequest) -> web.Response:
+        return RESPONSES[kind]()
+
+    server = web.Server(handler)
+    listener = await asyncio.get_running_loop().create_server(lambda: make(server), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+    try:
+        writer.write(request)
+        if b"HTTP/1.1" in request:
+            writer.write(b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAccept-Encoding: gzip\r\n\r\n")
+        sent = await asyncio.wait_for(reader.read(), PATIENCE)
+        return re.sub(rb"Date: [^\r]+", b"Date: now", sent)
+    finally:
+        writer.close()
+        listener.close()
+        await server.shutdown(0.1)
+
+
+@pytest.mark.parametrize("kind", RESPONSES)
+@pytest.mark.parametrize(
+    "request_line", ["POST /score HTTP/1.1", "HEAD /score HTTP/1.1", "GET /score HTTP/1.0"], ids=["post", "head", "1.0"]
+)
+async def test_a_small_response_has_the_same_bytes_as_from_aiohttp(kind: str, request_line: str) -> None:
+    def theirs(server: web.Server) -> web.RequestHandler:
+        return web.RequestHandler(server, loop=asyncio.get_running_loop())
+
+    request = f"{request_line}\r\nHost: a\r\nAccept-Encoding: gzip\r\nContent-Length: 0\r\n\r\n".encode()
+    sent = await bytes_sent(own_connection, kind, request)
+    assert sent == await bytes_sent(theirs, kind, request), ADVICE
+    assert sent.startswith(b"HTTP/1.")
+
+
+async def test_a_small_response_to_a_client_that_has_left_ends_the_connection() -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()  # as when the client resets the connection
+        return RESPONSES["json"]()
+
+    server = web.Server(handler)
+    listener = await asyncio.get_running_loop().create_server(lambda: own_connection(server), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    with suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+    writer.close()
+    listener.close()
+    await server.shutdown(PATIENCE)
+    assert not server.connections

@@ -231,8 +231,10 @@ class TextTokenizer:
         return [*pieces, tokens[start * _TOKEN_BYTES :]]
 
     def _ids(self, text: str) -> TokenIds:
-        with panics_as_errors():
+        try:  # without panics_as_errors, which takes longer than a short text
             (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        except BaseException as error:
+            raise _without_panic(error) from None
         return array("I", encoding.ids)
 
     def _context(self, segment: Segment) -> str:
@@ -279,9 +281,14 @@ def panics_as_errors() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if type(error) is not Exception and type(error).__name__ != _PANIC:
-            raise
-        raise PromptError(f"the model's tokenizer fails: {str(error)[:200]}") from None
+        raise _without_panic(error) from None
+
+
+def _without_panic(error: BaseException) -> BaseException:
+    """PromptError for a failure of the tokenizer library; any other error is returned as it is."""
+    if type(error) is not Exception and type(error).__name__ != _PANIC:
+        return error
+    return PromptError(f"the model's tokenizer fails: {str(error)[:200]}")
 
 
 def _load(files: TokenizerFiles) -> tuple[Tokenizer, bool]:
