@@ -47,7 +47,14 @@ KEYS = (
     "__class__",
 )
 GOOD: dict[str, Any] = {**CHAT, "prompt": "hello", "tokens": [1, 2, 3]}
-POSTS = [route for route in ROUTES if route.method == "POST" and route.bodies]
+
+
+def made_up_fields(body: type[msgspec.Struct]) -> list[str]:
+    """The fields that may hold nonsense. No name of a model is made up: the hub would be asked for it."""
+    return [field.encode_name for field in msgspec.structs.fields(body) if field.encode_name != "model"]
+
+
+POSTS = [route for route in ROUTES if route.method == "POST" and any(map(made_up_fields, route.bodies))]
 
 
 def nonsense(chance: random.Random, depth: int = 0) -> Any:
@@ -61,12 +68,12 @@ def nonsense(chance: random.Random, depth: int = 0) -> Any:
 
 
 def bodies(route: Route, chance: random.Random, number: int) -> list[dict[str, Any]]:
-    """Bodies that are good but for one or two fields. No name of a model is made up: the hub would be asked for it."""
+    """Bodies that are good but for one or two fields."""
     made = []
     for _ in range(number):
-        fields = [field.encode_name for field in msgspec.structs.fields(chance.choice(route.bodies))]
+        fields = made_up_fields(chance.choice(route.bodies))
         body = {name: GOOD[name] for name in fields if name in GOOD}
-        for name in chance.choices([name for name in fields if name != "model"], k=chance.choice((1, 1, 2))):
+        for name in chance.choices(fields, k=chance.choice((1, 1, 2))):
             body[name] = nonsense(chance)
         made.append(body)
     return made
