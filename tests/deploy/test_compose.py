@@ -34,7 +34,7 @@ def test_the_services_have_the_privileges_that_kvcache_up_gives() -> None:
 
 def test_ports_are_published_on_this_machine_only() -> None:
     for name in ("compose.yaml", "compose.prometheus.yaml"):
-        for service in compose(name)["services"].values():
+        for service in [one for one in compose(name)["services"].values() if "ports" in one]:
             assert all(port.startswith("${KVCACHE_PUBLISH_ADDRESS:-127.0.0.1}:") for port in service["ports"])
 
 
@@ -43,6 +43,23 @@ def test_the_service_understands_its_settings_in_the_demo() -> None:
     environment = {name: str(value) for name, value in demo["kvcache"]["environment"].items()}
     assert len(settings(environment).zmq_endpoint) == 2
     assert demo["engines"]["environment"]["ZMQ_ENDPOINT"] == environment["ZMQ_ENDPOINT"]
+
+
+def test_certificates_and_keys_are_files_of_one_folder_that_is_not_needed() -> None:
+    service = compose("compose.yaml")["services"]["kvcache"]
+    assert "${KVCACHE_SECRETS_DIR:-secrets}:/secrets:ro" in service["volumes"]
+    assert "secrets" in compose("compose.yaml")["volumes"]
+    for name in ("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "API_KEYS_FILE", "METRICS_PORT"):
+        assert service["environment"][name] == f"${{{name}:-}}"
+    unset = dict.fromkeys(("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "API_KEYS_FILE", "METRICS_PORT"), "")
+    found = settings({"ZMQ_ENDPOINT": "tcp://*:5557", **unset})
+    assert (found.tls_cert, found.api_keys_file, found.metrics_port) == (None, None, None)
+
+
+def test_prometheus_reads_the_port_of_metrics() -> None:
+    port = compose("compose.prometheus.yaml")["services"]["kvcache"]["environment"]["METRICS_PORT"]
+    (scraped,) = compose("prometheus.yaml")["scrape_configs"]
+    assert scraped["static_configs"] == [{"targets": [f"kvcache:{port}"]}]
 
 
 def test_the_image_is_the_one_of_kvcache_up() -> None:

@@ -28,6 +28,9 @@ EVERYTHING: dict[str, Any] = {
     "image": {"digest": f"sha256:{'0' * 64}", "pullSecrets": ["registry"]},
     "hubToken": {"secretName": "hub"},
     "models": {"claimName": "models"},
+    "tls": {"secretName": "certificate", "clientCaSecretName": "authorities"},
+    "apiKeys": {"secretName": "keys", "key": "api-keys"},
+    "metricsPort": 9464,
     "service": {"annotations": {"a": "b"}},
     "autoscaling": {"enabled": True},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -66,6 +69,45 @@ def test_engines_and_settings_reach_the_service(helm: ModuleType) -> None:
     assert (first.address, first.replay) == ("tcp://vllm-0.vllm:5557", "tcp://vllm-0.vllm:5558")
     assert (second.address, second.pod, second.model) == ("tcp://other:5557", "10.0.0.8:8000", "org/name")
     assert (found.index_max_blocks, found.block_size) == (20_000_000, 16)
+
+
+def test_certificates_keys_and_the_port_of_metrics_reach_the_service(helm: ModuleType) -> None:
+    manifests = render(helm, EVERYTHING)
+    pod = of_kind(manifests, "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
+    found = settings({**of_kind(manifests, "ConfigMap")["data"], **environment})
+    secrets = {volume["name"]: volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+    mounted = {mount["mountPath"]: secrets.get(mount["name"]) for mount in container["volumeMounts"]}
+    files = (found.tls_cert, found.tls_key, found.tls_client_ca, found.api_keys_file)
+    assert [(mounted[str(file.parent)], file.name) for file in files if file] == [
+        ("certificate", "tls.crt"),
+        ("certificate", "tls.key"),
+        ("authorities", "ca.crt"),
+        ("keys", "api-keys"),
+    ]
+    assert {probe["httpGet"]["scheme"] for probe in (container["readinessProbe"], container["livenessProbe"])} == {
+        "HTTPS"
+    }
+    assert found.metrics_port == 9464
+    assert {port["name"]: port["port"] for port in of_kind(manifests, "Service")["spec"]["ports"]} == {
+        "http": 8080,
+        "metrics": 9464,
+    }
+    (scraped,) = of_kind(manifests, "ServiceMonitor")["spec"]["endpoints"]
+    assert scraped["port"] == "metrics"
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"tls": {"clientCaSecretName": "a"}}, "tls.secretName"),
+        ({"apiKeys": {"secretName": "a"}, "serviceMonitor": {"enabled": True}}, "metricsPort"),
+    ],
+)
+def test_values_that_need_others_say_which(helm: ModuleType, values: dict[str, Any], named: str) -> None:
+    with pytest.raises(helm.HelmError, match=named):
+        render(helm, values)
 
 
 def test_parts_can_be_turned_off_and_on(helm: ModuleType) -> None:

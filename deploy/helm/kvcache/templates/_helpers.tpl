@@ -34,3 +34,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- join "," $endpoints }}
 {{- end }}
+
+{{- define "kvcache.scheme" -}}
+{{- if .Values.tls.secretName }}HTTPS{{ else }}HTTP{{ end }}
+{{- end }}
+
+{{- /* Folders of /etc/kvcache and the Secrets in them. Whole folders, since files of a subPath never change. */ -}}
+{{- define "kvcache.secrets" -}}
+{{- if and .Values.tls.clientCaSecretName (not .Values.tls.secretName) }}{{ fail "tls.clientCaSecretName needs tls.secretName" }}{{ end }}
+{{- $secrets := list }}
+{{- with .Values.tls.secretName }}{{ $secrets = append $secrets (dict "name" "tls" "secret" .) }}{{ end }}
+{{- with .Values.tls.clientCaSecretName }}{{ $secrets = append $secrets (dict "name" "client-ca" "secret" .) }}{{ end }}
+{{- with .Values.apiKeys.secretName }}{{ $secrets = append $secrets (dict "name" "api-keys" "secret" .) }}{{ end }}
+{{- toYaml $secrets }}
+{{- end }}
