@@ -123,7 +123,7 @@ def _today() -> str:
 
 def _instructions(messages: Sequence[_Json]) -> str | None:
     if not messages:
-        raise PromptError("messages must hold at least one message", "messages")
+        return None  # vLLM renders such a chat
     first = messages[0]
     if first.get("role") in ("system", "developer") and first.get("content", "") is None:
         raise PromptError("messages[0].content must not be null", "messages[0].content")
@@ -148,7 +148,7 @@ def _developer(instructions: str | None, tools: Sequence[_Json] | None) -> _Json
 
 
 def _conversation(messages: Sequence[_Json]) -> list[_Json]:
-    rest = messages[1:] if messages[0].get("role") in ("system", "developer") else messages
+    rest = messages[1:] if messages and messages[0].get("role") in ("system", "developer") else messages
     names: dict[Any, str] = {}
     for number, message in enumerate(rest):
         for call in _calls(message, f"messages[{number}]"):

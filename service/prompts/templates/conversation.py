@@ -152,8 +152,7 @@ def _parse_message(message: Mapping[str, Any], content_format: ContentFormat, nu
         if reasoning is not None:
             if not isinstance(reasoning, str):
                 raise PromptError(f"{where}.reasoning must be a string", f"{where}.reasoning")
-            # transformers adds `thinking` in front, for templates that read this name.
-            parsed = {"thinking": reasoning, **parsed, "reasoning": reasoning, "reasoning_content": reasoning}
+            parsed |= {"reasoning": reasoning, "reasoning_content": reasoning}
     elif role == "tool":
         if message.get("tool_call_id") is not None:
             parsed["tool_call_id"] = message["tool_call_id"]

@@ -93,7 +93,7 @@ def tojson(
 
 
 class ChatEnvironment(ImmutableSandboxedEnvironment):
-    """Renders like `_cached_compile_jinja_template` in transformers 5.23.
+    """Renders like `_cached_compile_jinja_template` in transformers 5.20.
 
     The attributes that templates use most are known to be safe, and skip the sandbox's slow check.
     """

@@ -11,11 +11,13 @@ from service.prompts.templates.conversation import Message, check_tool_choice, p
 from service.prompts.templates.rendering import Template
 
 _CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
-_REFUSED_VARIABLES = frozenset({"messages", "conversation", "tokenize"})
+_REFUSED_VARIABLES = frozenset({"conversation", "self"})
+_LISTS_OF_OBJECTS = ("tools", "documents")
 _IGNORED_VARIABLES = frozenset(
     {
         "chat_template",
         "continue_final_message",
+        "tokenize",
         "padding",
         "truncation",
         "max_length",
@@ -38,7 +40,7 @@ _IGNORED_VARIABLES = frozenset(
 def template_variables(
     chat: Chat, template: Template, special_tokens: Mapping[str, str], defaults: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Returns the variables of a chat as in vLLM 0.33 and transformers 5.23; raises PromptError.
+    """Returns the variables of a chat as in vLLM 0.33 and transformers 5.20; raises PromptError.
 
     `defaults` are those of the engine (`--default-chat-template-kwargs`).
     """
@@ -63,14 +65,14 @@ def template_variables(
         "tools": tools,
         "documents": None,
         **{name: value for name, value in (defaults or {}).items() if name not in _IGNORED_VARIABLES},
-        **_given_variables(chat),
+        **_given_variables(chat, template.source.text),
         "add_generation_prompt": chat.add_generation_prompt,
         "messages": messages,
     }
 
 
 def cut_for_continuation(text: str, chat: Chat, variables: Mapping[str, Any]) -> str:
-    """If the final message is to be continued, cuts the text after it, as transformers 5.23 does.
+    """If the final message is to be continued, cuts the text after it, as transformers 5.20 does.
 
     `variables` are those of the rendering; raises PromptError.
     """
@@ -84,7 +86,7 @@ def cut_for_continuation(text: str, chat: Chat, variables: Mapping[str, Any]) ->
     return text[:at] if text.startswith(_CONTINUE_TAG, at) else text[:at].rstrip()
 
 
-def _given_variables(chat: Chat) -> dict[str, Any]:
+def _given_variables(chat: Chat, source: str) -> dict[str, Any]:
     """The request's own variables, in the precedence of vLLM's `build_chat_params` and `with_defaults`."""
     given = dict(chat.chat_template_kwargs or {})
     if chat.reasoning_effort is not None:
@@ -96,8 +98,13 @@ def _given_variables(chat: Chat) -> dict[str, Any]:
         for name, value in given.items()
         if value is not None and value != "auto" and name not in _IGNORED_VARIABLES
     }
-    if refused := _REFUSED_VARIABLES & said.keys():
-        raise PromptError(f"chat_template_kwargs may not give {', '.join(sorted(refused))}", "chat_template_kwargs")
+    refused = _REFUSED_VARIABLES | {"messages"} if "messages" in source else _REFUSED_VARIABLES
+    if names := refused & said.keys():
+        raise PromptError(f"chat_template_kwargs may not give {', '.join(sorted(names))}", "chat_template_kwargs")
+    for name in _LISTS_OF_OBJECTS:
+        value = said.get(name, [])
+        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+            raise PromptError(f"{name} in chat_template_kwargs must be a list of objects", "chat_template_kwargs")
     return said
 
 

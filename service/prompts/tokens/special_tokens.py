@@ -1,6 +1,6 @@
 """The special tokens that a chat template sees as variables, and those to add to a tokenizer.
 
-Follows `PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__` in transformers 5.23.
+Follows `PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__` in transformers 5.20.
 """
 
 from __future__ import annotations

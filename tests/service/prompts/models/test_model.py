@@ -122,7 +122,7 @@ async def test_minus_one_keeps_what_the_model_takes_less_one_token_for_its_answe
         ({"tool_choice": {"function": "f"}, "tools": [{"function": {"name": "f"}}]}, "tool_choice"),
         ({"continue_final_message": True}, "continue_final_message"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
-        ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"self": True}}, "chat_template_kwargs"),
         ({"chat_template": "x"}, "chat_template"),
         ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
     ],
@@ -225,6 +225,42 @@ async def test_variables_named_as_globals_of_jinja_are_ignored() -> None:
         chat_template_kwargs={"namespace": 1, "range": "x"},
     )
     assert (await model.render(chat)).text == "1[0, 1]"
+    await models.close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_taken"),
+    [
+        ({"tokenize": False}, True),
+        ({"messages": None}, True),
+        ({"messages": []}, False),
+        ({"conversation": []}, False),
+        ({"self": 1}, False),
+        ({"tools": []}, True),
+        ({"tools": "x"}, False),
+        ({"tools": False}, False),
+        ({"tools": [1]}, False),
+        ({"documents": [{"title": "a", "text": "b"}]}, True),
+        ({"documents": {"a": 1}}, False),
+    ],
+)
+async def test_template_variables_are_taken_and_refused_as_in_vllm(
+    model: Model, variables: dict[str, Any], is_taken: bool
+) -> None:
+    chat = Chat(messages=HELLO, chat_template_kwargs=variables)
+    if is_taken:
+        assert (await model.render(chat)).tokens
+    else:
+        with pytest.raises(PromptError) as caught:
+            await model.render(chat)
+        assert caught.value.param == "chat_template_kwargs"
+
+
+async def test_a_variable_named_messages_is_ignored_by_a_template_that_does_not_read_messages() -> None:
+    models = Models(PromptOptions(trust_request_chat_template=True))
+    model = await models.get("builtin/demo")
+    chat = Chat(messages=HELLO, chat_template="constant", chat_template_kwargs={"messages": []})
+    assert (await model.render(chat)).text == "constant"
     await models.close()
 
 

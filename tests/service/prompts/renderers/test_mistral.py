@@ -16,8 +16,6 @@ from tests.service.prompts.bodies import BODIES
 
 EXPECTED = json.loads((Path(__file__).parent / "vllm" / "mistral-nemo.json").read_text())
 
-TAKEN_BY_VLLM_ONLY: set[str] = set()
-
 
 @pytest.fixture(scope="module")
 def nemo(shared: Path) -> MistralRenderer:
@@ -29,7 +27,7 @@ def nemo(shared: Path) -> MistralRenderer:
 
 @pytest.mark.parametrize("name", BODIES)
 def test_a_chat_has_the_tokens_of_vllm(nemo: MistralRenderer, name: str) -> None:
-    if EXPECTED["chats"][name] is None or name in TAKEN_BY_VLLM_ONLY:
+    if EXPECTED["chats"][name] is None:
         with pytest.raises((PromptError, msgspec.ValidationError)):
             nemo.render(msgspec.convert(BODIES[name], Chat))
     else:
