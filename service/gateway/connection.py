@@ -174,11 +174,12 @@ class EngineConnection(asyncio.Protocol):
 
 
 class ConnectionPool:
-    """The idle connections to one engine, most recently used first."""
+    """The idle connections to one engine, most recently used first. Each is closed after a few seconds without use."""
 
     def __init__(self, entry: PodEntry) -> None:
         self._entry = entry
-        self._idle: list[EngineConnection] = []
+        self._idle: deque[EngineConnection] = deque()
+        self._expiry: asyncio.TimerHandle | None = None
         self._tls = ssl.create_default_context() if entry.is_tls else None
 
     def __len__(self) -> int:
@@ -212,10 +213,24 @@ class ConnectionPool:
         if connection.is_reusable:
             connection.idle_since = monotonic()
             self._idle.append(connection)
+            if self._expiry is None:
+                self._expiry = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._expire)
         else:
             connection.close()
 
     def close(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+
+    def _expire(self) -> None:
+        now = monotonic()
+        while self._idle and (not self._idle[0].is_open or now - self._idle[0].idle_since >= _IDLE_SECONDS):
+            self._idle.popleft().close()
+        if self._idle:
+            due = self._idle[0].idle_since + _IDLE_SECONDS - now
+            self._expiry = asyncio.get_running_loop().call_later(max(due, 0.1), self._expire)
+        else:
+            self._expiry = None

@@ -6,8 +6,6 @@ import asyncio
 import io
 import json
 import socket
-from contextlib import suppress
-from random import Random
 from typing import Any
 
 import aiohttp
@@ -334,26 +332,6 @@ async def test_an_engine_that_restarts_is_used_again_with_its_events(route: Rout
     response, answer = await ask(routed, chat(LONG))
     cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
     assert cached == int(response.headers["X-Kvcache-Predicted-Tokens"]) > 0
-
-
-async def test_clients_that_leave_at_random_moments_leave_nothing_behind(route: Route) -> None:
-    routed = await route(2, speed=Speed(decode_seconds=0.002))
-    random = Random(5)
-
-    async def ask_and_perhaps_leave(number: int) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(random.choice((0.001, 0.01, 0.05, 0.2, 20))):
-                body = chat(f"Hello {number}", stream=number % 2 == 0, max_tokens=20)
-                async with routed.client.post(CHAT, json=body) as response:
-                    await response.read()
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(300):
-            group.create_task(ask_and_perhaps_leave(number))
-    await routed.until_pods(lambda pods: not any(pod["in_flight"] for pod in pods.values()))
-    await until(lambda: not any(engine.in_flight for engine in routed.engines))
-    response, _ = await ask(routed, chat("Hello"))
-    assert response.status == 200
 
 
 async def test_a_client_of_http_1_0_gets_the_stream_until_the_connection_ends(route: Route) -> None:
