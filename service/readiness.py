@@ -21,7 +21,8 @@ _REPLAYING: Final = REASONS[Replay.CATCHING_UP]
 class Readiness:
     """Ready when the default model is loaded, every event socket is open, and a pod can take requests.
 
-    An engine without events is a reason only with `needs_events`; an empty fleet is not a reason.
+    The default model is not needed if pods list their models, and it is none of them. An engine without events is a
+    reason only with `needs_events`; an empty fleet is not a reason.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Readiness:
     def reasons(self) -> list[str]:
         """One sentence for each missing condition; empty when ready."""
         silent = self._pool.silent() if self._needs_events else self._pool.problems()
-        problems = [*([self._model_problem] if self._model_problem else []), *silent, *self._replays()]
+        needs_model = not self._fleet.models() or self._fleet.serves(self._model)
+        model_problem = [self._model_problem] if self._model_problem and needs_model else []
+        problems = [*model_problem, *silent, *self._replays()]
         if len(self._fleet) and not any(pod.healthy and pod.is_available for pod in self._fleet):
             problems.append("no pod can take requests")
         return problems

@@ -4,9 +4,15 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+from openai import OpenAI
+
+from tests.command import Commands, free_port
 from tests.conftest import ROOT
 
+README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "record-and-study.md"
 EXAMPLE = ROOT / "scripts" / "examples" / "offline.py"
 
@@ -43,3 +49,29 @@ def test_the_comparison_in_the_documentation_prints_the_line_that_it_shows() -> 
         [sys.executable, "-m", "service", "offline", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert offline.stdout.splitlines()[-1] == output
+
+
+def test_the_first_lines_of_the_readme_serve_any_openai_client(tmp_path: Path) -> None:
+    readme = README.read_text(encoding="utf-8")
+    simulate, up = re.findall(r"`kvcache (simulate --pods 2|up --pod \S+ --pod \S+)`", readme)
+    engines = [free_port(), free_port()]
+    port = free_port()
+    for number, engine in enumerate(engines):
+        up = up.replace(f":{8000 + number}", f":{engine}")
+    shown = re.search(r"# any OpenAI client at http://localhost:8080/v1", readme)
+    assert shown is not None
+    kvcache = Commands(tmp_path)
+    try:
+        for engine in engines:  # two free ports need not be neighbours
+            arguments = simulate.replace("--pods 2", f"--pods 1 --port {engine}").split()
+            kvcache.start(*arguments).wait_for("ZMQ_ENDPOINT=")
+        kvcache.start(*up.split(), "--runtime", "process", "--port", str(port)).wait_for("Press Ctrl+C to stop")
+        with OpenAI(base_url=f"http://localhost:{port}/v1", api_key="none") as client:
+            (model,) = client.models.list()
+            messages: Any = [{"role": "user", "content": "Which ferry leaves first?"}]
+            whole = client.chat.completions.create(model=model.id, messages=messages, max_tokens=5)
+            stream = client.chat.completions.create(model=model.id, messages=messages, max_tokens=5, stream=True)
+            assert "".join(part.choices[0].delta.content or "" for part in stream) == whole.choices[0].message.content
+    finally:
+        kvcache.run("down", "--all", "--runtime", "process")
+        kvcache.close()

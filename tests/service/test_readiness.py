@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from service.contract.pods import parse_pods
 from service.events.pool import StreamReport
 from service.events.stream_states import REASONS, Replay
-from service.fleet.registry import Registry
+from service.fleet.registry import Learned, Registry, ServedModel
 from service.index.base import Rank
 from service.readiness import Readiness
 from tests.conftest import BUILTIN
@@ -60,3 +61,18 @@ def test_the_service_is_ready_when_replays_are_done_or_have_taken_too_long(timeo
     assert any("READY_REPLAY_TIMEOUT" in reason for reason in readiness.reasons()) == waits
     pool.reason = None
     assert not any("READY_REPLAY_TIMEOUT" in reason for reason in readiness.reasons())
+
+
+def test_the_default_model_is_not_needed_where_the_pods_list_others() -> None:
+    pool: Any = ReplayingPool(reason=None)
+    models: Any = None
+    fleet = Registry()
+    readiness = Readiness("org/default", 1.0, models, pool, fleet)
+    assert readiness.reasons() == ["org/default is being loaded"]
+    pod = fleet.add(parse_pods("http://h:1")[0])
+    pod.healthy = True
+    assert readiness.reasons() == ["org/default is being loaded"]
+    pod.learned = Learned((ServedModel("org/other"),))
+    assert readiness.reasons() == []
+    pod.learned = Learned((ServedModel("org/default"),))
+    assert readiness.reasons() == ["org/default is being loaded"]
