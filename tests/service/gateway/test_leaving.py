@@ -11,7 +11,6 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from aiohttp import web
 
 from service.api.admission import Reservation as AdmissionReservation
 from service.gateway.connection import EngineConnection
@@ -114,11 +113,7 @@ def left_over() -> Counter[str]:
     """What chats need as long as they run, and the connections to engines, by the name of their types."""
     gc.collect()
     kinds = (Exchange, Relay, EngineConnection, RoutingReservation, AdmissionReservation, EngineRequest)
-    return Counter(
-        type(one).__name__
-        for one in gc.get_objects()
-        if isinstance(one, kinds) or (type(one) is web.Request and one.path == CHAT)
-    )
+    return Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, kinds))
 
 
 async def test_clients_that_leave_at_random_moments_leave_nothing_behind(route: Route) -> None:
