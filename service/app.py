@@ -21,6 +21,7 @@ from service.api.rendering import Rendering
 from service.api.requests import chat_body_decoder
 from service.api.resolver import PromptResolver
 from service.api.resources import (
+    ACCURACY,
     ADMISSION,
     CHAT_DECODER,
     DOCUMENT,
@@ -35,6 +36,7 @@ from service.api.resources import (
     REGISTRY,
     RESOLVER,
     SCORER,
+    SESSION_KEYS,
     TRAFFIC,
     TURNS,
 )
@@ -61,6 +63,8 @@ from service.prompts.options import CacheBudget, PromptOptions
 from service.prompts.renderers.engine import EngineRenderer
 from service.prompts.renderers.engine_api import EngineApi
 from service.readiness import Readiness
+from service.routing.accuracy import Accuracy
+from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
 
 
@@ -89,9 +93,11 @@ def create_app(settings: Settings) -> web.Application:
     app[SCORER] = Scorer(index, settings.tier_weights, settings.block_size)
     app[CHAT_DECODER] = chat_body_decoder(caches.chat_bodies)
     app[DOCUMENT] = document(ROUTES)
+    app[SESSION_KEYS] = SessionKeys(settings.affinity)
     own_keys = _curve_keys(settings)
     fleet = Registry()
     app[FLEET] = fleet
+    accuracy = app[ACCURACY] = Accuracy(fleet, index)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         engine = EngineRenderer(settings.render_url_timeout)
@@ -100,7 +106,7 @@ def create_app(settings: Settings) -> web.Application:
             event_pool(settings, index, own_keys) as pool,
             loaded_models(options, index, fleet) as models,
             readiness(settings, models, pool, fleet) as ready,
-            monitored(fleet, pool, models, engine, settings) as gateway,
+            monitored(fleet, pool, models, engine, settings, accuracy=accuracy) as gateway,
             rendering(fleet, models, engine, options, settings) as rendered,
         ):
             app[POOL] = pool
@@ -111,7 +117,7 @@ def create_app(settings: Settings) -> web.Application:
             app[READINESS] = ready
             app[GATEWAY] = gateway
             app[REGISTRY] = registry(index, pool, traffic, admission)
-            app[REGISTRY].register(GatewayCollector(fleet, gateway.statistics))
+            app[REGISTRY].register(GatewayCollector(fleet, gateway.statistics, accuracy))
             yield
 
     app.cleanup_ctx.append(resources)
@@ -170,7 +176,7 @@ async def event_pool(settings: Settings, index: Index, own_keys: KeyPair | None 
 
 @asynccontextmanager
 async def monitored(
-    fleet: Registry, pool: EventPool, models: Models, engine: EngineRenderer, settings: Settings
+    fleet: Registry, pool: EventPool, models: Models, engine: EngineRenderer, settings: Settings, *, accuracy: Accuracy
 ) -> AsyncIterator[Gateway]:
     """Adds the pods of PODS to the fleet, watches them, subscribes to their events, and forwards requests to them."""
     limits = Limits(
@@ -195,7 +201,7 @@ async def monitored(
             for endpoint in followed.pop(pod.name, set()):
                 pool.unfollow(endpoint)
 
-    gateway = Gateway(fleet, Router(fleet, settings.tier_weights), limits)
+    gateway = Gateway(fleet, Router(fleet, settings.tier_weights), limits, accuracy)
     parity = ParityWatcher(fleet, models, settings.parity_interval)
 
     def joined(pod: Pod) -> None:

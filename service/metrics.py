@@ -18,6 +18,7 @@ from service.gateway.statistics import GatewayStatistics
 from service.histogram import Histogram
 from service.index.base import Index, Rank
 from service.native.backend import COMPILED
+from service.routing.accuracy import Accuracy
 
 _Family = TypeVar("_Family", CounterMetricFamily, GaugeMetricFamily)
 
@@ -167,7 +168,8 @@ class ServiceCollector(Collector):
 class GatewayCollector(Collector):
     """The pods that requests are forwarded to, and the outcomes of these requests."""
 
-    def __init__(self, fleet: Registry, gateway: GatewayStatistics) -> None:
+    def __init__(self, fleet: Registry, gateway: GatewayStatistics, accuracy: Accuracy) -> None:
+        self._accuracy = accuracy
         self._fleet = fleet
         self._gateway = gateway
 
@@ -200,6 +202,37 @@ class GatewayCollector(Collector):
                 ((pod.name, model, parity.verdict.value), 1)
                 for pod in self._fleet
                 for model, parity in pod.parity.items()
+            ),
+        )
+        yield _labelled(
+            CounterMetricFamily(
+                "kvcache_routed_tokens",
+                "Tokens of prompts whose answer had a usage: all; what the best pod held; what the chosen one held; "
+                "what its engine reused",
+                labels=("pod", "kind"),
+            ),
+            (
+                ((pod.name, kind), tokens)
+                for pod, counted in self._accuracy.pods.items()
+                for kind, tokens in (
+                    ("prompt", counted.prompt_tokens),
+                    ("available", counted.available_tokens),
+                    ("captured", counted.captured_tokens),
+                    ("delivered", counted.delivered_tokens),
+                )
+            ),
+        )
+        yield _labelled(
+            CounterMetricFamily(
+                "kvcache_routed_requests",
+                "Requests whose answer had a usage, by what the engine reused compared with the prediction; "
+                "tokens_differ if it counted other tokens in the prompt",
+                labels=("pod", "result"),
+            ),
+            (
+                ((pod.name, result), count)
+                for pod, counted in self._accuracy.pods.items()
+                for result, count in counted.requests.items()
             ),
         )
         yield _labelled(

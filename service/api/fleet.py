@@ -10,11 +10,12 @@ from aiohttp import web
 from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.requests import NewPod, PodChange, decode
-from service.api.resources import FLEET
+from service.api.resources import ACCURACY, FLEET
 from service.api.responses import FleetPod, ModelParity, ParityDifference, json_response
 from service.contract.pods import PodEntry, pod_entry
 from service.fleet.parity import Parity
 from service.fleet.registry import Pod, RankLoad
+from service.routing.accuracy import Accuracy
 
 _new_pod = msgspec.json.Decoder(NewPod)
 _MAX_LENGTH = 512
@@ -28,7 +29,7 @@ async def add_pod(request: web.Request) -> web.Response:
         pod = request.app[FLEET].add(entry)
     except ValueError as error:
         raise ApiError(409, str(error), param="name", code="pod_exists") from None
-    return json_response(fleet_pod(pod), 201)
+    return json_response(fleet_pod(pod, request.app[ACCURACY]), 201)
 
 
 async def change_pod(request: web.Request) -> web.Response:
@@ -42,10 +43,10 @@ async def change_pod(request: web.Request) -> web.Response:
         pod.draining = change.draining
     if change.weight is not None:
         pod.weight = change.weight
-    return json_response(fleet_pod(pod))
+    return json_response(fleet_pod(pod, request.app[ACCURACY]))
 
 
-def fleet_pod(pod: Pod) -> FleetPod:
+def fleet_pod(pod: Pod, accuracy: Accuracy) -> FleetPod:
     """A pod as GET /pods shows it; its load is the sum over its ranks."""
     learned, loads = pod.learned, list(pod.load.values())
     return FleetPod(
@@ -65,6 +66,7 @@ def fleet_pod(pod: Pod) -> FleetPod:
         cache_usage=max(load.cache_usage for load in loads) if loads else None,
         cache_hit_rate=_hit_rate(loads),
         parity=[_parity(model, parity) for model, parity in sorted(pod.parity.items())],
+        reuse=accuracy.verdict(pod),
     )
 
 

@@ -12,12 +12,15 @@ from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.requests import ChatRequest, ScoreRequest, decode_prompt_or_chat
 from service.api.resolver import PromptResolver, ResolvedChat, ResolvedPrompt
-from service.api.resources import CHAT_DECODER, FLEET, GATEWAY, RESOLVER, SCORER
+from service.api.resources import CHAT_DECODER, FLEET, GATEWAY, RESOLVER, SCORER, SESSION_KEYS
+from service.fleet.parity import Verdict
 from service.fleet.registry import Registry
 from service.gateway.retries import BadEngine, NoModel, NoPod
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
+from service.routing.affinity import ends_of
 from service.routing.choice import Question
 
+_JUDGED = frozenset(("/v1/chat/completions", "/v1/completions"))
 _WITH_PROMPT = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"))
 
 
@@ -26,6 +29,8 @@ class _Named(msgspec.Struct):
     stream: object = None
 
 
+_SEVERAL = re.compile(rb'"(?:n|best_of)"\s*:\s*(?:[2-9]|\d\d)')
+"""With several answers, vLLM counts what the last of them found of the first."""
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
 _named = msgspec.json.Decoder(_Named)
 
@@ -63,27 +68,38 @@ async def _question(request: web.Request, body: bytes) -> Question:
     """The routing information in a request. A request that cannot be parsed here is left to the engine."""
     if not body:
         return Question(tokens=0)
+    ends = ends_of(body)
+    session = request.app[SESSION_KEYS].of(request.headers, ends)
     if request.path in _WITH_PROMPT:
         try:
-            return await _scored(request, body)
+            return await _scored(request, body, ends, session)
         except (ApiError, PromptError, ModelNotFound, ModelUnavailable):
             pass
     try:
         named = _named.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return Question()
-    return Question(model=named.model, is_streamed=named.stream is True)
+        return Question(session=session)
+    return Question(model=named.model, is_streamed=named.stream is True, session=session)
 
 
-async def _scored(request: web.Request, body: bytes) -> Question:
+async def _scored(request: web.Request, body: bytes, ends: bytes, session: str | None) -> Question:
     resolver, scorer = request.app[RESOLVER], request.app[SCORER]
     wanted = decode_prompt_or_chat(body, request.app[CHAT_DECODER])
     if wanted.model is None:
         wanted = msgspec.structs.replace(wanted, model=_only_model(request.app[FLEET]))
     prompts = await _prompts(resolver, wanted)
+    is_streamed = _STREAM.search(ends) is not None
     if len(prompts) != 1:
-        return Question(model=wanted.model)
+        return Question(model=wanted.model, is_streamed=is_streamed, session=session)
     prompt, origin = prompts[0].prompt, prompts[0].origin
+    if origin.parity == Verdict.DIFFERS:
+        return Question(
+            model=wanted.model,
+            renderer=origin.renderer,
+            parity=origin.parity,
+            is_streamed=is_streamed,
+            session=session,
+        )
     return Question(
         model=wanted.model,
         tokens=len(prompt.tokens),
@@ -91,14 +107,10 @@ async def _scored(request: web.Request, body: bytes) -> Question:
         matches=scorer.matches(prompt),
         renderer=origin.renderer,
         parity=origin.parity,
-        is_streamed=_is_streamed(body),
+        is_streamed=is_streamed,
+        is_judged=request.path in _JUDGED and not prompt.skips_cache and _SEVERAL.search(ends) is None,
+        session=session,
     )
-
-
-def _is_streamed(body: bytes) -> bool:
-    """Whether a body asks for a stream, without another pass of a parser over it."""
-    found = body.find(b'"stream"')
-    return found >= 0 and _STREAM.match(body, found) is not None
 
 
 async def _prompts(

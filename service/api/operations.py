@@ -15,7 +15,18 @@ from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.fleet import fleet_pod
 from service.api.requests import RefreshRequest, decode
-from service.api.resources import DOCUMENT, FLEET, INDEX, INSTANCE_ID, MODELS, POOL, READINESS, REGISTRY, RESOLVER
+from service.api.resources import (
+    ACCURACY,
+    DOCUMENT,
+    FLEET,
+    INDEX,
+    INSTANCE_ID,
+    MODELS,
+    POOL,
+    READINESS,
+    REGISTRY,
+    RESOLVER,
+)
 from service.api.responses import (
     ByTier,
     EndpointList,
@@ -79,7 +90,7 @@ async def pods(request: web.Request) -> web.Response:
     streams = {stream.rank: stream for stream in (*pool.unheard(), *pool.streams())}
     now = time.time()
     ranks = [_pod_rank(rank, blocks.get(rank), streams.get(rank), now) for rank in sorted({*blocks, *streams})]
-    return json_response(PodList(ranks, [fleet_pod(pod) for pod in request.app[FLEET]]))
+    return json_response(PodList(ranks, [fleet_pod(pod, request.app[ACCURACY]) for pod in request.app[FLEET]]))
 
 
 def _pod_rank(rank: Rank, blocks: RankBlocks | None, stream: StreamReport | None, now: float) -> PodRank:

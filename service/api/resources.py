@@ -21,12 +21,16 @@ from service.index.base import Index
 from service.index.scoring import Scorer
 from service.prompts.models.catalog import Models
 from service.readiness import Readiness
+from service.routing.accuracy import Accuracy
+from service.routing.affinity import SessionKeys
 
 LIMITS = web.AppKey("limits", RequestLimits)
 INDEX = web.AppKey("index", Index)
 POOL = web.AppKey("pool", EventPool)
 CHAT_DECODER = web.AppKey("chat_decoder", ChatBodyDecoder)
 FLEET = web.AppKey("fleet", Registry)
+SESSION_KEYS = web.AppKey("session_keys", SessionKeys)
+ACCURACY = web.AppKey("accuracy", Accuracy)
 GATEWAY = web.AppKey("gateway", Gateway)
 MODELS = web.AppKey("models", Models)
 RESOLVER = web.AppKey("resolver", PromptResolver)

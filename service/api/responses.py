@@ -295,6 +295,8 @@ class FleetPod(Struct):
     cache_usage: float | None
     cache_hit_rate: float | None
     parity: list[ModelParity]
+    reuse: str
+    """equal, less or more: what its engine reuses, compared with predictions; unknown before several answers."""
 
 
 class PodList(Struct):

@@ -201,6 +201,12 @@ class Settings:
     )
     first_byte_timeout: float = _setting(600.0, parse_seconds, "timeout for the first byte of an engine's response")
     silence_timeout: float = _setting(120.0, parse_seconds, "timeout for silence within an engine's response")
+    affinity: tuple[str, ...] = _setting(
+        ("session_id", "prompt_cache_key", "user", "header:X-Session-Id"),
+        _names,
+        "fields of a body, and headers, that name a session, so that its requests go to one pod if others are not "
+        "better; the first one in a request counts",
+    )
     max_in_flight_per_pod: int = _setting(0, _count(0), "maximum requests in flight per pod; 0 for no limit")
 
     ready_replay_timeout: float = _setting(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 import msgspec
 from aiohttp import web
 
@@ -12,13 +14,16 @@ from service.gateway.http import Head
 from service.gateway.relay import Relay, client_transport
 from service.gateway.retries import Attempts, Exchange, Limits
 from service.gateway.statistics import GatewayStatistics
+from service.routing.accuracy import Accuracy, usage_in
 from service.routing.choice import Question, Router
 
 
 class Gateway:
     """Forwards requests to the pods of a registry."""
 
-    def __init__(self, registry: Registry, router: Router, limits: Limits) -> None:
+    def __init__(self, registry: Registry, router: Router, limits: Limits, accuracy: Accuracy | None = None) -> None:
+        """`accuracy` judges the answers."""
+        self._accuracy = accuracy
         self.statistics = GatewayStatistics()
         self._limits = limits
         self._attempts = Attempts(registry, router, limits, self.statistics)
@@ -50,6 +55,7 @@ class Gateway:
         writer = await response.prepare(request)
         if exchange.start:
             await response.write(exchange.start)
+        end = exchange.start
         if not exchange.is_read:
             assert writer is not None  # noqa: S101 - the request is not a websocket's
             writer.send_headers()  # aiohttp would delay them until the first piece
@@ -72,7 +78,12 @@ class Gateway:
                 pod.breaker.failed(reason)
                 self.statistics.broken_streams[pod.name] += 1
                 await self._break_off(request, response, head, f"{pod.name}: {reason}")
+            end = b"".join((end, *relay.last_pieces))
         await response.write_eof()
+        if self._accuracy is not None and head.status == HTTPStatus.OK and question.is_judged:
+            usage = usage_in(end)
+            if usage is not None:
+                self._accuracy.note(exchange.choice, question, usage)
         if head.status < 500:
             pod.breaker.succeeded()
         return response

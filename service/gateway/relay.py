@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +17,7 @@ ABORTED: Final = re.compile(rb'"finish_reason":\s*"abort"')
 SHUTTING_DOWN: Final = "the engine aborted the request, as it does when it shuts down"
 _KEEP_ALIVE_COMMENT: Final = b": keep-alive\n\n"
 _MAX_UNSENT: Final = 64 << 10
+_LAST_PIECES: Final = 3
 
 
 class Relay:
@@ -45,6 +47,8 @@ class Relay:
         self._limit = self._silence = 0.0
         self._aborted = False
         self._on_first = on_first
+        self.last_pieces: deque[bytes] = deque(maxlen=_LAST_PIECES)
+        """The end of the body, which says how many tokens there were."""
         self._wake = asyncio.Event()
 
     async def run(self, writer: AbstractStreamWriter, *, first_byte: float, silence: float, keep_alive: float) -> None:
@@ -92,6 +96,7 @@ class Relay:
         if self._on_first is not None:
             self._on_first()
             self._on_first = None
+        self.last_pieces.append(piece)
         self._send(piece)
         if self._transport.get_write_buffer_size() > _MAX_UNSENT:
             self._wake.set()

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
+from service.index.inexact_reasons import InexactReason
 from service.index.statistics import IndexStatistics
 
 BlockHash: TypeAlias = int
@@ -211,6 +212,10 @@ class Index(Protocol):
 
     def drop_last_block(self, rank: Rank) -> None:
         """Shortens every match of a rank by one block: EAGLE without lookahead hashing, which no event shows."""
+        ...
+
+    def observe(self, rank: Rank, reason: InexactReason | None) -> None:
+        """Marks a known rank as inexact because its engine's answers differ from its matches; None withdraws that."""
         ...
 
     def sweep(self, blocks: int) -> bool:

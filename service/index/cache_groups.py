@@ -172,6 +172,7 @@ class RankState:
         "last_was_reuse_report",
         "loras",
         "lower_tier_is_pool",
+        "observed",
         "placements",
         "removes_each_copy",
         "removes_last_copy_only",
@@ -189,6 +190,8 @@ class RankState:
         self.is_ordinary = False
         """Whether one run of blocks from the first decides what the engine reuses, on each tier."""
         self.inexact: InexactReason | None = None
+        self.observed: InexactReason | None = None
+        """Why its engine's answers differ from its matches."""
         self.sizes: set[int] = set()
         """All block sizes in its events."""
         self.unsupported_groups: dict[int | None, str] = {}

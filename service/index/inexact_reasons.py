@@ -21,6 +21,8 @@ class InexactReason(StrEnum):
     BLOCK_SIZES = "a KV-cache group has blocks of a size that does not fit the others"
     CHUNK_SIZE = "the engine offloads several blocks at a time, and their number is not announced"
     CLEARED_TIER = "the engine cleared a cache and did not say on which tier"
+    REUSES_LESS = "the engine keeps reusing less than its events tell"
+    REUSES_MORE = "the engine keeps reusing more than its events tell"
     LATE_REMOVALS = "the engine does not announce the removal of every copy of a block"
 
     @property

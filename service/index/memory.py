@@ -209,12 +209,8 @@ class MemoryIndex:
             return
         self._drop_groups(rank, state)
         new = self._ranks[rank] = RankState()
-        new.drops_last_block, new.hidden, new.loras, new.sizes = (
-            state.drops_last_block,
-            state.hidden,
-            state.loras,
-            state.sizes,
-        )
+        new.drops_last_block, new.observed = state.drops_last_block, state.observed
+        new.hidden, new.loras, new.sizes = state.hidden, state.loras, state.sizes
 
     def clear_tier(self, rank: Rank, tier: Tier) -> None:
         state = self._ranks.get(rank)
@@ -269,6 +265,11 @@ class MemoryIndex:
         with self._lookup.changing(rank.model, state):
             state.drops_last_block = True
 
+    def observe(self, rank: Rank, reason: InexactReason | None) -> None:
+        state = self._ranks.get(rank)
+        if state is not None:
+            state.observed = reason
+
     def sweep(self, blocks: int) -> bool:
         while self._cleared and blocks > 0:
             freed = self._cache.drain(self._cleared[0], blocks)
@@ -302,7 +303,8 @@ class MemoryIndex:
             return InexactReason.WINDOW_BLOCKS.value
         if state.inexact is None and state.reset_doubt is not None and is_in_doubt(state):
             return InexactReason.CLEARED_TIER.value
-        reason = state.inexact or (InexactReason.UNSUPPORTED_GROUP if state.unsupported_groups else None)
+        unsupported = InexactReason.UNSUPPORTED_GROUP if state.unsupported_groups else None
+        reason = state.inexact or state.observed or unsupported
         return reason and reason.value
 
     def serves(self, model: str) -> bool:

@@ -14,12 +14,15 @@ import msgspec
 from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Learned, Pod, Registry
 from service.index.base import BlockKey, Prompt, Rank, RankMatch, Tier
+from service.routing.affinity import Affinity
 from service.routing.estimate import Speed, median_speed
 from service.routing.placements import UNIT, Placements
 from service.routing.reservations import RankWork, Reservation
 
 _TIE: Final = 0.1
 """Estimates that differ less are equal: speeds are not known better."""
+_AFFINITY: Final = 1.25
+"""How much the last rank of a session may cost, compared with the best one."""
 _REFRESH_SECONDS: Final = 1.0
 _COMPARE_SECONDS: Final = 0.05
 _FIRST_MEAN: Final = 1000.0
@@ -41,6 +44,9 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     renderer: str | None = None
     parity: str | None = None
     is_streamed: bool = False
+    is_judged: bool = False
+    """Whether the usage of its answer tells about this prompt, and nothing else."""
+    session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class Choice:
     rank: int
     predicted: int
     is_certain: bool
+    block_size: int
     seconds: float
     reservation: Reservation
 
@@ -164,6 +171,7 @@ class Router:
         self._compared = -inf
         self._is_weighted = False
         self.placements = Placements()
+        self.affinity = Affinity()
         self._mean_tokens = _FIRST_MEAN
         registry.watch(self._changed)
 
@@ -184,11 +192,17 @@ class Router:
         tokens = question.tokens if question.tokens is not None else round(self._mean_tokens)
         keys = self.placements.keys(question.prompt) if question.prompt is not None else ()
         uncached, reused = self._uncached(question, tokens, keys, candidates, now)
+        last = self.affinity.last(question.session) if question.session is not None else None
+        preferred = candidates.numbers.get(last) if last is not None else None
+        if preferred is not None and question.tokens is None:
+            uncached[preferred] = 1.0  # the best guess: it holds all of the session
         demand = candidates.demand
         costs = costs_of(ranks, uncached, demand.arrivals(now) / len(ranks), demand.reused, now)
         if self._is_weighted:
             costs = [cost / rank.pod.weight for cost, rank in zip(costs, ranks, strict=True)]
         chosen = best_of(ranks, costs, uncached)
+        if preferred is not None and costs[preferred] <= costs[chosen] * _AFFINITY:
+            chosen = preferred
         pod = ranks[chosen].pod
         if pod.is_busy or pod in tried or not _can_take(pod, max_in_flight):
             allowed = [
@@ -209,8 +223,12 @@ class Router:
         reservation = rank.reserve(computed, tokens, now, tells_first_token=question.is_streamed)
         if keys:
             reservation.placement = self.placements.place(keys, rank, now)
-        predicted, is_certain = _predicted(tokens, reused[chosen])
-        return Choice(rank.pod, rank.number, predicted, is_certain, seconds, reservation)
+        if question.session is not None:
+            self.affinity.note(question.session, rank)
+        held = reused[chosen]
+        block_size = held.block_size if isinstance(held, RankMatch) else UNIT
+        predicted = _predicted(tokens, held)
+        return Choice(rank.pod, rank.number, predicted, not isinstance(held, int), block_size, seconds, reservation)
 
     def _uncached(
         self, question: Question, tokens: int, keys: Sequence[BlockKey], candidates: _Candidates, now: float
@@ -301,8 +319,8 @@ def _can_take(pod: Pod, max_in_flight: int | None) -> bool:
     return pod.is_available and (max_in_flight is None or pod.in_flight < max_in_flight)
 
 
-def _predicted(tokens: int, reused: RankMatch | int | None) -> tuple[int, bool]:
-    """The tokens that an engine will reuse, never the last one of a prompt, and whether its events say so."""
+def _predicted(tokens: int, reused: RankMatch | int | None) -> int:
+    """The tokens that an engine will reuse: never the last one of a prompt."""
     if isinstance(reused, RankMatch):
-        return min(reused.tokens, (tokens - 1) // reused.block_size * reused.block_size), True
-    return min(reused or 0, tokens - 1), reused is None
+        return min(reused.tokens, (tokens - 1) // reused.block_size * reused.block_size)
+    return min(reused or 0, tokens - 1)

@@ -34,6 +34,8 @@ class SimulatedEngine:
     block_size: int = 16
     seed: int = 0
     """Seed of the block hashes, as PYTHONHASHSEED is for vLLM."""
+    eagle: bool = False
+    """Reuses one block less, as vLLM does with EAGLE."""
     _free: OrderedDict[int, None] = field(init=False)
     _hash_of: dict[int, int] = field(init=False, default_factory=dict)
     _holders: dict[int, list[int]] = field(init=False, default_factory=dict)
@@ -61,6 +63,8 @@ class SimulatedEngine:
         everything = [*tokens, *output]
         hashes = self._hashes(everything, salt)
         reused = min(self._cached_blocks(hashes), (len(tokens) - 1) // self.block_size)
+        if self.eagle:
+            reused = max(0, reused - 1)
         # The last generated token is never computed, so its block is not complete.
         computed = len(everything) - bool(output)
         if -(-computed // self.block_size) > self.blocks - 1:

@@ -69,6 +69,7 @@ class EngineOptions:
     blocks: int = 4096
     block_size: int = 16
     seed: int = 0
+    eagle: bool = False
     topic: str = "kv@{pod}@{model}"
     speed: Speed = field(default_factory=Speed)
     kept_requests: int = 0
@@ -357,7 +358,7 @@ async def serving(options: EngineOptions, model: Model) -> AsyncIterator[EngineS
         for number in range(options.ranks):
             address = f"tcp://{options.host}:*"
             publisher = Publisher(address, address, topic=topic, buffered=10_000, linger=0.2)
-            cache = SimulatedEngine(options.blocks, options.block_size, options.seed * 1000 + number + 1)
+            cache = SimulatedEngine(options.blocks, options.block_size, options.seed * 1000 + number + 1, options.eagle)
             ranks.append(Scheduler(number, cache, await stack.enter_async_context(publisher), options.speed))
         engine = EngineServer(options, model, pod, ranks)
         await engine.start(listener)

@@ -1,0 +1,56 @@
+"""Answers of engines, held against predictions as they pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.service.engines import chat
+from tests.service.gateway.routed import CHAT, Route, Routed
+
+TEXT = "The harbour office answers questions about the ferry, the pilot boat and the crane. " * 8
+
+
+async def ask(routed: Routed, text: str, **fields: Any) -> int:
+    """Sends a chat and reads its answer; gives the predicted tokens."""
+    body = chat(text, max_tokens=2, **fields)
+    async with routed.client.post(CHAT, json=body) as response:
+        assert response.status == 200
+        await response.read()
+        predicted = int(response.headers["X-Kvcache-Predicted-Tokens"])
+    await routed.until_applied(routed.engines[0])
+    return predicted
+
+
+async def verdict(routed: Routed) -> str:
+    (pod,) = (await routed.pods()).values()
+    return str(pod["reuse"])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_predictions_are_held_against_the_usage_of_answers(route: Route, stream: bool) -> None:
+    routed = await route(1)
+    fields = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    for number in range(10):
+        await ask(routed, f"{TEXT} {number}", **fields)
+    assert await verdict(routed) == "equal"
+    text = await (await routed.client.get("/metrics")).text()
+    (line,) = (line for line in text.splitlines() if line.startswith("kvcache_routed_requests_total"))
+    assert line == f'kvcache_routed_requests_total{{pod="{routed.engines[0].pod}",result="equal"}} 10.0'
+
+
+async def test_a_stream_without_usage_tells_nothing(route: Route) -> None:
+    routed = await route(1)
+    for number in range(10):
+        await ask(routed, f"{TEXT} {number}", stream=True)
+    assert await verdict(routed) == "unknown"
+
+
+async def test_an_engine_that_runs_eagle_is_found_out_and_corrected(route: Route) -> None:
+    routed = await route(1, eagle=True)
+    predicted = [await ask(routed, f"{TEXT} {number}") for number in range(24)]
+    assert predicted[1] - predicted[-1] == 16
+    assert await verdict(routed) == "equal"
+    (rank,) = (await (await routed.client.get("/pods")).json())["pods"]
+    assert rank["exact"]
