@@ -1,4 +1,4 @@
-"""Copies of blocks: whether an engine announces the removal of every copy, or only of the last one."""
+"""Copies of blocks: what they tell of an engine, and whether it announces the removal of every copy or of the last."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ def note_copies(group: CacheGroup, stored: Stored) -> None:
     state = group.state
     if stored.group is None and not stored.counts_copies:
         state.mark_inexact(InexactReason.SAME_HASH)
+    if _drops_last_block(group, stored):
+        state.mark_inexact(InexactReason.LAST_BLOCK)
     if state.sends_reuse_reports:
         recomputed(group, list(stored.hashes[:-1]))
     if state.half_removed and not state.removes_each_copy:
@@ -26,6 +28,20 @@ def note_copies(group: CacheGroup, stored: Stored) -> None:
         if state.restored_after_removal >= _RESTORES_THAT_PROVE:
             state.removes_last_copy_only = True
             state.mark_inexact(InexactReason.LATE_REMOVALS)
+
+
+def _drops_last_block(group: CacheGroup, stored: Stored) -> bool:
+    """Whether a prompt that goes on behind held blocks computed the last of them again, and no other.
+
+    EAGLE without lookahead hashing reuses one block less than is held. A prompt that is not longer than what is held
+    computes its last block in any case. Requests without reuse compute all blocks from the first on, so that the block
+    before has a copy, too.
+    """
+    if stored.parent is None or len(stored.hashes) < 2 or not group.state.is_ordinary or group.below_device:
+        return False
+    first, second = stored.hashes[:2]
+    copied = [(block_hash, Tier.GPU) in group.extra_copies for block_hash in (stored.parent, first, second)]
+    return copied == [False, True, False]
 
 
 def remove_copy(cache: FullAttention, group: CacheGroup, tier: Tier, block_hash: BlockHash, left: int | None) -> bool:

@@ -23,6 +23,7 @@ class InexactReason(StrEnum):
     CLEARED_TIER = "the engine cleared a cache and did not say on which tier"
     REUSES_LESS = "the engine keeps reusing less than its events tell"
     REUSES_MORE = "the engine keeps reusing more than its events tell"
+    LAST_BLOCK = "the engine computed a block again that it held, as EAGLE does (eagle=1 at its endpoint)"
     LATE_REMOVALS = "the engine does not announce the removal of every copy of a block"
 
     @property
@@ -39,6 +40,7 @@ _ABOUT_THE_ENGINE = frozenset(
         InexactReason.PARTIAL_BLOCKS,
         InexactReason.BLOCK_SIZES,
         InexactReason.CHUNK_SIZE,
+        InexactReason.LAST_BLOCK,
         InexactReason.LATE_REMOVALS,
     }
 )

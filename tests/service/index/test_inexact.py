@@ -42,6 +42,31 @@ def test_an_engine_that_names_no_groups_but_caches_twice_is_exact(index: MemoryI
     assert index.inexact_reason(A) is None
 
 
+def of_full_attention(*blocks: int, parent: int | None = None) -> Stored:
+    return stored(*blocks, parent=parent, group=0, kind="full_attention")
+
+
+def test_an_engine_that_computes_the_last_held_block_again_runs_eagle(index: MemoryIndex) -> None:
+    index.store(A, of_full_attention(1, 2))
+    index.store(A, of_full_attention(2, 3, parent=1))
+    assert index.inexact_reason(A) == InexactReason.LAST_BLOCK
+
+
+def test_an_engine_that_is_known_to_run_eagle_is_exact(index: MemoryIndex) -> None:
+    index.drop_last_block(A)
+    index.store(A, of_full_attention(1, 2))
+    index.store(A, of_full_attention(2, 3, parent=1))
+    assert index.inexact_reason(A) is None
+
+
+def test_requests_that_compute_all_anew_or_just_their_last_block_are_no_eagle(index: MemoryIndex) -> None:
+    index.store(A, of_full_attention(1, 2, 3))
+    index.store(A, of_full_attention(3, parent=2))  # the same prompt again
+    index.store(A, of_full_attention(1, 2))  # all anew, in two steps
+    index.store(A, of_full_attention(3, 4, parent=2))
+    assert index.inexact_reason(A) is None
+
+
 def test_how_many_copies_are_left_is_taken_from_the_event(index: MemoryIndex) -> None:
     index.store(A, stored(1, counts_copies=True))
     index.store(A, stored(1, counts_copies=True))
