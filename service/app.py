@@ -36,6 +36,7 @@ from service.api.resources import (
     REGISTRY,
     RESOLVER,
     SCORER,
+    SEND_TOKEN_IDS,
     SESSION_KEYS,
     TRAFFIC,
     TURNS,
@@ -89,6 +90,7 @@ def create_app(settings: Settings) -> web.Application:
     app[TURNS] = asyncio.Lock()
     app[TRAFFIC] = traffic
     app[INSTANCE_ID] = settings.instance_id
+    app[SEND_TOKEN_IDS] = settings.send_token_ids
     app[INDEX] = index
     app[SCORER] = Scorer(index, settings.tier_weights, settings.block_size)
     app[CHAT_DECODER] = chat_body_decoder(caches.chat_bodies)

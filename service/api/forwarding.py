@@ -10,13 +10,16 @@ from aiohttp import web
 
 from service.api.body import read_body
 from service.api.errors import ApiError
+from service.api.rendering import Origin
 from service.api.requests import ChatRequest, ScoreRequest, decode_prompt_or_chat
 from service.api.resolver import PromptResolver, ResolvedChat, ResolvedPrompt
-from service.api.resources import CHAT_DECODER, FLEET, GATEWAY, RESOLVER, SCORER, SESSION_KEYS
+from service.api.resources import CHAT_DECODER, FLEET, GATEWAY, RESOLVER, SCORER, SEND_TOKEN_IDS, SESSION_KEYS
 from service.fleet.parity import Verdict
 from service.fleet.registry import Registry
 from service.gateway.retries import BadEngine, NoModel, NoPod
+from service.index.base import Prompt
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
+from service.prompts.renderers.base import ENGINE
 from service.routing.affinity import ends_of
 from service.routing.choice import Question
 
@@ -110,7 +113,17 @@ async def _scored(request: web.Request, body: bytes, ends: bytes, session: str |
         is_streamed=is_streamed,
         is_judged=request.path in _JUDGED and not prompt.skips_cache and _SEVERAL.search(ends) is None,
         session=session,
+        sends_tokens=request.app[SEND_TOKEN_IDS] and _is_proven(wanted, prompt, origin),
     )
+
+
+def _is_proven(wanted: ChatRequest | ScoreRequest, prompt: Prompt, origin: Origin) -> bool:
+    """Whether comparisons have shown that the engine computes exactly these tokens."""
+    if origin.parity is not Verdict.EQUAL or origin.renderer == ENGINE or origin.known is not None or prompt.media:
+        return False
+    if isinstance(wanted, ScoreRequest):  # an echo has the text of the prompt
+        return isinstance(wanted.prompt, str) and not wanted.echo and wanted.truncation is None
+    return wanted.truncate_prompt_tokens is None
 
 
 async def _prompts(

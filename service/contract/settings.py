@@ -207,6 +207,12 @@ class Settings:
         "fields of a body, and headers, that name a session, so that its requests go to one pod if others are not "
         "better; the first one in a request counts",
     )
+    send_token_ids: bool = _setting(
+        False,
+        _flag,
+        "send engines the tokens of a prompt where they are known to compute the same ones: /v1/completions, and chats "
+        "of SGLang",
+    )
     max_in_flight_per_pod: int = _setting(0, _count(0), "maximum requests in flight per pod; 0 for no limit")
 
     ready_replay_timeout: float = _setting(

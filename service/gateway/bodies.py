@@ -1,4 +1,4 @@
-"""Fields that are added to the JSON body of a request; all its other bytes stay as they are."""
+"""Fields that are added to the JSON body of a request, or replaced in it; all its other bytes stay as they are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from typing import Final
 
 import msgspec
 
+from service.index.base import TokenIds
+
 _START: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*(?=")')
+_PROMPT: Final = re.compile(rb'"prompt"[ \t\r\n]*:[ \t\r\n]*')
+
+
+class _Prompt(msgspec.Struct):
+    prompt: msgspec.Raw
+
+
+_prompt = msgspec.json.Decoder(_Prompt)
 
 
 def with_field(body: bytes, name: str, value: bytes) -> bytes | None:
@@ -19,6 +29,22 @@ def with_field(body: bytes, name: str, value: bytes) -> bytes | None:
     if start is None or _has(body, name):
         return None
     return b'%b"%b":%b,%b' % (body[: start.end()], name.encode(), value, body[start.end() :])
+
+
+def with_prompt(body: bytes, tokens: TokenIds) -> bytes | None:
+    """The body with token ids in place of its prompt; None if the place of the prompt is not certain."""
+    try:
+        prompt = bytes(_prompt.decode(body).prompt)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    places = [found.end() for found in _PROMPT.finditer(body) if body.startswith(prompt, found.end())]
+    if len(places) != 1:
+        return None
+    return b"%b%b%b" % (body[: places[0]], as_json(tokens), body[places[0] + len(prompt) :])
+
+
+def as_json(tokens: TokenIds) -> bytes:
+    return msgspec.json.encode(tokens.tolist())
 
 
 def _has(body: bytes, name: str) -> bool:

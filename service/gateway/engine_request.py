@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from service.fleet.registry import EngineKind
-from service.gateway.bodies import with_field
+from service.gateway.bodies import as_json, with_field, with_prompt
 from service.gateway.http import end_to_end, request_head
-from service.routing.choice import Choice
+from service.index.base import TokenIds
+from service.routing.choice import Choice, Question
 
 _NOT_FORWARDED = frozenset((b"host", b"content-length", b"content-encoding", b"expect"))
 """The body is forwarded decoded, with its own length, to another host."""
@@ -28,16 +29,19 @@ class EngineRequest:
     names_rank: bool
 
 
-def request_for(request: web.Request, body: bytes, choice: Choice) -> EngineRequest:
+def request_for(request: web.Request, body: bytes, question: Question, choice: Choice) -> EngineRequest:
     """The client's request, with the engine's key, and with the rank unless the client names one itself."""
     pod, entry = choice.pod, choice.pod.entry
+    is_sglang = pod.learned is not None and pod.learned.engine is EngineKind.SGLANG
+    if question.sends_tokens and question.prompt is not None:
+        body = _with_tokens(request.path, body, question.prompt.tokens, is_sglang=is_sglang)
     headers = [(name, value) for name, value in end_to_end(request.raw_headers) if name.lower() not in _NOT_FORWARDED]
     if pod.key is not None or AUTHENTICATED in request:
         headers = [(name, value) for name, value in headers if name.lower() != b"authorization"]
     if pod.key is not None:
         headers.append((b"Authorization", b"Bearer " + pod.key.encode()))
     names_rank = choice.names_rank
-    if names_rank and pod.learned is not None and pod.learned.engine is EngineKind.SGLANG:
+    if names_rank and is_sglang:
         spliced = with_field(body, "routed_dp_rank", b"%d" % choice.rank)
         names_rank, body = spliced is not None, spliced or body
     elif names_rank:
@@ -49,3 +53,12 @@ def request_for(request: web.Request, body: bytes, choice: Choice) -> EngineRequ
     host = f"[{entry.host}]" if ":" in entry.host else entry.host
     headers.insert(0, (b"Host", f"{host}:{entry.port}".encode()))
     return EngineRequest(request_head(request.method, entry.path + request.raw_path, headers), body, names_rank)
+
+
+def _with_tokens(path: str, body: bytes, tokens: TokenIds, *, is_sglang: bool) -> bytes:
+    """The body with token ids where the engine takes them: both engines in completions, SGLang also beside a chat."""
+    if path == "/v1/completions":
+        return with_prompt(body, tokens) or body
+    if path == "/v1/chat/completions" and is_sglang:
+        return with_field(body, "input_ids", as_json(tokens)) or body
+    return body

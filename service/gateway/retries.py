@@ -122,7 +122,7 @@ class Attempts:
                 self._statistics.retries += 1
             tried.append(choice.pod)
             try:
-                exchange = await self._attempt(request, body, choice)
+                exchange = await self._attempt(request, body, question, choice)
                 if not await self._is_turned_away(exchange):
                     return exchange
             except EngineError as error:
@@ -146,10 +146,10 @@ class Attempts:
             raise BadEngine(f"{tried[-1].name}: {failures[-1]}", timed_out=timed_out)
         raise self._none_available(question)
 
-    async def _attempt(self, request: web.Request, body: bytes, choice: Choice) -> Exchange:
+    async def _attempt(self, request: web.Request, body: bytes, question: Question, choice: Choice) -> Exchange:
         """Sends a request to one pod. Raises EngineError, after a report to the pod's breaker."""
         pod = choice.pod
-        sent = request_for(request, body, choice)
+        sent = request_for(request, body, question, choice)
         pod.breaker.started()
         connection: EngineConnection | None = None
         try:

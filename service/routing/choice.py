@@ -47,6 +47,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     is_judged: bool = False
     """Whether the usage of its answer tells about this prompt, and nothing else."""
     session: str | None = None
+    sends_tokens: bool = False
+    """Whether engines get the tokens of the prompt, because they would compute the same ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ class ScriptedEngine:
         """Open connections."""
         self.facts: dict[str, object] = {}
         """Answers of GET requests by path, beside /health and /v1/models."""
+        self.renders = False
+        """Whether `respond` also answers the questions of a comparison of tokens."""
         self._models = models
 
     @property
@@ -78,7 +80,7 @@ class ScriptedEngine:
                 await answer(json.dumps(self.facts[path]).encode())(received, writer)
             case "GET", "/kv_event_sources" | "/server_info" | "/version" | "/metrics":
                 await answer(b"{}", b"404 Not Found")(received, writer)
-            case "POST", "/tokenize" | "/v1/chat/completions/render" | "/v1/completions/render":
+            case "POST", "/tokenize" | "/v1/chat/completions/render" | "/v1/completions/render" if not self.renders:
                 await answer(b"{}", b"404 Not Found")(received, writer)
             case _:
                 self.requests.append(received)
