@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from orchestrator.errors import UsageError
 from service.contract.endpoints import Endpoint, host_port, is_loopback
-from service.contract.pods import PodEntry
+from service.contract.pods import PodEntry, pod_entry
 
 _EVERY_INTERFACE = frozenset({"*", "0.0.0.0", "[::]"})  # noqa: S104 - recognised, not bound
 
@@ -34,13 +34,19 @@ def pods_seen_from_container(pods: Iterable[PodEntry], host_name: str) -> tuple[
     """
 
     def seen(pod: PodEntry) -> PodEntry:
-        scheme = "https" if pod.is_tls else "http"
-        url = f"{scheme}://{host_name}:{pod.port}{pod.path}" if is_loopback(pod.host) else pod.url
+        url = url_seen_from_container(pod.url, host_name)
         given = pod.endpoint
         moved = seen_from_container([given], host_name)[0] if given else None
         return replace(pod, url=url, events=moved.address if moved else None, replay=moved.replay if moved else None)
 
     return tuple(map(seen, pods))
+
+
+def url_seen_from_container(url: str, host_name: str) -> str:
+    """The same URL, with loopback replaced by the name under which a container reaches this machine."""
+    pod = pod_entry(url, {})
+    scheme = "https" if pod.is_tls else "http"
+    return f"{scheme}://{host_name}:{pod.port}{pod.path}" if is_loopback(pod.host) else url
 
 
 def seen_from_container(endpoints: Iterable[Endpoint], host_name: str) -> tuple[Endpoint, ...]:
@@ -51,6 +57,11 @@ def seen_from_container(endpoints: Iterable[Endpoint], host_name: str) -> tuple[
         return f"tcp://{host_name}:{found.port}" if found and found.is_loopback and found.port else address
 
     return tuple(
-        replace(endpoint, address=seen(endpoint.address), replay=endpoint.replay and seen(endpoint.replay))
+        replace(
+            endpoint,
+            address=seen(endpoint.address),
+            replay=endpoint.replay and seen(endpoint.replay),
+            url=endpoint.url and url_seen_from_container(endpoint.url, host_name),
+        )
         for endpoint in endpoints
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from orchestrator.endpoints import pods_seen_from_container, seen_from_container
+from orchestrator.endpoints import pods_seen_from_container, seen_from_container, url_seen_from_container
 from orchestrator.errors import Problem, UsageError
 from orchestrator.host.identity import identity, reader_of, refuse_unreadable
 from orchestrator.host.models_folder import parts
@@ -45,6 +45,7 @@ _HUB_CACHE = "/cache/huggingface"
 _API_KEYS = "API_KEYS"
 _DEFAULT_MEMORY = 4 << 30
 _CURVE_KEY = "ZMQ_CURVE_KEY"
+_RENDER_URL = "RENDER_URL"
 _TOKEN = "/run/secrets/hf-token"  # noqa: S105 - a path
 _SECRET_ENVIRONMENT = "/run/secrets/environment"  # noqa: S105 - a path
 HUB_CACHE_VOLUME = "kvcache-huggingface"
@@ -154,6 +155,8 @@ def _in_container(
         "MODELS_DIR": str(_MODELS),
         "HF_HOME": _HUB_CACHE,
     }
+    if (url := environment.get(_RENDER_URL, "").strip()) and not launch.engines_beside:
+        environment[_RENDER_URL] = url_seen_from_container(url, HOST_NAME)
     if launch.models_dir:
         for part in parts(launch.models_dir):
             refuse_unreadable(part.source)

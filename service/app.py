@@ -44,6 +44,7 @@ from service.api.resources import (
 from service.api.routes import ROUTES
 from service.api.traffic import Traffic
 from service.contract.endpoints import Endpoint
+from service.contract.pods import with_endpoints_of
 from service.contract.settings import Settings, SettingsError
 from service.events.curve import KeyPair
 from service.events.pool import EventPool
@@ -204,7 +205,7 @@ async def monitored(
                 pool.unfollow(endpoint)
 
     gateway = Gateway(fleet, Router(fleet, settings.tier_weights), limits, accuracy)
-    parity = ParityWatcher(fleet, models, settings.parity_interval)
+    parity = ParityWatcher(fleet, models, settings.parity_interval, settings.render_url)
 
     def joined(pod: Pod) -> None:
         engine.forget()
@@ -213,7 +214,7 @@ async def monitored(
     monitor = Monitor(fleet, follow, settings.health_interval, joined)
     load = LoadReader(fleet, settings.health_interval)
     fleet.watch(changed)
-    for entry in settings.pods:
+    for entry in with_endpoints_of(settings.pods, settings.zmq_endpoint):
         fleet.add(entry)
     parity.start()
     monitor.start()
@@ -244,7 +245,7 @@ async def rendering(
         def engines_of(model: str) -> list[EngineApi]:
             """A render server comes first: it has nothing else to do."""
             pods = (EngineApi(session, pod.entry.url, pod.key) for pod in fleet.engines_of(model))
-            return [*([server] if server is not None else []), *pods]
+            return [*([server] if server is not None and fleet.may_ask_server(model) else []), *pods]
 
         yield Rendering(models, engine, engines_of, fleet.agreement, options.renderers)
 

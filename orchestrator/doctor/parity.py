@@ -11,12 +11,12 @@ from orchestrator.launch import Launch
 from orchestrator.runtimes.base import RuntimeKind
 from orchestrator.runtimes.discovery import connect
 from service.contract.compared import Compared, read_compared
-from service.contract.pods import PodEntry
+from service.contract.pods import PodEntry, with_endpoints_of
 
 
 def check_parity(launch: Launch) -> Iterator[Finding]:
     """A finding for each pod and model. Needs the service half in this Python."""
-    for pod in launch.pod_entries:
+    for pod in with_endpoints_of(launch.pod_entries, launch.endpoints):
         try:
             yield from _findings(launch, pod)
         except RuntimeUnavailable as error:

@@ -9,9 +9,10 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 _SCHEMES = ("tcp://", "ipc://", "inproc://")
-_OPTIONS = ("pod", "model", "replay", "hosts", "eagle", "curve", "peers", "pods")
+_OPTIONS = ("pod", "model", "replay", "hosts", "eagle", "curve", "peers", "pods", "url")
 _HOST = re.compile(r"\[[^\[\]\s/;]+\]|[^:\s/;=]+")
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]", re.IGNORECASE)
 
@@ -58,7 +59,7 @@ class Endpoint:
     `eagle` is "1" for engines with EAGLE that hash no lookahead tokens: they reuse one block less than they announce.
     `curve` is a file with the public key of the engine; where engines connect to us, also a folder of such files, or
     `*` for any key. `peers` are the networks that may connect to a bound address, `pods` the patterns of the pod names
-    that it may speak for; both are joined by `+`.
+    that it may speak for; both are joined by `+`. `url` is that of the engine's HTTP server, as in PODS.
     """
 
     address: str
@@ -70,6 +71,7 @@ class Endpoint:
     curve: str | None = None
     peers: str | None = None
     pods: str | None = None
+    url: str | None = None
 
     @property
     def binds(self) -> bool:
@@ -144,6 +146,8 @@ def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
             if not endpoints[-1].binds or not endpoints[-1].address.startswith("tcp://"):
                 raise ValueError(f"{part!r} is for a bound address, such as tcp://*:5557")
             _networks(value)
+        if option == "url" and not _is_url(value):
+            raise ValueError(f"{part!r} must be a URL such as url=http://10.0.0.7:8000")
         if option == "eagle" and value not in {"0", "1"}:
             raise ValueError(f"{part!r} must be eagle=0 or eagle=1")
         endpoints[-1] = replace(endpoints[-1], **{option: value})
@@ -177,6 +181,15 @@ def _option(part: str) -> tuple[str | None, str]:
     if name not in _OPTIONS:
         raise ValueError(f"{part!r} is not a valid option: there are {', '.join(f'{option}=' for option in _OPTIONS)}")
     return name, value
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.query and not parts.username
 
 
 def _check_address(address: str, *, replay: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -68,6 +68,26 @@ def parse_pods(text: str) -> tuple[PodEntry, ...]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"two pods have the name {twice}: give one of them another name=")
     return pods
+
+
+def with_endpoints_of(pods: Iterable[PodEntry], endpoints: Iterable[Endpoint]) -> tuple[PodEntry, ...]:
+    """The pods, and those of endpoints with `url=` that are not among them by name or URL.
+
+    Raises ValueError for a URL that no pod can have.
+    """
+    found = list(pods)
+    for endpoint in endpoints:
+        if endpoint.url is None:
+            continue
+        options = {
+            "name": endpoint.pod,
+            "model": endpoint.model,
+            "events": None if endpoint.binds else endpoint.address,
+        }
+        entry = pod_entry(endpoint.url, {name: value for name, value in options.items() if value is not None})
+        if all(entry.name != pod.name and entry.url != pod.url for pod in found):
+            found.append(entry)
+    return tuple(found)
 
 
 def _parse_pod(text: str) -> PodEntry:

@@ -170,8 +170,8 @@ class Settings:
     zmq_endpoint: tuple[Endpoint, ...] = _setting(
         (Endpoint("tcp://localhost:5557"),),
         parse_endpoints,
-        "sources of events: ADDRESS[,pod=…][,model=…][,replay=…][,hosts=…][,eagle=1][,curve=…][,peers=…][,pods=…], "
-        "several separated by commas",
+        "sources of events: ADDRESS[,pod=…][,model=…][,replay=…][,hosts=…][,eagle=1][,curve=…][,peers=…][,pods=…]"
+        "[,url=…], several separated by commas",
     )
     zmq_curve_key: Path | None = _setting(
         None, _optional_path, "file with the service's CURVE key pair, for endpoints with curve="

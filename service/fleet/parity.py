@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -52,8 +52,8 @@ class Parity:
     """The setting to change, unless all is equal."""
     renderer: str | None = None
     """The renderer whose tokens were compared."""
-    fingerprint: str | None = None
-    """Equal for engines that render all compared requests equally."""
+    rendered: Mapping[str, str] = field(default_factory=dict)
+    """A hash of the engine's tokens for each compared request, by the name of the request."""
 
     @property
     def verdict(self) -> Verdict:
@@ -82,9 +82,15 @@ def agreement(parities: Sequence[Parity], *, chat: bool) -> Agreement:
     """The agreement of pods; `unknown` without pods."""
     verdicts = {parity.of(chat=chat) for parity in parities}
     verdict = Verdict.of_all(verdicts)
-    fingerprints = {parity.fingerprint for parity in parities}
     if len(parities) == 1 or verdicts == {Verdict.EQUAL}:
         return Agreement(verdict, Verdict.EQUAL)
-    if None in fingerprints or not fingerprints:
-        return Agreement(verdict, Verdict.UNKNOWN)
-    return Agreement(verdict, Verdict.EQUAL if len(fingerprints) == 1 else Verdict.DIFFERS)
+    return Agreement(verdict, render_equally(parities))
+
+
+def render_equally(parities: Sequence[Parity]) -> Verdict:
+    """Whether engines have equal tokens for the requests that they all rendered; `unknown` without such a request."""
+    common = set.intersection(*(set(parity.rendered) for parity in parities)) if parities else set()
+    if not common:
+        return Verdict.UNKNOWN
+    is_equal = all(len({parity.rendered[name] for parity in parities}) == 1 for name in common)
+    return Verdict.EQUAL if is_equal else Verdict.DIFFERS

@@ -11,7 +11,7 @@ from time import monotonic
 from service.contract.endpoints import Endpoint
 from service.contract.pods import PodEntry
 from service.fleet.breaker import CircuitBreaker
-from service.fleet.parity import UNASKED, Agreement, Parity, agreement
+from service.fleet.parity import UNASKED, Agreement, Parity, Verdict, agreement, render_equally
 
 _MAX_AGREEMENTS = 1000
 
@@ -116,6 +116,7 @@ class Registry:
     def __init__(self) -> None:
         self._pods: dict[str, Pod] = {}
         self._watchers: list[Watcher] = []
+        self._of_server: dict[str, Parity] = {}
         self._agreements: dict[tuple[str, bool], Agreement] = {}
 
     def __iter__(self) -> Iterator[Pod]:
@@ -179,6 +180,21 @@ class Registry:
             if len(self._agreements) < _MAX_AGREEMENTS:
                 self._agreements[model, chat] = found
         return found
+
+    def set_server_parity(self, model: str, parity: Parity) -> None:
+        """Notes how a render server renders a model."""
+        self._of_server[model] = parity
+
+    def server_parity(self, model: str) -> Parity | None:
+        """How the render server renders a model; None if it was not asked."""
+        return self._of_server.get(model)
+
+    def may_ask_server(self, model: str) -> bool:
+        """Whether the render server may be asked for a model: unless it is known to render unlike one of its pods."""
+        if (server := self._of_server.get(model)) is None:
+            return True
+        pods = (pod.parity.get(model, UNASKED) for pod in self._serving(model))
+        return all(render_equally([server, parity]) is not Verdict.DIFFERS for parity in pods)
 
     def engines_of(self, model: str) -> list[Pod]:
         """The healthy pods that serve a model, the least busy first."""

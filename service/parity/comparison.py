@@ -36,8 +36,8 @@ class _Kind:
     """Why the comparison ended early."""
     refusal: str | None = None
     """A message of the engine, if it refused requests."""
-    theirs: bytearray = field(default_factory=bytearray)
-    """The engine's tokens of all requests."""
+    theirs: dict[str, str] = field(default_factory=dict)
+    """Hashes of the engine's tokens by the names of requests."""
 
     @property
     def verdict(self) -> Verdict:
@@ -70,7 +70,7 @@ class Comparison:
             reason="; ".join(reasons) or None,
             remedy=_remedy(self.served, chats.verdict, texts.verdict),
             renderer=self.model.renderer_name,
-            fingerprint=_fingerprint(chats, texts),
+            rendered={**chats.theirs, **texts.theirs},
         )
 
     async def _chat_here(self, body: Mapping[str, Any]) -> TokenIds:
@@ -103,7 +103,7 @@ class Comparison:
             except (ModelUnavailable, ModelNotFound) as error:
                 kind.problem = str(error)
                 break
-            kind.theirs += name.encode() + theirs.tobytes()
+            kind.theirs[name] = xxh3_64_hexdigest(theirs.tobytes())
             kind.compared += 1
             if difference is not None:
                 kind.differing.append(name)
@@ -148,11 +148,6 @@ def _reason(kind: _Kind, name: str) -> str | None:
     if not kind.compared and kind.refusal is not None:
         return f"the engine renders no {name} ({kind.refusal})" if kind.refusal else f"the engine renders no {name}"
     return None
-
-
-def _fingerprint(*kinds: _Kind) -> str:
-    """Equal for engines that render the probes equally."""
-    return xxh3_64_hexdigest(b"".join(kind.theirs for kind in kinds))
 
 
 def _remedy(served: str, chats: Verdict, texts: Verdict) -> str | None:

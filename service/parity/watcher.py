@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from contextlib import suppress
 
 import aiohttp
@@ -29,7 +30,12 @@ class ParityWatcher:
     `interval` is the time between two comparisons in seconds; an unknown parity is compared again earlier.
     """
 
-    def __init__(self, registry: Registry, models: Models, interval: float = 600.0) -> None:
+    def __init__(
+        self, registry: Registry, models: Models, interval: float = 600.0, server_url: str | None = None
+    ) -> None:
+        """`server_url` is that of a render server, whose tokens are compared with those of the pods."""
+        self._server_url = server_url
+        self._server_asked: dict[str, float] = {}
         self._registry = registry
         self._models = models
         self._interval = interval
@@ -98,8 +104,29 @@ class ParityWatcher:
                 parity = Parity(reason=f"the comparison failed ({type(error).__name__})")
             before = pod.parity.get(name)
             self._registry.set_parity(pod, name, parity)
+            await self._ask_server(name, session)
             if before is None or parity != before:
                 _log(pod, name, parity)
+
+    async def _ask_server(self, name: str, session: aiohttp.ClientSession) -> None:
+        """Asks the render server for the requests that the pods are asked for, unless it was asked a moment ago."""
+        now = asyncio.get_running_loop().time()
+        if self._server_url is None or now - self._server_asked.get(name, -math.inf) < self._interval / 2:
+            return
+        try:
+            model = await self._models.get(name)
+        except (ModelNotFound, ModelUnavailable):
+            return
+        parity = await Comparison(EngineApi(session, self._server_url), name, model).run()
+        if parity.rendered:
+            self._server_asked[name] = now
+            self._registry.set_server_parity(name, parity)
+        if not self._registry.may_ask_server(name):
+            logger.warning(
+                "The render server %s computes other tokens for %s than its pods do; it is not asked for this model",
+                self._server_url,
+                name,
+            )
 
 
 def _log(pod: Pod, model: str, parity: Parity) -> None:

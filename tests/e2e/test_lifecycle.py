@@ -78,6 +78,11 @@ def test_containers_of_a_network_are_reached_by_name(make_up: Callable[..., Up],
             runtime("network", "rm", network, check=False)
 
 
+def test_a_render_server_of_this_machine_has_another_name_in_a_container(make_up: Callable[..., Up]) -> None:
+    done = make_up().start("--dry-run", "--env", "RENDER_URL=http://localhost:9000").finish()
+    assert "RENDER_URL=http://host.containers.internal:9000" in done.output
+
+
 def test_what_a_dry_run_shows_runs_the_same_service(make_up: Callable[..., Up], runtime: RuntimeCommand) -> None:
     up = make_up()
     done = up.start("--dry-run").finish()

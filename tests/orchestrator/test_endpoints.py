@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.endpoints import pods_seen_from_container, ports_to_publish, seen_from_container
+from orchestrator.endpoints import (
+    pods_seen_from_container,
+    ports_to_publish,
+    seen_from_container,
+    url_seen_from_container,
+)
 from orchestrator.errors import UsageError
 from service.contract.endpoints import format_endpoints, parse_endpoints
 from service.contract.pods import parse_pods
@@ -51,3 +56,18 @@ def test_ports_of_bound_endpoints_are_published_and_no_others() -> None:
 def test_what_cannot_be_reached_inside_a_container_is_refused(endpoint: str) -> None:
     with pytest.raises(UsageError, match="cannot be bound from inside a container"):
         ports_to_publish(parse_endpoints(endpoint))
+
+
+@pytest.mark.parametrize(
+    ("written", "seen"),
+    [
+        ("http://localhost:9000", "http://host:9000"),
+        ("https://127.0.0.1/base", "https://host:443/base"),
+        ("http://[::1]:9000", "http://host:9000"),
+        ("http://10.0.0.7:8000", "http://10.0.0.7:8000"),
+    ],
+)
+def test_a_url_of_this_machine_has_another_name_in_a_container(written: str, seen: str) -> None:
+    assert url_seen_from_container(written, "host") == seen
+    endpoints = parse_endpoints(f"tcp://10.0.0.7:5557,url={written}")
+    assert seen_from_container(endpoints, "host")[0].url == seen

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from aiohttp import ClientSession
 
 from tests.service.conftest import Serve
 from tests.service.engines import MODEL, chat
 from tests.service.parity.conftest import StartEngine
 from tests.service.parity.test_watcher import SHOUTING, started
+from tests.waiting import PATIENCE
 
 LONG = "Why would two engines share one cache? " * 20
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -94,6 +96,31 @@ async def test_a_render_server_is_asked_without_any_pod(serve: Serve, start_engi
     async with client.post("/score", json=chat("Ho")) as answer:
         assert answer.status == 503
         assert "does not answer" in (await answer.json())["error"]["message"]
+
+
+async def test_a_render_server_that_renders_unlike_a_pod_is_not_asked(
+    serve: Serve, start_engine: StartEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, engine = await start_engine(SHOUTING), await start_engine()
+    client = await started(serve, engine, render_url=server.url, renderers=((MODEL, "engine"),))
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            if "it is not asked for this model" in caplog.text:
+                break
+            await asyncio.sleep(0.01)
+    explained, headers = await posted(client, "/explain", chat("Hey"))
+    assert headers["Renderer"] == "engine"
+    assert not explained["text"].startswith("<USER>")
+
+
+async def test_a_render_server_that_renders_like_the_pod_is_asked_before_it(
+    serve: Serve, start_engine: StartEngine
+) -> None:
+    server, pod = await start_engine(), await start_engine()
+    client = await started(serve, pod, render_url=server.url, renderers=((MODEL, "engine"),))
+    await pod.stop()
+    _, headers = await posted(client, "/score", chat("Nobody has asked this before"))
+    assert headers["Renderer"] == "engine"
 
 
 async def test_without_a_renderer_for_media_the_text_before_them_is_scored(serve: Serve) -> None:

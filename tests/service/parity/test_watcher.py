@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import ClientSession
 
+from service.contract.endpoints import parse_endpoints
 from service.contract.pods import PodEntry
 from service.simulation.server import EngineServer
 from tests.conftest import BUILTIN
@@ -121,6 +122,18 @@ async def test_files_are_read_again_on_request(serve: Serve, tmp_path: Path) -> 
     assert await answer.json() == {"model": "org/model", "changed": True}
     assert (await (await client.post("/explain", json=body)).json())["text"] == "<USER>Hi"
     assert (await client.post("/models/refresh", json={"model": "org/none"})).status == 404
+
+
+async def test_an_endpoint_with_the_url_of_its_engine_is_compared_and_heard_once(
+    serve: Serve, start_engine: StartEngine
+) -> None:
+    engine = await start_engine()
+    address = engine.ranks[0].publisher.address
+    client = await serve(zmq_endpoint=parse_endpoints(f"{address},url={engine.url}"), health_interval=0.2)
+    await Routed(client, [engine]).until_pods(_are_compared)
+    assert [parity["verdict"] for parity in await parities(client)] == ["equal"]
+    addresses = [one["address"] for one in (await (await client.get("/endpoints")).json())["endpoints"]]
+    assert addresses == [address]
 
 
 async def test_one_pod_that_differs_decides_for_all(serve: Serve, start_engine: StartEngine) -> None:
