@@ -23,7 +23,12 @@ def added_headers(choice: Choice, question: Question, *, names_rank: bool) -> li
 
 
 class Response(web.StreamResponse):
-    """A response with the engine's status and headers; aiohttp adds none."""
+    """A response with the engine's status and headers; aiohttp adds none.
+
+    The head is sent with the first piece of the body, in one packet.
+    """
+
+    _send_headers_immediately = False
 
     def __init__(self, head: Head, added: list[tuple[str, str]], version: HttpVersion) -> None:
         headers: CIMultiDict[str] = CIMultiDict(

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 RawHeaders: TypeAlias = Sequence[tuple[bytes, bytes]]
 
+_ONLY_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 _HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _MAX_HEAD = 64 << 10
 _MAX_CHUNK_LINE = 256
@@ -102,8 +103,9 @@ class ResponseParser:
 
     def feed(self, data: bytes) -> bytes:
         """Parses further bytes and returns the decoded body bytes. Raises ProtocolError."""
-        data = self._buffer + data if self._buffer else data
-        self._buffer = b""
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
         if self._state is _Body.HEAD:
             data = self._read_head(data)
         match self._state:
@@ -180,8 +182,12 @@ class ResponseParser:
 
     def _read_chunks(self, data: bytes) -> bytes:
         """Decodes chunks. `_left` is the number of missing bytes of a chunk and its line end, 0 between chunks."""
-        parts: list[bytes] = []
         at, size = 0, len(data)
+        if not self._left and (line := _ONLY_SIZE.match(data)) is not None:
+            start, length = line.end(), int(line[1], 16)
+            if length and start + length + 2 == size:  # exactly one chunk, as engines send events
+                return data[start:-2]
+        parts: list[bytes] = []
         while at < size:
             if self._left:
                 taken = min(self._left, size - at)
