@@ -131,6 +131,7 @@ async def ours(pods: Sequence[Pod], model: str, **settings: str) -> AsyncIterato
     renderers = f"{model}=template"
     async with kvcache((), model, MODEL_NAME=model, PODS=entries, RENDERERS=renderers, **settings) as server:
         await _forwards(server, model)
+        await _compared(server)
         yield Gateway("kvcache", server, follows_events=True)
 
 
@@ -156,6 +157,20 @@ def _nginx_file(folder: Path, pods: Sequence[Pod], port: int) -> Path:
     user = "user root;" if os.geteuid() == 0 else ""
     file.write_text(_NGINX.format(folder=folder, servers=servers, port=port, user=user))
     return file
+
+
+async def _compared(server: Kvcache) -> None:
+    """Waits until kvcache has compared its tokens with those of every pod. Raises RuntimeError after a minute."""
+    ends = time.monotonic() + _START_SECONDS
+    while True:
+        (connection,) = await server.connections(1)
+        fleet = msgspec.json.decode(await connection.get("/pods"))["fleet"]
+        verdicts = [parity["verdict"] for pod in fleet for parity in pod["parity"] or [{"verdict": "unknown"}]]
+        if "unknown" not in verdicts:
+            return
+        if time.monotonic() > ends:
+            raise RuntimeError(f"kvcache does not know the tokens of its pods: {verdicts}")
+        await asyncio.sleep(0.05)
 
 
 async def _forwards(process: Process | Kvcache, model: str) -> None:

@@ -54,7 +54,7 @@ class Process:
         )
         self.usage = Usage(self._process.pid)
         self.command = " ".join(command)
-        self._port = port
+        self.port = port
         self._connections: list[Connection] = []
 
     @property
@@ -78,7 +78,7 @@ class Process:
     async def connections(self, count: int) -> Sequence[Connection]:
         self._connections = [connection for connection in self._connections if not connection.closed]
         while len(self._connections) < count:
-            self._connections.append(await connect(self._port))
+            self._connections.append(await connect(self.port))
         return self._connections[:count]
 
     async def post(self, path: str, body: bytes) -> Any:
