@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,14 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Waits until something holds."""
+    deadline = time.monotonic() + _TIMEOUT
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @dataclass
@@ -97,6 +105,12 @@ class Engine:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError("vLLM did not start: " + self.log.read_text(errors="replace")[-4000:])
             time.sleep(0.2)
+
+    def kill(self, number: signal.Signals) -> None:
+        """Sends a signal to all its processes, and waits until the server has ended."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+        self._process.wait(timeout=20)
 
     def stop(self) -> None:
         """Ends it with all its processes."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from tests.real_vllm.chats import converse, gateway_to
 from tests.real_vllm.conftest import Models, Serving
-from tests.real_vllm.predictions import Conversations, Kind, Oracle, converse, crowd
+from tests.real_vllm.predictions import Conversations, Kind, Oracle, crowd
+from tests.real_vllm.predictions import converse as converse_with
+from tests.real_vllm.servers import until
 
 PLAIN = [Kind()]
 SALTED = [Kind(), Kind(cache_salt="a"), Kind(cache_salt="b")]
@@ -27,12 +31,12 @@ def test_full_attention_with_evictions_loras_salts_and_a_restart(serving: Servin
     )
     kinds = [*SALTED, Kind(lora_name="x"), Kind(lora_name="x", cache_salt="a")]
     conversations = conversations_of(oracle, 1)
-    converse(oracle, conversations, kinds, 60)
+    converse_with(oracle, conversations, kinds, 60)
     crowd(oracle, conversations, kinds, 4)
     oracle.engine.stop()
     oracle.engine.start()
     oracle.engine.wait()
-    converse(oracle, conversations, kinds, 20)
+    converse_with(oracle, conversations, kinds, 20)
     assert oracle.wrong == []
     assert sum(prediction.reused > 0 for prediction in oracle.predictions) > 20
 
@@ -41,7 +45,7 @@ def test_full_attention_with_evictions_loras_salts_and_a_restart(serving: Servin
 def test_sliding_windows_beside_full_attention_with_evictions_and_salts(serving: Serving, kind: str) -> None:
     oracle = serving(kind, "--num-gpu-blocks-override", "300", "--max-num-batched-tokens", "256")
     conversations = conversations_of(oracle, 2)
-    converse(oracle, conversations, SALTED, 40)
+    converse_with(oracle, conversations, SALTED, 40)
     crowd(oracle, conversations, PLAIN, 3)
     assert oracle.wrong == []
     assert sum(prediction.reused > 0 for prediction in oracle.predictions) > 10
@@ -51,13 +55,13 @@ def test_a_window_in_every_layer_is_predicted_or_marked(serving: Serving) -> Non
     """Nothing tells a prompt that ends on a block's border from a longer one; see service/index/windows.py."""
     oracle = serving("sliding", "--num-gpu-blocks-override", "300", "--max-num-batched-tokens", "256")
     conversations = conversations_of(oracle, 2)
-    converse(oracle, conversations, PLAIN, 40)
+    converse_with(oracle, conversations, PLAIN, 40)
     assert oracle.wrong_claims == []
     assert len(oracle.wrong) < 10
     assert sum(prediction.reused > 0 for prediction in oracle.predictions) > 10
 
 
-def test_two_data_parallel_ranks_each_with_a_cache_of_its_own(serving: Serving) -> None:
+def test_two_data_parallel_ranks_each_with_a_cache_of_its_own(serving: Serving, tmp_path: Path) -> None:
     oracle = serving(
         "granite",
         *("--data-parallel-size", "2", "--api-server-count", "1"),
@@ -65,6 +69,14 @@ def test_two_data_parallel_ranks_each_with_a_cache_of_its_own(serving: Serving) 
         ranks=2,
     )
     conversations = conversations_of(oracle, 3)
-    converse(oracle, conversations, [Kind(rank=0), Kind(rank=1)], 40)
+    converse_with(oracle, conversations, [Kind(rank=0), Kind(rank=1)], 40)
     assert oracle.wrong == []
     assert sum(prediction.reused > 0 for prediction in oracle.predictions) > 10
+    # A gateway that is given the URL alone learns both ranks, and what they hold from their replays.
+    engine = oracle.engine
+    with gateway_to(engine, models_dir=tmp_path / "models") as gateway:
+        until(lambda: gateway.fleet()[engine.pod]["ranks"] == 2)
+        gateway.settle(engine)
+        answers = converse(gateway, [engine], 40, 4)
+    assert [answer for answer in answers if answer.predicted != answer.reused] == []
+    assert {answer.rank for answer in answers} == {0, 1}
