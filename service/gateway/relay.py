@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -12,9 +11,8 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from service.gateway.connection import ConnectionBroken, EngineConnection
+from service.gateway.failures import Failure, failure_in
 
-ABORTED: Final = re.compile(rb'"finish_reason":\s*"abort"')
-SHUTTING_DOWN: Final = "the engine aborted the request, as it does when it shuts down"
 _KEEP_ALIVE_COMMENT: Final = b": keep-alive\n\n"
 _MAX_UNSENT: Final = 64 << 10
 _LAST_PIECES: Final = 3
@@ -45,7 +43,7 @@ class Relay:
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
         self._limit = self._silence = 0.0
-        self._aborted = False
+        self._failure: Failure | None = None
         self._on_first = on_first
         self.last_pieces: deque[bytes] = deque(maxlen=_LAST_PIECES)
         """The end of the body, which says how many tokens there were."""
@@ -59,8 +57,8 @@ class Relay:
         try:
             while True:
                 self._wake.clear()
-                if self._aborted:
-                    raise ConnectionBroken(SHUTTING_DOWN)
+                if self._failure is not None:
+                    raise ConnectionBroken(self._failure.reason)
                 if self._connection.is_finished():
                     return
                 if self._transport.get_write_buffer_size() > _MAX_UNSENT:
@@ -86,11 +84,14 @@ class Relay:
             self._connection.pass_to(None, None)
 
     def _received(self, piece: bytes) -> None:
-        if self._is_event_stream and b'"abort"' in piece and ABORTED.search(piece):
-            self._aborted = True
-            self._wake.set()
-        if self._aborted:
+        if self._failure is not None:
             return
+        if self._is_event_stream and (failure := failure_in(piece)) is not None:
+            self._failure = failure
+            self._wake.set()
+            piece = piece[: failure.position]
+            if not piece:
+                return
         self._last = self._loop.time()
         self._limit = self._silence
         if self._on_first is not None:

@@ -21,8 +21,8 @@ from service.gateway.connection import (
     FirstByteTimeout,
 )
 from service.gateway.engine_request import request_for
+from service.gateway.failures import failure_in
 from service.gateway.http import Head
-from service.gateway.relay import ABORTED, SHUTTING_DOWN
 from service.gateway.statistics import GatewayStatistics
 from service.routing.choice import Choice, Question, Router
 
@@ -214,8 +214,8 @@ class Attempts:
             exchange.start = await exchange.connection.read(self._limits.keep_alive)
         except TimeoutError:
             return
-        if ABORTED.search(exchange.start):
-            raise ConnectionBroken(SHUTTING_DOWN)
+        if (failure := failure_in(exchange.start)) is not None:
+            raise ConnectionBroken(failure.reason)
         exchange.first_token()
 
     async def _read_start(self, exchange: Exchange) -> None:
@@ -233,8 +233,8 @@ class Attempts:
             parts.append(piece)
             size += len(piece)
         exchange.start = b"".join(parts)
-        if exchange.head.status == 200 and exchange.is_read and ABORTED.search(exchange.start):
-            raise ConnectionBroken(SHUTTING_DOWN)
+        if exchange.head.status == 200 and exchange.is_read and (failure := failure_in(exchange.start)) is not None:
+            raise ConnectionBroken(failure.reason)
 
     def _changed(self, pod: Pod, is_there: bool) -> None:
         if is_there:

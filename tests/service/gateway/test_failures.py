@@ -24,6 +24,8 @@ from tests.waiting import PATIENCE
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 ABORT = b'data: {"choices":[{"index":0,"delta":{"content":""},"finish_reason":"abort"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
+CORE_DIED = b'data: {"error":{"message":"EngineCore has died","type":"InternalServerError","code":500}}\n\n'
+REFUSED = b'data: {"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}\n\n'
 
 
 def chunk(data: bytes) -> bytes:
@@ -69,7 +71,15 @@ async def test_a_refusal_is_passed_on_although_later_attempts_broke(before: Befo
     assert asked == 3
 
 
-@pytest.mark.parametrize("first", [b"", chunk(ABORT), chunk(ABORT) + chunk(DONE) + b"0\r\n\r\n"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"",
+        chunk(ABORT),
+        chunk(ABORT) + chunk(DONE) + b"0\r\n\r\n",
+        chunk(CORE_DIED) + chunk(DONE) + b"0\r\n\r\n",
+    ],
+)
 async def test_a_stream_that_ends_before_its_first_token_is_tried_elsewhere(before: Before, first: bytes) -> None:
     routed, engines = await before(answer(b""), 2)
     asked = 0
@@ -180,3 +190,40 @@ async def test_an_event_that_says_abort_in_its_text_is_a_text(before: Before) ->
     routed, _ = await before(respond)
     async with routed.client.post(CHAT, json=chat("Hello", stream=True)) as response:
         assert await response.read() == event + DONE
+
+
+@pytest.mark.parametrize("end", [ABORT, CORE_DIED])
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_failure_that_an_engine_ends_properly_is_an_error_and_a_broken_connection(
+    before: Before, end: bytes, together: bool
+) -> None:
+    token, got_token = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n', asyncio.Event()
+
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(token))
+        await got_token.wait()
+        last = chunk(token + end + DONE) if together else chunk(token) + chunk(end) + chunk(DONE)
+        writer.write(last + b"0\r\n\r\n")
+
+    routed, engines = await before(respond, 2)
+    received = b""
+    async with routed.client.post(CHAT, json=chat("Hello", stream=True)) as response:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            async for piece in response.content.iter_any():
+                received += piece
+                got_token.set()
+    assert received.startswith(token + token + b"data: ")
+    error = json.loads(received.removeprefix(token + token + b"data: "))["error"]
+    assert error["code"] == "engine_broke_off"
+    assert ("EngineCore has died" in error["message"]) == (end is CORE_DIED)
+    assert sum(len(engine.requests) for engine in engines) == 1
+
+
+async def test_an_error_event_about_the_request_is_passed_on_unchanged(before: Before) -> None:
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(REFUSED) + chunk(DONE) + b"0\r\n\r\n")
+
+    routed, engines = await before(respond, 2)
+    async with routed.client.post(CHAT, json=chat("Hello", stream=True)) as response:
+        assert await response.read() == REFUSED + DONE
+    assert sum(len(engine.requests) for engine in engines) == 1
