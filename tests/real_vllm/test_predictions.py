@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.real_vllm.chats import converse, gateway_to
 from tests.real_vllm.conftest import Models, Serving
 from tests.real_vllm.predictions import Conversations, Kind, Oracle, crowd
 from tests.real_vllm.predictions import converse as converse_with
-from tests.real_vllm.servers import until
+from tests.real_vllm.servers import BLOCK_SIZE, until
 
 PLAIN = [Kind()]
 SALTED = [Kind(), Kind(cache_salt="a"), Kind(cache_salt="b")]
@@ -59,6 +60,24 @@ def test_a_window_in_every_layer_is_predicted_or_marked(serving: Serving) -> Non
     assert oracle.wrong_claims == []
     assert len(oracle.wrong) < 10
     assert sum(prediction.reused > 0 for prediction in oracle.predictions) > 10
+
+
+def test_requests_for_log_probabilities_of_the_prompt_reuse_nothing_and_store_it(serving: Serving) -> None:
+    oracle = serving("granite", "--num-gpu-blocks-override", "300")
+    conversations = conversations_of(oracle, 4)
+    known = conversations.tokens(10 * BLOCK_SIZE + 5)
+    oracle.ask(known, Kind())
+    skipping: list[dict[str, Any]] = [{"prompt_logprobs": 0}, {"prompt_logprobs": 1}, {"echo": True, "logprobs": 1}]
+    for fields in skipping:
+        other = conversations.tokens(10 * BLOCK_SIZE + 5)
+        before = len(oracle.predictions)
+        oracle.ask(known, Kind(), **fields)
+        oracle.ask(other, Kind(), **fields)
+        assert [prediction.reused for prediction in oracle.predictions[before:]] == [0, 0]
+        oracle.ask(known, Kind(), logprobs=1)
+        oracle.ask(other, Kind())
+        assert all(prediction.reused for prediction in oracle.predictions[before + 2 :])
+    assert oracle.wrong == []
 
 
 def test_two_data_parallel_ranks_each_with_a_cache_of_its_own(serving: Serving, tmp_path: Path) -> None:
