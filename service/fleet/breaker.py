@@ -25,6 +25,8 @@ class CircuitBreaker:
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self.reason: str | None = None
+        self.on_open: Callable[[], None] | None = None
+        """Called each time that it opens."""
         self._clock = clock
         self._failures = 0
         self._backoff = 0.0
@@ -72,6 +74,8 @@ class CircuitBreaker:
         if refused or self._backoff or self._failures >= MAX_FAILURES:
             self._backoff = min(self._backoff * 2 or FIRST_BACKOFF, MAX_BACKOFF)
             self._until = self._clock() + self._backoff
+            if self.on_open is not None:
+                self.on_open()
 
     @property
     def retry_after(self) -> float:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 import aiohttp
 
+from service.fleet.breaker import State
 from service.fleet.pod_tasks import PodTasks, jittered
 from service.fleet.probe import Probe, ProbeFailed
 from service.fleet.registry import Pod, Registry
@@ -26,7 +28,7 @@ class Monitor:
 
     `on_learned` is called when the engine's models or event sources become known or change, `on_joined` whenever it
     has started or started again. `interval` is the time between health checks in seconds; before the first answer and
-    while the engine is down, checks are ten times as frequent.
+    while the engine or its circuit breaker is down, checks are ten times as frequent.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class Monitor:
     async def _watch(self, pod: Pod, session: aiohttp.ClientSession) -> None:
         probe = Probe(session)
         failures = 0
+        suspected = asyncio.Event()
+        pod.breaker.on_open = suspected.set
         while True:
             try:
                 await probe.check_health(pod)
@@ -65,7 +69,11 @@ class Monitor:
                     logger.info("Pod %s is healthy", pod.name)
                 pod.healthy, pod.problem = True, None
                 pod.breaker.reachable()
-            await asyncio.sleep(jittered(self._interval if pod.healthy else self._interval / 10))
+            is_well = pod.healthy and pod.breaker.state is State.CLOSED
+            suspected.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(jittered(self._interval if is_well else self._interval / 10)):
+                    await suspected.wait()
 
     async def _learn(self, probe: Probe, pod: Pod) -> None:
         learned = await probe.learn(pod)

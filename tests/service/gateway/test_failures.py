@@ -120,6 +120,16 @@ async def test_engines_that_all_refuse_connections_are_503_with_retry_after_at_t
         assert response.status == 503
 
 
+async def test_the_health_of_a_pod_is_checked_at_once_when_it_refuses_a_connection(route: Route) -> None:
+    routed = await route(2, settings={"health_interval": 3600.0})
+    gone = routed.engines[0]
+    await gone.stop()
+    for number in range(10):
+        async with routed.client.post(CHAT, json=chat(f"Hello {number}")) as response:
+            assert response.status == 200
+    await routed.until_pods(lambda pods: "/health" in (pods[gone.pod]["problem"] or ""))
+
+
 async def test_an_engine_that_was_down_gets_requests_again_without_a_health_check(
     route: Route, start_engine: StartEngine
 ) -> None:
