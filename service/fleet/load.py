@@ -31,6 +31,7 @@ _FIELDS = {
     b"sglang:token_usage": "cache_usage",
     b"sglang:cache_hit_rate": "hit_rate",
 }
+_SERIES = re.compile(rb"\n(%b)(\{[^\n]*\})? ([^\n]*)" % b"|".join(map(re.escape, _FIELDS)))
 
 
 class LoadReader:
@@ -63,16 +64,9 @@ class LoadReader:
 def parse_load(text: bytes) -> dict[int, RankLoad]:
     """The load of each rank in a Prometheus text; series without a rank label are those of rank 0."""
     found: dict[int, dict[str, float]] = {}
-    for name, field in _FIELDS.items():
-        at = text.find(name)
-        while at >= 0:
-            end = text.find(b"\n", at)
-            line = text[at + len(name) : end if end >= 0 else len(text)]
-            labels, _, value = line.rpartition(b" ")
-            if text[at - 1 : at] in {b"", b"\n"} and labels[:1] in {b"", b"{"}:
-                rank = _RANK.search(labels)
-                with suppress(ValueError):
-                    if isfinite(number := float(value)):
-                        found.setdefault(int(rank[1]) if rank else 0, {})[field] = number
-            at = text.find(name, at + 1)
+    for name, labels, value in _SERIES.findall(b"\n" + text):
+        rank = _RANK.search(labels)
+        with suppress(ValueError):
+            if isfinite(number := float(value)):
+                found.setdefault(int(rank[1]) if rank else 0, {})[_FIELDS[name]] = number
     return {rank: RankLoad(**values) for rank, values in found.items()}
