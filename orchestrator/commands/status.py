@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
@@ -180,9 +181,22 @@ def _endpoint(endpoint: dict[str, Any]) -> str:
 
 
 def pod_line(pod: dict[str, Any]) -> str:
-    """One pod that requests are forwarded to: its health, and whether our tokens equal its engine's."""
+    """One pod that requests are forwarded to: its health, its load, and whether our tokens equal its engine's."""
     health = {True: "healthy", False: f"down ({pod['problem']})", None: "not asked yet"}[pod["healthy"]]
-    return "; ".join((f"{pod['name']}: {health}", *(_parity(parity) for parity in pod.get("parity", ()))))
+    return "; ".join((f"{pod['name']}: {health}", *_load(pod), *(_parity(parity) for parity in pod.get("parity", ()))))
+
+
+def _load(pod: dict[str, Any]) -> Iterator[str]:
+    if pod.get("draining"):
+        yield "draining"
+    if pod["healthy"] and pod.get("breaker", "closed") != "closed":
+        yield f"circuit breaker {pod['breaker'].replace('_', ' ')} ({pod['problem']})"
+    if pod.get("weight", 1) != 1:
+        yield f"weight {pod['weight']:g}"
+    if pod.get("in_flight"):
+        yield f"{pod['in_flight']} in flight"
+    if pod.get("running") is not None:
+        yield f"{pod['running']:g} running, {pod['waiting']:g} waiting"
 
 
 def _parity(parity: dict[str, Any]) -> str:

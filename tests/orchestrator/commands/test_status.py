@@ -19,3 +19,10 @@ def test_a_pod_has_its_health_and_the_parity_of_its_models() -> None:
 def test_a_pod_that_is_down_has_the_reason() -> None:
     assert pod_line({**POD, "healthy": False, "problem": "refused", "parity": []}) == "a:1: down (refused)"
     assert pod_line({**POD, "healthy": None, "parity": []}) == "a:1: not asked yet"
+
+
+def test_a_pod_has_its_load_and_what_keeps_requests_from_it() -> None:
+    busy = {**POD, "parity": [], "in_flight": 3, "running": 4.0, "waiting": 1.0, "weight": 2.0, "breaker": "closed"}
+    assert pod_line(busy) == "a:1: healthy; weight 2; 3 in flight; 4 running, 1 waiting"
+    broken = {**POD, "parity": [], "draining": True, "breaker": "half_open", "problem": "the engine closed it"}
+    assert pod_line(broken) == "a:1: healthy; draining; circuit breaker half open (the engine closed it)"
