@@ -61,9 +61,14 @@ class MistralRenderer:
         self._tokenizer = self._mistral.instruct_tokenizer.tokenizer
         version = int(str(self._tokenizer.version.value).rpartition("v")[2])
         self._takes_effort = version >= _FIRST_VERSION_WITH_EFFORT
-        self._cache, self._root = cache, CachedChunk()
+        self._cache, self._root, self._text_root = cache, CachedChunk(), CachedChunk()
         self._encode_uncached: Callable[..., list[int]] = self._tokenizer.encode
         self._tokenizer.encode = self._encode_cached
+        # The library decodes each chat to a text that nobody here reads.
+        self._mistral.instruct_tokenizer.decode = lambda *_, **__: ""
+        self._special_tokens: list[str] | None = None
+        if (count := getattr(self._tokenizer, "num_special_tokens", None)) is not None:
+            self._special_tokens = [self._tokenizer.id_to_piece(number) for number in range(count)]
 
     def render(self, chat: Chat) -> Rendered:
         """Returns the text and tokens of a chat; raises PromptError."""
@@ -80,7 +85,7 @@ class MistralRenderer:
             tokens = self._mistral.encode_chat_completion(request).tokens
         except (self._error, AssertionError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise PromptError(f"mistral-common refuses the chat: {str(error)[:500]}", "messages") from None
-        return Rendered(self._tokenizer.decode(tokens, special_token_policy=self._keep), array("I", tokens))
+        return Rendered(self._text_of(tokens), array("I", tokens))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> TokenIds:
         """Returns the tokens of a text; raises PromptError for a text with a lone surrogate."""
@@ -102,6 +107,27 @@ class MistralRenderer:
         """Returns each token's vocabulary entry; None for an unknown id."""
         size = self.vocabulary_size
         return [self._tokenizer.id_to_piece(token) if 0 <= token < size else None for token in tokens]
+
+    def _text_of(self, tokens: list[int]) -> str:
+        """The text of a chat. Runs between special tokens are cached; Tekkenizer decodes each run on its own."""
+        if self._special_tokens is None:
+            return str(self._tokenizer.decode(tokens, special_token_policy=self._keep))
+        texts, start = [], 0
+        count = len(self._special_tokens)
+        for end in [at for at, token in enumerate(tokens) if token < count]:
+            if end > start:
+                texts.append(self._text_of_run(tokens[start:end]))
+            texts.append(self._special_tokens[tokens[end]])
+            start = end + 1
+        return "".join(texts) + (self._text_of_run(tokens[start:]) if start < len(tokens) else "")
+
+    def _text_of_run(self, tokens: list[int]) -> str:
+        key = array("I", tokens).tobytes().decode("latin-1")
+        if (cached := self._cache.get(self._text_root, key)) is not None:
+            return cached.decode()
+        text = str(self._tokenizer.decode(tokens, special_token_policy=self._keep))
+        self._cache.put(self._text_root, key, text.encode())
+        return text
 
     def _encode_cached(self, s: str, bos: bool, eos: bool) -> list[int]:
         tokens = array("I")
