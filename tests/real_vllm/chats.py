@@ -14,6 +14,8 @@ import requests
 from tests.real_vllm.servers import MODEL, Engine, Kvcache, running_kvcache
 
 CHAT = "/v1/chat/completions"
+WITH_TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "granite")
+"""Options of `vllm serve` for chats with tools."""
 TOOLS: list[dict[str, Any]] = [
     {
         "type": "function",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.real_vllm.chats import converse, gateway_to
+from tests.real_vllm.chats import WITH_TOOLS, converse, gateway_to
 from tests.real_vllm.conftest import Models, Serving
 from tests.real_vllm.predictions import Conversations, Kind, Oracle, crowd
 from tests.real_vllm.predictions import converse as converse_with
@@ -83,7 +83,7 @@ def test_requests_for_log_probabilities_of_the_prompt_reuse_nothing_and_store_it
 def test_two_data_parallel_ranks_each_with_a_cache_of_its_own(serving: Serving, tmp_path: Path) -> None:
     oracle = serving(
         "granite",
-        *("--data-parallel-size", "2", "--api-server-count", "1"),
+        *("--data-parallel-size", "2", "--api-server-count", "1", *WITH_TOOLS),
         *("--num-gpu-blocks-override", "80", "--max-num-batched-tokens", "256"),
         ranks=2,
     )
