@@ -27,8 +27,8 @@ class Monitor:
     """Runs one task per pod, from its addition to its removal.
 
     `on_learned` is called when the engine's models or event sources become known or change, `on_joined` whenever it
-    has started or started again. `interval` is the time between health checks in seconds; before the first answer and
-    while the engine or its circuit breaker is down, checks are ten times as frequent.
+    has started or started again. `interval` is the time between health checks in seconds; before the first answer,
+    after a failed check and while the circuit breaker is open, checks are ten times as frequent.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Monitor:
                     logger.info("Pod %s is healthy", pod.name)
                 pod.healthy, pod.problem = True, None
                 pod.breaker.reachable()
-            is_well = pod.healthy and pod.breaker.state is State.CLOSED
+            is_well = pod.healthy and not failures and pod.breaker.state is State.CLOSED
             suspected.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(jittered(self._interval if is_well else self._interval / 10)):
