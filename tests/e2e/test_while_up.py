@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -11,6 +12,7 @@ from tests.command import wait_until
 from tests.e2e.conftest import Running
 from tests.e2e.containers import RuntimeCommand, Up
 from tests.e2e.http import get
+from tests.e2e.restarts import restarting_api
 
 
 def test_of_two_that_want_one_port_exactly_one_comes_up(make_up: Callable[..., Up]) -> None:
@@ -59,6 +61,28 @@ def test_podmans_own_api_is_started_again_when_it_ends(make_up: Callable[..., Up
 
     command.interrupt()
     done = command.finish()
+    assert (done.code, up.left()) == (0, []), done.output
+
+
+def test_a_runtime_that_restarts_is_waited_for_and_its_container_goes_on(
+    make_up: Callable[..., Up], runtime: RuntimeCommand, tmp_path: Path
+) -> None:
+    up = make_up()
+    with restarting_api(runtime.kind, tmp_path) as api:
+        command = up.start(environment=api.environment)
+        command.wait_for("Press Ctrl+C to stop")
+        before = runtime.inspect(up.name)["Id"]
+
+        api.kill()
+        command.wait_for("The container goes on; trying again.")
+        assert f"Warning: {runtime.kind.capitalize()} did" in command.output
+        assert get(f"{up.url}/health") == "OK"
+
+        api.start()
+        command.wait_for(f"{runtime.kind.capitalize()} answers again")
+        assert runtime.inspect(up.name)["Id"] == before
+        command.interrupt()
+        done = command.finish()
     assert (done.code, up.left()) == (0, []), done.output
 
 
