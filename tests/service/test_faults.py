@@ -22,6 +22,7 @@ from service.healthcheck import healthy
 from service.simulation.publisher import Publisher
 from tests.conftest import ROOT
 from tests.service.events.batches import RANK, TOPIC, stored, tokens_of
+from tests.tries import THOROUGH
 from tests.waiting import PATIENCE, reserved_port
 
 pytestmark = pytest.mark.timeout(240)
@@ -38,7 +39,7 @@ class Service:
         """The scores of the prompt of one block; None when nobody has it, or when the service does not answer."""
         body = {"prompt": tokens_of(number), "model": RANK.model}
         try:
-            async with self._client.post("/score", json=body, timeout=aiohttp.ClientTimeout(10)) as response:
+            async with self._client.post("/score", json=body, timeout=aiohttp.ClientTimeout(60)) as response:
                 assert response.status == 200, await response.text()
                 return await response.json()
         except (aiohttp.ClientError, TimeoutError):
@@ -101,7 +102,8 @@ async def test_a_service_that_was_stopped_for_a_while_catches_up_and_stays_exact
         waiting = asyncio.create_task(service.scores(0))
         for number in range(1, 50):
             publisher.publish(stored(number))
-        await asyncio.sleep(3)  # the time for which the kernel stops it
+        # The time for which the kernel stops it. Above 30 s, heartbeats of its sockets have expired when it goes on.
+        await asyncio.sleep(32 if THOROUGH else 3)
         assert not waiting.done()
         service.process.process.resume()
         assert await waiting == SCORED
