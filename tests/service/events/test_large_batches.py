@@ -44,6 +44,32 @@ def sink(index: MemoryIndex) -> IndexSink:
     return IndexSink(RANK, index, EventStatistics(), RateLimitedLog(logging.getLogger(__name__)))
 
 
+@pytest.mark.parametrize("rank", [None, 0, 127, 128, 255, 256, 65535, 65536, 1 << 32])
+def test_the_rank_at_the_end_of_a_large_batch_is_read_in_any_size(rank: int | None) -> None:
+    batch = read_batch_or_pack(msgspec.msgpack.encode([1.0, [event(number) for number in range(COUNT)], rank]))
+    assert batch.packed is not None
+    assert (batch.packed.count, batch.rank) == (COUNT, rank or 0)
+    assert sum(len(part.events) for part in slices(batch)) == COUNT
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "counted wrong"])
+def test_a_large_batch_that_does_not_end_with_its_events_makes_the_rank_inexact(damage: str) -> None:
+    whole = bytearray(payload(*(event(number) for number in range(COUNT))))
+    if damage == "cut":
+        del whole[-40:]
+        whole[-9:] = bytes(9)
+    elif damage == "longer":
+        whole[-1:-1] = bytes(3)
+    else:
+        whole[11:13] = (COUNT + 1).to_bytes(2, "big")
+    index = MemoryIndex(1_000_000)
+    target = sink(index)
+    target.apply(receive_arrival(0, bytes(whole)))
+    while target.apply_slice():
+        pass
+    assert target.inexact_reason == "a part of a batch could not be applied"
+
+
 @pytest.mark.parametrize("as_map", [False, True])
 def test_the_slices_of_a_batch_hold_its_events_in_order(as_map: bool) -> None:
     removed = [{"type": "BlockRemoved", "block_hashes": [number]} for number in range(COUNT // 2)]
