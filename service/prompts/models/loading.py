@@ -17,7 +17,7 @@ from service.prompts.models.model import Model, given_template_file
 from service.prompts.models.model_files import ModelFiles, files_state, read_model_files
 from service.prompts.models.tokenizer_worker import ModelSource
 from service.prompts.options import PromptOptions
-from service.prompts.renderers.base import HARMONY, MISTRAL, TEMPLATE, RendererMissing
+from service.prompts.renderers.base import HARMONY, MISTRAL, RendererMissing
 from service.prompts.renderers.choice import PackageTokenizer, load_package
 from service.prompts.renderers.threaded import ModelRenderer, ThreadedPackage, ThreadedRenderer
 from service.prompts.templates.rendering import Renderer
@@ -97,7 +97,7 @@ class ModelLoader:
 
     async def _own(self, name: str, files: ModelFiles) -> _Parts:
         package: ModelRenderer | RendererMissing | None = None
-        if files.renderer.name != TEMPLATE:
+        if files.renderer.name in {HARMONY, MISTRAL}:
             try:
                 loaded = await self._in_thread(lambda: load_package(files.renderer, self._cache_of_packages()))
             except RendererMissing as error:

@@ -15,7 +15,7 @@ from service.prompts.chat import Chat
 from service.prompts.errors import BadModelFile, ModelUnavailable, PromptError
 from service.prompts.models.model_files import ModelFiles
 from service.prompts.options import PromptOptions
-from service.prompts.renderers.base import HARMONY, MISTRAL, TOKENIZER, Rendered, RendererMissing
+from service.prompts.renderers.base import ENGINE, HARMONY, MISTRAL, TOKENIZER, Rendered, RendererMissing
 from service.prompts.renderers.choice import reach_by_texts
 from service.prompts.renderers.threaded import ModelRenderer
 from service.prompts.templates.rendering import Renderer, RenderingUnavailable, TemplateSource
@@ -70,6 +70,12 @@ class Model:
 
     async def render(self, chat: Chat) -> Rendered:
         """Returns the text and tokens that vLLM would produce for a chat; raises PromptError, ModelUnavailable."""
+        if self.renderer_name == ENGINE:
+            raise ModelUnavailable(
+                self.name,
+                "its engine encodes chats in code, not by a chat template",
+                "Give the URL of its pod (PODS) or of a render server (RENDER_URL)",
+            )
         chat = _as_started(chat, self._given)
         if (package := self._package_renderer()) is not None:
             return await self._render_by_package(package, chat)

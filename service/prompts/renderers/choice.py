@@ -10,10 +10,24 @@ from typing import Any, NamedTuple
 from service.index.base import TokenIds
 from service.prompts.chat import Chat
 from service.prompts.errors import BadModelFile
-from service.prompts.renderers.base import HARMONY, MISTRAL, TEMPLATE, ChatRenderer, Rendered
+from service.prompts.renderers.base import ENGINE, HARMONY, MISTRAL, TEMPLATE, ChatRenderer, Rendered
 from service.prompts.renderers.harmony import HarmonyRenderer
 from service.prompts.renderers.mistral import MistralRenderer, mistral_tokenizer_file
 from service.prompts.tokens.token_cache import TokenCache
+
+_ENCODED_BY_ENGINES = frozenset(
+    {
+        "DeepseekV32ForCausalLM",
+        "DeepseekV4ForCausalLM",
+        "DeepseekV4ForConditionalGeneration",
+        "DeepseekV41ForCausalLM",
+        "InklingForCausalLM",
+        "InklingForConditionalGeneration",
+        "KimiK3ForConditionalGeneration",
+        "MoonshotKimiaForCausalLM",
+    }
+)
+"""Architectures whose chats vLLM 0.32 encodes in code, whatever chat template they have (`config/model.py`)."""
 
 
 class RendererChoice(NamedTuple):
@@ -36,6 +50,9 @@ def choose_renderer(folder: Path, model_config: Mapping[str, Any], chosen: str |
         return RendererChoice(chosen)
     if model_config.get("model_type") == "gpt_oss":
         return RendererChoice(HARMONY)
+    architectures = model_config.get("architectures")
+    if isinstance(architectures, list) and any(name in _ENCODED_BY_ENGINES for name in architectures[:1]):
+        return RendererChoice(ENGINE)
     if (file := mistral_tokenizer_file(folder)) is not None:
         return RendererChoice(MISTRAL, file)
     return RendererChoice(TEMPLATE)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
 
+from tests.conftest import BUILTIN
 from tests.service.conftest import Serve
 from tests.service.engines import MODEL, chat
 from tests.service.parity.conftest import StartEngine
@@ -84,6 +87,24 @@ async def test_a_model_without_a_tokenizer_here_is_rendered_by_its_engine(
     assert (scores, headers["Renderer"]) == (None, "engine")
     scores, headers = await posted(client, "/score", {"prompt": "Hi", "model": "theirs"})
     assert (scores, headers["Renderer"]) == (None, "engine")
+
+
+async def test_a_model_whose_format_is_code_of_its_engine_is_rendered_by_it(
+    serve: Serve, start_engine: StartEngine, tmp_path: Path
+) -> None:
+    folder = tmp_path / "theirs"
+    shutil.copytree(BUILTIN, folder)
+    (folder / "config.json").write_text('{"architectures": ["DeepseekV32ForCausalLM"], "model_type": "deepseek_v32"}')
+    alone = await serve(models_dir=tmp_path)
+    async with alone.post("/score", json={**chat("Hi"), "model": "theirs"}) as answer:
+        message = (await answer.json())["error"]["message"]
+        assert (answer.status, "encodes chats in code" in message, "RENDER_URL" in message) == (503, True, True)
+    _, headers = await posted(alone, "/score", {"prompt": "Hi", "model": "theirs"})
+    assert headers["Renderer"] == "tokenizer"
+    engine = await start_engine(served_models=["theirs"])
+    client = await started(serve, engine, models_dir=tmp_path)
+    _, headers = await posted(client, "/score", {**chat("Hi"), "model": "theirs"})
+    assert headers["Renderer"] == "engine"
 
 
 async def test_a_render_server_is_asked_without_any_pod(serve: Serve, start_engine: StartEngine) -> None:
