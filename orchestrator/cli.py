@@ -306,6 +306,32 @@ def score(
 
 
 @app.command()
+def select(
+    prompt: Annotated[str | None, typer.Argument(help="A text.")] = None,
+    chat: Annotated[Path | None, typer.Option(help="A chat request in JSON, from a file or - instead.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model, or a LoRA; the service's own if left out.")] = None,
+    lora_name: Annotated[str | None, typer.Option(help="The LoRA adapter that the request is for.")] = None,
+    cache_salt: Annotated[str | None, typer.Option(help="What the engine salts the blocks with.")] = None,
+    as_json: options.AsJson = False,
+    name: options.Name = DEFAULTS.name,
+    url: options.Url = None,
+    runtime: options.OneRuntime = "auto",
+    debug: options.Debug = False,
+) -> None:
+    """Ask a running service which pod it would send a request to, and why."""
+    from orchestrator.commands.score import Question
+    from orchestrator.commands.select import select as ask
+    from orchestrator.running import find_running
+
+    def run() -> None:
+        file = chat and options.expanded(chat, "--chat")
+        body = Question(prompt, file, model, lora_name, cache_salt).body()
+        ask(find_running(name, url, options.runtime_kind(runtime)), body, as_json=as_json)
+
+    run_command(run, debug=debug)
+
+
+@app.command()
 def top(
     named: options.Named = None,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,

@@ -35,6 +35,7 @@ class Policy:
             self._decoding.append(deque())
         uncached = [candidate.uncached for candidate in candidates]
         tokens, arrivals = request["input_length"], self._demand.arrivals(now) / len(candidates)
+        self._demand.count(now)
         costs = costs_of(self._ranks, uncached, arrivals, self._demand.reused, now)
         chosen = best_of(self._ranks, costs, uncached)
         self._demand.chosen(tokens, uncached[chosen])

@@ -29,12 +29,15 @@ from service.api.resources import (
     GATEWAY,
     INDEX,
     INSTANCE_ID,
+    ISSUED,
     LIMITS,
     MODELS,
     POOL,
     READINESS,
+    REGISTERED,
     REGISTRY,
     RESOLVER,
+    ROUTER,
     SCORER,
     SEND_TOKEN_IDS,
     SESSION_KEYS,
@@ -68,6 +71,7 @@ from service.readiness import Readiness
 from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
+from service.routing.issued import IssuedReservations
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -101,6 +105,9 @@ def create_app(settings: Settings) -> web.Application:
     fleet = Registry()
     app[FLEET] = fleet
     accuracy = app[ACCURACY] = Accuracy(fleet, index)
+    router = app[ROUTER] = Router(fleet, settings.tier_weights)
+    app[ISSUED] = IssuedReservations()
+    app[REGISTERED] = {}
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         engine = EngineRenderer(settings.render_url_timeout)
@@ -109,7 +116,7 @@ def create_app(settings: Settings) -> web.Application:
             event_pool(settings, index, own_keys) as pool,
             loaded_models(options, index, fleet) as models,
             readiness(settings, models, pool, fleet) as ready,
-            monitored(fleet, pool, models, engine, settings, accuracy=accuracy) as gateway,
+            monitored(fleet, pool, models, engine, settings, router=router, accuracy=accuracy) as gateway,
             rendering(fleet, models, engine, options, settings) as rendered,
         ):
             app[POOL] = pool
@@ -179,13 +186,22 @@ async def event_pool(settings: Settings, index: Index, own_keys: KeyPair | None 
 
 @asynccontextmanager
 async def monitored(
-    fleet: Registry, pool: EventPool, models: Models, engine: EngineRenderer, settings: Settings, *, accuracy: Accuracy
+    fleet: Registry,
+    pool: EventPool,
+    models: Models,
+    engine: EngineRenderer,
+    settings: Settings,
+    *,
+    router: Router,
+    accuracy: Accuracy,
 ) -> AsyncIterator[Gateway]:
     """Adds the pods of PODS to the fleet, watches them, subscribes to their events, and forwards requests to them."""
     limits = Limits(
         first_byte=settings.first_byte_timeout,
         silence=settings.silence_timeout,
         max_in_flight_per_pod=settings.max_in_flight_per_pod or None,
+        queue_length=settings.queue_length,
+        queue_seconds=settings.queue_seconds,
     )
     followed: dict[str, set[Endpoint]] = {}
 
@@ -204,7 +220,7 @@ async def monitored(
             for endpoint in followed.pop(pod.name, set()):
                 pool.unfollow(endpoint)
 
-    gateway = Gateway(fleet, Router(fleet, settings.tier_weights), limits, accuracy)
+    gateway = Gateway(fleet, router, limits, accuracy)
     parity = ParityWatcher(fleet, models, settings.parity_interval, settings.render_url)
 
     def joined(pod: Pod) -> None:

@@ -1,4 +1,4 @@
-"""What routing costs: choice and bookkeeping of one request, by the number of pods.
+"""What routing costs: CPU time of choice and bookkeeping of one request, by the number of pods.
 
   python -m scripts.bench.routing
 
@@ -12,7 +12,7 @@ from array import array
 from collections import deque
 from random import Random
 from statistics import quantiles
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Final
 
 from service.contract.pods import PodEntry
@@ -20,9 +20,11 @@ from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Learned, Registry, ServedModel
 from service.index.base import Prompt, Rank, RankMatch, Tier
 from service.routing.choice import Choice, Question, Router
+from service.routing.placements import Placements
 
 _MODEL: Final = "m"
 _TOKENS: Final = 8192
+_PROMPTS: Final = 500
 _REQUESTS: Final = 1000
 
 
@@ -35,7 +37,7 @@ def fleet(pods: int) -> Registry:
 
 
 def costs(pods: int, requests: int = _REQUESTS) -> list[float]:
-    """Seconds of routing of each request: the choice, the first token and the end."""
+    """CPU seconds of routing of each request: the choice, the first token and the end."""
     random = Random(1)
     registry = fleet(pods)
     router = Router(registry, TierWeights())
@@ -44,20 +46,23 @@ def costs(pods: int, requests: int = _REQUESTS) -> list[float]:
     computing: deque[Choice] = deque()
     decoding: deque[Choice] = deque()
     found = []
-    for _ in range(requests):
+    prompts = [Prompt(_MODEL, array("I", random.choices(range(50_000), k=_TOKENS))) for _ in range(_PROMPTS)]
+    for number in range(requests):
+        if number % _PROMPTS == 0:
+            router.placements = Placements()  # every prompt is a new one
         longest = random.randrange(pods)
         matches = [*shared[:longest], RankMatch(shared[longest].rank, 16, {Tier.GPU: 7000}), *shared[longest + 1 :]]
-        prompt = Prompt(_MODEL, array("I", random.choices(range(50_000), k=_TOKENS)))
+        prompt = prompts[number % _PROMPTS]
         question = Question(model=_MODEL, tokens=_TOKENS, prompt=prompt, matches=matches, is_streamed=True)
         first = computing.popleft() if len(computing) > pods // 3 else None
         last = decoding.popleft() if len(decoding) > 8 * pods else None
-        started = perf_counter()
+        started = thread_time()
         choice = router.choose(question)
         if first is not None:
             first.reservation.first_token(perf_counter())
         if last is not None:
             last.reservation.end(perf_counter())
-        found.append(perf_counter() - started)
+        found.append(thread_time() - started)
         if choice is None:
             raise RuntimeError("no pod was chosen")
         computing.append(choice)

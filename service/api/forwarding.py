@@ -71,13 +71,12 @@ async def _question(request: web.Request, body: bytes) -> Question:
     """The routing information in a request. A request that cannot be parsed here is left to the engine."""
     if not body:
         return Question(tokens=0)
-    ends = ends_of(body)
-    session = request.app[SESSION_KEYS].of(request.headers, ends)
     if request.path in _WITH_PROMPT:
         try:
-            return await _scored(request, body, ends, session)
+            return await question_of_prompt(request, body)
         except (ApiError, PromptError, ModelNotFound, ModelUnavailable):
             pass
+    session = request.app[SESSION_KEYS].of(request.headers, ends_of(body))
     try:
         named = _named.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -85,7 +84,10 @@ async def _question(request: web.Request, body: bytes) -> Question:
     return Question(model=named.model, is_streamed=named.stream is True, session=session)
 
 
-async def _scored(request: web.Request, body: bytes, ends: bytes, session: str | None) -> Question:
+async def question_of_prompt(request: web.Request, body: bytes) -> Question:
+    """The routing information in a request with a prompt or a chat. Raises the errors of the resolver."""
+    ends = ends_of(body)
+    session = request.app[SESSION_KEYS].of(request.headers, ends)
     resolver, scorer = request.app[RESOLVER], request.app[SCORER]
     wanted = decode_prompt_or_chat(body, request.app[CHAT_DECODER])
     if wanted.model is None:

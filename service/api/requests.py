@@ -141,6 +141,75 @@ class DetokenizeRequest(Struct, kw_only=True):
     model: ModelName = None
 
 
+class SelectOptions(Struct, kw_only=True):
+    """Options of POST /select, beside a prompt or a chat."""
+
+    reserve: Annotated[bool, Meta(description="reserve the rank, until the reservation is ended")] = False
+    seconds: Annotated[float, Meta(gt=0, le=3600, description="after which an unended reservation expires")] = 600.0
+    pods: Pods = None
+
+
+class SelectPrompt(ScoreRequest, kw_only=True):
+    """A prompt of POST /select."""
+
+    reserve: bool = False
+    seconds: float = 600.0
+
+
+class SelectChat(ChatRequest, kw_only=True):
+    """A chat of POST /select."""
+
+    reserve: bool = False
+    seconds: float = 600.0
+
+
+InstanceId: TypeAlias = Annotated[str | int, Meta(description="the name of the pod")]
+
+
+class TokenQuery(Struct, kw_only=True):
+    """A prompt of POST /query."""
+
+    token_ids: Annotated[list[TokenId], Meta(min_length=1)]
+    model: str | None = None
+    model_name: str | None = None
+    lora_name: str | None = None
+    cache_salt: str | None = None
+    tenant_id: str = "default"
+    instance_id: InstanceId | None = None
+
+
+class HashQuery(Struct, kw_only=True):
+    """The hashes of POST /query_by_hash, under one of three names."""
+
+    seq_hashes: list[int] = msgspec.field(default_factory=list)
+    block_hashes: list[int] = msgspec.field(default_factory=list)
+    block_hash: list[int] = msgspec.field(default_factory=list)
+    model: str | None = None
+    model_name: str | None = None
+    cache_salt: str | None = None
+    tenant_id: str = "default"
+    instance_id: InstanceId | None = None
+
+
+class Registration(Struct, kw_only=True):
+    """A publisher of events for POST /register."""
+
+    instance_id: InstanceId
+    endpoint: Annotated[Name, Meta(description="ZeroMQ address of its events")]
+    replay_endpoint: str | None = None
+    modelname: str | None = None
+    model_name: str | None = None
+    dp_rank: Annotated[int, Meta(ge=0)] = 0
+
+
+class Unregistration(Struct, kw_only=True):
+    """A publisher of events for POST /unregister; without `dp_rank` all its ranks."""
+
+    instance_id: InstanceId
+    tenant_id: str = "default"
+    dp_rank: Annotated[int, Meta(ge=0)] | None = None
+
+
 class NewPod(Struct, kw_only=True, forbid_unknown_fields=True):
     """A pod to forward requests to."""
 

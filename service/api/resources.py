@@ -14,6 +14,7 @@ from service.api.limits import RequestLimits
 from service.api.requests import ChatBodyDecoder
 from service.api.resolver import PromptResolver
 from service.api.traffic import Traffic
+from service.contract.endpoints import Endpoint
 from service.events.pool import EventPool
 from service.fleet.registry import Registry
 from service.gateway.gateway import Gateway
@@ -23,12 +24,18 @@ from service.prompts.models.catalog import Models
 from service.readiness import Readiness
 from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
+from service.routing.choice import Router
+from service.routing.issued import IssuedReservations
 
 LIMITS = web.AppKey("limits", RequestLimits)
 INDEX = web.AppKey("index", Index)
 POOL = web.AppKey("pool", EventPool)
 CHAT_DECODER = web.AppKey("chat_decoder", ChatBodyDecoder)
 FLEET = web.AppKey("fleet", Registry)
+ROUTER = web.AppKey("router", Router)
+ISSUED = web.AppKey("issued", IssuedReservations)
+REGISTERED = web.AppKey("registered", dict[str, dict[int, Endpoint]])
+"""The endpoints of POST /register, by instance and rank."""
 SESSION_KEYS = web.AppKey("session_keys", SessionKeys)
 ACCURACY = web.AppKey("accuracy", Accuracy)
 GATEWAY = web.AppKey("gateway", Gateway)

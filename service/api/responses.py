@@ -189,6 +189,59 @@ class Explanation(Struct):
     matches: list[Match]
 
 
+class Candidate(Struct):
+    """A rank that can take a request: seconds until its first token, and the cost by which ranks are chosen."""
+
+    pod: str
+    rank: int
+    seconds: float
+    cost: float
+    uncached_tokens: int
+    predicted_tokens: int
+    in_flight: int
+
+
+class LeftOut(Struct):
+    """A pod that is no candidate, and why."""
+
+    pod: str
+    reason: str
+
+
+class Selection(Struct):
+    """Response of /select: where to send a request; `candidates` starts with the cheapest.
+
+    `headers` and fields of `body` name the rank to engines with several. `tokens` is null if the prompt's are unknown.
+    """
+
+    pod: str
+    url: str
+    rank: int
+    headers: dict[str, str]
+    body: dict[str, int]
+    tokens: int | None
+    predicted_tokens: int
+    seconds: float
+    reservation: str | None
+    candidates: list[Candidate]
+    left_out: list[LeftOut]
+
+
+class Reserved(Struct):
+    """Response of /reservations: whether the reservation goes on."""
+
+    id: str
+    active: bool
+
+
+class Registered(Struct, omit_defaults=True):
+    """Response of /register and /unregister."""
+
+    status: str
+    instance_id: str | None = None
+    removed_instances: list[str] = msgspec.field(default_factory=list)
+
+
 class Tokenized(Struct):
     """vLLM's response of /tokenize."""
 

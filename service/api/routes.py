@@ -8,7 +8,18 @@ from typing import Any, Final
 
 from aiohttp.typedefs import Handler
 
-from service.api import completions, fleet, forwarding, operations, requests, responses, scoring, tokens
+from service.api import (
+    completions,
+    fleet,
+    forwarding,
+    indexer,
+    operations,
+    requests,
+    responses,
+    scoring,
+    selection,
+    tokens,
+)
 from service.index.scoring import Scores
 
 
@@ -30,12 +41,14 @@ class Route:
         """The permission that an API key needs; None for endpoints that need no key."""
         if self.path in _OPEN:
             return None
-        if self.path.startswith(("/pods", "/models")) and self.method != "GET":
+        if self.path in _ADMIN or (self.path.startswith(("/pods", "/models")) and self.method != "GET"):
             return "admin"
-        return "route" if self.is_forwarded else "read"
+        return "route" if self.is_forwarded or self.path.startswith(_ROUTING) else "read"
 
 
 _OPEN: Final = ("/health", "/ready")
+_ADMIN: Final = ("/register", "/unregister")
+_ROUTING: Final = ("/select", "/reservations/")
 _BODY_ERRORS: Final = (400, 408, 413, 415, 429)
 _MODEL_ERRORS: Final = (*_BODY_ERRORS, 404, 503)
 
@@ -124,6 +137,40 @@ ROUTES: Final = (
         _json(responses.Detokenized),
         (requests.DetokenizeRequest,),
         _MODEL_ERRORS,
+    ),
+    Route(
+        "POST",
+        "/select",
+        selection.select,
+        _json(responses.Selection),
+        (requests.SelectPrompt, requests.SelectChat),
+        _MODEL_ERRORS,
+    ),
+    Route(
+        "POST",
+        "/reservations/{id:[^/]+}/first_token",
+        selection.note_first_token,
+        _json(responses.Reserved),
+        errors=(404,),
+    ),
+    Route("DELETE", "/reservations/{id:[^/]+}", selection.end_reservation, _json(responses.Reserved), errors=(404,)),
+    Route("POST", "/query", indexer.query, _json(dict[str, Any]), (requests.TokenQuery,), _BODY_ERRORS),
+    Route("POST", "/query_by_hash", indexer.query_by_hash, _json(dict[str, Any]), (requests.HashQuery,), _BODY_ERRORS),
+    Route(
+        "POST",
+        "/register",
+        indexer.register,
+        _json(responses.Registered),
+        (requests.Registration,),
+        (*_BODY_ERRORS, 409),
+    ),
+    Route(
+        "POST",
+        "/unregister",
+        indexer.unregister,
+        _json(responses.Registered),
+        (requests.Unregistration,),
+        (*_BODY_ERRORS, 404),
     ),
     Route("GET", "/endpoints", operations.endpoints, _json(responses.EndpointList)),
     Route("GET", "/pods", operations.pods, _json(responses.PodList)),

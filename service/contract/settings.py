@@ -214,6 +214,10 @@ class Settings:
         "of SGLang",
     )
     max_in_flight_per_pod: int = _setting(0, _count(0), "maximum requests in flight per pod; 0 for no limit")
+    queue_length: int = _setting(
+        0, _count(0), "maximum requests that wait while all pods have MAX_IN_FLIGHT_PER_POD; 0 refuses them at once"
+    )
+    queue_seconds: float = _setting(30.0, parse_seconds, "how long a request waits for a pod at most")
 
     ready_replay_timeout: float = _setting(
         30.0, parse_seconds, "how long after its start /ready waits for replays that are under way"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
@@ -23,6 +24,7 @@ from service.gateway.connection import (
 from service.gateway.engine_request import request_for
 from service.gateway.failures import failure_in
 from service.gateway.http import Head
+from service.gateway.queue import Queue
 from service.gateway.statistics import GatewayStatistics
 from service.routing.choice import Choice, Question, Router
 
@@ -42,6 +44,9 @@ class Limits:
     retry_seconds: float = 30.0
     attempts: int = 3
     max_in_flight_per_pod: int | None = None
+    queue_length: int = 0
+    """Requests that may wait while all pods have `max_in_flight_per_pod`."""
+    queue_seconds: float = 30.0
 
 
 class NoPod(Exception):
@@ -99,6 +104,8 @@ class Attempts:
         self._limits = limits
         self._statistics = statistics
         self._pools: dict[Pod, ConnectionPool] = {}
+        self.queue = Queue(limits.queue_length, limits.queue_seconds)
+        router.freed = self.queue.wake
         registry.watch(self._changed)
 
     def close(self) -> None:
@@ -115,7 +122,11 @@ class Attempts:
         last: Exchange | None = None
         failures: list[EngineError] = []
         while len(tried) < self._limits.attempts and monotonic() - started < self._limits.retry_seconds:
-            choice = self._router.choose(question, tried, self._limits.max_in_flight_per_pod)
+            choice = self._choose(question, tried)
+            if choice is None and not tried and self._is_full(question) and self.queue.has_room:
+                shortest = min((one.seconds for one in self._router.estimates(question)), default=0.0)
+                choice = await self.queue.turn(question.model, shortest, lambda: self._choose(question, ()))
+                started = monotonic()
             if choice is None:
                 break
             if tried:
@@ -145,6 +156,13 @@ class Attempts:
             timed_out = isinstance(failures[-1], FirstByteTimeout)
             raise BadEngine(f"{tried[-1].name}: {failures[-1]}", timed_out=timed_out)
         raise self._none_available(question)
+
+    def _choose(self, question: Question, tried: Collection[Pod]) -> Choice | None:
+        return self._router.choose(question, tried, self._limits.max_in_flight_per_pod)
+
+    def _is_full(self, question: Question) -> bool:
+        """Whether a pod would take the request if it had fewer in flight."""
+        return any(pod.is_available and pod.serves(question.model) for pod in self._registry)
 
     async def _attempt(self, request: web.Request, body: bytes, question: Question, choice: Choice) -> Exchange:
         """Sends a request to one pod. Raises EngineError, after a report to the pod's breaker."""
@@ -255,7 +273,9 @@ class Attempts:
         if not serving and len(self._registry):
             return NoModel(f"no pod serves the model {question.model!r}")
         waits = [pod.breaker.retry_after for pod in serving if not pod.draining]
-        reasons = "; ".join(f"{pod.name}: {_reason(pod)}" for pod in serving) or "there are no pods"
+        reasons = (
+            "; ".join(f"{pod.name}: {unavailable_reason(pod) or 'full'}" for pod in serving) or "there are no pods"
+        )
         return NoPod(f"no pod can take the request ({reasons})", max(1, round(min(waits, default=1.0))))
 
 
@@ -265,9 +285,12 @@ def _retry_after(head: Head) -> float:
     return min(float(value), _MAX_BUSY_SECONDS) if value.isdigit() else 1.0
 
 
-def _reason(pod: Pod) -> str:
+def unavailable_reason(pod: Pod) -> str | None:
+    """Why a pod takes no requests; None if it takes some."""
+    if pod.is_available:
+        return None
     if pod.draining:
         return "draining"
     if pod.healthy is False:
         return pod.problem or "down"
-    return pod.breaker.reason or "full"
+    return pod.breaker.reason or "one request tries whether it works again"

@@ -229,6 +229,13 @@ class Index(Protocol):
         """
         ...
 
+    def match_hashes(self, model: str, hashes: Sequence[BlockHash]) -> list[RankMatch]:
+        """The ranks that hold at least the first of an engine's consecutive block hashes. O(n) per rank.
+
+        Leaves out ranks with several KV-cache groups, of which one run of blocks does not tell enough.
+        """
+        ...
+
     def ranks(self) -> Iterable[RankBlocks]:
         """Every rank with a `store` since it was last forgotten, including hidden ones."""
         ...

@@ -135,6 +135,20 @@ class FullAttention:
             self._free_bits.append(number)
         return freed
 
+    def run_of_hashes(self, group: CacheGroup, hashes: Sequence[BlockHash]) -> dict[Tier, int]:
+        """The tokens of the run of blocks that a group holds, by tier: on the device first, then below it."""
+        tokens: dict[Tier, int] = {}
+        tiers = tuple(Tier)
+        for block_hash in hashes:
+            key = group.hashes.get(block_hash)
+            held = [tier for tier in tiers if key is not None and self.masks[tier].get(key) & group.bit]
+            if not held:
+                break
+            if held[0] is not _GPU:
+                tiers = (Tier.CPU, Tier.STORAGE)  # an engine does not go back to the device
+            tokens[held[0]] = tokens.get(held[0], 0) + group.block_size
+        return tokens
+
     def match(self, keys: Sequence[BlockKey], wanted: int) -> list[tuple[int, int]]:
         """The lengths of the prefixes that the wanted groups hold on the device: (blocks, mask of the groups).
 

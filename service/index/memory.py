@@ -289,6 +289,17 @@ class MemoryIndex:
         self.statistics.lookup_seconds.observe(perf_counter() - started)
         return matches
 
+    def match_hashes(self, model: str, hashes: Sequence[BlockHash]) -> list[RankMatch]:
+        matches = []
+        for rank, state in self._ranks.items():
+            primary = state.primary
+            if rank.model != model or state.hidden or primary is None or not state.is_ordinary:
+                continue
+            tokens = self._cache.run_of_hashes(primary, hashes)
+            if tokens:
+                matches.append(RankMatch(rank, primary.block_size, tokens))
+        return matches
+
     def ranks(self) -> Iterable[RankBlocks]:
         for rank, state in self._ranks.items():
             tiers = {tier: sum(group.sizes[tier] for group in state.groups) for tier in Tier}

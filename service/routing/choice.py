@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import exp, inf
 from random import Random
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -86,11 +86,13 @@ class Demand:
         self.reused = 0.0
 
     def arrivals(self, now: float) -> float:
-        """Requests per second over the last half minute, before the one that arrives."""
-        rate = self._rate * exp((self._last - now) / self._SECONDS) if self._rate else 0.0
-        self._rate = rate + 1 / self._SECONDS
+        """Requests per second over the last half minute."""
+        return self._rate * exp((self._last - now) / self._SECONDS) if self._rate else 0.0
+
+    def count(self, now: float) -> None:
+        """Counts a request that arrives."""
+        self._rate = self.arrivals(now) + 1 / self._SECONDS
         self._last = now
-        return rate
 
     def chosen(self, tokens: int, uncached: int) -> None:
         """Counts the tokens of a prompt, and those that its rank must compute."""
@@ -157,6 +159,33 @@ class _Candidates:
         return None
 
 
+class Estimate(NamedTuple):
+    """What a request costs on one rank. `seconds` is the time to first token, `predicted` counts reused tokens."""
+
+    pod: Pod
+    rank: int
+    seconds: float
+    cost: float
+    uncached: int
+    predicted: int
+    requests: int
+    """Requests in flight."""
+
+
+class _Weighed(NamedTuple):
+    """The candidates for a request, and by their position: uncached tokens, what is reused, cost."""
+
+    ranks: Sequence[RankWork]
+    demand: Demand
+    tokens: int
+    keys: Sequence[BlockKey]
+    uncached: list[float]
+    reused: list[RankMatch | int | None]
+    costs: list[float]
+    preferred: int | None
+    """The position of the session's last rank."""
+
+
 class Router:
     """Chooses ranks of the pods of a registry, and knows the load that they were given."""
 
@@ -175,6 +204,8 @@ class Router:
         self.placements = Placements()
         self.affinity = Affinity()
         self._mean_tokens = _FIRST_MEAN
+        self.freed: Callable[[], None] = lambda: None
+        """Called when a request ends."""
         registry.watch(self._changed)
 
     def choose(
@@ -185,26 +216,14 @@ class Router:
         Skips `tried` pods, and pods with `max_in_flight` requests. A pod that asked to retry later is the last choice.
         """
         now = self._clock()
-        candidates = self._candidates_for(question.model, now)
-        if now - self._refreshed >= _REFRESH_SECONDS:
-            self._refresh(now)
-        ranks = candidates.ranks
-        if not ranks:
+        weighed = self._weigh(question, now)
+        if weighed is None:
             return None
-        tokens = question.tokens if question.tokens is not None else round(self._mean_tokens)
-        keys = self.placements.keys(question.prompt) if question.prompt is not None else ()
-        uncached, reused = self._uncached(question, tokens, keys, candidates, now)
-        last = self.affinity.last(question.session) if question.session is not None else None
-        preferred = candidates.numbers.get(last) if last is not None else None
-        if preferred is not None and question.tokens is None:
-            uncached[preferred] = 1.0  # the best guess: it holds all of the session
-        demand = candidates.demand
-        costs = costs_of(ranks, uncached, demand.arrivals(now) / len(ranks), demand.reused, now)
-        if self._is_weighted:
-            costs = [cost / rank.pod.weight for cost, rank in zip(costs, ranks, strict=True)]
-        chosen = best_of(ranks, costs, uncached)
-        if preferred is not None and costs[preferred] <= costs[chosen] * _AFFINITY:
-            chosen = preferred
+        ranks, uncached = weighed.ranks, weighed.uncached
+        weighed.demand.count(now)
+        chosen = best_of(ranks, weighed.costs, uncached)
+        if weighed.preferred is not None and weighed.costs[weighed.preferred] <= weighed.costs[chosen] * _AFFINITY:
+            chosen = weighed.preferred
         pod = ranks[chosen].pod
         if pod.is_busy or pod in tried or not _can_take(pod, max_in_flight):
             allowed = [
@@ -215,19 +234,68 @@ class Router:
             allowed = [position for position in allowed if not ranks[position].pod.is_busy] or allowed
             if not allowed:
                 return None
-            some = [(ranks[position], costs[position], uncached[position]) for position in allowed]
+            some = [(ranks[position], weighed.costs[position], uncached[position]) for position in allowed]
             chosen = allowed[best_of(*zip(*some, strict=True))]
-        rank, computed = ranks[chosen], round(uncached[chosen])
+        return self._reserve(question, weighed, chosen, now)
+
+    def withdraw(self, choice: Choice) -> None:
+        """Ends a choice that was only a question."""
+        choice.reservation.end(self._clock())
+
+    def estimates(self, question: Question) -> list[Estimate]:
+        """All ranks that serve the model of a request, whether they can take it or not, the cheapest first."""
+        now = self._clock()
+        weighed = self._weigh(question, now)
+        if weighed is None:
+            return []
+        estimates = [
+            Estimate(
+                rank.pod,
+                rank.number,
+                rank.wait(now) + rank.overhead + uncached * rank.seconds_per_token,
+                cost,
+                round(uncached),
+                _predicted(weighed.tokens, reused),
+                rank.requests,
+            )
+            for rank, uncached, cost, reused in zip(
+                weighed.ranks, weighed.uncached, weighed.costs, weighed.reused, strict=True
+            )
+        ]
+        return sorted(estimates, key=lambda estimate: estimate.cost)
+
+    def _weigh(self, question: Question, now: float) -> _Weighed | None:
+        """What a request costs on each candidate; None if there are none."""
+        candidates = self._candidates_for(question.model, now)
+        if now - self._refreshed >= _REFRESH_SECONDS:
+            self._refresh(now)
+        ranks, demand = candidates.ranks, candidates.demand
+        if not ranks:
+            return None
+        tokens = question.tokens if question.tokens is not None else round(self._mean_tokens)
+        keys = self.placements.keys(question.prompt) if question.prompt is not None else ()
+        uncached, reused = self._uncached(question, tokens, keys, candidates, now)
+        last = self.affinity.last(question.session) if question.session is not None else None
+        preferred = candidates.numbers.get(last) if last is not None else None
+        if preferred is not None and question.tokens is None:
+            uncached[preferred] = 1.0  # the best guess: it holds all of the session
+        costs = costs_of(ranks, uncached, demand.arrivals(now) / len(ranks), demand.reused, now)
+        if self._is_weighted:
+            costs = [cost / rank.pod.weight for cost, rank in zip(costs, ranks, strict=True)]
+        return _Weighed(ranks, demand, tokens, keys, uncached, reused, costs, preferred)
+
+    def _reserve(self, question: Question, weighed: _Weighed, chosen: int, now: float) -> Choice:
+        rank, computed, tokens = weighed.ranks[chosen], round(weighed.uncached[chosen]), weighed.tokens
         seconds = rank.wait(now) + rank.overhead + computed * rank.seconds_per_token
         self._mean_tokens += (computed - self._mean_tokens) * _MEAN_SHARE
         if question.tokens:
-            demand.chosen(tokens, computed)
+            weighed.demand.chosen(tokens, computed)
         reservation = rank.reserve(computed, tokens, now, tells_first_token=question.is_streamed)
-        if keys:
-            reservation.placement = self.placements.place(keys, rank, now)
+        if weighed.keys and question.prompt is not None:
+            reservation.placement = self.placements.place(question.prompt, weighed.keys, rank, now)
         if question.session is not None:
             self.affinity.note(question.session, rank)
-        held = reused[chosen]
+        held = weighed.reused[chosen]
         block_size = held.block_size if isinstance(held, RankMatch) else UNIT
         predicted = _predicted(tokens, held)
         return Choice(rank.pod, rank.number, predicted, not isinstance(held, int), block_size, seconds, reservation)
@@ -251,14 +319,15 @@ class Router:
             if position is not None:
                 uncached[position] = left
                 reused[position] = match
-        for rank, (held, placement) in self.placements.held(keys, now).items():
+        placed = self.placements.held(question.prompt, keys, now) if question.prompt is not None else {}
+        for rank, (held, placement) in placed.items():
             number = candidates.numbers.get(rank)
             if number is None:
                 continue
             if uncached[number] > tokens - held:
                 uncached[number] = max(1.0, tokens - held)
                 reused[number] = held
-            elif held == len(placement.keys) * UNIT:
+            elif held >= len(placement.keys) * UNIT:
                 placement.end()  # the events have said so
         return uncached, reused
 
@@ -285,8 +354,11 @@ class Router:
         ranks = self._work[pod]
         count = pod.learned.ranks if pod.learned is not None else 1
         while len(ranks) < count:
-            ranks.append(RankWork(pod, len(ranks), self._median()))
+            ranks.append(RankWork(pod, len(ranks), self._median(), freed=self._ended))
         return ranks[:count]
+
+    def _ended(self) -> None:
+        self.freed()
 
     def _changed(self, pod: Pod, is_there: bool) -> None:
         self._candidates.clear()

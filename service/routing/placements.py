@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from service.index.base import BlockKey, Prompt
+from service.index.base import BlockKey, Prompt, TokenIds
 from service.index.keys import prompt_keys
 from service.routing.reservations import RankWork
 
-UNIT: Final = 256
-"""Tokens of a block of a placement. Shorter prefixes are computed at once, wherever they go."""
+UNIT: Final = 512
+"""Tokens between two keys of a placement. Shorter prefixes are computed at once, wherever they go."""
+_BLOCK: Final = 16
+"""The smallest block size of engines: what two prompts share is counted in these."""
 _SECONDS: Final = 5.0
 _EVENT_SECONDS: Final = 0.5
 """How long events may take after a first token."""
@@ -25,10 +27,11 @@ _EVENT_SECONDS: Final = 0.5
 class Placement:
     """The whole blocks of one prompt on one rank; others may hold the same blocks there."""
 
-    __slots__ = ("expires", "keys", "rank")
+    __slots__ = ("expires", "keys", "rank", "tokens")
 
-    def __init__(self, rank: RankWork, keys: Sequence[BlockKey], expires: float) -> None:
+    def __init__(self, rank: RankWork, tokens: TokenIds, keys: Sequence[BlockKey], expires: float) -> None:
         self.rank = rank
+        self.tokens = tokens
         self.keys = keys
         self.expires = expires
 
@@ -53,8 +56,8 @@ class Placements:
     def keys(self, prompt: Prompt) -> Sequence[BlockKey]:
         return prompt_keys(prompt, UNIT) if len(prompt.tokens) > UNIT else ()
 
-    def held(self, keys: Sequence[BlockKey], now: float) -> dict[RankWork, tuple[int, Placement]]:
-        """The tokens that each rank will hold of a prompt, and the placement of the last of them."""
+    def held(self, prompt: Prompt, keys: Sequence[BlockKey], now: float) -> dict[RankWork, tuple[int, Placement]]:
+        """The tokens that each rank will hold of a prompt with these keys, and the placement of the last of them."""
         found: dict[RankWork, tuple[int, Placement]] = {}
         if not self._blocks:
             return found
@@ -68,12 +71,14 @@ class Placements:
             for rank, placement in holders.items():
                 if placement.expires > now and (not reached or (rank in found and found[rank][0] == reached)):
                     found[rank] = tokens, placement
+        for rank, (reached, placement) in found.items():
+            found[rank] = reached + _shared(placement.tokens, prompt.tokens, reached), placement
         return found
 
-    def place(self, keys: Sequence[BlockKey], rank: RankWork, now: float) -> Placement:
-        """Notes that a prompt was sent to a rank. O(keys)."""
+    def place(self, prompt: Prompt, keys: Sequence[BlockKey], rank: RankWork, now: float) -> Placement:
+        """Notes that a prompt with these keys was sent to a rank. O(keys)."""
         self._expire(now)
-        placement = Placement(rank, keys, now + _SECONDS)
+        placement = Placement(rank, prompt.tokens, keys, now + _SECONDS)
         self._by_age.append((placement.expires, placement))
         for key in keys:
             holders = self._blocks.get(key)
@@ -94,3 +99,12 @@ class Placements:
                     del holders[placement.rank]
                     if not holders:
                         del self._blocks[key]
+
+
+def _shared(first: TokenIds, second: TokenIds, start: int) -> int:
+    """The tokens that two prompts share from `start` on, in whole blocks, up to the next key."""
+    end = min(len(first), len(second), start + UNIT)
+    at = start
+    while at + _BLOCK <= end and first[at : at + _BLOCK] == second[at : at + _BLOCK]:
+        at += _BLOCK
+    return at - start

@@ -5,6 +5,7 @@ Times are in seconds of a monotonic clock, and given by the caller.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Final, Protocol
 
@@ -33,6 +34,7 @@ class RankWork:
         "behind",
         "decoding_tokens",
         "finish",
+        "freed",
         "is_busy",
         "is_known",
         "number",
@@ -46,8 +48,12 @@ class RankWork:
         "seconds_per_token",
     )
 
-    def __init__(self, pod: Pod, number: int = 0, speed: Speed = DEFAULT) -> None:
+    def __init__(
+        self, pod: Pod, number: int = 0, speed: Speed = DEFAULT, *, freed: Callable[[], None] = lambda: None
+    ) -> None:
+        """`freed` is called when a request ends."""
         self.pod = pod
+        self.freed = freed
         self.number = number
         self.overhead, self.seconds_per_token = speed
         self.is_known = False
@@ -184,3 +190,4 @@ class Reservation:
             rank.decoding_tokens -= self.tokens
         rank.requests -= 1
         rank.pod.in_flight -= 1
+        rank.freed()

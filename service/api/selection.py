@@ -1,0 +1,110 @@
+"""POST /select and /reservations: the rank for a request of a client that takes it there itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from aiohttp import web
+
+from service.api.body import read_body
+from service.api.errors import ApiError
+from service.api.forwarding import question_of_prompt
+from service.api.requests import SelectOptions, decode
+from service.api.resources import FLEET, ISSUED, ROUTER
+from service.api.responses import Candidate, LeftOut, Reserved, Selection, json_response
+from service.fleet.registry import EngineKind, Pod
+from service.gateway.retries import unavailable_reason
+from service.routing.choice import Choice
+from service.routing.issued import TooManyReservations
+
+_options = msgspec.json.Decoder(SelectOptions)
+
+
+async def select(request: web.Request) -> web.Response:
+    """Chooses the rank for a prompt or a chat, as the gateway does, and reserves it if `reserve` is true."""
+    body = await read_body(request)
+    options = decode(_options, body)
+    question = await question_of_prompt(request, body)
+    fleet, router = request.app[FLEET], request.app[ROUTER]
+    wanted = frozenset(options.pods) if options.pods is not None else None
+    others = [pod for pod in fleet if wanted is not None and pod.name not in wanted]
+    estimates = [one for one in router.estimates(question) if one.pod not in others]
+    choice = router.choose(question, others)
+    left_out = _left_out(fleet, others, question.model)
+    if choice is None:
+        reasons = "; ".join(f"{one.pod}: {one.reason}" for one in left_out) or "there are no pods (PODS)"
+        raise ApiError(503, f"no pod can take the request ({reasons})", code="no_pod_available")
+    is_sglang = choice.pod.learned is not None and choice.pod.learned.engine is EngineKind.SGLANG
+    return json_response(
+        Selection(
+            pod=choice.pod.name,
+            url=choice.pod.entry.url,
+            rank=choice.rank,
+            headers={} if is_sglang or not choice.names_rank else {"X-data-parallel-rank": str(choice.rank)},
+            body={"routed_dp_rank": choice.rank} if is_sglang and choice.names_rank else {},
+            tokens=question.tokens,
+            predicted_tokens=choice.predicted,
+            seconds=choice.seconds,
+            reservation=_issued(request, choice, options),
+            candidates=[
+                Candidate(
+                    pod=one.pod.name,
+                    rank=one.rank,
+                    seconds=one.seconds,
+                    cost=one.cost,
+                    uncached_tokens=one.uncached,
+                    predicted_tokens=one.predicted,
+                    in_flight=one.requests,
+                )
+                for one in estimates
+                if unavailable_reason(one.pod) is None
+            ],
+            left_out=left_out,
+        )
+    )
+
+
+async def note_first_token(request: web.Request) -> web.Response:
+    """Moves a reserved request from prefill to decoding; the pod's speed is learned from it."""
+    name = request.match_info["id"]
+    if not request.app[ISSUED].first_token(name):
+        raise _unknown(name)
+    return json_response(Reserved(name, active=True))
+
+
+async def end_reservation(request: web.Request) -> web.Response:
+    """Ends a reserved request; with `?answered=false` one that got no answer."""
+    name = request.match_info["id"]
+    if not request.app[ISSUED].end(name, is_computed=request.query.get("answered") != "false"):
+        raise _unknown(name)
+    return json_response(Reserved(name, active=False))
+
+
+def _issued(request: web.Request, choice: Choice, options: SelectOptions) -> str | None:
+    if not options.reserve:
+        request.app[ROUTER].withdraw(choice)
+        return None
+    choice.reservation.tells_first_token = True
+    try:
+        return request.app[ISSUED].issue(choice.reservation, options.seconds)
+    except TooManyReservations as error:
+        request.app[ROUTER].withdraw(choice)
+        raise ApiError(429, str(error), code="too_many_reservations") from None
+
+
+def _left_out(fleet: Iterable[Pod], others: Sequence[Pod], model: str | None) -> list[LeftOut]:
+    reasons = {
+        pod.name: "not among `pods`"
+        if pod in others
+        else f"does not serve {model}"
+        if not pod.serves(model)
+        else unavailable_reason(pod)
+        for pod in fleet
+    }
+    return [LeftOut(name, reason) for name, reason in reasons.items() if reason is not None]
+
+
+def _unknown(name: str) -> ApiError:
+    message = f"there is no reservation {name!r}: it has ended or expired"
+    return ApiError(404, message, param="id", code="reservation_not_found")

@@ -1,0 +1,115 @@
+"""Requests that wait for a pod below its limit."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from service.gateway.queue import Queue
+from service.routing.choice import Choice
+from service.simulation.scheduler import Speed
+from tests.service.engines import chat
+from tests.service.gateway.routed import CHAT, Route
+from tests.service.routing.fleets import Fleet
+from tests.waiting import until
+
+LIMITED: dict[str, Any] = {"max_in_flight_per_pod": 1, "queue_length": 4, "queue_seconds": 60.0}
+
+
+class Places:
+    """A number of free places, which are given to who asks first."""
+
+    def __init__(self) -> None:
+        self.fleet = Fleet(1)
+        self.free = 0
+        self.given: list[str] = []
+
+    def wait_in(self, queue: Queue, name: str, estimate: float, model: str = "m") -> asyncio.Task[Choice | None]:
+        def choose() -> Choice | None:
+            if not self.free:
+                return None
+            self.free -= 1
+            self.given.append(name)
+            return self.fleet.choose()
+
+        return asyncio.ensure_future(queue.turn(model, estimate, choose))
+
+
+async def test_the_shortest_estimate_is_served_first() -> None:
+    queue, places = Queue(10, 60.0), Places()
+    turns = [places.wait_in(queue, str(seconds), seconds) for seconds in (30, 10, 20)]
+    await asyncio.sleep(0)
+    places.free = 3
+    queue.wake()
+    await asyncio.gather(*turns)
+    assert places.given == ["10", "20", "30"]
+    assert len(queue) == 0
+
+
+async def test_a_request_that_has_waited_for_longer_than_another_is_shorter_comes_first() -> None:
+    queue, places = Queue(10, 60.0), Places()
+    early = places.wait_in(queue, "early and long", 0.002)
+    await asyncio.sleep(0)
+    started = asyncio.get_running_loop().time()
+    await until(lambda: asyncio.get_running_loop().time() > started + 0.01)
+    late = places.wait_in(queue, "late and short", 0.0)
+    await asyncio.sleep(0)
+    places.free = 2
+    queue.wake()
+    await asyncio.gather(early, late)
+    assert places.given == ["early and long", "late and short"]
+
+
+async def test_who_waits_too_long_gets_no_place() -> None:
+    queue, places = Queue(10, 0.01), Places()
+    assert await places.wait_in(queue, "a", 0) is None
+    assert len(queue) == 0
+
+
+async def test_a_client_that_leaves_leaves_no_reservation() -> None:
+    queue, places = Queue(10, 60.0), Places()
+    turn = places.wait_in(queue, "a", 0)
+    await asyncio.sleep(0)
+    places.free = 1
+    queue.wake()
+    await asyncio.sleep(0)
+    turn.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await turn
+    assert places.fleet.pods[0].in_flight == 0
+    assert len(queue) == 0
+
+
+async def test_requests_beyond_the_limit_wait_and_are_answered(route: Route) -> None:
+    routed = await route(1, settings=LIMITED, speed=Speed(decode_seconds=0.005))
+
+    async def ask(number: int) -> int:
+        async with routed.client.post(CHAT, json=chat(f"Question {number}", max_tokens=4)) as response:
+            await response.read()
+            return response.status
+
+    assert await asyncio.gather(*(ask(number) for number in range(5))) == [200] * 5
+    assert routed.engines[0].in_flight == 0
+
+
+async def test_requests_beyond_the_queue_are_refused_at_once(route: Route) -> None:
+    routed = await route(1, settings={**LIMITED, "queue_length": 1}, speed=Speed(decode_seconds=60.0))
+
+    async def ask() -> int:
+        async with routed.client.post(CHAT, json=chat("Question", max_tokens=4)) as response:
+            return response.status
+
+    running = asyncio.ensure_future(ask())
+    await until(lambda: routed.engines[0].in_flight == 1)
+    several = [asyncio.ensure_future(ask()) for _ in range(3)]
+    done, waiting = await asyncio.wait(several, return_when=asyncio.FIRST_COMPLETED)
+    while len(done) < 2:
+        more, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        done |= more
+    assert [task.result() for task in done] == [503, 503]
+    for task in (running, *waiting):
+        task.cancel()
+    await asyncio.gather(running, *waiting, return_exceptions=True)
+    await routed.until_pods(lambda pods: not any(pod["in_flight"] for pod in pods.values()))

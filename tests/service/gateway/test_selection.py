@@ -1,0 +1,95 @@
+"""POST /select and the reservations of clients that take their requests to engines themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from tests.service.conftest import url_of
+from tests.service.engines import chat
+from tests.service.gateway.routed import CHAT, Route, Routed
+
+TEXT = "The harbour office answers questions about the ferry, the pilot boat and the crane. " * 8
+
+
+async def select(routed: Routed, text: str = TEXT, status: int = 200, **fields: Any) -> dict[str, Any]:
+    async with routed.client.post("/select", json={**chat(text), **fields}) as response:
+        answer: dict[str, Any] = await response.json()
+        assert response.status == status, answer
+        return answer
+
+
+async def in_flight(routed: Routed) -> int:
+    return sum(pod["in_flight"] for pod in (await routed.pods()).values())
+
+
+async def test_the_pod_that_holds_the_prompt_is_selected_and_every_candidate_explained(route: Route) -> None:
+    routed = await route(3)
+    async with routed.client.post(CHAT, json=chat(TEXT, max_tokens=1)) as response:
+        holder = response.headers["X-Kvcache-Pod"]
+        await response.read()
+    await routed.until_applied(next(engine for engine in routed.engines if engine.pod == holder))
+    selected = await select(routed)
+    assert (selected["pod"], selected["url"], selected["reservation"]) == (holder, f"http://{holder}", None)
+    assert selected["predicted_tokens"] == selected["candidates"][0]["predicted_tokens"] > 0
+    assert [candidate["predicted_tokens"] for candidate in selected["candidates"][1:]] == [0, 0]
+    assert selected["seconds"] < selected["candidates"][1]["seconds"]
+    assert selected["left_out"] == []
+    assert await in_flight(routed) == 0
+
+
+async def test_pods_that_are_no_candidates_are_named_with_the_reason(route: Route) -> None:
+    routed = await route(2)
+    first, second = (engine.pod for engine in routed.engines)
+    await routed.client.patch(f"/pods/{first}", json={"draining": True})
+    selected = await select(routed)
+    assert selected["pod"] == second
+    assert selected["left_out"] == [{"pod": first, "reason": "draining"}]
+    refused = await select(routed, status=503, pods=[first])
+    assert f"{first}: draining; {second}: not among `pods`" in refused["error"]["message"]
+
+
+async def test_a_reservation_counts_until_it_is_ended(route: Route) -> None:
+    routed = await route(2)
+    first = await select(routed, reserve=True)
+    assert await in_flight(routed) == 1
+    second = await select(routed, "Quite another question, which no pod has seen.", reserve=True)
+    assert second["pod"] != first["pod"]
+    url = f"/reservations/{first['reservation']}"
+    async with routed.client.post(f"{url}/first_token") as response:
+        assert await response.json() == {"id": first["reservation"], "active": True}
+    async with routed.client.delete(url) as response:
+        assert await response.json() == {"id": first["reservation"], "active": False}
+    assert await in_flight(routed) == 1
+    async with routed.client.delete(url) as response:
+        assert response.status == 404
+
+
+async def test_the_rank_is_named_as_the_engine_reads_it(route: Route) -> None:
+    routed = await route(1, ranks=2)
+    selected = [await select(routed, f"{number} {TEXT}", reserve=True) for number in range(2)]
+    assert {one["rank"] for one in selected} == {0, 1}
+    assert selected[0]["headers"] == {"X-data-parallel-rank": str(selected[0]["rank"])}
+    assert selected[0]["body"] == {}
+
+
+async def test_a_body_that_is_no_request_is_refused(route: Route) -> None:
+    routed = await route(1)
+    assert (await select(routed, status=400, seconds="soon"))["error"]["param"] == "seconds"
+    async with routed.client.post("/select", json={"model": "builtin/demo"}) as response:
+        assert response.status == 400
+
+
+async def test_the_command_shows_the_selected_pod_and_who_is_left_out(route: Route) -> None:
+    routed = await route(2)
+    first, second = (engine.pod for engine in routed.engines)
+    await routed.client.patch(f"/pods/{first}", json={"draining": True})
+    command = [sys.executable, "-m", "orchestrator", "select", TEXT, "--url", url_of(routed.client)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    lines = output.decode().splitlines()
+    assert lines[0] == f"http://{second}"
+    assert second in next(line for line in lines if line.startswith("→"))
+    assert lines[-1] == f"left out: {first}: draining"

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from service.routing.issued import IssuedReservations
+from tests.service.routing.fleets import Fleet
+
+
+def test_a_reservation_that_nobody_ends_expires() -> None:
+    fleet = Fleet(1)
+    issued = IssuedReservations(clock=lambda: fleet.now)
+    short, long = (issued.issue(fleet.choose().reservation, seconds) for seconds in (10.0, 60.0))
+    fleet.now += 30
+    assert len(issued) == 1
+    assert fleet.pods[0].in_flight == 1
+    assert not issued.first_token(short)
+    assert issued.first_token(long)
+    assert issued.end(long, is_computed=True)
+    assert fleet.pods[0].in_flight == 0
