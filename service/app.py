@@ -23,6 +23,7 @@ from service.api.resolver import PromptResolver
 from service.api.resources import (
     ACCURACY,
     ADMISSION,
+    ASKS_USAGE,
     CHAT_DECODER,
     DOCUMENT,
     FLEET,
@@ -100,6 +101,7 @@ def create_app(settings: Settings) -> web.Application:
     app[SCORER] = Scorer(index, settings.tier_weights, settings.block_size)
     app[CHAT_DECODER] = chat_body_decoder(caches.chat_bodies)
     app[DOCUMENT] = document(ROUTES)
+    app[ASKS_USAGE] = settings.ask_usage
     app[SESSION_KEYS] = SessionKeys(settings.affinity)
     own_keys = _curve_keys(settings)
     fleet = Registry()

@@ -13,7 +13,16 @@ from service.api.errors import ApiError
 from service.api.rendering import Origin
 from service.api.requests import ChatRequest, ScoreRequest, decode_prompt_or_chat
 from service.api.resolver import PromptResolver, ResolvedChat, ResolvedPrompt
-from service.api.resources import CHAT_DECODER, FLEET, GATEWAY, RESOLVER, SCORER, SEND_TOKEN_IDS, SESSION_KEYS
+from service.api.resources import (
+    ASKS_USAGE,
+    CHAT_DECODER,
+    FLEET,
+    GATEWAY,
+    RESOLVER,
+    SCORER,
+    SEND_TOKEN_IDS,
+    SESSION_KEYS,
+)
 from service.fleet.parity import Verdict
 from service.fleet.registry import Registry
 from service.gateway.retries import BadEngine, NoModel, NoPod
@@ -105,6 +114,9 @@ async def question_of_prompt(request: web.Request, body: bytes) -> Question:
             is_streamed=is_streamed,
             session=session,
         )
+    is_judged = (
+        request.path in _JUDGED and not prompt.skips_cache and _SEVERAL.search(ends) is None and origin.known is None
+    )
     return Question(
         model=wanted.model,
         tokens=len(prompt.tokens),
@@ -113,7 +125,8 @@ async def question_of_prompt(request: web.Request, body: bytes) -> Question:
         renderer=origin.renderer,
         parity=origin.parity,
         is_streamed=is_streamed,
-        is_judged=request.path in _JUDGED and not prompt.skips_cache and _SEVERAL.search(ends) is None,
+        is_judged=is_judged,
+        asks_usage=is_judged and is_streamed and request.app[ASKS_USAGE],
         session=session,
         sends_tokens=request.app[SEND_TOKEN_IDS] and _is_proven(wanted, prompt, origin),
     )

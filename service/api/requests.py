@@ -141,26 +141,32 @@ class DetokenizeRequest(Struct, kw_only=True):
     model: ModelName = None
 
 
+Reserve: TypeAlias = Annotated[bool, Meta(description="reserve the rank, until the reservation is ended")]
+Lifetime: TypeAlias = Annotated[
+    float, Meta(gt=0, le=3600, description="seconds after which a reservation that nobody ended expires")
+]
+
+
 class SelectOptions(Struct, kw_only=True):
     """Options of POST /select, beside a prompt or a chat."""
 
-    reserve: Annotated[bool, Meta(description="reserve the rank, until the reservation is ended")] = False
-    seconds: Annotated[float, Meta(gt=0, le=3600, description="after which an unended reservation expires")] = 600.0
+    reserve: Reserve = False
+    seconds: Lifetime = 600.0
     pods: Pods = None
 
 
 class SelectPrompt(ScoreRequest, kw_only=True):
     """A prompt of POST /select."""
 
-    reserve: bool = False
-    seconds: float = 600.0
+    reserve: Reserve = False
+    seconds: Lifetime = 600.0
 
 
 class SelectChat(ChatRequest, kw_only=True):
     """A chat of POST /select."""
 
-    reserve: bool = False
-    seconds: float = 600.0
+    reserve: Reserve = False
+    seconds: Lifetime = 600.0
 
 
 InstanceId: TypeAlias = Annotated[str | int, Meta(description="the name of the pod")]

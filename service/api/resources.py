@@ -36,6 +36,7 @@ ROUTER = web.AppKey("router", Router)
 ISSUED = web.AppKey("issued", IssuedReservations)
 REGISTERED = web.AppKey("registered", dict[str, dict[int, Endpoint]])
 """The endpoints of POST /register, by instance and rank."""
+ASKS_USAGE = web.AppKey("asks_usage", bool)
 SESSION_KEYS = web.AppKey("session_keys", SessionKeys)
 ACCURACY = web.AppKey("accuracy", Accuracy)
 GATEWAY = web.AppKey("gateway", Gateway)

@@ -21,6 +21,7 @@ PROPERTIES: Final[Mapping[str, Mapping[str, Any]]] = {
     "ChatRequest": _MESSAGES,
     "CompletionRequest": _MESSAGES,
     "TokenizeChatRequest": _MESSAGES,
+    "SelectChat": _MESSAGES,
     "NewPod": {
         "url": {"type": "string", "pattern": "^https?://[^,]+$", "maxLength": 512},
     },

@@ -23,6 +23,8 @@ _options = msgspec.json.Decoder(SelectOptions)
 
 async def select(request: web.Request) -> web.Response:
     """Chooses the rank for a prompt or a chat, as the gateway does, and reserves it if `reserve` is true."""
+    if not len(request.app[FLEET]):
+        raise ApiError(404, "there is no pod to select (PODS)", code="pod_not_found")
     body = await read_body(request)
     options = decode(_options, body)
     question = await question_of_prompt(request, body)
@@ -33,7 +35,7 @@ async def select(request: web.Request) -> web.Response:
     choice = router.choose(question, others)
     left_out = _left_out(fleet, others, question.model)
     if choice is None:
-        reasons = "; ".join(f"{one.pod}: {one.reason}" for one in left_out) or "there are no pods (PODS)"
+        reasons = "; ".join(f"{one.pod}: {one.reason}" for one in left_out)
         raise ApiError(503, f"no pod can take the request ({reasons})", code="no_pod_available")
     is_sglang = choice.pod.learned is not None and choice.pod.learned.engine is EngineKind.SGLANG
     return json_response(

@@ -201,6 +201,11 @@ class Settings:
     )
     first_byte_timeout: float = _setting(600.0, parse_seconds, "timeout for the first byte of an engine's response")
     silence_timeout: float = _setting(120.0, parse_seconds, "timeout for silence within an engine's response")
+    ask_usage: bool = _setting(
+        False,
+        _flag,
+        "ask engines for the usage of streams whose clients do not (`include_usage`), and keep it from these clients",
+    )
     affinity: tuple[str, ...] = _setting(
         ("session_id", "prompt_cache_key", "user", "header:X-Session-Id"),
         _names,

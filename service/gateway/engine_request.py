@@ -15,6 +15,7 @@ from service.routing.choice import Choice, Question
 _NOT_FORWARDED = frozenset((b"host", b"content-length", b"content-encoding", b"expect"))
 """The body is forwarded decoded, with its own length, to another host."""
 _RANK = b"X-data-parallel-rank"
+_USAGE = b'{"include_usage":true}'
 
 AUTHENTICATED = web.RequestKey("authenticated", bool)
 """Set for a request with an API key of this service; the key is not forwarded to the engine."""
@@ -22,11 +23,15 @@ AUTHENTICATED = web.RequestKey("authenticated", bool)
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """A request as a pod gets it. `names_rank`: whether it asks for the rank that was chosen here."""
+    """A request as a pod gets it. `names_rank`: whether it asks for the rank that was chosen here.
+
+    `asks_usage`: whether it asks for the usage of a stream, and the client does not.
+    """
 
     head: bytes
     body: bytes
     names_rank: bool
+    asks_usage: bool = False
 
 
 def request_for(request: web.Request, body: bytes, question: Question, choice: Choice) -> EngineRequest:
@@ -35,6 +40,9 @@ def request_for(request: web.Request, body: bytes, question: Question, choice: C
     is_sglang = pod.learned is not None and pod.learned.engine is EngineKind.SGLANG
     if question.sends_tokens and question.prompt is not None:
         body = _with_tokens(request.path, body, question.prompt.tokens, is_sglang=is_sglang)
+    asks_usage = question.asks_usage and (spliced := with_field(body, "stream_options", _USAGE)) is not None
+    if asks_usage and spliced is not None:
+        body = spliced
     headers = [(name, value) for name, value in end_to_end(request.raw_headers) if name.lower() not in _NOT_FORWARDED]
     if pod.key is not None or AUTHENTICATED in request:
         headers = [(name, value) for name, value in headers if name.lower() != b"authorization"]
@@ -52,7 +60,9 @@ def request_for(request: web.Request, body: bytes, question: Question, choice: C
         headers.append((b"Content-Length", b"%d" % len(body)))
     host = f"[{entry.host}]" if ":" in entry.host else entry.host
     headers.insert(0, (b"Host", f"{host}:{entry.port}".encode()))
-    return EngineRequest(request_head(request.method, entry.path + request.raw_path, headers), body, names_rank)
+    return EngineRequest(
+        request_head(request.method, entry.path + request.raw_path, headers), body, names_rank, asks_usage
+    )
 
 
 def _with_tokens(path: str, body: bytes, tokens: TokenIds, *, is_sglang: bool) -> bytes:

@@ -11,7 +11,7 @@ from service.fleet.registry import Registry
 from service.gateway.connection import EngineError
 from service.gateway.headers import Response, added_headers
 from service.gateway.http import Head
-from service.gateway.relay import Relay, client_transport
+from service.gateway.relay import Relay, client_transport, without_usage
 from service.gateway.retries import Attempts, Exchange, Limits
 from service.gateway.statistics import GatewayStatistics
 from service.routing.accuracy import Accuracy, usage_in
@@ -53,8 +53,9 @@ class Gateway:
             head, added_headers(exchange.choice, question, names_rank=exchange.names_rank), request.version
         )
         writer = await response.prepare(request)
-        if exchange.start:
-            await response.write(exchange.start)
+        start = without_usage(exchange.start) if exchange.asks_usage else exchange.start
+        if start:
+            await response.write(start)
         end = exchange.start
         if not exchange.is_read:
             assert writer is not None  # noqa: S101 - the request is not a websocket's
@@ -65,6 +66,7 @@ class Gateway:
                 is_chunked=bool(response.chunked),
                 is_event_stream=head.is_event_stream,
                 on_first=None if exchange.start else exchange.first_token,
+                hides_usage=exchange.asks_usage,
             )
             try:
                 await relay.run(
@@ -80,7 +82,8 @@ class Gateway:
                 await self._break_off(request, response, head, f"{pod.name}: {reason}")
             end = b"".join((end, *relay.last_pieces))
         await response.write_eof()
-        if self._accuracy is not None and head.status == HTTPStatus.OK and question.is_judged:
+        is_ours = exchange.names_rank == exchange.choice.names_rank  # otherwise the client chose the rank
+        if self._accuracy is not None and head.status == HTTPStatus.OK and question.is_judged and is_ours:
             usage = usage_in(end)
             if usage is not None:
                 self._accuracy.note(exchange.choice, question, usage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -14,6 +15,7 @@ from service.gateway.connection import ConnectionBroken, EngineConnection
 from service.gateway.failures import Failure, failure_in
 
 _KEEP_ALIVE_COMMENT: Final = b": keep-alive\n\n"
+_USAGE_EVENT: Final = re.compile(rb'data: \{[^\n]*"choices":\s*\[\][^\n]*\}\n\n')
 _MAX_UNSENT: Final = 64 << 10
 _LAST_PIECES: Final = 3
 
@@ -34,8 +36,9 @@ class Relay:
         is_chunked: bool,
         is_event_stream: bool,
         on_first: Callable[[], None] | None = None,
+        hides_usage: bool = False,
     ) -> None:
-        """`on_first` is called when the first piece arrives."""
+        """`on_first` is called when the first piece arrives. `hides_usage` leaves out the event with the usage."""
         self._connection = connection
         self._transport = transport
         self._is_chunked = is_chunked
@@ -45,6 +48,7 @@ class Relay:
         self._limit = self._silence = 0.0
         self._failure: Failure | None = None
         self._on_first = on_first
+        self._hides_usage = hides_usage
         self.last_pieces: deque[bytes] = deque(maxlen=_LAST_PIECES)
         """The end of the body, which says how many tokens there were."""
         self._wake = asyncio.Event()
@@ -98,13 +102,21 @@ class Relay:
             self._on_first()
             self._on_first = None
         self.last_pieces.append(piece)
-        self._send(piece)
+        if self._hides_usage:
+            piece = without_usage(piece)
+        if piece:
+            self._send(piece)
         if self._transport.get_write_buffer_size() > _MAX_UNSENT:
             self._wake.set()
 
     def _send(self, piece: bytes) -> None:
         """Writes a piece with the same framing as aiohttp's writer."""
         self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
+
+
+def without_usage(piece: bytes) -> bytes:
+    """Whole events without the one that `include_usage` adds, which has no choices."""
+    return _USAGE_EVENT.sub(b"", piece) if b'"usage"' in piece else piece
 
 
 def client_transport(request: web.Request) -> asyncio.Transport:

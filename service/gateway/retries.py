@@ -77,6 +77,7 @@ class Exchange:
     connection: EngineConnection
     head: Head
     names_rank: bool
+    asks_usage: bool
     start: bytes = b""
     is_read: bool = False
     """Whether `start` is the whole body."""
@@ -176,7 +177,7 @@ class Attempts:
             if connection is not None:
                 try:
                     answer = await connection.exchange(request.method, sent.head, sent.body, self._limits.first_byte)
-                    return Exchange(choice, connection, answer, sent.names_rank)
+                    return Exchange(choice, connection, answer, sent.names_rank, sent.asks_usage)
                 except ConnectionBroken:
                     if connection.received_any:
                         raise
@@ -194,7 +195,7 @@ class Attempts:
                 connection.close()
             pod.breaker.abandoned()
             raise
-        return Exchange(choice, connection, answer, sent.names_rank)
+        return Exchange(choice, connection, answer, sent.names_rank, sent.asks_usage)
 
     async def _is_turned_away(self, exchange: Exchange) -> bool:
         """Whether the engine refuses the request, so that another pod is tried.

@@ -46,6 +46,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     is_streamed: bool = False
     is_judged: bool = False
     """Whether the usage of its answer tells about this prompt, and nothing else."""
+    asks_usage: bool = False
+    """Whether to ask the engine for the usage of a stream if the client does not."""
     session: str | None = None
     sends_tokens: bool = False
     """Whether engines get the tokens of the prompt, because they would compute the same ones."""

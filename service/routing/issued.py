@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 
 from service.routing.reservations import Reservation
 
-MAX_SECONDS: Final = 3600.0
 _MAX_ISSUED: Final = 100_000
 
 

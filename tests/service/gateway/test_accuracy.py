@@ -47,6 +47,24 @@ async def test_a_stream_without_usage_tells_nothing(route: Route) -> None:
     assert await verdict(routed) == "unknown"
 
 
+async def test_usage_is_asked_for_if_the_operator_allows_it_and_clients_do_not_see_it(route: Route) -> None:
+    routed = await route(1, settings={"ask_usage": True})
+    shown = []
+    for number in range(10):
+        body = chat(f"{TEXT} {number}", max_tokens=2, stream=True)
+        async with routed.client.post(CHAT, json=body) as response:
+            shown.append(await response.text())
+        await routed.until_applied(routed.engines[0])
+    assert await verdict(routed) == "equal"
+    assert all("usage" not in text and text.endswith("data: [DONE]\n\n") for text in shown)
+    body["stream_options"] = {"include_usage": True}
+    async with routed.client.post(CHAT, json=body) as response:
+        assert '"prompt_tokens"' in await response.text()
+    body["stream_options"] = {"include_usage": False}
+    async with routed.client.post(CHAT, json=body) as response:
+        assert "usage" not in await response.text()
+
+
 async def test_an_engine_that_runs_eagle_is_found_out_and_corrected(route: Route) -> None:
     routed = await route(1, eagle=True)
     predicted = [await ask(routed, f"{TEXT} {number}") for number in range(24)]
