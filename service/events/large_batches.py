@@ -23,7 +23,8 @@ _SLICE_EVENTS = 256
 _MAX_RUN = 1024
 """Stores of one request are consecutive: a slice does not end between two, unless this many follow each other."""
 LARGE_BLOCKS = 65_536
-"""An event of more blocks is applied in slices of as many: a million tokens in blocks of 16."""
+"""An event of more blocks is applied in slices: a million tokens in blocks of 16."""
+SLICE_BLOCKS = 8192
 _MAX_EVENT_BYTES = 16 * 1024 * 1024
 _CUT = "a batch of too many stores"
 _TOO_LARGE = "an event of too many blocks"
@@ -205,13 +206,13 @@ def _by_blocks(batch: Batch) -> Iterator[Batch]:
 
 
 def _parts(event: Event) -> Iterator[Event]:
-    """The same blocks in events of at most LARGE_BLOCKS, each with the last block before it as its parent."""
+    """The same blocks in events of at most SLICE_BLOCKS, each with the last block before it as its parent."""
     size = _blocks(event)
     if not isinstance(event, Stored | Removed) or size <= LARGE_BLOCKS:
         yield event
         return
-    for start in range(0, size, LARGE_BLOCKS):
-        end = start + LARGE_BLOCKS
+    for start in range(0, size, SLICE_BLOCKS):
+        end = start + SLICE_BLOCKS
         hashes = event.hashes[start:end]
         if isinstance(event, Removed):
             yield msgspec.structs.replace(event, hashes=hashes, copies_left=event.copies_left[start:end])
