@@ -27,6 +27,8 @@ _SIMILAR = 0.8
 WITHOUT_KEY = (
     "Set API_KEYS (docs/http.md), or ask for client certificates with --tls-client-ca; or leave out --publish-address."
 )
+FILE_SETTINGS = ("ZMQ_CURVE_KEY", "API_KEYS_FILE", "PODS_FILE")
+"""Settings that name files of this machine; a container gets them as mounts."""
 RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 # Variables that have their own option, and the option's name.
 _RESERVED = {
@@ -156,15 +158,21 @@ class Launch:
         return tuple((option, path) for option, path in files if path is not None)
 
     @property
-    def curve_files(self) -> tuple[tuple[str, Path], ...]:
-        """The files and folders of CURVE keys, each after ZMQ_CURVE_KEY or the address of its endpoint."""
-        own = self.environment.get("ZMQ_CURVE_KEY", "").strip()
-        named = ((one.address, one.curve) for one in self.endpoints if one.curve not in (None, "*"))
-        paths = [*([("ZMQ_CURVE_KEY", own)] if own else []), *named]
+    def named_files(self) -> tuple[tuple[str, Path], ...]:
+        """The files and folders that settings, endpoints and pods name, each after its setting, address or URL.
+
+        Raises UsageError for one that does not exist.
+        """
+        named = [
+            *((name, self.environment.get(name, "").strip()) for name in FILE_SETTINGS),
+            *((one.address, one.curve) for one in self.endpoints if one.curve != "*"),
+            *((pod.url, pod.key_file) for pod in self.pod_entries),
+        ]
+        paths = [(name, Path(path).expanduser().absolute()) for name, path in named if path]
         for name, path in paths:
-            if not Path(str(path)).expanduser().exists():
-                raise UsageError(f"{name}: there is no key in {path}.", "Name a file that zmq.auth has written.")
-        return tuple((name, Path(str(path)).expanduser().absolute()) for name, path in paths)
+            if not path.exists():
+                raise UsageError(f"{name}: {path} does not exist.", "Name a file or folder that does.")
+        return tuple(paths)
 
     @property
     def is_open_to_others(self) -> bool:

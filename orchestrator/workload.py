@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from orchestrator.endpoints import pods_seen_from_container, seen_from_container, url_seen_from_container
-from orchestrator.errors import Problem, UsageError
+from orchestrator.errors import Problem
 from orchestrator.host.identity import identity, reader_of, refuse_unreadable
 from orchestrator.host.models_folder import parts
 from orchestrator.host.ownership import Owner
 from orchestrator.host.secrets import write_secret
 from orchestrator.host.state import make_service_folder, service_folder
-from orchestrator.launch import Launch
+from orchestrator.launch import FILE_SETTINGS, Launch
 from orchestrator.mounted_files import mounted_files
 from orchestrator.proxies import has_password, proxies
 from orchestrator.proxies import seen_from_container as in_container
@@ -44,7 +44,6 @@ _PASSED_ON = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _HUB_CACHE = "/cache/huggingface"
 _API_KEYS = "API_KEYS"
 _DEFAULT_MEMORY = 4 << 30
-_CURVE_KEY = "ZMQ_CURVE_KEY"
 _RENDER_URL = "RENDER_URL"
 _TOKEN = "/run/secrets/hf-token"  # noqa: S105 - a path
 _SECRET_ENVIRONMENT = "/run/secrets/environment"  # noqa: S105 - a path
@@ -136,11 +135,12 @@ def _in_container(
         hf_cache=None if dry and launch.hf_cache and not launch.hf_cache.exists() else launch.hf_cache,
     )
     files = mounted_files(launch.tls_files)
-    curve = {
-        name: mounted_files([(f"curve-{number}", path)])[0] for number, (name, path) in enumerate(launch.curve_files)
+    named = {
+        name: mounted_files([(f"file-{number}", path)])[0] for number, (name, path) in enumerate(launch.named_files)
     }
-    if (files or curve) and not launch.hf_cache:
-        sources = [path for _, path in (*launch.tls_files, *launch.curve_files)]
+    paths = {name: file.path for name, file in named.items()}
+    if (files or named) and not launch.hf_cache:
+        sources = [path for _, path in (*launch.tls_files, *launch.named_files)]
         who = reader_of(sources, rootless=runtime.rootless, keeps_id=keeps_id)
     mounts = []
     proxy = in_container(proxies(os.environ), HOST_NAME)
@@ -148,9 +148,9 @@ def _in_container(
     environment = {
         **_settings(launch, {name: value for name, value in proxy.items() if name not in secret}),
         **{_variable(file.option): file.path for file in files},
-        **({_CURVE_KEY: curve[_CURVE_KEY].path} if _CURVE_KEY in curve else {}),
-        "ZMQ_ENDPOINT": _seen_from_container(launch, {name: file.path for name, file in curve.items()}),
-        "PODS": launch.pods if launch.engines_beside else _pods_seen_from_container(launch),
+        **{name: paths[name] for name in FILE_SETTINGS if name in paths},
+        "ZMQ_ENDPOINT": _seen_from_container(launch, paths),
+        "PODS": _pods_seen_from_container(launch, paths),
         "HTTP_HOST": "0.0.0.0",  # noqa: S104 - of the container; only one port is published
         "MODELS_DIR": str(_MODELS),
         "HF_HOME": _HUB_CACHE,
@@ -163,7 +163,7 @@ def _in_container(
             mounts.append(Mount(part.source, str(_MODELS / part.place), read_only=True))
     if launch.hf_cache:
         mounts.append(Mount(launch.hf_cache.resolve(), _HUB_CACHE, read_only=False))
-    mounts += [file.mount for file in (*files, *curve.values())]
+    mounts += [file.mount for file in (*files, *named.values())]
     if _API_KEYS in environment and not runtime.machine:
         secret[_API_KEYS] = environment.pop(_API_KEYS)
     if secret:
@@ -191,17 +191,15 @@ def _in_container(
 
 
 def _seen_from_container(launch: Launch, keys: Mapping[str, str]) -> str:
-    """`keys` are the paths inside the container of the files in curve=, by address."""
+    """ZMQ_ENDPOINT; `keys` are the paths inside the container of the files in curve=, by address."""
     endpoints = [replace(one, curve=keys.get(one.address, one.curve)) for one in launch.endpoints]
     return format_endpoints(endpoints if launch.engines_beside else seen_from_container(endpoints, HOST_NAME))
 
 
-def _pods_seen_from_container(launch: Launch) -> str:
-    if keyed := next((pod for pod in launch.pod_entries if pod.key_file), None):
-        raise UsageError(
-            f"--pod: {keyed.key_file} is not readable from inside a container.", "Use --runtime process for a key_file."
-        )
-    return ",".join(map(str, pods_seen_from_container(launch.pod_entries, HOST_NAME)))
+def _pods_seen_from_container(launch: Launch, keys: Mapping[str, str]) -> str:
+    """PODS; `keys` are the paths inside the container of the files in key_file=, by URL."""
+    pods = [replace(pod, key_file=keys.get(pod.url, pod.key_file)) for pod in launch.pod_entries]
+    return ",".join(map(str, pods if launch.engines_beside else pods_seen_from_container(pods, HOST_NAME)))
 
 
 def memory_limit(wanted: int | None, *, rootless: bool) -> int | None:

@@ -124,7 +124,13 @@ def create_app(settings: Settings) -> web.Application:
             app[POOL] = pool
             app[MODELS] = models
             app[RESOLVER] = PromptResolver(
-                models, index, limits, settings.model_name, rendering=rendered, base_of=fleet.base_of
+                models,
+                index,
+                limits,
+                settings.model_name,
+                rendering=rendered,
+                base_of=fleet.base_of,
+                default_of=fleet.default_model,
             )
             app[READINESS] = ready
             app[GATEWAY] = gateway

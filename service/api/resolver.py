@@ -64,9 +64,14 @@ class PromptResolver:
         *,
         rendering: Rendering,
         base_of: Callable[[str], str | None] = lambda _: None,
+        default_of: Callable[[str], str] = lambda configured: configured,
     ) -> None:
-        """`base_of(name)` is the base model of a LoRA that a pod lists, or the name itself if it is a model's."""
+        """`base_of(name)` is the base model of a LoRA that a pod lists, or the name itself if it is a model's.
+
+        `default_of(default_model)` is the model of requests that name none.
+        """
         self._base_of = base_of
+        self._default_of = default_of
         self.default_model = default_model
         self.limits = limits
         self._rendering = rendering
@@ -130,7 +135,7 @@ class PromptResolver:
 
         A model's name wins over a LoRA's.
         """
-        requested = name or self.default_model
+        requested = name or self._default_of(self.default_model)
         base = self._base_of_lora(requested)
         if base is None:
             return Target(requested, requested, lora_name)

@@ -126,7 +126,9 @@ class Settings:
     instance_id: str = _setting("", _any_text, "set by `kvcache`: value of the header Kvcache-Instance of GET /health")
 
     model_name: str = _setting(
-        "ibm-granite/granite-3.3-2b-instruct", _text, "model of requests and topics that do not name one"
+        "ibm-granite/granite-3.3-2b-instruct",
+        _text,
+        "model of requests and topics that do not name one; if pods list another model alone, requests get that",
     )
     models: tuple[str, ...] = _setting(
         (),

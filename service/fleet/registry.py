@@ -208,6 +208,18 @@ class Registry:
         """Whether a pod lists a model of that name, which is no LoRA."""
         return self.base_of(model) == model
 
+    def default_model(self, configured: str) -> str:
+        """The model of requests that name none: the configured one, or the one that pods list if it is not theirs.
+
+        A model that pods list under several names has the first of them.
+        """
+        if not self._pods:
+            return configured
+        bases = [model for pod in self for model in pod.models if model.parent is None]
+        if any(model.id == configured for model in bases) or len({model.root or model.id for model in bases}) != 1:
+            return configured
+        return bases[0].id
+
     def base_of(self, name: str) -> str | None:
         """The base model of a LoRA that a pod lists, or the name itself if it is a model's; None if no pod lists it."""
         base: str | None = None

@@ -28,19 +28,30 @@ def test_a_link_inside_the_folder_is_followed_and_one_out_of_it_is_refused(tmp_p
         mounted_files([("--tls-cert", folder / "out.pem")])
 
 
-def test_the_keys_of_endpoints_are_mounted_and_named_as_a_container_sees_them(tmp_path: Path) -> None:
+def test_the_files_of_settings_endpoints_and_pods_are_mounted_and_named_as_a_container_sees_them(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "engines").mkdir()
-    (tmp_path / "engine.key").touch()
+    for name in ("engine.key", "keys.json", "pods.yaml", "pod.key"):
+        (tmp_path / name).touch()
     launch = Launch(
         zmq_endpoint=f"tcp://*:5557,curve={tmp_path}/engines,tcp://10.0.0.7:5557,curve={tmp_path}/engine.key",
-        environment={"ZMQ_CURVE_KEY": str(tmp_path / "engine.key")},
+        pods=f"http://10.0.0.7:8000,key_file={tmp_path}/pod.key",
+        environment={
+            "ZMQ_CURVE_KEY": str(tmp_path / "engine.key"),
+            "API_KEYS_FILE": str(tmp_path / "keys.json"),
+            "PODS_FILE": str(tmp_path / "pods.yaml"),
+        },
     )
-    assert launch.curve_files == (
+    assert launch.named_files == (
         ("ZMQ_CURVE_KEY", tmp_path / "engine.key"),
+        ("API_KEYS_FILE", tmp_path / "keys.json"),
+        ("PODS_FILE", tmp_path / "pods.yaml"),
         ("tcp://*:5557", tmp_path / "engines"),
         ("tcp://10.0.0.7:5557", tmp_path / "engine.key"),
+        ("http://10.0.0.7:8000", tmp_path / "pod.key"),
     )
     (folder,) = mounted_files([("curve-1", tmp_path / "engines")])
     assert (folder.path, folder.mount.source) == ("/run/files/curve-1", tmp_path / "engines")
-    with pytest.raises(UsageError, match="there is no key in"):
-        _ = Launch(zmq_endpoint=f"tcp://*:5557,curve={tmp_path}/none").curve_files
+    with pytest.raises(UsageError, match="none does not exist"):
+        _ = Launch(zmq_endpoint=f"tcp://*:5557,curve={tmp_path}/none").named_files

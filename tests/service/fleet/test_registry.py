@@ -21,3 +21,17 @@ def test_a_lora_that_a_pod_lists_has_a_base_model_and_is_not_served_as_a_model()
 def test_the_name_of_a_model_wins_over_another_pod_s_lora_of_that_name() -> None:
     pods = registry((ServedModel("m"), ServedModel("sql", parent="m")), (ServedModel("sql"),))
     assert (pods.base_of("sql"), pods.serves("sql")) == ("sql", True)
+
+
+def test_the_only_model_that_pods_list_is_that_of_requests_that_name_none() -> None:
+    pods = Registry()
+    assert pods.default_model("org/configured") == "org/configured"
+    first = pods.add(parse_pods("http://10.0.0.7:8000")[0])
+    assert pods.default_model("org/configured") == "org/configured", "its models are not known yet"
+    adapter = ServedModel("adapter", parent="served")
+    first.learned = Learned((ServedModel("served", root="org/model"), ServedModel("alias", root="org/model"), adapter))
+    assert pods.default_model("org/configured") == "served"
+    assert pods.default_model("alias") == "alias"
+    second = pods.add(parse_pods("http://10.0.0.8:8000")[0])
+    second.learned = Learned((ServedModel("other", root="org/other"),))
+    assert pods.default_model("org/configured") == "org/configured", "neither of two is meant"
