@@ -289,8 +289,8 @@ class Router:
     def _reserve(self, question: Question, weighed: _Weighed, chosen: int, now: float) -> Choice:
         rank, computed, tokens = weighed.ranks[chosen], round(weighed.uncached[chosen]), weighed.tokens
         seconds = rank.wait(now) + rank.overhead + computed * rank.seconds_per_token
-        self._mean_tokens += (computed - self._mean_tokens) * _MEAN_SHARE
         if question.tokens:
+            self._mean_tokens += (computed - self._mean_tokens) * _MEAN_SHARE
             weighed.demand.chosen(tokens, computed)
         reservation = rank.reserve(computed, tokens, now, tells_first_token=question.is_streamed)
         if weighed.keys and question.prompt is not None:
