@@ -108,7 +108,8 @@ def create_app(settings: Settings) -> web.Application:
     app[FLEET] = fleet
     accuracy = app[ACCURACY] = Accuracy(fleet, index)
     router = app[ROUTER] = Router(fleet, settings.tier_weights)
-    app[ISSUED] = IssuedReservations()
+    issued = app[ISSUED] = IssuedReservations()
+    router.refreshed = issued.expire
     app[REGISTERED] = {}
 
     async def resources(app: web.Application) -> AsyncIterator[None]:

@@ -208,6 +208,8 @@ class Router:
         self._mean_tokens = _FIRST_MEAN
         self.freed: Callable[[], None] = lambda: None
         """Called when a request ends."""
+        self.refreshed: Callable[[], None] = lambda: None
+        """Called once a second, before a choice."""
         registry.watch(self._changed)
 
     def choose(
@@ -376,6 +378,7 @@ class Router:
     def _refresh(self, now: float) -> None:
         """Reads what changes slowly: the engines' own queues, weights, and speeds that expired."""
         self._refreshed = now
+        self.refreshed()
         ranks = [rank for ranks in self._work.values() for rank in ranks]
         for rank in ranks:
             if rank.samples.expire(now):

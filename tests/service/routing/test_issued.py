@@ -15,3 +15,13 @@ def test_a_reservation_that_nobody_ends_expires() -> None:
     assert issued.first_token(long)
     assert issued.end(long, is_computed=True)
     assert fleet.pods[0].in_flight == 0
+
+
+def test_reservations_expire_while_only_others_are_routed() -> None:
+    fleet = Fleet(1)
+    issued = IssuedReservations(clock=lambda: fleet.now)
+    fleet.router.refreshed = issued.expire
+    issued.issue(fleet.choose().reservation, 10.0)
+    fleet.now += 30
+    fleet.choose().reservation.end(fleet.now)
+    assert fleet.pods[0].in_flight == 0
