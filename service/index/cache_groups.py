@@ -176,6 +176,7 @@ class RankState:
         "placements",
         "removes_each_copy",
         "removes_last_copy_only",
+        "recomputed_last_blocks",
         "reset_doubt",
         "restored_after_removal",
         "salted",
@@ -218,6 +219,7 @@ class RankState:
         self.removes_last_copy_only = False
         self.half_removed: set[BlockHash] = set()
         """Blocks of which a copy was removed and another is left."""
+        self.recomputed_last_blocks = 0
         self.restored_after_removal = 0
 
     def empty(self) -> None:

@@ -10,6 +10,8 @@ from service.index.reuse_reports import recomputed
 
 _MAX_HALF_REMOVED = 4096
 _RESTORES_THAT_PROVE = 16
+_LAST_BLOCKS_THAT_PROVE = 2
+"""One may also come from a prompt that was computed while another one stored the same block."""
 
 
 def note_copies(group: CacheGroup, stored: Stored) -> None:
@@ -18,7 +20,9 @@ def note_copies(group: CacheGroup, stored: Stored) -> None:
     if stored.group is None and not stored.counts_copies:
         state.mark_inexact(InexactReason.SAME_HASH)
     if _drops_last_block(group, stored):
-        state.mark_inexact(InexactReason.LAST_BLOCK)
+        state.recomputed_last_blocks += 1
+        if state.recomputed_last_blocks >= _LAST_BLOCKS_THAT_PROVE:
+            state.mark_inexact(InexactReason.LAST_BLOCK)
     if state.sends_reuse_reports:
         recomputed(group, list(stored.hashes[:-1]))
     if state.half_removed and not state.removes_each_copy:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from time import monotonic
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from xxhash import xxh3_128_digest
@@ -25,6 +25,7 @@ _TOKEN_BYTES = 4
 _Ask: TypeAlias = Callable[[EngineApi], Awaitable[EngineTokens]]
 _WHOLE = frozenset(("messages", "add_generation_prompt"))
 """Fields that are always sent."""
+_DEFAULTS: Final = {field.name: None if field.required else field.default for field in msgspec.structs.fields(Chat)}
 
 
 class EngineRendered(NamedTuple):
@@ -118,7 +119,7 @@ def chat_body(chat: Chat) -> dict[str, Any]:
     """The fields of a chat that its prompt depends on, as a request body."""
     return {
         name: value
-        for name, default in _defaults().items()
+        for name, default in _DEFAULTS.items()
         if (value := getattr(chat, name)) != default or name in _WHOLE
     }
 
@@ -141,7 +142,3 @@ def media_of(features: Mapping[str, Any] | None) -> tuple[Medium, ...]:
     if any(one.offset + one.length > other.offset for one, other in pairwise(media)):
         raise PromptError("features: placeholders must not overlap", "features")
     return tuple(media)
-
-
-def _defaults() -> dict[str, Any]:
-    return {field.name: None if field.required else field.default for field in msgspec.structs.fields(Chat)}

@@ -49,6 +49,9 @@ def of_full_attention(*blocks: int, parent: int | None = None) -> Stored:
 def test_an_engine_that_computes_the_last_held_block_again_runs_eagle(index: MemoryIndex) -> None:
     index.store(A, of_full_attention(1, 2))
     index.store(A, of_full_attention(2, 3, parent=1))
+    assert index.inexact_reason(A) is None, "two prompts may have been computed at once"
+    index.store(A, of_full_attention(11, 12))
+    index.store(A, of_full_attention(12, 13, parent=11))
     assert index.inexact_reason(A) == InexactReason.LAST_BLOCK
 
 
