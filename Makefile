@@ -36,7 +36,7 @@ e2e: $(VENV)/dev $(VENV)/native ## The real image and containers, on every conta
 	$(BIN)/python -m pytest -q -rs tests/e2e $(ARGS)
 
 real-vllm: $(VENV)/dev $(VENV)/native ## Predictions for whole vLLM servers; VLLM is the command of scripts/real_vllm/install
-	KVCACHE_VLLM=$(VLLM) $(BIN)/python -m pytest -q -rs --durations 10 --numprocesses 2 --dist loadgroup tests/real_vllm $(ARGS)
+	KVCACHE_VLLM=$(VLLM) $(BIN)/python -m pytest -q -rs --durations 10 --numprocesses 2 --dist loadfile tests/real_vllm $(ARGS)
 
 manifests: $(VENV)/dev $(VENV)/deploy ## Renders and validates deploy/
 	$(BIN)/python -m pytest -q -rs tests/deploy $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,11 @@ class Oracle:
     engine: Engine
     kvcache: Kvcache
     predictions: list[Prediction] = field(default_factory=list)
+
+    def conversations(self, seed: int) -> Conversations:
+        """Prompts of the engine's vocabulary."""
+        config = json.loads((self.engine.model / "config.json").read_text())
+        return Conversations(seed, config["vocab_size"])
 
     @property
     def wrong(self) -> list[Prediction]:

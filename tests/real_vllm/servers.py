@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import requests
@@ -32,13 +34,15 @@ _START_TIMEOUT = 600
 
 
 def free_port(ranks: int) -> int:
-    """A port that is free, as are the ones for the events and replays of so many ranks."""
+    """A port that is free, as are the ones for the events and replays of so many ranks.
+
+    The system gives ports from 32768 on to whoever asks for any, and the engine binds its ports seconds later.
+    """
     while True:
-        with socket.socket() as asked:
-            asked.bind(("127.0.0.1", 0))
-            port = int(asked.getsockname()[1])
-        wanted = [port, *(port + 100 + n for n in range(ranks)), *(port + 200 + n for n in range(ranks))]
-        if wanted[-1] <= 65535 and all(_is_free(one) for one in wanted):
+        port = random.randrange(10_000, 32_500)
+        if all(
+            _is_free(port + offset + n) for offset, count in ((0, 1), (100, ranks), (200, ranks)) for n in range(count)
+        ):
             return port
 
 
@@ -222,11 +226,13 @@ def running_kvcache(engines: Sequence[Engine], models_dir: Path, **settings: str
         **settings,
     }
     command = (sys.executable, "-m", "service", "serve")
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    with NamedTemporaryFile("w", dir=models_dir.parent, prefix="kvcache-", suffix=".log", delete=False) as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
     try:
-        assert process.stdout is not None
-        url = next(found[1] for line in process.stdout if (found := _LISTENING.search(line)))
-        yield Kvcache(url)
+        until(lambda: process.poll() is not None or _LISTENING.search(Path(log.name).read_text()) is not None)
+        found = _LISTENING.search(text := Path(log.name).read_text())
+        assert found is not None, text
+        yield Kvcache(found[1])
     finally:
         process.terminate()
-        process.communicate()
+        process.wait()

@@ -19,8 +19,6 @@ from tests.real_vllm.chats import CHAT, WITH_TOOLS, ask, converse, gateway_to
 from tests.real_vllm.conftest import Models
 from tests.real_vllm.servers import MODEL, Engine, Kvcache, until
 
-pytestmark = pytest.mark.xdist_group("gateway")
-
 OPTIONS = ("--num-gpu-blocks-override", "300", "--max-num-batched-tokens", "512", *WITH_TOOLS)
 _RUNNING = re.compile(r"^vllm:num_requests_running\{[^}]*\} (\S+)$", re.MULTILINE)
 
