@@ -70,25 +70,26 @@ class Rendering:
 
         `is_response` marks a request of /v1/responses, for which vLLM's Harmony renders other messages.
         """
-        medium = first_medium(chat.messages)
-        if self._asks_engine(model, chat=True) or (medium is not None and self._engines_of(model)):
+        medium, agreement = first_medium(chat.messages), self._agreement_on(model, chat)
+        if self._asks_engine(model, agreement) or (medium is not None and self._engines_of(model)):
             try:
-                return await self._by_engine(model, chat, with_text=with_text)
+                return await self._by_engine(model, chat, agreement, with_text=with_text)
             except ModelUnavailable:
-                if medium is None or self._agreement_of(model, chat=True).verdict is Verdict.DIFFERS:
+                if medium is None or agreement.verdict is Verdict.DIFFERS:
                     raise
         try:
             loaded = await self._models.get(model)
             if is_response and loaded.renderer_name == HARMONY:
                 raise PromptError("how gpt-oss renders requests of /v1/responses is not known here", "input")
             if medium is not None:
-                return await self._before_media(loaded, chat)
+                return await self._before_media(loaded, chat, agreement)
             rendered = await loaded.render(chat)
         except (ModelNotFound, ModelUnavailable):
             if self._renderers.get(model) is not None or not self._engines_of(model):
                 raise
-            return await self._by_engine(model, chat, with_text=with_text)
-        return RenderedPrompt(rendered.tokens, rendered.text, loaded, self._origin(loaded, chat=True))
+            return await self._by_engine(model, chat, agreement, with_text=with_text)
+        origin = Origin(loaded.renderer_of(chat=True), agreement.verdict)
+        return RenderedPrompt(rendered.tokens, rendered.text, loaded, origin)
 
     async def text(
         self,
@@ -100,7 +101,8 @@ class Rendering:
         salt: str | None = None,
     ) -> RenderedPrompt:
         """Tokenizes a text; `salt` is the request's."""
-        if not self._asks_engine(model, chat=False):
+        agreement = self._agreement_of(model, chat=False)
+        if not self._asks_engine(model, agreement):
             try:
                 loaded = await self._models.get(model)
                 tokens = await loaded.tokenize(
@@ -110,19 +112,26 @@ class Rendering:
                 if self._renderers.get(model) is not None or not self._engines_of(model):
                     raise
             else:
-                return RenderedPrompt(tokens, text, loaded, self._origin(loaded, chat=False))
+                return RenderedPrompt(tokens, text, loaded, Origin(loaded.renderer_of(chat=False), agreement.verdict))
         found = await self._engine.text(self._engines_of(model), model, text, add_special_tokens=add_special_tokens)
         tokens = found.tokens if truncation is None else truncate(found.tokens, truncation, None)
-        return RenderedPrompt(tokens, text, self._models.find(model), self._engine_origin(model, chat=False))
+        return RenderedPrompt(tokens, text, self._models.find(model), Origin(ENGINE, agreement.engines))
 
-    def _asks_engine(self, model: str, *, chat: bool) -> bool:
+    def _agreement_on(self, model: str, chat: Chat) -> Agreement:
+        """The agreement on a chat: some chats may differ because of features that this one has not."""
+        found = self._agreement_of(model, chat=True)
+        if found.verdict is not Verdict.DIFFERS:
+            return found
+        return self._agreement_of(model, chat=True, features=chat.features)
+
+    def _asks_engine(self, model: str, agreement: Agreement) -> bool:
         """The operator decides first, then the parity."""
         chosen = self._renderers.get(model)
         if chosen is not None:
             return chosen == ENGINE
-        return self._agreement_of(model, chat=chat).verdict is Verdict.DIFFERS and bool(self._engines_of(model))
+        return agreement.verdict is Verdict.DIFFERS and bool(self._engines_of(model))
 
-    async def _by_engine(self, model: str, chat: Chat, *, with_text: bool) -> RenderedPrompt:
+    async def _by_engine(self, model: str, chat: Chat, agreement: Agreement, *, with_text: bool) -> RenderedPrompt:
         engines = self._engines_of(model)
         loaded, text = self._models.find(model), None
         # A model that is not loaded may be gpt-oss, whose chats /tokenize renders differently from the engine.
@@ -133,9 +142,9 @@ class Rendering:
             text = await engines[0].text_of(model, tokens)
             if text is None and loaded is not None:
                 text = await loaded.detokenize(tokens)
-        return RenderedPrompt(tokens, text, loaded, self._engine_origin(model, chat=True), media)
+        return RenderedPrompt(tokens, text, loaded, Origin(ENGINE, agreement.engines), media)
 
-    async def _before_media(self, model: Model, chat: Chat) -> RenderedPrompt:
+    async def _before_media(self, model: Model, chat: Chat, agreement: Agreement) -> RenderedPrompt:
         """The tokens before the first medium: nobody here knows those of the medium."""
         cut = until_first_medium(chat.messages)
         try:
@@ -150,11 +159,5 @@ class Rendering:
         tokens = await model.tokenize(text, add_special_tokens=chat.add_special_tokens, salt=chat.cache_salt)
         # The text that follows may change the last token.
         tokens = tokens[: max(0, len(tokens) - 1)]
-        origin = self._origin(model, chat=True)._replace(known=len(tokens))
+        origin = Origin(model.renderer_of(chat=True), agreement.verdict, len(tokens))
         return RenderedPrompt(tokens, text, model, origin)
-
-    def _origin(self, model: Model, *, chat: bool) -> Origin:
-        return Origin(model.renderer_of(chat=chat), self._agreement_of(model.name, chat=chat).verdict)
-
-    def _engine_origin(self, model: str, *, chat: bool) -> Origin:
-        return Origin(ENGINE, self._agreement_of(model, chat=chat).engines)

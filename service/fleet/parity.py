@@ -45,6 +45,8 @@ class Parity:
     """Number of requests that both rendered."""
     differing: tuple[str, ...] = ()
     """Names of the requests whose tokens differ."""
+    confined: tuple[frozenset[str], ...] = ()
+    """The features of differing chats (`Chat.features`): chats with none of these sets are equal. Empty: all differ."""
     difference: Difference | None = None
     reason: str | None = None
     """Why a verdict is unknown."""
@@ -60,9 +62,13 @@ class Parity:
         """The verdict on all requests."""
         return Verdict.of_all((self.chats, self.texts))
 
-    def of(self, *, chat: bool) -> Verdict:
-        """The verdict on one kind of requests."""
-        return self.chats if chat else self.texts
+    def of(self, *, chat: bool, features: frozenset[str] | None = None) -> Verdict:
+        """The verdict on one kind of requests, or on chats with exactly these features."""
+        if not chat:
+            return self.texts
+        if features is None or not self.confined or any(features >= some for some in self.confined):
+            return self.chats
+        return Verdict.EQUAL
 
 
 UNASKED = Parity(reason="the engine has not been asked yet")
@@ -78,9 +84,9 @@ class Agreement:
     """Whether the pods render equally, so that one of them can be asked for all."""
 
 
-def agreement(parities: Sequence[Parity], *, chat: bool) -> Agreement:
-    """The agreement of pods; `unknown` without pods."""
-    verdicts = {parity.of(chat=chat) for parity in parities}
+def agreement(parities: Sequence[Parity], *, chat: bool, features: frozenset[str] | None = None) -> Agreement:
+    """The agreement of pods, for chats with some features if they are given; `unknown` without pods."""
+    verdicts = {parity.of(chat=chat, features=features) for parity in parities}
     verdict = Verdict.of_all(verdicts)
     if len(parities) == 1 or verdicts == {Verdict.EQUAL}:
         return Agreement(verdict, Verdict.EQUAL)

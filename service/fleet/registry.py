@@ -117,7 +117,7 @@ class Registry:
         self._pods: dict[str, Pod] = {}
         self._watchers: list[Watcher] = []
         self._of_server: dict[str, Parity] = {}
-        self._agreements: dict[tuple[str, bool], Agreement] = {}
+        self._agreements: dict[tuple[str, bool, frozenset[str] | None], Agreement] = {}
 
     def __iter__(self) -> Iterator[Pod]:
         return iter(self._pods.values())
@@ -171,14 +171,17 @@ class Registry:
             pod.parity[model] = parity
         self._agreements.clear()
 
-    def agreement(self, model: str, *, chat: bool) -> Agreement:
-        """Whether tokens agree over all pods that serve a model, for chats, or else for texts."""
-        found = self._agreements.get((model, chat))
+    def agreement(self, model: str, *, chat: bool, features: frozenset[str] | None = None) -> Agreement:
+        """Whether tokens agree over all pods that serve a model, for chats, or else for texts.
+
+        `features` are those of a chat; without them, a difference of any chat counts.
+        """
+        found = self._agreements.get((model, chat, features))
         if found is None:
             parities = [pod.parity.get(model, UNASKED) for pod in self._serving(model)]
-            found = agreement(parities, chat=chat)
+            found = agreement(parities, chat=chat, features=features)
             if len(self._agreements) < _MAX_AGREEMENTS:
-                self._agreements[model, chat] = found
+                self._agreements[model, chat, features] = found
         return found
 
     def set_server_parity(self, model: str, parity: Parity) -> None:

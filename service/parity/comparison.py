@@ -60,15 +60,17 @@ class Comparison:
         """The parity of all probe requests. One request at a time, so that the engine stays free for others."""
         chats = await self._compare(self.chats, self._chat_here, self._chat_there)
         texts = await self._compare(self.texts, self._text_here, lambda text: self.api.text(self.served, text))
+        confined = _confined([self.chats[name] for name in chats.differing]) if chats.problem is None else ()
         reasons = dict.fromkeys(filter(None, (_reason(chats, "chats"), _reason(texts, "texts"))))
         return Parity(
             chats=chats.verdict,
             texts=texts.verdict,
             compared=chats.compared + texts.compared,
             differing=(*texts.differing, *chats.differing),
+            confined=confined,
             difference=texts.difference or chats.difference,
             reason="; ".join(reasons) or None,
-            remedy=_remedy(self.served, chats.verdict, texts.verdict),
+            remedy=_remedy(self.served, chats.verdict, texts.verdict, confined),
             renderer=self.model.renderer_name,
             rendered={**chats.theirs, **texts.theirs},
         )
@@ -150,9 +152,19 @@ def _reason(kind: _Kind, name: str) -> str | None:
     return None
 
 
-def _remedy(served: str, chats: Verdict, texts: Verdict) -> str | None:
+def _confined(bodies: Sequence[Mapping[str, Any]]) -> tuple[frozenset[str], ...]:
+    """The features of the chats, without those that include others; empty if some chat has none."""
+    found = {msgspec.convert(body, Chat).features for body in bodies}
+    least = [features for features in found if not any(other < features for other in found)]
+    return tuple(sorted(least, key=sorted)) if all(least) else ()
+
+
+def _remedy(served: str, chats: Verdict, texts: Verdict, confined: Sequence[frozenset[str]]) -> str | None:
     if texts is Verdict.DIFFERS:
         return f"Use the tokenizer that the engine loads: MODEL_ALIASES={served}=ORG/NAME; or RENDERERS={served}=engine"
+    if confined:
+        names = " or with ".join(" and ".join(sorted(features)) for features in confined)
+        return f"Nothing: only chats with {names} differ, and the engine is asked for their tokens"
     if chats is Verdict.DIFFERS:
         return (
             "Give us the chat template and the other options that the engine was started with (docs/prompts.md#flags); "

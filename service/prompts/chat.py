@@ -38,6 +38,22 @@ class Chat(msgspec.Struct, kw_only=True):
     """The side at which tokens are cut off; left by default, which keeps the last ones."""
 
     @property
+    def features(self) -> frozenset[str]:
+        """The names of its optional parts that engines and their releases are known to render differently."""
+        present = {
+            "reasoning": self._is_in_messages("reasoning"),
+            "reasoning_content": self._is_in_messages("reasoning_content"),
+            "tools": self.tools is not None or self._is_in_messages("tool_calls"),
+            "continued message": self.continue_final_message or not self.add_generation_prompt,
+            "reasoning_effort": self.reasoning_effort is not None,
+            "chat_template_kwargs": bool(self.chat_template_kwargs),
+        }
+        return frozenset(name for name, is_present in present.items() if is_present)
+
+    def _is_in_messages(self, field: str) -> bool:
+        return any(message.get(field) for message in self.messages)
+
+    @property
     def truncation(self) -> Truncation | None:
         """How the prompt is truncated; None if it is not truncated."""
         keep = self.truncate_prompt_tokens

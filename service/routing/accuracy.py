@@ -194,7 +194,7 @@ class Accuracy:
             return
         window.clear()
         known = pod.parity.get(model)
-        if known is not None and known.verdict is Verdict.DIFFERS:
+        if known is not None and known.verdict is Verdict.DIFFERS and not known.confined:
             return
         reason = f"its engine counted {counted} tokens in a prompt of {question.tokens} tokens here"
         remedy = f"kvcache parity {pod.entry.url} shows the difference"

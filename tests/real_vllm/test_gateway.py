@@ -77,7 +77,7 @@ def test_all_is_learned_from_the_urls(fleet: Fleet) -> None:
     for engine in fleet.engines:
         pod = fleet.kvcache.fleet()[engine.pod]
         assert (pod["models"], pod["ranks"]) == ([MODEL], 1)
-        # vLLM 0.32 drops `reasoning_content` of messages; 'differs' lets the engine render.
+        # vLLM 0.32 drops `reasoning_content` of messages; chats without it are rendered here.
         assert set(fleet.kvcache.parity(engine)["differing"]) <= {"reasoning content"}
     endpoints = requests.get(f"{fleet.kvcache.url}/endpoints", timeout=60).json()
     assert all(engine.endpoints[0].address in json.dumps(endpoints) for engine in fleet.engines)

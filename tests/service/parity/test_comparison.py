@@ -96,6 +96,11 @@ async def test_an_unknown_model_of_the_engine_is_named(compare: Any) -> None:
     assert "does not exist" in parity.reason
 
 
+async def test_a_difference_of_a_chat_without_features_concerns_all(compare: Any) -> None:
+    parity = await compare({"/v1/chat/completions/render": (200, {"token_ids": [1]})})
+    assert (parity.chats, parity.confined) == (Verdict.DIFFERS, ())
+
+
 def test_the_first_difference_of_two_lists() -> None:
     assert first_difference([1, 2], [1, 2]) is None
     assert first_difference([1, 2], [1, 3]) == 1

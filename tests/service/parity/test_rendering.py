@@ -14,10 +14,12 @@ from tests.conftest import BUILTIN
 from tests.service.conftest import Serve
 from tests.service.engines import MODEL, chat
 from tests.service.parity.conftest import StartEngine
-from tests.service.parity.test_watcher import SHOUTING, started
+from tests.service.parity.test_watcher import SHOUTING, parities, started
 from tests.waiting import PATIENCE
 
 LONG = "Why would two engines share one cache? " * 20
+FORGETFUL = "{% for message in messages %}{% if message.reasoning %}<|end|>{% endif %}{% endfor %}"
+WITH_REASONING = ["tool call with reasoning", "turn after a tool call", "reasoning", "reasoning content"]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 WITH_IMAGE = {
     "model": MODEL,
@@ -53,6 +55,21 @@ async def test_a_chat_whose_tokens_differ_is_rendered_by_its_engine(serve: Serve
     assert explained["text"].startswith("<USER>Why")
     assert explained["tokens"] == found["usage"]["prompt_tokens"]
     assert explained["matches"][0]["matched_blocks"] == explained["matches"][0]["blocks"]
+
+
+async def test_only_chats_with_reasoning_go_to_an_engine_that_renders_only_these_differently(
+    serve: Serve, start_engine: StartEngine
+) -> None:
+    engine = await start_engine((BUILTIN / "chat_template.jinja").read_text() + FORGETFUL)
+    client = await started(serve, engine)
+    (parity,) = await parities(client)
+    assert (parity["chats"], parity["differing"]) == ("differs", WITH_REASONING)
+    assert parity["remedy"].startswith("Nothing: only chats with reasoning or with reasoning_content differ")
+    earlier = {"role": "assistant", "content": "2", "reasoning": "Simple."}
+    thoughtful = {"model": MODEL, "messages": [{"role": "user", "content": "1+1?"}, earlier]}
+    for body, renderer in ((chat("Hi"), "template"), (thoughtful, "engine"), (chat("Hi"), "template")):
+        _, headers = await posted(client, "/score", body)
+        assert (headers["Renderer"], headers["Parity"]) == (renderer, "equal")
 
 
 async def test_pods_that_render_differently_are_said_to_differ(serve: Serve, start_engine: StartEngine) -> None:

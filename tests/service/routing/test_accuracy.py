@@ -5,7 +5,7 @@ from array import array
 
 import pytest
 
-from service.fleet.parity import Verdict
+from service.fleet.parity import Parity, Verdict
 from service.index.base import Prompt, Rank, Stored
 from service.index.memory import MemoryIndex
 from service.routing.accuracy import Accuracy, Delivery, Usage, usage_in
@@ -122,6 +122,17 @@ def test_a_model_whose_token_counts_differ_loses_its_parity_once(caplog: pytest.
     assert parity.reason == "its engine counted 270 tokens in a prompt of 264 tokens here"
     assert len(caplog.records) == 1
     assert judged.accuracy.pods[judged.pod].requests == {"tokens_differ": 24}
+
+
+def test_a_model_of_which_few_chats_are_known_to_differ_loses_its_parity_for_all() -> None:
+    judged = Judged()
+    confined = (frozenset({"reasoning"}),)
+    known = Parity(Verdict.DIFFERS, Verdict.EQUAL, differing=("reasoning",), confined=confined)
+    judged.fleet.registry.set_parity(judged.pod, MODEL, known)
+    assert judged.pod.parity[MODEL].of(chat=True, features=frozenset()) is Verdict.EQUAL
+    for _ in range(24):
+        judged.ask(counted=270)
+    assert judged.pod.parity[MODEL].of(chat=True, features=frozenset()) is Verdict.DIFFERS
 
 
 def test_a_pod_that_is_removed_leaves_nothing_behind() -> None:
