@@ -14,7 +14,7 @@ from uuid import uuid4
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.base import RuntimeKind
 from service.contract.assignments import parse_renderers
-from service.contract.endpoints import Endpoint, format_endpoints, parse_endpoints
+from service.contract.endpoints import Endpoint, format_endpoints, parse_optional_endpoints
 from service.contract.pods import PodEntry, parse_pods
 from service.contract.settings import Settings, SettingsError
 from service.contract.units import parse_size
@@ -140,7 +140,7 @@ class Launch:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """`zmq_endpoint`, parsed. Raises UsageError."""
         try:
-            return parse_endpoints(self.zmq_endpoint)
+            return parse_optional_endpoints(self.zmq_endpoint)
         except ValueError as error:
             raise UsageError(
                 f"--zmq-endpoint: {error}.", "Example: tcp://10.0.0.7:5557,replay=tcp://10.0.0.7:5558"

@@ -130,9 +130,10 @@ HfEndpoint = Annotated[
     typer.Option(envvar="HF_ENDPOINT", help="Address of the hub, or of a mirror of it."),
 ]
 ZmqEndpoint = Annotated[
-    str,
+    str | None,
     typer.Option(
         envvar="ZMQ_ENDPOINT",
+        show_default=f"{DEFAULTS.zmq_endpoint}, or none with --pod: pods name theirs",
         help="Where events come from: ADDRESS[,pod=…][,model=…][,replay=…][,hosts=…][,eagle=1], several "
         "separated by commas. localhost is this machine; tcp://*:PORT is bound, and published.",
     ),
@@ -285,7 +286,7 @@ class LaunchOptions:
     hf_endpoint: HfEndpoint = DEFAULTS.hf_endpoint
     pod: Pods = None
     renderer: Renderers = None
-    zmq_endpoint: ZmqEndpoint = DEFAULTS.zmq_endpoint
+    zmq_endpoint: ZmqEndpoint = None
     zmq_topic: ZmqTopic = DEFAULTS.zmq_topic
     pool_concurrency: PoolConcurrency = DEFAULTS.pool_concurrency
     block_size: BlockSize = DEFAULTS.block_size
@@ -304,11 +305,14 @@ class LaunchOptions:
         Raises UsageError.
         """
         env_file = expanded(self.env_file, "--env-file") if self.env_file else None
+        environment = parse_environment(
+            [*(read_environment_file(env_file) if env_file else ()), *(self.env or ())], os.environ
+        )
+        default_endpoint = "" if self.pod or "PODS_FILE" in environment else DEFAULTS.zmq_endpoint
         checked = {
             "runtime": runtime_kind(self.runtime),
-            "environment": parse_environment(
-                [*(read_environment_file(env_file) if env_file else ()), *(self.env or ())], os.environ
-            ),
+            "environment": environment,
+            "zmq_endpoint": default_endpoint if self.zmq_endpoint is None else self.zmq_endpoint,
             "pods": ",".join(self.pod or ()),
             "renderers": ",".join(self.renderer or ()),
             "networks": tuple(self.network or ()),

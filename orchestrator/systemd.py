@@ -17,7 +17,6 @@ def systemd_unit(launch: Launch) -> tuple[str, ...]:
         "--port": str(launch.port),
         "--publish-address": launch.publish_address,
         "--model": launch.model,
-        "--zmq-endpoint": launch.zmq_endpoint,
         "--zmq-topic": launch.zmq_topic,
     }
     command = [sys.executable, "-m", "orchestrator", "up", "--runtime", "process"]
@@ -26,6 +25,7 @@ def systemd_unit(launch: Launch) -> tuple[str, ...]:
         command += [option, str(folder.resolve())] if folder else []
     command += [word for option, file in launch.tls_files for word in (option, str(file.resolve()))]
     command += ["--pod", launch.pods] if launch.pods else []
+    command += ["--zmq-endpoint", launch.zmq_endpoint] if launch.zmq_endpoint else []
     command += [word for name, value in launch.environment.items() for word in ("--env", f"{name}={value}")]
     return (
         "[Unit]",

@@ -156,6 +156,11 @@ def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
     return tuple(endpoints)
 
 
+def parse_optional_endpoints(text: str) -> tuple[Endpoint, ...]:
+    """As `parse_endpoints`, but an empty text names none."""
+    return parse_endpoints(text) if text.strip() else ()
+
+
 def format_endpoints(endpoints: Iterable[Endpoint]) -> str:
     """The text that `parse_endpoints` reads back as the same endpoints."""
     return ",".join(map(str, endpoints))

@@ -11,7 +11,7 @@ from typing import Any
 
 from service.contract.api_keys import ApiKey, parse_api_keys, parse_rates
 from service.contract.assignments import parse_assignments, parse_renderers, parse_revisions
-from service.contract.endpoints import Endpoint, parse_endpoints
+from service.contract.endpoints import Endpoint, parse_optional_endpoints
 from service.contract.model_options import check_model_options
 from service.contract.pods import PodEntry, parse_pods
 from service.contract.tier_weights import TierWeights
@@ -171,9 +171,9 @@ class Settings:
 
     zmq_endpoint: tuple[Endpoint, ...] = _setting(
         (Endpoint("tcp://localhost:5557"),),
-        parse_endpoints,
+        parse_optional_endpoints,
         "sources of events: ADDRESS[,pod=…][,model=…][,replay=…][,hosts=…][,eagle=1][,curve=…][,peers=…][,pods=…]"
-        "[,url=…], several separated by commas",
+        "[,url=…], several separated by commas; with PODS or PODS_FILE none by default, since pods name theirs",
     )
     zmq_curve_key: Path | None = _setting(
         None, _optional_path, "file with the service's CURVE key pair, for endpoints with curve="
@@ -300,6 +300,8 @@ class Settings:
                 except ValueError as error:
                     shown = "…" if name == "API_KEYS" else _shortened(environment[name])
                     raise SettingsError(f"{name}={shown}: {error}") from None
+        if "zmq_endpoint" not in values and (values.get("pods") or values.get("pods_file")):
+            values["zmq_endpoint"] = ()
         return cls(**values)
 
 

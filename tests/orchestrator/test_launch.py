@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.launch import Launch, parse_environment, parse_memory
+from orchestrator.options import LaunchOptions
 from orchestrator.workload import memory_limit
 
 
@@ -104,3 +105,11 @@ def test_a_container_has_a_memory_limit_unless_none_is_wanted(
     text: str | None, rootless: bool, limit: int | None
 ) -> None:
     assert memory_limit(parse_memory(text) if text else None, rootless=rootless) == limit
+
+
+def test_pods_name_their_event_sources_so_that_none_is_the_default_beside_them() -> None:
+    assert LaunchOptions().launch().zmq_endpoint == "tcp://localhost:5557"
+    assert LaunchOptions(pod=["http://10.0.0.7:8000"]).launch().zmq_endpoint == ""
+    assert LaunchOptions(env=["PODS_FILE=/pods.yaml"]).launch().zmq_endpoint == ""
+    both = LaunchOptions(pod=["http://10.0.0.7:8000"], zmq_endpoint="tcp://localhost:5557")
+    assert both.launch().zmq_endpoint == "tcp://localhost:5557"

@@ -99,7 +99,6 @@ def test_a_variable_is_read(name: str, value: str, parsed: object) -> None:
         ("TIER_WEIGHTS", "gpu=1.1"),
         ("TIER_WEIGHTS", "gpu=nan"),
         ("TIER_WEIGHTS", "gpu=-1"),
-        ("ZMQ_ENDPOINT", ""),
         ("ZMQ_ENDPOINT", "localhost:5557"),
     ],
 )
@@ -116,3 +115,12 @@ def test_every_setting_has_a_meaning_and_a_default_that_the_environment_can_hold
     described = {name: default for name, default, meaning in describe() if meaning}
     assert set(described) == {setting.name.upper() for setting in fields(Settings)}
     assert Settings.from_environment(described) == Settings()
+
+
+def test_pods_name_their_event_sources_so_that_none_is_the_default_beside_them() -> None:
+    pods = {"PODS": "http://10.0.0.7:8000"}
+    assert Settings.from_environment(pods).zmq_endpoint == ()
+    assert Settings.from_environment({"PODS_FILE": "/pods.yaml"}).zmq_endpoint == ()
+    assert Settings.from_environment({"PODS": "", "ZMQ_ENDPOINT": ""}).zmq_endpoint == ()
+    given = {**pods, "ZMQ_ENDPOINT": "tcp://localhost:5557"}
+    assert Settings.from_environment(given).zmq_endpoint == (Endpoint("tcp://localhost:5557"),)
