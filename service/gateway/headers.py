@@ -10,12 +10,13 @@ from service.routing.choice import Choice, Question
 
 
 def added_headers(choice: Choice, question: Question, *, names_rank: bool) -> list[tuple[str, str]]:
-    """The headers that an answer gets here: which pod gave it, and what was predicted."""
+    """The headers that an answer gets here: which pod gave it, and what was predicted if that was certain."""
     added = [("X-Kvcache-Pod", choice.pod.name)]
     if names_rank:
         added.append(("X-Kvcache-Rank", str(choice.rank)))
     if question.renderer is not None:
-        added.append(("X-Kvcache-Predicted-Tokens", str(choice.predicted)))
+        if choice.is_certain:
+            added.append(("X-Kvcache-Predicted-Tokens", str(choice.predicted)))
         added.append(("X-Kvcache-Renderer", question.renderer))
         if question.parity is not None:
             added.append(("X-Kvcache-Parity", question.parity))

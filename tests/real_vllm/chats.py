@@ -30,7 +30,7 @@ TOOLS: list[dict[str, Any]] = [
 
 
 class Answered(NamedTuple):
-    """A request's answer: who gave it, and prompt tokens as predicted (None if not at all), as reused and in total."""
+    """A request's answer: who gave it, and prompt tokens as predicted (None if uncertain), as reused and in total."""
 
     pod: str
     rank: int
@@ -38,6 +38,13 @@ class Answered(NamedTuple):
     reused: int
     tokens: int
     text: str
+
+
+def wrong(answers: Sequence[Answered]) -> list[Answered]:
+    """The answers whose certain prediction is not what the engine reused; most predictions must be certain."""
+    certain = [answer for answer in answers if answer.predicted is not None]
+    assert 2 * len(certain) > len(answers)
+    return [answer for answer in certain if answer.predicted != answer.reused]
 
 
 def gateway_to(*engines: Engine, models_dir: Path) -> AbstractContextManager[Kvcache]:

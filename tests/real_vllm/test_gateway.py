@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 import requests
 
-from tests.real_vllm.chats import CHAT, WITH_TOOLS, ask, converse, gateway_to
+from tests.real_vllm.chats import CHAT, WITH_TOOLS, ask, converse, gateway_to, wrong
 from tests.real_vllm.conftest import Models
 from tests.real_vllm.servers import MODEL, Engine, Kvcache, until
 
@@ -90,7 +90,7 @@ def test_every_prediction_for_chats_with_tools_is_what_the_engine_reuses(fleet: 
     for engine in fleet.engines:  # each answers alone, whatever the other holds
         with drained(fleet, engine):
             answers += converse(fleet.kvcache, fleet.engines, 10, 4)
-    assert [answer for answer in answers if answer.predicted != answer.reused] == []
+    assert wrong(answers) == []
     assert {answer.pod for answer in answers} == {engine.pod for engine in fleet.engines}
     assert sum(answer.reused for answer in answers) > sum(answer.tokens for answer in answers) / 2
 
@@ -152,7 +152,7 @@ def test_a_pod_is_drained_removed_and_added_while_requests_run(fleet: Fleet) -> 
         threads.shutdown()
     assert come(0)
     expected = converse(fleet.kvcache, fleet.engines, 15, 2)
-    assert [answer for answer in expected if answer.predicted != answer.reused] == []
+    assert wrong(expected) == []
 
 
 def test_an_engine_that_is_killed_and_started_again_is_used_again(fleet: Fleet) -> None:
@@ -166,5 +166,5 @@ def test_an_engine_that_is_killed_and_started_again_is_used_again(fleet: Fleet) 
     until(lambda: healthy(fleet) == {killed.pod, other.pod})
     with drained(fleet, other):
         answers = converse(fleet.kvcache, fleet.engines, 25, 3)
-    assert [answer for answer in answers if answer.predicted != answer.reused] == []
+    assert wrong(answers) == []
     assert {answer.pod for answer in answers} == {killed.pod}

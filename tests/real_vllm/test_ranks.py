@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.real_vllm.chats import WITH_TOOLS, gateway_to
+from tests.real_vllm.chats import WITH_TOOLS, gateway_to, wrong
 from tests.real_vllm.chats import converse as converse_through
 from tests.real_vllm.conftest import Serving
 from tests.real_vllm.predictions import Kind, converse
@@ -27,5 +27,5 @@ def test_two_data_parallel_ranks_each_with_a_cache_of_its_own(serving: Serving, 
         until(lambda: gateway.fleet()[engine.pod]["ranks"] == 2)
         gateway.settle(engine)
         answers = converse_through(gateway, [engine], 40, 4)
-    assert [answer for answer in answers if answer.predicted != answer.reused] == []
+    assert wrong(answers) == []
     assert {answer.rank for answer in answers} == {0, 1}
