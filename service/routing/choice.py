@@ -125,7 +125,8 @@ def costs_of(
 def best_of(ranks: Sequence[RankWork], costs: Sequence[float], uncached: Sequence[float]) -> int:
     """The position of the lowest cost.
 
-    Among nearly equal ones, of the fewest uncached tokens, then of the fewest requests in flight, then at random.
+    Among nearly equal ones, of the fewest uncached tokens, then of the fewest requests in flight, then of the rank
+    whose last prefill is the longest ago, so that new prefixes spread over the caches, then at random.
     """
     limit = min(costs) * (1 + _TIE)
     near = [position for position, cost in enumerate(costs) if cost <= limit]
@@ -135,7 +136,12 @@ def best_of(ranks: Sequence[RankWork], costs: Sequence[float], uncached: Sequenc
     near = [position for position in near if uncached[position] == fewest]
     loads = [ranks[position].requests / ranks[position].pod.weight for position in near]
     lowest = min(loads)
-    return _random.choice([position for position, load in zip(near, loads, strict=True) if load == lowest])
+    near = [position for position, load in zip(near, loads, strict=True) if load == lowest]
+    if len(near) == 1:
+        return near[0]
+    prefills = [ranks[position].last_prefill for position in near]
+    longest_ago = min(prefills)
+    return _random.choice([position for position, at in zip(near, prefills, strict=True) if at == longest_ago])
 
 
 class _Candidates:

@@ -91,6 +91,11 @@ class RankWork:
         self._update()
         return reservation
 
+    @property
+    def last_prefill(self) -> float:
+        """When the oldest prefill began; without one, when the last one ended."""
+        return self._since
+
     def wait(self, now: float) -> float:
         """Seconds until the rank has done the prefills that it was given."""
         if not self.prefills:

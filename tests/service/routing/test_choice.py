@@ -163,3 +163,16 @@ def test_every_request_leaves_nothing_behind_however_it_ends(is_streamed: bool) 
         rank = choice.reservation.rank
         choice.reservation.end(fleet.now)
         assert (rank.prefill_tokens, rank.decoding_tokens, rank.requests, len(rank.prefills)) == (0, 0, 0, 0)
+
+
+def test_between_equal_pods_the_one_that_computed_a_prompt_longest_ago_is_chosen() -> None:
+    fleet = Fleet(3)
+    order = []
+    for _ in range(9):
+        choice = fleet.choose(1000)
+        fleet.now += 0.1
+        choice.reservation.first_token(fleet.now)
+        choice.reservation.end(fleet.now)
+        order.append(choice.pod)
+    assert set(order[:3]) == set(fleet.pods)
+    assert order[3:6] == order[6:] == order[:3]
