@@ -17,7 +17,7 @@ from rich.text import Text
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from orchestrator.commands.demo import MODEL, REQUESTS
+from orchestrator.commands.demo import MODEL, NO_EVENTS, REQUESTS
 from orchestrator.commands.demo_view import DemoView
 from orchestrator.commands.up import up
 from orchestrator.console import Console
@@ -32,21 +32,19 @@ _SHOWN_REQUEST = 227
 
 def main() -> int:
     terminal = Terminal(record=True, width=80, force_terminal=True, file=io.StringIO(), color_system="truecolor")
-    ports = [free_port() for _ in range(7)]
-    endpoints = ",".join(f"tcp://127.0.0.1:{ports[n]},replay=tcp://127.0.0.1:{ports[n + 1]}" for n in (1, 3, 5))
     launch = Launch(
         runtime=RuntimeKind.PROCESS,
         name="kvcache-demo-screen",
-        port=ports[0],
+        port=free_port(),
         model=MODEL,
-        zmq_endpoint=endpoints,
+        zmq_endpoint=NO_EVENTS,
         block_size=16,
         engines_beside=True,
     )
 
     def play(runtime: ContainerRuntime) -> None:
         url = f"http://127.0.0.1:{launch.port}"
-        arguments = ["demonstrate", f"--url={url}", f"--endpoints={endpoints}", f"--requests={REQUESTS}", "--rate=20"]
+        arguments = ["demonstrate", f"--url={url}", "--pods=3", f"--requests={REQUESTS}", "--rate=20"]
         lines = map(read_line, runtime.run_tool(launch.name, arguments))
         view = DemoView(terminal, cast("Started", next(lines)), runtime.kind)
         terminal.print(Text("$ kvcache demo", style="bold"))

@@ -1,4 +1,4 @@
-"""`kvcache demo`: starts the service and simulated engines, and routes conversations by the service's scores."""
+"""`kvcache demo`: starts the service and simulated engines, and plays conversations through its gateway."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from service.contract.demo_lines import Ended, Routed, Started, read_line
 
 MODEL = "builtin/demo"
 REQUESTS = 300
+NO_EVENTS = "inproc://demo"
+"""No engine besides those that join the fleet."""
 _RATE_ON_A_TERMINAL = 20.0
 
 
@@ -47,17 +49,11 @@ def demo(launch: Launch, play: Play) -> int:
     Port 0 means any free port.
     """
     terminal = Terminal(highlight=False, emoji=False, soft_wrap=False)
-    with ExitStack() as stack:
-        ports = list(_free_ports(2 * play.pods + 1, stack))
-    endpoints = ",".join(
-        f"tcp://127.0.0.1:{events},replay=tcp://127.0.0.1:{replay}"
-        for events, replay in zip(ports[1::2], ports[2::2], strict=True)
-    )
     launch = replace(
         launch,
         model=MODEL,
-        port=launch.port or ports[0],
-        zmq_endpoint=endpoints,
+        port=launch.port or _free_port(),
+        zmq_endpoint=NO_EVENTS,
         block_size=play.block_size,
         engines_beside=True,
     )
@@ -92,7 +88,7 @@ class _Demo:
         rate = play.rate or (_RATE_ON_A_TERMINAL if self._terminal.is_terminal and not play.as_json else None)
         wanted = {
             "--url": f"http://127.0.0.1:{launch.port}",
-            "--endpoints": launch.zmq_endpoint,
+            "--pods": play.pods,
             "--blocks": play.blocks,
             "--block-size": play.block_size,
             "--seed": play.seed,
@@ -146,9 +142,7 @@ def _document(started: Started, end: Ended, runtime: str) -> dict[str, object]:
     return document
 
 
-def _free_ports(count: int, stack: ExitStack) -> Iterator[int]:
-    """Finds free ports, reserved until the stack is closed."""
-    for _ in range(count):
-        held = stack.enter_context(socket.socket())
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from service.contract.demo_lines import Ended, PodTally, PolicyTally, Routed, Started
+from service.contract.demo_lines import CACHE_AWARE, Ended, PodTally, PolicyTally, Routed, Started
 
 _WIDTH = 80
 _CACHED_SHOWN, _NEW_SHOWN = 150, 160
@@ -59,7 +59,7 @@ class DemoView:
             Text(),
             *_conversation(request),
             Text(),
-            Text("prefix-hit rate on the same requests", style="bold"),
+            Text("prefix-hit rate and mean time to first token on the same requests", style="bold"),
             _policies(request.policies),
             Text(),
             self._check(request),
@@ -67,15 +67,15 @@ class DemoView:
 
     def ended(self, end: Ended) -> None:
         policies = Table(box=None, padding=(0, 2, 0, 0), width=_WIDTH - 4)
-        for name in ("routing", "requests", "prompt tokens", "reused", "prefix-hit rate"):
+        for name in ("routing", "tokens", "reused", "hit rate", "mean first token", "p50", "p99"):
             policies.add_column(name, justify="left" if name == "routing" else "right")
         for tally in end.policies:
             policies.add_row(
                 tally.policy,
-                f"{end.requests:,}",
                 f"{tally.prompt_tokens:,}",
                 f"{tally.reused_tokens:,}",
                 f"{tally.hit_rate:.1%}",
+                *map(_time, (tally.first_token_mean, tally.first_token_p50, tally.first_token_p99)),
                 style="bold" if tally is end.policies[0] else "",
             )
         self._terminal.print(Text(f"{end.requests:,} requests in {end.seconds:.1f} s to {self._title()}"))
@@ -160,8 +160,17 @@ def _policies(tallies: Sequence[PolicyTally]) -> RenderableType:
     table = Table.grid(padding=(0, 2, 0, 0))
     for tally in tallies:
         colour = "green" if tally is tallies[0] else "yellow"
-        table.add_row(tally.policy, _bar(1.0, tally.hit_rate, 48, colour), f"{tally.hit_rate:>6.1%}")
+        table.add_row(
+            tally.policy,
+            _bar(1.0, tally.hit_rate, 38, colour),
+            f"{tally.hit_rate:>6.1%}",
+            _time(tally.first_token_mean).rjust(8),
+        )
     return table
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1000:,.0f} ms"
 
 
 def _bar(total: float, part: float, width: int, colour: str) -> ProgressBar:
@@ -181,5 +190,6 @@ def _plain(request: Routed) -> str:
     said = textwrap.shorten("; ".join(request.differences), 200)
     return (
         f"{request.number}: conversation {request.conversation} turn {request.turn}, {request.prompt_tokens} tokens "
-        f"-> {request.pod}, predicted {predicted}, reused {request.reused}{f' ({said})' if said else ''}"
+        f"-> {request.pod}, predicted {predicted}, reused {request.reused}, first token "
+        f"{_time(request.first_token[CACHE_AWARE])}{f' ({said})' if said else ''}"
     )

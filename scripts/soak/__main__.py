@@ -15,7 +15,7 @@ import json
 import socket
 import sys
 from asyncio.subprocess import PIPE
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,21 +34,19 @@ _CHATS_PER_SECOND = 15
 async def soak(duration: float, windows: int, *, as_json: bool) -> list[str]:
     """Runs it, prints each window, and returns what went wrong."""
     async with AsyncExitStack() as stack:
-        *ports, churned = _free_ports(2 * _ENGINES + 1)
-        pairs = zip(ports[:_ENGINES], ports[_ENGINES:], strict=True)
-        engines = [f"tcp://127.0.0.1:{one},replay=tcp://127.0.0.1:{two}" for one, two in pairs]
+        churned = _free_port()
         # Small caches and limits fill in the first minutes of a run, after which nothing may grow.
         service = await stack.enter_async_context(
             target(
                 _ROOT,
-                ZMQ_ENDPOINT=",".join([*engines, f"tcp://*:{churned}"]),
+                ZMQ_ENDPOINT=f"tcp://*:{churned}",
                 INDEX_MAX_BLOCKS="200000",
                 TOKEN_CACHE_BYTES="8m",  # noqa: S106 - a size
                 POD_TTL="2",
                 BODY_TIMEOUT="5",
             )
         )
-        chats = asyncio.create_task(_chats(service, engines, duration))
+        chats = asyncio.create_task(_chats(service, duration))
         scores = Scores(service.port)
         churn = Churn(f"tcp://127.0.0.1:{churned}")
         work = [
@@ -67,19 +65,17 @@ async def soak(duration: float, windows: int, *, as_json: bool) -> list[str]:
         return [*wrong, *([] if service.alive() else ["the service died"]), *drifts(seen)]
 
 
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
-async def _chats(service: Target, engines: list[str], duration: float) -> list[str]:
+async def _chats(service: Target, duration: float) -> list[str]:
     """Growing conversations, each answer of the service compared with the engines."""
     tool = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "service", "demonstrate", f"--url=http://127.0.0.1:{service.port}"),
-        *(f"--endpoints={','.join(engines)}", f"--duration={duration}s", f"--rate={_CHATS_PER_SECOND}"),
+        *(f"--pods={_ENGINES}", f"--duration={duration}s", f"--rate={_CHATS_PER_SECOND}"),
         cwd=_ROOT,
         stdout=PIPE,
         limit=1 << 24,

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
+CACHE_AWARE = "cache-aware"
+"""The policy of the gateway."""
+
 
 @dataclass(frozen=True, slots=True)
 class PodTally:
@@ -22,11 +25,14 @@ class PodTally:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTally:
-    """Prompt tokens in total, and reused by a routing policy."""
+    """Prompt tokens in total, and reused by a routing policy; times to first token in seconds."""
 
     policy: str
     prompt_tokens: int
     reused_tokens: int
+    first_token_mean: float
+    first_token_p50: float
+    first_token_p99: float
 
     @property
     def hit_rate(self) -> float:
@@ -49,7 +55,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """One request: predicted tokens per pod, its pod, and the tokens that were really reused."""
+    """One request: predicted tokens per pod, its pod, and the tokens that were really reused.
+
+    `first_token` is the time to first token in seconds, by policy.
+    """
 
     number: int
     seconds: float
@@ -60,6 +69,7 @@ class Routed:
     held: Mapping[str, int]
     pod: str
     reused: int
+    first_token: Mapping[str, float]
     text: str
     cached_characters: int
     differences: Sequence[str]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple, TypeAlias
 
-from service.simulation.phrases import ANSWERS, GREETINGS, PERSONAS, QUESTIONS, RECORDS, RULES, Persona
+from service.simulation.phrases import GREETINGS, PERSONAS, QUESTIONS, RECORDS, RULES, Persona
 
 Message: TypeAlias = dict[str, str]
 
@@ -15,25 +15,25 @@ _MAX_TURNS = 9
 
 
 class Turn(NamedTuple):
-    """One request: all messages up to the user's latest, and the model's reply."""
+    """One request: all messages up to the user's latest."""
 
     conversation: int
     number: int
     messages: list[Message]
-    reply: str
 
 
 class Conversations:
     """An endless iterator over the turns of `concurrency` interleaved conversations.
 
-    Each turn is from a conversation chosen at random; a new one replaces a conversation that ends. Equal seeds give
-    equal turns.
+    Each turn is from a conversation chosen at random; a new one replaces a conversation that ends. `answer` tells the
+    model's reply to a turn before the next one is taken. Equal seeds and replies give equal turns.
     """
 
     def __init__(self, seed: int, concurrency: int) -> None:
         self._random = Random(seed)  # noqa: S311 - to be repeatable, not secret
         self._systems = [self._system(persona) for persona in PERSONAS]
         self._started = 0
+        self._histories: dict[int, list[Message]] = {}
         self._open = [self._start() for _ in range(concurrency)]
 
     def __iter__(self) -> Iterator[Turn]:
@@ -45,6 +45,9 @@ class Conversations:
                 turn = next(self._open[index])
             yield turn
 
+    def answer(self, turn: Turn, reply: str) -> None:
+        self._histories[turn.conversation].append({"role": "assistant", "content": reply})
+
     def _start(self) -> Iterator[Turn]:
         self._started += 1
         persona = self._random.randrange(len(PERSONAS))
@@ -53,13 +56,12 @@ class Conversations:
         )
 
     def _turns(self, conversation: int, persona: Persona, system: str, turns: int) -> Iterator[Turn]:
-        messages: list[Message] = [{"role": "system", "content": system}]
+        messages = self._histories[conversation] = [{"role": "system", "content": system}]
         for number in range(1, turns + 1):
             asked = self._phrases(persona, GREETINGS, 1) if number == 1 else self._phrases(persona, QUESTIONS, 2)
             messages.append({"role": "user", "content": asked})
-            reply = self._phrases(persona, ANSWERS, self._random.randint(2, 5))
-            yield Turn(conversation, number, list(messages), reply)
-            messages.append({"role": "assistant", "content": reply})
+            yield Turn(conversation, number, list(messages))
+        del self._histories[conversation]
 
     def _system(self, persona: Persona) -> str:
         rules = " ".join(self._random.sample(RULES, 8))

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.simulation.engine import SimulatedEngine
-from service.simulation.pod import batch_payload
-from service.simulation.publisher import Publisher
+from service.simulation.publisher import Publisher, batch_payload
 
 
 class PromptTooLong(Exception):
@@ -44,7 +43,8 @@ class Scheduler:
         self.cache = cache
         self.publisher = publisher
         self.waiting = self.running = 0
-        self.queried_tokens = self.hit_tokens = 0
+        self.requests = self.queried_tokens = self.hit_tokens = self.evictions = 0
+        """Totals: prefills, their prompt tokens, the reused ones of these, and evicted blocks."""
         self._rank = rank
         self._speed = speed
         self._slots = asyncio.Semaphore(speed.max_running)
@@ -93,12 +93,14 @@ class Scheduler:
             if self._speed.prefill_rate is not None:
                 await asyncio.sleep((len(prompt) - cached) / self._speed.prefill_rate)
             reused = self._store(prompt, salt)
+        self.requests += 1
         self.queried_tokens += len(prompt)
         self.hit_tokens += reused
         return reused
 
     def _store(self, tokens: Sequence[int], salt: str | None) -> int:
         served = self.cache.serve(tokens, salt=salt)
+        self.evictions += served.evicted
         for events in served.batches:
             self.publisher.publish(batch_payload(events, self._rank))
         return served.cached_tokens

@@ -1,4 +1,4 @@
-"""A client of the service's HTTP API: cache hits of a prompt per pod, and the progress of each pod's events."""
+"""A client of the service's HTTP API: cache hits of a prompt per pod, the fleet, and the progress of events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ class Prediction:
     text: str
     matched_tokens: Mapping[str, int]
     matched_characters: Mapping[str, int]
-    scores: Mapping[str, int | float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,6 @@ class ServiceClient:
             text=answer["text"],
             matched_tokens={match["pod"]: match["matched_tokens"] for match in matches},
             matched_characters={match["pod"]: match["matched_characters"] for match in matches},
-            scores=answer["pod_scores"] or {},
         )
 
     async def pods(self) -> dict[str, PodReport]:
@@ -75,6 +73,25 @@ class ServiceClient:
             pod["pod"]: PodReport(pod["last_sequence"], sum(pod["blocks"].values()), pod["inexact_reason"])
             for pod in (await self._answer("GET", "/pods"))["pods"]
         }
+
+    async def add_pod(self, name: str, url: str) -> None:
+        """Adds a pod to the fleet, in place of one with that name, and waits until it can take requests."""
+        await self.remove_pod(name)
+        await self._answer("POST", "/pods", {"url": url, "name": name})
+        deadline = monotonic() + _APPLY_SECONDS
+        while not await self._takes_requests(name):
+            if monotonic() > deadline:
+                raise ServiceError(f"the service does not use {name} at {url} within {_APPLY_SECONDS:g} s")
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def remove_pod(self, name: str) -> None:
+        """Removes a pod if the fleet has it."""
+        await self._answer("DELETE", f"/pods/{name}", absent_is_fine=True)
+
+    async def _takes_requests(self, name: str) -> bool:
+        fleet = (await self._answer("GET", "/pods"))["fleet"]
+        pod = next(pod for pod in fleet if pod["name"] == name)
+        return bool(pod["healthy"] and any(one["model"] == self._model for one in pod["parity"]))
 
     async def applied(self, pod: str, sequence: int | None) -> None:
         """Waits until the service has applied the pod's batch `sequence`; returns at once for None."""
@@ -87,12 +104,12 @@ class ServiceClient:
                 raise ServiceError(f"batch {sequence} of {pod} was not applied within {_APPLY_SECONDS:g} s")
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _answer(self, method: str, path: str, body: object = None) -> Any:
+    async def _answer(self, method: str, path: str, body: object = None, *, absent_is_fine: bool = False) -> Any:
         try:
             async with self._session.request(method, path, json=body) as response:
                 answer = await response.json()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise ServiceError(f"{method} {self._url}{path}: {error or type(error).__name__}") from error
-        if response.status != 200:
+        if not response.ok and not (absent_is_fine and response.status == 404):
             raise ServiceError(f"{method} {self._url}{path}: {response.status} {answer['error']['message']}")
         return answer

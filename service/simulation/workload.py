@@ -17,7 +17,7 @@ from service.offline.feed import Feed
 from service.simulation.batched_engine import BatchedEngine, Event, Request
 from service.simulation.cache_groups import CacheGroup
 from service.simulation.offload import Offload
-from service.simulation.pod import batch_payload
+from service.simulation.publisher import batch_payload
 from service.simulation.questions import Answer, Question, answer
 
 MODEL = "builtin/demo"

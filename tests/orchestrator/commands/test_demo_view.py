@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,10 @@ from orchestrator.commands.demo_view import DemoView
 from service.contract.demo_lines import Ended, PodTally, PolicyTally, Routed, Started
 
 PODS = [PodTally(f"10.0.0.{number}:8000", 1234, 5_000_000, 4_000_000, 123_456, 255) for number in range(1, 4)]
-POLICIES = [PolicyTally(name, 5_000_000, 4_000_000) for name in ("cache-aware", "round robin", "random")]
+POLICIES = [
+    PolicyTally(name, 5_000_000, 4_000_000, 0.123456, 0.115, 1.98765)
+    for name in ("cache-aware", "round robin", "random")
+]
 BEGUN = Started("builtin/demo", [pod.pod for pod in PODS], 255, 16, 7, 100_000, None)
 REQUEST = Routed(
     99_999,
@@ -22,6 +26,7 @@ REQUEST = Routed(
     {pod.pod: 12_336 for pod in PODS},
     PODS[1].pod,
     12_336,
+    {"cache-aware": 0.123456, "round robin": 13.0, "random": 98.765},
     "What a long text this is, with [brackets] and\nnew lines. " * 200,
     6_000,
     [],
@@ -40,6 +45,7 @@ def test_the_live_view_fits_80_columns_and_24_lines_however_far_the_prompt_is_ca
     assert len(text) < 24
     assert max(map(len, text)) <= 80
     assert "99999/100000" in text[0]
+    assert any(line.startswith("cache-aware") and line.rstrip().endswith("80.0%    123 ms") for line in text)
     assert any("conversation 12345, turn 9 → 10.0.0.2:8000" in line for line in text)
 
 
@@ -55,3 +61,22 @@ def test_a_difference_is_shown_in_full_and_counted() -> None:
     assert difference in written
     assert "… and 30 more" in written
     assert "50 DIFFERENCES" in written
+
+
+def test_the_summary_has_times_to_first_token_beside_hit_rates_in_80_columns() -> None:
+    terminal = Terminal(file=io.StringIO(), width=80)
+    DemoView(terminal, BEGUN, "podman").ended(Ended(1.0, 3, 12, [], PODS, POLICIES, []))
+    assert isinstance(terminal.file, io.StringIO)
+    (line,) = [line for line in terminal.file.getvalue().splitlines() if line.startswith("round robin")]
+    assert re.split(" {2,}", line.strip())[1:] == [
+        *("5,000,000", "4,000,000", "80.0%"),
+        *("123 ms", "115 ms", "1,988 ms"),
+    ]
+    assert len(line.rstrip()) <= 80
+
+
+def test_a_line_in_a_pipe_has_the_time_to_first_token_through_the_gateway() -> None:
+    terminal = Terminal(file=io.StringIO(), width=80)
+    DemoView(terminal, BEGUN, "podman").routed(REQUEST)
+    assert isinstance(terminal.file, io.StringIO)
+    assert terminal.file.getvalue().rstrip().endswith("reused 12336, first token 123 ms")

@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 import pytest
 from aiohttp import ClientSession
 
-from service.simulation.pod import batch_payload
-from service.simulation.publisher import Publisher
+from service.simulation.publisher import Publisher, batch_payload
 from tests.service.prompts.conftest import hub
 from tests.waiting import PATIENCE
 

@@ -19,8 +19,7 @@ import pytest
 from service.contract.endpoints import Endpoint
 from service.index.base import Prompt, Rank
 from service.simulation.engine import SimulatedEngine
-from service.simulation.pod import batch_payload
-from service.simulation.publisher import Publisher
+from service.simulation.publisher import Publisher, batch_payload
 from tests.service.events.conftest import Listen, Listening
 from tests.service.events.proxy import Proxy, Weather
 from tests.waiting import until

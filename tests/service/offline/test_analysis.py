@@ -10,7 +10,7 @@ from service.events.recording import Recorded, Recording, recorded_line
 from service.offline.analysis import Analysis, analyse
 from service.offline.summary import summary
 from service.simulation.engine import SimulatedEngine
-from service.simulation.pod import batch_payload
+from service.simulation.publisher import batch_payload
 
 
 def analysed(lines: list[bytes]) -> Analysis:

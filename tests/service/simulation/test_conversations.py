@@ -6,7 +6,15 @@ from service.simulation.conversations import Conversations, Turn
 
 
 def turns(seed: int, count: int = 120) -> list[Turn]:
-    return list(islice(Conversations(seed, concurrency=6), count))
+    conversations, played = Conversations(seed, concurrency=6), []
+    for turn in islice(conversations, count):
+        played.append(turn)
+        conversations.answer(turn, reply_to(turn))
+    return played
+
+
+def reply_to(turn: Turn) -> str:
+    return f"The answer to question {turn.number} of {turn.conversation}."
 
 
 def test_only_equal_seeds_give_equal_conversations() -> None:
@@ -23,7 +31,7 @@ def test_each_turn_continues_the_conversation() -> None:
             assert [message["role"] for message in turn.messages] == ["system", "user"]
         else:
             assert turn.number == before.number + 1
-            assert turn.messages[:-1] == [*before.messages, {"role": "assistant", "content": before.reply}]
+            assert turn.messages[:-1] == [*before.messages, {"role": "assistant", "content": reply_to(before)}]
         last[turn.conversation] = turn
 
 
