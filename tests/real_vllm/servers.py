@@ -28,6 +28,7 @@ MODEL = "builtin/demo"
 BLOCK_SIZE = 32
 _SCRIPTS = ROOT / "scripts" / "real_vllm"
 _LISTENING = re.compile(r"listening on (http://\S+)")
+_ERROR = re.compile(r"^.*(\bERROR\b|Traceback)", re.MULTILINE)
 _END = b"\xff" * 8
 _TIMEOUT = 300
 _START_TIMEOUT = 600
@@ -99,7 +100,7 @@ class Engine:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def wait(self) -> None:
-        """Waits until it answers; fails with the end of its log when it ends before."""
+        """Waits until it answers; fails with its log, from the first error on, when it ends before."""
         assert self._process is not None
         deadline = time.monotonic() + _START_TIMEOUT
         while True:
@@ -107,7 +108,10 @@ class Engine:
                 if requests.get(f"http://{self.pod}/health", timeout=5).ok:
                     return
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError("vLLM did not start: " + self.log.read_text(errors="replace")[-4000:])
+                log = self.log.read_text(errors="replace")
+                # The process that failed writes first; the server then says only that it has.
+                shown = log[found.start() :][:8000] if (found := _ERROR.search(log)) is not None else log[-4000:]
+                raise AssertionError(f"vLLM did not start ({self.log}): {shown}")
             time.sleep(0.2)
 
     def kill(self, number: signal.Signals) -> None:
