@@ -58,7 +58,7 @@ from service.fleet.pods_file import PodsFile
 from service.fleet.registry import Pod, Registry
 from service.gateway.gateway import Gateway
 from service.gateway.retries import Limits
-from service.index.base import Index
+from service.index.base import Index, Rank
 from service.index.memory import MemoryIndex
 from service.index.scoring import Scorer
 from service.metrics import GatewayCollector, registry
@@ -116,7 +116,7 @@ def create_app(settings: Settings) -> web.Application:
         engine = EngineRenderer(settings.render_url_timeout)
         # Nested, so that started resources are stopped if a later one fails to start.
         async with (
-            event_pool(settings, index, own_keys) as pool,
+            event_pool(settings, index, own_keys, applied=router.heard) as pool,
             loaded_models(options, index, fleet) as models,
             readiness(settings, models, pool, fleet) as ready,
             monitored(fleet, pool, models, engine, settings, router=router, accuracy=accuracy) as gateway,
@@ -174,7 +174,13 @@ def _curve_keys(settings: Settings) -> KeyPair | None:
 
 
 @asynccontextmanager
-async def event_pool(settings: Settings, index: Index, own_keys: KeyPair | None = None) -> AsyncIterator[EventPool]:
+async def event_pool(
+    settings: Settings,
+    index: Index,
+    own_keys: KeyPair | None = None,
+    *,
+    applied: Callable[[Rank], None] = lambda rank: None,
+) -> AsyncIterator[EventPool]:
     """Receives events and applies them to the index."""
     pool = EventPool(
         settings.zmq_endpoint,
@@ -185,6 +191,7 @@ async def event_pool(settings: Settings, index: Index, own_keys: KeyPair | None 
         queue_batches=settings.pool_queue_batches,
         pod_ttl=settings.pod_ttl,
         own_keys=own_keys,
+        applied=applied,
     )
     try:
         await pool.start()

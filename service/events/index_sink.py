@@ -25,9 +25,11 @@ class IndexSink:
     """Applies the batches of one rank to an index. Implements sequencer.Sink.
 
     A large batch, and what comes after it, waits for `apply_slice`; `defer` is called with the sink when that begins.
+    `applied` is called with the rank after each change of its blocks.
     """
 
     __slots__ = (
+        "_applied",
         "_defer",
         "_hidden",
         "_index",
@@ -49,6 +51,8 @@ class IndexSink:
         statistics: EventStatistics,
         log: RateLimitedLog,
         defer: Callable[[IndexSink], None] = lambda sink: None,
+        *,
+        applied: Callable[[Rank], None] = lambda rank: None,
     ) -> None:
         self.last_event_at: float | None = None
         """Unix seconds."""
@@ -59,6 +63,7 @@ class IndexSink:
         self._log = log
         self._hidden = False
         self._defer = defer
+        self._applied = applied
         self._waiting: deque[Batch] = deque()
         self._waiting_events = 0
         self._slices: Iterator[Batch] = iter(())
@@ -135,12 +140,14 @@ class IndexSink:
             lag = now - batch.timestamp
             statistics.lag_seconds = lag = lag if lag > 0 else 0.0
             statistics.lag.observe(lag)
+        self._applied(rank)
         return cleared
 
     def clear(self) -> None:
         self._drop_waiting()
         self._loss = None
         self._index.clear(self._rank)
+        self._applied(self._rank)
 
     def hide(self) -> None:
         self._hidden = True

@@ -96,9 +96,12 @@ class EventPool:
         silence_interval: float = _SILENCE_INTERVAL,
         clock: Callable[[], float] = monotonic,
         own_keys: KeyPair | None = None,
+        applied: Callable[[Rank], None] = lambda rank: None,
     ) -> None:
+        """`applied` is called with a rank after each change of its blocks."""
         self.statistics = EventStatistics()
         self._index = index
+        self._applied = applied
         self._log = RateLimitedLog(logger)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         resolver = resolver or Resolver()
@@ -141,7 +144,7 @@ class EventPool:
     def _sink(self, rank: Rank, topic: bytes, endpoint: Endpoint) -> IndexSink:
         if endpoint.eagle == "1":
             self._index.drop_last_block(rank)
-        return IndexSink(rank, self._index, self.statistics, self._log, self._defer)
+        return IndexSink(rank, self._index, self.statistics, self._log, self._defer, applied=self._applied)
 
     def _defer(self, sink: IndexSink) -> None:
         self._behind[sink] = None

@@ -6,7 +6,7 @@ from aiohttp import HttpVersion, HttpVersion11, web
 from multidict import CIMultiDict
 
 from service.gateway.http import Head, end_to_end
-from service.routing.choice import Choice, Question
+from service.routing.choice import Basis, Choice, Question
 
 
 def added_headers(choice: Choice, question: Question, *, names_rank: bool) -> list[tuple[str, str]]:
@@ -15,8 +15,9 @@ def added_headers(choice: Choice, question: Question, *, names_rank: bool) -> li
     if names_rank:
         added.append(("X-Kvcache-Rank", str(choice.rank)))
     if question.renderer is not None:
-        if choice.is_certain:
+        if choice.basis is not Basis.PLACEMENT:
             added.append(("X-Kvcache-Predicted-Tokens", str(choice.predicted)))
+        added.append(("X-Kvcache-Predicted-From", choice.basis))
         added.append(("X-Kvcache-Renderer", question.renderer))
         if question.parity is not None:
             added.append(("X-Kvcache-Parity", question.parity))

@@ -17,7 +17,7 @@ from service.fleet.parity import Parity, Verdict
 from service.fleet.registry import Pod, Registry
 from service.index.base import Index, Rank
 from service.index.inexact_reasons import InexactReason
-from service.routing.choice import Choice, Question
+from service.routing.choice import Basis, Choice, Question
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Accuracy:
         if not tokens_equal:
             counted.requests["tokens_differ"] += 1
             return
-        if usage.cached is None or not choice.is_certain:
+        if usage.cached is None or choice.basis is Basis.PLACEMENT:
             return
         last = usage.prompt - 1
         several = {id(match.tokens_by_tier): match for match in question.matches}  # ranks that hold as much share it

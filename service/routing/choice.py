@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from math import exp, inf
 from random import Random
 from time import monotonic
@@ -16,7 +17,7 @@ from service.fleet.registry import Learned, Pod, Registry
 from service.index.base import BlockKey, Prompt, Rank, RankMatch, Tier
 from service.routing.affinity import Affinity
 from service.routing.estimate import Speed, median_speed
-from service.routing.placements import UNIT, Placements
+from service.routing.placements import EVENT_SECONDS, UNIT, Placements
 from service.routing.reservations import RankWork, Reservation
 
 _TIE: Final = 0.1
@@ -53,18 +54,28 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """Whether engines get the tokens of the prompt, because they would compute the same ones."""
 
 
+class Basis(StrEnum):
+    """What a prediction rests on."""
+
+    EVENTS = "events"
+    """The rank's events, and it has no other request from here: nothing changes its blocks before this prompt."""
+    IN_FLIGHT = "events, others in flight"
+    """The rank's events, but other requests may change its blocks first, or have, and the events are on their way."""
+    PLACEMENT = "placement"
+    """An earlier request with the same prefix, of which events have not told yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The rank for a request.
 
-    `predicted` is the number of prompt tokens that its engine will reuse, and `is_certain` if its events say so, not
-    only earlier requests. `seconds` is the estimated time to first token.
+    `predicted` is the number of prompt tokens that its engine will reuse, `seconds` the estimated time to first token.
     """
 
     pod: Pod
     rank: int
     predicted: int
-    is_certain: bool
+    basis: Basis
     block_size: int
     seconds: float
     reservation: Reservation
@@ -206,6 +217,8 @@ class Router:
         self._work: dict[Pod, list[RankWork]] = {}
         self._learned: list[Learned | None] = []
         self._candidates: dict[str | None, _Candidates] = {}
+        self._work_of: dict[Rank, RankWork | None] = {}
+        """By the names in events."""
         self._refreshed = -inf
         self._compared = -inf
         self._is_weighted = False
@@ -247,6 +260,16 @@ class Router:
             some = [(ranks[position], weighed.costs[position], uncached[position]) for position in allowed]
             chosen = allowed[best_of(*zip(*some, strict=True))]
         return self._reserve(question, weighed, chosen, now)
+
+    def heard(self, rank: Rank) -> None:
+        """Notes that events of a rank were applied to the index."""
+        if rank not in self._work_of:
+            name = self._registry.name_of(rank.pod)
+            ranks = [work for pod, works in self._work.items() if pod.name == name for work in works]
+            self._work_of[rank] = next((work for work in ranks if work.number == rank.number), None)
+        work = self._work_of[rank]
+        if work is not None:
+            work.heard_at = self._clock()
 
     def withdraw(self, choice: Choice) -> None:
         """Ends a choice that was only a question."""
@@ -300,15 +323,17 @@ class Router:
         if question.tokens:
             self._mean_tokens += (computed - self._mean_tokens) * _MEAN_SHARE
             weighed.demand.chosen(tokens, computed)
+        held = weighed.reused[chosen]
+        shown = Basis.IN_FLIGHT if rank.requests or now - rank.ended_at < EVENT_SECONDS else Basis.EVENTS
+        basis = Basis.PLACEMENT if isinstance(held, int) else shown
         reservation = rank.reserve(computed, tokens, now, tells_first_token=question.is_streamed)
         if weighed.keys and question.prompt is not None:
             reservation.placement = self.placements.place(question.prompt, weighed.keys, rank, now)
         if question.session is not None:
             self.affinity.note(question.session, rank)
-        held = weighed.reused[chosen]
         block_size = held.block_size if isinstance(held, RankMatch) else UNIT
         predicted = _predicted(tokens, held)
-        return Choice(rank.pod, rank.number, predicted, not isinstance(held, int), block_size, seconds, reservation)
+        return Choice(rank.pod, rank.number, predicted, basis, block_size, seconds, reservation)
 
     def _uncached(
         self, question: Question, tokens: int, keys: Sequence[BlockKey], candidates: _Candidates, now: float
@@ -334,9 +359,11 @@ class Router:
             number = candidates.numbers.get(rank)
             if number is None:
                 continue
-            if uncached[number] > tokens - held:
-                uncached[number] = max(1.0, tokens - held)
-                reused[number] = held
+            shown = reused[number]
+            whole = held - held % shown.block_size if isinstance(shown, RankMatch) else held
+            if uncached[number] > tokens - whole:
+                uncached[number] = max(1.0, tokens - whole)
+                reused[number] = whole
             elif held >= len(placement.keys) * UNIT:
                 placement.end()  # the events have said so
         return uncached, reused
@@ -347,6 +374,7 @@ class Router:
             learned = [pod.learned for pod in self._registry]
             if learned != self._learned or len(self._candidates) > _MAX_MODELS:
                 self._candidates.clear()
+                self._work_of.clear()
             self._learned = learned
         found = self._candidates.get(model)
         if found is None:
@@ -365,6 +393,7 @@ class Router:
         count = pod.learned.ranks if pod.learned is not None else 1
         while len(ranks) < count:
             ranks.append(RankWork(pod, len(ranks), self._median(), freed=self._ended))
+            self._work_of.clear()
         return ranks[:count]
 
     def _ended(self) -> None:
@@ -372,6 +401,7 @@ class Router:
 
     def _changed(self, pod: Pod, is_there: bool) -> None:
         self._candidates.clear()
+        self._work_of.clear()
         if is_there:
             self._work[pod] = []
         else:

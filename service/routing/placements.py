@@ -1,14 +1,16 @@
 """Blocks that a rank will hold because a request was sent there, until its events say so. Kept beside the index.
 
-A placement lasts five seconds at most. With the first token of its request the prompt is computed, and events are on
-their way: it ends soon after, or as soon as the index shows the blocks. A request that ends before its first token is
-not known to have computed anything: its placement ends with it.
+A placement lasts five seconds at most, and ends as soon as a lookup shows its blocks. With the first token of its
+request the prompt is computed, and its events are applied or on their way: it ends with the next events of the rank,
+which may tell of evictions, and soon after without any. A request that ends before its first token is not known to have
+computed anything: its placement ends with it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from service.index.base import BlockKey, Prompt, TokenIds
@@ -20,24 +22,30 @@ UNIT: Final = 512
 _BLOCK: Final = 16
 """The smallest block size of engines: what two prompts share is counted in these."""
 _SECONDS: Final = 5.0
-_EVENT_SECONDS: Final = 0.5
-"""How long events may take after a first token."""
+EVENT_SECONDS: Final = 0.5
+"""How long events may take after the token that they belong to."""
 
 
 class Placement:
     """The whole blocks of one prompt on one rank; others may hold the same blocks there."""
 
-    __slots__ = ("expires", "keys", "rank", "tokens")
+    __slots__ = ("_computed_at", "expires", "keys", "rank", "tokens")
 
     def __init__(self, rank: RankWork, tokens: TokenIds, keys: Sequence[BlockKey], expires: float) -> None:
         self.rank = rank
         self.tokens = tokens
         self.keys = keys
         self.expires = expires
+        self._computed_at = inf
+
+    def counts(self, now: float) -> bool:
+        return self.expires > now and self.rank.heard_at < self._computed_at
 
     def computed(self, now: float) -> None:
         """Notes the first token."""
-        self.expires = min(self.expires, now + _EVENT_SECONDS)
+        if self._computed_at == inf:
+            self._computed_at = now
+            self.expires = min(self.expires, now + EVENT_SECONDS)
 
     def end(self) -> None:
         self.expires = 0.0
@@ -69,7 +77,7 @@ class Placements:
             reached = tokens
             tokens += UNIT
             for rank, placement in holders.items():
-                if placement.expires > now and (not reached or (rank in found and found[rank][0] == reached)):
+                if placement.counts(now) and (not reached or (rank in found and found[rank][0] == reached)):
                     found[rank] = tokens, placement
         for rank, (reached, placement) in found.items():
             found[rank] = reached + _shared(placement.tokens, prompt.tokens, reached), placement

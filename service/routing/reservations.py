@@ -33,8 +33,10 @@ class RankWork:
         "_since",
         "behind",
         "decoding_tokens",
+        "ended_at",
         "finish",
         "freed",
+        "heard_at",
         "is_busy",
         "is_known",
         "number",
@@ -55,6 +57,10 @@ class RankWork:
         self.pod = pod
         self.freed = freed
         self.number = number
+        self.heard_at = -inf
+        """When the last of its events were applied."""
+        self.ended_at = -inf
+        """When the last of its requests ended."""
         self.overhead, self.seconds_per_token = speed
         self.is_known = False
         """Whether the speed is the rank's own, not the fleet's median."""
@@ -156,7 +162,16 @@ class RankWork:
 class Reservation:
     """One request in flight at a rank. `first_token` and `end` may be called in any order, and more than once."""
 
-    __slots__ = ("_is_ended", "_started", "placement", "rank", "tells_first_token", "tokens", "uncached")
+    __slots__ = (
+        "_has_first_token",
+        "_is_ended",
+        "_started",
+        "placement",
+        "rank",
+        "tells_first_token",
+        "tokens",
+        "uncached",
+    )
 
     def __init__(self, rank: RankWork, uncached: int, tokens: int, now: float, tells_first_token: bool) -> None:
         self.rank = rank
@@ -166,14 +181,16 @@ class Reservation:
         self.placement: Placement | None = None
         self._started = now
         self._is_ended = False
+        self._has_first_token = False
 
     def first_token(self, now: float) -> None:
         """Moves the request from prefill to decoding; the rank learns from its duration."""
         rank = self.rank
-        if self not in rank.prefills:
-            return
+        self._has_first_token = True
         if self.placement is not None:
             self.placement.computed(now)
+        if self not in rank.prefills:
+            return
         began = max(self._started, rank._since)
         rank._end_prefill(self, now)
         rank.decoding_tokens += self.tokens
@@ -186,13 +203,17 @@ class Reservation:
             return
         self._is_ended = True
         rank = self.rank
-        if self in rank.prefills:
-            if self.placement is not None and not is_computed:
+        if self.placement is not None:
+            if is_computed:
+                self.placement.computed(now)
+            elif not self._has_first_token:
                 self.placement.end()
+        if self in rank.prefills:
             is_oldest = next(iter(rank.prefills)) is self
             rank._end_prefill(self, now if is_oldest else rank._since)
         else:
             rank.decoding_tokens -= self.tokens
         rank.requests -= 1
+        rank.ended_at = now
         rank.pod.in_flight -= 1
         rank.freed()

@@ -68,11 +68,12 @@ class EngineApi:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     async def chat(self, model: str, body: Mapping[str, Any], *, may_tokenize: bool = True) -> EngineTokens:
-        """The tokens of a chat request; its own `model` is replaced.
+        """The tokens of a chat request; its own `model` is replaced, its `cache_salt` left out.
 
         Without a render endpoint, /tokenize is asked if it `may_tokenize`: it knows templates, but neither Harmony nor
         the identifiers of media.
         """
+        body = {name: value for name, value in body.items() if name != "cache_salt"}
         request = {**body, "model": model}
         status, answer = await self._post(_CHAT, request)
         if _is_missing(status, answer):

@@ -40,6 +40,25 @@ async def test_predictions_are_held_against_the_usage_of_answers(route: Route, s
     assert line == f'kvcache_routed_requests_total{{pod="{routed.engines[0].pod}",result="equal"}} 10.0'
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_nothing_is_predicted_of_blocks_that_an_engine_has_dropped_right_after_it_stored_them(
+    route: Route, stream: bool
+) -> None:
+    routed = await route(1)
+    long = TEXT * 8  # more than the shortest placement
+    await ask(routed, long, stream=stream)
+    async with routed.client.post(f"{routed.engines[0].url}/reset_prefix_cache") as response:
+        assert response.status == 200
+    await routed.until_applied(routed.engines[0])
+    body = chat(long, max_tokens=2)
+    async with routed.client.post(CHAT, json=body) as response:
+        answer = await response.json()
+    assert answer["usage"]["prompt_tokens"] > 600
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert response.headers["X-Kvcache-Predicted-Tokens"] == "0"
+    assert response.headers["X-Kvcache-Predicted-From"] != "placement"
+
+
 async def test_a_stream_without_usage_tells_nothing(route: Route) -> None:
     routed = await route(1)
     for number in range(10):

@@ -72,7 +72,13 @@ async def test_the_answer_of_the_engine_is_returned_unchanged(route: Route) -> N
         line.split(b'"created"')[0] for line in expected.splitlines()
     ]
     assert created in through
-    added = {"X-Kvcache-Pod", "X-Kvcache-Predicted-Tokens", "X-Kvcache-Renderer", "X-Kvcache-Parity"}
+    added = {
+        "X-Kvcache-Pod",
+        "X-Kvcache-Predicted-Tokens",
+        "X-Kvcache-Predicted-From",
+        "X-Kvcache-Renderer",
+        "X-Kvcache-Parity",
+    }
     assert set(via.headers) - set(direct.headers) == added
     assert {name: via.headers[name] for name in direct.headers if name != "Date"} == {
         name: direct.headers[name] for name in direct.headers if name != "Date"

@@ -7,6 +7,7 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from service.fleet.parity import Verdict
 from service.parity.comparison import Comparison, first_difference
@@ -74,6 +75,15 @@ async def test_tokenize_is_asked_where_render_endpoints_are_disabled(compare: An
         }
     )
     assert (parity.chats, parity.texts) == (Verdict.EQUAL, Verdict.DIFFERS)
+
+
+async def test_a_salt_changes_no_tokens_so_that_tokenize_may_be_asked() -> None:
+    app = web.Application()
+    app.add_routes([web.post("/{path:.*}", Answers({"/tokenize": (200, {"tokens": [1, 2]})}).handle)])
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        api = EngineApi(session, str(server.make_url("")).rstrip("/"))
+        salted = {**HELLO["hello"], "cache_salt": "tenant"}
+        assert (await api.chat(MODEL, salted)).tokens.tolist() == [1, 2]
 
 
 async def test_a_refusal_of_all_chats_is_no_equality(compare: Any) -> None:

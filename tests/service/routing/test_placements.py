@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from array import array
 
-from service.index.base import Prompt
-from service.routing.choice import Question
+import pytest
+
+from service.index.base import Prompt, Rank, RankMatch, Tier
+from service.routing.choice import Basis, Question
 from tests.service.routing.fleets import MODEL, Fleet, held, text
 
 SHARED = text(1, 4096)
@@ -19,7 +21,22 @@ def test_a_prefix_counts_as_held_where_a_request_with_it_was_sent() -> None:
     first, second = (fleet.ask(prompt) for prompt in prompts(2))
     assert second.pod is first.pod
     assert second.predicted == 4096
-    assert (first.is_certain, second.is_certain) == (True, False)
+    assert (first.basis, second.basis) == (Basis.EVENTS, Basis.PLACEMENT)
+
+
+def test_a_prediction_tells_whether_other_requests_may_change_the_blocks_first() -> None:
+    fleet = Fleet(1)
+    first = fleet.choose(100)
+    second = fleet.choose(100, held(first.pod, 64))
+    first.reservation.end(fleet.now)
+    second.reservation.end(fleet.now)
+    fleet.now += 0.1
+    third = fleet.choose(100, held(first.pod, 64))  # the last events may be on their way
+    third.reservation.end(fleet.now)
+    fleet.now += 0.6
+    fourth = fleet.choose(100, held(first.pod, 64))
+    bases = [choice.basis for choice in (first, second, third, fourth)]
+    assert bases == [Basis.EVENTS, Basis.IN_FLIGHT, Basis.IN_FLIGHT, Basis.EVENTS]
 
 
 def test_a_burst_with_one_prefix_is_computed_by_few_pods() -> None:
@@ -51,11 +68,63 @@ def test_events_are_believed_soon_after_the_first_token() -> None:
     assert fleet.ask(SHARED).predicted == 0
 
 
+def test_a_placement_ends_with_the_first_events_after_the_first_token() -> None:
+    fleet = Fleet()
+    first = fleet.ask(SHARED)
+    rank = Rank(first.pod.name, MODEL)
+    fleet.router.heard(rank)
+    assert fleet.ask(SHARED).predicted == 4095, "these are events of earlier requests"
+    fleet.now += 0.1
+    first.reservation.first_token(fleet.now)
+    fleet.now += 0.1
+    others = tuple(pod for pod in fleet.pods if pod is not first.pod)
+    fleet.router.heard(Rank(others[0].name, MODEL))
+    second = fleet.ask(SHARED)
+    assert (second.pod, second.predicted) == (first.pod, 4095)
+    second.reservation.end(fleet.now)
+    fleet.router.heard(rank)
+    assert fleet.ask(SHARED, tried=others).predicted == 0, "the engine may have evicted the blocks"
+
+
+@pytest.mark.parametrize("seconds", [0, 2])
+def test_the_placement_of_an_answer_that_came_whole_ends_like_that_of_a_stream(seconds: float) -> None:
+    fleet = Fleet(1)
+    first = fleet.router.choose(Question(model=MODEL, tokens=4096, prompt=Prompt(MODEL, SHARED)))
+    assert first is not None
+    fleet.now += seconds
+    fleet.router.estimates(Question(model=MODEL))  # its prefill is taken to have ended by then
+    first.reservation.end(fleet.now, is_computed=True)
+    fleet.now += 0.4
+    assert fleet.ask(SHARED).predicted == 4095
+    fleet = Fleet(1)
+    fleet.ask(SHARED).reservation.end(fleet.now, is_computed=True)
+    fleet.now += 0.6
+    assert fleet.ask(SHARED).predicted == 0
+
+
+def test_a_request_that_fails_after_its_prefill_was_taken_to_have_ended_leaves_no_placement() -> None:
+    fleet = Fleet(1)
+    first = fleet.router.choose(Question(model=MODEL, tokens=4096, prompt=Prompt(MODEL, SHARED)))
+    assert first is not None
+    fleet.now += 2
+    fleet.router.estimates(Question(model=MODEL))
+    first.reservation.end(fleet.now)
+    assert fleet.ask(SHARED).predicted == 0
+
+
+def test_a_placement_counts_in_whole_blocks_of_the_rank() -> None:
+    fleet = Fleet(1)
+    prompt = text(1, 528)
+    first = fleet.ask(prompt)
+    choice = fleet.ask(prompt + text(2, 64), RankMatch(Rank(first.pod.name, MODEL), 32, {Tier.GPU: 512}))
+    assert (choice.predicted, choice.basis) == (512, Basis.IN_FLIGHT)
+
+
 def test_a_placement_ends_when_the_events_show_its_blocks() -> None:
     fleet = Fleet()
     first = fleet.ask(SHARED)
     shown = fleet.ask(SHARED + text(2, 32), held(first.pod, 4096))
-    assert (shown.pod, shown.predicted, shown.is_certain) == (first.pod, 4096, True)
+    assert (shown.pod, shown.predicted, shown.basis) == (first.pod, 4096, Basis.IN_FLIGHT)
     shown.reservation.end(fleet.now)
     assert fleet.ask(SHARED).predicted == 0, "the engine has evicted the blocks since"
 
