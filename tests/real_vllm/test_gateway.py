@@ -122,7 +122,9 @@ def test_a_pod_is_drained_removed_and_added_while_requests_run(fleet: Fleet) -> 
     def load(number: int) -> None:
         while not ended.is_set():
             messages = [{"role": "user", "content": f"{number} {len(pods)}"}]
-            pods.append(ask(fleet.kvcache, messages, stream=number % 2 == 0, max_tokens=20).pod)
+            answer = ask(fleet.kvcache, messages, stream=number % 2 == 0, max_tokens=20)
+            assert answer.predicted is not None
+            pods.append(answer.pod)
 
     def come(count: int) -> bool:
         """Whether so many requests have been answered, none of them with an error."""
