@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
         if not self.theirs:
             return None
         pairs = zip(self.ours, self.theirs, strict=True)
-        return statistics.median(a / b if self.more_is_better else b / a for a, b in pairs)
+        return statistics.median(_quotient(a, b) if self.more_is_better else _quotient(b, a) for a, b in pairs)
 
     @property
     def met(self) -> bool | None:
@@ -39,6 +40,13 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
         if self.most is not None:
             return statistics.median(self.ours) <= self.most
         return None if self.least_ratio is None or self.ratio is None else self.ratio >= self.least_ratio
+
+
+def _quotient(a: float, b: float) -> float:
+    """a / b; two figures of 0, such as hit rates, are equal."""
+    if b:
+        return a / b
+    return math.inf if a else 1.0
 
 
 class LeftOut(NamedTuple):

@@ -23,11 +23,11 @@ _options = msgspec.json.Decoder(SelectOptions)
 
 async def select(request: web.Request) -> web.Response:
     """Chooses the rank for a prompt or a chat, as the gateway does, and reserves it if `reserve` is true."""
-    if not len(request.app[FLEET]):
-        raise ApiError(404, "there is no pod to select (PODS)", code="pod_not_found")
     body = await read_body(request)
     options = decode(_options, body)
     question = await question_of_prompt(request, body)
+    if not len(request.app[FLEET]):
+        raise ApiError(404, "there is no pod to select (PODS)", code="pod_not_found")
     fleet, router = request.app[FLEET], request.app[ROUTER]
     wanted = frozenset(options.pods) if options.pods is not None else None
     others = [pod for pod in fleet if wanted is not None and pod.name not in wanted]

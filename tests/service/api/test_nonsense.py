@@ -82,9 +82,10 @@ def bodies(route: Route, chance: random.Random, number: int) -> list[dict[str, A
 async def check(client: ClientSession, path: str, data: bytes) -> int:
     async with client.post(path, data=data) as answer:
         text = await answer.text()
-    assert answer.status in (200, 201, 400, 409, 413), (data, text)
+    assert answer.status in (200, 201, 400, 404, 409, 413), (data, text)
     if answer.status >= 400:
         error = json.loads(text)["error"]
+        assert answer.status != 404 or error["code"] == "pod_not_found", (data, text)
         assert set(error) == {"message", "type", "param", "code"}
         assert len(error["message"]) < 1000, data
         assert "Traceback" not in error["message"] and "object at 0x" not in error["message"], (data, error)
