@@ -70,7 +70,7 @@ def claimant(subscription: Subscription, peer: str | None) -> str:
 class Limits:
     """Bounds on what a misbehaving publisher can create."""
 
-    streams: int = 20_000
+    streams: int = 10_000
     topics: int = 100_000
     topic_bytes: int = 1024
     waiting: int = 100_000

@@ -263,6 +263,8 @@ class Router:
 
     def heard(self, rank: Rank) -> None:
         """Notes that events of a rank were applied to the index."""
+        if not self._work:  # there are no pods
+            return
         if rank not in self._work_of:
             name = self._registry.name_of(rank.pod)
             ranks = [work for pod, works in self._work.items() if pod.name == name for work in works]
