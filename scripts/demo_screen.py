@@ -17,7 +17,7 @@ from rich.text import Text
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from orchestrator.commands.demo import MODEL, NO_EVENTS, REQUESTS
+from orchestrator.commands.demo import MODEL, REQUESTS
 from orchestrator.commands.demo_view import DemoView
 from orchestrator.commands.up import up
 from orchestrator.console import Console
@@ -37,7 +37,7 @@ def main() -> int:
         name="kvcache-demo-screen",
         port=free_port(),
         model=MODEL,
-        zmq_endpoint=NO_EVENTS,
+        zmq_endpoint="",
         block_size=16,
         engines_beside=True,
     )

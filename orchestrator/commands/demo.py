@@ -23,8 +23,6 @@ from service.contract.demo_lines import Ended, Routed, Started, read_line
 
 MODEL = "builtin/demo"
 REQUESTS = 300
-NO_EVENTS = "inproc://demo"
-"""No engine besides those that join the fleet."""
 _RATE_ON_A_TERMINAL = 20.0
 
 
@@ -53,7 +51,7 @@ def demo(launch: Launch, play: Play) -> int:
         launch,
         model=MODEL,
         port=launch.port or _free_port(),
-        zmq_endpoint=NO_EVENTS,
+        zmq_endpoint="",  # no events besides those of the engines that join
         block_size=play.block_size,
         engines_beside=True,
     )
