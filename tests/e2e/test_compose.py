@@ -49,4 +49,4 @@ def test_compose_runs_the_service_and_simulated_engines(demo: str) -> None:
     def pods() -> set[str]:
         return {pod["pod"] for pod in json.loads(get(f"{demo}/pods"))["pods"] if pod["exact"] and pod["blocks"]["gpu"]}
 
-    wait_until(lambda: pods() == {"10.0.0.1:8000", "10.0.0.2:8000"}, told=lambda: str(pods()))
+    wait_until(lambda: pods() == {"engine-1", "engine-2"}, told=lambda: str(pods()))
