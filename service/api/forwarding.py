@@ -24,7 +24,6 @@ from service.api.resources import (
     SESSION_KEYS,
 )
 from service.fleet.parity import Verdict
-from service.fleet.registry import Registry
 from service.gateway.retries import BadEngine, NoModel, NoPod
 from service.index.base import Prompt
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
@@ -100,7 +99,7 @@ async def question_of_prompt(request: web.Request, body: bytes) -> Question:
     resolver, scorer = request.app[RESOLVER], request.app[SCORER]
     wanted = decode_prompt_or_chat(body, request.app[CHAT_DECODER])
     if wanted.model is None:
-        wanted = msgspec.structs.replace(wanted, model=_only_model(request.app[FLEET]))
+        wanted = msgspec.structs.replace(wanted, model=request.app[FLEET].only_model())
     prompts = await _prompts(resolver, wanted)
     is_streamed = _STREAM.search(ends) is not None
     if len(prompts) != 1:
@@ -147,9 +146,3 @@ async def _prompts(
     if isinstance(wanted, ChatRequest):
         return [await resolver.chat(wanted, with_text=False)]
     return await resolver.prompts(wanted)
-
-
-def _only_model(fleet: Registry) -> str | None:
-    """The model of requests that name none: the only one, as engines choose it."""
-    names = [name for name, model in fleet.models().items() if model.parent is None]
-    return names[0] if len(names) == 1 else None

@@ -216,12 +216,18 @@ class Registry:
 
         A model that pods list under several names has the first of them.
         """
-        if not self._pods:
+        bases = self._bases()
+        if configured in bases or len({model.root or name for name, model in bases.items()}) != 1:
             return configured
-        bases = [model for pod in self for model in pod.models if model.parent is None]
-        if any(model.id == configured for model in bases) or len({model.root or model.id for model in bases}) != 1:
-            return configured
-        return bases[0].id
+        return next(iter(bases))
+
+    def only_model(self) -> str | None:
+        """The one name of a model that pods list, which is no LoRA; None without pods and for several names."""
+        bases = self._bases()
+        return next(iter(bases)) if len(bases) == 1 else None
+
+    def _bases(self) -> dict[str, ServedModel]:
+        return {name: model for name, model in self.models().items() if model.parent is None}
 
     def base_of(self, name: str) -> str | None:
         """The base model of a LoRA that a pod lists, or the name itself if it is a model's; None if no pod lists it."""

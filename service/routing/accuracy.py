@@ -171,9 +171,10 @@ class Accuracy:
         if verdict is window.verdict:
             return
         if {verdict, window.verdict} != {Delivery.UNKNOWN, Delivery.EQUAL}:
-            logger.warning("%s reuses %s tokens than predicted", name, verdict) if verdict in _REASONS else logger.info(
-                "%s reuses the predicted tokens again", name
-            )
+            if verdict in _REASONS:
+                logger.warning("%s reuses %s tokens than predicted", name, verdict)
+            else:
+                logger.info("%s reuses the predicted tokens again", name)
         window.verdict = verdict
         for rank in self._ranks(choice):
             self._index.observe(rank, _REASONS.get(verdict))

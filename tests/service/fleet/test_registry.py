@@ -35,3 +35,8 @@ def test_the_only_model_that_pods_list_is_that_of_requests_that_name_none() -> N
     second = pods.add(parse_pods("http://10.0.0.8:8000")[0])
     second.learned = Learned((ServedModel("other", root="org/other"),))
     assert pods.default_model("org/configured") == "org/configured", "neither of two is meant"
+
+
+def test_a_model_that_pods_loaded_from_different_folders_is_one_model() -> None:
+    pods = registry((ServedModel("served", root="/models/a"),), (ServedModel("served", root="/srv/a"),))
+    assert pods.default_model("org/configured") == pods.only_model() == "served"
