@@ -281,11 +281,11 @@ def demo(
 
 @app.command()
 def score(
-    prompt: Annotated[str | None, typer.Argument(help="A text.")] = None,
-    chat: Annotated[Path | None, typer.Option(help="A chat request in JSON, from a file or - instead.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model, or a LoRA; the service's own if left out.")] = None,
-    lora_name: Annotated[str | None, typer.Option(help="The LoRA adapter that the request is for.")] = None,
-    cache_salt: Annotated[str | None, typer.Option(help="What the engine salts the blocks with.")] = None,
+    prompt: options.PromptText = None,
+    chat: options.ChatFile = None,
+    model: options.AskedModel = None,
+    lora_name: options.LoraName = None,
+    cache_salt: options.CacheSalt = None,
     as_json: options.AsJson = False,
     name: options.Name = DEFAULTS.name,
     url: options.Url = None,
@@ -307,11 +307,11 @@ def score(
 
 @app.command()
 def select(
-    prompt: Annotated[str | None, typer.Argument(help="A text.")] = None,
-    chat: Annotated[Path | None, typer.Option(help="A chat request in JSON, from a file or - instead.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model, or a LoRA; the service's own if left out.")] = None,
-    lora_name: Annotated[str | None, typer.Option(help="The LoRA adapter that the request is for.")] = None,
-    cache_salt: Annotated[str | None, typer.Option(help="What the engine salts the blocks with.")] = None,
+    prompt: options.PromptText = None,
+    chat: options.ChatFile = None,
+    model: options.AskedModel = None,
+    lora_name: options.LoraName = None,
+    cache_salt: options.CacheSalt = None,
     as_json: options.AsJson = False,
     name: options.Name = DEFAULTS.name,
     url: options.Url = None,

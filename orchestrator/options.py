@@ -234,6 +234,11 @@ Debug = Annotated[
     typer.Option("--debug", envvar="KVCACHE_DEBUG", help="Show tracebacks."),
 ]
 Url = Annotated[str | None, typer.Option(envvar="KVCACHE_URL", help="Address of the service, instead of a name.")]
+PromptText = Annotated[str | None, typer.Argument(help="A text.")]
+ChatFile = Annotated[Path | None, typer.Option(help="A chat request in JSON, from a file or - instead.")]
+AskedModel = Annotated[str | None, typer.Option(help="A model, or a LoRA; the service's own if left out.")]
+LoraName = Annotated[str | None, typer.Option(help="The LoRA adapter that the request is for.")]
+CacheSalt = Annotated[str | None, typer.Option(help="What the engine salts the blocks with.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
 
 

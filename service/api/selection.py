@@ -13,7 +13,8 @@ from service.api.forwarding import question_of_prompt
 from service.api.requests import SelectOptions, decode
 from service.api.resources import FLEET, ISSUED, ROUTER
 from service.api.responses import Candidate, LeftOut, Reserved, Selection, json_response
-from service.fleet.registry import EngineKind, Pod
+from service.fleet.registry import Pod
+from service.gateway.engine_request import RANK_FIELD, RANK_HEADER
 from service.gateway.retries import unavailable_reason
 from service.routing.choice import Choice
 from service.routing.issued import TooManyReservations
@@ -37,14 +38,14 @@ async def select(request: web.Request) -> web.Response:
     if choice is None:
         reasons = "; ".join(f"{one.pod}: {one.reason}" for one in left_out)
         raise ApiError(503, f"no pod can take the request ({reasons})", code="no_pod_available")
-    is_sglang = choice.pod.learned is not None and choice.pod.learned.engine is EngineKind.SGLANG
+    is_sglang = choice.pod.is_sglang
     return json_response(
         Selection(
             pod=choice.pod.name,
             url=choice.pod.entry.url,
             rank=choice.rank,
-            headers={} if is_sglang or not choice.names_rank else {"X-data-parallel-rank": str(choice.rank)},
-            body={"routed_dp_rank": choice.rank} if is_sglang and choice.names_rank else {},
+            headers={} if is_sglang or not choice.names_rank else {RANK_HEADER: str(choice.rank)},
+            body={RANK_FIELD: choice.rank} if is_sglang and choice.names_rank else {},
             tokens=question.tokens,
             predicted_tokens=choice.predicted,
             seconds=choice.seconds,

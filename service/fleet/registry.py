@@ -91,6 +91,10 @@ class Pod:
         return self.learned.models if self.learned is not None else ()
 
     @property
+    def is_sglang(self) -> bool:
+        return self.learned is not None and self.learned.engine is EngineKind.SGLANG
+
+    @property
     def is_available(self) -> bool:
         return not self.draining and self.healthy is not False and self.breaker.allows()
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from service.fleet.registry import EngineKind
 from service.gateway.bodies import as_json, with_field, with_prompt
 from service.gateway.http import end_to_end, request_head
 from service.index.base import TokenIds
@@ -14,7 +13,11 @@ from service.routing.choice import Choice, Question
 
 _NOT_FORWARDED = frozenset((b"host", b"content-length", b"content-encoding", b"expect"))
 """The body is forwarded decoded, with its own length, to another host."""
-_RANK = b"X-data-parallel-rank"
+RANK_HEADER = "X-data-parallel-rank"
+"""Names the rank to vLLM."""
+RANK_FIELD = "routed_dp_rank"
+"""Names the rank to SGLang, in the body."""
+_RANK = RANK_HEADER.encode()
 _USAGE = b'{"include_usage":true}'
 
 AUTHENTICATED = web.RequestKey("authenticated", bool)
@@ -37,7 +40,7 @@ class EngineRequest:
 def request_for(request: web.Request, body: bytes, question: Question, choice: Choice) -> EngineRequest:
     """The client's request, with the engine's key, and with the rank unless the client names one itself."""
     pod, entry = choice.pod, choice.pod.entry
-    is_sglang = pod.learned is not None and pod.learned.engine is EngineKind.SGLANG
+    is_sglang = pod.is_sglang
     if question.sends_tokens and question.prompt is not None:
         body = _with_tokens(request.path, body, question.prompt.tokens, is_sglang=is_sglang)
     asks_usage = question.asks_usage and (spliced := with_field(body, "stream_options", _USAGE)) is not None
@@ -50,7 +53,7 @@ def request_for(request: web.Request, body: bytes, question: Question, choice: C
         headers.append((b"Authorization", b"Bearer " + pod.key.encode()))
     names_rank = choice.names_rank
     if names_rank and is_sglang:
-        spliced = with_field(body, "routed_dp_rank", b"%d" % choice.rank)
+        spliced = with_field(body, RANK_FIELD, b"%d" % choice.rank)
         names_rank, body = spliced is not None, spliced or body
     elif names_rank:
         names_rank = all(name.lower() != _RANK.lower() for name, _ in headers)
