@@ -1,4 +1,7 @@
-"""Uses LangChain's client against a base URL: prints what it gets as JSON. `python langchain_chat.py URL MODEL`"""
+"""Sends requests with LangChain's client to a base URL, and prints the answers as JSON.
+
+    python langchain_chat.py URL MODEL
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Uses LiteLLM's client against a base URL: prints what it gets as JSON. `python litellm_chat.py URL MODEL`"""
+"""Sends requests with LiteLLM's client to a base URL, and prints the answers as JSON.
+
+    python litellm_chat.py URL MODEL
+"""
 
 from __future__ import annotations
 

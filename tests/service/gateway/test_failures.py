@@ -8,15 +8,10 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-from aiohttp import web
 
-from service.contract.pods import PodEntry
-from service.contract.tier_weights import TierWeights
-from service.fleet.registry import Registry
-from service.gateway.gateway import Gateway
 from service.gateway.retries import Limits
-from service.routing.choice import Question, Router
 from tests.service.engines import StartEngine, chat
+from tests.service.gateway.bare import bare_gateway
 from tests.service.gateway.routed import CHAT, Before, Route
 from tests.service.gateway.scripted import Received, answer, scripted
 from tests.waiting import PATIENCE
@@ -159,23 +154,9 @@ async def patient() -> AsyncIterator[tuple[str, asyncio.Event]]:
         writer.write(chunk(b"data: {}\n\n") + chunk(DONE) + b"0\r\n\r\n")
 
     async with scripted(respond) as engine:
-        registry = Registry()
-        gateway = Gateway(
-            registry, Router(registry, TierWeights()), Limits(first_byte=PATIENCE, silence=0.05, keep_alive=0.01)
-        )
-        registry.add(PodEntry(engine.url, engine.pod))
-
-        async def forward(request: web.Request) -> web.StreamResponse:
-            return await gateway.forward(request, await request.read(), Question())
-
-        app = web.Application()
-        app.add_routes([web.post("/{path:.*}", forward)])
-        runner = web.AppRunner(app, shutdown_timeout=0)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}", goes_on
-        await runner.cleanup()
-        gateway.close()
+        limits = Limits(first_byte=PATIENCE, silence=0.05, keep_alive=0.01)
+        async with bare_gateway(engine.url, engine.pod, limits) as url:
+            yield url, goes_on
 
 
 async def test_a_long_prefill_is_no_silence_since_the_stream_has_not_begun(patient: tuple[str, asyncio.Event]) -> None:

@@ -6,16 +6,11 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-from aiohttp import web
 
-from service.contract.pods import PodEntry
-from service.contract.tier_weights import TierWeights
-from service.fleet.registry import Registry
-from service.gateway.gateway import Gateway
 from service.gateway.retries import Limits
-from service.routing.choice import Question, Router
 from service.simulation.scheduler import Speed
 from tests.service.engines import StartEngine, chat
+from tests.service.gateway.bare import bare_gateway
 from tests.waiting import PATIENCE
 
 
@@ -23,21 +18,8 @@ from tests.waiting import PATIENCE
 async def silent(start_engine: StartEngine) -> AsyncIterator[str]:
     """The URL of a gateway with short limits, before an engine that generates a token each 0.2 s."""
     engine = await start_engine(speed=Speed(decode_seconds=0.2))
-    registry = Registry()
-    gateway = Gateway(registry, Router(registry, TierWeights()), Limits(silence=PATIENCE, keep_alive=0.05))
-    registry.add(PodEntry(engine.url, engine.pod))
-
-    async def forward(request: web.Request) -> web.StreamResponse:
-        return await gateway.forward(request, await request.read(), Question())
-
-    app = web.Application()
-    app.add_routes([web.post("/{path:.*}", forward)])
-    runner = web.AppRunner(app, shutdown_timeout=0)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
-    gateway.close()
+    async with bare_gateway(engine.url, engine.pod, Limits(silence=PATIENCE, keep_alive=0.05)) as url:
+        yield url
 
 
 async def test_a_silent_stream_has_keep_alive_comments_between_its_events(silent: str) -> None:
