@@ -1,6 +1,6 @@
 """Sends requests with LangChain's client to a base URL, and prints the answers as JSON.
 
-    python langchain_chat.py URL MODEL
+python langchain_chat.py URL MODEL
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sends requests with LiteLLM's client to a base URL, and prints the answers as JSON.
 
-    python litellm_chat.py URL MODEL
+python litellm_chat.py URL MODEL
 """
 
 from __future__ import annotations
