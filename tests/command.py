@@ -89,10 +89,16 @@ class Commands:
         return self.start(*arguments, environment=environment).finish(seconds)
 
     def close(self) -> None:
-        for command in self._started:
-            if command.process.poll() is None:
-                command.process.kill()
-                command.process.wait()
+        """Ends the commands that still run, as SIGTERM does: a command that is killed cannot end its own child."""
+        running = [command.process for command in self._started if command.process.poll() is None]
+        for process in running:
+            process.terminate()
+        for process in running:
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = PATIENCE, told: Callable[[], str] = lambda: "") -> None:
