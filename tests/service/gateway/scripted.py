@@ -40,13 +40,17 @@ class ScriptedEngine:
         self.requests: list[Received] = []
         """All but the questions of a health check."""
         self.port = 0
-        self.connections = 0
-        """Open connections."""
         self.facts: dict[str, object] = {}
         """Answers of GET requests by path, beside /health and /v1/models."""
         self.renders = False
         """Whether `respond` also answers the questions of a comparison of tokens."""
         self._models = models
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._writers)
 
     @property
     def pod(self) -> str:
@@ -57,7 +61,7 @@ class ScriptedEngine:
         return f"http://{self.pod}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
+        self._writers.add(writer)
         try:
             while True:
                 received = await _read(reader)
@@ -66,7 +70,12 @@ class ScriptedEngine:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            self.connections -= 1
+            self._writers.discard(writer)
+            writer.close()
+
+    def close(self) -> None:
+        """Closes every connection: a server that ends waits for them from Python 3.12.1 on."""
+        for writer in self._writers:
             writer.close()
 
     async def _answer(self, received: Received, writer: asyncio.StreamWriter) -> None:
@@ -107,3 +116,4 @@ async def scripted(
     engine.port = server.sockets[0].getsockname()[1]
     async with server:
         yield engine
+        engine.close()

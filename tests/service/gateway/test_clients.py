@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from typing import Any
@@ -130,6 +131,7 @@ async def test_a_body_of_anthropic_s_messages_passes_whole_and_streamed(routed: 
     assert "".join(event["delta"].get("text", "") for event in events if "delta" in event) == text
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
 async def test_curl_streams_events_and_sees_the_pod(routed: Routed) -> None:
     body = json.dumps(chat("Hello", stream=True, max_tokens=3))
     sent = ("--silent", "--show-error", "--no-buffer", "--include", "--json", body)
