@@ -32,7 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "service.events service.parity",
         "service.offline",
         "service.routing",
-        "service.simulation service.gateway service.readiness",
+        "service.simulation service.gateway service.readiness service.replicas",
         "service.api",
         "service.metrics service.connection service.listener service.allocator",
         "service.app",
