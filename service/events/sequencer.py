@@ -237,9 +237,10 @@ class Sequencer:
         self._log.append(arrival)
         if cleared:
             self._on(Trigger.CLEARED)
-        for reason in arrival.batch.unread or ():
+        if arrival.batch.unread:
             trigger = Trigger.MISSING_FROM_REPLAY if replayed else Trigger.UNREADABLE
-            self._on(trigger, f"an event could not be read ({reason})")
+            for reason in arrival.batch.unread:
+                self._on(trigger, f"an event could not be read ({reason})")
 
     def lose_unreadable(self, sequence: int, reason: str) -> None:
         """Handles an unreadable live message with an uncertain place in the order."""

@@ -18,6 +18,7 @@ PlainKeys: TypeAlias = Callable[[BlockKey, TokenIds, int], Sequence[BlockKey]]
 
 _TOKEN_BYTES = 4
 _KEY_BITS = (1 << 60) - 1
+_plain_block_keys = backend.block_keys  # a global lookup is faster than an attribute of a module
 assert array("I").itemsize == _TOKEN_BYTES  # noqa: S101 - keys are defined over 32-bit tokens
 
 
@@ -35,8 +36,8 @@ def block_keys(
     `extras` has, per block, the other bytes that an engine hashed into it, or None; it may be shorter than the number
     of blocks.
     """
-    if not (extras and any(extras)):
-        return backend.block_keys(parent, tokens.tobytes(), block_size * _TOKEN_BYTES)
+    if not extras or not any(extras):
+        return _plain_block_keys(parent, tokens.tobytes(), block_size * _TOKEN_BYTES)
     whole = len(tokens) // block_size * block_size
     keys: list[BlockKey] = []
     key = parent

@@ -82,8 +82,8 @@ class MemoryIndex:
             note_follower(group, stored)
         if stored.reuse is _NO or not is_report(self._cache, group, stored):
             copies = len(group.extra_copies)
-            self._add(group, tier, as_key_vector(stored.hashes), keys)
-            if len(group.extra_copies) != copies and tier is _GPU:
+            added = self._add(group, tier, as_key_vector(stored.hashes), keys)
+            if added < len(keys) and len(group.extra_copies) != copies and tier is _GPU:
                 note_copies(group, stored)
         return 0
 
@@ -94,18 +94,18 @@ class MemoryIndex:
 
     def _keys(self, group: CacheGroup, stored: Stored) -> Sequence[BlockKey] | None:
         """The keys of an event's blocks; None when they cannot be told, with the rank marked inexact."""
-        state, layout = group.state, group.layout
+        state, unit = group.state, group.layout.unit
         if stored.lora_name is not None and stored.lora_name not in state.loras:
             self._announce(group.rank, state, stored.lora_name)
         if stored.parent is None:
-            parent: BlockKey | None = root_key(group.rank.model, stored.lora_name, layout.unit)
+            parent: BlockKey | None = root_key(group.rank.model, stored.lora_name, unit)
             if state.salted and stored.tier is not _GPU and not stored.extras and group.on_device:
                 state.mark_inexact(InexactReason.UNNAMED_SALT)
                 return None
         else:
             parent = group.hashes.get(stored.parent)
             if parent is None:
-                parent = state.key_of(stored.parent, layout)
+                parent = state.key_of(stored.parent, group.layout)
             if state.placements:
                 parent = settle_by_parent(self._cache, state, stored) or parent
         if parent is None:
@@ -114,15 +114,15 @@ class MemoryIndex:
                 state.mark_inexact(InexactReason.UNKNOWN_PARENT)
             return None
         extras = stored.extras
-        stride = 1 if stored.block_size == layout.unit else stored.block_size // layout.unit
+        stride = 1 if stored.block_size == unit else stored.block_size // unit
         if extras:
             state.salted = state.salted or any(extras)
             extras = _per_unit(stored, stride)
-        keys = block_keys(parent, stored.tokens, layout.unit, extras)
+        keys = block_keys(parent, stored.tokens, unit, extras)
         if stride > 1:
-            keys = keys[stride - 1 :: stride]
+            keys = as_key_vector(list(keys[stride - 1 :: stride]))
         if len(keys) == len(stored.hashes):
-            return keys if stride == 1 else as_key_vector(list(keys))
+            return keys
         some = some_keys(self._cache, group, stored, keys)
         if some is None:
             self._drop_incomplete_window(group)
@@ -167,8 +167,11 @@ class MemoryIndex:
             state.mark_inexact(InexactReason.UNKNOWN_OFFLOADED)
         return unknown
 
-    def _add(self, group: CacheGroup, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> None:
-        """Adds blocks, and evicts others above the limit; both sequences are key vectors."""
+    def _add(self, group: CacheGroup, tier: Tier, hashes: Sequence[BlockHash], keys: Sequence[BlockKey]) -> int:
+        """Adds blocks, and evicts others above the limit; both sequences are key vectors.
+
+        Returns the number of blocks that the group did not hold on that tier.
+        """
         cache, statistics = self._cache, self.statistics
         added = cache.store(group, tier, hashes, keys)
         if added:
@@ -176,6 +179,7 @@ class MemoryIndex:
             statistics.admissions += added
             if cache.blocks > self._max_blocks:
                 statistics.displaced += evict_to_limit(cache, self._ranks.values(), self._max_blocks)
+        return added
 
     def remove(self, rank: Rank, removed: Removed) -> int:
         state = self._ranks.get(rank)
