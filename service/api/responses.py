@@ -172,8 +172,16 @@ class Match(Struct):
     """Characters of the text that the match covers; null for a prompt of token ids."""
 
 
+class Placed(Struct):
+    """Tokens of the prompt that a rank will hold, because a request was sent there; its events do not show them yet."""
+
+    pod: str
+    rank: int
+    tokens: int
+
+
 class Explanation(Struct):
-    """Response of /explain; `matches` starts with the best."""
+    """Response of /explain; `matches` starts with the best. `placements` are shown if the request asks for them."""
 
     model: str
     lora_name: str | None
@@ -187,6 +195,7 @@ class Explanation(Struct):
     """The number of tokens before the first medium, if those after it are not known; null if all are."""
     pod_scores: Scores
     matches: list[Match]
+    placements: list[Placed]
 
 
 class Candidate(Struct):

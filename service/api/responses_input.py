@@ -10,7 +10,8 @@ from service.api.errors import ApiError
 _Json: TypeAlias = dict[str, Any]
 
 _KEPT: Final = (
-    *("model", "cache_salt", "chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs", "lora_name", "pods"),
+    *("model", "cache_salt", "chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs"),
+    *("lora_name", "pods", "placements"),
     *("prompt_logprobs", "prompt_logprob_token_ids"),
 )
 

@@ -9,10 +9,10 @@ from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.requests import ChatRequest, Messages, decode, decode_prompt_or_chat
 from service.api.resolver import ResolvedChat, ResolvedPrompt
-from service.api.resources import CHAT_DECODER, RESOLVER, SCORER
-from service.api.responses import ByTier, Explanation, Match, ScoredChat, json_response, origin_headers
+from service.api.resources import CHAT_DECODER, RESOLVER, ROUTER, SCORER
+from service.api.responses import ByTier, Explanation, Match, Placed, ScoredChat, json_response, origin_headers
 from service.index.base import Prompt, RankMatch
-from service.index.scoring import Scorer, sum_scores
+from service.index.scoring import Scorer, Scores, sum_scores
 
 _chat = msgspec.json.Decoder(ChatRequest)
 _messages = msgspec.json.Decoder(Messages)
@@ -20,21 +20,23 @@ _messages = msgspec.json.Decoder(Messages)
 
 async def score(request: web.Request) -> web.Response:
     """Scores the pods for a prompt or a chat; the scores of several prompts add up."""
-    resolver, scorer = request.app[RESOLVER], request.app[SCORER]
+    resolver = request.app[RESOLVER]
     wanted = decode_prompt_or_chat(await read_body(request), request.app[CHAT_DECODER])
+    shown = wanted.placements
     if isinstance(wanted, ChatRequest):
         chat = await resolver.chat(wanted, with_text=False)
-        return json_response(scorer.scores(chat.prompt), headers=origin_headers(*chat.origin))
+        return json_response(_scores(request, chat.prompt, placements=shown), headers=origin_headers(*chat.origin))
     resolved = await resolver.prompts(wanted)
-    scores = sum_scores([scorer.scores(one.prompt) for one in resolved])
+    scores = sum_scores([_scores(request, one.prompt, placements=shown) for one in resolved])
     return json_response(scores, headers=origin_headers(*resolved[0].origin))
 
 
 async def score_completions(request: web.Request) -> web.Response:
     """Scores the pods for a chat, and returns the rendered text."""
     body = await read_body(request)
-    resolved = await request.app[RESOLVER].chat(decode(_chat, body))
-    scores = request.app[SCORER].scores(resolved.prompt)
+    wanted = decode(_chat, body)
+    resolved = await request.app[RESOLVER].chat(wanted)
+    scores = _scores(request, resolved.prompt, placements=wanted.placements)
     messages = decode(_messages, body).messages
     scored = ScoredChat(scores, resolved.target.name, resolved.text, messages)
     return json_response(scored, headers=origin_headers(*resolved.origin))
@@ -52,6 +54,7 @@ async def explain(request: web.Request) -> web.Response:
             raise ApiError(400, "`prompt` must be a single prompt here", param="prompt")
         resolved = prompts[0]
     matches = scorer.matches(resolved.prompt)
+    placed = request.app[ROUTER].placed(resolved.prompt, matches) if wanted.placements else []
     characters = {tokens: await _covered_characters(resolved, tokens) for tokens in {m.tokens for m in matches}}
     explained = [_explained(scorer, resolved.prompt, match, characters[match.tokens]) for match in matches]
     explained.sort(key=lambda match: (-match.score, match.pod, match.rank))
@@ -64,11 +67,18 @@ async def explain(request: web.Request) -> web.Response:
             renderer=resolved.origin.renderer,
             parity=resolved.origin.parity,
             known_tokens=resolved.origin.known,
-            pod_scores=scorer.scores_of(matches),
+            pod_scores=scorer.scores_of([*matches, *placed]),
             matches=explained,
+            placements=[Placed(one.rank.pod, one.rank.number, one.tokens) for one in placed],
         ),
         headers=origin_headers(*resolved.origin),
     )
+
+
+def _scores(request: web.Request, prompt: Prompt, *, placements: bool) -> Scores:
+    scorer = request.app[SCORER]
+    matches = scorer.matches(prompt)
+    return scorer.scores_of([*matches, *request.app[ROUTER].placed(prompt, matches)] if placements else matches)
 
 
 async def _covered_characters(resolved: ResolvedPrompt | ResolvedChat, tokens: int) -> int | None:

@@ -81,6 +81,12 @@ class Pod:
     def name(self) -> str:
         return self.entry.name
 
+    @property
+    def event_names(self) -> tuple[str, ...]:
+        """The names under which it may publish events; the first one is in its topics if they name a pod."""
+        named = self.learned.event_names if self.learned is not None else frozenset[str]()
+        return (*sorted(named), self.name)
+
     def serves(self, model: str | None) -> bool:
         """Whether it serves a model; True while its models are unknown."""
         return model is None or not self.models or any(served.id == model for served in self.models)

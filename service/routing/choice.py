@@ -17,7 +17,7 @@ from service.fleet.registry import Learned, Pod, Registry
 from service.index.base import BlockKey, Prompt, Rank, RankMatch, Tier
 from service.routing.affinity import Affinity
 from service.routing.estimate import Speed, median_speed
-from service.routing.placements import EVENT_SECONDS, UNIT, Placements
+from service.routing.placements import BLOCK, EVENT_SECONDS, UNIT, Placements
 from service.routing.reservations import RankWork, Reservation
 
 _TIE: Final = 0.1
@@ -276,6 +276,23 @@ class Router:
     def withdraw(self, choice: Choice) -> None:
         """Ends a choice that was only a question."""
         choice.reservation.end(self._clock())
+
+    def placed(self, prompt: Prompt, matches: Iterable[RankMatch]) -> list[RankMatch]:
+        """What ranks will hold of a prompt because requests were sent there, where that is more than their matches."""
+        held = self.placements.held(prompt, self.placements.keys(prompt), self._clock())
+        if not held:
+            return []
+        known = {match.rank: match for match in matches}
+        more = []
+        for work, (tokens, _) in held.items():
+            names = work.pod.event_names
+            if prompt.pods is not None and not any(name in prompt.pods for name in names):
+                continue
+            ranks = [Rank(name, prompt.model, work.number) for name in names]
+            match = next((known[rank] for rank in ranks if rank in known), RankMatch(ranks[0], BLOCK, {}))
+            if (whole := tokens - tokens % match.block_size) > match.tokens:
+                more.append(RankMatch(match.rank, match.block_size, {Tier.GPU: whole}))
+        return more
 
     def estimates(self, question: Question) -> list[Estimate]:
         """All ranks that serve the model of a request, whether they can take it or not, the cheapest first."""

@@ -19,7 +19,7 @@ from service.routing.reservations import RankWork
 
 UNIT: Final = 512
 """Tokens between two keys of a placement. Shorter prefixes are computed at once, wherever they go."""
-_BLOCK: Final = 16
+BLOCK: Final = 16
 """The smallest block size of engines: what two prompts share is counted in these."""
 _SECONDS: Final = 5.0
 EVENT_SECONDS: Final = 0.5
@@ -67,7 +67,7 @@ class Placements:
     def held(self, prompt: Prompt, keys: Sequence[BlockKey], now: float) -> dict[RankWork, tuple[int, Placement]]:
         """The tokens that each rank will hold of a prompt with these keys, and the placement of the last of them."""
         found: dict[RankWork, tuple[int, Placement]] = {}
-        if not self._blocks:
+        if not self._blocks or prompt.skips_cache:
             return found
         tokens = 0
         for key in keys:
@@ -113,6 +113,6 @@ def _shared(first: TokenIds, second: TokenIds, start: int) -> int:
     """The tokens that two prompts share from `start` on, in whole blocks, up to the next key."""
     end = min(len(first), len(second), start + UNIT)
     at = start
-    while at + _BLOCK <= end and first[at : at + _BLOCK] == second[at : at + _BLOCK]:
-        at += _BLOCK
+    while at + BLOCK <= end and first[at : at + BLOCK] == second[at : at + BLOCK]:
+        at += BLOCK
     return at - start

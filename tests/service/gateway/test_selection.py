@@ -66,6 +66,51 @@ async def test_a_reservation_counts_until_it_is_ended(route: Route) -> None:
         assert response.status == 404
 
 
+async def test_scores_count_what_requests_on_their_way_will_leave_only_if_asked(route: Route) -> None:
+    routed = await route(2, settings={"block_size": 16})
+    prompt = {"prompt": list(range(1, 1025))}
+
+    async def post(path: str, **fields: Any) -> Any:
+        async with routed.client.post(path, json={**prompt, **fields}) as response:
+            assert response.status == 200, await response.text()
+            return await response.json()
+
+    selected = await post("/select", reserve=True)
+    pod, other = selected["pod"], next(engine.pod for engine in routed.engines if engine.pod != selected["pod"])
+    assert await post("/score") is None
+    assert await post("/score", placements=True) == {pod: 64}
+    assert await post("/score", placements=True, prompt=[*range(1, 1025), 7]) == {pod: 64}
+    assert await post("/score", placements=True, prompt=list(range(1, 600))) == {pod: 37}
+    assert await post("/score", placements=True, pods=[other]) is None
+    assert await post("/score", placements=True, cache_salt="other") is None
+    assert await post("/score", placements=True, prompt_logprobs=1) is None
+    plain, explained = await post("/explain"), await post("/explain", placements=True)
+    assert (plain["pod_scores"], plain["placements"]) == (None, [])
+    assert (explained["pod_scores"], explained["matches"]) == ({pod: 64}, [])
+    assert explained["placements"] == [{"pod": pod, "rank": 0, "tokens": 1024}]
+    await routed.client.delete(f"/reservations/{selected['reservation']}", params={"answered": "false"})
+    assert await post("/score", placements=True) is None
+
+
+async def test_a_chat_s_scores_count_placements_beyond_what_events_tell(route: Route) -> None:
+    routed = await route(1, settings={"block_size": 16})
+    pod = routed.engines[0].pod
+    async with routed.client.post(CHAT, json=chat(TEXT, max_tokens=1)) as response:
+        await response.read()
+    await routed.until_applied(routed.engines[0])
+    longer = chat(TEXT * 5)
+    before = await (await routed.client.post("/score", json=longer)).json()
+    assert before[pod] > 0
+    await select(routed, TEXT * 5, reserve=True)
+    assert await (await routed.client.post("/score", json=longer)).json() == before
+    scored = [
+        (await (await routed.client.post(path, json={**longer, "placements": True})).json())
+        for path in ("/score", "/score_completions")
+    ]
+    assert scored[0] == scored[1]["pod_scores"]
+    assert scored[0][pod] > before[pod]
+
+
 async def test_the_rank_is_named_as_the_engine_reads_it(route: Route) -> None:
     routed = await route(1, ranks=2)
     selected = [await select(routed, f"{number} {TEXT}", reserve=True) for number in range(2)]
