@@ -8,7 +8,7 @@ from typing import Protocol
 
 from service.contract.pods import PodEntry
 from service.fleet.registry import Pod
-from service.routing.choice import Demand, best_of, costs_of
+from service.routing.cost import Demand, best_of, costs_of
 from service.routing.estimate import Speed, median_speed
 from service.routing.reservations import RankWork, Reservation
 

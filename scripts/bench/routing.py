@@ -19,8 +19,9 @@ from service.contract.pods import PodEntry
 from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Learned, Registry, ServedModel
 from service.index.base import Prompt, Rank, RankMatch, Tier
-from service.routing.choice import Choice, Question, Router
+from service.routing.choice import Choice, Router
 from service.routing.placements import Placements
+from service.routing.question import Question
 
 _MODEL: Final = "m"
 _TOKENS: Final = 8192

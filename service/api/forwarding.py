@@ -24,12 +24,13 @@ from service.api.resources import (
     SESSION_KEYS,
 )
 from service.fleet.parity import Verdict
+from service.gateway.client_request import ClientRequest, TokenOrigin
 from service.gateway.retries import BadEngine, NoModel, NoPod
 from service.index.base import Prompt
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 from service.prompts.renderers.base import ENGINE
 from service.routing.affinity import ends_of
-from service.routing.choice import Question
+from service.routing.question import Question
 
 _JUDGED = frozenset(("/v1/chat/completions", "/v1/completions"))
 _WITH_PROMPT = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"))
@@ -51,9 +52,9 @@ async def forward(request: web.Request) -> web.StreamResponse:
     if not len(request.app[FLEET]):
         raise ApiError(404, f"there is no endpoint {request.path}, and no pod to forward it to (PODS)")
     body = await read_body(request)
-    question = await _question(request, body)
+    asked = await _client_request(request, body)
     try:
-        return await request.app[GATEWAY].forward(request, body, question)
+        return await request.app[GATEWAY].forward(asked)
     except NoModel as error:
         raise ApiError(404, str(error), param="model", code="model_not_found") from None
     except NoPod as error:
@@ -75,58 +76,54 @@ async def forward_delete(request: web.Request) -> web.StreamResponse:
     return await forward(request)
 
 
-async def _question(request: web.Request, body: bytes) -> Question:
-    """The routing information in a request. A request that cannot be parsed here is left to the engine."""
+async def _client_request(request: web.Request, body: bytes) -> ClientRequest:
+    """A request with what is known of its prompt. One that cannot be parsed here is left to the engine."""
     if not body:
-        return Question(tokens=0)
+        return ClientRequest(request, body, Question(tokens=0))
     if request.path in _WITH_PROMPT:
         try:
-            return await question_of_prompt(request, body)
+            return await request_with_prompt(request, body)
         except (ApiError, PromptError, ModelNotFound, ModelUnavailable):
             pass
     session = request.app[SESSION_KEYS].of(request.headers, ends_of(body))
     try:
         named = _named.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return Question(session=session)
-    return Question(model=named.model, is_streamed=named.stream is True, session=session)
+        return ClientRequest(request, body, Question(session=session))
+    question = Question(model=named.model, is_streamed=named.stream is True, session=session)
+    return ClientRequest(request, body, question)
 
 
-async def question_of_prompt(request: web.Request, body: bytes) -> Question:
-    """The routing information in a request with a prompt or a chat. Raises the errors of the resolver."""
+async def request_with_prompt(request: web.Request, body: bytes) -> ClientRequest:
+    """A request with a prompt or a chat, and who holds its prompt. Raises the errors of the resolver."""
     ends = ends_of(body)
-    session = request.app[SESSION_KEYS].of(request.headers, ends)
-    resolver, scorer = request.app[RESOLVER], request.app[SCORER]
+    resolver = request.app[RESOLVER]
     wanted = decode_prompt_or_chat(body, request.app[CHAT_DECODER])
     if wanted.model is None:
         wanted = msgspec.structs.replace(wanted, model=request.app[FLEET].only_model())
     prompts = await _prompts(resolver, wanted)
-    is_streamed = _STREAM.search(ends) is not None
+    question = Question(
+        model=wanted.model,
+        is_streamed=_STREAM.search(ends) is not None,
+        session=request.app[SESSION_KEYS].of(request.headers, ends),
+    )
     if len(prompts) != 1:
-        return Question(model=wanted.model, is_streamed=is_streamed, session=session)
+        return ClientRequest(request, body, question)
     prompt, origin = prompts[0].prompt, prompts[0].origin
+    shown = TokenOrigin(origin.renderer, origin.parity)
     if origin.parity == Verdict.DIFFERS:
-        return Question(
-            model=wanted.model,
-            renderer=origin.renderer,
-            parity=origin.parity,
-            is_streamed=is_streamed,
-            session=session,
-        )
+        return ClientRequest(request, body, question, shown)
     is_judged = (
         request.path in _JUDGED and not prompt.skips_cache and _SEVERAL.search(ends) is None and origin.known is None
     )
-    return Question(
-        model=wanted.model,
-        tokens=len(prompt.tokens),
-        prompt=prompt,
-        matches=scorer.matches(prompt),
-        renderer=origin.renderer,
-        parity=origin.parity,
-        is_streamed=is_streamed,
+    matches = request.app[SCORER].matches(prompt)
+    return ClientRequest(
+        request,
+        body,
+        msgspec.structs.replace(question, tokens=len(prompt.tokens), prompt=prompt, matches=matches),
+        shown,
         is_judged=is_judged,
-        asks_usage=is_judged and is_streamed and request.app[ASKS_USAGE],
-        session=session,
+        asks_usage=is_judged and question.is_streamed and request.app[ASKS_USAGE],
         sends_tokens=request.app[SEND_TOKEN_IDS] and _is_proven(wanted, prompt, origin),
     )
 

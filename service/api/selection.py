@@ -9,7 +9,7 @@ from aiohttp import web
 
 from service.api.body import read_body
 from service.api.errors import ApiError
-from service.api.forwarding import question_of_prompt
+from service.api.forwarding import request_with_prompt
 from service.api.requests import SelectOptions, decode
 from service.api.resources import FLEET, ISSUED, ROUTER
 from service.api.responses import Candidate, LeftOut, Reserved, Selection, json_response
@@ -26,7 +26,7 @@ async def select(request: web.Request) -> web.Response:
     """Chooses the rank for a prompt or a chat, as the gateway does, and reserves it if `reserve` is true."""
     body = await read_body(request)
     options = decode(_options, body)
-    question = await question_of_prompt(request, body)
+    question = (await request_with_prompt(request, body)).question
     if not len(request.app[FLEET]):
         raise ApiError(404, "there is no pod to select (PODS)", code="pod_not_found")
     fleet, router = request.app[FLEET], request.app[ROUTER]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from service.gateway.bodies import as_json, with_field, with_prompt
+from service.gateway.client_request import ClientRequest
 from service.gateway.http import end_to_end, request_head
 from service.index.base import TokenIds
-from service.routing.choice import Choice, Question
+from service.routing.choice import Choice
 
 _NOT_FORWARDED = frozenset((b"host", b"content-length", b"content-encoding", b"expect"))
 """The body is forwarded decoded, with its own length, to another host."""
@@ -37,13 +38,14 @@ class EngineRequest:
     asks_usage: bool = False
 
 
-def request_for(request: web.Request, body: bytes, question: Question, choice: Choice) -> EngineRequest:
+def request_for(asked: ClientRequest, choice: Choice) -> EngineRequest:
     """The client's request, with the engine's key, and with the rank unless the client names one itself."""
+    request, body, prompt = asked.http, asked.body, asked.question.prompt
     pod, entry = choice.pod, choice.pod.entry
     is_sglang = pod.is_sglang
-    if question.sends_tokens and question.prompt is not None:
-        body = _with_tokens(request.path, body, question.prompt.tokens, is_sglang=is_sglang)
-    asks_usage = question.asks_usage and (spliced := with_field(body, "stream_options", _USAGE)) is not None
+    if asked.sends_tokens and prompt is not None:
+        body = _with_tokens(request.path, body, prompt.tokens, is_sglang=is_sglang)
+    asks_usage = asked.asks_usage and (spliced := with_field(body, "stream_options", _USAGE)) is not None
     if asks_usage and spliced is not None:
         body = spliced
     headers = [(name, value) for name, value in end_to_end(request.raw_headers) if name.lower() not in _NOT_FORWARDED]

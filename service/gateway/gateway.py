@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from service.fleet.registry import Registry
+from service.gateway.client_request import ClientRequest
 from service.gateway.connection import EngineError
 from service.gateway.headers import Response, added_headers
 from service.gateway.http import Head
@@ -15,7 +16,7 @@ from service.gateway.relay import Relay, client_transport, without_usage
 from service.gateway.retries import Attempts, Exchange, Limits
 from service.gateway.statistics import GatewayStatistics
 from service.routing.accuracy import Accuracy, usage_in
-from service.routing.choice import Question, Router
+from service.routing.choice import Router
 
 
 class Gateway:
@@ -31,15 +32,15 @@ class Gateway:
     def close(self) -> None:
         self._attempts.close()
 
-    async def forward(self, request: web.Request, body: bytes, question: Question) -> web.StreamResponse:
+    async def forward(self, asked: ClientRequest) -> web.StreamResponse:
         """Sends a request to the best pod, or to another one if it fails before its answer begins.
 
         Returns the answer, which is already sent to the client. Raises NoPod, NoModel, BadEngine, and ConnectionError
         for an incomplete answer. Cancellation closes the engine's connection.
         """
-        exchange = await self._attempts.first_answer(request, body, question)
+        exchange = await self._attempts.first_answer(asked)
         try:
-            return await self._relay(request, exchange, question)
+            return await self._relay(asked, exchange)
         except BaseException:
             exchange.pod.breaker.abandoned()
             raise
@@ -47,10 +48,11 @@ class Gateway:
             exchange.end()
             self._attempts.keep(exchange)
 
-    async def _relay(self, request: web.Request, exchange: Exchange, question: Question) -> web.StreamResponse:
+    async def _relay(self, asked: ClientRequest, exchange: Exchange) -> web.StreamResponse:
+        request = asked.http
         head, pod, limits = exchange.head, exchange.pod, self._limits
         response = Response(
-            head, added_headers(exchange.choice, question, names_rank=exchange.names_rank), request.version
+            head, added_headers(exchange.choice, asked.origin, names_rank=exchange.names_rank), request.version
         )
         writer = await response.prepare(request)
         start = without_usage(exchange.start) if exchange.asks_usage else exchange.start
@@ -83,10 +85,10 @@ class Gateway:
             end = b"".join((end, *relay.last_pieces))
         await response.write_eof()
         is_ours = exchange.names_rank == exchange.choice.names_rank  # otherwise the client chose the rank
-        if self._accuracy is not None and head.status == HTTPStatus.OK and question.is_judged and is_ours:
+        if self._accuracy is not None and head.status == HTTPStatus.OK and asked.is_judged and is_ours:
             usage = usage_in(end)
             if usage is not None:
-                self._accuracy.note(exchange.choice, question, usage)
+                self._accuracy.note(exchange.choice, asked.question, usage)
         if head.status < 500:
             pod.breaker.succeeded()
         return response

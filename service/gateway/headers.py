@@ -5,22 +5,23 @@ from __future__ import annotations
 from aiohttp import HttpVersion, HttpVersion11, web
 from multidict import CIMultiDict
 
+from service.gateway.client_request import TokenOrigin
 from service.gateway.http import Head, end_to_end
-from service.routing.choice import Basis, Choice, Question
+from service.routing.choice import Basis, Choice
 
 
-def added_headers(choice: Choice, question: Question, *, names_rank: bool) -> list[tuple[str, str]]:
+def added_headers(choice: Choice, origin: TokenOrigin | None, *, names_rank: bool) -> list[tuple[str, str]]:
     """The headers that an answer gets here: which pod gave it, and what was predicted if that was certain."""
     added = [("X-Kvcache-Pod", choice.pod.name)]
     if names_rank:
         added.append(("X-Kvcache-Rank", str(choice.rank)))
-    if question.renderer is not None:
+    if origin is not None:
         if choice.basis is not Basis.PLACEMENT:
             added.append(("X-Kvcache-Predicted-Tokens", str(choice.predicted)))
         added.append(("X-Kvcache-Predicted-From", choice.basis))
-        added.append(("X-Kvcache-Renderer", question.renderer))
-        if question.parity is not None:
-            added.append(("X-Kvcache-Parity", question.parity))
+        added.append(("X-Kvcache-Renderer", origin.renderer))
+        if origin.parity is not None:
+            added.append(("X-Kvcache-Parity", origin.parity))
     return added
 
 

@@ -10,9 +10,8 @@ from http import HTTPStatus
 from time import monotonic
 from typing import Final
 
-from aiohttp import web
-
 from service.fleet.registry import Pod, Registry
+from service.gateway.client_request import ClientRequest
 from service.gateway.connection import (
     ConnectionBroken,
     ConnectionPool,
@@ -26,7 +25,8 @@ from service.gateway.failures import failure_in
 from service.gateway.http import Head
 from service.gateway.queue import Queue
 from service.gateway.statistics import GatewayStatistics
-from service.routing.choice import Choice, Question, Router
+from service.routing.choice import Choice, Router
+from service.routing.question import Question
 
 logger = logging.getLogger(__name__)
 _RETRIED_STATUSES: Final = frozenset((429, 503))
@@ -113,11 +113,12 @@ class Attempts:
         for pool in self._pools.values():
             pool.close()
 
-    async def first_answer(self, request: web.Request, body: bytes, question: Question) -> Exchange:
+    async def first_answer(self, asked: ClientRequest) -> Exchange:
         """The first answer that needs no retry; without another pod, the last answer.
 
         Raises NoPod, NoModel and BadEngine.
         """
+        question = asked.question
         started = monotonic()
         tried: list[Pod] = []
         last: Exchange | None = None
@@ -134,7 +135,7 @@ class Attempts:
                 self._statistics.retries += 1
             tried.append(choice.pod)
             try:
-                exchange = await self._attempt(request, body, question, choice)
+                exchange = await self._attempt(asked, choice)
                 if not await self._is_turned_away(exchange):
                     return exchange
             except EngineError as error:
@@ -165,10 +166,10 @@ class Attempts:
         """Whether a pod would take the request if it had fewer in flight."""
         return any(pod.is_available and pod.serves(question.model) for pod in self._registry)
 
-    async def _attempt(self, request: web.Request, body: bytes, question: Question, choice: Choice) -> Exchange:
+    async def _attempt(self, asked: ClientRequest, choice: Choice) -> Exchange:
         """Sends a request to one pod. Raises EngineError, after a report to the pod's breaker."""
         pod = choice.pod
-        sent = request_for(request, body, question, choice)
+        sent = request_for(asked, choice)
         pod.breaker.started()
         connection: EngineConnection | None = None
         try:
@@ -176,14 +177,14 @@ class Attempts:
             connection = pool.take_idle()
             if connection is not None:
                 try:
-                    answer = await connection.exchange(request.method, sent.head, sent.body, self._limits.first_byte)
+                    answer = await connection.exchange(asked.http.method, sent.head, sent.body, self._limits.first_byte)
                     return Exchange(choice, connection, answer, sent.names_rank, sent.asks_usage)
                 except ConnectionBroken:
                     if connection.received_any:
                         raise
                     connection.close()  # the engine closed the idle connection
             connection = await pool.open()
-            answer = await connection.exchange(request.method, sent.head, sent.body, self._limits.first_byte)
+            answer = await connection.exchange(asked.http.method, sent.head, sent.body, self._limits.first_byte)
         except EngineError as error:
             if connection is not None:
                 connection.close()

@@ -17,7 +17,8 @@ from service.fleet.parity import Parity, Verdict
 from service.fleet.registry import Pod, Registry
 from service.index.base import Index, Rank
 from service.index.inexact_reasons import InexactReason
-from service.routing.choice import Basis, Choice, Question
+from service.routing.choice import Basis, Choice
+from service.routing.question import Question
 
 logger = logging.getLogger(__name__)
 
@@ -131,9 +132,10 @@ class Accuracy:
         return next((one for one in order if one in verdicts), Delivery.UNKNOWN)
 
     def note(self, choice: Choice, question: Question, usage: Usage) -> None:
-        """Compares an answer with its prediction, and acts on what the last answers have in common."""
-        if question.tokens is None or question.renderer is None or not question.is_judged:
-            return
+        """Compares an answer with its prediction, and acts on what the last answers have in common.
+
+        The usage must tell about this prompt, and nothing else.
+        """
         pod = choice.pod
         if self._registry.get(pod.name) is not pod:
             return

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import exp, inf
-from random import Random
+from math import inf
 from time import monotonic
 from typing import Final, NamedTuple
-
-import msgspec
 
 from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Learned, Pod, Registry
 from service.index.base import BlockKey, Prompt, Rank, RankMatch, Tier
 from service.routing.affinity import Affinity
+from service.routing.cost import Demand, best_of, costs_of
 from service.routing.estimate import Speed, median_speed
 from service.routing.placements import BLOCK, EVENT_SECONDS, UNIT, Placements
+from service.routing.question import Question
 from service.routing.reservations import RankWork, Reservation
 
-_TIE: Final = 0.1
-"""Estimates that differ less are equal: speeds are not known better."""
 _AFFINITY: Final = 1.25
 """How much the last rank of a session may cost, compared with the best one."""
 _REFRESH_SECONDS: Final = 1.0
@@ -29,29 +26,6 @@ _COMPARE_SECONDS: Final = 0.05
 _FIRST_MEAN: Final = 1000.0
 _MEAN_SHARE: Final = 0.05
 _MAX_MODELS: Final = 1000
-_random = Random()  # noqa: S311 - nothing is secret here
-
-
-class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to be routed. `tokens` is the length of its `prompt`, None if unknown; `matches` say who holds it.
-
-    `renderer` is the source of the tokens, `parity` the verdict on them.
-    """
-
-    model: str | None = None
-    tokens: int | None = None
-    prompt: Prompt | None = None
-    matches: Sequence[RankMatch] = ()
-    renderer: str | None = None
-    parity: str | None = None
-    is_streamed: bool = False
-    is_judged: bool = False
-    """Whether the usage of its answer tells about this prompt, and nothing else."""
-    asks_usage: bool = False
-    """Whether to ask the engine for the usage of a stream if the client does not."""
-    session: str | None = None
-    sends_tokens: bool = False
-    """Whether engines get the tokens of the prompt, because they would compute the same ones."""
 
 
 class Basis(StrEnum):
@@ -84,75 +58,6 @@ class Choice:
     def names_rank(self) -> bool:
         """Whether the engine has several ranks, so that the request must name one."""
         return self.pod.learned is not None and self.pod.learned.ranks > 1
-
-
-class Demand:
-    """The requests for some ranks: how many arrive per second, and which share of their tokens is reused."""
-
-    __slots__ = ("_last", "_rate", "reused")
-    _SECONDS: Final = 30.0
-    _SHARE: Final = 0.02
-
-    def __init__(self) -> None:
-        self._rate = 0.0
-        self._last = 0.0
-        self.reused = 0.0
-
-    def arrivals(self, now: float) -> float:
-        """Requests per second over the last half minute."""
-        return self._rate * exp((self._last - now) / self._SECONDS) if self._rate else 0.0
-
-    def count(self, now: float) -> None:
-        """Counts a request that arrives."""
-        self._rate = self.arrivals(now) + 1 / self._SECONDS
-        self._last = now
-
-    def chosen(self, tokens: int, uncached: int) -> None:
-        """Counts the tokens of a prompt, and those that its rank must compute."""
-        self.reused += ((tokens - uncached) / max(1, tokens) - self.reused) * self._SHARE
-
-
-def costs_of(
-    ranks: Iterable[RankWork], uncached: Iterable[float], arrivals: float, reused: float, now: float
-) -> list[float]:
-    """What each rank costs for a prompt of which it must compute so many tokens, in seconds.
-
-    The estimated time to first token, and what the choice costs others. A rank that is busy for w seconds gets
-    `arrivals * w` further requests meanwhile (`arrivals` per second and rank), and each waits for this prefill, too.
-    Each computed token evicts another one, which would have been reused with the probability `reused`.
-    """
-    costs = []
-    evicting = 1 + reused
-    for rank, tokens in zip(ranks, uncached, strict=True):
-        if rank.is_busy:
-            wait = rank.finish - now  # as in `rank.wait`, without a call
-            wait = wait + rank.behind if wait > 0 else rank.wait(now)
-            costs.append(wait + rank.overhead + tokens * rank.seconds_per_token * (evicting + arrivals * wait))
-        else:
-            costs.append(rank.overhead + tokens * rank.seconds_per_token * evicting)
-    return costs
-
-
-def best_of(ranks: Sequence[RankWork], costs: Sequence[float], uncached: Sequence[float]) -> int:
-    """The position of the lowest cost.
-
-    Among nearly equal ones, of the fewest uncached tokens, then of the fewest requests in flight, then of the rank
-    whose last prefill is the longest ago, so that new prefixes spread over the caches, then at random.
-    """
-    limit = min(costs) * (1 + _TIE)
-    near = [position for position, cost in enumerate(costs) if cost <= limit]
-    if len(near) == 1:
-        return near[0]
-    fewest = min([uncached[position] for position in near])
-    near = [position for position in near if uncached[position] == fewest]
-    loads = [ranks[position].requests / ranks[position].pod.weight for position in near]
-    lowest = min(loads)
-    near = [position for position, load in zip(near, loads, strict=True) if load == lowest]
-    if len(near) == 1:
-        return near[0]
-    prefills = [ranks[position].last_prefill for position in near]
-    longest_ago = min(prefills)
-    return _random.choice([position for position, at in zip(near, prefills, strict=True) if at == longest_ago])
 
 
 class _Candidates:

@@ -10,9 +10,11 @@ from aiohttp import web
 from service.contract.pods import PodEntry
 from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Registry
+from service.gateway.client_request import ClientRequest
 from service.gateway.gateway import Gateway
 from service.gateway.retries import Limits
-from service.routing.choice import Question, Router
+from service.routing.choice import Router
+from service.routing.question import Question
 
 
 @asynccontextmanager
@@ -23,7 +25,7 @@ async def bare_gateway(url: str, pod: str, limits: Limits) -> AsyncIterator[str]
     registry.add(PodEntry(url, pod))
 
     async def forward(request: web.Request) -> web.StreamResponse:
-        return await gateway.forward(request, await request.read(), Question())
+        return await gateway.forward(ClientRequest(request, await request.read(), Question()))
 
     app = web.Application()
     app.add_routes([web.post("/{path:.*}", forward)])

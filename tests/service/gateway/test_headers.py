@@ -1,15 +1,15 @@
 from __future__ import annotations
 
+from service.gateway.client_request import TokenOrigin
 from service.gateway.headers import added_headers
-from service.routing.choice import Choice, Question
-from tests.service.routing.fleets import MODEL, Fleet, held, text
+from service.routing.choice import Choice
+from tests.service.routing.fleets import Fleet, held, text
 
 PROMPT = text(1, 4096)
 
 
 def predicted(choice: Choice) -> str | None:
-    question = Question(model=MODEL, tokens=len(PROMPT), renderer="template")
-    return dict(added_headers(choice, question, names_rank=False)).get("X-Kvcache-Predicted-Tokens")
+    return dict(added_headers(choice, TokenOrigin("template"), names_rank=False)).get("X-Kvcache-Predicted-Tokens")
 
 
 def test_only_a_prediction_that_events_confirm_is_told() -> None:

@@ -9,7 +9,8 @@ from service.contract.pods import parse_pods
 from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Learned, Pod, Registry, ServedModel
 from service.index.base import Prompt, Rank, RankMatch, Tier
-from service.routing.choice import Choice, Question, Router
+from service.routing.choice import Choice, Router
+from service.routing.question import Question
 
 MODEL = "m"
 

@@ -9,7 +9,8 @@ from service.fleet.parity import Parity, Verdict
 from service.index.base import Prompt, Rank, Stored
 from service.index.memory import MemoryIndex
 from service.routing.accuracy import Accuracy, Delivery, Usage, usage_in
-from service.routing.choice import Choice, Question
+from service.routing.choice import Choice
+from service.routing.question import Question
 from tests.service.routing.fleets import MODEL, Fleet, text
 
 PROMPT = text(1, 256)
@@ -30,7 +31,7 @@ class Judged:
     def ask(self, tokens: array[int] = LONGER, counted: int = 0, *, cached: int | None = None) -> Choice:
         """Asks, and lets the engine say how many tokens it counted and reused; by default as predicted."""
         matches = self.index.match(Prompt(MODEL, tokens))
-        question = Question(model=MODEL, tokens=len(tokens), matches=matches, renderer="template", is_judged=True)
+        question = Question(model=MODEL, tokens=len(tokens), matches=matches)
         choice = self.fleet.router.choose(question)
         assert choice is not None
         usage = Usage(counted or len(tokens), choice.predicted if cached is None else cached)

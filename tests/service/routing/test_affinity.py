@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from service.routing.affinity import Affinity, SessionKeys, ends_of
-from service.routing.choice import Choice, Question
+from service.routing.choice import Choice
+from service.routing.question import Question
 from tests.service.routing.fleets import MODEL, Fleet, held
 
 KEYS = SessionKeys(("session_id", "user", "header:X-Session-Id"))

@@ -6,7 +6,8 @@ import pytest
 
 from service.fleet.registry import Learned, Pod, RankLoad, ServedModel
 from service.index.base import Tier
-from service.routing.choice import Choice, Question
+from service.routing.choice import Choice
+from service.routing.question import Question
 from tests.service.routing.fleets import MODEL, Fleet, held
 
 

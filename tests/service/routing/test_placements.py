@@ -5,7 +5,8 @@ from array import array
 import pytest
 
 from service.index.base import Prompt, Rank, RankMatch, Tier
-from service.routing.choice import Basis, Question
+from service.routing.choice import Basis
+from service.routing.question import Question
 from tests.service.routing.fleets import MODEL, Fleet, held, text
 
 SHARED = text(1, 4096)

@@ -1,0 +1,36 @@
+"""A client's request on its way to an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from aiohttp import web
+
+from service.routing.question import Question
+
+
+class TokenOrigin(NamedTuple):
+    """The renderer of a prompt's tokens, and whether they equal the engine's; the client is told both."""
+
+    renderer: str
+    parity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRequest:
+    """A request to forward: where it should go (`question`), and how it is sent and judged.
+
+    `origin` is None if nothing is predicted.
+    """
+
+    http: web.Request
+    body: bytes
+    question: Question
+    origin: TokenOrigin | None = None
+    is_judged: bool = False
+    """Whether the usage of its answer tells about this prompt, and nothing else."""
+    asks_usage: bool = False
+    """Whether to ask the engine for the usage of a stream if the client does not."""
+    sends_tokens: bool = False
+    """Whether engines get the tokens of the prompt, because they would compute the same ones."""

@@ -1,0 +1,84 @@
+"""What the choice of a rank costs: the seconds until the first token, and what others lose by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import exp
+from random import Random
+from typing import Final
+
+from service.routing.reservations import RankWork
+
+_TIE: Final = 0.1
+"""Costs that differ less are equal: speeds are not known better."""
+_random = Random()  # noqa: S311 - nothing is secret here
+
+
+class Demand:
+    """The requests for some ranks: how many arrive per second, and which share of their tokens is reused."""
+
+    __slots__ = ("_last", "_rate", "reused")
+    _SECONDS: Final = 30.0
+    _SHARE: Final = 0.02
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+        self._last = 0.0
+        self.reused = 0.0
+
+    def arrivals(self, now: float) -> float:
+        """Requests per second over the last half minute."""
+        return self._rate * exp((self._last - now) / self._SECONDS) if self._rate else 0.0
+
+    def count(self, now: float) -> None:
+        """Counts a request that arrives."""
+        self._rate = self.arrivals(now) + 1 / self._SECONDS
+        self._last = now
+
+    def chosen(self, tokens: int, uncached: int) -> None:
+        """Counts the tokens of a prompt, and those that its rank must compute."""
+        self.reused += ((tokens - uncached) / max(1, tokens) - self.reused) * self._SHARE
+
+
+def costs_of(
+    ranks: Iterable[RankWork], uncached: Iterable[float], arrivals: float, reused: float, now: float
+) -> list[float]:
+    """What each rank costs for a prompt of which it must compute so many tokens, in seconds.
+
+    The estimated time to first token, and what the choice costs others. A rank that is busy for w seconds gets
+    `arrivals * w` further requests meanwhile (`arrivals` per second and rank), and each waits for this prefill, too.
+    Each computed token evicts another one, which would have been reused with the probability `reused`.
+    """
+    evicting = 1 + reused
+    return [
+        rank.overhead + tokens * rank.seconds_per_token * evicting
+        if not rank.is_busy
+        else (
+            wait := rank.finish - now + rank.behind if rank.finish > now else rank.wait(now)
+        )  # no call: `wait` of most
+        + rank.overhead
+        + tokens * rank.seconds_per_token * (evicting + arrivals * wait)
+        for rank, tokens in zip(ranks, uncached, strict=True)
+    ]
+
+
+def best_of(ranks: Sequence[RankWork], costs: Sequence[float], uncached: Sequence[float]) -> int:
+    """The position of the lowest cost.
+
+    Among nearly equal ones, of the fewest uncached tokens, then of the fewest requests in flight, then of the rank
+    whose last prefill is the longest ago, so that new prefixes spread over the caches, then at random.
+    """
+    limit = min(costs) * (1 + _TIE)
+    near = [position for position, cost in enumerate(costs) if cost <= limit]
+    if len(near) == 1:
+        return near[0]
+    fewest = min([uncached[position] for position in near])
+    near = [position for position in near if uncached[position] == fewest]
+    loads = [ranks[position].requests / ranks[position].pod.weight for position in near]
+    lowest = min(loads)
+    near = [position for position, load in zip(near, loads, strict=True) if load == lowest]
+    if len(near) == 1:
+        return near[0]
+    prefills = [ranks[position].last_prefill for position in near]
+    longest_ago = min(prefills)
+    return _random.choice([position for position, at in zip(near, prefills, strict=True) if at == longest_ago])

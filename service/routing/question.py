@@ -1,0 +1,20 @@
+"""A request as the router sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from service.index.base import Prompt, RankMatch
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to be routed. `tokens` is the length of its `prompt`, None if unknown; `matches` say who holds it."""
+
+    model: str | None = None
+    tokens: int | None = None
+    prompt: Prompt | None = None
+    matches: Sequence[RankMatch] = ()
+    session: str | None = None
+    is_streamed: bool = False
