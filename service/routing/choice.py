@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
 from time import monotonic
 from typing import Final, NamedTuple
+
+import msgspec
 
 from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Learned, Pod, Registry
@@ -39,8 +40,7 @@ class Basis(StrEnum):
     """An earlier request with the same prefix, of which events have not told yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """The rank for a request.
 
     `predicted` is the number of prompt tokens that its engine will reuse, `seconds` the estimated time to first token.
@@ -265,13 +265,16 @@ class Router:
         """By candidate: the tokens that it must compute, and what it reuses: a match, or the tokens of a placement."""
         uncached = [float(tokens)] * len(candidates.ranks)
         reused: list[RankMatch | int | None] = [None] * len(candidates.ranks)
-        positions = candidates.positions
+        positions, weights = candidates.positions, self._weights
         last: Mapping[Tier, int] | None = None
         left = 0.0
         for match in question.matches:
             if match.tokens_by_tier is not last:  # ranks that hold as much share it
                 last = match.tokens_by_tier
-                left = max(1.0, tokens - sum(self._weights[tier] * held for tier, held in last.items()))
+                left = float(tokens)
+                for tier, held in last.items():
+                    left -= weights[tier] * held
+                left = max(1.0, left)
             position = positions.get(match.rank)
             if position is None:
                 position = candidates.find(match.rank)

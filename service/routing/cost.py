@@ -50,12 +50,11 @@ def costs_of(
     Each computed token evicts another one, which would have been reused with the probability `reused`.
     """
     evicting = 1 + reused
+    # This is `rank.wait` written out: calls would take most of the time.
     return [
         rank.overhead + tokens * rank.seconds_per_token * evicting
         if not rank.is_busy
-        else (
-            wait := rank.finish - now + rank.behind if rank.finish > now else rank.wait(now)
-        )  # no call: `wait` of most
+        else (wait := rank.finish - now + rank.behind if rank.finish > now else rank.wait(now))
         + rank.overhead
         + tokens * rank.seconds_per_token * (evicting + arrivals * wait)
         for rank, tokens in zip(ranks, uncached, strict=True)

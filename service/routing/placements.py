@@ -55,7 +55,8 @@ class Placements:
     """All placements, by block and rank. A block's last placement on a rank counts."""
 
     def __init__(self) -> None:
-        self._blocks: dict[BlockKey, dict[RankWork, Placement]] = {}
+        self._blocks: dict[BlockKey, Placement | dict[RankWork, Placement]] = {}
+        """By rank only where several have the block: most prompts go to one."""
         self._by_age: deque[tuple[float, Placement]] = deque()
 
     def __len__(self) -> int:
@@ -76,7 +77,8 @@ class Placements:
                 break
             reached = tokens
             tokens += UNIT
-            for rank, placement in holders.items():
+            for placement in (holders,) if isinstance(holders, Placement) else holders.values():
+                rank = placement.rank
                 if placement.counts(now) and (not reached or (rank in found and found[rank][0] == reached)):
                     found[rank] = tokens, placement
         for rank, (reached, placement) in found.items():
@@ -88,14 +90,15 @@ class Placements:
         self._expire(now)
         placement = Placement(rank, prompt.tokens, keys, now + _SECONDS)
         self._by_age.append((placement.expires, placement))
+        blocks = self._blocks
         for key in keys:
-            holders = self._blocks.get(key)
+            holders = blocks.get(key)
             if holders is None:
-                self._blocks[key] = {rank: placement}
+                blocks[key] = placement
+            elif not isinstance(holders, Placement):
+                holders[rank] = placement
             else:
-                known = holders.get(rank)
-                if known is None or known.expires <= placement.expires:
-                    holders[rank] = placement
+                blocks[key] = placement if holders.rank is rank else {holders.rank: holders, rank: placement}
         return placement
 
     def _expire(self, now: float) -> None:
@@ -103,7 +106,9 @@ class Placements:
             _, placement = self._by_age.popleft()
             for key in placement.keys:
                 holders = self._blocks.get(key)
-                if holders is not None and holders.get(placement.rank) is placement:
+                if holders is placement:
+                    del self._blocks[key]
+                elif isinstance(holders, dict) and holders.get(placement.rank) is placement:
                     del holders[placement.rank]
                     if not holders:
                         del self._blocks[key]
