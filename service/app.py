@@ -42,6 +42,7 @@ from service.api.resources import (
     SCORER,
     SEND_TOKEN_IDS,
     SESSION_KEYS,
+    SHARED,
     TRAFFIC,
     TURNS,
 )
@@ -69,6 +70,9 @@ from service.prompts.options import CacheBudget, PromptOptions
 from service.prompts.renderers.engine import EngineRenderer
 from service.prompts.renderers.engine_api import EngineApi
 from service.readiness import Readiness
+from service.replicas.shared.alone import Alone
+from service.replicas.shared.base import Carrier
+from service.replicas.shared.state import SharedState
 from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
@@ -111,6 +115,7 @@ def create_app(settings: Settings) -> web.Application:
     issued = app[ISSUED] = IssuedReservations()
     router.refreshed = issued.expire
     app[REGISTERED] = {}
+    shared = app[SHARED] = SharedState(_carrier(settings))
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         engine = EngineRenderer(settings.render_url_timeout)
@@ -121,6 +126,7 @@ def create_app(settings: Settings) -> web.Application:
             readiness(settings, models, pool, fleet) as ready,
             monitored(fleet, pool, models, engine, settings, router=router, accuracy=accuracy) as gateway,
             rendering(fleet, models, engine, options, settings) as rendered,
+            started(shared),
         ):
             app[POOL] = pool
             app[MODELS] = models
@@ -161,6 +167,21 @@ def _authorizer(keys: KeyRing, permission: str | None) -> Callable[[str | None],
     if keys.is_open or permission is None:
         return None
     return partial(keys.check, permission=permission)
+
+
+def _carrier(settings: Settings) -> Carrier:
+    """Carries what this replica tells the others."""
+    return Alone()
+
+
+@asynccontextmanager
+async def started(shared: SharedState) -> AsyncIterator[None]:
+    """Joins the other replicas, and takes leave of them."""
+    try:
+        await shared.start()
+        yield
+    finally:
+        await shared.close()
 
 
 def _curve_keys(settings: Settings) -> KeyPair | None:

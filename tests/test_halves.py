@@ -22,6 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     for floor in (
         "service.contract",
         "service.tls service.native service.log service.byte_lru service.histogram service.healthcheck",
+        "service.replicas.shared",
         "service.index service.prompts.errors service.prompts.options",
         "service.prompts.truncation service.prompts.workers",
         "service.prompts.chat",
@@ -60,6 +61,7 @@ FORBIDDEN: Mapping[str, tuple[str, ...]] = {
     "service.contract": ("service", "orchestrator"),
     "service.native": ("service.contract",),
     "service.events": ("service.prompts",),
+    "service.replicas.shared": ("service.contract",),
     "service.fleet": ("service.index", "service.prompts"),
     "service.routing": ("service.events", "service.prompts.models"),
     "service.prompts": ("service.index.memory",),
@@ -80,8 +82,8 @@ def _modules() -> dict[str, Path]:
 
 MODULES = _modules()
 PACKAGES = {name for name, file in MODULES.items() if file.name == "__init__.py"}
-HOUSES = {name.rpartition(".")[0] for name in PACKAGES} - {""}
-"""Packages that hold other packages."""
+HOUSES = {name.rpartition(".")[0] for name in PACKAGES} - {"", "service.replicas"}
+"""Packages that hold other packages. The files of `service.replicas` are one room, above its folder `shared`."""
 
 
 def room(module: str) -> str:

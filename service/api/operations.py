@@ -26,6 +26,7 @@ from service.api.resources import (
     READINESS,
     REGISTRY,
     RESOLVER,
+    SHARED,
 )
 from service.api.responses import (
     ByTier,
@@ -45,6 +46,7 @@ from service.contract.http import INSTANCE_HEADER
 from service.events.pool import StreamReport
 from service.fleet.parity import Verdict
 from service.index.base import Rank, RankBlocks
+from service.replicas.shared.base import describe
 
 _refresh = msgspec.json.Decoder(RefreshRequest)
 _STARTED = int(time.time())
@@ -58,11 +60,12 @@ async def health(request: web.Request) -> web.Response:
 
 async def ready(request: web.Request) -> web.Response:
     """Tells whether requests can be answered; 503 with the reasons if not."""
+    shared_state = describe(request.app[SHARED].status())
     reasons = request.app[READINESS].reasons()
     if reasons:
         error = ApiError(503, "; ".join(reasons), code="not_ready")
-        return json_response(NotReady(error.detail, ready=False, reasons=reasons), 503)
-    return json_response(Ready(ready=True, reasons=[]))
+        return json_response(NotReady(error.detail, ready=False, reasons=reasons, shared_state=shared_state), 503)
+    return json_response(Ready(ready=True, reasons=[], shared_state=shared_state))
 
 
 async def metrics(request: web.Request) -> web.Response:

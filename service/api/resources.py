@@ -22,6 +22,7 @@ from service.index.base import Index
 from service.index.scoring import Scorer
 from service.prompts.models.catalog import Models
 from service.readiness import Readiness
+from service.replicas.shared.state import SharedState
 from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
@@ -37,6 +38,7 @@ ISSUED = web.AppKey("issued", IssuedReservations)
 REGISTERED = web.AppKey("registered", dict[str, dict[int, Endpoint]])
 """The endpoints of POST /register, by instance and rank."""
 ASKS_USAGE = web.AppKey("asks_usage", bool)
+SHARED = web.AppKey("shared", SharedState)
 SESSION_KEYS = web.AppKey("session_keys", SessionKeys)
 ACCURACY = web.AppKey("accuracy", Accuracy)
 GATEWAY = web.AppKey("gateway", Gateway)

@@ -409,6 +409,8 @@ class Ready(Struct):
 
     ready: bool
     reasons: list[str]
+    shared_state: str | UnsetType = UNSET
+    """What connects the replicas: up, or since when it is down and why. Down is no reason for 503."""
 
 
 class NotReady(ErrorBody):
@@ -416,3 +418,4 @@ class NotReady(ErrorBody):
 
     ready: bool
     reasons: list[str]
+    shared_state: str | UnsetType = UNSET
