@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
 from typing import NamedTuple, Protocol, TypeAlias
@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from service.index.inexact_reasons import InexactReason
+from service.index.snapshot_records import BlockRecord, RankRecord
 from service.index.statistics import IndexStatistics
 
 BlockHash: TypeAlias = int
@@ -152,6 +153,19 @@ class Removed(msgspec.Struct, frozen=True, gc=False):
     copies_left: Sequence[int] = ()
 
 
+class Restorer(Protocol):
+    """A rank that is being built from the records of a snapshot.
+
+    Methods raise ValueError, LookupError, TypeError or OverflowError for records that do not fit each other.
+    """
+
+    def add(self, record: BlockRecord) -> None:
+        """Adds blocks, or what is known of them. O(size of the record)."""
+        ...
+
+    def finish(self) -> None: ...
+
+
 class Index(Protocol):
     """Which rank holds which block.
 
@@ -216,6 +230,17 @@ class Index(Protocol):
 
     def observe(self, rank: Rank, reason: InexactReason | None) -> None:
         """Marks a known rank as inexact because its engine's answers differ from its matches; None withdraws that."""
+        ...
+
+    def capture(self, rank: Rank) -> Iterator[RankRecord | BlockRecord]:
+        """All that is known of a rank, in slices of a few thousand blocks; nothing for an unknown rank.
+
+        The slices belong together only if the rank does not change meanwhile.
+        """
+        ...
+
+    def restorer(self, rank: Rank, record: RankRecord) -> Restorer:
+        """Begins to build a rank from its first record; it is hidden. Raises ValueError if it has blocks already."""
         ...
 
     def sweep(self, blocks: int) -> bool:

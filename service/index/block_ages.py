@@ -38,6 +38,16 @@ class BlockAges:
             return None
         return self._eras[0] if self._eras else (self._newest_era, self._newest)
 
+    def counted(self) -> list[tuple[int, int]]:
+        """(era, blocks) of all eras, oldest first."""
+        return [*self._eras, (self._newest_era, self._newest)]
+
+    def restore(self, counted: Sequence[tuple[int, int]]) -> None:
+        """Takes over what `counted` gave for the same blocks."""
+        *eras, (self._newest_era, self._newest) = counted
+        self._eras = deque(eras)
+        self._total = sum(blocks for _, blocks in counted)
+
     def _settle(self, held: int) -> None:
         """Subtracts blocks that are no longer held from the oldest eras."""
         gone = self._total - held

@@ -96,15 +96,23 @@ class CacheGroup:
     )
 
     def __init__(
-        self, rank: Rank, state: RankState, stored: Stored, *, bit: int, kind: GroupKind, layout: BlockLayout
+        self,
+        rank: Rank,
+        state: RankState,
+        *,
+        index: int | None,
+        block_size: int,
+        bit: int,
+        kind: GroupKind,
+        layout: BlockLayout,
     ) -> None:
         self.rank = rank
         self.state = state
         self.bit = bit
-        self.index = stored.group
+        self.index = index
         """`group_idx`; None where events have no groups."""
         self.kind = kind
-        self.block_size = stored.block_size
+        self.block_size = block_size
         self.layout = layout
         self.lookahead = layout.lookahead
         self.on_device = False

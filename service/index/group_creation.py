@@ -41,7 +41,9 @@ def new_group(cache: FullAttention, lookup: Lookup, rank: Rank, state: RankState
         state.mark_inexact(InexactReason.UNSUPPORTED_GROUP)
     layout = _layout(state, stored)
     number = cache.free_bit()
-    group = CacheGroup(rank, state, stored, bit=1 << number, kind=kind, layout=layout)
+    group = CacheGroup(
+        rank, state, index=stored.group, block_size=stored.block_size, bit=1 << number, kind=kind, layout=layout
+    )
     group.on_device = stored.tier is Tier.GPU
     cache.groups[number] = group
     with lookup.changing(rank.model, state):

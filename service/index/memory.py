@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 
 from service.index.base import BlockHash, BlockKey, Prompt, Rank, RankBlocks, RankMatch, Removed, Reuse, Stored, Tier
 from service.index.cache_groups import CacheGroup, RankState
+from service.index.capture import capture_blocks, capture_rank
 from service.index.consistency import disagreements
 from service.index.copies import note_copies, remove_copy
 from service.index.eviction import evict_to_limit
@@ -21,7 +22,9 @@ from service.index.lora_names import LoraNames
 from service.index.offloading import learn_chunk, note_device_store
 from service.index.placements import note_follower, settle_by_parent, some_keys
 from service.index.resets import empty, is_in_doubt, note_store, reset
+from service.index.restore import RankRestorer
 from service.index.reuse_reports import is_report
+from service.index.snapshot_records import BlockRecord, RankRecord
 from service.index.statistics import IndexStatistics
 from service.native.backend import COMPILED, as_key_vector
 
@@ -49,6 +52,8 @@ class MemoryIndex:
         self._cleared: deque[CacheGroup] = deque()
         """Groups that nothing finds any more, and whose blocks wait for `sweep`."""
         self._era = max(1, max_blocks >> 10)
+        self._admitted_before = 0
+        """Admissions before this process, from which the ages of restored blocks are counted."""
         self._loras = LoraNames()
 
     @property
@@ -175,7 +180,7 @@ class MemoryIndex:
         cache, statistics = self._cache, self.statistics
         added = cache.store(group, tier, hashes, keys)
         if added:
-            group.ages.add(statistics.admissions // self._era, added, group.sizes)
+            group.ages.add((self._admitted_before + statistics.admissions) // self._era, added, group.sizes)
             statistics.admissions += added
             if cache.blocks > self._max_blocks:
                 statistics.displaced += evict_to_limit(cache, self._ranks.values(), self._max_blocks)
@@ -273,6 +278,32 @@ class MemoryIndex:
         state = self._ranks.get(rank)
         if state is not None:
             state.observed = reason
+
+    def capture(self, rank: Rank) -> Iterator[RankRecord | BlockRecord]:
+        state = self._ranks.get(rank)
+        if state is None:
+            return
+        yield capture_rank(state, self._admitted_before + self.statistics.admissions, self._era)
+        yield from capture_blocks(self._cache, state)
+
+    def restorer(self, rank: Rank, record: RankRecord) -> RankRestorer:
+        known = self._ranks.get(rank)
+        if known is not None and known.groups:
+            raise ValueError(f"{rank} has blocks already")
+        self.forget(rank)
+        state = self._new_rank(rank)
+        state.hidden = True
+        for name in record.loras:
+            self._announce(rank, state, name)
+        self._admitted_before = max(self._admitted_before, record.admissions - self.statistics.admissions)
+        return RankRestorer(
+            self._cache,
+            rank,
+            state,
+            record,
+            era=self._era,
+            has_room=lambda blocks: self._cache.blocks + blocks <= self._max_blocks,
+        )
 
     def sweep(self, blocks: int) -> bool:
         while self._cleared and blocks > 0:

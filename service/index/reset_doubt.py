@@ -30,21 +30,21 @@ class OldBlock(msgspec.Struct, gc=False):
 class ResetDoubt:
     """What is unknown since one or several resets of a rank that has blocks below the device."""
 
-    __slots__ = ("_blocks", "_followed", "_resets")
+    __slots__ = ("blocks", "followed", "resets")
 
-    def __init__(self) -> None:
-        self._blocks: dict[Place, OldBlock] = {}
-        self._resets = 0
-        self._followed: set[Place] = set()
+    def __init__(self, resets: int = 0) -> None:
+        self.blocks: dict[Place, OldBlock] = {}
+        self.resets = resets
+        self.followed: set[Place] = set()
         """Blocks that others were stored behind, and that were not stored themselves."""
 
     def note_reset(self, held: Iterable[tuple[Place, Mapping[Tier, int]]]) -> None:
         """`held` are all blocks below the device, with the number of copies by tier."""
-        self._followed.clear()
+        self.followed.clear()
         for place, copies in held:
-            if place not in self._blocks:
-                self._blocks[place] = OldBlock(copies, self._resets)
-        self._resets += 1
+            if place not in self.blocks:
+                self.blocks[place] = OldBlock(copies, self.resets)
+        self.resets += 1
 
     def stored(self, bit: int, stored: Stored) -> list[tuple[Place, OldBlock]]:
         """Learns from a store below the device, before it is applied; gives the blocks that it shows to be gone.
@@ -52,21 +52,21 @@ class ResetDoubt:
         A connector stores no chunk that it holds; its last hash names a chunk. A block pool stores copies, too.
         """
         gone: list[tuple[Place, OldBlock]] = []
-        last = self._blocks.get(Place(bit, stored.hashes[-1]))
+        last = self.blocks.get(Place(bit, stored.hashes[-1]))
         if last is not None and not last.stored_again and not stored.is_pool:
-            gone = [(place, old) for place, old in self._blocks.items() if old.resets <= last.resets]
+            gone = [(place, old) for place, old in self.blocks.items() if old.resets <= last.resets]
             for place, _ in gone:
-                del self._blocks[place]
+                del self.blocks[place]
         for block_hash in stored.hashes:
-            if (old := self._blocks.get(Place(bit, block_hash))) is not None:
+            if (old := self.blocks.get(Place(bit, block_hash))) is not None:
                 old.stored_again = True
         if stored.parent is not None and not stored.is_pool:
-            self._followed.add(Place(bit, stored.parent))
+            self.followed.add(Place(bit, stored.parent))
         return gone
 
     def removed(self, bit: int, block_hash: BlockHash) -> None:
         """Learns from a removal below the device: an old block was still there."""
-        old = self._blocks.pop(Place(bit, block_hash), None)
+        old = self.blocks.pop(Place(bit, block_hash), None)
         if old is not None and not old.stored_again:
             self._keep(old.resets)
 
@@ -75,14 +75,14 @@ class ResetDoubt:
 
         A connector offers every block of a prompt, from the first on: one that it does not store again is there.
         """
-        for place in self._followed:
-            old = self._blocks.get(place)
+        for place in self.followed:
+            old = self.blocks.get(place)
             if old is not None and not old.stored_again:
                 self._keep(old.resets)
-        self._followed.clear()
-        return not self._blocks
+        self.followed.clear()
+        return not self.blocks
 
     def _keep(self, resets: int) -> None:
         """The resets from this one on emptied nothing below the device."""
-        self._blocks = {place: old for place, old in self._blocks.items() if old.resets < resets}
-        self._resets = resets
+        self.blocks = {place: old for place, old in self.blocks.items() if old.resets < resets}
+        self.resets = resets

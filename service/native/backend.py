@@ -38,6 +38,7 @@ if TYPE_CHECKING or not COMPILED:
         read_common_batch,
         split_words,
         unpack_hashes,
+        unpack_numbers,
         unpack_tokens,
     )
 else:
@@ -53,6 +54,7 @@ else:
         read_common_batch,
         split_words,
         unpack_hashes,
+        unpack_numbers,
         unpack_tokens,
     )
 
@@ -70,5 +72,6 @@ __all__ = [
     "read_common_batch",
     "split_words",
     "unpack_hashes",
+    "unpack_numbers",
     "unpack_tokens",
 ]

@@ -15,7 +15,7 @@ from service.native.chat_shape import is_text_only
 from service.native.hashing import block_keys
 from service.native.json_scan import messages_end, messages_start
 from service.native.msgpack_ints import unpack_hashes
-from service.native.table import GroupMasks, Table
+from service.native.table import GroupMasks, Table, unpack_numbers
 from service.native.word_split import split_words
 
 _KeyVector: type = type(table.as_key_vector([]))
@@ -55,5 +55,6 @@ __all__ = [
     "read_common_batch",
     "split_words",
     "unpack_hashes",
+    "unpack_numbers",
     "unpack_tokens",
 ]

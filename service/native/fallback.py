@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -112,10 +112,37 @@ def split_words(text: str, at_lines: bool, in_runs: bool) -> list[str]:
     return _WORDS[at_lines, in_runs].findall(text)[:-1] or [text]
 
 
+def unpack_numbers(packed: bytes) -> Sequence[int]:
+    """Block keys or block hashes, 8 bytes little-endian each, in the form that the tables take."""
+    return [number for (number,) in struct.iter_unpack("<q", packed)]
+
+
+def _pack_numbers(numbers: Iterable[int]) -> bytes:
+    return b"".join(struct.pack("<q", number) for number in numbers)
+
+
+_SLICE = 8192
+
+
 class Table(dict[int, int]):
     """Block hashes to block keys, in insertion order."""
 
     __slots__ = ()
+
+    def shards(self) -> list[tuple[int, int]]:
+        return [(0, len(self))]
+
+    def shape(self, shards: list[tuple[int, int]]) -> None:
+        """A dict has its own order."""
+
+    def slices(self) -> Iterator[tuple[bytes, bytes]]:
+        """Raises RuntimeError if the table changes meanwhile."""
+        entries = iter(self.items())
+        while some := list(islice(entries, _SLICE)):
+            yield _pack_numbers(key for key, _ in some), _pack_numbers(value for _, value in some)
+
+    def put_all(self, keys: Sequence[int], values: Sequence[int]) -> None:
+        self.update(zip(keys, values, strict=True))
 
     def put(self, key: int, value: int) -> None:
         self[key] = value
@@ -164,6 +191,23 @@ class GroupMasks:
 
     def set(self, bit: int, key: int) -> None:
         self._masks[key] = self._masks.get(key, 0) | bit
+
+    def set_all(self, bit: int, keys: Sequence[int]) -> int:
+        added = 0
+        masks = self._masks
+        before, after = 0, bit
+        for key in keys:
+            mask = masks.get(key, 0)
+            if mask & bit:
+                continue
+            if mask != before:
+                before, after = mask, mask | bit
+            masks[key] = after
+            added += 1
+        return added
+
+    def holds(self, bit: int, keys: Sequence[int]) -> bytes:
+        return bytes(bool(self._masks.get(key, 0) & bit) for key in keys)
 
     def discard(self, bit: int, key: int) -> bool:
         mask = self._masks.get(key, 0)

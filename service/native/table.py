@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, cast, final
 
+from librt.strings import BytesWriter, read_i64_le, write_i64_le
 from librt.vecs import append, vec
 from mypy_extensions import i32, i64
 
@@ -17,6 +19,17 @@ _ZERO: Final[i64] = 0x1E3779B97F4A7C15
 def as_key_vector(numbers: list[i64]) -> vec[i64]:
     """Block keys or block hashes in the form that the tables take."""
     return vec[i64](numbers)
+
+
+def unpack_numbers(packed: bytes) -> vec[i64]:
+    """Block keys or block hashes, 8 bytes little-endian each, in the form that the tables take."""
+    count: i64 = len(packed) // 8
+    numbers = vec[i64](capacity=count)
+    at: i64 = 0
+    while at < count * 8:
+        numbers = append(numbers, read_i64_le(packed, at))
+        at += 8
+    return numbers
 
 
 def _key_vector(numbers: object) -> vec[i64]:
@@ -159,6 +172,19 @@ class _Shard:
         self.keys, self.values = own_keys, own_values
         self.live = taken
 
+    def packed(self) -> tuple[bytes, bytes]:
+        """The keys and values of the live entries, 8 bytes little-endian each."""
+        keys, values = self.keys, self.values
+        packed_keys, packed_values = BytesWriter(), BytesWriter()
+        entry: i64 = self.head
+        while entry < len(keys):
+            key = keys[entry]
+            if key != 0:
+                write_i64_le(packed_keys, 0 if key == _ZERO else key)
+                write_i64_le(packed_values, values[entry])
+            entry += 1
+        return packed_keys.getvalue(), packed_values.getvalue()
+
 
 @final
 class Table:
@@ -300,6 +326,45 @@ class Table:
             shard.head = entry
         return values
 
+    def shards(self) -> list[tuple[int, int]]:
+        """The depth and the number of entries of the shard at each place of the directory."""
+        return [(shard.depth, shard.live) for shard in self._shards]
+
+    def shape(self, shards: list[tuple[int, int]]) -> None:
+        """Gives an empty table the shards of another one, as `shards` says, so that its oldest entries are the same.
+
+        Ignores what is no directory.
+        """
+        depth: i64 = 0
+        while (1 << depth) < len(shards):
+            depth += 1
+        if self._live or depth > _DEEPEST or (1 << depth) != len(shards):
+            return
+        made: list[_Shard] = []
+        for index, (shared, live) in enumerate(shards):
+            if not 0 <= shared <= depth or shards[index & ((1 << shared) - 1)][0] != shared:
+                return
+            first = index & ((1 << shared) - 1)
+            made.append(made[first] if first < index else _Shard(min(_capacity(live), max(_LARGEST, live)), shared))
+        self._shards, self._depth = made, depth
+
+    def slices(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys and their values, 8 bytes little-endian each; of each shard in the order of insertion."""
+        index: i64 = 0
+        while index < len(self._shards):
+            shard = self._shards[index]
+            if index == index & ((1 << shard.depth) - 1) and shard.live:
+                yield shard.packed()
+            index += 1
+
+    def put_all(self, asked: object, values: object) -> None:
+        """Sets the values of several keys, in this order; both are key vectors."""
+        keys, new = _key_vector(asked), _key_vector(values)
+        position: i64 = 0
+        while position < len(keys):
+            self.put(keys[position], new[position])
+            position += 1
+
     def items(self) -> list[tuple[int, int]]:
         """All keys with their values, for tests."""
         found: list[tuple[int, int]] = []
@@ -395,6 +460,50 @@ class GroupMasks:
         else:
             self._table.add(shard, key, after, h)
         self._sweep()
+
+    def set_all(self, bit: int, asked: object) -> int:
+        """Adds a group to the masks of keys; gives the number of those that it did not hold."""
+        keys = _key_vector(asked)
+        table = self._table
+        before: i64 = -1
+        after: i64 = -1
+        added: i64 = 0
+        position: i64 = 0
+        while position < len(keys):
+            key = keys[position]
+            position += 1
+            if key == 0:
+                key = _ZERO
+            h = _mix(key)
+            shard = table.shard(h)
+            entry = shard.find(key, h)
+            number: i64 = shard.values[entry] if entry >= 0 else 0
+            if number != before or before < 0:
+                if number == after or self._masks[number] & bit:
+                    continue
+                before, after = number, self._number(self._masks[number] | bit)
+            if entry >= 0:
+                shard.values[entry] = after
+                self._release(before)
+            else:
+                table.add(shard, key, after, h)
+            self._uses[after] += 1
+            added += 1
+        self._sweep()
+        return added
+
+    def holds(self, bit: int, asked: object) -> bytes:
+        """One byte for each key: whether the group holds it."""
+        found = BytesWriter()
+        last: i64 = -1
+        held = 0
+        for key in _key_vector(asked):
+            number = self._number_of(key)
+            if number != last:
+                last = number
+                held = 1 if self._masks[number] & bit else 0
+            found.append(held)
+        return found.getvalue()
 
     def discard(self, bit: int, key: i64) -> bool:
         """Removes a group from the mask of a key; False if it did not hold it."""
