@@ -21,6 +21,8 @@ OWNER_ARGUMENT = "KVCACHE_OWNER"
 
 _PREFIX = "kvcache-podman-"
 _OWNER = "owner"
+_BUILDER_SECONDS = 10.0
+"""How long a builder may take to end after its build step."""
 
 
 def make_folder() -> Path:
@@ -46,13 +48,33 @@ def remove_dead_folders() -> None:
 
 
 def _end_processes_of(folder: Path) -> None:
+    """Ends the build steps first, so that a builder removes its container itself.
+
+    A builder that is killed while it does so leaves a container without a record, which no later sweep finds.
+    """
+    builders, steps = [], []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             # The builder and its helpers have the folder as TMPDIR; the build steps are their children.
             if process.environ().get("TMPDIR") == str(folder):
-                for one in [*process.children(recursive=True), process]:
-                    with suppress(psutil.Error):
-                        one.kill()
+                builders.append(process)
+                steps += process.children(recursive=True)
+    _kill([step for step in steps if step not in builders])
+    _, left = psutil.wait_procs(builders, timeout=_BUILDER_SECONDS)
+    _kill([child for builder in left for child in _children(builder)] + left)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def dead_builders(graph_root: Path) -> Iterator[str]:
