@@ -7,6 +7,8 @@ from collections.abc import Callable
 from enum import Enum, auto
 from time import monotonic
 
+import msgspec
+
 from service.events.arrival import Arrival
 
 _REMEMBERED = 1024
@@ -28,6 +30,16 @@ class BatchOrder(Enum):
 
 
 _NEXT = BatchOrder.NEXT  # a global lookup is faster than an enum attribute
+
+
+class SequenceRecord(msgspec.Struct, array_like=True, gc=False):
+    """What a snapshot holds of a SequenceLog."""
+
+    next: int
+    digests: list[int | None]
+    first_digest: int | None
+    timestamp: float
+    began_at: float
 
 
 class SequenceLog:
@@ -110,6 +122,17 @@ class SequenceLog:
         if sequence == 0:
             self.began_at = timestamp or 0.0
             self._first_digest = arrival.digest
+
+    def record(self) -> SequenceRecord:
+        """All but the batches from before a restart, which do not arrive through connections of another process."""
+        return SequenceRecord(self.next, list(self._digests), self._first_digest, self._timestamp, self.began_at)
+
+    def restore(self, record: SequenceRecord) -> None:
+        """Continues behind the batches of a record."""
+        self.next = record.next
+        self._digests.extend(record.digests)
+        self._first_digest = record.first_digest
+        self._timestamp, self.began_at = record.timestamp, record.began_at
 
     def restart(self, began_at: float | None) -> None:
         """Starts at batch 0 of a restarted engine. `began_at` (Unix seconds, the engine's clock) is None if unknown."""

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 _MAX_WAITING_BATCHES = 10_000
 _MAX_WAITING_EVENTS = 4_000_000
 APPLIES_LARGE_BATCH = "a large batch is being applied"
+_IS_CAPTURED = "batches wait until its blocks are read for a snapshot"
 
 
 class IndexSink:
@@ -31,6 +32,7 @@ class IndexSink:
     __slots__ = (
         "_applied",
         "_defer",
+        "_held",
         "_hidden",
         "_index",
         "_log",
@@ -40,6 +42,7 @@ class IndexSink:
         "_statistics",
         "_waiting",
         "_waiting_events",
+        "changes",
         "holds_blocks",
         "last_event_at",
     )
@@ -57,6 +60,8 @@ class IndexSink:
         self.last_event_at: float | None = None
         """Unix seconds."""
         self.holds_blocks = False
+        self.changes = 0
+        """Number of changes of the rank's blocks."""
         self._rank = rank
         self._index = index
         self._statistics = statistics
@@ -68,15 +73,41 @@ class IndexSink:
         self._waiting_events = 0
         self._slices: Iterator[Batch] = iter(())
         self._loss: str | None = None
+        self._held = False
 
     @property
     def inexact_reason(self) -> str | None:
         """Why the index may differ from the batches that `apply` was given; None if it does not."""
-        return self._loss or (APPLIES_LARGE_BATCH if self._waiting else None)
+        if self._loss is not None or not self._waiting:
+            return self._loss
+        return _IS_CAPTURED if self._held else APPLIES_LARGE_BATCH
+
+    @property
+    def loss(self) -> str | None:
+        """Why some event is missing in the index until it is cleared; None if none is."""
+        return self._loss
+
+    def restore(self, loss: str | None, last_event_at: float | None) -> None:
+        """Continues a rank whose blocks are in the index already."""
+        self._loss, self.last_event_at, self.holds_blocks = loss, last_event_at, True
+
+    def hold(self) -> bool:
+        """Lets batches wait until `release`, so that the rank's blocks stay as they are.
+
+        False, without effect, while a large batch is being applied.
+        """
+        self._held = not self._waiting
+        return self._held
+
+    def release(self) -> None:
+        """Lets the batches that wait since `hold` be applied."""
+        self._held = False
+        if self._waiting:
+            self._defer(self)
 
     def apply(self, arrival: Arrival) -> bool:
         batch = arrival.batch
-        if self._waiting or batch.packed is not None:
+        if self._waiting or self._held or batch.packed is not None:
             self._wait(batch)
             return False
         return self._apply(batch)
@@ -92,11 +123,12 @@ class IndexSink:
         self.holds_blocks = True
         if len(self._waiting) == 1:
             self._slices = slices(batch)
-            self._defer(self)
+            if not self._held:
+                self._defer(self)
 
     def apply_slice(self) -> bool:
-        """Applies some of the events that wait; True while more wait."""
-        if not self._waiting:
+        """Applies some of the events that wait; True while more wait that may be applied."""
+        if not self._waiting or self._held:
             return False
         try:
             if (batch := next(self._slices, None)) is not None:
@@ -135,6 +167,7 @@ class IndexSink:
                 count_skipped(statistics, self._log, rank, reason, count)
         statistics.events_applied += len(batch.events)
         statistics.batches_applied += 1
+        self.changes += 1
         self.last_event_at = now = time()
         if batch.timestamp is not None:
             lag = now - batch.timestamp
@@ -146,6 +179,7 @@ class IndexSink:
     def clear(self) -> None:
         self._drop_waiting()
         self._loss = None
+        self.changes += 1
         self._index.clear(self._rank)
         self._applied(self._rank)
 
@@ -160,6 +194,7 @@ class IndexSink:
 
     def forget(self) -> None:
         self._drop_waiting()
+        self.changes += 1
         self._index.forget(self._rank)
 
     def _drop_waiting(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -13,6 +13,7 @@ import zmq
 
 from service.contract.endpoints import Endpoint
 from service.events.access import Access
+from service.events.capture import RankCapture, captures
 from service.events.curve import KeyPair
 from service.events.endpoint_status import EndpointState
 from service.events.exactness import inexact_reason
@@ -20,8 +21,11 @@ from service.events.index_sink import IndexSink, count_skipped, rank_name
 from service.events.rate_limited_log import RateLimitedLog
 from service.events.replay_socket import ANSWER_SECONDS, ReplayClient
 from service.events.resolver import Resolver
+from service.events.restored_ranks import RestoredRanks
 from service.events.sequencer import Timing
 from service.events.statistics import EventStatistics
+from service.events.stream_records import StreamRecord
+from service.events.stream_states import REASONS, Connection
 from service.events.streams import Limits, Stream, Streams, claimant
 from service.events.subscription import Message, Subscription
 from service.events.topic import read_topic
@@ -35,6 +39,8 @@ _SILENCE_INTERVAL = 60.0
 _LISTED_PROBLEMS = 3
 _FORGET_AFTER_TTLS = 12
 """The streams of a pod are dropped after it was disconnected for this many times POD_TTL."""
+_RECONNECT_SECONDS = 5.0
+_UNREACHABLE = frozenset({EndpointState.CLOSED, EndpointState.UNRESOLVED, EndpointState.REFUSED})
 _TIMING = Timing()
 _LIMITS = Limits()
 
@@ -70,6 +76,18 @@ class EndpointReport:
     """Why no events arrive, and the remedy."""
 
 
+def _unheard(record: StreamRecord) -> StreamReport:
+    return StreamReport(
+        rank=record.rank,
+        endpoint=record.endpoint,
+        last_sequence=record.order.sequence.next - 1,
+        last_event_at=record.last_event_at,
+        exact=False,
+        inexact_reason=REASONS[Connection.RESTORED],
+        connected=False,
+    )
+
+
 class EventPool:
     """Receives events from engines and applies them to an index, in the order of each rank.
 
@@ -97,8 +115,14 @@ class EventPool:
         clock: Callable[[], float] = monotonic,
         own_keys: KeyPair | None = None,
         applied: Callable[[Rank], None] = lambda rank: None,
+        waits: bool = False,
+        keeps_unverified: bool = True,
     ) -> None:
-        """`applied` is called with a rank after each change of its blocks."""
+        """`applied` is called with a rank after each change of its blocks.
+
+        If it `waits`, messages are kept in the sockets until `begin`. `keeps_unverified` is whether blocks of a
+        snapshot count, inexact, if nothing can tell whether their engine is still the same.
+        """
         self.statistics = EventStatistics()
         self._index = index
         self._applied = applied
@@ -111,6 +135,13 @@ class EventPool:
         self._silence_interval = silence_interval
         self._logged_silence_at = monotonic()
         self._watch_interval = min(_WATCH_INTERVAL, pod_ttl / 4, silence_interval / 4)
+        self._keeps_unverified = keeps_unverified
+        self._begin = asyncio.Event()
+        self._began_at = clock()
+        self._clock = clock
+        if not waits:
+            self._begin.set()
+        self._restored = RestoredRanks(index, _FORGET_AFTER_TTLS * pod_ttl, clock)
         self._streams = Streams(
             self._sink,
             self,
@@ -118,6 +149,7 @@ class EventPool:
             default_model=default_model,
             timing=Timing(first_check, hide_after=pod_ttl, forget_after=_FORGET_AFTER_TTLS * pod_ttl, clock=clock),
             limits=Limits(streams=max_streams, waiting=queue_batches),
+            created=self._created,
         )
         turns = asyncio.Semaphore(concurrency)
 
@@ -131,6 +163,7 @@ class EventPool:
                 resolver=resolver,
                 high_water=queue_batches,
                 access=self._access,
+                begin=self._begin,
             )
 
         self._subscribe = subscribe
@@ -173,6 +206,45 @@ class EventPool:
         await self._client.close()
         await self._access.close()
         self._context.destroy(linger=0)
+
+    # Snapshots
+
+    def restore(self, record: StreamRecord) -> None:
+        """Continues a rank of a snapshot, whose blocks are in the index and hidden. To be called before `begin`.
+
+        They count once its engine was found to be the same.
+        """
+        self._index.hide(record.rank)
+        self._restored.add(record)
+
+    def begin(self) -> None:
+        """Reads the sockets of a pool that waits."""
+        self._began_at = self._clock()
+        self._begin.set()
+
+    def captures(self) -> AsyncIterator[RankCapture]:
+        """A copy of each rank with blocks, one by one."""
+        return captures(self._streams, self._restored, self._index)
+
+    def awaited(self) -> int:
+        """The number of restored ranks whose engine can be expected to be heard, and was not yet.
+
+        Engines that connect to us are given a few seconds.
+        """
+        reconnecting = self._clock() - self._began_at < _RECONNECT_SECONDS
+        expected = {
+            one.endpoint.address
+            for one in self._subscriptions
+            if (reconnecting if one.endpoint.binds else one.status.state not in _UNREACHABLE)
+        }
+        parked = sum(record.endpoint in expected for record in self._restored)
+        return parked + sum(stream.sequencer.awaits_engine for stream in self._streams)
+
+    def _created(self, stream: Stream[IndexSink]) -> None:
+        record = self._restored.take(stream.rank)
+        if record is not None:
+            stream.sink.restore(record.lost, record.last_event_at)
+            stream.sequencer.restore(record.order, keeps_unverified=self._keeps_unverified)
 
     def follow(self, endpoint: Endpoint) -> None:
         """Subscribes to an endpoint, unless its address is already subscribed to."""
@@ -222,7 +294,7 @@ class EventPool:
 
     def streams(self) -> list[StreamReport]:
         """The source of each rank's blocks, and whether its answers are exact."""
-        return [self._report(stream) for stream in self._streams]
+        return [*(self._report(stream) for stream in self._streams), *(_unheard(record) for record in self._restored)]
 
     def unheard(self) -> list[StreamReport]:
         """Reports rank 0 for each endpoint that we connect to and that has sent nothing, as far as its pod is known."""
@@ -246,7 +318,7 @@ class EventPool:
 
     def forget(self, pod: str) -> bool:
         """Drops a pod's blocks and streams; False if it is unknown. Its next event adds it again."""
-        return self._streams.forget(pod)
+        return self._restored.forget(pod) | self._streams.forget(pod)
 
     def _report(self, stream: Stream[IndexSink]) -> StreamReport:
         sequencer = stream.sequencer
@@ -280,6 +352,10 @@ class EventPool:
         count_skipped(self.statistics, self._log, subscription.endpoint.address, "frames")
 
     def connected(self, subscription: Subscription) -> None:
+        endpoint = subscription.endpoint
+        for record in () if endpoint.binds else self._restored:
+            if record.endpoint == endpoint.address:
+                self._streams.expect(subscription, record.topic, record.rank)
         self._streams.connected(subscription)
 
     def disconnected(self, subscription: Subscription, connection: int) -> None:
@@ -326,6 +402,7 @@ class EventPool:
             for subscription in self._subscriptions:
                 subscription.open()
             self._streams.tick()
+            self._restored.expire()
             if monotonic() - self._logged_silence_at > self._silence_interval:
                 self._look_for_silence()
 

@@ -13,8 +13,10 @@ from enum import Enum, auto
 from time import monotonic
 from typing import Protocol
 
+import msgspec
+
 from service.events.arrival import Arrival
-from service.events.batch_order import BatchOrder, SequenceLog
+from service.events.batch_order import BatchOrder, SequenceLog, SequenceRecord
 from service.events.stream_states import (
     ASKING,
     GONE,
@@ -86,6 +88,17 @@ class Timing:
 _TIMING = Timing()
 
 
+class SequencerRecord(msgspec.Struct, array_like=True, gc=False):
+    """What a snapshot holds of a stream's order, at the time of its blocks."""
+
+    sequence: SequenceRecord
+    loss: str | None
+    is_beyond_replay: bool
+    """Whether the replay socket lacks what was lost."""
+    replay_confirms: bool
+    """Whether the replay socket repeated an applied batch before."""
+
+
 class Sequencer:
     """The order of one stream.
 
@@ -130,6 +143,46 @@ class Sequencer:
         """The replay socket repeated an applied batch before; from then on an empty answer means a restart."""
         self._ask_again = False
         """The connection came back during a replay, so this replay cannot verify it."""
+        self._is_unverified = False
+        """The blocks are from a snapshot, and nothing shows yet that the engine is still the same."""
+        self._keeps_unverified = True
+        self._first_connection = False
+        """No connection was lost since the snapshot: no batch can be from a connection before."""
+
+    # Snapshots
+
+    def record(self) -> SequencerRecord | None:
+        """The order of all applied batches; None if they may be of several engines, or before the first one."""
+        if not self._log.next or len(self._live_connections) > 1 or self._is_flapping():
+            return None
+        is_beyond = self._states.history is History.BEYOND_REPLAY
+        return SequencerRecord(self._log.record(), self._states.loss, is_beyond, self._replay_confirms)
+
+    def restore(self, record: SequencerRecord, *, keeps_unverified: bool) -> None:
+        """Continues a stream whose blocks are those of a snapshot. To be called before anything else.
+
+        If nothing verifies that the engine is the same, the blocks are kept with `keeps_unverified`, and cleared
+        without; the rank is inexact in both cases.
+        """
+        self._log.restore(record.sequence)
+        self._replay_confirms = record.replay_confirms
+        self._is_unverified = self._first_connection = True
+        self._keeps_unverified = keeps_unverified
+        self._lost_at = self._clock()
+        if record.loss is not None:
+            self._on(Trigger.MISSING_FROM_REPLAY if record.is_beyond_replay else Trigger.GAVE_UP, record.loss)
+        self._on(Trigger.RESTORED)
+
+    @property
+    def awaits_engine(self) -> bool:
+        """Whether the blocks are from a snapshot, and the engine was not heard yet or is just being verified."""
+        return self._first_connection and self._states.connection in (Connection.RESTORED, Connection.BACK)
+
+    def _end_unverified(self) -> None:
+        """Clears the blocks of a snapshot that nothing verified, if they are not to be kept."""
+        if self._is_unverified and not self._keeps_unverified:
+            self._sink.clear()
+        self._is_unverified = False
 
     @property
     def next(self) -> int:
@@ -190,14 +243,17 @@ class Sequencer:
         match order:
             case BatchOrder.NEXT:
                 if self._states.connection is Connection.UNVERIFIED and self._states.replay not in ASKING:
-                    reason = (
-                        f"batch {arrival.sequence} came after the connection was lost: the engine may have restarted"
+                    since = "the snapshot" if self._first_connection else "the connection was lost"
+                    self._end_unverified()
+                    self._on(
+                        Trigger.RESUMED, f"batch {arrival.sequence} came after {since}: the engine may have restarted"
                     )
-                    self._on(Trigger.RESUMED, reason)
                 self._apply(arrival)
                 self._on(Trigger.APPLIED_NEXT)
             case BatchOrder.REPEATED:
                 self._sink.report(Notice.REPEATED, 1, "")
+                if self._first_connection and self._log.knows(arrival):
+                    self._on(Trigger.REPEATED)
             case BatchOrder.OLD:
                 self._sink.report(Notice.REPEATED, 1, "")
                 self._on(Trigger.DROPPED_OLD)
@@ -226,6 +282,7 @@ class Sequencer:
 
     def _report_lost(self, sequence: int, trigger: Trigger) -> None:
         due = self._log.next
+        self._end_unverified()
         self._sink.report(Notice.LOST, sequence - due, "")
         if due:
             self._on(trigger, f"batches {due} to {sequence - 1} were lost")
@@ -289,6 +346,7 @@ class Sequencer:
             self._on(Trigger.UNCONFIRMED)
 
     def on_disconnected(self, connection: int | None) -> None:
+        self._first_connection = False
         self._live_connections.discard(connection)
         if self._connection in (None, connection) and self.connected:
             self._lost_at = self._clock()
@@ -361,6 +419,7 @@ class Sequencer:
             return self._replayed_by_another(arrival)
         if log.knows(arrival):
             self._replay_confirms = question.confirmed = True
+            self._is_unverified = False
         if self._states.replay is Replay.CONFIRMING:
             self._finish(answered=True)
             return False
@@ -462,6 +521,7 @@ class Sequencer:
             self._sink.report(Notice.INEXACT, 1, loss)
         self._settle()
         if entered is Connection.UP:
+            self._is_unverified = False
             self._sink.unhide()
         elif entered in HIDDEN:
             self._sink.hide()

@@ -25,6 +25,8 @@ class Connection(Enum):
     """Connected again; the replay socket is asked whether this is the same engine and which batches were missed."""
     UNVERIFIED = "unverified"
     """Connected again, but no replay can verify the engine: the rank's blocks are hidden until the next batch."""
+    RESTORED = "restored"
+    """The blocks are from a snapshot, and hidden: the engine was not heard since."""
     FORGOTTEN = "forgotten"
 
 
@@ -70,11 +72,13 @@ class Trigger(Enum):
     UNREADABLE = "a live event could not be read"
     CLEARED = "the engine cleared its cache"
     RESTARTED = "the engine restarted"
+    REPEATED = "a live batch repeated one of the snapshot"
 
     DISCONNECTED = "the connection was lost"
     RECONNECTED = "the connection is back"
     MOVED = "batches come through another connection"
     EXPIRED = "the connection was lost for longer than POD_TTL"
+    RESTORED = "the stream was restored from a snapshot"
     FORGOTTEN = "the stream is dropped"
 
     CHECK = "ask for what follows the last batch"
@@ -100,6 +104,7 @@ CONNECTION: Mapping[Connection, Mapping[Trigger, Connection]] = {
         _T.DISCONNECTED: Connection.LOST,
         _T.MOVED: Connection.BACK,
         _T.DROPPED_OLD: Connection.DOUBTFUL,
+        _T.RESTORED: Connection.RESTORED,
         _T.FORGOTTEN: Connection.FORGOTTEN,
     },
     Connection.DOUBTFUL: {
@@ -123,6 +128,7 @@ CONNECTION: Mapping[Connection, Mapping[Trigger, Connection]] = {
     Connection.BACK: {
         _T.DISCONNECTED: Connection.LOST,
         _T.CONFIRMED: Connection.UP,
+        _T.REPEATED: Connection.UP,
         _T.RESTARTED: Connection.UP,
         _T.UNCONFIRMED: Connection.UNVERIFIED,
         _T.FORGOTTEN: Connection.FORGOTTEN,
@@ -133,7 +139,12 @@ CONNECTION: Mapping[Connection, Mapping[Trigger, Connection]] = {
         _T.RESUMED: Connection.UP,
         _T.GAVE_UP: Connection.UP,
         _T.CONFIRMED: Connection.UP,
+        _T.REPEATED: Connection.UP,
         _T.RESTARTED: Connection.UP,
+        _T.FORGOTTEN: Connection.FORGOTTEN,
+    },
+    Connection.RESTORED: {
+        _T.RECONNECTED: Connection.BACK,
         _T.FORGOTTEN: Connection.FORGOTTEN,
     },
     Connection.FORGOTTEN: {},
@@ -218,6 +229,7 @@ REASONS: Mapping[State, str] = {
     Connection.DOUBTFUL: "a batch dated before the engine's start was left out",
     Connection.LOST: "the connection is lost",
     Connection.AWAY: "the connection is lost",
+    Connection.RESTORED: "its blocks are from a snapshot, and the engine was not heard since",
     Connection.BACK: _RECONNECTED,
     Connection.UNVERIFIED: _RECONNECTED,
     Replay.CATCHING_UP: _REPLAYING,
@@ -229,13 +241,13 @@ REASONS: Mapping[State, str] = {
 }
 """Why a rank is inexact in a state. An incomplete history has a reason of its own, with numbers."""
 
-HIDDEN = frozenset({Connection.AWAY, Connection.UNVERIFIED})
+HIDDEN = frozenset({Connection.AWAY, Connection.UNVERIFIED, Connection.RESTORED})
 """The rank's blocks are hidden on entering these states, and count again on entering UP."""
 
-GONE = frozenset({Connection.LOST, Connection.AWAY, Connection.FORGOTTEN})
+GONE = frozenset({Connection.LOST, Connection.AWAY, Connection.RESTORED, Connection.FORGOTTEN})
 """States without a connection."""
 
-IN_DOUBT = frozenset({Connection.LOST, Connection.AWAY, Connection.BACK, Connection.UNVERIFIED})
+IN_DOUBT = frozenset({*GONE, Connection.BACK, Connection.UNVERIFIED} - {Connection.FORGOTTEN})
 """The connection was lost since the last batch: batch 0 certainly means a restart."""
 
 ASKING = frozenset(Replay) - {Replay.IDLE, Replay.BROKEN_OFF}

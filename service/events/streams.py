@@ -100,7 +100,9 @@ class Streams(Generic[SinkT]):
         exclusive: bool = True,
         timing: Timing = _TIMING,
         limits: Limits = _LIMITS,
+        created: Callable[[Stream[SinkT]], None] = lambda stream: None,
     ) -> None:
+        """`created` is called with each stream before its first batch."""
         self._make_sink = make_sink
         self._observer = observer
         self._client = client
@@ -109,6 +111,7 @@ class Streams(Generic[SinkT]):
         self._exclusive = exclusive
         self._timing = timing
         self._limits = limits
+        self._created = created
         self._streams: dict[tuple[Rank, Subscription | None], Stream[SinkT]] = {}
         self._heard: dict[tuple[Subscription, bytes, int, str | None], Stream[SinkT]] = {}
         self._of_topic: dict[tuple[Subscription, bytes], list[Stream[SinkT]]] = {}
@@ -154,6 +157,13 @@ class Streams(Generic[SinkT]):
         self._observer.unreadable(subscription, message, reason)
         for stream in streams:
             stream.sequencer.lose_unreadable(message.sequence, reason)
+
+    def expect(self, subscription: Subscription, topic: bytes, rank: Rank) -> None:
+        """Creates the stream of a rank that an endpoint spoke for before this process, if it still would."""
+        with suppress(WireError):
+            source = read_topic(topic, subscription.endpoint, self._default_model)
+            if source == (rank.pod, rank.model):
+                self._find(subscription, topic, rank.number, None)
 
     def connected(self, subscription: Subscription) -> None:
         endpoint = subscription.endpoint
@@ -281,6 +291,7 @@ class Streams(Generic[SinkT]):
         )
         stream = Stream(rank, subscription, topic, sink, sequencer, speaker)
         self._of_speaker.setdefault(speaker, {})[stream] = None
+        self._created(stream)
         return stream
 
     def _refuse(self, stream: Stream[SinkT], subscription: Subscription, topic: bytes, peer: str | None) -> None:

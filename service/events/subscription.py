@@ -88,7 +88,9 @@ class Subscription:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         pause: float = 1.0,
         access: Access | None = None,
+        begin: asyncio.Event | None = None,
     ) -> None:
+        """Until `begin` is set, messages wait in the socket."""
         self.endpoint = endpoint
         self.status = EndpointStatus(endpoint, topic)
         self.connections = self.status.connections
@@ -106,6 +108,7 @@ class Subscription:
         self._resolver = resolver or Resolver()
         self._access = access or Access(context)
         self._max_message_bytes = max_message_bytes
+        self._begin = begin
         self._attempt_failed = asyncio.Event()
         self._probing = False
         self._socket: zmq.Socket[bytes] | None = None
@@ -222,6 +225,8 @@ class Subscription:
             self._socket.unsubscribe(b"")
 
     async def _run(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
+        if self._begin is not None:
+            await self._begin.wait()
         with closing(_Signals(monitor, socket)) as signals:
             while True:
                 if not (_has_messages(monitor) or _has_messages(socket)):

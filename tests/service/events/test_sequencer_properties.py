@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.events.arrival import Arrival, read_arrival
-from service.events.sequencer import Notice, Sequencer, Timing
+from service.events.sequencer import Notice, Sequencer, SequencerRecord, Timing
 
 
 class Applied:
@@ -94,7 +94,11 @@ class Network(RuleBasedStateMachine):
         self.delayed: list[Arrival] = []
         self.recent: list[Arrival] = []
         self.connected = True
-        self.sequencer = Sequencer(
+        self.sequencer = self.new_sequencer()
+        self.snapshot: tuple[SequencerRecord, list[bytes]] | None = None
+
+    def new_sequencer(self) -> Sequencer:
+        return Sequencer(
             self.sink,
             start_replay=(lambda: None) if self.replays else None,
             timing=Timing(hide_after=10.0, clock=lambda: self.now),
@@ -149,6 +153,25 @@ class Network(RuleBasedStateMachine):
             self.engine.publish()
         self.connected = True
         self.sequencer.on_connected()
+
+    @rule()
+    def a_snapshot_is_taken(self) -> None:
+        record = self.sequencer.record()
+        if record is not None:
+            self.snapshot = record, list(self.sink.payloads)
+
+    @rule(keeps_unverified=st.booleans())
+    @precondition(lambda self: self.snapshot is not None)
+    def the_service_restarts_with_the_snapshot(self, keeps_unverified: bool) -> None:
+        assert self.snapshot is not None
+        record, payloads = self.snapshot
+        self.connected, self.replies = False, None
+        self.delayed.clear()
+        self.sink = Applied()
+        self.sink.payloads = list(payloads)
+        self.sequencer = self.new_sequencer()
+        self.sequencer.restore(record, keeps_unverified=keeps_unverified)
+        assert self.sink.hidden
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 15.0, 100.0]))
     def time_passes(self, seconds: float) -> None:
