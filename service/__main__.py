@@ -11,7 +11,8 @@ from contextlib import suppress
 
 from service.commands import TOOLS, run_tool
 from service.contract.secret_environment import load
-from service.contract.settings import Settings, SettingsError
+from service.contract.settings import AUTO, Settings, SettingsError
+from service.workers.place import Place, number_of_cores
 
 _RUN_KVCACHE_UP = """\
 This is the service that `kvcache up` builds, starts and watches: run `kvcache up`.
@@ -39,9 +40,15 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         return 1
     # Process 1 of a container ignores signals without a handler, and the imports below take half a second.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    place = Place.of(environment)
+    count = number_of_cores() if settings.workers == AUTO else settings.workers
+    if place is None and count > 1:
+        from service.workers.supervisor import supervise  # noqa: PLC0415 - needs none of the modules below
+
+        return supervise(settings, count, {**os.environ, **environment})
     from service.serving import serve  # noqa: PLC0415 - takes half a second, which wrong usage should not wait for
 
-    return serve(settings)
+    return serve(settings, place)
 
 
 if __name__ == "__main__":

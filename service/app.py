@@ -43,6 +43,7 @@ from service.api.resources import (
     SEND_TOKEN_IDS,
     SESSION_KEYS,
     SHARED,
+    SIBLINGS,
     TRAFFIC,
     TURNS,
 )
@@ -77,10 +78,11 @@ from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
 from service.routing.issued import IssuedReservations
+from service.workers.siblings import Siblings
 
 
-def create_app(settings: Settings) -> web.Application:
-    """Connects the parts of the service; its resources start with the application."""
+def create_app(settings: Settings, siblings: Siblings | None = None) -> web.Application:
+    """Connects the parts of the service, which may be one of several workers; its resources start with it."""
     app = web.Application(client_max_size=settings.max_body_bytes)
     limits = RequestLimits(
         max_body_bytes=settings.max_body_bytes,
@@ -95,6 +97,8 @@ def create_app(settings: Settings) -> web.Application:
     options = PromptOptions.of(settings, caches)
     index, traffic = MemoryIndex(settings.index_max_blocks, caches.block_keys), Traffic()
     admission = Admission(settings.max_requests_in_flight, settings.max_requests_per_peer, settings.max_bytes_in_flight)
+    if siblings is not None:
+        app[SIBLINGS] = siblings
     app[LIMITS] = limits
     app[ADMISSION] = admission
     app[TURNS] = asyncio.Lock()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
@@ -54,7 +55,7 @@ class AccessLogger(AbstractAccessLogger):
 class Connection(web.RequestHandler):
     """aiohttp's connection with a timeout for headers and every error in OpenAI's form."""
 
-    __slots__ = ("_header_bytes", "_header_timeout", "_header_timer", "_send_timeout", "_traffic")
+    __slots__ = ("_ended", "_header_bytes", "_header_timeout", "_header_timer", "_send_timeout", "_traffic")
 
     def __init__(
         self,
@@ -65,8 +66,12 @@ class Connection(web.RequestHandler):
         header_timeout: float,
         send_timeout: float,
         keepalive_timeout: float,
+        ended: Callable[[], None] | None = None,
     ) -> None:
-        """Times in seconds; `send_timeout` is the time for which a client may leave a response unread."""
+        """Times in seconds; `send_timeout` is the time for which a client may leave a response unread.
+
+        `ended` is called when the connection has ended.
+        """
         super().__init__(
             server,
             loop=loop,
@@ -78,6 +83,7 @@ class Connection(web.RequestHandler):
             access_log_class=AccessLogger,
         )
         self._traffic = traffic
+        self._ended = ended
         self._header_timeout = header_timeout
         self._send_timeout = send_timeout
         self._header_timer: asyncio.TimerHandle | None = None
@@ -95,6 +101,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        if self._ended is not None:
+            self._ended()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -8,9 +8,12 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from service.tls import Stamp, TlsError, TlsFiles
+from service.workers.accepting import Told
+from service.workers.handed import Handed
 
 logger = logging.getLogger(__name__)
 
@@ -92,3 +95,50 @@ class Listener:
             "ssl_handshake_timeout": self._handshake_timeout,
             "ssl_shutdown_timeout": _SHUTDOWN_SECONDS,
         }
+
+
+class HandedListener(Listener):
+    """Takes the connections that a supervisor has accepted on one of its ports."""
+
+    def __init__(
+        self,
+        connection: Callable[[], asyncio.Protocol],
+        files: TlsFiles | None = None,
+        *,
+        handshake_timeout: float,
+        handed: Handed,
+        number: int,
+    ) -> None:
+        """`number` is that of the port among those of the supervisor."""
+        super().__init__(connection, files, handshake_timeout=handshake_timeout)
+        self._handed = handed
+        self._number = number
+        self._context: ssl.SSLContext | None = None
+        self._beginning: set[asyncio.Task[None]] = set()
+
+    async def open(self, host: str, port: int) -> int:
+        """Begins to take connections; returns the given port. Raises TlsError."""
+        self._context = self._read()
+        self._handed.take(self._number, self._take)
+        return port
+
+    def close(self) -> None:
+        self._handed.receive_all()
+        self._handed.take(self._number, None)
+
+    async def _listen_anew(self, context: ssl.SSLContext | None) -> None:
+        self._context = context
+
+    def _take(self, connection: socket.socket) -> None:
+        beginning = asyncio.create_task(self._begin(connection))
+        self._beginning.add(beginning)
+        beginning.add_done_callback(self._beginning.discard)
+
+    async def _begin(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(self._connection, connection, **self._tls(self._context))
+        except (OSError, TimeoutError):  # a failed handshake, or a client that has left
+            with suppress(OSError):
+                connection.close()
+            self._handed.tell(Told.CONNECTION_ENDED)

@@ -5,18 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from aiohttp import web
 
-from service.api import operations
-from service.api.resources import INSTANCE_ID, READINESS, REGISTRY, TRAFFIC
+from service.api import for_siblings, operations
+from service.api.resources import READINESS, SIBLINGS, TRAFFIC
 from service.app import create_app
 from service.connection import Connection
 from service.contract.settings import Settings, SettingsError
-from service.listener import Listener
+from service.listener import HandedListener, Listener
 from service.tls import TlsError, TlsFiles
+from service.workers.accepting import Told
+from service.workers.handed import Handed
+from service.workers.place import Place
+from service.workers.siblings import Siblings
 
+_HTTP: Final = 0
+_OBSERVED: Final = 1
+"""The numbers of HTTP_PORT and METRICS_PORT among the ports that workers share."""
+_WATCH_SECONDS: Final = 1.0
+_FIRST_WATCH_SECONDS: Final = 0.05
+"""Seconds between two looks at a worker's readiness, and before it is ready for the first time."""
 _DRAIN_SECONDS: Final = 0.5
 """Seconds that a stop waits for requests in flight; the whole stop takes less than a second."""
 _CLOSE_SECONDS: Final = 0.1
@@ -27,22 +39,36 @@ class ListenError(Exception):
     """The service cannot listen on its address or use its keys; the text names the variable."""
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """This process as one of several workers: its place, and what its supervisor hands over."""
+
+    place: Place
+    handed: Handed
+
+
 @asynccontextmanager
-async def listening(settings: Settings) -> AsyncIterator[int]:
-    """Starts the application and listens; returns the port. Raises ListenError."""
+async def listening(settings: Settings, worker: Worker | None = None) -> AsyncIterator[int]:
+    """Starts the application, and listens or takes a worker's connections; returns the port. Raises ListenError."""
+    siblings = Siblings(worker.place) if worker is not None else None
     try:
-        app = create_app(settings)
+        app = create_app(settings, siblings)
     except SettingsError as error:
         raise ListenError(str(error)) from error
     except (OSError, ValueError) as error:
         raise ListenError(f"API_KEYS_FILE={settings.api_keys_file}: {error}") from error
-    async with _running(app, settings) as connection:
+    async with _running(app, settings, worker) as connection:
         try:
             files = TlsFiles.of(settings)
         except TlsError as error:
             raise ListenError(str(error)) from error
-        listener = Listener(connection, files, handshake_timeout=settings.header_timeout)
-        async with _open(listener, settings, settings.http_port, "HTTP_PORT") as port, _metrics(app, settings):
+        listener = _listener(connection, settings, files, worker, _HTTP)
+        http_port = settings.http_port if worker is None else worker.place.port
+        async with (
+            _open(listener, settings, http_port, "HTTP_PORT") as port,
+            _metrics(app, settings, worker),
+            _as_worker(app, worker),
+        ):
             try:
                 yield port
             finally:
@@ -53,7 +79,9 @@ async def listening(settings: Settings) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def _running(app: web.Application, settings: Settings) -> AsyncIterator[Callable[[], Connection]]:
+async def _running(
+    app: web.Application, settings: Settings, worker: Worker | None
+) -> AsyncIterator[Callable[[], Connection]]:
     """Starts an application, and gives what makes a connection to it."""
     runner = web.AppRunner(
         app,
@@ -65,6 +93,7 @@ async def _running(app: web.Application, settings: Settings) -> AsyncIterator[Ca
         server = runner.server
         assert server is not None  # noqa: S101 - setup made it
         loop = asyncio.get_running_loop()
+        ended = partial(worker.handed.tell, Told.CONNECTION_ENDED) if worker is not None else None
 
         def connection() -> Connection:
             return Connection(
@@ -74,11 +103,22 @@ async def _running(app: web.Application, settings: Settings) -> AsyncIterator[Ca
                 header_timeout=settings.header_timeout,
                 send_timeout=settings.body_timeout,
                 keepalive_timeout=settings.keepalive_timeout,
+                ended=ended,
             )
 
         yield connection
     finally:
         await runner.cleanup()
+
+
+def _listener(
+    connection: Callable[[], Connection], settings: Settings, files: TlsFiles | None, worker: Worker | None, number: int
+) -> Listener:
+    if worker is None:
+        return Listener(connection, files, handshake_timeout=settings.header_timeout)
+    return HandedListener(
+        connection, files, handshake_timeout=settings.header_timeout, handed=worker.handed, number=number
+    )
 
 
 @asynccontextmanager
@@ -101,14 +141,14 @@ async def _open(listener: Listener, settings: Settings, number: int, variable: s
 
 
 @asynccontextmanager
-async def _metrics(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+async def _metrics(app: web.Application, settings: Settings, worker: Worker | None) -> AsyncIterator[None]:
     """Serves /metrics, /health and /ready on METRICS_PORT without keys and TLS, for scrapers of a private network."""
     if settings.metrics_port is None:
         yield
         return
     observed = web.Application()
-    observed[TRAFFIC], observed[INSTANCE_ID] = app[TRAFFIC], app[INSTANCE_ID]
-    observed[READINESS], observed[REGISTRY] = app[READINESS], app[REGISTRY]
+    for key, value in app.items():
+        observed[key] = value
     observed.add_routes(
         [
             web.get("/metrics", operations.metrics),
@@ -116,7 +156,41 @@ async def _metrics(app: web.Application, settings: Settings) -> AsyncIterator[No
             web.get("/ready", operations.ready),
         ]
     )
-    async with _running(observed, settings) as connection:
-        listener = Listener(connection, handshake_timeout=settings.header_timeout)
+    async with _running(observed, settings, worker) as connection:
+        listener = _listener(connection, settings, None, worker, _OBSERVED)
         async with _open(listener, settings, settings.metrics_port, "METRICS_PORT"):
             yield
+
+
+@asynccontextmanager
+async def _as_worker(app: web.Application, worker: Worker | None) -> AsyncIterator[None]:
+    """Answers the siblings of a worker, and tells its supervisor that it listens, and whether it is ready."""
+    if worker is None:
+        yield
+        return
+    runner = web.AppRunner(for_siblings.application(app), access_log=None, shutdown_timeout=_CLOSE_SECONDS)
+    await runner.setup()
+    path = worker.place.socket_of(worker.place.number)
+    path.unlink(missing_ok=True)  # of a predecessor
+    try:
+        await web.UnixSite(runner, str(path)).start()
+        worker.handed.tell(Told.LISTENING)
+        telling = asyncio.create_task(_tell_readiness(app, worker), name="readiness of this worker")
+        try:
+            yield
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+    finally:
+        await runner.cleanup()
+        await app[SIBLINGS].close()
+
+
+async def _tell_readiness(app: web.Application, worker: Worker) -> None:
+    told: bool | None = None
+    while True:
+        is_ready = not app[READINESS].reasons()
+        if is_ready != told:
+            worker.handed.tell(Told.READY if is_ready else Told.NOT_READY)
+        told = is_ready
+        await asyncio.sleep(_WATCH_SECONDS if is_ready else _FIRST_WATCH_SECONDS)

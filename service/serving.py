@@ -10,18 +10,22 @@ from collections.abc import Callable
 
 from service import log
 from service.allocator import give_back_large_blocks
+from service.announcement import announce
 from service.contract.settings import Settings, SettingsError
 from service.native import backend
-from service.server import ListenError, listening
+from service.server import ListenError, Worker, listening
+from service.workers.handed import Handed
+from service.workers.place import Place
 
 logger = logging.getLogger("service")
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+def serve(settings: Settings, place: Place | None = None) -> int:
+    """Runs one process, which is a worker if it has a place among others.
 
-def serve(settings: Settings) -> int:
-    """Returns the exit code: 0 after SIGTERM or SIGINT, 1 if a setting or the address cannot be used."""
-    log.configure(settings.log_format, settings.log_level)
+    Returns the exit code: 0 after SIGTERM or SIGINT, 1 if a setting or the address cannot be used.
+    """
+    log.configure(settings.log_format, settings.log_level, place.number if place is not None else None)
     give_back_large_blocks()
     # Modules stay in memory, and reference counting frees the objects of a request: the garbage collector's default of
     # one run every 700 objects wastes time.
@@ -29,30 +33,31 @@ def serve(settings: Settings) -> int:
     gc.set_threshold(20_000, 20, 50)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(settings))
+            runner.run(_serve(settings, place))
     except (ListenError, SettingsError) as error:
         logger.error("%s", error)  # noqa: TRY400 - the sentence needs no traceback
         return 1
     return 0
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, place: Place | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with listening(settings) as port:
+    # A worker ends with its supervisor, also if that was killed.
+    worker = Worker(place, Handed(place.channel, stop.set)) if place is not None else None
+    async with listening(settings, worker) as port:
         logger.info(
             "inner loops are %s",
             "compiled" if backend.COMPILED else "the slower fallback: python -m service.native.build",
         )
-        if settings.is_open and settings.http_host not in _LOOPBACK:
-            logger.warning("no API key is needed (API_KEYS): everyone who reaches %s may use all of the API", port)
-        scheme = "http" if settings.tls_cert is None else "https"
-        host = f"[{settings.http_host}]" if ":" in settings.http_host else settings.http_host
-        logger.info("listening on %s://%s:%d", scheme, host, port)
+        if worker is None:
+            announce(settings, port)
         await stop.wait()
-        logger.info("Received shutdown signal")
-    logger.info("stopped")
+        if worker is None:
+            logger.info("Received shutdown signal")
+    if worker is None:
+        logger.info("stopped")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

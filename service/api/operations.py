@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.fleet import fleet_pod
+from service.api.of_all_workers import of_all_workers
 from service.api.requests import RefreshRequest, decode
 from service.api.resources import (
     ACCURACY,
@@ -27,6 +28,7 @@ from service.api.resources import (
     REGISTRY,
     RESOLVER,
     SHARED,
+    SIBLINGS,
 )
 from service.api.responses import (
     ByTier,
@@ -49,6 +51,7 @@ from service.index.base import Rank, RankBlocks
 from service.replicas.shared.base import describe
 
 _refresh = msgspec.json.Decoder(RefreshRequest)
+_pods = msgspec.json.Decoder(PodList)
 _STARTED = int(time.time())
 
 
@@ -71,7 +74,10 @@ async def ready(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """Returns the metrics in the Prometheus format that the scraper accepts."""
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-    snapshot = _Snapshot(list(request.app[REGISTRY].collect()))
+    families = list(request.app[REGISTRY].collect())
+    if (siblings := request.app.get(SIBLINGS)) is not None:
+        families = await siblings.metrics(families)
+    snapshot = _Snapshot(families)
     body = await asyncio.to_thread(encode, snapshot)
     return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -88,12 +94,20 @@ class _Snapshot(Collector):
 
 async def pods(request: web.Request) -> web.Response:
     """Lists every rank of every pod, and the pods that requests are forwarded to."""
-    blocks = {rank_blocks.rank: rank_blocks for rank_blocks in request.app[INDEX].ranks()}
-    pool = request.app[POOL]
+    listed = own_pods(request.app)
+    if (siblings := request.app.get(SIBLINGS)) is not None:
+        listed = of_all_workers(listed, [_pods.decode(answer) for answer in await siblings.ask("/pods")])
+    return json_response(listed)
+
+
+def own_pods(app: web.Application) -> PodList:
+    """The ranks and the pods as this process knows them."""
+    blocks = {rank_blocks.rank: rank_blocks for rank_blocks in app[INDEX].ranks()}
+    pool = app[POOL]
     streams = {stream.rank: stream for stream in (*pool.unheard(), *pool.streams())}
     now = time.time()
     ranks = [_pod_rank(rank, blocks.get(rank), streams.get(rank), now) for rank in sorted({*blocks, *streams})]
-    return json_response(PodList(ranks, [fleet_pod(pod, request.app[ACCURACY]) for pod in request.app[FLEET]]))
+    return PodList(ranks, [fleet_pod(pod, app[ACCURACY]) for pod in app[FLEET]])
 
 
 def _pod_rank(rank: Rank, blocks: RankBlocks | None, stream: StreamReport | None, now: float) -> PodRank:

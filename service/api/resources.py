@@ -27,6 +27,7 @@ from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
 from service.routing.issued import IssuedReservations
+from service.workers.siblings import Siblings
 
 LIMITS = web.AppKey("limits", RequestLimits)
 INDEX = web.AppKey("index", Index)
@@ -47,6 +48,8 @@ RESOLVER = web.AppKey("resolver", PromptResolver)
 SCORER = web.AppKey("scorer", Scorer)
 SEND_TOKEN_IDS = web.AppKey("send_token_ids", bool)
 READINESS = web.AppKey("readiness", Readiness)
+SIBLINGS = web.AppKey("siblings", Siblings)
+"""The other workers of this machine; not there in a process that is alone."""
 TRAFFIC = web.AppKey("traffic", Traffic)
 INSTANCE_ID = web.AppKey("instance_id", str)
 REGISTRY = web.AppKey("registry", CollectorRegistry)

@@ -17,6 +17,8 @@ from service.contract.pods import PodEntry, parse_pods
 from service.contract.tier_weights import TierWeights
 from service.contract.units import parse_seconds, parse_size
 
+AUTO = 0
+"""WORKERS=auto: one per core."""
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
@@ -78,6 +80,10 @@ def _count(low: int, high: int | None = None) -> Callable[[str], int]:
         return number
 
     return parse
+
+
+def _workers(value: str) -> int:
+    return AUTO if value.strip().lower() == "auto" else _count(1, 256)(value)
 
 
 def _optional_port(value: str) -> int | None:
@@ -256,6 +262,9 @@ class Settings:
     )
     metrics_port: int | None = _setting(
         None, _optional_port, "port that answers /metrics, /health and /ready without key and TLS, besides HTTP_PORT"
+    )
+    workers: int = _setting(
+        1, _workers, "processes that share HTTP_PORT, each with an index and limits of its own; auto for one per core"
     )
     max_body_bytes: int = _setting(16 << 20, _size(1), "maximum size of a request body")
     max_prompt_characters: int = _setting(4_000_000, _count(1), "maximum characters of a prompt, plain or rendered")

@@ -1,0 +1,41 @@
+"""One /pods of several workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.api.responses import FleetPod, PodList, PodRank
+
+
+def of_all_workers(own: PodList, others: Sequence[PodList]) -> PodList:
+    """The list of one worker, with what others add: a rank is exact and connected if it is so for all of them.
+
+    Requests in flight are added up; a pod that is unhealthy or shut out for one of them is shown so.
+    """
+    ranks = {_key(rank): rank for rank in own.pods}
+    fleet = {pod.name: pod for pod in own.fleet}
+    for other in others:
+        for rank in other.pods:
+            _add_rank(ranks.setdefault(_key(rank), rank), rank)
+        for pod in other.fleet:
+            known = fleet.setdefault(pod.name, pod)
+            if known is not pod:
+                _add_pod(known, pod)
+    return PodList([ranks[key] for key in sorted(ranks)], list(fleet.values()))
+
+
+def _key(rank: PodRank) -> tuple[str, str, int]:
+    return rank.pod, rank.model, rank.rank
+
+
+def _add_rank(known: PodRank, other: PodRank) -> None:
+    known.connected = known.connected and other.connected
+    if known.exact and not other.exact:
+        known.exact, known.inexact_reason = False, other.inexact_reason
+    known.claimants = sorted({*known.claimants, *other.claimants})
+
+
+def _add_pod(known: FleetPod, other: FleetPod) -> None:
+    known.in_flight += other.in_flight
+    if known.problem is None and other.problem is not None:
+        known.healthy, known.problem, known.breaker = other.healthy, other.problem, other.breaker

@@ -1,0 +1,163 @@
+"""The supervisor's end of the shared ports: accepts connections, and hands each to the worker with the fewest.
+
+One byte goes with each connection, the number of its port. Bytes of a worker tell of its state, as in `Told`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from typing import Final
+
+_BACKLOG: Final = 1024
+_PER_TURN: Final = 64
+"""Connections accepted before the event loop does other work."""
+_PAUSE: Final = 0.1
+"""Seconds until the next attempt, when descriptors or room in the channels of all workers have run out."""
+
+
+class Told(IntEnum):
+    """What a worker tells its supervisor, in one byte each."""
+
+    LISTENING = 1
+    READY = 2
+    NOT_READY = 3
+    CONNECTION_ENDED = 4
+
+
+class Channel:
+    """The supervisor's end of the socket to one worker."""
+
+    def __init__(self) -> None:
+        self.socket, self.of_worker = socket.socketpair()
+        self.socket.setblocking(False)
+        self.connections = 0
+        self.is_listening = asyncio.Event()
+        self.is_ready = False
+
+    def hand_over(self, port: int, connection: socket.socket) -> bool:
+        """Gives a connection to the worker; False if it cannot take one."""
+        try:
+            socket.send_fds(self.socket, [bytes([port])], [connection.fileno()])
+        except OSError:
+            return False
+        self.connections += 1
+        return True
+
+    def read(self) -> bool:
+        """Reads what the worker told; False when it has ended."""
+        try:
+            told = self.socket.recv(4096)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        for word in told:
+            match word:
+                case Told.LISTENING:
+                    self.is_listening.set()
+                case Told.READY | Told.NOT_READY:
+                    self.is_ready = word == Told.READY
+                case Told.CONNECTION_ENDED:
+                    self.connections -= 1
+        return bool(told)
+
+    def close(self) -> None:
+        self.socket.close()
+        self.of_worker.close()
+
+
+class Accepting:
+    """Accepts on the sockets of several ports. A worker that is not ready gets connections only if none is."""
+
+    def __init__(self, ports: Sequence[Iterable[socket.socket]]) -> None:
+        self._listening = [(number, listening) for number, sockets in enumerate(ports) for listening in sockets]
+        self._channels: list[Channel] = []
+        self._loop = asyncio.get_running_loop()
+        self._is_accepting = False
+
+    def add(self, channel: Channel) -> None:
+        self._channels.append(channel)
+        self._loop.add_reader(channel.socket, self._read, channel)
+
+    def remove(self, channel: Channel) -> None:
+        """Ends the use of a channel, and closes it."""
+        if channel in self._channels:
+            self._channels.remove(channel)
+            self._loop.remove_reader(channel.socket)
+            channel.close()
+            self._look()
+
+    def close(self) -> None:
+        """Ends listening; the channels stay."""
+        self._stop()
+        for _, listening in self._listening:
+            listening.close()
+        self._listening = []
+
+    def _read(self, channel: Channel) -> None:
+        if not channel.read():
+            self.remove(channel)
+        self._look()
+
+    def _look(self) -> None:
+        """Accepts while a worker listens; until then connections wait in the system's queue."""
+        if any(channel.is_listening.is_set() for channel in self._channels):
+            self._start()
+        else:
+            self._stop()
+
+    def _start(self) -> None:
+        if not self._is_accepting:
+            self._is_accepting = True
+            for port, listening in self._listening:
+                self._loop.add_reader(listening, self._accept, port, listening)
+
+    def _stop(self) -> None:
+        self._is_accepting = False
+        for _, listening in self._listening:
+            self._loop.remove_reader(listening)
+
+    def _accept(self, port: int, listening: socket.socket) -> None:
+        for _ in range(_PER_TURN):
+            try:
+                connection, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:  # too many open files
+                self._pause()
+                return
+            with connection:
+                if not self._hand_over(port, connection):
+                    self._pause()
+                    return
+
+    def _hand_over(self, port: int, connection: socket.socket) -> bool:
+        listening = [channel for channel in self._channels if channel.is_listening.is_set()]
+        ready = [channel for channel in listening if channel.is_ready]
+        fewest_first = sorted(ready or listening, key=lambda channel: channel.connections)
+        return any(channel.hand_over(port, connection) for channel in fewest_first)
+
+    def _pause(self) -> None:
+        self._stop()
+        self._loop.call_later(_PAUSE, self._look)
+
+
+async def listen(host: str, port: int) -> list[socket.socket]:
+    """Listens on all addresses of a host, as asyncio does, and for `::` on IPv4 too. Raises OSError."""
+    if host == "::" and socket.has_dualstack_ipv6():
+        sockets = [
+            socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG),
+        ]
+    else:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        sockets = []
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            sockets.append(socket.create_server(address[:2], family=family, backlog=_BACKLOG))
+    for listening in sockets:
+        listening.setblocking(False)
+    return sockets

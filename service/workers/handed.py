@@ -1,0 +1,80 @@
+"""A worker's end of the socket to its supervisor: takes the connections that are handed over."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from service.workers.accepting import Told
+
+_PER_TURN: Final = 16
+
+
+class Handed:
+    """Takes connections from the supervisor. `gone` is called when the supervisor has ended."""
+
+    def __init__(self, channel: int, gone: Callable[[], None]) -> None:
+        """`channel` is the descriptor of the socket to the supervisor."""
+        self._socket = socket.socket(fileno=channel)
+        self._socket.setblocking(False)
+        self._socket.set_inheritable(False)
+        self._gone = gone
+        self._takers: dict[int, Callable[[socket.socket], None]] = {}
+        self._untold = bytearray()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket, self._read)
+
+    def take(self, port: int, taker: Callable[[socket.socket], None] | None) -> None:
+        """Gives connections of a port to a taker; None ends that."""
+        if taker is None:
+            self._takers.pop(port, None)
+        else:
+            self._takers[port] = taker
+
+    def tell(self, word: Told) -> None:
+        self._untold.append(word)
+        with suppress(OSError):  # the supervisor is slow: with the next word; or it has ended
+            del self._untold[: self._socket.send(self._untold)]
+
+    def receive_all(self) -> None:
+        """Takes connections that wait in the channel."""
+        while self._receive():
+            pass
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+
+    def _read(self) -> None:
+        for _ in range(_PER_TURN):
+            if not self._receive():
+                return
+
+    def _receive(self) -> bool:
+        """Takes one connection; False if none waits."""
+        try:
+            ports, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                self._end()
+            return False
+        if not ports:
+            self._end()
+            return False
+        for descriptor in descriptors:
+            connection = socket.socket(fileno=descriptor)
+            taker = self._takers.get(ports[0])
+            if taker is None:
+                connection.close()
+                self.tell(Told.CONNECTION_ENDED)
+            else:
+                connection.setblocking(False)
+                taker(connection)
+        return True
+
+    def _end(self) -> None:
+        self._loop.remove_reader(self._socket)
+        self._gone()

@@ -1,0 +1,53 @@
+"""The place of a worker among those of its machine: what its supervisor tells it at its start."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from math import ceil
+from pathlib import Path
+from typing import Final, NamedTuple
+
+VARIABLE: Final = "KVCACHE_WORKER"
+"""The variable with the place of a worker; only a supervisor sets it."""
+_CPU_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+class Place(NamedTuple):
+    """Worker `number` (from 0) of so many, with the descriptor of the socket to its supervisor.
+
+    `folder` holds the Unix sockets between the workers; `port` is the one that they listen on together.
+    """
+
+    number: int
+    workers: int
+    channel: int
+    port: int
+    folder: Path
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Place | None:
+        """The place that a supervisor gave this process; None if no supervisor started it."""
+        if (text := environment.get(VARIABLE)) is None:
+            return None
+        number, workers, channel, port, folder = json.loads(text)
+        return cls(number, workers, channel, port, Path(folder))
+
+    def __str__(self) -> str:
+        """The text that `of` reads."""
+        return json.dumps([*self[:-1], str(self.folder)])
+
+    def socket_of(self, number: int) -> Path:
+        """Where a worker answers its siblings."""
+        return self.folder / f"worker-{number}"
+
+
+def number_of_cores(limit: Path = _CPU_LIMIT) -> int:
+    """The cores that this process may use: those of the machine or its CPU set, or a container's `--cpus`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = limit.read_text(encoding="ascii").split()
+        return max(1, min(cores, ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max"
+        return cores

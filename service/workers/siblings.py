@@ -1,0 +1,73 @@
+"""A worker's questions to the others of its machine, over their Unix sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import aiohttp
+from prometheus_client import Metric
+
+from service.workers.metrics import Family, Told, decode, merged, read_counters
+from service.workers.place import Place
+
+logger = logging.getLogger(__name__)
+
+_ANSWER_SECONDS: Final = 2.0
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+
+
+class Siblings:
+    """The other workers. One that does not answer within two seconds, as while it starts, is left out."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._others = [number for number in range(place.workers) if number != place.number]
+        self._sessions: dict[int, aiohttp.ClientSession] = {}
+        self._told = Told(self._counters_of(place.number))
+
+    async def close(self) -> None:
+        await asyncio.gather(*(session.close() for session in self._sessions.values()))
+
+    async def ask(self, path: str) -> list[bytes]:
+        """The answers of all others to a GET, without those that failed."""
+        answers = await asyncio.gather(*(self._ask(number, path) for number in self._others))
+        return [answer.body for answer in answers if answer is not None and answer.status == 200]
+
+    def own_metrics(self, metrics: list[Metric]) -> list[Family]:
+        """The metrics of this worker and of its predecessors. Writes a file."""
+        return self._told.with_predecessors([Family.of(metric) for metric in metrics])
+
+    async def metrics(self, own: list[Metric]) -> list[Metric]:
+        """The metrics of all workers; of one that does not answer, its last counters."""
+        asked = await asyncio.gather(*(self._ask(number, "/metrics") for number in self._others))
+        return await asyncio.to_thread(self._merged, own, asked)
+
+    def _merged(self, own: list[Metric], asked: list[Answer | None]) -> list[Metric]:
+        workers = [self.own_metrics(own)]
+        for number, answer in zip(self._others, asked, strict=True):
+            workers.append(decode(answer.body) if answer is not None else read_counters(self._counters_of(number)))
+        return [family.metric() for family in merged(workers)]
+
+    def _counters_of(self, number: int) -> Path:
+        return self._place.folder / f"counters-{number}"
+
+    async def _ask(self, number: int, path: str) -> Answer | None:
+        session = self._sessions.get(number)
+        if session is None:
+            session = self._sessions[number] = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(str(self._place.socket_of(number))),
+                timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS),
+            )
+        try:
+            async with session.get(f"http://worker{path}") as answer:
+                return Answer(answer.status, await answer.read())
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            logger.warning("worker %d does not answer %s: %r", number, path, error)
+            return None

@@ -1,0 +1,168 @@
+"""Starts workers that share the ports, watches them, and stops them as one.
+
+A worker that ends is started again, later each time. If the first one ends before it listens, the settings are to
+blame, and all end with its exit code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Final, TypeAlias
+
+from service import log
+from service.announcement import announce
+from service.contract import secret_environment
+from service.contract.settings import Settings
+from service.workers.accepting import Accepting, Channel, listen
+from service.workers.place import VARIABLE, Place
+
+logger = logging.getLogger("service")
+
+Started: TypeAlias = tuple[asyncio.subprocess.Process, Channel]
+
+_STOP_SECONDS: Final = 3.0
+"""Seconds after which a worker that does not stop is killed; one takes less than a second."""
+_FIRST_DELAY: Final = 0.1
+_LAST_DELAY: Final = 10.0
+"""Seconds before a worker that ended is started again: twice as many each time."""
+_STEADY_SECONDS: Final = 30.0
+"""Seconds after which a worker counts as having started well."""
+
+
+def supervise(settings: Settings, count: int, environment: Mapping[str, str]) -> int:
+    """Runs `count` workers; returns 0 after SIGTERM or SIGINT, 1 if an address or a setting cannot be used."""
+    log.configure(settings.log_format, settings.log_level)
+    return asyncio.run(_supervise(settings, count, environment))
+
+
+async def _supervise(settings: Settings, count: int, environment: Mapping[str, str]) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    ports: list[list[socket.socket]] = []
+    for port, variable in ((settings.http_port, "HTTP_PORT"), (settings.metrics_port, "METRICS_PORT")):
+        try:
+            if port is not None:
+                ports.append(await listen(settings.http_host, port))
+        except OSError as error:
+            address = f"HTTP_HOST={settings.http_host}, {variable}={port}"
+            logger.error("cannot listen on %s: %s", address, error.strerror or error)  # noqa: TRY400
+            return 1
+    port = int(ports[0][0].getsockname()[1])
+    with TemporaryDirectory(prefix="kvcache-", ignore_cleanup_errors=True) as folder:
+        workers = Workers(count, ports, port, Path(folder), environment)
+        try:
+            running = asyncio.create_task(workers.run(lambda: announce(settings, port)))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                logger.info("Received shutdown signal")
+            stopping.cancel()
+            running.cancel()
+            (code,) = await asyncio.gather(running, return_exceptions=True)
+        finally:
+            await workers.stop()
+    logger.info("stopped")
+    return code if isinstance(code, int) else 0
+
+
+class Workers:
+    """The worker processes of one supervisor."""
+
+    def __init__(
+        self,
+        count: int,
+        ports: Sequence[Sequence[socket.socket]],
+        port: int,
+        folder: Path,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._count = count
+        self._port = port
+        self._folder = folder
+        # The file may be gone; its variables are in the environment.
+        self._environment = {name: value for name, value in environment.items() if name != secret_environment.VARIABLE}
+        self._accepting = Accepting(ports)
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+
+    async def run(self, listens: Callable[[], None]) -> int:
+        """Runs until it is cancelled, or returns the exit code of a first worker that cannot listen.
+
+        The others start after the first one, so that a wrong setting is reported once. `listens` is called then.
+        """
+        first = await self._start(0)
+        process, channel = first
+        listening = asyncio.create_task(channel.is_listening.wait())
+        ended = asyncio.create_task(process.wait())
+        try:
+            await asyncio.wait([listening, ended], return_when=asyncio.FIRST_COMPLETED)
+            if not channel.is_listening.is_set():
+                return ended.result() or 1
+        finally:
+            listening.cancel()
+            ended.cancel()
+        listens()
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._count):
+                group.create_task(self._keep(number, first if number == 0 else None), name=f"worker {number}")
+        return 0
+
+    async def stop(self) -> None:
+        """Stops all workers, and kills those that take too long."""
+        self._accepting.close()
+        for process in self._processes.values():
+            with suppress(ProcessLookupError):
+                process.terminate()
+        waiting = [asyncio.create_task(process.wait()) for process in self._processes.values()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=_STOP_SECONDS)
+        for process in self._processes.values():
+            with suppress(ProcessLookupError):
+                process.kill()
+        await asyncio.gather(*waiting)
+
+    async def _keep(self, number: int, started: Started | None) -> None:
+        """Starts a worker again whenever it ends."""
+        delay = _FIRST_DELAY
+        while True:
+            process, channel = started or await self._start(number)
+            started = None
+            began = monotonic()
+            code = await process.wait()
+            self._accepting.remove(channel)
+            delay = _FIRST_DELAY if monotonic() - began > _STEADY_SECONDS else delay
+            logger.error("worker %d ended with %s; it starts again in %.1f s", number, _ending(code), delay)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _LAST_DELAY)
+
+    async def _start(self, number: int) -> Started:
+        channel = Channel()
+        place = Place(number, self._count, channel.of_worker.fileno(), self._port, self._folder)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "service",
+            "serve",
+            env={**self._environment, VARIABLE: str(place)},
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=[channel.of_worker.fileno()],
+            # Ctrl+C in a terminal is for the supervisor, which stops the workers.
+            process_group=0,
+        )
+        self._processes[number] = process
+        channel.of_worker.close()
+        self._accepting.add(channel)
+        return process, channel
+
+
+def _ending(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"signal {-code}"

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import ssl
+import sys
+from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from aiohttp import ClientSession, TCPConnector
+
+from service.workers.place import number_of_cores
+from tests.command import free_port
+from tests.service.certificates import Authority
+from tests.service.workers.running import Machine, environment_of, running
+from tests.waiting import PATIENCE, until
+
+GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+async def connected(machine: Machine, stack: AsyncExitStack) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that was answered once."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", machine.port)
+    stack.callback(writer.close)
+    writer.write(GET_HEALTH)
+    assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\nOK"), PATIENCE)
+    return reader, writer
+
+
+@asynccontextmanager
+async def shared_by(machine: Machine, connections: int) -> AsyncIterator[list[asyncio.StreamReader]]:
+    """So many connections, made after each worker has become ready."""
+    async with AsyncExitStack() as stack:
+        readers = []
+        while not all(machine.connections()):
+            readers.append((await connected(machine, stack))[0])
+        while len(readers) < connections:
+            readers.append((await connected(machine, stack))[0])
+        yield readers
+
+
+async def ended_by_worker(reader: asyncio.StreamReader) -> bool:
+    """Whether a connection has ended; one that goes on has nothing to say."""
+    with suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(0.1):
+            return not await reader.read()
+    return reader.exception() is not None
+
+
+async def requests_counted(port: int) -> float:
+    """The requests of POST /score that all workers have answered, by a worker that takes a new connection."""
+    async with ClientSession(f"http://127.0.0.1:{port}") as client, client.get("/metrics") as answer:
+        assert answer.status == 200
+        counted = re.search(
+            r'kvcache_http_requests_total\{method="POST",route="/score",status="200"\} (\S+)', await answer.text()
+        )
+        return float(counted[1]) if counted else 0.0
+
+
+async def score(machine: Machine, times: int) -> None:
+    """Sends requests, each over a connection of its own."""
+    async with ClientSession(f"http://127.0.0.1:{machine.port}", connector=TCPConnector(force_close=True)) as client:
+        for _ in range(times):
+            async with client.post("/score", json={"prompt": [1, 2, 3]}) as answer:
+                assert answer.status == 200
+
+
+async def test_workers_get_as_many_connections_each(folder: Path) -> None:
+    async with running(environment_of(folder)) as machine, shared_by(machine, 2), AsyncExitStack() as stack:
+        for _ in range(20):
+            await connected(machine, stack)
+        fewest, most = sorted(machine.connections())
+        assert fewest >= 10
+        assert most - fewest <= 1
+
+
+async def test_a_killed_worker_takes_its_connections_along_and_is_started_again(folder: Path) -> None:
+    async with running(environment_of(folder)) as machine, shared_by(machine, 4) as readers:
+        killed, other = machine.workers
+        killed.kill()
+        await until(lambda: machine.said("ended with signal 9; it starts again") == 1)
+        cut = await asyncio.gather(*(ended_by_worker(reader) for reader in readers))
+        assert 0 < sum(cut) < len(readers)
+        await score(machine, 4)
+        await until(lambda: machine.said("is loaded") == 3)
+        assert other in machine.workers
+        assert len(machine.workers) == 2
+        async with shared_by(machine, 2):
+            assert all(machine.connections())
+
+
+async def test_metrics_of_any_worker_count_the_requests_of_all_also_of_one_that_was_killed(folder: Path) -> None:
+    async with running(environment_of(folder)) as machine, shared_by(machine, 2):
+        await score(machine, 10)
+        assert [await requests_counted(machine.port) for _ in range(4)] == [10.0] * 4
+        machine.workers[0].kill()
+        await until(lambda: machine.said("starts again") == 1)
+        assert [await requests_counted(machine.port) for _ in range(4)] == [10.0] * 4
+        await until(lambda: machine.said("is loaded") == 3)
+        await score(machine, 5)
+        assert [await requests_counted(machine.port) for _ in range(4)] == [15.0] * 4
+
+
+async def test_metrics_port_is_shared_too(folder: Path) -> None:
+    port = free_port()
+    environment = environment_of(folder, METRICS_PORT=str(port), API_KEYS="a:read:0123456789abcdef")
+    async with running(environment), ClientSession(f"http://127.0.0.1:{port}") as client:
+        for path in ("/metrics", "/health", "/ready"):
+            async with client.get(path) as answer:
+                assert answer.status == 200
+        async with client.get("/pods") as answer:
+            assert answer.status == 404
+
+
+async def test_each_worker_speaks_tls(folder: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("service")
+    environment = environment_of(folder, TLS_CERT=str(pair.cert), TLS_KEY=str(pair.key))
+    context = ssl.create_default_context(cafile=authority.pair.cert)
+    async with running(environment) as machine, AsyncExitStack() as stack:
+        async with asyncio.timeout(PATIENCE):
+            while not all(machine.connections()):
+                reader, writer = await asyncio.open_connection("localhost", machine.port, ssl=context)
+                stack.callback(writer.close)
+                writer.write(GET_HEALTH)
+                assert (await reader.readuntil(b"\r\n\r\nOK")).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_to_the_supervisor_stops_all_with_exit_code_0(folder: Path, number: signal.Signals) -> None:
+    async with running(environment_of(folder)) as machine:
+        workers = machine.workers
+        machine.process.send_signal(number)
+        assert await asyncio.wait_for(machine.process.wait(), PATIENCE) == 0
+        assert not any(worker.is_running() for worker in workers)
+    assert machine.said("Received shutdown signal") == 1
+    assert await asyncio.to_thread(lambda: list(folder.glob("kvcache-*"))) == []
+
+
+async def test_workers_end_with_a_supervisor_that_was_killed(folder: Path) -> None:
+    async with running(environment_of(folder)) as machine:
+        workers = machine.workers
+        machine.process.kill()
+        await until(lambda: not any(_runs(worker) for worker in workers))
+
+
+def _runs(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+async def ended(environment: dict[str, str]) -> tuple[int | None, list[str]]:
+    command = (sys.executable, "-m", "service", "serve")
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=PIPE, stderr=STDOUT)
+    out, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+    return process.returncode, out.decode().splitlines()
+
+
+async def test_a_setting_that_cannot_be_used_is_reported_once_with_exit_code_1(folder: Path) -> None:
+    code, lines = await ended(environment_of(folder, API_KEYS_FILE=str(folder / "none")))
+    assert code == 1
+    assert sum("API_KEYS_FILE" in line for line in lines) == 1
+
+
+async def test_a_port_in_use_is_reported_in_one_line(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, lines = await ended(environment_of(folder, HTTP_PORT=str(taken.getsockname()[1])))
+    assert code == 1
+    assert len(lines) == 1
+    assert "HTTP_PORT" in lines[0]
+
+
+async def test_one_worker_is_the_process_itself(folder: Path) -> None:
+    async with running(environment_of(folder, WORKERS="1")) as machine:
+        assert machine.workers == []
+        assert machine.said("(worker") == 0
+
+
+async def test_auto_is_one_worker_per_core(folder: Path) -> None:
+    cores = number_of_cores()
+    async with running(environment_of(folder, WORKERS="auto")) as machine:
+        await until(lambda: machine.said("is loaded") == cores)
+        assert len(machine.workers) == (cores if cores > 1 else 0)
