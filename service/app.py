@@ -54,6 +54,7 @@ from service.contract.pods import with_endpoints_of
 from service.contract.settings import Settings, SettingsError
 from service.events.curve import KeyPair
 from service.events.pool import EventPool
+from service.events.relay import Relayed
 from service.fleet.health_checks import Monitor
 from service.fleet.load import LoadReader
 from service.fleet.pods_file import PodsFile
@@ -74,14 +75,16 @@ from service.readiness import Readiness
 from service.replicas.shared.alone import Alone
 from service.replicas.shared.base import Carrier
 from service.replicas.shared.state import SharedState
+from service.replicas.shared.through_hub import ThroughHub
 from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
 from service.routing.issued import IssuedReservations
+from service.workers.place import Place
 from service.workers.siblings import Siblings
 
 
-def create_app(settings: Settings, siblings: Siblings | None = None) -> web.Application:
+def create_app(settings: Settings, place: Place | None = None) -> web.Application:
     """Connects the parts of the service, which may be one of several workers; its resources start with it."""
     app = web.Application(client_max_size=settings.max_body_bytes)
     limits = RequestLimits(
@@ -97,8 +100,8 @@ def create_app(settings: Settings, siblings: Siblings | None = None) -> web.Appl
     options = PromptOptions.of(settings, caches)
     index, traffic = MemoryIndex(settings.index_max_blocks, caches.block_keys), Traffic()
     admission = Admission(settings.max_requests_in_flight, settings.max_requests_per_peer, settings.max_bytes_in_flight)
-    if siblings is not None:
-        app[SIBLINGS] = siblings
+    if place is not None:
+        app[SIBLINGS] = Siblings(place)
     app[LIMITS] = limits
     app[ADMISSION] = admission
     app[TURNS] = asyncio.Lock()
@@ -112,6 +115,7 @@ def create_app(settings: Settings, siblings: Siblings | None = None) -> web.Appl
     app[ASKS_USAGE] = settings.ask_usage
     app[SESSION_KEYS] = SessionKeys(settings.affinity)
     own_keys = _curve_keys(settings)
+    relayed = Relayed(place.relay) if place is not None else None
     fleet = Registry()
     app[FLEET] = fleet
     accuracy = app[ACCURACY] = Accuracy(fleet, index)
@@ -119,13 +123,13 @@ def create_app(settings: Settings, siblings: Siblings | None = None) -> web.Appl
     issued = app[ISSUED] = IssuedReservations()
     router.refreshed = issued.expire
     app[REGISTERED] = {}
-    shared = app[SHARED] = SharedState(_carrier(settings))
+    shared = app[SHARED] = SharedState(_carrier(place))
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         engine = EngineRenderer(settings.render_url_timeout)
         # Nested, so that started resources are stopped if a later one fails to start.
         async with (
-            event_pool(settings, index, own_keys, applied=router.heard) as pool,
+            event_pool(settings, index, own_keys, relayed, applied=router.heard) as pool,
             loaded_models(options, index, fleet) as models,
             readiness(settings, models, pool, fleet) as ready,
             monitored(fleet, pool, models, engine, settings, router=router, accuracy=accuracy) as gateway,
@@ -173,9 +177,9 @@ def _authorizer(keys: KeyRing, permission: str | None) -> Callable[[str | None],
     return partial(keys.check, permission=permission)
 
 
-def _carrier(settings: Settings) -> Carrier:
+def _carrier(place: Place | None) -> Carrier:
     """Carries what this replica tells the others."""
-    return Alone()
+    return ThroughHub(place.hub) if place is not None else Alone()
 
 
 @asynccontextmanager
@@ -203,6 +207,7 @@ async def event_pool(
     settings: Settings,
     index: Index,
     own_keys: KeyPair | None = None,
+    relayed: Relayed | None = None,
     *,
     applied: Callable[[Rank], None] = lambda rank: None,
 ) -> AsyncIterator[EventPool]:
@@ -216,6 +221,7 @@ async def event_pool(
         queue_batches=settings.pool_queue_batches,
         pod_ttl=settings.pod_ttl,
         own_keys=own_keys,
+        relayed=relayed,
         applied=applied,
     )
     try:

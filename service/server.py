@@ -21,7 +21,6 @@ from service.tls import TlsError, TlsFiles
 from service.workers.accepting import Told
 from service.workers.handed import Handed
 from service.workers.place import Place
-from service.workers.siblings import Siblings
 
 _HTTP: Final = 0
 _OBSERVED: Final = 1
@@ -50,9 +49,8 @@ class Worker:
 @asynccontextmanager
 async def listening(settings: Settings, worker: Worker | None = None) -> AsyncIterator[int]:
     """Starts the application, and listens or takes a worker's connections; returns the port. Raises ListenError."""
-    siblings = Siblings(worker.place) if worker is not None else None
     try:
-        app = create_app(settings, siblings)
+        app = create_app(settings, worker.place if worker is not None else None)
     except SettingsError as error:
         raise ListenError(str(error)) from error
     except (OSError, ValueError) as error:

@@ -19,6 +19,7 @@ from service.events.endpoint_status import EndpointState
 from service.events.exactness import inexact_reason
 from service.events.index_sink import IndexSink, count_skipped, rank_name
 from service.events.rate_limited_log import RateLimitedLog
+from service.events.relay import Relayed, RelayedSubscription
 from service.events.replay_socket import ANSWER_SECONDS, ReplayClient
 from service.events.resolver import Resolver
 from service.events.restored_ranks import RestoredRanks
@@ -114,6 +115,7 @@ class EventPool:
         silence_interval: float = _SILENCE_INTERVAL,
         clock: Callable[[], float] = monotonic,
         own_keys: KeyPair | None = None,
+        relayed: Relayed | None = None,
         applied: Callable[[Rank], None] = lambda rank: None,
         waits: bool = False,
         keeps_unverified: bool = True,
@@ -121,7 +123,8 @@ class EventPool:
         """`applied` is called with a rank after each change of its blocks.
 
         If it `waits`, messages are kept in the sockets until `begin`. `keeps_unverified` is whether blocks of a
-        snapshot count, inexact, if nothing can tell whether their engine is still the same.
+        snapshot count, inexact, if nothing can tell whether their engine is still the same. `relayed` tells of bound
+        endpoints; without it they are bound here.
         """
         self.statistics = EventStatistics()
         self._index = index
@@ -153,7 +156,15 @@ class EventPool:
         )
         turns = asyncio.Semaphore(concurrency)
 
+        if relayed is not None:
+            relayed.turned_away = self._turned_away
+        self._relayed = relayed
+
         def subscribe(endpoint: Endpoint) -> Subscription:
+            if relayed is not None and endpoint.binds:
+                return RelayedSubscription(
+                    relayed, self._context, endpoint, topic, self, turns=turns, begin=self._begin
+                )
             return Subscription(
                 self._context,
                 endpoint,
@@ -188,6 +199,8 @@ class EventPool:
         self._run(self._sweep(), "index sweeper")
         self._run(self._watch(), "events watch")
         self._run(self._apply_large_batches(), "large batches")
+        if self._relayed is not None:
+            self._relayed.start()
         for subscription in self._subscriptions:
             subscription.open()
         addresses = ", ".join(subscription.endpoint.address for subscription in self._subscriptions)
@@ -203,6 +216,8 @@ class EventPool:
         for subscription in self._subscriptions:
             await subscription.close()
         await asyncio.gather(*self._closing)
+        if self._relayed is not None:
+            await self._relayed.close()
         await self._client.close()
         await self._access.close()
         self._context.destroy(linger=0)

@@ -95,7 +95,8 @@ class Subscription:
         self.status = EndpointStatus(endpoint, topic)
         self.connections = self.status.connections
         self._binds = endpoint.binds
-        self._ended: set[int] = set()
+        self.ended: set[int] = set()
+        """Connections of a bound socket that have ended; messages of theirs may still come."""
         # An endpoint with a name of its own has topics without names, so it cannot be filtered by topic.
         self._topic = b"" if endpoint.pod or endpoint.model else topic.encode()
         self._context = context
@@ -181,7 +182,7 @@ class Subscription:
 
     def stands(self, connection: int | None) -> bool:
         """Whether the connection of a message is still open, as far as is known."""
-        return connection not in self._ended if self._binds else bool(self.connections)
+        return connection not in self.ended if self._binds else bool(self.connections)
 
     @property
     def address(self) -> str:
@@ -255,10 +256,10 @@ class Subscription:
         elif event["event"] & _MADE:
             self.connections.add(event["value"])
             self.status.refused = False
-            self._ended.discard(event["value"])
+            self.ended.discard(event["value"])
         elif event["value"] in self.connections:
             self.connections.remove(event["value"])
-            self._ended.add(event["value"])
+            self.ended.add(event["value"])
             self._listener.disconnected(self, event["value"])
 
     def _drain(self, socket: zmq.Socket[bytes]) -> None:

@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 
 VARIABLE: Final = "KVCACHE_WORKER"
 """The variable with the place of a worker; only a supervisor sets it."""
+HUB: Final = "hub"
+RELAY: Final = "relay"
 _CPU_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -37,6 +39,16 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         """The text that `of` reads."""
         return json.dumps([*self[:-1], str(self.folder)])
+
+    @property
+    def hub(self) -> Path:
+        """The Unix socket of what the workers share."""
+        return self.folder / HUB
+
+    @property
+    def relay(self) -> Path:
+        """The Unix socket of the endpoints that the supervisor binds."""
+        return self.folder / RELAY
 
     def socket_of(self, number: int) -> Path:
         """Where a worker answers its siblings."""

@@ -22,8 +22,11 @@ from service import log
 from service.announcement import announce
 from service.contract import secret_environment
 from service.contract.settings import Settings
+from service.events.curve import KeyPair
+from service.events.relay import Relay
+from service.replicas.shared.hub import Hub
 from service.workers.accepting import Accepting, Channel, listen
-from service.workers.place import VARIABLE, Place
+from service.workers.place import HUB, RELAY, VARIABLE, Place
 
 logger = logging.getLogger("service")
 
@@ -60,7 +63,10 @@ async def _supervise(settings: Settings, count: int, environment: Mapping[str, s
     port = int(ports[0][0].getsockname()[1])
     with TemporaryDirectory(prefix="kvcache-", ignore_cleanup_errors=True) as folder:
         workers = Workers(count, ports, port, Path(folder), environment)
+        hub, relay = Hub(), _relay(settings)
         try:
+            await hub.start(Path(folder) / HUB)
+            await relay.start(Path(folder) / RELAY)
             running = asyncio.create_task(workers.run(lambda: announce(settings, port)))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -71,8 +77,23 @@ async def _supervise(settings: Settings, count: int, environment: Mapping[str, s
             (code,) = await asyncio.gather(running, return_exceptions=True)
         finally:
             await workers.stop()
+            await relay.close()
+            await hub.close()
     logger.info("stopped")
     return code if isinstance(code, int) else 0
+
+
+def _relay(settings: Settings) -> Relay:
+    keys = None
+    if settings.zmq_curve_key is not None:
+        with suppress(OSError, ValueError):  # the first worker reports it
+            keys = KeyPair.read(settings.zmq_curve_key)
+    return Relay(
+        topic=settings.zmq_topic,
+        concurrency=settings.pool_concurrency,
+        high_water=settings.pool_queue_batches,
+        own_keys=keys,
+    )
 
 
 class Workers:

@@ -15,9 +15,11 @@ import psutil
 import pytest
 from aiohttp import ClientSession, TCPConnector
 
+from service.simulation.publisher import Publisher
 from service.workers.place import number_of_cores
 from tests.command import free_port
 from tests.service.certificates import Authority
+from tests.service.events.batches import stored, tokens_of
 from tests.service.workers.running import Machine, environment_of, running
 from tests.waiting import PATIENCE, until
 
@@ -71,6 +73,18 @@ async def score(machine: Machine, times: int) -> None:
                 assert answer.status == 200
 
 
+async def scores_everywhere(machine: Machine, block: int, expected: dict[str, float]) -> None:
+    """Waits until each worker has a score for a block."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            async with AsyncExitStack() as stack:
+                url = f"http://127.0.0.1:{machine.port}"
+                clients = [await stack.enter_async_context(ClientSession(url)) for _ in range(2 * len(machine.workers))]
+                scores = [await (await one.post("/score", json={"prompt": tokens_of(block)})).json() for one in clients]
+                if all(machine.connections()) and all(one == expected for one in scores):
+                    return
+
+
 async def test_workers_get_as_many_connections_each(folder: Path) -> None:
     async with running(environment_of(folder)) as machine, shared_by(machine, 2), AsyncExitStack() as stack:
         for _ in range(20):
@@ -105,6 +119,26 @@ async def test_metrics_of_any_worker_count_the_requests_of_all_also_of_one_that_
         await until(lambda: machine.said("is loaded") == 3)
         await score(machine, 5)
         assert [await requests_counted(machine.port) for _ in range(4)] == [15.0] * 4
+
+
+async def test_all_workers_hear_an_engine_that_connects_and_hear_it_again_after_their_restart(folder: Path) -> None:
+    events = f"ipc://{folder}/events"
+    async with (
+        running(environment_of(folder, ZMQ_ENDPOINT=events, BLOCK_SIZE="1")) as machine,
+        Publisher(events, topic="kv@a@builtin/demo", binds=False) as publisher,
+        shared_by(machine, 2),
+    ):
+        await publisher.subscribed()
+        publisher.publish(stored(0))
+        await scores_everywhere(machine, 0, {"a": 4})
+        machine.workers[0].kill()
+        await until(lambda: machine.said("is loaded") == 3)
+        publisher.publish(stored(1))
+        await scores_everywhere(machine, 1, {"a": 4})
+        async with ClientSession(f"http://127.0.0.1:{machine.port}") as client, client.get("/pods") as answer:
+            (rank,) = (await answer.json())["pods"]
+        assert (rank["pod"], rank["last_sequence"], rank["connected"]) == ("a", 1, True)
+        assert rank["exact"] is False, "one worker has not heard the first batch"
 
 
 async def test_metrics_port_is_shared_too(folder: Path) -> None:
