@@ -121,7 +121,7 @@ async def run(plan: Plan) -> AsyncIterator[Measure | LeftOut]:
 @asynccontextmanager
 async def _started(model: str, models_dir: Path) -> AsyncIterator[Measured]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "scripts.bench.cheap_engine", model, str(_PODS)),
+        *(sys.executable, "-m", "scripts.bench.cheap_engine", model, str(_PODS), str(models_dir)),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -167,13 +167,16 @@ class Writer:
         total = size.tokens + size.turn * _TURNS // 2
         turns = max(_TURNS + 1, round(total * 0.85 / size.turn))
         messages = conversation(self._random.getrandbits(32), turns, total * self._words_per_token)
-        bodies = [self.body(upto(messages, turn)) for turn in range(turns - _TURNS - 1, turns)]
+        bodies = [await self.body(upto(messages, turn)) for turn in range(turns - _TURNS - 1, turns)]
         tokens = await chat_tokens({"messages": messages}, self._model)
         self._words_per_token *= (1 + total / len(tokens)) / 2
         return Chat(bodies[0], bodies[1:], tokens)
 
-    def body(self, messages: Sequence[dict[str, str]], **fields: object) -> bytes:
-        return msgspec.json.encode({"model": self._name, "messages": messages, "max_tokens": 16, **fields})
+    async def body(self, messages: Sequence[dict[str, str]], **fields: object) -> bytes:
+        """A request; its `seed` is the number of its tokens."""
+        seed = len(await chat_tokens({"messages": messages}, self._model))
+        given = {"model": self._name, "messages": messages, "max_tokens": 16, "seed": seed}
+        return msgspec.json.encode({**given, **fields})
 
 
 async def _sized(plan: Plan, measured: Measured, writer: Writer, size: Size) -> list[Measure]:
@@ -280,7 +283,7 @@ def _measures(rounds: Rounds, measured: Measured, size: Size, crowd: int) -> Ite
 
 async def _chunks(plan: Plan, measured: Measured, writer: Writer) -> list[Measure]:
     """CPU of a chunk of a stream, with that of its request, which is small."""
-    body = writer.body([{"role": "user", "content": "Hello"}], stream=True, max_tokens=_CHUNKS)
+    body = await writer.body([{"role": "user", "content": "Hello"}], stream=True, max_tokens=_CHUNKS)
     rounds = Rounds()
     for counts in plan.turns():
         for gateway in measured.gateways:

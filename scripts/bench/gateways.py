@@ -127,9 +127,7 @@ async def gateways(pods: Sequence[Pod], model: str, **settings: str) -> AsyncIte
 async def ours(pods: Sequence[Pod], model: str, **settings: str) -> AsyncIterator[Gateway]:
     """Runs kvcache before the pods, and waits until it forwards."""
     entries = ",".join(f"{pod.url},events={pod.events},model={model}" for pod in pods)
-    # A cheap engine's tokens differ from the model's: without RENDERERS, kvcache would ask it for them.
-    renderers = f"{model}=template"
-    async with kvcache((), model, MODEL_NAME=model, PODS=entries, RENDERERS=renderers, **settings) as server:
+    async with kvcache((), model, MODEL_NAME=model, PODS=entries, **settings) as server:
         await _forwards(server, model)
         await _compared(server)
         yield Gateway("kvcache", server, follows_events=True)
@@ -160,15 +158,18 @@ def _nginx_file(folder: Path, pods: Sequence[Pod], port: int) -> Path:
 
 
 async def _compared(server: Kvcache) -> None:
-    """Waits until kvcache has compared its tokens with those of every pod. Raises RuntimeError after a minute."""
+    """Waits until kvcache knows that its tokens equal those of every pod: it trusts no others.
+
+    Raises RuntimeError for a difference, and after a minute.
+    """
     ends = time.monotonic() + _START_SECONDS
     while True:
         (connection,) = await server.connections(1)
         fleet = msgspec.json.decode(await connection.get("/pods"))["fleet"]
         verdicts = [parity["verdict"] for pod in fleet for parity in pod["parity"] or [{"verdict": "unknown"}]]
-        if "unknown" not in verdicts:
+        if set(verdicts) == {"equal"}:
             return
-        if time.monotonic() > ends:
+        if "differs" in verdicts or time.monotonic() > ends:
             raise RuntimeError(f"kvcache does not know the tokens of its pods: {verdicts}")
         await asyncio.sleep(0.05)
 
