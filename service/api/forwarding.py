@@ -104,7 +104,7 @@ async def request_with_prompt(request: web.Request, body: bytes) -> ClientReques
     prompts = await _prompts(resolver, wanted)
     question = Question(
         model=wanted.model,
-        is_streamed=_STREAM.search(ends) is not None,
+        is_streamed=b'"stream"' in ends and _STREAM.search(ends) is not None,
         session=request.app[SESSION_KEYS].of(request.headers, ends),
     )
     if len(prompts) != 1:
@@ -113,9 +113,7 @@ async def request_with_prompt(request: web.Request, body: bytes) -> ClientReques
     shown = TokenOrigin(origin.renderer, origin.parity)
     if origin.parity == Verdict.DIFFERS:
         return ClientRequest(request, body, question, shown)
-    is_judged = (
-        request.path in _JUDGED and not prompt.skips_cache and _SEVERAL.search(ends) is None and origin.known is None
-    )
+    is_judged = request.path in _JUDGED and not prompt.skips_cache and origin.known is None and not _asks_several(ends)
     matches = request.app[SCORER].matches(prompt)
     return ClientRequest(
         request,
@@ -126,6 +124,10 @@ async def request_with_prompt(request: web.Request, body: bytes) -> ClientReques
         asks_usage=is_judged and question.is_streamed and request.app[ASKS_USAGE],
         sends_tokens=request.app[SEND_TOKEN_IDS] and _is_proven(wanted, prompt, origin),
     )
+
+
+def _asks_several(ends: bytes) -> bool:
+    return (b'"n"' in ends or b'"best_of"' in ends) and _SEVERAL.search(ends) is not None
 
 
 def _is_proven(wanted: ChatRequest | ScoreRequest, prompt: Prompt, origin: Origin) -> bool:

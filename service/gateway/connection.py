@@ -47,6 +47,7 @@ class EngineConnection(asyncio.Protocol):
         self._error: EngineError | None = None
         self._wake: asyncio.Future[None] | None = None
         self._sink: Callable[[bytes], None] | None = None
+        self._framed_sink: Callable[[bytes], bool] | None = None
         self._on_finished: Callable[[], None] | None = None
         self.received_any = False
         """Whether any byte of the current response has arrived."""
@@ -98,9 +99,17 @@ class EngineConnection(asyncio.Protocol):
         self.resume()
         return data
 
-    def pass_to(self, sink: Callable[[bytes], None] | None, finished: Callable[[], None] | None) -> None:
-        """Passes the rest of the body, including buffered bytes, to `sink` as it arrives, then calls `finished`."""
-        self._sink, self._on_finished = sink, finished
+    def pass_to(
+        self,
+        sink: Callable[[bytes], None] | None,
+        finished: Callable[[], None] | None,
+        framed: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        """Passes the rest of the body, including buffered bytes, to `sink` as it arrives, then calls `finished`.
+
+        `framed` gets whole chunks with their framing first, and returns whether it has taken them.
+        """
+        self._sink, self._on_finished, self._framed_sink = sink, finished, framed
         if sink is not None and self._pieces:
             sink(b"".join(self._pieces))
             self._pieces.clear()
@@ -128,7 +137,9 @@ class EngineConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        parser = self._parser
+        parser, framed = self._parser, self._framed_sink
+        if framed is not None and parser is not None and parser.are_whole_chunks(data) and framed(data):
+            return
         if parser is None or parser.is_complete:
             self.close()  # bytes without a request
             return

@@ -10,7 +10,7 @@ from aiohttp import web
 from service.fleet.registry import Registry
 from service.gateway.client_request import ClientRequest
 from service.gateway.connection import EngineError
-from service.gateway.headers import Response, added_headers
+from service.gateway.headers import Response, added_headers, send_whole
 from service.gateway.http import Head
 from service.gateway.relay import Relay, client_transport, without_usage
 from service.gateway.retries import Attempts, Exchange, Limits
@@ -49,11 +49,26 @@ class Gateway:
             self._attempts.keep(exchange)
 
     async def _relay(self, asked: ClientRequest, exchange: Exchange) -> web.StreamResponse:
-        request = asked.http
+        head, added = exchange.head, added_headers(exchange.choice, asked.origin, names_rank=exchange.names_rank)
+        response: web.StreamResponse | None = None
+        if exchange.is_read:
+            response = send_whole(asked.http, client_transport(asked.http), head, added, exchange.start)
+        end = exchange.start
+        if response is None:
+            response = Response(head, added, asked.http.version)
+            end = await self._stream(asked.http, exchange, response)
+        is_ours = exchange.names_rank == exchange.choice.names_rank  # otherwise the client chose the rank
+        if self._accuracy is not None and head.status == HTTPStatus.OK and asked.is_judged and is_ours:
+            usage = usage_in(end)
+            if usage is not None:
+                self._accuracy.note(exchange.choice, asked.question, usage)
+        if head.status < 500:
+            exchange.pod.breaker.succeeded()
+        return response
+
+    async def _stream(self, request: web.Request, exchange: Exchange, response: Response) -> bytes:
+        """Sends the head and the body as it arrives; returns the end of the body."""
         head, pod, limits = exchange.head, exchange.pod, self._limits
-        response = Response(
-            head, added_headers(exchange.choice, asked.origin, names_rank=exchange.names_rank), request.version
-        )
         writer = await response.prepare(request)
         start = without_usage(exchange.start) if exchange.asks_usage else exchange.start
         if start:
@@ -84,14 +99,7 @@ class Gateway:
                 await self._break_off(request, response, head, f"{pod.name}: {reason}")
             end = b"".join((end, *relay.last_pieces))
         await response.write_eof()
-        is_ours = exchange.names_rank == exchange.choice.names_rank  # otherwise the client chose the rank
-        if self._accuracy is not None and head.status == HTTPStatus.OK and asked.is_judged and is_ours:
-            usage = usage_in(end)
-            if usage is not None:
-                self._accuracy.note(exchange.choice, asked.question, usage)
-        if head.status < 500:
-            pod.breaker.succeeded()
-        return response
+        return end
 
     async def _break_off(self, request: web.Request, response: web.StreamResponse, head: Head, reason: str) -> None:
         """Ends an answer as incomplete, with an error event in a stream. Raises ConnectionError."""

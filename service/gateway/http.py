@@ -78,6 +78,17 @@ def request_head(method: str, target: str, headers: Iterable[tuple[bytes, bytes]
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode("ascii"), target.encode("utf-8", "surrogateescape"), lines)
 
 
+def response_head(head: Head, added: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The bytes of a response before its body: the status line and end-to-end headers of `head`, and added headers.
+
+    An added header replaces those of the same name.
+    """
+    replaced = {name.lower() for name, _ in added}
+    kept = [header for header in end_to_end(head.headers) if header[0].lower() not in replaced]
+    lines = b"".join([b"%b: %b\r\n" % header for header in (*kept, *added)])
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason.encode("latin-1"), lines)
+
+
 class _Body(Enum):
     HEAD = auto()
     LENGTH = auto()
@@ -127,6 +138,18 @@ class ResponseParser:
                     raise ProtocolError("bytes after the end of the response")
         return b""
 
+    def are_whole_chunks(self, data: bytes) -> bool:
+        """Whether the next bytes are whole chunks, none of them the last: then they can pass with their framing."""
+        if self._state is not _Body.CHUNKED or self._buffer or self._left:
+            return False
+        at, size = 0, len(data)
+        while at < size:
+            line = _ONLY_SIZE.match(data, at)
+            if line is None or not (length := int(line[1], 16)):
+                return False
+            at = line.end() + length + 2
+        return at == size and data.endswith(b"\r\n")
+
     def end(self) -> None:
         """Handles the end of the connection. Raises ProtocolError if the response is incomplete."""
         if self._state is _Body.UNTIL_CLOSE:
@@ -142,6 +165,8 @@ class ResponseParser:
             self._buffer = data
             return b""
         first, *lines = data[:end].split(b"\r\n")
+        if data.count(b"\n", 0, end) > len(lines) or data.count(b"\r", 0, end) > len(lines):
+            raise ProtocolError("the headers hold a lone line break")
         version, _, rest = first.partition(b" ")
         status, _, reason = rest.partition(b" ")
         if version not in {b"HTTP/1.1", b"HTTP/1.0"} or len(status) != 3 or not status.isdigit():

@@ -12,9 +12,10 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from service.gateway.connection import ConnectionBroken, EngineConnection
-from service.gateway.failures import Failure, failure_in
+from service.gateway.failures import Failure, failure_in, may_tell_failure
 
 _KEEP_ALIVE_COMMENT: Final = b": keep-alive\n\n"
+_USAGE: Final = b'"usage"'
 _USAGE_EVENT: Final = re.compile(rb'data: \{[^\n]*"choices":\s*\[\][^\n]*\}\n\n')
 _MAX_UNSENT: Final = 64 << 10
 _LAST_PIECES: Final = 3
@@ -57,7 +58,7 @@ class Relay:
         """Returns at the end of the body. Raises EngineError, and TimeoutError after too long a silence."""
         self._limit, self._silence = first_byte, silence
         commented = self._last
-        self._connection.pass_to(self._received, self._wake.set)
+        self._connection.pass_to(self._received, self._wake.set, self._pass_framed if self._is_chunked else None)
         try:
             while True:
                 self._wake.clear()
@@ -86,6 +87,24 @@ class Relay:
                         self._send(_KEEP_ALIVE_COMMENT)
         finally:
             self._connection.pass_to(None, None)
+
+    def _pass_framed(self, chunks: bytes) -> bool:
+        """Passes whole chunks on as they are; False if something in them must be looked at."""
+        if (
+            self._on_first is not None
+            or self._failure is not None
+            or may_tell_failure(chunks)
+            or (self._hides_usage and _USAGE in chunks)
+        ):
+            return False
+        self._last = self._loop.time()
+        self._limit = self._silence
+        self.last_pieces.append(chunks)
+        transport = self._transport
+        transport.write(chunks)
+        if transport.get_write_buffer_size() > _MAX_UNSENT:
+            self._wake.set()
+        return True
 
     def _received(self, piece: bytes) -> None:
         if self._failure is not None:
@@ -116,7 +135,7 @@ class Relay:
 
 def without_usage(piece: bytes) -> bytes:
     """Whole events without the one that `include_usage` adds, which has no choices."""
-    return _USAGE_EVENT.sub(b"", piece) if b'"usage"' in piece else piece
+    return _USAGE_EVENT.sub(b"", piece) if _USAGE in piece else piece
 
 
 def client_transport(request: web.Request) -> asyncio.Transport:

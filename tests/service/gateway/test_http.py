@@ -36,6 +36,27 @@ def test_a_cut_chunk_of_an_event_stream_is_held_back() -> None:
     assert parser.feed(b"fgh\r\n") == b"defgh"
 
 
+def test_only_whole_chunks_can_pass_with_their_framing() -> None:
+    parser = ResponseParser("POST")
+    assert not parser.are_whole_chunks(b"3\r\nabc\r\n"), "before the head"
+    parser.feed(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    assert parser.are_whole_chunks(b"3\r\nabc\r\n")
+    assert parser.are_whole_chunks(b"3\r\nabc\r\n0A\r\n0123456789\r\n")
+    for data in (
+        b"3\r\nabc\r",
+        b"3\r\nabcd\r\n",
+        b"3\r\nabc\r\n2",
+        b"3\r\nabc\r\n0\r\n\r\n",
+        b"0\r\n\r\n",
+        b"+3\r\nabc\r\n",
+        b"3;a=b\r\nabc\r\n",
+        b"3\nabc\r\n",
+    ):
+        assert not parser.are_whole_chunks(data), data
+    parser.feed(b"3\r\na")
+    assert not parser.are_whole_chunks(b"3\r\nabc\r\n"), "within a chunk"
+
+
 def test_the_body_ends_with_its_length_or_with_the_connection() -> None:
     parser, body = parsed(HEAD + b"Content-Length: 3\r\n\r\nabc")
     assert (body, parser.is_complete, parser.keep_alive) == (b"abc", True, True)
@@ -66,6 +87,8 @@ def test_a_connection_that_closes_is_not_kept(connection: bytes) -> None:
         b"HTTP/1.1 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nA : 1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: 1\nB: 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: 1\rB: 2\r\n\r\n",
         HEAD + b"Content-Length: -1\r\n\r\n",
         HEAD + b"Content-Length: 1\r\n\r\nab",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\nx\r\n",

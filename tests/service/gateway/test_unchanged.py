@@ -31,6 +31,12 @@ async def raw(routed: Routed, request: bytes) -> tuple[bytes, bytes]:
     return head, body
 
 
+def of_engine(head: bytes) -> set[bytes]:
+    """The lines of a head, in lower case, without those that the gateway adds."""
+    lines = {line.lower() for line in head.split(b"\r\n")}
+    return {line for line in lines if not line.startswith((b"x-kvcache-", b"date:", b"connection:"))}
+
+
 def post(path: str, body: bytes, headers: bytes = b"Content-Type: application/json\r\n") -> bytes:
     return b"POST %b HTTP/1.1\r\nHost: here\r\nConnection: close\r\n%bContent-Length: %d\r\n\r\n%b" % (
         path.encode(),
@@ -67,6 +73,29 @@ async def test_status_headers_and_body_of_an_error_are_the_engine_s_after_one_at
     assert body == b'{"detail" : "odd"}\n'
     assert {line.lower() for line in headers.splitlines()} <= {line.lower() for line in lines}
     assert sum(len(engine.requests) for engine in engines) == 1
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_answers_over_a_kept_connection_are_those_over_one_that_closes(before: Before, is_chunked: bool) -> None:
+    body = b'{"object": "odd", "n": 1.0}'
+    headers = b"content-type: application/json\r\nX-Odd: a  b\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nServer: me\r\n"
+
+    async def chunked(_: Received, writer: asyncio.StreamWriter) -> None:
+        framed = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (9, body[:9], len(body) - 9, body[9:])
+        writer.write(b"HTTP/1.1 418 Teapot\r\n%btransfer-encoding: chunked\r\n\r\n%b" % (headers, framed))
+
+    routed, _ = await before(chunked if is_chunked else answer(body, b"418 Teapot", headers))
+    head, closed = await raw(routed, post(CHAT, BODY))
+    expected = of_engine(head)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(routed.client))
+    for _ in range(2):
+        writer.write(post(CHAT, BODY).replace(b"Connection: close\r\n", b""))
+        head = (await reader.readuntil(b"\r\n\r\n"))[:-4]
+        assert of_engine(head) == expected
+        assert head.startswith(b"HTTP/1.1 418 Teapot\r\n")
+        kept = await (reader.readuntil(b"0\r\n\r\n") if is_chunked else reader.readexactly(len(body)))
+        assert kept == closed
+    writer.close()
 
 
 @pytest.mark.parametrize(
