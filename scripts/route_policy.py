@@ -33,13 +33,13 @@ class Policy:
             self._ranks.append(RankWork(Pod(PodEntry("", str(number)))))
             self._prefills.append(deque())
             self._decoding.append(deque())
-        uncached = [candidate.uncached for candidate in candidates]
+        uncached = [float(candidate.uncached) for candidate in candidates]
         tokens, arrivals = request["input_length"], self._demand.arrivals(now) / len(candidates)
         self._demand.count(now)
         costs = costs_of(self._ranks, uncached, arrivals, self._demand.reused, now)
         chosen = best_of(self._ranks, costs, uncached)
-        self._demand.chosen(tokens, uncached[chosen])
-        reservation = self._ranks[chosen].reserve(uncached[chosen], tokens, now)
+        self._demand.chosen(tokens, candidates[chosen].uncached)
+        reservation = self._ranks[chosen].reserve(candidates[chosen].uncached, tokens, now)
         self._prefills[chosen].append(reservation)
         return chosen
 

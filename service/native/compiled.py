@@ -15,6 +15,7 @@ from service.native.chat_shape import is_text_only
 from service.native.hashing import block_keys
 from service.native.json_scan import messages_end, messages_start
 from service.native.msgpack_ints import unpack_hashes
+from service.native.rank_costs import RankLoad, costs_of, near_lowest
 from service.native.table import GroupMasks, Table, unpack_numbers
 from service.native.word_split import split_words
 
@@ -45,12 +46,15 @@ def _token_ids(ids: object) -> array[int]:
 
 __all__ = [
     "GroupMasks",
+    "RankLoad",
     "Table",
     "as_key_vector",
     "block_keys",
+    "costs_of",
     "is_text_only",
     "messages_end",
     "messages_start",
+    "near_lowest",
     "prompt_ids",
     "read_common_batch",
     "split_words",

@@ -7,7 +7,7 @@ import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from xxhash import xxh64_intdigest
@@ -245,3 +245,46 @@ class GroupMasks:
 
     def items(self) -> list[tuple[int, int]]:
         return list(self._masks.items())
+
+
+class RankLoad:
+    """One rank as its cost is computed from it. Times are in seconds."""
+
+    __slots__ = ("behind", "finish", "is_busy", "overhead", "seconds_per_token")
+
+    def __init__(self, overhead: float, seconds_per_token: float) -> None:
+        """`overhead` and `seconds_per_token` are its prefill speed."""
+        self.overhead = overhead
+        self.seconds_per_token = seconds_per_token
+        self.is_busy = False
+        """Whether a further prefill has to wait."""
+        self.finish = 0.0
+        """Time at which the oldest prefill is expected to end."""
+        self.behind = 0.0
+        """Seconds of work behind the oldest prefill."""
+
+    def wait(self, now: float) -> float:
+        """Seconds until a further prefill begins."""
+        return max(0.0, self.finish - now) + self.behind
+
+
+Load = TypeVar("Load", bound=RankLoad)
+
+
+def costs_of(ranks: list[Load], uncached: list[float], arrivals: float, reused: float, now: float) -> list[float]:
+    """The cost of each rank, as service/routing/cost.py describes it; `wait` is asked only after `finish`."""
+    evicting = 1 + reused
+    return [
+        rank.overhead + tokens * rank.seconds_per_token * evicting
+        if not rank.is_busy
+        else (wait := rank.finish - now + rank.behind if rank.finish > now else rank.wait(now))
+        + rank.overhead
+        + tokens * rank.seconds_per_token * (evicting + arrivals * wait)
+        for rank, tokens in zip(ranks, uncached, strict=True)
+    ]
+
+
+def near_lowest(costs: list[float], factor: float) -> list[int]:
+    """The positions of costs up to `factor` times the lowest."""
+    limit = min(costs) * factor
+    return [position for position, cost in enumerate(costs) if cost <= limit]

@@ -8,7 +8,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-MODULES = ("batches", "chat_shape", "hashing", "json_scan", "msgpack_ints", "table", "word_split")
+MODULES = ("batches", "chat_shape", "hashing", "json_scan", "msgpack_ints", "rank_costs", "table", "word_split")
 DIGEST = "compiled.sha256"
 
 

@@ -65,7 +65,7 @@ class _Candidates:
 
     __slots__ = ("_registry", "demand", "numbers", "positions", "ranks")
 
-    def __init__(self, registry: Registry, ranks: Sequence[RankWork], demand: Demand) -> None:
+    def __init__(self, registry: Registry, ranks: list[RankWork], demand: Demand) -> None:
         self.ranks = ranks
         self.demand = demand
         self._registry = registry
@@ -99,7 +99,7 @@ class Estimate(NamedTuple):
 class _Weighed(NamedTuple):
     """The candidates for a request, and by their position: uncached tokens, what is reused, cost."""
 
-    ranks: Sequence[RankWork]
+    ranks: list[RankWork]
     demand: Demand
     tokens: int
     keys: Sequence[BlockKey]
@@ -162,8 +162,13 @@ class Router:
             allowed = [position for position in allowed if not ranks[position].pod.is_busy] or allowed
             if not allowed:
                 return None
-            some = [(ranks[position], weighed.costs[position], uncached[position]) for position in allowed]
-            chosen = allowed[best_of(*zip(*some, strict=True))]
+            chosen = allowed[
+                best_of(
+                    [ranks[position] for position in allowed],
+                    [weighed.costs[position] for position in allowed],
+                    [uncached[position] for position in allowed],
+                )
+            ]
         return self._reserve(question, weighed, chosen, now)
 
     def heard(self, rank: Rank) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import exp
 from random import Random
 from typing import Final
 
+from service.native import backend
 from service.routing.reservations import RankWork
 
 _TIE: Final = 0.1
@@ -40,35 +41,23 @@ class Demand:
         self.reused += ((tokens - uncached) / max(1, tokens) - self.reused) * self._SHARE
 
 
-def costs_of(
-    ranks: Iterable[RankWork], uncached: Iterable[float], arrivals: float, reused: float, now: float
-) -> list[float]:
+def costs_of(ranks: list[RankWork], uncached: list[float], arrivals: float, reused: float, now: float) -> list[float]:
     """What each rank costs for a prompt of which it must compute so many tokens, in seconds.
 
     The estimated time to first token, and what the choice costs others. A rank that is busy for w seconds gets
     `arrivals * w` further requests meanwhile (`arrivals` per second and rank), and each waits for this prefill, too.
     Each computed token evicts another one, which would have been reused with the probability `reused`.
     """
-    evicting = 1 + reused
-    # This is `rank.wait` written out: calls would take most of the time.
-    return [
-        rank.overhead + tokens * rank.seconds_per_token * evicting
-        if not rank.is_busy
-        else (wait := rank.finish - now + rank.behind if rank.finish > now else rank.wait(now))
-        + rank.overhead
-        + tokens * rank.seconds_per_token * (evicting + arrivals * wait)
-        for rank, tokens in zip(ranks, uncached, strict=True)
-    ]
+    return backend.costs_of(ranks, uncached, arrivals, reused, now)
 
 
-def best_of(ranks: Sequence[RankWork], costs: Sequence[float], uncached: Sequence[float]) -> int:
+def best_of(ranks: Sequence[RankWork], costs: list[float], uncached: Sequence[float]) -> int:
     """The position of the lowest cost.
 
     Among nearly equal ones, of the fewest uncached tokens, then of the fewest requests in flight, then of the rank
     whose last prefill is the longest ago, so that new prefixes spread over the caches, then at random.
     """
-    limit = min(costs) * (1 + _TIE)
-    near = [position for position, cost in enumerate(costs) if cost <= limit]
+    near = backend.near_lowest(costs, 1 + _TIE)
     if len(near) == 1:
         return near[0]
     fewest = min([uncached[position] for position in near])

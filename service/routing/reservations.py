@@ -10,6 +10,7 @@ from math import inf
 from typing import Final, Protocol
 
 from service.fleet.registry import Pod
+from service.native.backend import RankLoad
 from service.routing.estimate import DEFAULT, PrefillSamples, Speed
 
 _LEARN_SECONDS: Final = 1.0
@@ -22,7 +23,7 @@ class Placement(Protocol):
     def end(self) -> None: ...
 
 
-class RankWork:
+class RankWork(RankLoad):
     """One rank as a candidate: its reservations, and its prefill speed.
 
     Prefills end in the order of their reservations, so that the work in front of the next one is known.
@@ -31,29 +32,25 @@ class RankWork:
     __slots__ = (
         "_learned_at",
         "_since",
-        "behind",
         "decoding_tokens",
         "ended_at",
-        "finish",
         "freed",
         "heard_at",
-        "is_busy",
         "is_known",
         "number",
         "others_tokens",
-        "overhead",
         "pod",
         "prefill_tokens",
         "prefills",
         "requests",
         "samples",
-        "seconds_per_token",
     )
 
     def __init__(
         self, pod: Pod, number: int = 0, speed: Speed = DEFAULT, *, freed: Callable[[], None] = lambda: None
     ) -> None:
         """`freed` is called when a request ends."""
+        super().__init__(*speed)
         self.pod = pod
         self.freed = freed
         self.number = number
@@ -61,7 +58,6 @@ class RankWork:
         """When the last of its events were applied."""
         self.ended_at = -inf
         """When the last of its requests ended."""
-        self.overhead, self.seconds_per_token = speed
         self.is_known = False
         """Whether the speed is the rank's own, not the fleet's median."""
         self.samples = PrefillSamples()
@@ -75,12 +71,6 @@ class RankWork:
         """Tokens to prefill that wait in the engine's queue besides those given here, as its metrics say."""
         self._since = 0.0
         """Time from which the oldest prefill runs."""
-        self.is_busy = False
-        """Whether a further prefill has to wait."""
-        self.finish = 0.0
-        """Time at which the oldest prefill is expected to end."""
-        self.behind = 0.0
-        """Seconds of work behind the oldest prefill."""
 
     def reserve(self, uncached: int, tokens: int, now: float, *, tells_first_token: bool = True) -> Reservation:
         """Gives the rank a request with so many uncached tokens of `tokens` tokens.
@@ -156,6 +146,8 @@ class RankWork:
             tokens -= oldest.uncached
             self.finish = self._since + oldest.uncached * self.seconds_per_token
             break
+        else:
+            self.finish = -inf
         self.behind = tokens * self.seconds_per_token
 
 

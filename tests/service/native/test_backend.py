@@ -65,6 +65,29 @@ def test_a_compiled_table_behaves_as_a_dict(seed: int) -> None:
 
 
 @compiled
+@pytest.mark.parametrize("seed", range(20))
+def test_compiled_costs_of_ranks_equal_those_of_the_fallback(seed: int) -> None:
+    random = Random(seed)
+    ranks: list[fallback.RankLoad] = []
+    same: list[fallback.RankLoad] = []
+    for _ in range(random.randrange(1, 50)):
+        speed = random.choice((0.0, 0.01)), random.choice((1e-4, 2e-4))
+        state = (
+            random.random() < 0.5,
+            random.choice((-float("inf"), random.random(), 2 + random.random())),
+            random.random(),
+        )
+        for kind, made in ((backend.RankLoad, ranks), (fallback.RankLoad, same)):
+            rank = kind(*speed)
+            rank.is_busy, rank.finish, rank.behind = state
+            made.append(rank)
+    uncached = [random.choice((1.0, 512.0, 8000.0)) for _ in ranks]
+    costs = backend.costs_of(ranks, uncached, 0.3, 0.2, 1.0)
+    assert costs == pytest.approx(fallback.costs_of(same, uncached, 0.3, 0.2, 1.0), rel=1e-12)
+    assert backend.near_lowest(costs, 1.1) == fallback.near_lowest(costs, 1.1)
+
+
+@compiled
 def test_a_shrinking_table_still_finds_all_its_entries() -> None:
     random = Random(4)
     names = list({*numbers(random, 50_000)})

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from service.contract.pods import PodEntry
+from service.fleet.registry import Pod
+from service.routing.cost import best_of, costs_of
+from service.routing.estimate import Speed
+from service.routing.reservations import RankWork
+from tests.tries import tries
+
+LENGTHS = (1, 100, 1000, 8000)
+
+
+def busy_ranks(random: Random, now: float) -> list[RankWork]:
+    """Ranks in any state: idle, with prefills that run or are late, with others' work, of equal and unequal speeds."""
+    ranks = []
+    for number in range(random.randrange(1, 12)):
+        pod = Pod(PodEntry("", str(number)), weight=random.choice((1.0, 1.0, 2.0)))
+        rank = RankWork(pod, 0, Speed(random.choice((0.0, 0.05)), random.choice((1e-4, 1e-4, 2e-4))))
+        for _ in range(random.randrange(4)):
+            reserved = rank.reserve(
+                random.choice(LENGTHS), 8000, now - random.random(), tells_first_token=random.random() < 0.8
+            )
+            if random.random() < 0.3:
+                reserved.first_token(now - random.random() / 10)
+        if random.random() < 0.3:
+            rank.set_others(random.choice(LENGTHS))
+        ranks.append(rank)
+    return ranks
+
+
+@pytest.mark.parametrize("seed", range(tries(50, 2000)))
+def test_a_cost_is_the_time_to_first_token_and_what_others_lose(seed: int) -> None:
+    random, now = Random(seed), 1000.0
+    ranks = busy_ranks(random, now)
+    uncached = [float(random.choice(LENGTHS)) for _ in ranks]
+    arrivals, reused = random.choice((0.0, 0.3, 5.0)), random.random()
+    costs = costs_of(ranks, uncached, arrivals, reused, now)
+    for rank, tokens, cost in zip(ranks, uncached, costs, strict=True):
+        wait, prefill = rank.wait(now), tokens * rank.seconds_per_token
+        assert cost == pytest.approx(wait + rank.overhead + prefill + prefill * (reused + arrivals * wait), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(tries(50, 2000)))
+def test_the_rank_of_the_lowest_cost_is_best_and_ties_have_an_order(seed: int) -> None:
+    random, now = Random(seed), 1000.0
+    ranks = busy_ranks(random, now)
+    uncached = [float(random.choice(LENGTHS)) for _ in ranks]
+    costs = costs_of(ranks, uncached, 0.3, 0.2, now)
+    best = best_of(ranks, costs, uncached)
+    near = [position for position, cost in enumerate(costs) if cost <= 1.1 * min(costs)]
+
+    def order(position: int) -> tuple[float, float, float]:
+        rank = ranks[position]
+        return uncached[position], rank.requests / rank.pod.weight, rank.last_prefill
+
+    assert best in near
+    assert order(best) == min(order(position) for position in near)
+
+
+def test_work_of_others_alone_is_all_that_a_request_waits_for() -> None:
+    rank = RankWork(Pod(PodEntry("", "a")))
+    rank.set_others(1000)
+    rank.reserve(8000, 8000, 10.0).end(10.1)
+    assert rank.wait(10.2) == pytest.approx(1000 * rank.seconds_per_token)
+    assert costs_of([rank], [0.0], 0.0, 0.0, 10.2) == [rank.wait(10.2)]
