@@ -64,7 +64,7 @@ from service.gateway.retries import Limits
 from service.index.base import Index, Rank
 from service.index.memory import MemoryIndex
 from service.index.scoring import Scorer
-from service.metrics import GatewayCollector, registry
+from service.metrics import GatewayCollector, SharedStateCollector, registry
 from service.native.backend import COMPILED
 from service.parity.watcher import ParityWatcher
 from service.prompts.models.catalog import Models
@@ -123,7 +123,7 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     issued = app[ISSUED] = IssuedReservations()
     router.refreshed = issued.expire
     app[REGISTERED] = {}
-    shared = app[SHARED] = SharedState(_carrier(place))
+    shared = app[SHARED] = SharedState(_carrier(settings, place))
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         engine = EngineRenderer(settings.render_url_timeout)
@@ -151,6 +151,7 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
             app[GATEWAY] = gateway
             app[REGISTRY] = registry(index, pool, traffic, admission)
             app[REGISTRY].register(GatewayCollector(fleet, gateway.statistics, accuracy))
+            app[REGISTRY].register(SharedStateCollector(shared))
             yield
 
     app.cleanup_ctx.append(resources)
@@ -177,8 +178,12 @@ def _authorizer(keys: KeyRing, permission: str | None) -> Callable[[str | None],
     return partial(keys.check, permission=permission)
 
 
-def _carrier(place: Place | None) -> Carrier:
+def _carrier(settings: Settings, place: Place | None) -> Carrier:
     """Carries what this replica tells the others."""
+    if settings.shared_state is not None:
+        from service.replicas.shared.valkey import ValkeyCarrier  # noqa: PLC0415 - its client takes a while to load
+
+        return ValkeyCarrier(settings.shared_state, settings.shared_state_prefix)
     return ThroughHub(place.hub) if place is not None else Alone()
 
 

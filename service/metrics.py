@@ -18,6 +18,7 @@ from service.gateway.statistics import GatewayStatistics
 from service.histogram import Histogram
 from service.index.base import Index, Rank
 from service.native.backend import COMPILED
+from service.replicas.shared.state import SharedState
 from service.routing.accuracy import Accuracy
 
 _Family = TypeVar("_Family", CounterMetricFamily, GaugeMetricFamily)
@@ -238,6 +239,30 @@ class GatewayCollector(Collector):
         yield _labelled(
             GaugeMetricFamily("kvcache_pod_requests_in_flight", "Requests forwarded and not ended", labels=("pod",)),
             (((pod.name,), pod.in_flight) for pod in self._fleet),
+        )
+
+
+class SharedStateCollector(Collector):
+    """The other replicas, and what goes between them; nothing without SHARED_STATE."""
+
+    def __init__(self, shared: SharedState) -> None:
+        self._shared = shared
+
+    def collect(self) -> Iterable[Metric]:
+        status = self._shared.status()
+        if status is None:
+            return
+        yield _gauge("shared_state_up", "1 while the store that connects the replicas answers", not status.down_since)
+        yield _gauge("replicas", "Replicas that are alive, this one included", len(self._shared.members) + 1)
+        yield _counter("shared_state_messages_sent", "Messages to the other replicas", status.sent)
+        yield _counter("shared_state_messages_received", "Messages from the stream of all replicas", status.received)
+        yield _counter(
+            "shared_state_messages_dropped", "Messages that were not sent: the store was down or slow", status.dropped
+        )
+        yield _counter(
+            "shared_state_malformed",
+            "Messages that were left out, damaged or of another version",
+            self._shared.malformed,
         )
 
 

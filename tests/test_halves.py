@@ -61,7 +61,6 @@ FORBIDDEN: Mapping[str, tuple[str, ...]] = {
     "service.contract": ("service", "orchestrator"),
     "service.native": ("service.contract",),
     "service.events": ("service.prompts",),
-    "service.replicas.shared": ("service.contract",),
     "service.fleet": ("service.index", "service.prompts"),
     "service.routing": ("service.events", "service.prompts.models"),
     "service.prompts": ("service.index.memory",),

@@ -14,11 +14,13 @@ from service.contract.assignments import parse_assignments, parse_renderers, par
 from service.contract.endpoints import Endpoint, parse_optional_endpoints
 from service.contract.model_options import check_model_options
 from service.contract.pods import PodEntry, parse_pods
+from service.contract.shared_state import ValkeyAddress, parse_prefix, parse_shared_state
 from service.contract.tier_weights import TierWeights
 from service.contract.units import parse_seconds, parse_size
 
 AUTO = 0
 """WORKERS=auto: one per core."""
+_SECRET = frozenset({"API_KEYS", "SHARED_STATE"})
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
@@ -289,6 +291,16 @@ class Settings:
     )
     keepalive_timeout: float = _setting(75.0, parse_seconds, "how long an idle connection stays open")
 
+    shared_state: ValkeyAddress | None = _setting(
+        None,
+        parse_shared_state,
+        "Valkey or Redis where replicas meet: valkey://HOST:PORT, valkeys:// for TLS, valkey+sentinel://HOST,…/NAME, "
+        "valkey+cluster://HOST,…, with USER:PASSWORD@, /DATABASE and ?ca=FILE&password_file=FILE; none for one replica",
+    )
+    shared_state_prefix: str = _setting(
+        "kvcache", parse_prefix, "prefix of the keys there; fleets with different prefixes do not meet"
+    )
+
     log_format: str = _setting("human", _choice("human", "json"), "format of log lines: text or JSON")
     log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "minimum level of log lines")
 
@@ -307,7 +319,7 @@ class Settings:
                 try:
                     values[setting.name] = setting.metadata["parse"](environment[name])
                 except ValueError as error:
-                    shown = "…" if name == "API_KEYS" else _shortened(environment[name])
+                    shown = "…" if name in _SECRET else _shortened(environment[name])
                     raise SettingsError(f"{name}={shown}: {error}") from None
         if "zmq_endpoint" not in values and (values.get("pods") or values.get("pods_file")):
             values["zmq_endpoint"] = ()

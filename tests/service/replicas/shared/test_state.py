@@ -9,7 +9,7 @@ import pytest
 
 from service.replicas.shared.state import MEMBER_SECONDS, SharedState
 from service.replicas.shared.tables import Tables
-from tests.service.replicas.joined import Between, Joined
+from tests.service.replicas.shared.joined import Between, Joined
 
 Join: TypeAlias = Callable[..., Awaitable[tuple[SharedState, Joined]]]
 

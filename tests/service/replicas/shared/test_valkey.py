@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TypeAlias
+
+import pytest
+
+from service.contract.shared_state import parse_shared_state
+from service.replicas.shared.base import CarrierStatus
+from service.replicas.shared.state import SharedState
+from service.replicas.shared.valkey import ValkeyCarrier
+from tests.service.replicas.shared.valkey_server import ValkeyServer, valkey_server
+from tests.waiting import until
+
+Join: TypeAlias = Callable[..., Awaitable[SharedState]]
+
+
+def is_up(state: SharedState) -> bool:
+    return status(state).down_since is None
+
+
+def status(state: SharedState) -> CarrierStatus:
+    found = state.status()
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+async def join(valkey: ValkeyServer) -> AsyncIterator[Join]:
+    """Starts a replica that uses the Valkey of the test, and waits until it is connected if it can be."""
+    async with AsyncExitStack() as stack:
+
+        async def start(name: str, prefix: str = "fleet", url: str = valkey.url, *, waits: bool = True) -> SharedState:
+            address = parse_shared_state(url)
+            assert address is not None
+            state = SharedState(ValkeyCarrier(address, prefix), name)
+            await state.start()
+            stack.push_async_callback(state.close)
+            if waits:
+                await until(lambda: is_up(state))
+            return state
+
+        yield start
+
+
+async def test_replicas_find_each_other_and_miss_one_that_leaves(join: Join) -> None:
+    first, second = await join("first"), await join("second")
+    await until(lambda: list(first.members) == ["second"] and list(second.members) == ["first"])
+    await second.close()
+    await until(lambda: not first.members)
+
+
+async def test_a_value_is_known_to_a_replica_that_starts_when_its_writer_is_gone(join: Join) -> None:
+    first = await join("first")
+    first.put("pods", "a", b"1")
+    first.put("pods", "b", b"2")
+    first.remove("pods", "b")
+    await first.close()
+    second = await join("second")
+    await until(lambda: second.values("pods") == {"a": b"1"})
+
+
+async def test_messages_come_in_order(join: Join) -> None:
+    first, second = await join("first"), await join("second")
+    told: list[bytes] = []
+    second.subscribe("load", lambda _, message: told.append(message))
+    sent = [b"%d" % number for number in range(5000)]
+    for message in sent:
+        first.publish("load", message)
+    await until(lambda: len(told) == len(sent))
+    assert told == sent
+
+
+async def test_a_log_is_read_from_its_beginning_and_on(join: Join) -> None:
+    first, second = await join("first"), await join("second")
+    first.append("a", b"1")
+    read: list[bytes] = []
+    second.follow("a", read.append)
+    await until(lambda: read == [b"1"])
+    first.append("a", b"2")
+    await until(lambda: read == [b"1", b"2"])
+
+
+async def test_two_fleets_on_one_valkey_do_not_meet(join: Join, valkey: ValkeyServer) -> None:
+    first, second, other = await join("first", "blue"), await join("second", "blue"), await join("other", "green")
+    first.put("pods", "a", b"1")
+    other.put("pods", "a", b"2")
+    await until(lambda: second.values("pods") == {"a": b"1"})
+    assert set(second.members) == {"first"}
+    assert not other.members
+    assert {key.split(":")[0] for key in valkey.all_keys()} == {"{blue}", "{green}"}
+
+
+async def test_every_key_has_the_prefix_and_the_version_and_that_of_a_replica_expires(
+    join: Join, valkey: ValkeyServer
+) -> None:
+    first = await join("first")
+    client = valkey.client()
+    await until(lambda: client.pttl("{fleet}:1:replicas:first") > 0)
+    assert all(key.startswith(("{fleet}:1:", "{fleet}:format")) for key in valkey.all_keys())
+    assert is_up(first)
+
+
+async def test_a_replica_of_another_version_is_refused_and_says_so(join: Join, valkey: ValkeyServer) -> None:
+    valkey.client().set("{fleet}:format", "2")
+    state = await join("first", waits=False)
+    await until(lambda: "version 2 of" in str(status(state).problem))
+    assert valkey.all_keys() == ["{fleet}:format"]
+    valkey.client().delete("{fleet}:format")
+    await until(lambda: is_up(state))
+
+
+async def test_what_changes_while_valkey_is_away_is_told_when_it_is_back_without_its_memory(
+    join: Join, valkey: ValkeyServer
+) -> None:
+    first, second = await join("first"), await join("second")
+    first.put("pods", "a", b"1")
+    await until(lambda: second.values("pods") == {"a": b"1"})
+    valkey.kill()
+    await until(lambda: not is_up(first) and not is_up(second))
+    first.put("pods", "b", b"2")
+    second.remove("pods", "a")
+    valkey.launch()
+    await until(lambda: is_up(first) and is_up(second))
+    await until(lambda: first.values("pods") == second.values("pods") == {"b": b"2"})
+    third = await join("third")
+    await until(lambda: third.values("pods") == {"b": b"2"})
+    await until(lambda: len(third.members) == 2)
+
+
+async def test_a_valkey_that_does_not_answer_is_down_and_messages_are_dropped_until_it_does(
+    join: Join, valkey: ValkeyServer
+) -> None:
+    first, second = await join("first"), await join("second")
+    told: list[bytes] = []
+    second.subscribe("load", lambda _, message: told.append(message))
+    valkey.stall()
+    try:
+        await until(lambda: not is_up(first) and not is_up(second))
+        assert "no answer" in str(status(first).problem)
+        first.publish("load", b"lost")
+        assert status(first).dropped > 0
+    finally:
+        valkey.go_on()
+    await until(lambda: is_up(first) and is_up(second))
+    first.publish("load", b"told")
+    await until(lambda: told[-1:] == [b"told"])
+    assert b"lost" not in told
+
+
+async def test_a_full_valkey_is_down_with_the_remedy(join: Join, valkey: ValkeyServer) -> None:
+    first = await join("first")
+    client = valkey.client()
+    client.config_set("maxmemory", 1)
+    await until(lambda: "raise its maxmemory" in str(status(first).problem))
+    client.config_set("maxmemory", 0)
+    await until(lambda: is_up(first))
+
+
+async def test_a_primary_that_becomes_a_replica_is_down(join: Join, valkey: ValkeyServer) -> None:
+    first = await join("first")
+    client = valkey.client()
+    client.replicaof("127.0.0.1", 1)
+    await until(lambda: not is_up(first))
+    client.replicaof("NO", "ONE")
+    await until(lambda: is_up(first))
+
+
+async def test_a_wrong_password_is_said_and_the_right_one_works(join: Join, valkey: ValkeyServer) -> None:
+    valkey.client().config_set("requirepass", "secret")
+    wrong = await join("first", url=f"valkey://:wrong@127.0.0.1:{valkey.port}", waits=False)
+    await until(lambda: "password" in str(status(wrong).problem))
+    await join("second", url=f"redis://:secret@127.0.0.1:{valkey.port}")
+
+
+async def test_nobody_there_is_said_and_delays_nothing(join: Join, valkey: ValkeyServer) -> None:
+    valkey.kill()
+    state = await join("first", waits=False)
+    state.put("pods", "a", b"1")
+    assert state.values("pods") == {"a": b"1"}
+    await until(lambda: "connect" in str(status(state).problem).lower())
+
+
+async def test_a_cluster_carries_all_of_it(join: Join) -> None:
+    with valkey_server("--cluster-enabled", "yes") as server:
+        await server.answers()
+        server.client().cluster("addslotsrange", 0, 16383)
+        await until(lambda: server.client().cluster("info")["cluster_state"] == "ok")
+        url = f"valkey+cluster://127.0.0.1:{server.port}"
+        first, second = await join("first", url=url), await join("second", url=url)
+        first.put("pods", "a", b"1")
+        first.append("log", b"1")
+        read: list[bytes] = []
+        second.follow("log", read.append)
+        await until(lambda: second.values("pods") == {"a": b"1"} and read == [b"1"])
+        third = await join("third", url=url)
+        await until(lambda: third.values("pods") == {"a": b"1"})
+        await third.close()
+        await second.close()
+        await first.close()
