@@ -51,16 +51,16 @@ class Gateway:
     async def _relay(self, asked: ClientRequest, exchange: Exchange) -> web.StreamResponse:
         head, added = exchange.head, added_headers(exchange.choice, asked.origin, names_rank=exchange.names_rank)
         response: web.StreamResponse | None = None
-        if exchange.is_read:
+        if exchange.read_at is not None:
             response = send_whole(asked.http, client_transport(asked.http), head, added, exchange.start)
         end = exchange.start
         if response is None:
             response = Response(head, added, asked.http.version)
             end = await self._stream(asked.http, exchange, response)
         is_ours = exchange.names_rank == exchange.choice.names_rank  # otherwise the client chose the rank
-        if self._accuracy is not None and head.status == HTTPStatus.OK and asked.is_judged and is_ours:
-            usage = usage_in(end)
-            if usage is not None:
+        if head.status == HTTPStatus.OK and asked.is_judged and is_ours and (usage := usage_in(end)) is not None:
+            exchange.came_whole(usage)
+            if self._accuracy is not None:
                 self._accuracy.note(exchange.choice, asked.question, usage)
         if head.status < 500:
             exchange.pod.breaker.succeeded()
@@ -74,7 +74,7 @@ class Gateway:
         if start:
             await response.write(start)
         end = exchange.start
-        if not exchange.is_read:
+        if exchange.read_at is None:
             assert writer is not None  # noqa: S101 - the request is not a websocket's
             writer.send_headers()  # aiohttp would delay them until the first piece
             relay = Relay(

@@ -25,6 +25,7 @@ from service.gateway.failures import failure_in
 from service.gateway.http import Head
 from service.gateway.queue import Queue
 from service.gateway.statistics import GatewayStatistics
+from service.routing.accuracy import Usage
 from service.routing.choice import Choice, Router
 from service.routing.question import Question
 
@@ -79,8 +80,8 @@ class Exchange:
     names_rank: bool
     asks_usage: bool
     start: bytes = b""
-    is_read: bool = False
-    """Whether `start` is the whole body."""
+    read_at: float | None = None
+    """When the whole body was read, which is `start`; None if there may be more of it."""
 
     @property
     def pod(self) -> Pod:
@@ -90,6 +91,13 @@ class Exchange:
         """Notes the first piece of a stream: its prefill is done."""
         if self.head.status == HTTPStatus.OK:
             self.choice.reservation.first_token(monotonic())
+
+    def came_whole(self, usage: Usage) -> None:
+        """Learns from the duration of an answer that is no stream."""
+        if self.read_at is not None and usage.generated is not None:
+            reservation = self.choice.reservation
+            uncached = reservation.uncached if usage.cached is None else usage.prompt - usage.cached
+            reservation.came_whole(self.read_at, uncached, usage.generated)
 
     def end(self) -> None:
         """Ends the reservation, also of an answer that broke off."""
@@ -248,12 +256,16 @@ class Attempts:
             except TimeoutError:
                 raise ConnectionBroken(f"no bytes for {self._limits.silence:g} s") from None
             if not piece:
-                exchange.is_read = True
+                exchange.read_at = monotonic()
                 break
             parts.append(piece)
             size += len(piece)
         exchange.start = b"".join(parts)
-        if exchange.head.status == 200 and exchange.is_read and (failure := failure_in(exchange.start)) is not None:
+        if (
+            exchange.head.status == 200
+            and exchange.read_at is not None
+            and (failure := failure_in(exchange.start)) is not None
+        ):
             raise ConnectionBroken(failure.reason)
 
     def _changed(self, pod: Pod, is_there: bool) -> None:

@@ -23,6 +23,7 @@ from service.routing.question import Question
 logger = logging.getLogger(__name__)
 
 _PROMPT_TOKENS: Final = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
+_GENERATED_TOKENS: Final = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})')
 _CACHED_TOKENS: Final = re.compile(rb'"cached_tokens"\s*:\s*(\d{1,9})')
 _USAGE: Final = b'"usage"'
 _WINDOW: Final = 32
@@ -30,10 +31,11 @@ _MIN_JUDGED: Final = 8
 
 
 class Usage(NamedTuple):
-    """Prompt tokens of an answer; `cached` is None if the engine does not tell them."""
+    """Prompt tokens and generated tokens of an answer; None if the engine does not tell them."""
 
     prompt: int
     cached: int | None
+    generated: int | None = None
 
 
 class Delivery(StrEnum):
@@ -58,7 +60,8 @@ def usage_in(data: bytes) -> Usage | None:
         prompt = _PROMPT_TOKENS.search(data, start)
         if prompt is not None:
             cached = _CACHED_TOKENS.search(data, start)
-            return Usage(int(prompt[1]), int(cached[1]) if cached is not None else None)
+            generated = _GENERATED_TOKENS.search(data, start)
+            return Usage(int(prompt[1]), *(int(found[1]) if found else None for found in (cached, generated)))
         start = data.rfind(_USAGE, 0, start)  # `"usage": null` in the last chunk
     return None
 

@@ -17,6 +17,7 @@ _MIN_TOKENS: Final = 512
 """With fewer sampled tokens, the overhead of a request is most of its time, and a rank counts as the median rank."""
 _MIN_FOR_LINE: Final = 9
 _SAME_STEP: Final = 0.1
+_MAX_DECODING: Final = 0.25
 
 
 class Speed(NamedTuple):
@@ -65,6 +66,28 @@ class PrefillSamples:
         if sum(sample.tokens for sample in samples) < _MIN_TOKENS:
             return None
         return _line(samples) or Speed(0.0, _weighted_median(samples))
+
+
+class WholeAnswers:
+    """Finds the prefill in the duration of answers that came whole, without a first token to be seen.
+
+    A duration is that of the prefill, and of a step of decoding per further token. How long a step takes is not told;
+    but it is at most the duration per token of every answer, so that the least of them bounds it. It is close for
+    answers of many tokens, and times the few tokens of a short answer its error is small.
+    """
+
+    __slots__ = ("_steps",)
+
+    def __init__(self) -> None:
+        self._steps: deque[float] = deque(maxlen=_SAMPLES)
+
+    def prefill(self, seconds: float, generated: int) -> float | None:
+        """The seconds of prefill of an answer; None if decoding may be more than a quarter of its duration."""
+        if generated <= 1:
+            return seconds
+        self._steps.append(seconds / (generated - 1))
+        decoding = (generated - 1) * min(self._steps)
+        return seconds - decoding if decoding <= _MAX_DECODING * seconds else None
 
 
 def _line(samples: Sequence[_Sample]) -> Speed | None:

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from service.fleet.registry import Pod
 from service.native.backend import RankLoad
-from service.routing.estimate import DEFAULT, PrefillSamples, Speed
+from service.routing.estimate import DEFAULT, PrefillSamples, Speed, WholeAnswers
 
 _LEARN_SECONDS: Final = 1.0
 
@@ -44,6 +44,7 @@ class RankWork(RankLoad):
         "prefills",
         "requests",
         "samples",
+        "whole_answers",
     )
 
     def __init__(
@@ -61,6 +62,7 @@ class RankWork(RankLoad):
         self.is_known = False
         """Whether the speed is the rank's own, not the fleet's median."""
         self.samples = PrefillSamples()
+        self.whole_answers = WholeAnswers()
         self._learned_at = -inf
         self.prefills: dict[Reservation, None] = {}
         """Reservations without a first token, oldest first."""
@@ -77,9 +79,12 @@ class RankWork(RankLoad):
 
         The first token of a request whose answer comes whole is not seen: its prefill ends when it is expected to.
         """
+        is_first = not self.is_busy
         if not self.prefills:
             self._since = now
-        reservation = Reservation(self, max(1, uncached), tokens, now, tells_first_token)
+        reservation = Reservation(
+            self, max(1, uncached), tokens, now, tells_first_token=tells_first_token, is_first=is_first
+        )
         self.prefills[reservation] = None
         self.prefill_tokens += reservation.uncached
         self.requests += 1
@@ -157,6 +162,7 @@ class Reservation:
     __slots__ = (
         "_has_first_token",
         "_is_ended",
+        "_is_first",
         "_started",
         "placement",
         "rank",
@@ -165,7 +171,11 @@ class Reservation:
         "uncached",
     )
 
-    def __init__(self, rank: RankWork, uncached: int, tokens: int, now: float, tells_first_token: bool) -> None:
+    def __init__(
+        self, rank: RankWork, uncached: int, tokens: int, now: float, *, tells_first_token: bool, is_first: bool
+    ) -> None:
+        """`is_first` if no other prefill is in front of it."""
+        self._is_first = is_first
         self.rank = rank
         self.uncached = uncached
         self.tokens = tokens
@@ -188,6 +198,17 @@ class Reservation:
         rank.decoding_tokens += self.tokens
         if self.tells_first_token and now > began:
             rank._learn(self.uncached, now - began, now)
+
+    def came_whole(self, now: float, uncached: int, generated: int) -> None:
+        """Learns from an answer without a first token, of `generated` tokens, to a prompt of `uncached` tokens.
+
+        The answer to a request that waited for other prefills tells nothing.
+        """
+        if self.tells_first_token or not self._is_first:
+            return
+        prefill = self.rank.whole_answers.prefill(now - self._started, generated)
+        if prefill is not None and prefill > 0:
+            self.rank._learn(max(1, uncached), prefill, now)
 
     def end(self, now: float, *, is_computed: bool = False) -> None:
         """Ends the request. `is_computed` tells that its answer came, if its first token was not seen."""

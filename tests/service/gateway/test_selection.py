@@ -6,8 +6,10 @@ import asyncio
 import sys
 from typing import Any
 
-from tests.service.conftest import url_of
-from tests.service.engines import chat
+from service.contract.pods import PodEntry
+from service.simulation.scheduler import Speed
+from tests.service.conftest import Serve, url_of
+from tests.service.engines import StartEngine, chat
 from tests.service.gateway.routed import CHAT, Route, Routed
 
 TEXT = "The harbour office answers questions about the ferry, the pilot boat and the crane. " * 8
@@ -117,6 +119,22 @@ async def test_the_rank_is_named_as_the_engine_reads_it(route: Route) -> None:
     assert {one["rank"] for one in selected} == {0, 1}
     assert selected[0]["headers"] == {"X-data-parallel-rank": str(selected[0]["rank"])}
     assert selected[0]["body"] == {}
+
+
+async def test_speeds_are_learned_from_answers_that_come_whole(start_engine: StartEngine, serve: Serve) -> None:
+    engines = [await start_engine(speed=Speed(prefill_rate=rate)) for rate in (500.0, 100_000.0)]
+    pods = tuple(PodEntry(engine.url, engine.pod) for engine in engines)
+    routed = Routed(await serve(pods=pods, health_interval=0.2), engines)
+    await routed.until_healthy(2)
+    for pod, other in ((0, 1), (1, 0)):
+        await routed.client.patch(f"/pods/{engines[other].pod}", json={"draining": True})
+        await routed.client.patch(f"/pods/{engines[pod].pod}", json={"draining": False})
+        async with routed.client.post(CHAT, json=chat(f"{pod} {TEXT * 8}", max_tokens=1)) as response:
+            assert response.headers["X-Kvcache-Pod"] == engines[pod].pod
+            await response.read()
+    await routed.client.patch(f"/pods/{engines[0].pod}", json={"draining": False})
+    seconds = {one["pod"]: one["seconds"] for one in (await select(routed, f"2 {TEXT * 8}"))["candidates"]}
+    assert seconds[engines[0].pod] > 3 * seconds[engines[1].pod]
 
 
 async def test_a_body_that_is_no_request_is_refused(route: Route) -> None:

@@ -48,6 +48,7 @@ class Judged:
     [
         (b'{"usage":{"prompt_tokens":12,"total_tokens":13,"prompt_tokens_details":{"cached_tokens":8}}}', Usage(12, 8)),
         (b'{"usage": {"prompt_tokens": 12, "prompt_tokens_details": null}}', Usage(12, None)),
+        (b'{"usage": {"prompt_tokens": 12, "total_tokens": 15, "completion_tokens": 3}}', Usage(12, None, 3)),
         (b'data: {"usage":{"prompt_tokens":5}}\n\ndata: {"choices":[],"usage":null}\n\ndata: [DONE]', Usage(5, None)),
         (b'{"usage":{"input_tokens":9,"input_tokens_details":{"cached_tokens":4}}}', Usage(9, 4)),
         (b'{"content":"\\"usage\\":{\\"prompt_tokens\\":7}"}', None),

@@ -177,3 +177,21 @@ def test_between_equal_pods_the_one_that_computed_a_prompt_longest_ago_is_chosen
         order.append(choice.pod)
     assert set(order[:3]) == set(fleet.pods)
     assert order[3:6] == order[6:] == order[:3]
+
+
+def test_a_fleet_whose_answers_come_whole_learns_from_short_ones() -> None:
+    fleet = Fleet()
+    slow, fast = fleet.pods
+    for pod, seconds in ((slow, 2.0), (fast, 0.5)):
+        others = tuple(other for other in fleet.pods if other is not pod)
+        choice = fleet.router.choose(Question(model=MODEL, tokens=4000), others)
+        waiting = fleet.router.choose(Question(model=MODEL, tokens=4000), others)
+        assert choice is not None
+        assert waiting is not None
+        choice.reservation.came_whole(fleet.now + seconds, 4000, 1)
+        waiting.reservation.came_whole(fleet.now + 30, 4000, 1)
+        fleet.now += 30
+        choice.reservation.end(fleet.now, is_computed=True)
+        waiting.reservation.end(fleet.now, is_computed=True)
+    expected = {one.pod: one.seconds for one in fleet.router.estimates(Question(model=MODEL, tokens=4000))}
+    assert (expected[slow], expected[fast]) == pytest.approx((2.0, 0.5)), "what waited tells nothing"

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from service.routing.estimate import PrefillSamples, Speed
+from service.routing.estimate import PrefillSamples, Speed, WholeAnswers
 
 
 def learned(samples: list[tuple[int, float]]) -> Speed | None:
@@ -49,3 +49,15 @@ def test_prompts_that_are_computed_in_one_step_are_one_sample() -> None:
 def test_the_last_prompts_replace_earlier_ones() -> None:
     speed = learned([(4000, 0.4)] * 40 + [(4000, 0.8)] * 32)
     assert speed == pytest.approx(Speed(0.0, 2e-4))
+
+
+def test_the_prefill_of_a_whole_answer_of_one_token_is_all_of_its_time() -> None:
+    assert WholeAnswers().prefill(0.7, 1) == 0.7
+
+
+def test_whole_answers_of_few_tokens_are_split_with_what_longer_ones_tell_of_decoding() -> None:
+    answers, prefill, step = WholeAnswers(), 0.5, 0.02
+    assert answers.prefill(prefill + 4 * step, 5) is None, "it may all be decoding"
+    assert answers.prefill(prefill + 299 * step, 300) is None
+    assert answers.prefill(prefill + 4 * step, 5) == pytest.approx(prefill, rel=0.02)
+    assert answers.prefill(prefill + 99 * step, 100) is None, "an error of the step would be counted 99 times"
