@@ -1,46 +1,80 @@
 """POST /query, /query_by_hash, /register and /unregister, for clients of other KV-cache indexers.
 
-Sources: Mooncake's RFC 1403 (docs/source/design/conductor/indexer-api-design.md) and Dynamo's standalone indexer, whose
-fields differ: requests may have the names of both, and answers have the forms of both.
+Sources: Mooncake's RFC 1403 (docs/source/design/conductor/indexer-api-design.md), its client in
+mooncake-conductor/example/cache_aware_disagg_proxy.py, which speaks msgpack, and Dynamo's standalone indexer 1.6
+(lib/kv-router/src/services/indexer). Their fields differ: requests may have the names of all, and answers have the
+forms of all.
 """
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from service.api.body import read_body
 from service.api.errors import ApiError
-from service.api.requests import HashQuery, Registration, TokenQuery, Unregistration, decode
+from service.api.registered import DEFAULT_TENANT, Instance
+from service.api.requests import HashQuery, PackedTokenQuery, Registration, TokenQuery, Unregistration, decode
 from service.api.resources import INDEX, POOL, REGISTERED, RESOLVER
 from service.api.responses import Registered, json_response
 from service.contract.endpoints import Endpoint, parse_endpoints
-from service.index.base import Prompt, RankMatch, Tier
+from service.index.base import Prompt, RankMatch, Tier, TokenIds
 
-_token_query = msgspec.json.Decoder(TokenQuery)
-_hash_query = msgspec.json.Decoder(HashQuery)
-_registration = msgspec.json.Decoder(Registration)
-_unregistration = msgspec.json.Decoder(Unregistration)
+Asked = TypeVar("Asked")
+_MSGPACK: Final = "application/msgpack"
+_TOKEN_BYTES: Final = 4
+_decoders: Final[dict[type, tuple[msgspec.json.Decoder[Any], msgspec.msgpack.Decoder[Any]]]] = {
+    kind: (msgspec.json.Decoder(kind), msgspec.msgpack.Decoder(kind))
+    for kind in (TokenQuery, PackedTokenQuery, HashQuery, Registration, Unregistration)
+}
+
+
+async def _asked(request: web.Request, kind: type[Asked]) -> Asked:
+    """The decoded body, of JSON or msgpack."""
+    body = await read_body(request)
+    asked: Asked = decode(_decoders[kind][request.content_type == _MSGPACK], body)
+    return asked
+
+
+def _response(request: web.Request, answer: object) -> web.Response:
+    """The answer in the form of the request."""
+    if request.content_type == _MSGPACK:
+        return web.Response(body=msgspec.msgpack.encode(answer), content_type=_MSGPACK)
+    return json_response(answer)
 
 
 async def query(request: web.Request) -> web.Response:
     """Says how many tokens of a prompt each pod holds, in the form of Mooncake's and Dynamo's indexers."""
-    asked = decode(_token_query, await read_body(request))
-    limits = request.app[RESOLVER].limits
-    tokens = array("I", asked.token_ids)
-    limits.check_prompts([tokens])
+    asked = await _asked(request, PackedTokenQuery if request.content_type == _MSGPACK else TokenQuery)
+    if asked.lora_id:
+        raise ApiError(400, "`lora_id` is not known here; give `lora_name`", param="lora_id")
+    tokens = _tokens(asked)
+    request.app[RESOLVER].limits.check_prompts([tokens])
     prompt = Prompt(_model(asked.model, asked.model_name), tokens, asked.lora_name or None, asked.cache_salt or None)
     matches = request.app[INDEX].match(prompt)
-    return json_response(_answer(matches, asked.tenant_id, asked.instance_id))
+    return _response(request, _answer(request, matches, asked))
+
+
+def _tokens(asked: TokenQuery) -> TokenIds:
+    if not isinstance(asked, PackedTokenQuery):
+        return array("I", asked.token_ids)
+    if len(asked.token_ids) % _TOKEN_BYTES:
+        raise ApiError(400, "`token_ids` must be 32-bit integers", param="token_ids")
+    tokens = array("I")
+    tokens.frombytes(asked.token_ids)
+    if sys.byteorder == "big":
+        tokens.byteswap()
+    return tokens
 
 
 async def query_by_hash(request: web.Request) -> web.Response:
     """Says how many of an engine's consecutive block hashes each pod holds."""
-    asked = decode(_hash_query, await read_body(request))
+    asked = await _asked(request, HashQuery)
     if asked.cache_salt is not None:
         raise ApiError(400, "`cache_salt` is part of the hashes already; leave it out", param="cache_salt")
     given = asked.seq_hashes or asked.block_hashes or asked.block_hash
@@ -48,12 +82,12 @@ async def query_by_hash(request: web.Request) -> web.Response:
         raise ApiError(400, "hashes must be of 64 bits", param="seq_hashes")
     hashes = [value - 2**64 if value >= 2**63 else value for value in given]
     matches = request.app[INDEX].match_hashes(_model(asked.model, asked.model_name), hashes)
-    return json_response(_answer(matches, asked.tenant_id, asked.instance_id))
+    return _response(request, _answer(request, matches, asked))
 
 
 async def register(request: web.Request) -> web.Response:
     """Follows the events of an engine, under the name `instance_id`; requests are not forwarded to it."""
-    asked = decode(_registration, await read_body(request))
+    asked = await _asked(request, Registration)
     name = str(asked.instance_id)
     try:
         (endpoint,) = parse_endpoints(asked.endpoint)
@@ -67,31 +101,43 @@ async def register(request: web.Request) -> web.Response:
         model=_model(asked.modelname, asked.model_name),
         replay=asked.replay_endpoint or None,
     )
-    registered = request.app[REGISTERED].setdefault(name, {})
-    if asked.dp_rank in registered:
+    tenant = _tenant(asked) or DEFAULT_TENANT
+    known = request.app[REGISTERED].get(name) or Instance(tenant)
+    if asked.dp_rank in known.endpoints or known.tenant != tenant:
         raise ApiError(409, f"{name} (rank {asked.dp_rank}) is registered already", param="instance_id", code="exists")
     if any(report.address == endpoint.address for report in request.app[POOL].endpoints()):
         raise ApiError(409, f"{endpoint.address} is followed already", param="endpoint", code="exists")
-    registered[asked.dp_rank] = endpoint
+    request.app[REGISTERED][name] = known
+    known.endpoints[asked.dp_rank] = endpoint
     request.app[POOL].follow(endpoint)
-    return json_response(Registered("registered successfully", instance_id=name))
+    return _response(request, Registered("registered successfully", instance_id=name))
 
 
 async def unregister(request: web.Request) -> web.Response:
     """Ends following an engine that was registered, or one of its ranks, and drops its blocks."""
-    asked = decode(_unregistration, await read_body(request))
+    asked = await _asked(request, Unregistration)
     name = str(asked.instance_id)
-    registered = request.app[REGISTERED].get(name, {})
-    ranks = [rank for rank in registered if asked.dp_rank in (None, rank)]
+    known = request.app[REGISTERED].get(name)
+    if known is None or _tenant(asked) not in (None, known.tenant):
+        raise _unknown(name)
+    ranks = [rank for rank in known.endpoints if asked.dp_rank in (None, rank)]
     if not ranks:
-        raise ApiError(404, f"{name} is not registered", param="instance_id", code="pod_not_found")
+        raise _unknown(f"{name} (rank {asked.dp_rank})")
     for rank in ranks:
-        request.app[POOL].unfollow(registered.pop(rank))
-    if not registered:
-        request.app[REGISTERED].pop(name, None)
+        request.app[POOL].unfollow(known.endpoints.pop(rank))
+    if not known.endpoints:
+        del request.app[REGISTERED][name]
         request.app[POOL].forget(name)
-    removed = [f"{name}|{asked.tenant_id}|{rank}" for rank in ranks]
-    return json_response(Registered("unregistered successfully", removed_instances=removed))
+    removed = [f"{name}|{known.tenant}|{rank}" for rank in ranks]
+    return _response(request, Registered("unregistered successfully", removed_instances=removed))
+
+
+def _unknown(name: str) -> ApiError:
+    return ApiError(404, f"{name} is not registered", param="instance_id", code="pod_not_found")
+
+
+def _tenant(asked: TokenQuery | HashQuery | Registration | Unregistration) -> str | None:
+    return asked.routing_group or asked.tenant_id or None
 
 
 def _model(*names: str | None) -> str:
@@ -101,22 +147,25 @@ def _model(*names: str | None) -> str:
     return name
 
 
-def _answer(matches: Iterable[RankMatch], tenant: str, instance: str | int | None) -> dict[str, Any]:
-    """All counts are tokens. Those of a tier include the faster tiers, as in Dynamo."""
+def _answer(request: web.Request, matches: Iterable[RankMatch], asked: TokenQuery | HashQuery) -> dict[str, Any]:
+    """All counts are tokens. Those of a tier include the faster tiers, as in Dynamo and Mooncake."""
+    registered, tenant = request.app[REGISTERED], _tenant(asked) or DEFAULT_TENANT
+    wanted = None if asked.instance_id is None else str(asked.instance_id)
     scores: dict[str, dict[str, int]] = {}
     instances: dict[str, dict[str, Any]] = {}
     for match in matches:
         name, rank = match.rank.pod, str(match.rank.number)
-        if instance is not None and name != str(instance):
+        known = registered.get(name)
+        if not match.tokens or wanted not in (None, name) or (known is not None and known.tenant != tenant):
             continue
         gpu = match.tokens_by_tier.get(Tier.GPU, 0)
         cpu = gpu + match.tokens_by_tier.get(Tier.CPU, 0)
         scores.setdefault(name, {})[rank] = gpu
-        known = instances.setdefault(name, {"longest_matched": 0, "gpu": 0, "cpu": 0, "disk": 0, "dp": {}, "DP": {}})
+        held = instances.setdefault(name, {"longest_matched": 0, "gpu": 0, "cpu": 0, "disk": 0, "dp": {}, "DP": {}})
         for key, tokens in (("longest_matched", match.tokens), ("gpu", gpu), ("cpu", cpu), ("disk", match.tokens)):
-            known[key] = max(known[key], tokens)
-        known["dp"][rank] = gpu
-        known["DP"][rank] = match.tokens
+            held[key] = max(held[key], tokens)
+        held["dp"][rank] = gpu
+        held["DP"][rank] = match.tokens
     mooncake = {
         name: {
             "longest_matched": one["longest_matched"],

@@ -175,18 +175,29 @@ class SelectChat(ChatRequest, kw_only=True):
 
 
 InstanceId: TypeAlias = Annotated[str | int, Meta(description="the name of the pod")]
+Tenant: TypeAlias = Annotated[
+    str | None, Meta(description="sees the instances that it registered, and pods that nobody registered")
+]
 
 
 class TokenQuery(Struct, kw_only=True):
     """A prompt of POST /query."""
 
-    token_ids: Annotated[list[TokenId], Meta(min_length=1)]
+    token_ids: list[TokenId]
+    lora_id: Annotated[int | None, Meta(description="refused; give `lora_name`")] = None
     model: str | None = None
     model_name: str | None = None
     lora_name: str | None = None
     cache_salt: str | None = None
-    tenant_id: str = "default"
+    tenant_id: Tenant = None
+    routing_group: Tenant = None
     instance_id: InstanceId | None = None
+
+
+class PackedTokenQuery(TokenQuery, kw_only=True):
+    """A prompt of POST /query in msgpack: its tokens are 32-bit integers, little-endian."""
+
+    token_ids: bytes  # type: ignore[assignment] # another form of the same
 
 
 class HashQuery(Struct, kw_only=True):
@@ -198,7 +209,8 @@ class HashQuery(Struct, kw_only=True):
     model: str | None = None
     model_name: str | None = None
     cache_salt: str | None = None
-    tenant_id: str = "default"
+    tenant_id: Tenant = None
+    routing_group: Tenant = None
     instance_id: InstanceId | None = None
 
 
@@ -211,13 +223,16 @@ class Registration(Struct, kw_only=True):
     modelname: str | None = None
     model_name: str | None = None
     dp_rank: Annotated[int, Meta(ge=0)] = 0
+    tenant_id: Tenant = None
+    routing_group: Tenant = None
 
 
 class Unregistration(Struct, kw_only=True):
-    """A publisher of events for POST /unregister; without `dp_rank` all its ranks."""
+    """A publisher of events for POST /unregister; without `dp_rank` all its ranks, without tenant that of any."""
 
     instance_id: InstanceId
-    tenant_id: str = "default"
+    tenant_id: Tenant = None
+    routing_group: Tenant = None
     dp_rank: Annotated[int, Meta(ge=0)] | None = None
 
 
@@ -348,7 +363,7 @@ def _token_id_prompt(body: bytes) -> ScoreRequest | None:
     return request
 
 
-def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
+def decode(decoder: msgspec.json.Decoder[Body] | msgspec.msgpack.Decoder[Body], body: bytes) -> Body:
     """Decodes a body; raises ApiError 400 that names the field at fault."""
     if not body:
         raise ApiError(400, "the request has no body; send a JSON object", code="invalid_json")

@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from service.api.admission import Admission, Reservation
 from service.api.limits import RequestLimits
+from service.api.registered import Instance
 from service.api.requests import ChatBodyDecoder
 from service.api.resolver import PromptResolver
 from service.api.traffic import Traffic
-from service.contract.endpoints import Endpoint
 from service.events.pool import EventPool
 from service.fleet.registry import Registry
 from service.gateway.gateway import Gateway
@@ -36,8 +36,8 @@ CHAT_DECODER = web.AppKey("chat_decoder", ChatBodyDecoder)
 FLEET = web.AppKey("fleet", Registry)
 ROUTER = web.AppKey("router", Router)
 ISSUED = web.AppKey("issued", IssuedReservations)
-REGISTERED = web.AppKey("registered", dict[str, dict[int, Endpoint]])
-"""The endpoints of POST /register, by instance and rank."""
+REGISTERED = web.AppKey("registered", dict[str, Instance])
+"""By name."""
 ASKS_USAGE = web.AppKey("asks_usage", bool)
 SHARED = web.AppKey("shared", SharedState)
 SESSION_KEYS = web.AppKey("session_keys", SessionKeys)
