@@ -60,19 +60,23 @@ class ChatDecoder(Generic[ChatT]):
         """Size in bytes."""
         return self._prefixes.size_bytes
 
-    def decode(self, body: bytes) -> ChatT:
-        """Returns the chat; its messages must not be modified. Raises the exceptions of `decode`."""
+    def decode(self, body: bytes) -> tuple[ChatT, bytes | None]:
+        """Returns the chat, and the bytes before and after its messages: all its other fields; None if not known apart.
+
+        The messages must not be modified. Raises the exceptions of the function given.
+        """
         if len(body) < _STEP or not self.capacity:
-            return self._decode(body)
-        if (found := self._find(body)) is not None and (chat := self._decode_rest(body, *found)) is not None:
-            return chat
+            return self._decode(body), None
+        if (found := self._find(body)) is not None and (rest := self._decode_rest(body, *found)) is not None:
+            return rest
         chat = self._decode(body)
         if (start := messages_start(body)) >= 0:
             end, count = messages_end(body, start)
             if count == len(chat.messages) and _has_no_other_messages(body, end):
                 memory = end + _memory_of(chat.messages)
                 self._keep(body, _DecodedPrefix((body[:end],), end, start, chat.messages, memory))
-        return chat
+                return chat, body[:start] + body[end:]
+        return chat, None
 
     def _find(self, body: bytes) -> tuple[_CacheKey, _DecodedPrefix] | None:
         """Finds the longest known prefix of the body."""
@@ -82,7 +86,7 @@ class ChatDecoder(Generic[ChatT]):
                 return key, prefix
         return None
 
-    def _decode_rest(self, body: bytes, key: _CacheKey, prefix: _DecodedPrefix) -> ChatT | None:
+    def _decode_rest(self, body: bytes, key: _CacheKey, prefix: _DecodedPrefix) -> tuple[ChatT, bytes] | None:
         """Decodes the rest of a body after its known prefix; None if the whole body must be decoded."""
         try:
             chat = self._decode(b"%b{}%b" % (body[: prefix.messages_start], body[prefix.length :]))
@@ -102,7 +106,7 @@ class ChatDecoder(Generic[ChatT]):
             self._keep(body, _DecodedPrefix(pieces, end, prefix.messages_start, chat.messages, memory))
         else:
             self._prefixes.touch(key)
-        return chat
+        return chat, body[: prefix.messages_start] + body[end:]
 
     def _keep(self, body: bytes, prefix: _DecodedPrefix) -> None:
         if end := prefix.length // _STEP * _STEP:

@@ -11,7 +11,7 @@ from aiohttp import web
 from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.rendering import Origin
-from service.api.requests import ChatRequest, ScoreRequest, decode_prompt_or_chat
+from service.api.requests import ChatRequest, ScoreRequest, around_messages, decode_prompt_or_chat
 from service.api.resolver import PromptResolver, ResolvedChat, ResolvedPrompt
 from service.api.resources import (
     ASKS_USAGE,
@@ -96,9 +96,10 @@ async def _client_request(request: web.Request, body: bytes) -> ClientRequest:
 
 async def request_with_prompt(request: web.Request, body: bytes) -> ClientRequest:
     """A request with a prompt or a chat, and who holds its prompt. Raises the errors of the resolver."""
-    ends = ends_of(body)
     resolver = request.app[RESOLVER]
     wanted = decode_prompt_or_chat(body, request.app[CHAT_DECODER])
+    around = around_messages(wanted)
+    ends = ends_of(around or body)
     if wanted.model is None:
         wanted = msgspec.structs.replace(wanted, model=request.app[FLEET].only_model())
     prompts = await _prompts(resolver, wanted)
@@ -120,6 +121,7 @@ async def request_with_prompt(request: web.Request, body: bytes) -> ClientReques
         body,
         msgspec.structs.replace(question, tokens=len(prompt.tokens), prompt=prompt, matches=matches),
         shown,
+        around,
         is_judged=is_judged,
         asks_usage=is_judged and question.is_streamed and request.app[ASKS_USAGE],
         sends_tokens=request.app[SEND_TOKEN_IDS] and _is_proven(wanted, prompt, origin),

@@ -297,6 +297,8 @@ class _MaybeChat(ChatRequest, kw_only=True):
     thinking: Raw = Raw()
     output_config: Raw = Raw()
     stop_sequences: Raw = Raw()
+    around: bytes | None = None
+    """All fields of the body but its messages, as bytes; never from the body itself. None if unknown."""
 
     def may_be_anthropic(self) -> bool:
         """Whether it has fields of Anthropic's API."""
@@ -324,7 +326,8 @@ def decode_prompt_or_chat(body: bytes, chats: ChatBodyDecoder) -> ChatRequest | 
         return request
     if b"messages" in body:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            chat = chats.decode(body)
+            chat, around = chats.decode(body)
+            chat.around = around
             if chat.messages and bytes(chat.prompt) in _ABSENT and not chat.may_be_anthropic():
                 return chat
         if decode(_prompt_or_chat, body).is_chat():
@@ -339,6 +342,11 @@ def decode_prompt_or_chat(body: bytes, chats: ChatBodyDecoder) -> ChatRequest | 
     if request.suffix is not None:
         raise ApiError(400, "`suffix` is not supported, as in vLLM", param="suffix")
     return request
+
+
+def around_messages(request: ChatRequest | ScoreRequest) -> bytes | None:
+    """All fields of the body of a decoded request but its messages, as bytes; None if unknown."""
+    return request.around if isinstance(request, _MaybeChat) else None
 
 
 def _converted(body: dict[str, Any], kind: type[ChatT]) -> ChatT:

@@ -20,15 +20,18 @@ class _Prompt(msgspec.Struct):
 _prompt = msgspec.json.Decoder(_Prompt)
 
 
-def with_field(body: bytes, name: str, value: bytes) -> bytes | None:
+def with_field(body: bytes, name: str, value: bytes, around: bytes | None = None) -> bytes | None:
     """The body with a field before its others; None if it is no object with fields, or has the field already.
 
-    `value` is JSON.
+    `value` is JSON. `around` are all fields but the messages, if they are known: searching 500 kB of messages for a
+    name takes half a millisecond.
     """
     start = _START.match(body)
-    if start is None or _has(body, name):
+    quoted = b'"%b"' % name.encode()
+    if start is None or (quoted in (around or body) and _has(body, name)):
         return None
-    return b'%b"%b":%b,%b' % (body[: start.end()], name.encode(), value, body[start.end() :])
+    end = start.end()
+    return b"".join((body[:end], quoted, b":", value, b",", memoryview(body)[end:]))
 
 
 def with_prompt(body: bytes, tokens: TokenIds) -> bytes | None:
@@ -48,8 +51,6 @@ def as_json(tokens: TokenIds) -> bytes:
 
 
 def _has(body: bytes, name: str) -> bool:
-    if b'"%b"' % name.encode() not in body:
-        return False
     try:
         return name in msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -28,6 +28,8 @@ class ClientRequest:
     body: bytes
     question: Question
     origin: TokenOrigin | None = None
+    around: bytes | None = None
+    """All fields of the body but the messages, as bytes; None if unknown."""
     is_judged: bool = False
     """Whether the usage of its answer tells about this prompt, and nothing else."""
     asks_usage: bool = False

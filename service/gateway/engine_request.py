@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from aiohttp import web
 
+from service.contract.pods import PodEntry
 from service.gateway.bodies import as_json, with_field, with_prompt
 from service.gateway.client_request import ClientRequest
 from service.gateway.http import end_to_end, request_head
@@ -45,7 +47,7 @@ def request_for(asked: ClientRequest, choice: Choice) -> EngineRequest:
     is_sglang = pod.is_sglang
     if asked.sends_tokens and prompt is not None:
         body = _with_tokens(request.path, body, prompt.tokens, is_sglang=is_sglang)
-    asks_usage = asked.asks_usage and (spliced := with_field(body, "stream_options", _USAGE)) is not None
+    asks_usage = asked.asks_usage and (spliced := with_field(body, "stream_options", _USAGE, asked.around)) is not None
     if asks_usage and spliced is not None:
         body = spliced
     headers = [(name, value) for name, value in end_to_end(request.raw_headers) if name.lower() not in _NOT_FORWARDED]
@@ -55,7 +57,7 @@ def request_for(asked: ClientRequest, choice: Choice) -> EngineRequest:
         headers.append((b"Authorization", b"Bearer " + pod.key.encode()))
     names_rank = choice.names_rank
     if names_rank and is_sglang:
-        spliced = with_field(body, RANK_FIELD, b"%d" % choice.rank)
+        spliced = with_field(body, RANK_FIELD, b"%d" % choice.rank, asked.around)
         names_rank, body = spliced is not None, spliced or body
     elif names_rank:
         names_rank = all(name.lower() != _RANK.lower() for name, _ in headers)
@@ -63,11 +65,16 @@ def request_for(asked: ClientRequest, choice: Choice) -> EngineRequest:
             headers.append((_RANK, b"%d" % choice.rank))
     if body or request.method not in {"GET", "HEAD", "OPTIONS"}:
         headers.append((b"Content-Length", b"%d" % len(body)))
+    host, path = _host_and_path(entry)
+    headers.insert(0, (b"Host", host))
+    return EngineRequest(request_head(request.method, path + request.raw_path, headers), body, names_rank, asks_usage)
+
+
+@lru_cache(maxsize=4096)
+def _host_and_path(entry: PodEntry) -> tuple[bytes, str]:
+    """The Host header for a pod, and its base path; parsing its URL takes as long as all other headers."""
     host = f"[{entry.host}]" if ":" in entry.host else entry.host
-    headers.insert(0, (b"Host", f"{host}:{entry.port}".encode()))
-    return EngineRequest(
-        request_head(request.method, entry.path + request.raw_path, headers), body, names_rank, asks_usage
-    )
+    return f"{host}:{entry.port}".encode(), entry.path
 
 
 def _with_tokens(path: str, body: bytes, tokens: TokenIds, *, is_sglang: bool) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -49,6 +50,13 @@ def packed(random: Random, fields: dict[str, Any]) -> bytes:
     return random.choice((b"", b" \n")) + body + random.choice((b"", b"\n "))
 
 
+def decoded(decoder: ChatDecoder[Chat], body: bytes) -> Chat:
+    """The chat of a body, after a check that what is around its messages is all of its other fields."""
+    chat, around = decoder.decode(body)
+    assert around is None or json.loads(around) == {**json.loads(body), "messages": []}
+    return chat
+
+
 def outcome(decode: Any, body: bytes) -> Any:
     try:
         return decode(body)
@@ -81,8 +89,8 @@ def test_turns_of_chats_are_decoded_as_if_each_were_the_first() -> None:
             body = random.choice((body[:at], body[:at] + random.choice((b"]", b"}", b",", b'"', b"\xff")) + body[at:]))
         whole += len(body)
         expected = outcome(_decode, body)
-        assert outcome(decoder.decode, body) == expected
-        assert outcome(decoder.decode, body) == expected
+        assert outcome(partial(decoded, decoder), body) == expected
+        assert outcome(partial(decoded, decoder), body) == expected
         assert 0 <= decoder.size_bytes <= decoder.capacity
     assert counting.decoded < whole
 
@@ -117,11 +125,11 @@ def test_any_continuation_is_decoded_as_if_it_were_the_first(rest: str) -> None:
     counting = Counting()
     decoder = ChatDecoder(counting, 1 << 20)
     start = b'{"messages":' + msgspec.json.encode(HISTORY)[:-1]
-    assert decoder.decode(start + b"]}") == _decode(start + b"]}")
+    assert decoded(decoder, start + b"]}") == _decode(start + b"]}")
     counting.decoded = 0
     body = start + rest.encode()
-    assert outcome(decoder.decode, body) == outcome(_decode, body)
-    assert outcome(decoder.decode, body) == outcome(_decode, body)
+    assert outcome(partial(decoded, decoder), body) == outcome(_decode, body)
+    assert outcome(partial(decoded, decoder), body) == outcome(_decode, body)
     assert counting.decoded > 0
 
 
@@ -133,7 +141,7 @@ def test_only_new_messages_are_decoded() -> None:
         messages += [{"role": "user", "content": f"{turn} " * 1000}, {"role": "assistant", "content": "yes"}]
         body = msgspec.json.encode({"model": "m", "messages": messages, "add_generation_prompt": False})
         counting.decoded = 0
-        chat = decoder.decode(body)
+        chat = decoded(decoder, body)
         assert chat.messages == messages
         assert not chat.add_generation_prompt
         assert turn < 3 or counting.decoded < len(body) / 2
@@ -142,10 +150,10 @@ def test_only_new_messages_are_decoded() -> None:
 def test_decoded_messages_are_not_changed_by_later_turns() -> None:
     decoder = ChatDecoder(_decode, 1 << 20)
     body = msgspec.json.encode({"messages": HISTORY})
-    first = decoder.decode(body)
+    first = decoded(decoder, body)
     seen = deepcopy(first.messages)
     decoder.decode(msgspec.json.encode({"messages": [*HISTORY, {"role": "user", "content": "z"}]}))
-    assert first.messages == seen == decoder.decode(body).messages
+    assert first.messages == seen == decoded(decoder, body).messages
 
 
 def test_the_least_recently_used_chats_are_evicted_at_capacity() -> None:
