@@ -23,7 +23,17 @@ from typing import TypeAlias
 import psutil
 import uvloop
 
-from scripts.bench import events_to_index, gateway, growth, host, ids_to_scores, memory, quality, text_to_scores
+from scripts.bench import (
+    events_to_index,
+    gateway,
+    growth,
+    host,
+    ids_to_scores,
+    memory,
+    quality,
+    text_to_scores,
+    token_ids,
+)
 from scripts.bench.against import compare
 from scripts.bench.plan import QUICK, Plan
 from scripts.bench.results import LeftOut, Measure, Report, read, write
@@ -40,6 +50,7 @@ PARTS: dict[str, Part] = {
     "growth": growth.run,
     "host": host.run,
     "gateway": gateway.run,
+    "token-ids": token_ids.run,
     "quality": quality.run,
 }
 _WITH_DYNAMO = {"ids", "events", "memory"}

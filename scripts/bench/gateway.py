@@ -47,7 +47,8 @@ _MEASURED_TURN = 200
 """Latency is measured for turns of this size."""
 _LEAST_MS = 0.001
 _PATH = "/v1/chat/completions"
-_REAL = "ibm-granite/granite-3.3-2b-instruct"
+REAL = "ibm-granite/granite-3.3-2b-instruct"
+MODEL_DIRS = Path(os.environ.get("KVCACHE_BENCH_MODELS", ROOT.parent / "shared" / "models"))
 _SMG = "smg cache_aware"
 # llm-d sizes its picker at 0.5 to 1 core per request/s of such turns, and 7 cores of Envoy per 100 requests/s.
 _LLM_D_MS = 500 + 70
@@ -101,12 +102,11 @@ async def run(plan: Plan) -> AsyncIterator[Measure | LeftOut]:
     for peer in PEERS:
         if not installed(peer):
             yield LeftOut(f"{peer.name}: not installed (KVCACHE_BENCH_PEERS)")
-    models_dir = Path(os.environ.get("KVCACHE_BENCH_MODELS", ROOT.parent / "shared" / "models"))
-    name = _REAL if (models_dir / _REAL).is_dir() else "builtin/demo"
+    name = REAL if (MODEL_DIRS / REAL).is_dir() else "builtin/demo"
     async with AsyncExitStack() as stack:
-        models = Models(PromptOptions(models_dir=models_dir))
+        models = Models(PromptOptions(models_dir=MODEL_DIRS))
         stack.push_async_callback(models.close)
-        measured = await stack.enter_async_context(_started(name, models_dir))
+        measured = await stack.enter_async_context(_started(name))
         writer = Writer(await models.get(name), name, Random(7))
         at_start = {gateway.name: gateway.process.usage.memory() for gateway in measured.gateways}
         for size in SIZES:
@@ -119,9 +119,10 @@ async def run(plan: Plan) -> AsyncIterator[Measure | LeftOut]:
 
 
 @asynccontextmanager
-async def _started(model: str, models_dir: Path) -> AsyncIterator[Measured]:
+async def cheap_engines(model: str) -> AsyncIterator[tuple[Sequence[Pod], Sequence[Engine]]]:
+    """Runs engines that answer at once; gives them as pods, and what publishes their events."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "scripts.bench.cheap_engine", model, str(_PODS), str(models_dir)),
+        *(sys.executable, "-m", "scripts.bench.cheap_engine", model, str(_PODS), str(MODEL_DIRS)),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -129,14 +130,21 @@ async def _started(model: str, models_dir: Path) -> AsyncIterator[Measured]:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         ports = [int(port) for port in (await process.stdout.readline()).split()]
         with engines(_PODS) as publishers:
-            pods = [Pod(port, publisher.address) for port, publisher in zip(ports, publishers, strict=True)]
-            async with gateways(pods, model, MODELS_DIR=str(models_dir)) as running:
-                measured = Measured(running, await connect(ports[0]), publishers, Random(8))
-                await _subscribed(measured)
-                yield measured
+            yield [Pod(port, publisher.address) for port, publisher in zip(ports, publishers, strict=True)], publishers
     finally:
         process.terminate()
         await process.wait()
+
+
+@asynccontextmanager
+async def _started(model: str) -> AsyncIterator[Measured]:
+    async with (
+        cheap_engines(model) as (pods, publishers),
+        gateways(pods, model, MODELS_DIR=str(MODEL_DIRS)) as running,
+    ):
+        measured = Measured(running, await connect(pods[0].port), publishers, Random(8))
+        await _subscribed(measured)
+        yield measured
 
 
 async def _subscribed(measured: Measured) -> None:
