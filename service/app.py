@@ -24,6 +24,7 @@ from service.api.resources import (
     ACCURACY,
     ADMISSION,
     ASKS_USAGE,
+    BOOTSTRAP,
     CHAT_DECODER,
     DOCUMENT,
     FLEET,
@@ -44,6 +45,7 @@ from service.api.resources import (
     SESSION_KEYS,
     SHARED,
     SIBLINGS,
+    SNAPSHOTS,
     TRAFFIC,
     TURNS,
 )
@@ -64,7 +66,13 @@ from service.gateway.retries import Limits
 from service.index.base import Index, Rank
 from service.index.memory import MemoryIndex
 from service.index.scoring import Scorer
-from service.metrics import GatewayCollector, SharedStateCollector, registry
+from service.metrics import (
+    GatewayCollector,
+    ServiceCollector,
+    SharedStateCollector,
+    SnapshotCollector,
+    registry,
+)
 from service.native.backend import COMPILED
 from service.parity.watcher import ParityWatcher
 from service.prompts.models.catalog import Models
@@ -72,10 +80,13 @@ from service.prompts.options import CacheBudget, PromptOptions
 from service.prompts.renderers.engine import EngineRenderer
 from service.prompts.renderers.engine_api import EngineApi
 from service.readiness import Readiness
+from service.replicas.bootstrap import Bootstrap
 from service.replicas.shared.alone import Alone
 from service.replicas.shared.base import Carrier
 from service.replicas.shared.state import SharedState
 from service.replicas.shared.through_hub import ThroughHub
+from service.replicas.snapshot_file import SnapshotFile
+from service.replicas.snapshots import Snapshots
 from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
@@ -124,6 +135,13 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     router.refreshed = issued.expire
     app[REGISTERED] = {}
     shared = app[SHARED] = SharedState(_carrier(settings, place))
+    bootstrap = app[BOOTSTRAP] = Bootstrap(
+        index,
+        SnapshotFile(settings.state_dir) if settings.state_dir is not None else None,
+        sibling=settings.bootstrap_from,
+        key_file=settings.bootstrap_key_file,
+        seconds=settings.ready_replay_timeout,
+    )
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         engine = EngineRenderer(settings.render_url_timeout)
@@ -131,8 +149,9 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
         async with (
             event_pool(settings, index, own_keys, relayed, applied=router.heard) as pool,
             loaded_models(options, index, fleet) as models,
-            readiness(settings, models, pool, fleet) as ready,
+            readiness(settings, models, pool, fleet, loading=bootstrap.reasons) as ready,
             monitored(fleet, pool, models, engine, settings, router=router, accuracy=accuracy) as gateway,
+            kept(pool, bootstrap, settings.snapshot_interval) as snapshots,
             rendering(fleet, models, engine, options, settings) as rendered,
             started(shared),
         ):
@@ -149,9 +168,13 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
             )
             app[READINESS] = ready
             app[GATEWAY] = gateway
-            app[REGISTRY] = registry(index, pool, traffic, admission)
-            app[REGISTRY].register(GatewayCollector(fleet, gateway.statistics, accuracy))
-            app[REGISTRY].register(SharedStateCollector(shared))
+            app[SNAPSHOTS] = snapshots
+            app[REGISTRY] = registry(
+                ServiceCollector(index, pool, traffic, admission),
+                SnapshotCollector(snapshots.statistics),
+                GatewayCollector(fleet, gateway.statistics, accuracy),
+                SharedStateCollector(shared),
+            )
             yield
 
     app.cleanup_ctx.append(resources)
@@ -216,7 +239,7 @@ async def event_pool(
     *,
     applied: Callable[[Rank], None] = lambda rank: None,
 ) -> AsyncIterator[EventPool]:
-    """Receives events and applies them to the index."""
+    """Receives events, which wait for `EventPool.begin`, and applies them to the index."""
     pool = EventPool(
         settings.zmq_endpoint,
         index,
@@ -228,12 +251,36 @@ async def event_pool(
         own_keys=own_keys,
         relayed=relayed,
         applied=applied,
+        waits=True,
+        keeps_unverified=settings.snapshot_unverified == "keep",
     )
     try:
         await pool.start()
         yield pool
     finally:
         await pool.close()
+
+
+@asynccontextmanager
+async def kept(pool: EventPool, bootstrap: Bootstrap, interval: float) -> AsyncIterator[Snapshots]:
+    """Fills the index, then writes it each interval, and once more at the end."""
+    file = bootstrap.file
+    snapshots = Snapshots(pool, file, interval)
+
+    async def run() -> None:
+        await bootstrap.run(pool)
+        await snapshots.run()
+
+    running = asyncio.create_task(run(), name="snapshots")
+    try:
+        yield snapshots
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        if bootstrap.done:  # otherwise it would replace a good snapshot by a part of it
+            await snapshots.write()
+        if file is not None:
+            file.release()
 
 
 @asynccontextmanager
@@ -334,7 +381,9 @@ async def loaded_models(options: PromptOptions, index: Index, fleet: Registry) -
 
 
 @asynccontextmanager
-async def readiness(settings: Settings, models: Models, pool: EventPool, fleet: Registry) -> AsyncIterator[Readiness]:
+async def readiness(
+    settings: Settings, models: Models, pool: EventPool, fleet: Registry, *, loading: Callable[[], list[str]]
+) -> AsyncIterator[Readiness]:
     """Loads the default model in the background."""
     needs_events = settings.ready_needs_events
     ready = Readiness(
@@ -345,11 +394,12 @@ async def readiness(settings: Settings, models: Models, pool: EventPool, fleet: 
         fleet,
         needs_events=needs_events,
         replay_timeout=settings.ready_replay_timeout,
+        loading=loading,
     )
-    loading = asyncio.create_task(ready.load_default_model())
+    loads_model = asyncio.create_task(ready.load_default_model())
     try:
         yield ready
     finally:
-        loading.cancel()
+        loads_model.cancel()
         with suppress(asyncio.CancelledError):
-            await loading
+            await loads_model

@@ -19,6 +19,7 @@ from service.histogram import Histogram
 from service.index.base import Index, Rank
 from service.native.backend import COMPILED
 from service.replicas.shared.state import SharedState
+from service.replicas.snapshots import SnapshotStatistics
 from service.routing.accuracy import Accuracy
 
 _Family = TypeVar("_Family", CounterMetricFamily, GaugeMetricFamily)
@@ -26,10 +27,11 @@ _Family = TypeVar("_Family", CounterMetricFamily, GaugeMetricFamily)
 _RANK = ("pod", "model", "rank")
 
 
-def registry(index: Index, pool: EventPool, traffic: Traffic, admission: Admission) -> CollectorRegistry:
+def registry(*parts: Collector) -> CollectorRegistry:
     """All series of the service; the series of a pod end when the pod is forgotten."""
     collectors = CollectorRegistry(auto_describe=False)
-    collectors.register(ServiceCollector(index, pool, traffic, admission))
+    for part in parts:
+        collectors.register(part)
     ProcessCollector(registry=collectors)
     return collectors
 
@@ -164,6 +166,21 @@ class ServiceCollector(Collector):
         yield _gauge("http_requests_in_flight", "HTTP requests in flight", self._traffic.in_flight)
         yield _gauge("http_requests_admitted", "HTTP requests in flight whose body is there", self._admission.requests)
         yield _gauge("http_bytes_in_flight", "Bytes of bodies and responses in flight", self._admission.bytes)
+
+
+class SnapshotCollector(Collector):
+    """The snapshots that this process wrote."""
+
+    def __init__(self, statistics: SnapshotStatistics) -> None:
+        self._statistics = statistics
+
+    def collect(self) -> Iterable[Metric]:
+        counted = self._statistics
+        yield _counter("snapshots_written", "Snapshots of the index written to STATE_DIR", counted.written)
+        yield _counter("snapshot_failures", "Snapshots that could not be written", counted.failed)
+        yield _gauge("snapshot_last_timestamp_seconds", "When the last snapshot was written; 0: never", counted.last_at)
+        yield _gauge("snapshot_last_duration_seconds", "Duration of writing the last snapshot", counted.last_seconds)
+        yield _gauge("snapshot_last_bytes", "Size of the last snapshot", counted.last_bytes)
 
 
 class GatewayCollector(Collector):

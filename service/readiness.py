@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
@@ -21,8 +22,8 @@ _REPLAYING: Final = REASONS[Replay.CATCHING_UP]
 class Readiness:
     """Ready when the default model is loaded, every event socket is open, and a pod can take requests.
 
-    The default model is not needed if pods list their models, and it is none of them. An engine without events is a
-    reason only with `needs_events`; an empty fleet is not a reason.
+    An index that is being loaded is a reason. The default model is not needed if pods list their models, and it is none
+    of them. An engine without events is a reason only with `needs_events`; an empty fleet is not a reason.
     """
 
     def __init__(
@@ -35,11 +36,14 @@ class Readiness:
         *,
         needs_events: bool = False,
         replay_timeout: float = 0.0,
+        loading: Callable[[], list[str]] = list,
     ) -> None:
         """`retry_after` is the number of seconds between two attempts to load the model.
 
-        `replay_timeout`, in seconds from now, is the maximum wait for first replays.
+        `replay_timeout`, in seconds from now, is the maximum wait for first replays. `loading` gives reasons while the
+        index is being filled from a snapshot.
         """
+        self._loading = loading
         self._replays_until = monotonic() + replay_timeout
         self._needs_events = needs_events
         self._model = model_name
@@ -54,7 +58,7 @@ class Readiness:
         silent = self._pool.silent() if self._needs_events else self._pool.problems()
         needs_model = not self._fleet.models() or self._fleet.serves(self._model)
         model_problem = [self._model_problem] if self._model_problem and needs_model else []
-        problems = [*model_problem, *silent, *self._replays()]
+        problems = [*model_problem, *silent, *self._loading(), *self._replays()]
         if len(self._fleet) and not any(pod.healthy and pod.is_available for pod in self._fleet):
             problems.append("no pod can take requests")
         return problems

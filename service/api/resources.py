@@ -22,7 +22,9 @@ from service.index.base import Index
 from service.index.scoring import Scorer
 from service.prompts.models.catalog import Models
 from service.readiness import Readiness
+from service.replicas.bootstrap import Bootstrap
 from service.replicas.shared.state import SharedState
+from service.replicas.snapshots import Snapshots
 from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
@@ -42,6 +44,8 @@ ASKS_USAGE = web.AppKey("asks_usage", bool)
 SHARED = web.AppKey("shared", SharedState)
 SESSION_KEYS = web.AppKey("session_keys", SessionKeys)
 ACCURACY = web.AppKey("accuracy", Accuracy)
+SNAPSHOTS = web.AppKey("snapshots", Snapshots)
+BOOTSTRAP = web.AppKey("bootstrap", Bootstrap)
 GATEWAY = web.AppKey("gateway", Gateway)
 MODELS = web.AppKey("models", Models)
 RESOLVER = web.AppKey("resolver", PromptResolver)

@@ -18,6 +18,7 @@ from service.api import (
     responses,
     scoring,
     selection,
+    snapshot,
     tokens,
 )
 from service.index.scoring import Scores
@@ -47,7 +48,7 @@ class Route:
 
 
 _OPEN: Final = ("/health", "/ready")
-_ADMIN: Final = ("/register", "/unregister")
+_ADMIN: Final = ("/register", "/unregister", "/snapshot")
 _ROUTING: Final = ("/select", "/reservations/")
 _BODY_ERRORS: Final = (400, 408, 413, 415, 429)
 _MODEL_ERRORS: Final = (*_BODY_ERRORS, 404, 503)
@@ -173,6 +174,7 @@ ROUTES: Final = (
         (*_BODY_ERRORS, 404),
     ),
     Route("GET", "/endpoints", operations.endpoints, _json(responses.EndpointList)),
+    Route("GET", "/snapshot", snapshot.snapshot, {"application/octet-stream": bytes}, errors=(503,)),
     Route("GET", "/pods", operations.pods, _json(responses.PodList)),
     Route("POST", "/pods", fleet.add_pod, _json(responses.FleetPod), (requests.NewPod,), (*_BODY_ERRORS, 409)),
     Route(

@@ -235,7 +235,29 @@ class Settings:
     queue_seconds: float = _setting(30.0, parse_seconds, "how long a request waits for a pod at most")
 
     ready_replay_timeout: float = _setting(
-        30.0, parse_seconds, "how long after its start /ready waits for replays that are under way"
+        30.0,
+        parse_seconds,
+        "how long after its start /ready waits for BOOTSTRAP_FROM, for engines of restored ranks, and for replays that "
+        "are under way",
+    )
+
+    state_dir: Path | None = _setting(
+        None, _optional_path, "folder for snapshots of the index, from which a restarted service continues"
+    )
+    snapshot_interval: float = _setting(
+        30.0, parse_seconds, "time between two snapshots, if the index changed; one is also written on a stop"
+    )
+    snapshot_unverified: str = _setting(
+        "keep",
+        _choice("keep", "drop"),
+        "what happens to blocks of a snapshot if nothing tells whether their engine restarted meanwhile: keep (the "
+        "rank is inexact) or drop",
+    )
+    bootstrap_from: str | None = _setting(
+        None, _optional_url, "another replica of the same fleet, whose index a starting one takes over"
+    )
+    bootstrap_key_file: Path | None = _setting(
+        None, _optional_path, "file with the API key (admin) of BOOTSTRAP_FROM, if it needs one"
     )
 
     block_size: int = _setting(256, _count(1), "number of tokens that count as a score of 1")

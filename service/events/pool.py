@@ -237,6 +237,11 @@ class EventPool:
         self._began_at = self._clock()
         self._begin.set()
 
+    def changes(self) -> object:
+        """A value that is another one after each change of any rank's blocks."""
+        counted = self.statistics
+        return counted.batches_applied, counted.restarts, counted.batches_lost, len(self._streams), len(self._restored)
+
     def captures(self) -> AsyncIterator[RankCapture]:
         """A copy of each rank with blocks, one by one."""
         return captures(self._streams, self._restored, self._index)

@@ -240,7 +240,10 @@ class Index(Protocol):
         ...
 
     def restorer(self, rank: Rank, record: RankRecord) -> Restorer:
-        """Begins to build a rank from its first record; it is hidden. Raises ValueError if it has blocks already."""
+        """Begins to build a rank from its first record; it is hidden.
+
+        Raises ValueError if it has blocks already, or as Restorer.
+        """
         ...
 
     def sweep(self, blocks: int) -> bool:

@@ -296,14 +296,18 @@ class MemoryIndex:
         for name in record.loras:
             self._announce(rank, state, name)
         self._admitted_before = max(self._admitted_before, record.admissions - self.statistics.admissions)
-        return RankRestorer(
-            self._cache,
-            rank,
-            state,
-            record,
-            era=self._era,
-            has_room=lambda blocks: self._cache.blocks + blocks <= self._max_blocks,
-        )
+        try:
+            return RankRestorer(
+                self._cache,
+                rank,
+                state,
+                record,
+                era=self._era,
+                has_room=lambda blocks: self._cache.blocks + blocks <= self._max_blocks,
+            )
+        except BaseException:
+            self.forget(rank)
+            raise
 
     def sweep(self, blocks: int) -> bool:
         while self._cleared and blocks > 0:

@@ -1,0 +1,157 @@
+"""Fills a replica that starts: from a sibling, or from the snapshot in STATE_DIR.
+
+Messages of engines wait in their sockets meanwhile. The streams then continue from the last number of the snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+
+import aiohttp
+
+from service.events.capture import Turns
+from service.events.pool import EventPool
+from service.index.base import Index
+from service.replicas.loader import Loader
+from service.replicas.snapshot_file import SnapshotFile, pieces
+from service.replicas.snapshot_format import Reader, SnapshotError
+
+logger = logging.getLogger(__name__)
+_RETRY_SECONDS = 0.5
+_SILENCE_SECONDS = 10.0
+_PIECE = 256 * 1024
+
+
+class Bootstrap:
+    """Loads what is there, once, and then lets the pool read its sockets.
+
+    `seconds` bounds the wait for a sibling, and after that for engines to verify their ranks. `done` is whether the
+    index is as complete as it gets, so that it is worth a snapshot.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        file: SnapshotFile | None,
+        *,
+        sibling: str | None = None,
+        key_file: Path | None = None,
+        seconds: float = 30.0,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.done = False
+        self._index = index
+        self.file = file
+        self._sibling = sibling
+        self._key_file = key_file
+        self._seconds = seconds
+        self._clock = clock
+        self._loader: Loader | None = None
+        self._pool: EventPool | None = None
+        self._source = sibling or "the snapshot"
+        self._until = 0.0
+
+    def reasons(self) -> list[str]:
+        """Why the replica is not ready: a sentence with the progress, or nothing."""
+        if not self.done:
+            blocks, ranks = (self._loader.blocks, self._loader.ranks) if self._loader is not None else (0, 0)
+            return [f"the index is being loaded from {self._source}: {blocks} blocks of {ranks} ranks so far"]
+        awaited = self._pool.awaited() if self._pool is not None and self._clock() < self._until else 0
+        return [f"{awaited} restored ranks wait for their engines (READY_REPLAY_TIMEOUT)"] if awaited else []
+
+    async def run(self, pool: EventPool) -> None:
+        """Returns when the pool reads its sockets, whatever went wrong; each problem is one line of the log."""
+        began = self._clock()
+        self._pool = pool
+        self._loader = Loader(self._index, pool)
+        try:
+            if self._sibling is not None:
+                await self._load_from_sibling(self._sibling, pool)
+            if not self._loader.ranks and self.file is not None:
+                await self._load_from_file(self.file, pool)
+        except Exception:  # whatever it is, events must be read
+            logger.exception("the index could not be loaded")
+            self._loader.drop()
+        loader = self._loader
+        if loader.ranks:
+            seconds = self._clock() - began
+            logger.info(
+                "loaded %d blocks of %d ranks from %s in %.1f s", loader.blocks, loader.ranks, self._source, seconds
+            )
+        self._until = self._clock() + self._seconds
+        self.done = True
+        pool.begin()
+
+    async def _load_from_file(self, file: SnapshotFile, pool: EventPool) -> None:
+        self._source = str(file.path)
+        self._loader = Loader(self._index, pool)
+        try:
+            snapshot = await asyncio.to_thread(file.open)
+            if snapshot is None:
+                return
+            with snapshot:
+                reader, turn = Reader(), Turns()
+                for piece in pieces(snapshot):
+                    for record in reader.feed(piece):
+                        self._loader.take(record)
+                        await turn.pause()
+                reader.finish()
+        except (SnapshotError, OSError) as error:
+            logger.warning("%s is not used: %s", file.path, error)
+            self._loader.drop()
+            return
+        self._loader.finish()
+
+    async def _load_from_sibling(self, sibling: str, pool: EventPool) -> None:
+        """Asks until the sibling answers, in time; a torn answer leaves the ranks that are whole."""
+        problem = ""
+        try:
+            async with asyncio.timeout(self._seconds):
+                while True:
+                    self._loader = Loader(self._index, pool)
+                    try:
+                        await self._ask(sibling, self._loader)
+                    except (aiohttp.ClientError, OSError, SnapshotError) as error:
+                        problem = str(error) or type(error).__name__
+                        if self._loader.ranks:
+                            break
+                        self._loader.drop()
+                        if isinstance(error, SnapshotError | _Refused):
+                            break
+                    else:
+                        self._loader.finish()
+                        return
+                    await asyncio.sleep(_RETRY_SECONDS)
+        except TimeoutError:
+            problem = problem or "it does not answer"
+        assert self._loader is not None  # noqa: S101 - made above
+        self._loader.keep_whole_ranks()
+        logger.warning("BOOTSTRAP_FROM=%s: %s; %d ranks were loaded", sibling, problem, self._loader.ranks)
+
+    async def _ask(self, sibling: str, loader: Loader) -> None:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=_SILENCE_SECONDS)
+        headers = {}
+        if self._key_file is not None:
+            key = await asyncio.to_thread(self._key_file.read_text, "utf-8")
+            headers["Authorization"] = f"Bearer {key.strip()}"
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            session.get(f"{sibling}/snapshot") as response,
+        ):
+            if response.status in (401, 403, 404):
+                raise _Refused(f"it answers {response.status} to GET /snapshot")
+            response.raise_for_status()
+            reader, turn = Reader(), Turns()
+            async for piece in response.content.iter_chunked(_PIECE):
+                for record in reader.feed(piece):
+                    loader.take(record)
+                    await turn.pause()
+            reader.finish()
+
+
+class _Refused(aiohttp.ClientError):
+    """The sibling will not give its snapshot, however often it is asked."""

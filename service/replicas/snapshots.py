@@ -1,0 +1,127 @@
+"""Writes the index to STATE_DIR each SNAPSHOT_INTERVAL when it changed, and when the service stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from time import monotonic, time
+
+from service.events.capture import RankCapture
+from service.events.pool import EventPool
+from service.replicas.snapshot_file import SnapshotFile
+from service.replicas.snapshot_format import End, frame, frames, rank_records, start
+
+logger = logging.getLogger(__name__)
+_AT_ONCE = 1 << 20
+"""Bytes, about, that are handed to a thread or a client at once."""
+
+
+@dataclass(slots=True)
+class SnapshotStatistics:
+    """Of the snapshots that this process wrote. Times are Unix seconds."""
+
+    written: int = 0
+    failed: int = 0
+    last_at: float = 0.0
+    last_seconds: float = 0.0
+    last_bytes: int = 0
+
+
+class Snapshots:
+    """Writes snapshots of a pool's ranks into a file, and gives the same to siblings."""
+
+    def __init__(self, pool: EventPool, file: SnapshotFile | None, interval: float) -> None:
+        """`interval` is in seconds. Without a file, nothing is written."""
+        self.statistics = SnapshotStatistics()
+        self._pool = pool
+        self._file = file
+        self._interval = interval
+        self._written: object = None
+        """What the pool's changes were at the last snapshot."""
+        self._problem: str | None = None
+        self._writing = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Writes until it is cancelled."""
+        while self._file is not None:
+            await asyncio.sleep(self._interval)
+            if self._pool.changes() != self._written:
+                await self.write()
+
+    async def write(self) -> None:
+        """Writes a snapshot; a failure is logged once, and leaves the last one as it is."""
+        if self._file is None:
+            return
+        async with self._writing:
+            changes = self._pool.changes()
+            try:
+                if not await asyncio.to_thread(self._file.acquire):
+                    self._note("another process writes there")
+                    return
+                await self._write(self._file)
+            except OSError as error:
+                self.statistics.failed += 1
+                self._note(error.strerror or str(error))
+            else:
+                self._written = changes
+                self._note(None)
+
+    def _note(self, problem: str | None) -> None:
+        if problem is not None and problem != self._problem and self._file is not None:
+            logger.warning("no snapshot in %s: %s", self._file.path.parent, problem)
+        self._problem = problem
+
+    async def _write(self, file: SnapshotFile) -> None:
+        began = monotonic()
+        writing = await asyncio.to_thread(file.begin)
+        ranks = 0
+        try:
+            async for some in _together(self._pool.captures()):
+                ranks += len(some)
+                await asyncio.to_thread(writing.add, (record for one in some for record in rank_records(*one)))
+                some.clear()
+            await asyncio.to_thread(writing.finish, End(ranks))
+        except BaseException:
+            writing.abandon()
+            raise
+        statistics = self.statistics
+        statistics.written += 1
+        statistics.last_at, statistics.last_bytes = time(), writing.size
+        statistics.last_seconds = monotonic() - began
+        logger.debug("snapshot of %d ranks, %d bytes, in %.2f s", ranks, writing.size, statistics.last_seconds)
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The same as the file would hold, in pieces."""
+        yield start(time())
+        ranks = 0
+        async for some in _together(self._pool.captures()):
+            ranks += len(some)
+            data = await asyncio.to_thread(frames, (record for one in some for record in rank_records(*one)))
+            some.clear()
+            for at in range(0, len(data), _AT_ONCE):
+                yield data[at : at + _AT_ONCE]
+        yield frame(End(ranks))
+
+
+async def _together(captures: AsyncIterator[RankCapture]) -> AsyncIterator[list[RankCapture]]:
+    """Several small ranks at once: a thread's turn takes longer than to copy one."""
+    some: list[RankCapture] = []
+    size = 0
+    async for one in captures:
+        some.append(one)
+        size += _size(one)
+        if size >= _AT_ONCE:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+_RANK_BYTES = 16_384
+
+
+def _size(one: RankCapture) -> int:
+    _, _, blocks = one
+    return _RANK_BYTES + sum(len(getattr(record, "keys", b"")) * 2 for record in blocks)
