@@ -162,7 +162,8 @@ class Sequencer:
         """Continues a stream whose blocks are those of a snapshot. To be called before anything else.
 
         If nothing verifies that the engine is the same, the blocks are kept with `keeps_unverified`, and cleared
-        without; the rank is inexact in both cases.
+        without; the rank is inexact in both cases. Kept blocks count soon after the connection if no replay socket can
+        verify them.
         """
         self._log.restore(record.sequence)
         self._replay_confirms = record.replay_confirms
@@ -176,7 +177,15 @@ class Sequencer:
     @property
     def awaits_engine(self) -> bool:
         """Whether the blocks are from a snapshot, and the engine was not heard yet or is just being verified."""
-        return self._first_connection and self._states.connection in (Connection.RESTORED, Connection.BACK)
+        connection = self._states.connection
+        if connection is Connection.UNVERIFIED:
+            return self._may_assume
+        return self._first_connection and connection in (Connection.RESTORED, Connection.BACK)
+
+    @property
+    def _may_assume(self) -> bool:
+        """Whether the blocks of a snapshot are to count although nothing verifies them."""
+        return self._is_unverified and self._keeps_unverified and self._start_replay is None
 
     def _end_unverified(self) -> None:
         """Clears the blocks of a snapshot that nothing verified, if they are not to be kept."""
@@ -365,6 +374,8 @@ class Sequencer:
         if self.connected:
             if now > self._check_at:
                 self.request_replay()
+                if self._states.connection is Connection.UNVERIFIED and self._may_assume:
+                    self._on(Trigger.ASSUMED, Trigger.ASSUMED.value)
         elif now - self._lost_at > self._timing.forget_after:
             self.forget()
         elif now - self._lost_at > self._timing.hide_after:

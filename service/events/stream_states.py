@@ -67,6 +67,7 @@ class Trigger(Enum):
 
     APPLIED_NEXT = "a live batch was next"
     RESUMED = "a live batch was next, on a connection that nothing verified"
+    ASSUMED = "no replay socket can tell whether this is the engine of the snapshot"
     DROPPED_OLD = "a batch dated before the engine's start was dropped"
     GAVE_UP = "batches were given up as lost"
     UNREADABLE = "a live event could not be read"
@@ -137,6 +138,7 @@ CONNECTION: Mapping[Connection, Mapping[Trigger, Connection]] = {
         _T.DISCONNECTED: Connection.LOST,
         _T.MOVED: Connection.BACK,
         _T.RESUMED: Connection.UP,
+        _T.ASSUMED: Connection.UP,
         _T.GAVE_UP: Connection.UP,
         _T.CONFIRMED: Connection.UP,
         _T.REPEATED: Connection.UP,
@@ -155,6 +157,7 @@ HISTORY: Mapping[History, Mapping[Trigger, History]] = {
         _T.GAVE_UP: History.INCOMPLETE,
         _T.UNREADABLE: History.INCOMPLETE,
         _T.RESUMED: History.INCOMPLETE,
+        _T.ASSUMED: History.INCOMPLETE,
         _T.MISSING_FROM_REPLAY: History.BEYOND_REPLAY,
     },
     History.INCOMPLETE: {
@@ -170,6 +173,7 @@ HISTORY: Mapping[History, Mapping[Trigger, History]] = {
         _T.REBUILT: History.COMPLETE,
         _T.GAVE_UP: History.INCOMPLETE,
         _T.RESUMED: History.INCOMPLETE,
+        _T.ASSUMED: History.INCOMPLETE,
     },
 }
 
