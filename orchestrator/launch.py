@@ -46,6 +46,7 @@ _RESERVED = {
     "TLS_KEY": "--tls-key",
     "TLS_CLIENT_CA": "--tls-client-ca",
     "HF_HOME": "--hf-cache",
+    "STATE_DIR": "--state-dir",
     "HF_ENDPOINT": "--hf-endpoint",
     "HF_TOKEN": "HF_TOKEN=… in front of the command, so that nobody reads it in `inspect`",
     "HF_TOKEN_PATH": "HF_TOKEN_PATH=… in front of the command",
@@ -71,6 +72,7 @@ class Launch:
     model: str = _SERVICE.model_name
     models_dir: Path | None = None
     hf_cache: Path | None = None
+    state_dir: Path | None = None
     hf_endpoint: str = "https://huggingface.co"
     pods: str = ""
     renderers: str = ""
@@ -125,7 +127,11 @@ class Launch:
                 raise UsageError(f"{option}: {file} is not a file.", "Name a file in PEM.")
             if self.tls_cert is None:
                 raise UsageError(f"{option} needs --tls-cert.", "Name the certificate that the service presents.")
-        for option, folder in (("--models-dir", self.models_dir), ("--hf-cache", self.hf_cache)):
+        for option, folder in (
+            ("--models-dir", self.models_dir),
+            ("--hf-cache", self.hf_cache),
+            ("--state-dir", self.state_dir),
+        ):
             if folder is not None and folder.exists() and not folder.is_dir():
                 raise UsageError(f"{option}: {folder} is a file.", "Name a folder.")
         if self.models_dir is not None and self.hf_cache is not None and self.models_dir == self.hf_cache:

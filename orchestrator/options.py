@@ -125,6 +125,14 @@ HfCache = Annotated[
         show_default="a volume kept between runs",
     ),
 ]
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="KVCACHE_STATE_DIR",
+        help="Folder for snapshots of the index, from which the service continues when it starts again.",
+        show_default="a volume of the service; none without a container",
+    ),
+]
 HfEndpoint = Annotated[
     str,
     typer.Option(envvar="HF_ENDPOINT", help="Address of the hub, or of a mirror of it."),
@@ -288,6 +296,7 @@ class LaunchOptions:
     model: Model = DEFAULTS.model
     models_dir: ModelsDir = None
     hf_cache: HfCache = None
+    state_dir: StateDir = None
     hf_endpoint: HfEndpoint = DEFAULTS.hf_endpoint
     pod: Pods = None
     renderer: Renderers = None
@@ -327,7 +336,16 @@ class LaunchOptions:
         }
         folders = {
             name: expanded(path, f"--{name.replace('_', '-')}") if (path := getattr(self, name)) else None
-            for name in ("models_dir", "hf_cache", "ca_bundle", "tls_cert", "tls_key", "tls_client_ca", "wheel")
+            for name in (
+                "models_dir",
+                "hf_cache",
+                "state_dir",
+                "ca_bundle",
+                "tls_cert",
+                "tls_key",
+                "tls_client_ca",
+                "wheel",
+            )
         }
         read = ("env", "env_file", "network", "pod", "renderer")
         as_given = {option.name: getattr(self, option.name) for option in fields(self) if option.name not in read}

@@ -21,7 +21,12 @@ def systemd_unit(launch: Launch) -> tuple[str, ...]:
     }
     command = [sys.executable, "-m", "orchestrator", "up", "--runtime", "process"]
     command += [word for pair in options.items() for word in pair]
-    for folder, option in ((launch.models_dir, "--models-dir"), (launch.hf_cache, "--hf-cache")):
+    folders = (
+        (launch.models_dir, "--models-dir"),
+        (launch.hf_cache, "--hf-cache"),
+        (launch.state_dir, "--state-dir"),
+    )
+    for folder, option in folders:
         command += [option, str(folder.resolve())] if folder else []
     command += [word for option, file in launch.tls_files for word in (option, str(file.resolve()))]
     command += ["--pod", launch.pods] if launch.pods else []

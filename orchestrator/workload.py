@@ -48,10 +48,13 @@ _RENDER_URL = "RENDER_URL"
 _TOKEN = "/run/secrets/hf-token"  # noqa: S105 - a path
 _SECRET_ENVIRONMENT = "/run/secrets/environment"  # noqa: S105 - a path
 HUB_CACHE_VOLUME = "kvcache-huggingface"
+_STATE = "/state"
 
 
 def prepare(launch: Launch, runtime: ContainerRuntime, *, dry: bool = False) -> Workload:
-    """The service's description for this runtime. Unless `dry`, writes secrets and creates the folder of --hf-cache.
+    """The service's description for this runtime.
+
+    Unless `dry`, writes secrets and creates the folders of --hf-cache and --state-dir.
 
     Raises Problem if the runtime cannot provide a feature that the launch requires.
     """
@@ -68,7 +71,7 @@ def prepare(launch: Launch, runtime: ContainerRuntime, *, dry: bool = False) -> 
     if runtime.machine and found.mounts:
         raise Problem(
             f"The runtime is on another machine, {runtime.machine}, which cannot mount {found.mounts[0].source}.",
-            "Leave out --models-dir, --hf-cache, --tls-cert, the token and passwords of proxies, "
+            "Leave out --models-dir, --hf-cache, --state-dir, --tls-cert, the token and passwords of proxies, "
             "or use a runtime of this machine.",
         )
     return found
@@ -107,7 +110,12 @@ def _settings(launch: Launch, proxy: Mapping[str, str]) -> dict[str, str]:
 
 def _as_child(launch: Launch, token: Path | None) -> Workload:
     environment = {**_settings(launch, proxies(os.environ)), "HTTP_HOST": launch.publish_address}
-    for variable, path in (("MODELS_DIR", launch.models_dir), ("HF_HOME", launch.hf_cache), ("HF_TOKEN_PATH", token)):
+    for variable, path in (
+        ("MODELS_DIR", launch.models_dir),
+        ("HF_HOME", launch.hf_cache),
+        ("STATE_DIR", launch.state_dir),
+        ("HF_TOKEN_PATH", token),
+    ):
         if path is not None:
             environment[variable] = str(path.resolve())
     # Not resolved: a renewed certificate may be another file under the same link.
@@ -121,6 +129,11 @@ def _as_child(launch: Launch, token: Path | None) -> Workload:
     )
 
 
+def _unless_missing(folder: Path | None, *, dry: bool) -> Path | None:
+    """A folder; None if it would have to be made in a dry run."""
+    return None if dry and folder is not None and not folder.exists() else folder
+
+
 def _variable(option: str) -> str:
     return option.removeprefix("--").replace("-", "_").upper()
 
@@ -130,16 +143,17 @@ def _in_container(
 ) -> Workload:
     keeps_id = runtime.kind is RuntimeKind.PODMAN
     who = identity(
-        rootless=bool(launch.hf_cache) and runtime.rootless,
+        rootless=bool(launch.hf_cache or launch.state_dir) and runtime.rootless,
         keeps_id=keeps_id,
-        hf_cache=None if dry and launch.hf_cache and not launch.hf_cache.exists() else launch.hf_cache,
+        hf_cache=_unless_missing(launch.hf_cache, dry=dry),
+        state_dir=_unless_missing(launch.state_dir, dry=dry),
     )
     files = mounted_files(launch.tls_files)
     named = {
         name: mounted_files([(f"file-{number}", path)])[0] for number, (name, path) in enumerate(launch.named_files)
     }
     paths = {name: file.path for name, file in named.items()}
-    if (files or named) and not launch.hf_cache:
+    if (files or named) and not (launch.hf_cache or launch.state_dir):
         sources = [path for _, path in (*launch.tls_files, *launch.named_files)]
         who = reader_of(sources, rootless=runtime.rootless, keeps_id=keeps_id)
     mounts = []
@@ -154,6 +168,7 @@ def _in_container(
         "HTTP_HOST": "0.0.0.0",  # noqa: S104 - of the container; only one port is published
         "MODELS_DIR": str(_MODELS),
         "HF_HOME": _HUB_CACHE,
+        "STATE_DIR": _STATE,
     }
     if (url := environment.get(_RENDER_URL, "").strip()) and not launch.engines_beside:
         environment[_RENDER_URL] = url_seen_from_container(url, HOST_NAME)
@@ -163,6 +178,8 @@ def _in_container(
             mounts.append(Mount(part.source, str(_MODELS / part.place), read_only=True))
     if launch.hf_cache:
         mounts.append(Mount(launch.hf_cache.resolve(), _HUB_CACHE, read_only=False))
+    if launch.state_dir:
+        mounts.append(Mount(launch.state_dir.resolve(), _STATE, read_only=False))
     mounts += [file.mount for file in (*files, *named.values())]
     if _API_KEYS in environment and not runtime.machine:
         secret[_API_KEYS] = environment.pop(_API_KEYS)
@@ -180,7 +197,10 @@ def _in_container(
         environment=environment,
         publications=tuple(Publication(port.address, port.number) for port in ports(launch, runtime.kind)),
         mounts=tuple(mounts),
-        volumes=() if launch.hf_cache else (Volume(HUB_CACHE_VOLUME, _HUB_CACHE),),
+        volumes=(
+            *(() if launch.hf_cache else (Volume(HUB_CACHE_VOLUME, _HUB_CACHE),)),
+            *(() if launch.state_dir else (Volume(f"{launch.name}-state", _STATE),)),
+        ),
         user=who.user,
         as_caller=who.as_caller,
         cpus=launch.cpus,

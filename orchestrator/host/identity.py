@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,32 +21,58 @@ class Identity:
     as_caller: bool = False
 
 
-def identity(*, rootless: bool, keeps_id: bool, hf_cache: Path | None, caller: int | None = None) -> Identity:
-    """The image's unprivileged user, or the folder's owner if the service must write into a folder of this machine.
+def identity(
+    *,
+    rootless: bool,
+    keeps_id: bool,
+    hf_cache: Path | None,
+    state_dir: Path | None = None,
+    caller: int | None = None,
+) -> Identity:
+    """The image's unprivileged user, or the folders' owner if the service must write into folders of this machine.
 
-    Creates the folder if it does not exist. `keeps_id`: the runtime can map a user inside to the caller. `caller` is a
+    Creates the folders if they do not exist. `keeps_id`: the runtime can map a user inside to the caller. `caller` is a
     uid, by default this process's. Raises Problem where no unprivileged user can write.
     """
-    if hf_cache is None:
+    folders = {"--hf-cache": hf_cache, "--state-dir": state_dir}
+    written = {option: folder for option, folder in folders.items() if folder is not None}
+    if not written:
         return Identity()
     caller = os.geteuid() if caller is None else caller
-    hf_cache.mkdir(parents=True, exist_ok=True)
+    for folder in written.values():
+        folder.mkdir(parents=True, exist_ok=True)
     if rootless:
         # In a rootless runtime, root maps to the caller; other container uids map to unowned host uids.
         return Identity(as_caller=True) if keeps_id else Identity(user="0:0")
     if caller != _ROOT:
         return Identity(user=f"{caller}:{os.getegid()}")
-    owner = hf_cache.stat()
-    if owner.st_uid == _ROOT and not any(hf_cache.iterdir()):
-        os.chown(hf_cache, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
-        return Identity()
-    if owner.st_uid == _ROOT:
+    return _owner(written)
+
+
+def _owner(folders: Mapping[str, Path]) -> Identity:
+    """The unprivileged user who can write all folders, given by option; empty folders of root are given away."""
+    empty = [folder for folder in folders.values() if folder.stat().st_uid == _ROOT and not any(folder.iterdir())]
+    owners: set[tuple[int, int]] = set()
+    for option, folder in folders.items():
+        if folder in empty:
+            continue
+        owner = folder.stat()
+        if owner.st_uid == _ROOT:
+            raise Problem(
+                f"{option}: {folder} belongs to root, and the service is unprivileged and cannot write there.",
+                f"Give it away: chown -R {UNPRIVILEGED_UID}:{UNPRIVILEGED_UID} {folder} ; "
+                "or leave the option out to use a volume.",
+            )
+        owners.add((owner.st_uid, owner.st_gid))
+    if len(owners) > 1:
         raise Problem(
-            f"--hf-cache: {hf_cache} belongs to root, and the service is unprivileged and cannot write there.",
-            f"Give it away: chown -R {UNPRIVILEGED_UID}:{UNPRIVILEGED_UID} {hf_cache} ; "
-            "or leave the option out to use a volume.",
+            f"{' and '.join(folders)}: the folders belong to different users, and the service runs as one.",
+            "Give them to one user.",
         )
-    return Identity(user=f"{owner.st_uid}:{owner.st_gid}")
+    uid, gid = next(iter(owners), (UNPRIVILEGED_UID, UNPRIVILEGED_UID))
+    for folder in empty:
+        os.chown(folder, uid, gid)
+    return Identity(user=f"{uid}:{gid}")
 
 
 def refuse_unreadable(path: Path) -> None:

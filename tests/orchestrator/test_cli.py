@@ -30,6 +30,7 @@ _OPTIONS = {
     "--model": "MODEL_NAME",
     "--models-dir": "KVCACHE_MODELS_DIR",
     "--hf-cache": "KVCACHE_HF_CACHE",
+    "--state-dir": "KVCACHE_STATE_DIR",
     "--hf-endpoint": "HF_ENDPOINT",
     "--pod": "PODS",
     "--renderer": "RENDERERS",

@@ -81,3 +81,15 @@ def test_a_file_of_the_plain_user_is_read_by_it(tmp_path: Path) -> None:
     os.chown(file, UNPRIVILEGED_UID, 0)
     tmp_path.chmod(0o711)
     assert reader_of([file], rootless=False, keeps_id=True, caller=0) == Identity()
+
+
+@_AS_ROOT
+def test_two_folders_must_belong_to_one_user_and_empty_ones_of_root_are_given_to_it(tmp_path: Path) -> None:
+    cache, state, other = (tmp_path / name for name in ("cache", "state", "other"))
+    for folder, uid in ((cache, 1234), (other, 4321)):
+        folder.mkdir()
+        os.chown(folder, uid, uid)
+    assert identity(keeps_id=False, rootless=False, hf_cache=cache, state_dir=state, caller=0).user == "1234:1234"
+    assert state.stat().st_uid == 1234
+    with pytest.raises(Problem, match="belong to different users"):
+        identity(keeps_id=False, rootless=False, hf_cache=cache, state_dir=other, caller=0)
