@@ -33,7 +33,7 @@ test: $(VENV)/dev $(VENV)/native ## All tests that need no container runtime
 	$(BIN)/python -m pytest -q --numprocesses $(TEST_WORKERS) --dist worksteal --ignore tests/e2e --ignore tests/real_vllm $(ARGS)
 
 e2e: $(VENV)/dev $(VENV)/native ## The real image and containers, on every container runtime that is there
-	$(BIN)/python -m pytest -q -rs tests/e2e $(ARGS)
+	$(BIN)/python -m pytest -q -rs --durations 10 --numprocesses 2 --dist loadgroup tests/e2e $(ARGS)
 
 real-vllm: $(VENV)/dev $(VENV)/native ## Predictions for whole vLLM servers; VLLM is the command of scripts/real_vllm/install
 	KVCACHE_VLLM=$(VLLM) $(BIN)/python -m pytest -q -rs --durations 10 --numprocesses 2 --dist loadfile tests/real_vllm $(ARGS)

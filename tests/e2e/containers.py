@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.command import Command, Commands, free_port
 from tests.conftest import ROOT
 from tests.waiting import PATIENCE
@@ -21,6 +23,8 @@ class RuntimeCommand:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.image = f"kvcache-e2e-{os.getpid()}"
+        self.sleep = f"sleep 6{os.getpid()}.25"
+        """A build step that lasts, and that no other process runs."""
 
     def __call__(self, *arguments: str, check: bool = True) -> str:
         """Runs the runtime's own command; gives what it prints."""
@@ -39,6 +43,11 @@ class RuntimeCommand:
         """All there are, those of builds included."""
         external = ["--external"] if self.kind == "podman" else []
         return set(self("ps", "--all", "--quiet", "--no-trunc", *external).split())
+
+    def sleeps(self) -> bool:
+        """Whether the build step that lasts runs anywhere on this machine."""
+        command = self.sleep.split()
+        return any(process.info["cmdline"] == command for process in psutil.process_iter(["cmdline"]))
 
     def clean_up(self) -> None:
         for name in self("ps", "-a", "--filter", f"name={self.image}", "--format", "{{.Names}}").split():

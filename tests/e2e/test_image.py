@@ -8,24 +8,16 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.command import wait_until
 from tests.e2e.containers import RuntimeCommand, Up, checkout
-
-# As long as nothing else on this machine sleeps.
-_SLEEP = "613.25"
 
 
 def _edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-
-
-def _sleeps() -> bool:
-    return any(_SLEEP in (process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
 
 
 def test_an_unchanged_up_skips_the_build_and_is_ready_soon(make_up: Callable[..., Up]) -> None:
@@ -105,17 +97,17 @@ def test_ctrl_c_during_the_build_ends_it_and_what_it_runs(
     make_up: Callable[..., Up], runtime: RuntimeCommand, tmp_path: Path, number: signal.Signals
 ) -> None:
     copy = checkout(tmp_path / "copy")
-    _edit(copy / "Containerfile", "ARG PIP_INDEX_URL\n", f"RUN sleep {_SLEEP}\n")
+    _edit(copy / "Containerfile", "ARG PIP_INDEX_URL\n", f"RUN {runtime.sleep}\n")
     before = runtime.containers()
     up = make_up(copy)
     command = up.start("--image", f"{runtime.image}-interrupted")
-    wait_until(_sleeps, told=lambda: command.output)
+    wait_until(runtime.sleeps, told=lambda: command.output)
     command.process.send_signal(number)
     done = command.finish()
 
     assert done.code == 0
     assert "Received shutdown signal" in done.output
-    wait_until(lambda: not _sleeps())
+    wait_until(lambda: not runtime.sleeps())
     wait_until(lambda: runtime.containers() <= before)
     assert up.left() == []
 

@@ -112,19 +112,15 @@ def test_an_ipv6_address_works_or_is_refused(make_up: Callable[..., Up]) -> None
 def test_a_killed_build_is_swept(
     make_up: Callable[..., Up], runtime: RuntimeCommand, changed: Callable[..., Up]
 ) -> None:
-    up = changed("ARG PIP_INDEX_URL\n", "RUN sleep 619.5\n")
+    up = changed("ARG PIP_INDEX_URL\n", f"RUN {runtime.sleep}\n")
     before = runtime.containers()
     command = up.start("--image", f"{runtime.image}-killed")
-    wait_until(_sleeps, told=lambda: command.output)
+    wait_until(runtime.sleeps, told=lambda: command.output)
     command.process.kill()
     command.process.wait()
 
     done = up.kvcache.run("down", "--all", "--runtime", runtime.kind)
     assert done.code == 0, done.output
     wait_until(lambda: runtime.containers() <= before)
-    wait_until(lambda: not _sleeps())
+    wait_until(lambda: not runtime.sleeps())
     assert not any(up.kvcache.state.rglob("*.lock"))
-
-
-def _sleeps() -> bool:
-    return any("619.5" in (process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
