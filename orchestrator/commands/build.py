@@ -9,6 +9,7 @@ from orchestrator.commands.build_view import building
 from orchestrator.console import Console
 from orchestrator.errors import BuildFailed, Problem
 from orchestrator.host.signals import Signals
+from orchestrator.host.state import claim_build
 from orchestrator.image import (
     Loops,
     Recipe,
@@ -40,7 +41,10 @@ def ensure_image(launch: Launch, images: Images, console: Console, signals: Sign
     if must_build(launch, loops):
         if loops is Loops.FALLBACK_FOR_NOW:
             console.step(f"Image {launch.image} has no compiled loops yet, trying again")
-        loops = _Build(launch, images, wanted, console, signals).run()
+        with claim_build() as is_alone:
+            loops = _Build(launch, images, wanted, console, signals).run()
+            if is_alone():  # the stages of a build that runs look like those of one that has ended
+                images.remove_old_stages()
     else:
         console.step(f"Image {launch.image} is up to date, build skipped")
     if loops is Loops.FALLBACK:

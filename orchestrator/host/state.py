@@ -1,4 +1,4 @@
-"""Files that outlive one command: secrets of a service, a child process's record and log, locks of names and ports."""
+"""Files that outlive one command: secrets, a child process's record and log, locks of names, ports and builds."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import IO
 from orchestrator.errors import Problem
 
 _PORTS = "ports"
+_BUILDS = "builds"
 
 
 def state_home() -> Path:
@@ -95,6 +96,31 @@ def claim_ports(ports: Iterable[int], free: Callable[[int], int]) -> Iterator[No
         yield
 
 
+@contextmanager
+def claim_build() -> Iterator[Callable[[], bool]]:
+    """Notes that this process builds an image.
+
+    Yields a function that tells whether no other process of this user builds one; while it does so, new builds wait.
+    """
+    path = state_home() / _BUILDS / "build.lock"
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _opened(path, fcntl.LOCK_SH) as file:
+
+        def is_alone() -> bool:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        try:
+            yield is_alone
+        finally:
+            if is_alone():
+                path.unlink(missing_ok=True)
+
+
 def remove_stale_locks() -> None:
     for path in state_home().glob("*/*.lock"):
         with suppress(Problem), _locked(path, Problem("", "")):
@@ -113,14 +139,22 @@ def _locked(path: Path, busy: Problem) -> Iterator[None]:
 
 
 def _lock(path: Path, busy: Problem) -> IO[bytes]:
+    try:
+        return _opened(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise busy from None
+
+
+def _opened(path: Path, lock: int) -> IO[bytes]:
+    """The locked file. Raises BlockingIOError."""
     while True:
         with _writing(path):
             file = path.open("wb")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, lock)
         except BlockingIOError:
             file.close()
-            raise busy from None
+            raise
         # The previous holder may have removed the file in the meantime.
         if os.fstat(file.fileno()).st_nlink:
             return file

@@ -155,6 +155,13 @@ class Images(Protocol):
         """
         ...
 
+    def remove_old_stages(self) -> None:
+        """Removes stages of ended builds; keeps the last build stage, which the next build uses.
+
+        Call it only while nothing is built: the stages of a build that runs look the same.
+        """
+        ...
+
     def run(self, reference: str, command: Sequence[str]) -> str:
         """Runs a command in a temporary container of a local image and returns its output. Raises Problem."""
         ...

@@ -196,7 +196,14 @@ class DockerImages:
             before = self._identity(build.reference)
             yield from self._output(build)
             self._remove_unused(before)
-            self._remove_old_stages()
+
+    def remove_old_stages(self) -> None:
+        with _errors("remove images"):
+            for stage in STAGES:
+                unused = self._client.images.list(filters={"dangling": True, "label": f"{STAGE_LABEL}={stage}"})
+                unused.sort(key=lambda image: str(image.attrs["Created"]))
+                for image in unused[:-1] if stage == BUILD_STAGE else unused:
+                    self._remove_unused(image.id)
 
     def run(self, reference: str, command: Sequence[str]) -> str:
         with _errors("run a container"):
@@ -257,14 +264,6 @@ class DockerImages:
             return self._client.images.get(reference).id
         except ImageNotFound:
             return None
-
-    def _remove_old_stages(self) -> None:
-        """Removes stages of earlier and of ended builds; keeps the last build stage, which the next build uses."""
-        for stage in STAGES:
-            unused = self._client.images.list(filters={"dangling": True, "label": f"{STAGE_LABEL}={stage}"})
-            unused.sort(key=lambda image: str(image.attrs["Created"]))
-            for image in unused[:-1] if stage == BUILD_STAGE else unused:
-                self._remove_unused(image.id)
 
     def _remove_unused(self, identity: str | None) -> None:
         if identity is None:

@@ -57,8 +57,15 @@ class PodmanImages:
             if service and service is not self._service:
                 service.close()
         self._remove_unused(before)
+
+    def remove_old_stages(self) -> None:
         with suppress(Problem):  # a broken image of somebody else, which keeps Podman from listing any, stops nothing
-            self._remove_old_stages()
+            for stage in STAGES:
+                with podman_errors("list images"):
+                    unused = self._client.images.list(filters={"dangling": True, "label": f"{STAGE_LABEL}={stage}"})
+                unused.sort(key=lambda image: int(image.attrs["Created"]))
+                for image in unused[:-1] if stage == BUILD_STAGE else unused:
+                    self._remove_unused(image)
 
     def run(self, reference: str, command: Sequence[str]) -> str:
         with podman_errors("run a container"):
@@ -93,15 +100,6 @@ class PodmanImages:
         except (APIError, requests.RequestException) as error:
             return getattr(error, "explanation", None) or str(error)
         return None
-
-    def _remove_old_stages(self) -> None:
-        """Removes stages of earlier and of ended builds; keeps the last build stage, which the next build uses."""
-        for stage in STAGES:
-            with podman_errors("list images"):
-                unused = self._client.images.list(filters={"dangling": True, "label": f"{STAGE_LABEL}={stage}"})
-            unused.sort(key=lambda image: int(image.attrs["Created"]))
-            for image in unused[:-1] if stage == BUILD_STAGE else unused:
-                self._remove_unused(image)
 
     def _remove_unused(self, before: Any) -> None:
         if before is None:

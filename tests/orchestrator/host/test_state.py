@@ -7,6 +7,7 @@ import pytest
 from orchestrator.errors import Problem
 from orchestrator.host.state import (
     claim,
+    claim_build,
     claim_ports,
     fallback_state_home,
     forget_service,
@@ -59,6 +60,14 @@ def test_a_port_is_taken_by_one_start_at_a_time_whatever_its_name(home: Path) ->
         ):
             pytest.fail("claimed twice")
     assert "--port 5558" in raised.value.remedy
+    assert [path for path in home.rglob("*") if path.is_file()] == []
+
+
+def test_what_a_build_leaves_is_swept_only_while_no_other_build_runs(home: Path) -> None:
+    with claim_build() as first_is_alone:
+        with claim_build() as second_is_alone:
+            assert not second_is_alone()
+        assert first_is_alone()
     assert [path for path in home.rglob("*") if path.is_file()] == []
 
 
