@@ -35,8 +35,8 @@ from service.api.resources import (
     LIMITS,
     MODELS,
     POOL,
+    PUBLISHERS,
     READINESS,
-    REGISTERED,
     REGISTRY,
     RESOLVER,
     ROUTER,
@@ -44,6 +44,7 @@ from service.api.resources import (
     SEND_TOKEN_IDS,
     SESSION_KEYS,
     SHARED,
+    SHARED_PODS,
     SIBLINGS,
     SNAPSHOTS,
     TRAFFIC,
@@ -81,6 +82,8 @@ from service.prompts.renderers.engine import EngineRenderer
 from service.prompts.renderers.engine_api import EngineApi
 from service.readiness import Readiness
 from service.replicas.bootstrap import Bootstrap
+from service.replicas.pods import SharedPods
+from service.replicas.publishers import Publishers
 from service.replicas.shared.alone import Alone
 from service.replicas.shared.base import Carrier
 from service.replicas.shared.state import SharedState
@@ -133,7 +136,6 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     router = app[ROUTER] = Router(fleet, settings.tier_weights)
     issued = app[ISSUED] = IssuedReservations()
     router.refreshed = issued.expire
-    app[REGISTERED] = {}
     shared = app[SHARED] = SharedState(_carrier(settings, place))
     bootstrap = app[BOOTSTRAP] = Bootstrap(
         index,
@@ -153,9 +155,12 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
             monitored(fleet, pool, models, engine, settings, router=router, accuracy=accuracy) as gateway,
             kept(pool, bootstrap, settings.snapshot_interval) as snapshots,
             rendering(fleet, models, engine, options, settings) as rendered,
-            started(shared),
         ):
             app[POOL] = pool
+            app[SHARED_PODS], app[PUBLISHERS] = (
+                SharedPods(shared, fleet, pool.forget),
+                Publishers(shared, pool.follow, pool.unfollow, pool.forget),
+            )
             app[MODELS] = models
             app[RESOLVER] = PromptResolver(
                 models,
@@ -175,7 +180,8 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
                 GatewayCollector(fleet, gateway.statistics, accuracy),
                 SharedStateCollector(shared),
             )
-            yield
+            async with started(shared):
+                yield
 
     app.cleanup_ctx.append(resources)
     key_ring = KeyRing(settings.api_keys, settings.api_keys_file, rates=KeyRates(dict(settings.api_key_rates)))

@@ -10,7 +10,7 @@ from aiohttp import web
 from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.requests import NewPod, PodChange, decode
-from service.api.resources import ACCURACY, FLEET
+from service.api.resources import ACCURACY, FLEET, SHARED_PODS
 from service.api.responses import FleetPod, ModelParity, ParityDifference, json_response
 from service.contract.pods import PodEntry, pod_entry
 from service.fleet.parity import Parity
@@ -29,6 +29,7 @@ async def add_pod(request: web.Request) -> web.Response:
         pod = request.app[FLEET].add(entry)
     except ValueError as error:
         raise ApiError(409, str(error), param="name", code="pod_exists") from None
+    request.app[SHARED_PODS].added(pod)
     return json_response(fleet_pod(pod, request.app[ACCURACY]), 201)
 
 
@@ -43,6 +44,7 @@ async def change_pod(request: web.Request) -> web.Response:
         pod.draining = change.draining
     if change.weight is not None:
         pod.weight = change.weight
+    request.app[SHARED_PODS].changed(pod)
     return json_response(fleet_pod(pod, request.app[ACCURACY]))
 
 

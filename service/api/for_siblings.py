@@ -1,30 +1,54 @@
-"""What a worker tells the others of its machine, each of itself alone."""
+"""What a worker answers the others of its machine: of itself alone."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from service.api import operations
-from service.api.resources import REGISTRY, SIBLINGS
-from service.api.responses import json_response
+from service.api import operations, selection
+from service.api.errors import ApiError
+from service.api.resources import MODELS, REGISTRY, SIBLINGS
 from service.workers.metrics import encode
+from service.workers.siblings import REFRESH, Siblings
 
 
 def application(app: web.Application) -> web.Application:
-    """The application behind a worker's Unix socket, with the resources of the public one."""
+    """The application behind a worker's Unix socket: with the resources of the public one, and without siblings."""
     own = web.Application()
     for key, value in app.items():
-        own[key] = value
-    own.add_routes([web.get("/metrics", metrics), web.get("/pods", pods)])
+        if key is not SIBLINGS:
+            own[key] = value
+    own.add_routes(
+        [
+            web.get("/metrics", partial(metrics, app[SIBLINGS])),
+            web.get("/pods", operations.pods),
+            web.post(REFRESH, refresh),
+            web.post("/reservations/{id:[^/]+}/first_token", _answering(selection.note_first_token)),
+            web.delete("/reservations/{id:[^/]+}", _answering(selection.end_reservation)),
+        ]
+    )
     return own
 
 
-async def metrics(request: web.Request) -> web.Response:
-    families = await asyncio.to_thread(request.app[SIBLINGS].own_metrics, list(request.app[REGISTRY].collect()))
+async def metrics(siblings: Siblings, request: web.Request) -> web.Response:
+    families = await asyncio.to_thread(siblings.own_metrics, list(request.app[REGISTRY].collect()))
     return web.Response(body=encode(families))
 
 
-async def pods(request: web.Request) -> web.Response:
-    return json_response(operations.own_pods(request.app))
+async def refresh(request: web.Request) -> web.Response:
+    """Loads the model named in the body again, if its files have changed."""
+    await request.app[MODELS].refresh(await request.text())
+    return web.Response()
+
+
+def _answering(handler: Handler) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ApiError as error:
+            return error.response()
+
+    return handle

@@ -18,12 +18,12 @@ from aiohttp import web
 
 from service.api.body import read_body
 from service.api.errors import ApiError
-from service.api.registered import DEFAULT_TENANT, Instance
 from service.api.requests import HashQuery, PackedTokenQuery, Registration, TokenQuery, Unregistration, decode
-from service.api.resources import INDEX, POOL, REGISTERED, RESOLVER
+from service.api.resources import INDEX, POOL, PUBLISHERS, RESOLVER
 from service.api.responses import Registered, json_response
 from service.contract.endpoints import Endpoint, parse_endpoints
 from service.index.base import Prompt, RankMatch, Tier, TokenIds
+from service.replicas.publishers import DEFAULT_TENANT
 
 Asked = TypeVar("Asked")
 _MSGPACK: Final = "application/msgpack"
@@ -102,14 +102,12 @@ async def register(request: web.Request) -> web.Response:
         replay=asked.replay_endpoint or None,
     )
     tenant = _tenant(asked) or DEFAULT_TENANT
-    known = request.app[REGISTERED].get(name) or Instance(tenant)
-    if asked.dp_rank in known.endpoints or known.tenant != tenant:
+    known = request.app[PUBLISHERS].get(name)
+    if known is not None and (asked.dp_rank in known.endpoints or known.tenant != tenant):
         raise ApiError(409, f"{name} (rank {asked.dp_rank}) is registered already", param="instance_id", code="exists")
     if any(report.address == endpoint.address for report in request.app[POOL].endpoints()):
         raise ApiError(409, f"{endpoint.address} is followed already", param="endpoint", code="exists")
-    request.app[REGISTERED][name] = known
-    known.endpoints[asked.dp_rank] = endpoint
-    request.app[POOL].follow(endpoint)
+    request.app[PUBLISHERS].add(name, asked.dp_rank, tenant, endpoint)
     return _response(request, Registered("registered successfully", instance_id=name))
 
 
@@ -117,17 +115,14 @@ async def unregister(request: web.Request) -> web.Response:
     """Ends following an engine that was registered, or one of its ranks, and drops its blocks."""
     asked = await _asked(request, Unregistration)
     name = str(asked.instance_id)
-    known = request.app[REGISTERED].get(name)
+    known = request.app[PUBLISHERS].get(name)
     if known is None or _tenant(asked) not in (None, known.tenant):
         raise _unknown(name)
     ranks = [rank for rank in known.endpoints if asked.dp_rank in (None, rank)]
     if not ranks:
         raise _unknown(f"{name} (rank {asked.dp_rank})")
     for rank in ranks:
-        request.app[POOL].unfollow(known.endpoints.pop(rank))
-    if not known.endpoints:
-        del request.app[REGISTERED][name]
-        request.app[POOL].forget(name)
+        request.app[PUBLISHERS].remove(name, rank)
     removed = [f"{name}|{known.tenant}|{rank}" for rank in ranks]
     return _response(request, Registered("unregistered successfully", removed_instances=removed))
 
@@ -149,7 +144,7 @@ def _model(*names: str | None) -> str:
 
 def _answer(request: web.Request, matches: Iterable[RankMatch], asked: TokenQuery | HashQuery) -> dict[str, Any]:
     """All counts are tokens. Those of a tier include the faster tiers, as in Dynamo and Mooncake."""
-    registered, tenant = request.app[REGISTERED], _tenant(asked) or DEFAULT_TENANT
+    registered, tenant = request.app[PUBLISHERS], _tenant(asked) or DEFAULT_TENANT
     wanted = None if asked.instance_id is None else str(asked.instance_id)
     scores: dict[str, dict[str, int]] = {}
     instances: dict[str, dict[str, Any]] = {}

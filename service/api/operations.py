@@ -28,6 +28,7 @@ from service.api.resources import (
     REGISTRY,
     RESOLVER,
     SHARED,
+    SHARED_PODS,
     SIBLINGS,
 )
 from service.api.responses import (
@@ -94,13 +95,13 @@ class _Snapshot(Collector):
 
 async def pods(request: web.Request) -> web.Response:
     """Lists every rank of every pod, and the pods that requests are forwarded to."""
-    listed = own_pods(request.app)
+    listed = _own_pods(request.app)
     if (siblings := request.app.get(SIBLINGS)) is not None:
-        listed = of_all_workers(listed, [_pods.decode(answer) for answer in await siblings.ask("/pods")])
+        listed = of_all_workers(listed, [_pods.decode(answer) for answer in await siblings.ask("GET", "/pods")])
     return json_response(listed)
 
 
-def own_pods(app: web.Application) -> PodList:
+def _own_pods(app: web.Application) -> PodList:
     """The ranks and the pods as this process knows them."""
     blocks = {rank_blocks.rank: rank_blocks for rank_blocks in app[INDEX].ranks()}
     pool = app[POOL]
@@ -164,6 +165,7 @@ async def forget_pod(request: web.Request) -> web.Response:
     removed = request.app[FLEET].remove(pod)
     if not request.app[POOL].forget(pod) and removed is None:
         raise ApiError(404, f"unknown pod {pod!r}; GET /pods lists the known ones", param="pod", code="pod_not_found")
+    request.app[SHARED_PODS].removed(pod)
     return json_response(Forgotten(pod, forgotten=True))
 
 
@@ -176,7 +178,10 @@ async def refresh_model(request: web.Request) -> web.Response:
     """Loads a model again if its files have changed, here or on the hub."""
     body = decode(_refresh, await read_body(request))
     name = request.app[RESOLVER].model_name(body.model)
-    return json_response(Refreshed(name, await request.app[MODELS].refresh(name)))
+    is_anew = await request.app[MODELS].refresh(name)
+    if (siblings := request.app.get(SIBLINGS)) is not None:
+        await siblings.refresh(name)
+    return json_response(Refreshed(name, is_anew))
 
 
 async def model(request: web.Request) -> web.Response:

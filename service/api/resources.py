@@ -11,7 +11,6 @@ from prometheus_client import CollectorRegistry
 
 from service.api.admission import Admission, Reservation
 from service.api.limits import RequestLimits
-from service.api.registered import Instance
 from service.api.requests import ChatBodyDecoder
 from service.api.resolver import PromptResolver
 from service.api.traffic import Traffic
@@ -23,6 +22,8 @@ from service.index.scoring import Scorer
 from service.prompts.models.catalog import Models
 from service.readiness import Readiness
 from service.replicas.bootstrap import Bootstrap
+from service.replicas.pods import SharedPods
+from service.replicas.publishers import Publishers
 from service.replicas.shared.state import SharedState
 from service.replicas.snapshots import Snapshots
 from service.routing.accuracy import Accuracy
@@ -38,8 +39,8 @@ CHAT_DECODER = web.AppKey("chat_decoder", ChatBodyDecoder)
 FLEET = web.AppKey("fleet", Registry)
 ROUTER = web.AppKey("router", Router)
 ISSUED = web.AppKey("issued", IssuedReservations)
-REGISTERED = web.AppKey("registered", dict[str, Instance])
-"""By name."""
+PUBLISHERS = web.AppKey("publishers", Publishers)
+SHARED_PODS = web.AppKey("shared_pods", SharedPods)
 ASKS_USAGE = web.AppKey("asks_usage", bool)
 SHARED = web.AppKey("shared", SharedState)
 SESSION_KEYS = web.AppKey("session_keys", SessionKeys)

@@ -29,7 +29,13 @@ _ADDED_GAUGES: Final = frozenset(
     }
 )
 _LEAST_GAUGES: Final = frozenset(
-    {"kvcache_pod_exact", "kvcache_pod_connected", "kvcache_pod_available", "process_start_time_seconds"}
+    {
+        "kvcache_pod_exact",
+        "kvcache_pod_connected",
+        "kvcache_pod_available",
+        "kvcache_shared_state_up",
+        "process_start_time_seconds",
+    }
 )
 _ONLY_GROW: Final = ("counter", "histogram")
 

@@ -9,13 +9,17 @@ from typing import Final, NamedTuple
 
 import aiohttp
 from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from yarl import URL
 
 from service.workers.metrics import Family, Told, decode, merged, read_counters
 from service.workers.place import Place
 
 logger = logging.getLogger(__name__)
 
+REFRESH: Final = "/models/refresh"
 _ANSWER_SECONDS: Final = 2.0
+_REFRESH_SECONDS: Final = 60.0
 
 
 class Answer(NamedTuple):
@@ -35,10 +39,16 @@ class Siblings:
     async def close(self) -> None:
         await asyncio.gather(*(session.close() for session in self._sessions.values()))
 
-    async def ask(self, path: str) -> list[bytes]:
-        """The answers of all others to a GET, without those that failed."""
-        answers = await asyncio.gather(*(self._ask(number, path) for number in self._others))
+    async def ask(
+        self, method: str, path: str, body: str | None = None, *, seconds: float = _ANSWER_SECONDS
+    ) -> list[bytes]:
+        """Asks all others; the bodies of the answers with status 200. `path` is encoded, with its query."""
+        answers = await asyncio.gather(*(self._ask(number, method, path, body, seconds) for number in self._others))
         return [answer.body for answer in answers if answer is not None and answer.status == 200]
+
+    async def refresh(self, model: str) -> None:
+        """Lets all others load a model again, if its files have changed."""
+        await self.ask("POST", REFRESH, model, seconds=_REFRESH_SECONDS)
 
     def own_metrics(self, metrics: list[Metric]) -> list[Family]:
         """The metrics of this worker and of its predecessors. Writes a file."""
@@ -46,11 +56,13 @@ class Siblings:
 
     async def metrics(self, own: list[Metric]) -> list[Metric]:
         """The metrics of all workers; of one that does not answer, its last counters."""
-        asked = await asyncio.gather(*(self._ask(number, "/metrics") for number in self._others))
+        asked = await asyncio.gather(*(self._ask(number, "GET", "/metrics") for number in self._others))
         return await asyncio.to_thread(self._merged, own, asked)
 
     def _merged(self, own: list[Metric], asked: list[Answer | None]) -> list[Metric]:
-        workers = [self.own_metrics(own)]
+        answering = GaugeMetricFamily("kvcache_workers", "Workers of this machine that answer")
+        answering.add_metric([], 1 + sum(answer is not None for answer in asked))
+        workers = [self.own_metrics([*own, answering])]
         for number, answer in zip(self._others, asked, strict=True):
             workers.append(decode(answer.body) if answer is not None else read_counters(self._counters_of(number)))
         return [family.metric() for family in merged(workers)]
@@ -58,15 +70,18 @@ class Siblings:
     def _counters_of(self, number: int) -> Path:
         return self._place.folder / f"counters-{number}"
 
-    async def _ask(self, number: int, path: str) -> Answer | None:
+    async def _ask(
+        self, number: int, method: str, path: str, body: str | None = None, seconds: float = _ANSWER_SECONDS
+    ) -> Answer | None:
         session = self._sessions.get(number)
         if session is None:
-            session = self._sessions[number] = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(str(self._place.socket_of(number))),
-                timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS),
-            )
+            connector = aiohttp.UnixConnector(str(self._place.socket_of(number)))
+            session = self._sessions[number] = aiohttp.ClientSession(connector=connector)
+        timeout = aiohttp.ClientTimeout(total=seconds)
         try:
-            async with session.get(f"http://worker{path}") as answer:
+            async with session.request(
+                method, URL(f"http://worker{path}", encoded=True), data=body, timeout=timeout
+            ) as answer:
                 return Answer(answer.status, await answer.read())
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             logger.warning("worker %d does not answer %s: %r", number, path, error)

@@ -32,8 +32,8 @@ logger = logging.getLogger("service")
 
 Started: TypeAlias = tuple[asyncio.subprocess.Process, Channel]
 
-_STOP_SECONDS: Final = 3.0
-"""Seconds after which a worker that does not stop is killed; one takes less than a second."""
+_STOP_SECONDS: Final = 8.0
+"""Seconds after which a worker that still writes its snapshot is killed: before a runtime kills the supervisor."""
 _FIRST_DELAY: Final = 0.1
 _LAST_DELAY: Final = 10.0
 """Seconds before a worker that ended is started again: twice as many each time."""

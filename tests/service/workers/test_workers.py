@@ -19,6 +19,7 @@ from service.simulation.publisher import Publisher
 from service.workers.place import number_of_cores
 from tests.command import free_port
 from tests.service.certificates import Authority
+from tests.service.engines import engine_starter
 from tests.service.events.batches import stored, tokens_of
 from tests.service.workers.running import Machine, environment_of, running
 from tests.waiting import PATIENCE, until
@@ -139,6 +140,63 @@ async def test_all_workers_hear_an_engine_that_connects_and_hear_it_again_after_
             (rank,) = (await answer.json())["pods"]
         assert (rank["pod"], rank["last_sequence"], rank["connected"]) == ("a", 1, True)
         assert rank["exact"] is False, "one worker has not heard the first batch"
+
+
+async def all_clients(machine: Machine, stack: AsyncExitStack) -> list[ClientSession]:
+    """A client of each worker."""
+    clients: list[ClientSession] = []
+    while not all(machine.connections()):
+        client = await stack.enter_async_context(ClientSession(f"http://127.0.0.1:{machine.port}"))
+        assert (await client.get("/health")).status == 200
+        clients.append(client)
+    return clients
+
+
+async def all_select(clients: list[ClientSession], pods: set[str]) -> None:
+    """Waits until each client can select these pods."""
+
+    async def selected(client: ClientSession) -> set[str]:
+        async with client.post("/select", json={"prompt": [1, 2, 3]}) as answer:
+            return {one["pod"] for one in (await answer.json()).get("candidates", ())}
+
+    async with asyncio.timeout(PATIENCE):
+        while any([await selected(client) != pods for client in clients]):
+            pass
+
+
+async def test_a_pod_that_is_added_at_one_worker_is_selected_by_all_also_after_a_restart(folder: Path) -> None:
+    async with engine_starter() as start_engine, AsyncExitStack() as stack:
+        first, second = await start_engine(), await start_engine()
+        environment = environment_of(folder, PODS=f"{first.url},name=a")
+        machine = await stack.enter_async_context(running(environment))
+        async with AsyncExitStack() as before:
+            clients = await all_clients(machine, before)
+            await clients[0].post("/pods", json={"url": second.url, "name": "b"})
+            await all_select(clients, {"a", "b"})
+        machine.workers[0].kill()
+        await until(lambda: machine.said("is loaded") == 3)
+        clients = await all_clients(machine, stack)
+        await all_select(clients, {"a", "b"})
+        async with clients[0].get("/pods") as answer:
+            assert {pod["name"] for pod in (await answer.json())["fleet"]} == {"a", "b"}
+        assert (await clients[-1].delete("/pods/b")).status == 200
+        await all_select(clients, {"a"})
+
+
+async def test_a_reservation_is_ended_through_any_worker(folder: Path) -> None:
+    async with engine_starter() as start_engine, AsyncExitStack() as stack:
+        environment = environment_of(folder, PODS=f"{(await start_engine()).url},name=a")
+        machine = await stack.enter_async_context(running(environment))
+        clients = await all_clients(machine, stack)
+        await all_select(clients, {"a"})
+        for client in clients:
+            async with client.post("/select", json={"prompt": [1, 2, 3], "reserve": True}) as answer:
+                name = (await answer.json())["reservation"]
+            for other in clients:
+                assert (await other.post(f"/reservations/{name}/first_token")).status == 200
+            assert (await clients[0].delete(f"/reservations/{name}?answered=false")).status == 200
+            for other in clients:
+                assert (await other.delete(f"/reservations/{name}")).status == 404
 
 
 async def test_metrics_port_is_shared_too(folder: Path) -> None:
