@@ -14,6 +14,7 @@ from uuid import uuid4
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.base import RuntimeKind
 from service.contract.assignments import parse_renderers
+from service.contract.discovery import SourceEntry, parse_discovery
 from service.contract.endpoints import Endpoint, format_endpoints, parse_optional_endpoints
 from service.contract.pods import PodEntry, parse_pods
 from service.contract.settings import Settings, SettingsError
@@ -34,6 +35,7 @@ RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 _RESERVED = {
     "MODEL_NAME": "--model",
     "PODS": "--pod",
+    "DISCOVERY": "--discovery",
     "RENDERERS": "--renderer",
     "MODELS_DIR": "--models-dir",
     "ZMQ_ENDPOINT": "--zmq-endpoint",
@@ -75,6 +77,7 @@ class Launch:
     state_dir: Path | None = None
     hf_endpoint: str = "https://huggingface.co"
     pods: str = ""
+    discovery: str = ""
     renderers: str = ""
     zmq_endpoint: str = format_endpoints(_SERVICE.zmq_endpoint)
     zmq_topic: str = _SERVICE.zmq_topic
@@ -102,7 +105,7 @@ class Launch:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        _ = self.endpoints, self.pod_entries
+        _ = self.endpoints, self.pod_entries, self.sources
         try:
             parse_renderers(self.renderers)
         except ValueError as error:
@@ -165,7 +168,8 @@ class Launch:
 
     @property
     def named_files(self) -> tuple[tuple[str, Path], ...]:
-        """The files and folders that settings, endpoints and pods name, each after its setting, address or URL.
+        """The files and folders that settings, endpoints, pods and their sources name, each after its setting, address,
+        URL or, for sources, path.
 
         Raises UsageError for one that does not exist.
         """
@@ -173,6 +177,7 @@ class Launch:
             *((name, self.environment.get(name, "").strip()) for name in FILE_SETTINGS),
             *((one.address, one.curve) for one in self.endpoints if one.curve != "*"),
             *((pod.url, pod.key_file) for pod in self.pod_entries),
+            *((file, file) for source in self.sources for file in source.files),
         ]
         paths = [(name, Path(path).expanduser().absolute()) for name, path in named if path]
         for name, path in paths:
@@ -200,6 +205,14 @@ class Launch:
             return parse_pods(self.pods)
         except ValueError as error:
             raise UsageError(f"--pod: {error}.", "Example: http://10.0.0.7:8000,name=a") from None
+
+    @property
+    def sources(self) -> tuple[SourceEntry, ...]:
+        """`discovery`, parsed. Raises UsageError."""
+        try:
+            return parse_discovery(self.discovery)
+        except ValueError as error:
+            raise UsageError(f"--discovery: {error}.", "Example: file:pods.yaml") from None
 
 
 def _check_url(hub: str) -> None:

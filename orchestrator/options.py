@@ -141,7 +141,7 @@ ZmqEndpoint = Annotated[
     str | None,
     typer.Option(
         envvar="ZMQ_ENDPOINT",
-        show_default=f"{DEFAULTS.zmq_endpoint}, or none with --pod: pods name theirs",
+        show_default=f"{DEFAULTS.zmq_endpoint}, or none with --pod or --discovery: pods name theirs",
         help="Where events come from: ADDRESS[,pod=…][,model=…][,replay=…][,hosts=…][,eagle=1], several "
         "separated by commas. localhost is this machine; tcp://*:PORT is bound, and published.",
     ),
@@ -154,6 +154,16 @@ Pods = Annotated[
         metavar="URL",
         help="An engine to forward requests to, such as http://10.0.0.7:8000; its models, ranks and events are asked "
         "for. Options after it: [,name=…][,events=…][,replay=…][,model=…][,key_file=…]. May be repeated.",
+        show_default=False,
+    ),
+]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--discovery",
+        envvar="DISCOVERY",
+        metavar="SOURCE",
+        help="Where further engines are found, and followed as they come and go: file:PATH. May be repeated.",
         show_default=False,
     ),
 ]
@@ -299,6 +309,7 @@ class LaunchOptions:
     state_dir: StateDir = None
     hf_endpoint: HfEndpoint = DEFAULTS.hf_endpoint
     pod: Pods = None
+    discovery: Sources = None
     renderer: Renderers = None
     zmq_endpoint: ZmqEndpoint = None
     zmq_topic: ZmqTopic = DEFAULTS.zmq_topic
@@ -322,12 +333,13 @@ class LaunchOptions:
         environment = parse_environment(
             [*(read_environment_file(env_file) if env_file else ()), *(self.env or ())], os.environ
         )
-        default_endpoint = "" if self.pod or "PODS_FILE" in environment else DEFAULTS.zmq_endpoint
+        default_endpoint = "" if self.pod or self.discovery or "PODS_FILE" in environment else DEFAULTS.zmq_endpoint
         checked = {
             "runtime": runtime_kind(self.runtime),
             "environment": environment,
             "zmq_endpoint": default_endpoint if self.zmq_endpoint is None else self.zmq_endpoint,
             "pods": ",".join(self.pod or ()),
+            "discovery": ",".join(self.discovery or ()),
             "renderers": ",".join(self.renderer or ()),
             "networks": tuple(self.network or ()),
             "memory": parse_memory(self.memory) if self.memory else None,
@@ -347,7 +359,7 @@ class LaunchOptions:
                 "wheel",
             )
         }
-        read = ("env", "env_file", "network", "pod", "renderer")
+        read = ("env", "env_file", "network", "pod", "discovery", "renderer")
         as_given = {option.name: getattr(self, option.name) for option in fields(self) if option.name not in read}
         return Launch(**{**as_given, **folders, **checked, **replaced})
 

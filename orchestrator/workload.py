@@ -95,6 +95,7 @@ def _settings(launch: Launch, proxy: Mapping[str, str]) -> dict[str, str]:
         "INSTANCE_ID": launch.instance,
         "MODEL_NAME": launch.model,
         "PODS": launch.pods,
+        **({"DISCOVERY": launch.discovery} if launch.discovery else {}),
         **({"RENDERERS": launch.renderers} if launch.renderers else {}),
         "ZMQ_ENDPOINT": launch.zmq_endpoint,
         "ZMQ_TOPIC": launch.zmq_topic,
@@ -165,6 +166,7 @@ def _in_container(
         **{name: paths[name] for name in FILE_SETTINGS if name in paths},
         "ZMQ_ENDPOINT": _seen_from_container(launch, paths),
         "PODS": _pods_seen_from_container(launch, paths),
+        **({"DISCOVERY": _sources_seen_from_container(launch, paths)} if launch.sources else {}),
         "HTTP_HOST": "0.0.0.0",  # noqa: S104 - of the container; only one port is published
         "MODELS_DIR": str(_MODELS),
         "HF_HOME": _HUB_CACHE,
@@ -220,6 +222,11 @@ def _pods_seen_from_container(launch: Launch, keys: Mapping[str, str]) -> str:
     """PODS; `keys` are the paths inside the container of the files in key_file=, by URL."""
     pods = [replace(pod, key_file=keys.get(pod.url, pod.key_file)) for pod in launch.pod_entries]
     return ",".join(map(str, pods if launch.engines_beside else pods_seen_from_container(pods, HOST_NAME)))
+
+
+def _sources_seen_from_container(launch: Launch, files: Mapping[str, str]) -> str:
+    """DISCOVERY; `files` are the paths inside the container of the files that it names."""
+    return ",".join(str(source.with_files(files)) for source in launch.sources)
 
 
 def memory_limit(wanted: int | None, *, rootless: bool) -> int | None:

@@ -26,6 +26,7 @@ from service.api.resources import (
     ASKS_USAGE,
     BOOTSTRAP,
     CHAT_DECODER,
+    DISCOVERY,
     DOCUMENT,
     FLEET,
     GATEWAY,
@@ -58,9 +59,10 @@ from service.contract.settings import Settings, SettingsError
 from service.events.curve import KeyPair
 from service.events.pool import EventPool
 from service.events.relay import Relayed
+from service.fleet.discovery.discovery import Discovery
+from service.fleet.discovery.sources import sources
 from service.fleet.health_checks import Monitor
 from service.fleet.load import LoadReader
-from service.fleet.pods_file import PodsFile
 from service.fleet.registry import Pod, Registry
 from service.gateway.gateway import Gateway
 from service.gateway.retries import Limits
@@ -130,8 +132,8 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     app[SESSION_KEYS] = SessionKeys(settings.affinity)
     own_keys = _curve_keys(settings)
     relayed = Relayed(place.relay) if place is not None else None
-    fleet = Registry()
-    app[FLEET] = fleet
+    fleet = app[FLEET] = Registry()
+    discovery = app[DISCOVERY] = Discovery(fleet, sources(settings.pods_file, settings.discovery))
     accuracy = app[ACCURACY] = Accuracy(fleet, index)
     router = app[ROUTER] = Router(fleet, settings.tier_weights)
     issued = app[ISSUED] = IssuedReservations()
@@ -151,8 +153,11 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
         async with (
             event_pool(settings, index, own_keys, relayed, applied=router.heard) as pool,
             loaded_models(options, index, fleet) as models,
-            readiness(settings, models, pool, fleet, loading=bootstrap.reasons) as ready,
+            readiness(
+                settings, models, pool, fleet, loading=lambda: [*bootstrap.reasons(), *discovery.reasons()]
+            ) as ready,
             monitored(fleet, pool, models, engine, settings, router=router, accuracy=accuracy) as gateway,
+            discovering(discovery),
             kept(pool, bootstrap, settings.snapshot_interval) as snapshots,
             rendering(fleet, models, engine, options, settings) as rendered,
         ):
@@ -177,7 +182,7 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
             app[REGISTRY] = registry(
                 ServiceCollector(index, pool, traffic, admission),
                 SnapshotCollector(snapshots.statistics),
-                GatewayCollector(fleet, gateway.statistics, accuracy),
+                GatewayCollector(fleet, gateway.statistics, accuracy, discovery),
                 SharedStateCollector(shared),
             )
             async with started(shared):
@@ -192,7 +197,7 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
             traffic,
             admission,
             settings.hub_retry_after,
-            is_forwarded=(lambda: bool(len(fleet))) if route.is_forwarded else None,
+            is_forwarded=(lambda: fleet.receives_requests) if route.is_forwarded else None,
             authorize=_authorizer(key_ring, route.permission),
         )
         if settings.tls_client_ca is not None and route.permission is not None:
@@ -300,7 +305,7 @@ async def monitored(
     router: Router,
     accuracy: Accuracy,
 ) -> AsyncIterator[Gateway]:
-    """Adds the pods of PODS to the fleet, watches them, subscribes to their events, and forwards requests to them."""
+    """Adds the pods of PODS to the fleet, watches all pods, subscribes to their events, forwards requests."""
     limits = Limits(
         first_byte=settings.first_byte_timeout,
         silence=settings.silence_timeout,
@@ -340,18 +345,23 @@ async def monitored(
     parity.start()
     monitor.start()
     load.start()
-    file = PodsFile(settings.pods_file, fleet) if settings.pods_file is not None else None
-    watching = asyncio.create_task(file.watch()) if file is not None else None
     try:
         yield gateway
     finally:
-        if watching is not None:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
         await monitor.close()
         await load.close()
         await parity.close()
         gateway.close()
+
+
+@asynccontextmanager
+async def discovering(discovery: Discovery) -> AsyncIterator[None]:
+    """Follows the sources of pods."""
+    try:
+        discovery.start()
+        yield
+    finally:
+        await discovery.close()
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from service.api.admission import Admission
 from service.api.traffic import Traffic
 from service.events.pool import EventPool
+from service.fleet.discovery.discovery import Discovery
 from service.fleet.registry import Registry
 from service.gateway.statistics import GatewayStatistics
 from service.histogram import Histogram
@@ -186,8 +187,9 @@ class SnapshotCollector(Collector):
 class GatewayCollector(Collector):
     """The pods that requests are forwarded to, and the outcomes of these requests."""
 
-    def __init__(self, fleet: Registry, gateway: GatewayStatistics, accuracy: Accuracy) -> None:
+    def __init__(self, fleet: Registry, gateway: GatewayStatistics, accuracy: Accuracy, discovery: Discovery) -> None:
         self._accuracy = accuracy
+        self._discovery = discovery
         self._fleet = fleet
         self._gateway = gateway
 
@@ -256,6 +258,26 @@ class GatewayCollector(Collector):
         yield _labelled(
             GaugeMetricFamily("kvcache_pod_requests_in_flight", "Requests forwarded and not ended", labels=("pod",)),
             (((pod.name,), pod.in_flight) for pod in self._fleet),
+        )
+        yield from self._of_sources()
+
+    def _of_sources(self) -> Iterator[Metric]:
+        reports = self._discovery.reports()
+        yield _labelled(
+            GaugeMetricFamily("kvcache_discovery_pods", "Pods that a source of DISCOVERY names", labels=("source",)),
+            (((report.source,), report.pods) for report in reports),
+        )
+        yield _labelled(
+            GaugeMetricFamily(
+                "kvcache_discovery_up",
+                "0 while a source of DISCOVERY fails; its last pods are kept",
+                labels=("source",),
+            ),
+            (((report.source,), report.answered and not report.failing) for report in reports),
+        )
+        yield _labelled(
+            CounterMetricFamily("kvcache_discovery_failures", "Failures of a source of DISCOVERY", labels=("source",)),
+            (((report.source,), report.failures) for report in reports),
         )
 
 

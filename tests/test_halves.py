@@ -30,6 +30,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "service.prompts.renderers",
         "service.prompts.models",
         "service.fleet",
+        "service.fleet.discovery",
         "service.events service.parity service.announcement",
         "service.offline service.workers",
         "service.routing",
@@ -81,8 +82,9 @@ def _modules() -> dict[str, Path]:
 
 MODULES = _modules()
 PACKAGES = {name for name, file in MODULES.items() if file.name == "__init__.py"}
-HOUSES = {name.rpartition(".")[0] for name in PACKAGES} - {"", "service.replicas"}
-"""Packages that hold other packages. The files of `service.replicas` are one room, above its folder `shared`."""
+HOUSES = {name.rpartition(".")[0] for name in PACKAGES} - {"", "service.replicas", "service.fleet"}
+"""Packages that hold other packages. The files of `service.replicas` are one room, above its folder `shared`;
+those of `service.fleet` are one, below its folder `discovery`."""
 
 
 def room(module: str) -> str:

@@ -46,7 +46,7 @@ _ECHO: Final = "X-Kvcache-Echo"
 
 async def complete(request: web.Request) -> web.StreamResponse:
     """Forwards the request to a pod. Without pods, answers with the prompt that an engine would get."""
-    if len(request.app[FLEET]):
+    if request.app[FLEET].receives_requests:
         return await forward(request)
     return await _echo(request)
 
@@ -66,7 +66,7 @@ async def _echo(request: web.Request) -> web.StreamResponse:
 
 async def complete_text(request: web.Request) -> web.StreamResponse:
     """Forwards a text completion to the best pod. Without pods, answers with the prompt that an engine would get."""
-    if len(request.app[FLEET]):
+    if request.app[FLEET].receives_requests:
         return await forward(request)
     wanted = decode_prompt_or_chat(await read_body(request), request.app[CHAT_DECODER])
     if isinstance(wanted, ChatRequest):

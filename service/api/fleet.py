@@ -11,8 +11,9 @@ from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.requests import NewPod, PodChange, decode
 from service.api.resources import ACCURACY, FLEET, SHARED_PODS
-from service.api.responses import FleetPod, ModelParity, ParityDifference, json_response
+from service.api.responses import FleetPod, FleetSource, ModelParity, ParityDifference, json_response
 from service.contract.pods import PodEntry, pod_entry
+from service.fleet.discovery.discovery import SourceReport
 from service.fleet.parity import Parity
 from service.fleet.registry import Pod, RankLoad
 from service.routing.accuracy import Accuracy
@@ -57,7 +58,7 @@ def fleet_pod(pod: Pod, accuracy: Accuracy) -> FleetPod:
         healthy=pod.healthy,
         problem=pod.problem or pod.breaker.reason,
         breaker=pod.breaker.state.value,
-        draining=pod.draining,
+        draining=pod.is_draining,
         weight=pod.weight,
         in_flight=pod.in_flight,
         models=[model.id for model in learned.models] if learned else [],
@@ -70,6 +71,11 @@ def fleet_pod(pod: Pod, accuracy: Accuracy) -> FleetPod:
         parity=[_parity(model, parity) for model, parity in sorted(pod.parity.items())],
         reuse=accuracy.verdict(pod),
     )
+
+
+def fleet_source(report: SourceReport) -> FleetSource:
+    """A source of pods as GET /pods shows it."""
+    return FleetSource(source=report.source, pods=report.pods, failing=report.failing, problem=report.problem)
 
 
 def _hit_rate(loads: Sequence[RankLoad]) -> float | None:

@@ -49,7 +49,7 @@ _named = msgspec.json.Decoder(_Named)
 
 async def forward(request: web.Request) -> web.StreamResponse:
     """Forwards a request to the best pod and returns its answer; both are unchanged."""
-    if not len(request.app[FLEET]):
+    if not request.app[FLEET].receives_requests:
         raise ApiError(404, f"there is no endpoint {request.path}, and no pod to forward it to (PODS)")
     body = await read_body(request)
     asked = await _client_request(request, body)

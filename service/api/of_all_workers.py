@@ -10,7 +10,8 @@ from service.api.responses import FleetPod, PodList, PodRank
 def of_all_workers(own: PodList, others: Sequence[PodList]) -> PodList:
     """The list of one worker, with what others add: a rank is exact and connected if it is so for all of them.
 
-    Requests in flight are added up; a pod that is unhealthy or shut out for one of them is shown so.
+    Requests in flight are added up; a pod that is unhealthy or shut out for one of them is shown so, and so is a source
+    of pods that fails for one of them.
     """
     ranks = {_key(rank): rank for rank in own.pods}
     fleet = {pod.name: pod for pod in own.fleet}
@@ -21,7 +22,11 @@ def of_all_workers(own: PodList, others: Sequence[PodList]) -> PodList:
             known = fleet.setdefault(pod.name, pod)
             if known is not pod:
                 _add_pod(known, pod)
-    return PodList([ranks[key] for key in sorted(ranks)], list(fleet.values()))
+    sources = {source.source: source for source in own.discovery}
+    for source in (source for other in others for source in other.discovery):
+        if sources.setdefault(source.source, source).problem is None and source.problem is not None:
+            sources[source.source] = source
+    return PodList([ranks[key] for key in sorted(ranks)], list(fleet.values()), list(sources.values()))
 
 
 def _key(rank: PodRank) -> tuple[str, str, int]:

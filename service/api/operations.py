@@ -13,11 +13,12 @@ from prometheus_client.registry import Collector
 
 from service.api.body import read_body
 from service.api.errors import ApiError
-from service.api.fleet import fleet_pod
+from service.api.fleet import fleet_pod, fleet_source
 from service.api.of_all_workers import of_all_workers
 from service.api.requests import RefreshRequest, decode
 from service.api.resources import (
     ACCURACY,
+    DISCOVERY,
     DOCUMENT,
     FLEET,
     INDEX,
@@ -108,7 +109,8 @@ def _own_pods(app: web.Application) -> PodList:
     streams = {stream.rank: stream for stream in (*pool.unheard(), *pool.streams())}
     now = time.time()
     ranks = [_pod_rank(rank, blocks.get(rank), streams.get(rank), now) for rank in sorted({*blocks, *streams})]
-    return PodList(ranks, [fleet_pod(pod, app[ACCURACY]) for pod in app[FLEET]])
+    fleet = [fleet_pod(pod, app[ACCURACY]) for pod in app[FLEET]]
+    return PodList(ranks, fleet, [fleet_source(report) for report in app[DISCOVERY].reports()])
 
 
 def _pod_rank(rank: Rank, blocks: RankBlocks | None, stream: StreamReport | None, now: float) -> PodRank:

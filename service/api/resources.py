@@ -15,6 +15,7 @@ from service.api.requests import ChatBodyDecoder
 from service.api.resolver import PromptResolver
 from service.api.traffic import Traffic
 from service.events.pool import EventPool
+from service.fleet.discovery.discovery import Discovery
 from service.fleet.registry import Registry
 from service.gateway.gateway import Gateway
 from service.index.base import Index
@@ -36,6 +37,7 @@ LIMITS = web.AppKey("limits", RequestLimits)
 INDEX = web.AppKey("index", Index)
 POOL = web.AppKey("pool", EventPool)
 CHAT_DECODER = web.AppKey("chat_decoder", ChatBodyDecoder)
+DISCOVERY = web.AppKey("discovery", Discovery)
 FLEET = web.AppKey("fleet", Registry)
 ROUTER = web.AppKey("router", Router)
 ISSUED = web.AppKey("issued", IssuedReservations)

@@ -361,11 +361,23 @@ class FleetPod(Struct):
     """equal, less or more: what its engine reuses, compared with predictions; unknown before several answers."""
 
 
+class FleetSource(Struct):
+    """A source of DISCOVERY, or the file of PODS_FILE."""
+
+    source: str
+    pods: int
+    """Number of pods that it names; while it fails, that of its last answer, whose pods are kept."""
+    failing: bool
+    problem: str | None
+    """Why it fails, or why a pod that it names is left out."""
+
+
 class PodList(Struct):
-    """Response of /pods: the ranks that publish events, and the pods that receive forwarded requests."""
+    """Response of /pods: the ranks that publish events, the pods that receive forwarded requests, and their sources."""
 
     pods: list[PodRank]
     fleet: list[FleetPod]
+    discovery: list[FleetSource]
 
 
 class EndpointStatus(Struct):

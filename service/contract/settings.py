@@ -11,6 +11,7 @@ from typing import Any
 
 from service.contract.api_keys import ApiKey, parse_api_keys, parse_rates
 from service.contract.assignments import parse_assignments, parse_renderers, parse_revisions
+from service.contract.discovery import SourceEntry, parse_discovery
 from service.contract.endpoints import Endpoint, parse_optional_endpoints
 from service.contract.model_options import check_model_options
 from service.contract.pods import PodEntry, parse_pods
@@ -181,7 +182,7 @@ class Settings:
         (Endpoint("tcp://localhost:5557"),),
         parse_optional_endpoints,
         "sources of events: ADDRESS[,pod=…][,model=…][,replay=…][,hosts=…][,eagle=1][,curve=…][,peers=…][,pods=…]"
-        "[,url=…], several separated by commas; with PODS or PODS_FILE none by default, since pods name theirs",
+        "[,url=…], several separated by commas; none by default with PODS, PODS_FILE or DISCOVERY: pods name theirs",
     )
     zmq_curve_key: Path | None = _setting(
         None, _optional_path, "file with the service's CURVE key pair, for endpoints with curve="
@@ -204,6 +205,12 @@ class Settings:
         None,
         _optional_path,
         "YAML or JSON file with a list of further pods, as in PODS or as mappings; changes are followed",
+    )
+    discovery: tuple[SourceEntry, ...] = _setting(
+        (),
+        parse_discovery,
+        "sources that name further pods, which come and go with them: file:PATH, a file as in PODS_FILE; several "
+        "separated by commas",
     )
     health_interval: float = _setting(5.0, parse_seconds, "time between two health checks of a pod")
     parity_interval: float = _setting(
@@ -343,7 +350,7 @@ class Settings:
                 except ValueError as error:
                     shown = "…" if name in _SECRET else _shortened(environment[name])
                     raise SettingsError(f"{name}={shown}: {error}") from None
-        if "zmq_endpoint" not in values and (values.get("pods") or values.get("pods_file")):
+        if "zmq_endpoint" not in values and any(values.get(name) for name in ("pods", "pods_file", "discovery")):
             values["zmq_endpoint"] = ()
         return cls(**values)
 

@@ -69,6 +69,9 @@ class Pod:
     """Result of the last health check; None before the first."""
     problem: str | None = None
     draining: bool = False
+    """Set by the operator."""
+    withheld: bool = False
+    """Set by its source while it says that the pod is not ready, or about to end."""
     weight: float = 1.0
     in_flight: int = 0
     busy_until: float = 0.0
@@ -101,8 +104,13 @@ class Pod:
         return self.learned is not None and self.learned.engine is EngineKind.SGLANG
 
     @property
+    def is_draining(self) -> bool:
+        """Whether it gets no new requests."""
+        return self.draining or self.withheld
+
+    @property
     def is_available(self) -> bool:
-        return not self.draining and self.healthy is not False and self.breaker.allows()
+        return not self.is_draining and self.healthy is not False and self.breaker.allows()
 
     @property
     def is_busy(self) -> bool:
@@ -124,6 +132,8 @@ class Registry:
     """Pods by name. Watchers are called with a pod, and True after its addition, False after its removal."""
 
     def __init__(self) -> None:
+        self.expects_pods = False
+        """Whether pods may join later: requests are refused while there is none, and not answered by this service."""
         self._pods: dict[str, Pod] = {}
         self._watchers: list[Watcher] = []
         self._of_server: dict[str, Parity] = {}
@@ -134,6 +144,11 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._pods)
+
+    @property
+    def receives_requests(self) -> bool:
+        """Whether requests are for pods: there are some, or some are expected."""
+        return bool(self._pods) or self.expects_pods
 
     def get(self, name: str) -> Pod | None:
         return self._pods.get(name)

@@ -286,7 +286,7 @@ class Attempts:
         serving = [pod for pod in self._registry if pod.serves(question.model)]
         if not serving and len(self._registry):
             return NoModel(f"no pod serves the model {question.model!r}")
-        waits = [pod.breaker.retry_after for pod in serving if not pod.draining]
+        waits = [pod.breaker.retry_after for pod in serving if not pod.is_draining]
         reasons = (
             "; ".join(f"{pod.name}: {unavailable_reason(pod) or 'full'}" for pod in serving) or "there are no pods"
         )
@@ -303,7 +303,7 @@ def unavailable_reason(pod: Pod) -> str | None:
     """Why a pod takes no requests; None if it takes some."""
     if pod.is_available:
         return None
-    if pod.draining:
+    if pod.is_draining:
         return "draining"
     if pod.healthy is False:
         return pod.problem or "down"

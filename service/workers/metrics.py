@@ -34,6 +34,7 @@ _LEAST_GAUGES: Final = frozenset(
         "kvcache_pod_connected",
         "kvcache_pod_available",
         "kvcache_shared_state_up",
+        "kvcache_discovery_up",
         "process_start_time_seconds",
     }
 )

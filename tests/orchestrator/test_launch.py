@@ -111,5 +111,6 @@ def test_pods_name_their_event_sources_so_that_none_is_the_default_beside_them()
     assert LaunchOptions().launch().zmq_endpoint == "tcp://localhost:5557"
     assert LaunchOptions(pod=["http://10.0.0.7:8000"]).launch().zmq_endpoint == ""
     assert LaunchOptions(env=["PODS_FILE=/pods.yaml"]).launch().zmq_endpoint == ""
+    assert LaunchOptions(discovery=["file:/pods.yaml"]).launch().zmq_endpoint == ""
     both = LaunchOptions(pod=["http://10.0.0.7:8000"], zmq_endpoint="tcp://localhost:5557")
     assert both.launch().zmq_endpoint == "tcp://localhost:5557"

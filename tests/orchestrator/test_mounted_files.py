@@ -32,11 +32,12 @@ def test_the_files_of_settings_endpoints_and_pods_are_mounted_and_named_as_a_con
     tmp_path: Path,
 ) -> None:
     (tmp_path / "engines").mkdir()
-    for name in ("engine.key", "keys.json", "pods.yaml", "pod.key"):
+    for name in ("engine.key", "keys.json", "pods.yaml", "pod.key", "more.yaml"):
         (tmp_path / name).touch()
     launch = Launch(
         zmq_endpoint=f"tcp://*:5557,curve={tmp_path}/engines,tcp://10.0.0.7:5557,curve={tmp_path}/engine.key",
         pods=f"http://10.0.0.7:8000,key_file={tmp_path}/pod.key",
+        discovery=f"file:{tmp_path}/more.yaml",
         environment={
             "ZMQ_CURVE_KEY": str(tmp_path / "engine.key"),
             "API_KEYS_FILE": str(tmp_path / "keys.json"),
@@ -50,6 +51,7 @@ def test_the_files_of_settings_endpoints_and_pods_are_mounted_and_named_as_a_con
         ("tcp://*:5557", tmp_path / "engines"),
         ("tcp://10.0.0.7:5557", tmp_path / "engine.key"),
         ("http://10.0.0.7:8000", tmp_path / "pod.key"),
+        (f"{tmp_path}/more.yaml", tmp_path / "more.yaml"),
     )
     (folder,) = mounted_files([("curve-1", tmp_path / "engines")])
     assert (folder.path, folder.mount.source) == ("/run/files/curve-1", tmp_path / "engines")

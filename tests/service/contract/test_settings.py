@@ -121,6 +121,7 @@ def test_pods_name_their_event_sources_so_that_none_is_the_default_beside_them()
     pods = {"PODS": "http://10.0.0.7:8000"}
     assert Settings.from_environment(pods).zmq_endpoint == ()
     assert Settings.from_environment({"PODS_FILE": "/pods.yaml"}).zmq_endpoint == ()
+    assert Settings.from_environment({"DISCOVERY": "file:/pods.yaml"}).zmq_endpoint == ()
     assert Settings.from_environment({"PODS": "", "ZMQ_ENDPOINT": ""}).zmq_endpoint == ()
     given = {**pods, "ZMQ_ENDPOINT": "tcp://localhost:5557"}
     assert Settings.from_environment(given).zmq_endpoint == (Endpoint("tcp://localhost:5557"),)

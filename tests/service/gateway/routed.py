@@ -26,6 +26,19 @@ class Routed:
         """The fleet as GET /pods shows it, by name."""
         return {pod["name"]: pod for pod in (await (await self.client.get("/pods")).json())["fleet"]}
 
+    async def sources(self) -> list[dict[str, Any]]:
+        """The sources of pods as GET /pods shows them."""
+        found: list[dict[str, Any]] = (await (await self.client.get("/pods")).json())["discovery"]
+        return found
+
+    async def until_sources(self, holds: Callable[[list[dict[str, Any]]], bool]) -> None:
+        """Waits until something holds for the sources of pods."""
+        async with asyncio.timeout(PATIENCE):
+            sources = await self.sources()
+            while not holds(sources):
+                await asyncio.sleep(0.01)
+                sources = await self.sources()
+
     async def until_pods(self, holds: Callable[[dict[str, dict[str, Any]]], bool]) -> None:
         """Waits until something holds for the fleet."""
         async with asyncio.timeout(PATIENCE):

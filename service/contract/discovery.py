@@ -1,0 +1,88 @@
+"""Sources that name pods: the grammar of DISCOVERY."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+FILE = "file"
+_FILE_OPTIONS = frozenset({"key_file"})
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """One source as the operator writes it: `KIND:PLACE[?OPTION=VALUE[&…]]`."""
+
+    kind: str
+    place: str
+    options: tuple[tuple[str, str], ...] = ()
+
+    def option(self, name: str) -> str | None:
+        return dict(self.options).get(name)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it names."""
+        place = (self.place,) if self.kind == FILE else ()
+        return (*place, *(value for name, value in self.options if name in _FILE_OPTIONS))
+
+    def with_files(self, paths: Mapping[str, str]) -> SourceEntry:
+        """The same entry with files replaced by others, which are given by the path of the file that they replace."""
+        place = paths.get(self.place, self.place) if self.kind == FILE else self.place
+        options = [(name, paths.get(value, value) if name in _FILE_OPTIONS else value) for name, value in self.options]
+        return SourceEntry(self.kind, place, tuple(options))
+
+    def __str__(self) -> str:
+        """The entry as `parse_discovery` reads it."""
+        options = "&".join(f"{name}={value}" for name, value in self.options)
+        return f"{self.kind}:{self.place}" + (f"?{options}" if options else "")
+
+
+Check = Callable[[str], object]
+"""Raises ValueError, with a sentence that follows the value, for one that is not valid."""
+
+
+def _file(place: str) -> None:
+    if not place:
+        raise ValueError("must name a file")
+
+
+_KINDS: Mapping[str, tuple[Check, Mapping[str, Check]]] = {FILE: (_file, {})}
+"""What checks the place, and the options with what checks their values, by kind."""
+_NEXT = re.compile(rf",(?=\s*(?:{'|'.join(_KINDS)}):)")
+
+
+def parse_discovery(text: str) -> tuple[SourceEntry, ...]:
+    """Reads `file:PATH`, several separated by commas.
+
+    Raises ValueError with a sentence that names the invalid part.
+    """
+    entries = tuple(_entry(part.strip()) for part in _NEXT.split(text)) if text.strip() else ()
+    return tuple(dict.fromkeys(entries))
+
+
+def _entry(text: str) -> SourceEntry:
+    kind, _, rest = text.partition(":")
+    if kind not in _KINDS:
+        raise ValueError(f"{text!r} must begin with one of {', '.join(f'{one}:' for one in _KINDS)}")
+    check, known = _KINDS[kind]
+    place, _, written = rest.partition("?") if known else (rest, "", "")
+    _check(check, place)
+    options = tuple(_option(part, known) for part in written.split("&")) if written else ()
+    return SourceEntry(kind, place, options)
+
+
+def _option(text: str, known: Mapping[str, Check]) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if name not in known or not value:
+        raise ValueError(f"{text!r} must be one of {', '.join(f'{one}=…' for one in known)}")
+    _check(known[name], value)
+    return name, value
+
+
+def _check(check: Check, value: str) -> None:
+    try:
+        check(value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} {error}") from None

@@ -1,0 +1,24 @@
+"""The sources of pods that settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from service.contract.discovery import SourceEntry
+from service.fleet.discovery.base import Source
+from service.fleet.discovery.file import PodsFile
+
+
+def sources(pods_file: Path | None, discovery: Iterable[SourceEntry]) -> list[Source]:
+    """The file of PODS_FILE, and the sources of DISCOVERY; each once."""
+    found: list[Source] = [PodsFile(pods_file)] if pods_file is not None else []
+    for entry in discovery:
+        source = _source(entry)
+        if source.name not in [one.name for one in found]:
+            found.append(source)
+    return found
+
+
+def _source(entry: SourceEntry) -> Source:
+    return PodsFile(Path(entry.place).expanduser())
