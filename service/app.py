@@ -309,6 +309,7 @@ async def monitored(
     limits = Limits(
         first_byte=settings.first_byte_timeout,
         silence=settings.silence_timeout,
+        stream_interval=settings.stream_interval,
         max_in_flight_per_pod=settings.max_in_flight_per_pod or None,
         queue_length=settings.queue_length,
         queue_seconds=settings.queue_seconds,

@@ -24,7 +24,7 @@ import msgspec
 from scripts.bench.client import Connection, Load, connect, drive
 from scripts.bench.conversations import conversation, upto
 from scripts.bench.engines import BLOCK_SIZE, Chain, Engine, batch, hashes, stored
-from scripts.bench.gateways import PEERS, Gateway, Pod, gateways, installed
+from scripts.bench.gateways import PEERS, Gateway, Pod, gateways, installed, ours
 from scripts.bench.pairs import engines
 from scripts.bench.plan import Plan
 from scripts.bench.results import LeftOut, Measure, Rounds
@@ -39,8 +39,9 @@ _PODS, _HOLDING = 4, 2
 _CHATS, _CONNECTIONS = 12, 16
 _TURNS = 4
 _STREAMS, _CHUNKS = 16, 200
-_AGENT_STREAMS, _AGENT_CHUNKS = 4, 1000
+_AGENT_STREAMS, _AGENT_CHUNKS = 16, 1000
 _AGENT_TOKENS = 100_000
+_INTERVAL = "50ms"
 _IDLE_SECONDS = 2.0
 _SECONDS = 30.0
 _MEASURED_TURN = 200
@@ -88,6 +89,7 @@ class Measured(NamedTuple):
 
     gateways: Sequence[Gateway]
     direct: Connection
+    pods: Sequence[Pod]
     publishers: Sequence[Engine]
     random: Random
 
@@ -112,9 +114,13 @@ async def run(plan: Plan) -> AsyncIterator[Measure | LeftOut]:
         for size in SIZES:
             for measure in await _sized(plan, measured, writer, size):
                 yield measure
-        for measure in [*await _chunks(plan, measured, writer), await _agents(plan, measured, writer)]:
+        for measure in await _chunks(plan, measured, writer):
             yield measure
         for measure in await _resting(measured, at_start):
+            yield measure
+        settings = {"MODELS_DIR": str(MODEL_DIRS), "STREAM_INTERVAL": _INTERVAL}
+        collecting = await stack.enter_async_context(ours(measured.pods, name, **settings))
+        for measure in await _agents(plan, measured, collecting, writer):
             yield measure
 
 
@@ -142,7 +148,7 @@ async def _started(model: str) -> AsyncIterator[Measured]:
         cheap_engines(model) as (pods, publishers),
         gateways(pods, model, MODELS_DIR=str(MODEL_DIRS)) as running,
     ):
-        measured = Measured(running, await connect(pods[0].port), publishers, Random(8))
+        measured = Measured(running, await connect(pods[0].port), pods, publishers, Random(8))
         await _subscribed(measured)
         yield measured
 
@@ -312,29 +318,36 @@ async def _chunks(plan: Plan, measured: Measured, writer: Writer) -> list[Measur
     ]
 
 
-async def _agents(plan: Plan, measured: Measured, writer: Writer) -> Measure:
-    """CPU of an agent's next turn after a long context, with its streamed answer."""
+async def _agents(plan: Plan, measured: Measured, collecting: Gateway, writer: Writer) -> list[Measure]:
+    """CPU of an agent's next turn after a long context, with its streamed answer; `collecting` has an interval."""
     rounds = Rounds()
-    gateway = measured.gateways[0]
+    gateways = {"kvcache": measured.gateways[0], "collecting": collecting}
     for counts in plan.turns():
         chats = [await writer.chat(Size(_AGENT_TOKENS, 700)) for _ in range(_AGENT_STREAMS)]
         await _hold(measured, chats)
-        connections = await gateway.process.connections(_AGENT_STREAMS)
-        post = connections[0].post
-        await drive(connections, [[post(_PATH, chat.first)] for chat in chats], _SECONDS)
         streamed = [
-            {**msgspec.json.decode(chat.turns[0]), "stream": True, "max_tokens": _AGENT_CHUNKS} for chat in chats
+            msgspec.json.encode({**msgspec.json.decode(chat.turns[0]), "stream": True, "max_tokens": _AGENT_CHUNKS})
+            for chat in chats
         ]
-        used, _ = await _driven(gateway, connections, [[post(_PATH, msgspec.json.encode(body))] for body in streamed])
-        if counts:
-            rounds.add("kvcache", {"cpu": used})
-    return rounds.measure(
-        "cpu",
-        part=PART,
-        what=f"{_AGENT_TOKENS:,} tokens, next turn with {_AGENT_CHUNKS:,} chunks, CPU",
-        unit="ms/request",
-        most=_AGENT_MOST_MS,
-    )
+        for name, gateway in gateways.items():
+            connections = await gateway.process.connections(_AGENT_STREAMS)
+            post = connections[0].post
+            await drive(connections, [[post(_PATH, chat.first)] for chat in chats], _SECONDS)
+            used, _ = await _driven(gateway, connections, [[post(_PATH, body)] for body in streamed])
+            if counts:
+                rounds.add(name, {f"{name} cpu": used})
+    what = f"{_AGENT_TOKENS:,} tokens, next turn with {_AGENT_CHUNKS:,} chunks"
+    return [
+        rounds.measure(
+            f"{name} cpu",
+            part=PART,
+            what=f"{what}{setting}, CPU",
+            unit="ms/request",
+            servers=(name, ""),
+            most=_AGENT_MOST_MS,
+        )
+        for name, setting in (("kvcache", ""), ("collecting", f", STREAM_INTERVAL={_INTERVAL}"))
+    ]
 
 
 async def _resting(measured: Measured, at_start: dict[str, int]) -> list[Measure]:

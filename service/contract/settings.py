@@ -89,6 +89,16 @@ def _workers(value: str) -> int:
     return AUTO if value.strip().lower() == "auto" else _count(1, 256)(value)
 
 
+def _seconds_up_to(high: float) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        seconds = 0.0 if value.strip() == "0" else parse_seconds(value)
+        if seconds > high:
+            raise ValueError(f"must be a time of at most {high:g} s, such as 50ms, or 0")
+        return seconds
+
+    return parse
+
+
 def _optional_port(value: str) -> int | None:
     return _count(1, 65535)(value) if value.strip() else None
 
@@ -218,6 +228,12 @@ class Settings:
     )
     first_byte_timeout: float = _setting(600.0, parse_seconds, "timeout for the first byte of an engine's response")
     silence_timeout: float = _setting(120.0, parse_seconds, "timeout for silence within an engine's response")
+    stream_interval: float = _setting(
+        0.0,
+        _seconds_up_to(1.0),
+        "how long chunks of a stream are collected before they are passed on together, for fewer system calls; 0 "
+        "passes each on at once",
+    )
     ask_usage: bool = _setting(
         False,
         _flag,

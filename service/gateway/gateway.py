@@ -84,6 +84,7 @@ class Gateway:
                 is_event_stream=head.is_event_stream,
                 on_first=None if exchange.start else exchange.first_token,
                 hides_usage=exchange.asks_usage,
+                interval=limits.stream_interval,
             )
             try:
                 await relay.run(

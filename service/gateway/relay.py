@@ -26,7 +26,7 @@ class Relay:
 
     It fails after `first_byte` seconds without the first byte and after `silence` seconds without another one; an
     event stream gets a comment after `keep_alive` seconds. Reading from the engine pauses while the client does not
-    read.
+    read, and for `interval` seconds after each piece of an event stream, so that several chunks take the work of one.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Relay:
         is_event_stream: bool,
         on_first: Callable[[], None] | None = None,
         hides_usage: bool = False,
+        interval: float = 0.0,
     ) -> None:
         """`on_first` is called when the first piece arrives. `hides_usage` leaves out the event with the usage."""
         self._connection = connection
@@ -50,6 +51,9 @@ class Relay:
         self._failure: Failure | None = None
         self._on_first = on_first
         self._hides_usage = hides_usage
+        self._interval = interval if is_event_stream else 0.0
+        self._collecting: asyncio.TimerHandle | None = None
+        self._is_draining = False
         self.last_pieces: deque[bytes] = deque(maxlen=_LAST_PIECES)
         """The end of the body, which says how many tokens there were."""
         self._wake = asyncio.Event()
@@ -68,7 +72,9 @@ class Relay:
                     return
                 if self._transport.get_write_buffer_size() > _MAX_UNSENT:
                     self._connection.pause()
+                    self._is_draining = True
                     await writer.drain()
+                    self._is_draining = False
                     self._connection.resume()
                     self._last = self._loop.time()
                     continue
@@ -86,7 +92,10 @@ class Relay:
                         commented = now
                         self._send(_KEEP_ALIVE_COMMENT)
         finally:
+            if self._collecting is not None:
+                self._collecting.cancel()
             self._connection.pass_to(None, None)
+            self._connection.resume()
 
     def _pass_framed(self, chunks: bytes) -> bool:
         """Passes whole chunks on as they are; False if something in them must be looked at."""
@@ -100,10 +109,8 @@ class Relay:
         self._last = self._loop.time()
         self._limit = self._silence
         self.last_pieces.append(chunks)
-        transport = self._transport
-        transport.write(chunks)
-        if transport.get_write_buffer_size() > _MAX_UNSENT:
-            self._wake.set()
+        self._transport.write(chunks)
+        self._sent()
         return True
 
     def _received(self, piece: bytes) -> None:
@@ -125,8 +132,18 @@ class Relay:
             piece = without_usage(piece)
         if piece:
             self._send(piece)
+        self._sent()
+
+    def _sent(self) -> None:
         if self._transport.get_write_buffer_size() > _MAX_UNSENT:
             self._wake.set()
+        elif self._interval:
+            self._connection.pause()
+            self._collecting = self._loop.call_later(self._interval, self._collected)
+
+    def _collected(self) -> None:
+        if not self._is_draining:
+            self._connection.resume()
 
     def _send(self, piece: bytes) -> None:
         """Writes a piece with the same framing as aiohttp's writer."""

@@ -42,6 +42,8 @@ class Limits:
     first_byte: float = 600.0
     silence: float = 120.0
     keep_alive: float = 15.0
+    stream_interval: float = 0.0
+    """Time for which chunks of a stream are collected; 0 passes each on at once."""
     retry_seconds: float = 30.0
     attempts: int = 3
     max_in_flight_per_pod: int | None = None

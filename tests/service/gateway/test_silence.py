@@ -1,7 +1,8 @@
-"""An engine that falls silent within a stream."""
+"""Streams over time: silence within them, and chunks that are collected."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -11,6 +12,7 @@ from service.gateway.retries import Limits
 from service.simulation.scheduler import Speed
 from tests.service.engines import StartEngine, chat
 from tests.service.gateway.bare import bare_gateway
+from tests.service.gateway.scripted import Received, scripted
 from tests.waiting import PATIENCE
 
 
@@ -40,3 +42,35 @@ async def test_an_answer_that_is_not_streamed_has_no_comments(silent: str) -> No
         session.post(f"{silent}/v1/chat/completions", json=chat("Hello", max_tokens=3)) as response,
     ):
         assert (await response.json())["usage"]["completion_tokens"] == 3
+
+
+async def test_chunks_of_a_stream_are_collected_for_an_interval() -> None:
+    chunks = [b"%x\r\n%b\r\n" % (len(event), event) for event in (b"data: %d\n\n" % n for n in range(5))]
+    seen = [asyncio.Event(), asyncio.Event()]
+
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for chunk, event in zip(chunks, seen, strict=False):
+            writer.write(chunk)
+            await event.wait()
+        for chunk in (*chunks[2:], b"0\r\n\r\n"):
+            writer.write(chunk)
+            await writer.drain()
+
+    async with (
+        scripted(respond) as engine,
+        bare_gateway(engine.url, engine.pod, Limits(stream_interval=1.0)) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        for _ in range(2):  # the connection is fit for another request
+            async with session.post(f"{url}/v1/chat/completions", json=chat("Hello", stream=True)) as response:
+                pieces = []
+                for event in (*seen, None):
+                    pieces.append(await response.content.readany())
+                    if event is not None:
+                        event.set()
+                assert pieces == [b"data: 0\n\n", b"data: 1\n\n", b"data: 2\n\ndata: 3\n\ndata: 4\n\n"]
+                assert await response.content.read() == b""
+            for event in seen:
+                event.clear()
+        assert engine.connections == 1
