@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 
-FILE = "file"
+FILE, DNS = "file", "dns"
 _FILE_OPTIONS = frozenset({"key_file"})
 
 
@@ -48,13 +49,56 @@ def _file(place: str) -> None:
         raise ValueError("must name a file")
 
 
-_KINDS: Mapping[str, tuple[Check, Mapping[str, Check]]] = {FILE: (_file, {})}
+def _any(value: str) -> None:
+    if "," in value:
+        raise ValueError("must not have a comma")
+
+
+def _scheme(value: str) -> None:
+    if value not in {"http", "https"}:
+        raise ValueError("must be http or https")
+
+
+def _port(value: str) -> int:
+    if not (value.isascii() and value.isdecimal() and len(value) < 6 and 0 < int(value) < 65536):
+        raise ValueError("must be a port from 1 to 65535")
+    return int(value)
+
+
+def name_and_port(place: str) -> tuple[str, int | None]:
+    """The name of a `dns:` source, and the port of its pods; None for SRV records, which have a port each.
+
+    Raises ValueError.
+    """
+    name, colon, port = place.partition(":")
+    if not _DNS_NAME.fullmatch(name) or bool(colon) == name.startswith("_"):
+        raise ValueError("must be NAME:PORT, or _SERVICE._PROTOCOL.NAME for SRV records")
+    return name, _port(port) if colon else None
+
+
+def address_and_port(server: str) -> tuple[str, int]:
+    """The address and the port of a DNS server, which is 53 by default. Raises ValueError."""
+    found = _SERVER.fullmatch(server)
+    try:
+        address = ip_address(found["address"].strip("[]") if found else "")
+        return str(address), _port(found["port"] or "53") if found else 0
+    except ValueError:
+        raise ValueError("must be ADDRESS or ADDRESS:PORT, an IPv6 address in brackets") from None
+
+
+_DNS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
+_SERVER = re.compile(r"(?P<address>\[[^\[\]]+\]|[^:\[\]]+)(?::(?P<port>[0-9]+))?")
+_OF_PODS: Mapping[str, Check] = {"scheme": _scheme, "model": _any, "key_file": _any}
+_KINDS: Mapping[str, tuple[Check, Mapping[str, Check]]] = {
+    FILE: (_file, {}),
+    DNS: (name_and_port, {**_OF_PODS, "events": _port, "replay": _port, "server": address_and_port}),
+}
 """What checks the place, and the options with what checks their values, by kind."""
 _NEXT = re.compile(rf",(?=\s*(?:{'|'.join(_KINDS)}):)")
 
 
 def parse_discovery(text: str) -> tuple[SourceEntry, ...]:
-    """Reads `file:PATH`, several separated by commas.
+    """Reads `file:PATH` and `dns:NAME:PORT` with options, several separated by commas.
 
     Raises ValueError with a sentence that names the invalid part.
     """

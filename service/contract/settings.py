@@ -219,8 +219,8 @@ class Settings:
     discovery: tuple[SourceEntry, ...] = _setting(
         (),
         parse_discovery,
-        "sources that name further pods, which come and go with them: file:PATH, a file as in PODS_FILE; several "
-        "separated by commas",
+        "sources that name further pods, which come and go with them: file:PATH, a file as in PODS_FILE; "
+        "dns:NAME:PORT, the addresses of a name; dns:_SERVICE._PROTOCOL.NAME, SRV records; several separated by commas",
     )
     health_interval: float = _setting(5.0, parse_seconds, "time between two health checks of a pod")
     parity_interval: float = _setting(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from service.contract.discovery import SourceEntry
+from service.contract.discovery import DNS, SourceEntry
 from service.fleet.discovery.base import Source
 from service.fleet.discovery.file import PodsFile
 
@@ -21,4 +21,8 @@ def sources(pods_file: Path | None, discovery: Iterable[SourceEntry]) -> list[So
 
 
 def _source(entry: SourceEntry) -> Source:
+    if entry.kind == DNS:
+        from service.fleet.discovery.dns import DnsPods  # noqa: PLC0415 - most services need no DNS library
+
+        return DnsPods(entry)
     return PodsFile(Path(entry.place).expanduser())

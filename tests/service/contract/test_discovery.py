@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.contract.discovery import SourceEntry, parse_discovery
+from service.contract.discovery import SourceEntry, address_and_port, name_and_port, parse_discovery
 
 
 def test_several_sources_are_separated_by_commas_which_paths_may_have_too() -> None:
@@ -11,6 +11,18 @@ def test_several_sources_are_separated_by_commas_which_paths_may_have_too() -> N
     found = parse_discovery(f"{text},file:b?c.yaml")
     assert found == (SourceEntry("file", "/pods,of/a.yaml"), SourceEntry("file", "b?c.yaml"))
     assert ",".join(map(str, found)) == text
+
+
+def test_names_of_dns_have_options() -> None:
+    text = "dns:vllm.llm:8000?scheme=https&key_file=/run/key&server=[::1]:5353,dns:_http._tcp.vllm"
+    first, second = parse_discovery(text)
+    assert ",".join(map(str, (first, second))) == text
+    assert (name_and_port(first.place), name_and_port(second.place)) == (("vllm.llm", 8000), ("_http._tcp.vllm", None))
+    assert (first.option("scheme"), second.option("scheme")) == ("https", None)
+    assert address_and_port(first.option("server") or "") == ("::1", 5353)
+    assert str(first.with_files({"/run/key": "/run/files/key"})).startswith(
+        "dns:vllm.llm:8000?scheme=https&key_file=/run/files/key&"
+    )
 
 
 def test_files_of_a_source_are_replaced_where_a_container_has_them_elsewhere() -> None:
@@ -24,6 +36,14 @@ def test_files_of_a_source_are_replaced_where_a_container_has_them_elsewhere() -
     [
         ("/pods.yaml", "'/pods.yaml' must begin with one of file:"),
         ("file:", "'' must name a file"),
+        ("dns:vllm", "'vllm' must be NAME:PORT"),
+        ("dns:vllm:http", "'vllm:http' must be a port"),
+        ("dns:_http._tcp.vllm:8000", "must be NAME:PORT, or _SERVICE"),
+        ("dns:10.0.0.7/8:8000", "must be NAME:PORT"),
+        ("dns:vllm:8000?colour=red", "'colour=red' must be one of scheme=…"),
+        ("dns:vllm:8000?scheme=ftp", "'ftp' must be http or https"),
+        ("dns:vllm:8000?server=nameserver", "'nameserver' must be ADDRESS"),
+        ("dns:vllm:8000?model=a,b", "'a,b' must not have a comma"),
     ],
 )
 def test_an_invalid_source_is_named(text: str, problem: str) -> None:
