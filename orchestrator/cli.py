@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from orchestrator import options
-from orchestrator.launch import DEFAULTS
+from orchestrator.launch import DEFAULTS, expanded
 from orchestrator.options import LaunchOptions, launch_options
 from orchestrator.outcome import run_command
 
@@ -47,7 +47,7 @@ def _read_config(context: typer.Context, file: Path | None) -> None:
         name: frozenset(option.name for option in command.params if option.name)
         for name, command in getattr(group, "commands", {}).items()
     }
-    context.default_map = default_map(file and options.expanded(file, "--config"), names)
+    context.default_map = default_map(file and expanded(file, "--config"), names)
 
 
 @app.callback()
@@ -298,7 +298,7 @@ def score(
     from orchestrator.running import find_running
 
     def run() -> None:
-        file = chat and options.expanded(chat, "--chat")
+        file = chat and expanded(chat, "--chat")
         body = Question(prompt, file, model, lora_name, cache_salt).body()
         ask(find_running(name, url, options.runtime_kind(runtime)), body, as_json=as_json)
 
@@ -324,7 +324,7 @@ def select(
     from orchestrator.running import find_running
 
     def run() -> None:
-        file = chat and options.expanded(chat, "--chat")
+        file = chat and expanded(chat, "--chat")
         body = Question(prompt, file, model, lora_name, cache_salt).body()
         ask(find_running(name, url, options.runtime_kind(runtime)), body, as_json=as_json)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -28,8 +29,6 @@ _SIMILAR = 0.8
 WITHOUT_KEY = (
     "Set API_KEYS (docs/http.md), or ask for client certificates with --tls-client-ca; or leave out --publish-address."
 )
-FILE_SETTINGS = ("ZMQ_CURVE_KEY", "API_KEYS_FILE", "PODS_FILE")
-"""Settings that name files of this machine; a container gets them as mounts."""
 RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 # Variables that have their own option, and the option's name.
 _RESERVED = {
@@ -55,6 +54,20 @@ _RESERVED = {
     "CONTAINER_ENV": "nothing: it is always set",
     "INSTANCE_ID": "nothing: it is always set",
 }
+FILE_SETTINGS = tuple(
+    setting.name.upper()
+    for setting in fields(Settings)
+    if str(setting.type) == "Path | None" and setting.name.upper() not in _RESERVED
+)
+"""Settings that name files of this machine; a container gets them as mounts."""
+
+
+class NamedFile(NamedTuple):
+    """A file that an option or a setting names, with the words for it in messages; `path` is absolute."""
+
+    named_by: str
+    path: Path
+    may_be_folder: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +118,8 @@ class Launch:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        _ = self.endpoints, self.pod_entries, self.sources
+        if not self.model.strip():
+            raise UsageError("--model: the name is empty.", "Name a model, or leave --model out.")
         try:
             parse_renderers(self.renderers)
         except ValueError as error:
@@ -118,6 +132,18 @@ class Launch:
                 f"--publish-address: {self.publish_address!r} is not an IP address.",
                 "Examples: 127.0.0.1, 0.0.0.0, ::1",
             ) from None
+        self._check_files()
+        if self.restart not in RESTART_POLICIES:
+            raise UsageError(f"--restart: {self.restart!r} is not valid.", f"Use one of {', '.join(RESTART_POLICIES)}.")
+        if self.restart != "no" and not self.detach:
+            raise UsageError("--restart: only for a service that stays when `up` returns.", "Add --detach.")
+
+    def _check_files(self) -> None:
+        for named in self.named_files:
+            if not named.path.exists():
+                raise UsageError(f"{named.named_by}: {named.path} does not exist.", "Name a file that does.")
+            if named.path.is_dir() and not named.may_be_folder:
+                raise UsageError(f"{named.named_by}: {named.path} is a folder.", "Name a file.")
         for option, folder in (
             ("--models-dir", self.models_dir),
             ("--ca-bundle", self.ca_bundle),
@@ -140,20 +166,19 @@ class Launch:
         if self.models_dir is not None and self.hf_cache is not None and self.models_dir == self.hf_cache:
             raise UsageError("--models-dir and --hf-cache name the same folder.", "Give each its own.")
 
-        if self.restart not in RESTART_POLICIES:
-            raise UsageError(f"--restart: {self.restart!r} is not valid.", f"Use one of {', '.join(RESTART_POLICIES)}.")
-        if self.restart != "no" and not self.detach:
-            raise UsageError("--restart: only for a service that stays when `up` returns.", "Add --detach.")
-
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """`zmq_endpoint`, parsed. Raises UsageError."""
+        """`zmq_endpoint`, parsed, with absolute paths of files. Raises UsageError."""
         try:
-            return parse_optional_endpoints(self.zmq_endpoint)
+            endpoints = parse_optional_endpoints(self.zmq_endpoint)
         except ValueError as error:
             raise UsageError(
                 f"--zmq-endpoint: {error}.", "Example: tcp://10.0.0.7:5557,replay=tcp://10.0.0.7:5558"
             ) from None
+        return tuple(
+            replace(one, curve=absolute(one.curve, "--zmq-endpoint")) if one.curve not in {None, "*"} else one
+            for one in endpoints
+        )
 
     @property
     def tls(self) -> bool:
@@ -167,23 +192,27 @@ class Launch:
         return tuple((option, path) for option, path in files if path is not None)
 
     @property
-    def named_files(self) -> tuple[tuple[str, Path], ...]:
-        """The files and folders that settings, endpoints, pods and their sources name, each after its setting, address,
-        URL or, for sources, path.
+    def settings(self) -> dict[str, str]:
+        """`environment`, with absolute paths of files. Raises UsageError."""
+        return {
+            name: absolute(value.strip(), name) if name in FILE_SETTINGS and value.strip() else value
+            for name, value in self.environment.items()
+        }
 
-        Raises UsageError for one that does not exist.
-        """
-        named = [
-            *((name, self.environment.get(name, "").strip()) for name in FILE_SETTINGS),
-            *((one.address, one.curve) for one in self.endpoints if one.curve != "*"),
-            *((pod.url, pod.key_file) for pod in self.pod_entries),
-            *((file, file) for source in self.sources for file in source.files),
-        ]
-        paths = [(name, Path(path).expanduser().absolute()) for name, path in named if path]
-        for name, path in paths:
-            if not path.exists():
-                raise UsageError(f"{name}: {path} does not exist.", "Name a file or folder that does.")
-        return tuple(paths)
+    @property
+    def named_files(self) -> tuple[NamedFile, ...]:
+        """The files and folders that settings, endpoints, pods and their sources name. Raises UsageError."""
+        settings = self.settings
+        return (
+            *(NamedFile(name, Path(settings[name])) for name in FILE_SETTINGS if settings.get(name, "").strip()),
+            *(
+                NamedFile(f"--zmq-endpoint {one.address}, curve", Path(one.curve), may_be_folder=one.binds)
+                for one in self.endpoints
+                if one.curve not in {None, "*"}
+            ),
+            *(NamedFile(f"--pod {pod.url}, key_file", Path(pod.key_file)) for pod in self.pod_entries if pod.key_file),
+            *(NamedFile("--discovery", Path(file)) for source in self.sources for file in source.files),
+        )
 
     @property
     def is_open_to_others(self) -> bool:
@@ -200,19 +229,39 @@ class Launch:
 
     @property
     def pod_entries(self) -> tuple[PodEntry, ...]:
-        """`pods`, parsed. Raises UsageError."""
+        """`pods`, parsed, with absolute paths of files. Raises UsageError."""
         try:
-            return parse_pods(self.pods)
+            pods = parse_pods(self.pods)
         except ValueError as error:
             raise UsageError(f"--pod: {error}.", "Example: http://10.0.0.7:8000,name=a") from None
+        return tuple(replace(pod, key_file=absolute(pod.key_file, "--pod")) if pod.key_file else pod for pod in pods)
 
     @property
     def sources(self) -> tuple[SourceEntry, ...]:
-        """`discovery`, parsed. Raises UsageError."""
+        """`discovery`, parsed, with absolute paths of files. Raises UsageError."""
         try:
-            return parse_discovery(self.discovery)
+            sources = parse_discovery(self.discovery)
         except ValueError as error:
             raise UsageError(f"--discovery: {error}.", "Example: file:pods.yaml") from None
+        return tuple(
+            source.with_files({file: absolute(file, "--discovery") for file in source.files}) for source in sources
+        )
+
+
+def absolute(path: str | Path, option: str) -> str:
+    """The path from this command's working directory, with a leading ~ or ~USER replaced.
+
+    The service may run in another directory. Raises UsageError.
+    """
+    return str(expanded(Path(path), option).absolute())
+
+
+def expanded(path: Path, option: str) -> Path:
+    """The path with a leading ~ or ~USER replaced, which the shell leaves in --option=~/path. Raises UsageError."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"{option}: {path} names a user who does not exist.", "Write the whole path.") from None
 
 
 def _check_url(hub: str) -> None:

@@ -13,7 +13,7 @@ import typer
 
 from orchestrator.errors import UsageError
 from orchestrator.host.hub_token import find_token
-from orchestrator.launch import DEFAULTS, Launch, parse_environment, parse_memory, read_environment_file
+from orchestrator.launch import DEFAULTS, Launch, expanded, parse_environment, parse_memory, read_environment_file
 from orchestrator.runtimes.base import RuntimeKind
 from service.contract.units import parse_seconds
 
@@ -269,14 +269,6 @@ def runtime_kind(text: str) -> RuntimeKind | None:
         return RuntimeKind(text)
     except ValueError:
         raise UsageError(f"--runtime: {text!r} is not a runtime.", "Use auto, podman, docker or process.") from None
-
-
-def expanded(path: Path, option: str) -> Path:
-    """The path with a leading ~ or ~USER replaced, which the shell leaves in --option=~/path. Raises UsageError."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise UsageError(f"{option}: {path} names a user who does not exist.", "Write the whole path.") from None
 
 
 def seconds(text: str | None, option: str) -> float | None:

@@ -6,6 +6,7 @@ import shlex
 import sys
 
 from orchestrator.launch import Launch
+from service.contract.endpoints import format_endpoints
 
 _POLICIES = {"on-failure": "on-failure", "always": "always", "unless-stopped": "always"}
 
@@ -29,9 +30,10 @@ def systemd_unit(launch: Launch) -> tuple[str, ...]:
     for folder, option in folders:
         command += [option, str(folder.resolve())] if folder else []
     command += [word for option, file in launch.tls_files for word in (option, str(file.resolve()))]
-    command += ["--pod", launch.pods] if launch.pods else []
-    command += ["--zmq-endpoint", launch.zmq_endpoint] if launch.zmq_endpoint else []
-    command += [word for name, value in launch.environment.items() for word in ("--env", f"{name}={value}")]
+    command += [word for pod in launch.pod_entries for word in ("--pod", str(pod))]
+    command += [word for source in launch.sources for word in ("--discovery", str(source))]
+    command += ["--zmq-endpoint", format_endpoints(launch.endpoints)] if launch.endpoints else []
+    command += [word for name, value in launch.settings.items() for word in ("--env", f"{name}={value}")]
     return (
         "[Unit]",
         f"Description=kvcache {launch.name}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -94,10 +94,10 @@ def _settings(launch: Launch, proxy: Mapping[str, str]) -> dict[str, str]:
         "CONTAINER_ENV": "true",
         "INSTANCE_ID": launch.instance,
         "MODEL_NAME": launch.model,
-        "PODS": launch.pods,
-        **({"DISCOVERY": launch.discovery} if launch.discovery else {}),
+        "PODS": _comma_separated(launch.pod_entries),
+        **({"DISCOVERY": _comma_separated(launch.sources)} if launch.sources else {}),
         **({"RENDERERS": launch.renderers} if launch.renderers else {}),
-        "ZMQ_ENDPOINT": launch.zmq_endpoint,
+        "ZMQ_ENDPOINT": format_endpoints(launch.endpoints),
         "ZMQ_TOPIC": launch.zmq_topic,
         "POOL_CONCURRENCY": str(launch.pool_concurrency),
         "BLOCK_SIZE": str(launch.block_size),
@@ -105,8 +105,12 @@ def _settings(launch: Launch, proxy: Mapping[str, str]) -> dict[str, str]:
         "HF_ENDPOINT": launch.hf_endpoint,
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
         **proxy,
-        **launch.environment,
+        **launch.settings,
     }
+
+
+def _comma_separated(entries: Iterable[object]) -> str:
+    return ",".join(map(str, entries))
 
 
 def _as_child(launch: Launch, token: Path | None) -> Workload:
@@ -151,11 +155,12 @@ def _in_container(
     )
     files = mounted_files(launch.tls_files)
     named = {
-        name: mounted_files([(f"file-{number}", path)])[0] for number, (name, path) in enumerate(launch.named_files)
+        str(file.path): mounted_files([(f"file-{number}", file.path)])[0]
+        for number, file in enumerate(launch.named_files)
     }
-    paths = {name: file.path for name, file in named.items()}
+    paths = {path: file.path for path, file in named.items()}
     if (files or named) and not (launch.hf_cache or launch.state_dir):
-        sources = [path for _, path in (*launch.tls_files, *launch.named_files)]
+        sources = [*(path for _, path in launch.tls_files), *(file.path for file in launch.named_files)]
         who = reader_of(sources, rootless=runtime.rootless, keeps_id=keeps_id)
     mounts = []
     proxy = in_container(proxies(os.environ), HOST_NAME)
@@ -163,7 +168,7 @@ def _in_container(
     environment = {
         **_settings(launch, {name: value for name, value in proxy.items() if name not in secret}),
         **{_variable(file.option): file.path for file in files},
-        **{name: paths[name] for name in FILE_SETTINGS if name in paths},
+        **{name: paths[path] for name in FILE_SETTINGS if (path := launch.settings.get(name, "")) in paths},
         "ZMQ_ENDPOINT": _seen_from_container(launch, paths),
         "PODS": _pods_seen_from_container(launch, paths),
         **({"DISCOVERY": _sources_seen_from_container(launch, paths)} if launch.sources else {}),
@@ -212,21 +217,21 @@ def _in_container(
     )
 
 
-def _seen_from_container(launch: Launch, keys: Mapping[str, str]) -> str:
-    """ZMQ_ENDPOINT; `keys` are the paths inside the container of the files in curve=, by address."""
-    endpoints = [replace(one, curve=keys.get(one.address, one.curve)) for one in launch.endpoints]
+def _seen_from_container(launch: Launch, files: Mapping[str, str]) -> str:
+    """ZMQ_ENDPOINT; `files` are the paths inside the container of this machine's files."""
+    endpoints = [replace(one, curve=files.get(one.curve or "", one.curve)) for one in launch.endpoints]
     return format_endpoints(endpoints if launch.engines_beside else seen_from_container(endpoints, HOST_NAME))
 
 
-def _pods_seen_from_container(launch: Launch, keys: Mapping[str, str]) -> str:
-    """PODS; `keys` are the paths inside the container of the files in key_file=, by URL."""
-    pods = [replace(pod, key_file=keys.get(pod.url, pod.key_file)) for pod in launch.pod_entries]
-    return ",".join(map(str, pods if launch.engines_beside else pods_seen_from_container(pods, HOST_NAME)))
+def _pods_seen_from_container(launch: Launch, files: Mapping[str, str]) -> str:
+    """PODS; `files` are the paths inside the container of this machine's files."""
+    pods = [replace(pod, key_file=files.get(pod.key_file or "", pod.key_file)) for pod in launch.pod_entries]
+    return _comma_separated(pods if launch.engines_beside else pods_seen_from_container(pods, HOST_NAME))
 
 
 def _sources_seen_from_container(launch: Launch, files: Mapping[str, str]) -> str:
-    """DISCOVERY; `files` are the paths inside the container of the files that it names."""
-    return ",".join(str(source.with_files(files)) for source in launch.sources)
+    """DISCOVERY; `files` are the paths inside the container of this machine's files."""
+    return _comma_separated(source.with_files(files) for source in launch.sources)
 
 
 def memory_limit(wanted: int | None, *, rootless: bool) -> int | None:

@@ -44,6 +44,7 @@ _INHERITED_VARIABLES = re.compile(
     r"|PYTHONPATH|VIRTUAL_ENV|SSL_CERT_FILE|SSL_CERT_DIR|HF_HOME|HF_HUB_CACHE",
     re.IGNORECASE,
 )
+_NAMING_FILES = re.compile(r"SSL_CERT_FILE|HF_HOME|HF_HUB_CACHE|XDG_CACHE_HOME", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,12 @@ def _is_installed(distribution: str) -> bool:
 
 
 def _inherited_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if _INHERITED_VARIABLES.fullmatch(name)}
+    """This process's variables that every program needs; the paths in them hold in any working directory."""
+    return {
+        name: str(Path(value).absolute()) if value and _NAMING_FILES.fullmatch(name) else value
+        for name, value in os.environ.items()
+        if _INHERITED_VARIABLES.fullmatch(name)
+    }
 
 
 def _has(service: Service, port: int) -> bool:

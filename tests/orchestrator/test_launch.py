@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,7 +88,7 @@ def test_files_of_tls_need_a_certificate(tmp_path: Path) -> None:
         ("0.0.0.0", {}, True),
         ("192.0.2.7", {}, True),
         ("0.0.0.0", {"API_KEYS": "a:read:sk-0123456789abcdef"}, False),
-        ("0.0.0.0", {"API_KEYS_FILE": "/run/keys"}, False),
+        ("0.0.0.0", {"API_KEYS_FILE": __file__}, False),
         ("0.0.0.0", {"API_KEYS": ""}, True),
     ],
 )
@@ -107,10 +108,50 @@ def test_a_container_has_a_memory_limit_unless_none_is_wanted(
     assert memory_limit(parse_memory(text) if text else None, rootless=rootless) == limit
 
 
-def test_pods_name_their_event_sources_so_that_none_is_the_default_beside_them() -> None:
+def test_pods_name_their_event_sources_so_that_none_is_the_default_beside_them(tmp_path: Path) -> None:
+    file = tmp_path / "pods.yaml"
+    file.touch()
     assert LaunchOptions().launch().zmq_endpoint == "tcp://localhost:5557"
     assert LaunchOptions(pod=["http://10.0.0.7:8000"]).launch().zmq_endpoint == ""
-    assert LaunchOptions(env=["PODS_FILE=/pods.yaml"]).launch().zmq_endpoint == ""
-    assert LaunchOptions(discovery=["file:/pods.yaml"]).launch().zmq_endpoint == ""
+    assert LaunchOptions(env=[f"PODS_FILE={file}"]).launch().zmq_endpoint == ""
+    assert LaunchOptions(discovery=[f"file:{file}"]).launch().zmq_endpoint == ""
     both = LaunchOptions(pod=["http://10.0.0.7:8000"], zmq_endpoint="tcp://localhost:5557")
     assert both.launch().zmq_endpoint == "tcp://localhost:5557"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"environment": {"PODS_FILE": "none"}}, "PODS_FILE: .*/none does not exist"),
+        ({"environment": {"API_KEYS_FILE": "none"}}, "API_KEYS_FILE: .*/none does not exist"),
+        ({"environment": {"BOOTSTRAP_KEY_FILE": "~no-such-user/key"}}, "names a user who does not exist"),
+        ({"pods": "http://a:1,key_file=none"}, "--pod http://a:1, key_file: .*/none does not exist"),
+        ({"pods": "http://a:1,key_file=."}, "--pod http://a:1, key_file: .* is a folder"),
+        ({"discovery": "file:none"}, "--discovery: .*/none does not exist"),
+        ({"zmq_endpoint": "tcp://a:1,curve=none"}, "--zmq-endpoint tcp://a:1, curve: .*/none does not exist"),
+    ],
+)
+def test_a_named_file_that_is_not_there_is_refused_by_the_option_that_names_it(
+    options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        Launch(**options)
+
+
+def test_relative_paths_are_those_of_the_callers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").touch()
+    monkeypatch.chdir(tmp_path)
+    launch = Launch(
+        pods="http://a:1,key_file=key",
+        discovery="file:key",
+        zmq_endpoint="tcp://a:1,curve=key",
+        environment={"PODS_FILE": "key", "LOG_FORMAT": "json"},
+    )
+    assert launch.settings == {"PODS_FILE": f"{tmp_path}/key", "LOG_FORMAT": "json"}
+    assert {file.path for file in launch.named_files} == {tmp_path / "key"}
+    assert launch.pod_entries[0].key_file == launch.endpoints[0].curve == launch.sources[0].place == f"{tmp_path}/key"
+
+
+def test_a_model_without_a_name_is_refused() -> None:
+    with pytest.raises(UsageError, match="--model: the name is empty"):
+        Launch(model=" ")

@@ -44,16 +44,14 @@ def test_the_files_of_settings_endpoints_and_pods_are_mounted_and_named_as_a_con
             "PODS_FILE": str(tmp_path / "pods.yaml"),
         },
     )
-    assert launch.named_files == (
+    assert [(file.named_by, file.path) for file in launch.named_files] == [
         ("ZMQ_CURVE_KEY", tmp_path / "engine.key"),
-        ("API_KEYS_FILE", tmp_path / "keys.json"),
         ("PODS_FILE", tmp_path / "pods.yaml"),
-        ("tcp://*:5557", tmp_path / "engines"),
-        ("tcp://10.0.0.7:5557", tmp_path / "engine.key"),
-        ("http://10.0.0.7:8000", tmp_path / "pod.key"),
-        (f"{tmp_path}/more.yaml", tmp_path / "more.yaml"),
-    )
+        ("API_KEYS_FILE", tmp_path / "keys.json"),
+        ("--zmq-endpoint tcp://*:5557, curve", tmp_path / "engines"),
+        ("--zmq-endpoint tcp://10.0.0.7:5557, curve", tmp_path / "engine.key"),
+        ("--pod http://10.0.0.7:8000, key_file", tmp_path / "pod.key"),
+        ("--discovery", tmp_path / "more.yaml"),
+    ]
     (folder,) = mounted_files([("curve-1", tmp_path / "engines")])
     assert (folder.path, folder.mount.source) == ("/run/files/curve-1", tmp_path / "engines")
-    with pytest.raises(UsageError, match="none does not exist"):
-        _ = Launch(zmq_endpoint=f"tcp://*:5557,curve={tmp_path}/none").named_files

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import Commands, free_port, wait_until
+from tests.conftest import ROOT
 from tests.orchestrator.launched import Up
 
 
@@ -273,3 +274,24 @@ def test_an_ipv6_address_is_shown_in_brackets(up: Up) -> None:
     assert f"http://localhost:{up.port}/score" in done.output
     shown = up.kvcache.run("status", "--runtime", "process").output
     assert f"[::1]:{up.port}" in shown
+
+
+def test_files_are_named_from_the_callers_folder_and_a_missing_one_stops_up_before_it_starts(
+    kvcache: Commands, tmp_path: Path
+) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "pods.yaml").write_text("- http://127.0.0.1:9\n")
+    (folder / "key").write_text("sk-1")
+    up = Up(Commands(tmp_path, folder))
+    options = ("-d", "--pod", "http://127.0.0.2:9,key_file=key", "--env", "PODS_FILE=pods.yaml")
+    done = up.run(*options, PYTHONPATH=str(ROOT))
+    assert done.code == 0, done.output
+    wait_until(lambda: "http://127.0.0.1:9" in up.get("/pods")[1], told=lambda: up.get("/pods")[1])
+    assert "http://127.0.0.2:9" in up.get("/pods")[1]
+
+    for missing in ("--pod=http://127.0.0.1:9,key_file=nope", "--env=API_KEYS_FILE=nope"):
+        for dry in ((), ("--dry-run",)):
+            done = Up(kvcache, "kv-other").run(missing, *dry)
+            assert (done.code, "nope does not exist" in done.output) == (2, True), done.output
+            assert len(done.output.splitlines()) == 2
