@@ -113,6 +113,8 @@ class Launch:
     token: str | None = field(default=None, repr=False)
     instance: str = field(default_factory=lambda: uuid4().hex)
     """Id of this launch, which distinguishes its service from other programs on the port."""
+    keeps_state: bool = True
+    """Whether a service of the same name continues from this one's snapshots."""
     engines_beside: bool = False
     """Whether the engines share the service's loopback, so that loopback in `zmq_endpoint` is not rewritten."""
 

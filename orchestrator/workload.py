@@ -175,7 +175,7 @@ def _in_container(
         "HTTP_HOST": "0.0.0.0",  # noqa: S104 - of the container; only one port is published
         "MODELS_DIR": str(_MODELS),
         "HF_HOME": _HUB_CACHE,
-        "STATE_DIR": _STATE,
+        **({"STATE_DIR": _STATE} if launch.keeps_state else {}),
     }
     if (url := environment.get(_RENDER_URL, "").strip()) and not launch.engines_beside:
         environment[_RENDER_URL] = url_seen_from_container(url, HOST_NAME)
@@ -206,7 +206,7 @@ def _in_container(
         mounts=tuple(mounts),
         volumes=(
             *(() if launch.hf_cache else (Volume(HUB_CACHE_VOLUME, _HUB_CACHE),)),
-            *(() if launch.state_dir else (Volume(f"{launch.name}-state", _STATE),)),
+            *((Volume(f"{launch.name}-state", _STATE),) if launch.keeps_state and not launch.state_dir else ()),
         ),
         user=who.user,
         as_caller=who.as_caller,

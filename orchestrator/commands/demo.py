@@ -54,6 +54,7 @@ def demo(launch: Launch, play: Play) -> int:
         zmq_endpoint="",  # no events besides those of the engines that join
         block_size=play.block_size,
         engines_beside=True,
+        keeps_state=False,
     )
     run = _Demo(launch, play, terminal)
     up(launch, Console(quiet=play.as_json), run.play)

@@ -22,7 +22,7 @@ from service.index.snapshot_records import BlockRecord, RankRecord
 logger = logging.getLogger(__name__)
 
 RankCapture: TypeAlias = "tuple[StreamRecord, RankRecord, Sequence[BlockRecord]]"
-_TURN_SECONDS = 0.004
+_TURN_SECONDS = 0.002
 _ATTEMPTS = 3
 _BEHIND_SECONDS = 2.0
 _PAUSE = 0.02

@@ -21,7 +21,7 @@ from service.index.snapshot_records import (
 )
 from service.native.backend import unpack_numbers
 
-_SLICE = 4096
+_SLICE = 2048
 _T = TypeVar("_T")
 
 

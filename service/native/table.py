@@ -62,6 +62,8 @@ class _Shard:
     def __init__(self, capacity: i64, depth: i64) -> None:
         self.depth = depth
         """Bits of the hash that all keys of this shard share."""
+        self.planned: i64 = 0
+        """Entries to allocate when it grows for the first time."""
         self.reset(capacity)
 
     def reset(self, capacity: i64) -> None:
@@ -244,7 +246,10 @@ class Table:
         """Adds an absent key to its shard, which may be split for it."""
         while shard.full():
             capacity = _capacity(shard.live)
-            if capacity <= _LARGEST or shard.depth >= _DEEPEST:
+            if shard.planned > capacity:
+                shard.rebuild(shard.planned)
+                shard.planned = 0
+            elif capacity <= _LARGEST or shard.depth >= _DEEPEST:
                 shard.rebuild(capacity)
             else:
                 self._split(shard, (h >> 40) & ((1 << shard.depth) - 1))
@@ -333,7 +338,7 @@ class Table:
     def shape(self, shards: list[tuple[int, int]]) -> None:
         """Gives an empty table the shards of another one, as `shards` says, so that its oldest entries are the same.
 
-        Ignores what is no directory.
+        Ignores what is no directory. The shards get their memory with their first entries.
         """
         depth: i64 = 0
         while (1 << depth) < len(shards):
@@ -345,7 +350,12 @@ class Table:
             if not 0 <= shared <= depth or shards[index & ((1 << shared) - 1)][0] != shared:
                 return
             first = index & ((1 << shared) - 1)
-            made.append(made[first] if first < index else _Shard(min(_capacity(live), max(_LARGEST, live)), shared))
+            if first < index:
+                made.append(made[first])
+            else:
+                shard = _Shard(_capacity(0), shared)
+                shard.planned = min(_capacity(live), max(_LARGEST, live))
+                made.append(shard)
         self._shards, self._depth = made, depth
 
     def slices(self) -> Iterator[tuple[bytes, bytes]]:
