@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -198,18 +198,18 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
             admission,
             settings.hub_retry_after,
             is_forwarded=(lambda: fleet.receives_requests) if route.is_forwarded else None,
-            authorize=_authorizer(key_ring, route.permission),
+            authorize=_authorizer(key_ring, route.permissions),
         )
-        if settings.tls_client_ca is not None and route.permission is not None:
+        if settings.tls_client_ca is not None and route.permissions:
             handler = with_client_certificate(handler, route.path, traffic)
         app.add_routes([web.route(route.method, route.path, handler)])
     return app
 
 
-def _authorizer(keys: KeyRing, permission: str | None) -> Callable[[str | None], None] | None:
-    if keys.is_open or permission is None:
+def _authorizer(keys: KeyRing, permissions: Sequence[str]) -> Callable[[Mapping[str, str]], None] | None:
+    if keys.is_open or not permissions:
         return None
-    return partial(keys.check, permission=permission)
+    return partial(keys.check, permissions=permissions)
 
 
 def _carrier(settings: Settings, place: Place | None) -> Carrier:

@@ -23,7 +23,8 @@ class Readiness:
     """Ready when the default model is loaded, every event socket is open, and a pod can take requests.
 
     An index that is being loaded is a reason. The default model is not needed if pods list their models, and it is none
-    of them. An engine without events is a reason only with `needs_events`; an empty fleet is not a reason.
+    of them. An engine without events is a reason only with `needs_events`; a fleet that never had pods, and expects
+    none, is not a reason.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Readiness:
         needs_model = not self._fleet.models() or self._fleet.serves(self._model)
         model_problem = [self._model_problem] if self._model_problem and needs_model else []
         problems = [*model_problem, *silent, *self._loading(), *self._replays()]
-        if len(self._fleet) and not any(pod.healthy and pod.is_available for pod in self._fleet):
+        if self._fleet.receives_requests and not any(pod.healthy and pod.is_available for pod in self._fleet):
             problems.append("no pod can take requests")
         return problems
 

@@ -90,7 +90,8 @@ async def _client_request(request: web.Request, body: bytes) -> ClientRequest:
         named = _named.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return ClientRequest(request, body, Question(session=session))
-    question = Question(model=named.model, is_streamed=named.stream is True, session=session)
+    model = named.model or request.app[FLEET].meant_model(request.app[RESOLVER].default_model)
+    question = Question(model=model, is_streamed=named.stream is True, session=session)
     return ClientRequest(request, body, question)
 
 
@@ -101,7 +102,7 @@ async def request_with_prompt(request: web.Request, body: bytes) -> ClientReques
     around = around_messages(wanted)
     ends = ends_of(around or body)
     if wanted.model is None:
-        wanted = msgspec.structs.replace(wanted, model=request.app[FLEET].only_model())
+        wanted = msgspec.structs.replace(wanted, model=request.app[FLEET].meant_model(resolver.default_model))
     prompts = await _prompts(resolver, wanted)
     question = Question(
         model=wanted.model,

@@ -1,9 +1,9 @@
-"""Checks API keys: `Authorization: Bearer KEY`, as OpenAI's clients send it."""
+"""Checks API keys: `Authorization: Bearer KEY` as OpenAI's clients send it, or `x-api-key` as Anthropic's do."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hmac import compare_digest
 from pathlib import Path
 from time import monotonic
@@ -37,11 +37,15 @@ class KeyRing:
         """Whether no key is needed."""
         return not self._fixed and self._file is None
 
-    def check(self, authorization: str | None, permission: str) -> None:
-        """Raises ApiError 401 for a missing or unknown key, 403 for one without the permission, 429 above its rate."""
+    def check(self, headers: Mapping[str, str], permissions: Collection[str]) -> None:
+        """Raises ApiError 401 for a missing or unknown key, 403 for one with none of the permissions, 429 above its
+        rate.
+        """
         self._reread()
-        scheme, _, given = (authorization or "").partition(" ")
+        scheme, _, given = headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not given:
+            given = headers.get("x-api-key", "")
+        if not given:
             raise _unauthorized("an API key is needed: send `Authorization: Bearer KEY`")
         digest, found = digest_of(given.strip()), None
         for key in (*self._fixed, *self._of_file):  # compares every key: constant time
@@ -49,8 +53,9 @@ class KeyRing:
                 found = key
         if found is None:
             raise _unauthorized("the API key is unknown")
-        if not found.allows(permission):
-            raise ApiError(403, f"the API key {found.name!r} may not {permission}", code="insufficient_permissions")
+        if found.permissions.isdisjoint(permissions):
+            message = f"the API key {found.name!r} does not have the permission {' or '.join(permissions)}"
+            raise ApiError(403, message, code="insufficient_permissions")
         self._rates.take(found.name)
 
     def _reread(self) -> None:

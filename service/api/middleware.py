@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Final
 
@@ -31,21 +31,21 @@ def with_limits_and_errors(
     retry_after: float,
     *,
     is_forwarded: Callable[[], bool] | None = None,
-    authorize: Callable[[str | None], None] | None = None,
+    authorize: Callable[[Mapping[str, str]], None] | None = None,
 ) -> Handler:
     """Wraps a handler: reserves, converts exceptions to errors, and counts requests under `path`.
 
     `retry_after` is the number of seconds until an unavailable model is tried again. If `is_forwarded`, requests need
-    no place: they wait for engines, which have their own limits. `authorize` raises ApiError for an `Authorization`
-    header that is not allowed, before the body is read. A plain wrapper, because aiohttp's middlewares take a tenth of
-    the time of a short request.
+    no place: they wait for engines, which have their own limits. `authorize` raises ApiError for headers without an
+    API key that is allowed, before the body is read. A plain wrapper, because aiohttp's middlewares take a tenth of the
+    time of a short request.
     """
 
     async def handle(request: web.Request) -> web.StreamResponse:
         started = perf_counter()
         if authorize is not None:
             try:
-                authorize(request.headers.get("Authorization"))
+                authorize(request.headers)
             except ApiError as error:
                 traffic.count(RequestKind(request.method, path, error.status), perf_counter() - started)
                 return error.response()

@@ -38,17 +38,21 @@ class Route:
     """Whether it waits for an engine, and so takes no place here."""
 
     @property
-    def permission(self) -> str | None:
-        """The permission that an API key needs; None for endpoints that need no key."""
+    def permissions(self) -> tuple[str, ...]:
+        """The permissions of which an API key needs one; empty for endpoints that need no key."""
         if self.path in _OPEN:
-            return None
+            return ()
         if self.path in _ADMIN or (self.path.startswith(("/pods", "/models")) and self.method != "GET"):
-            return "admin"
-        return "route" if self.is_forwarded or self.path.startswith(_ROUTING) else "read"
+            return ("admin",)
+        if self.path in _MODEL_LISTS:
+            return ("read", "route")
+        return ("route",) if self.is_forwarded or self.path.startswith(_ROUTING) else ("read",)
 
 
 _OPEN: Final = ("/health", "/ready")
 _ADMIN: Final = ("/register", "/unregister", "/snapshot")
+_MODEL_LISTS: Final = ("/v1/models", "/v1/models/{model:.+}")
+"""Clients of the gateway ask for them first."""
 _ROUTING: Final = ("/select", "/reservations/")
 _BODY_ERRORS: Final = (400, 408, 413, 415, 429)
 _MODEL_ERRORS: Final = (*_BODY_ERRORS, 404, 503)

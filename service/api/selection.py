@@ -116,5 +116,5 @@ def _left_out(fleet: Iterable[Pod], others: Sequence[Pod], model: str | None) ->
 
 
 def _unknown(name: str) -> ApiError:
-    message = f"there is no reservation {name!r}: it has ended or expired"
+    message = f"there is no reservation {name!r}: it has ended or expired, or never was"
     return ApiError(404, message, param="id", code="reservation_not_found")

@@ -46,7 +46,7 @@ def _field_error(problem: str, param: str) -> ApiError:
     if unknown := _UNKNOWN.fullmatch(problem):
         name = unknown["field"][:100]
         field = f"{param}.{name}" if param else name
-        return ApiError(400, f"`{field}` is not a field of it", param=field, code="unknown_field")
+        return ApiError(400, f"`{field}` is not a field of this body", param=field, code="unknown_field")
     subject = f"`{param}`" if param else "the body"
     return ApiError(400, f"{subject} {_requirement(problem)}", param=param or None)
 

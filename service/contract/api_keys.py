@@ -21,9 +21,6 @@ class ApiKey:
     permissions: frozenset[str]
     digest: bytes
 
-    def allows(self, permission: str) -> bool:
-        return permission in self.permissions
-
 
 def parse_rates(text: str) -> tuple[tuple[str, float], ...]:
     """Reads `NAME=REQUESTS_PER_SECOND`, several separated by commas; `*` names all others. Raises ValueError."""

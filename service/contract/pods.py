@@ -47,6 +47,12 @@ class PodEntry:
         return urlsplit(self.url).path.rstrip("/")
 
     @property
+    def server(self) -> tuple[bool, str, int, str]:
+        """Equal for two URLs of one server."""
+        host = "127.0.0.1" if self.host == "localhost" else self.host
+        return self.is_tls, host, self.port, self.path
+
+    @property
     def endpoint(self) -> Endpoint | None:
         if self.events is None:
             return None
@@ -64,10 +70,21 @@ def parse_pods(text: str) -> tuple[PodEntry, ...]:
     Raises ValueError with a sentence that names the invalid part.
     """
     pods = tuple(_parse_pod(part) for part in _NEXT_URL.split(text.strip())) if text.strip() else ()
-    names = [pod.name for pod in pods]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"two pods have the name {twice}: give one of them another name=")
+    check_distinct(pods)
     return pods
+
+
+def check_distinct(pods: Iterable[PodEntry]) -> None:
+    """Raises ValueError if two pods have one name, or one URL."""
+    names: set[str] = set()
+    servers: set[tuple[bool, str, int, str]] = set()
+    for pod in pods:
+        if pod.name in names:
+            raise ValueError(f"two pods have the name {pod.name}: give one of them another name=")
+        if pod.server in servers:
+            raise ValueError(f"two pods have the URL {pod.url}")
+        names.add(pod.name)
+        servers.add(pod.server)
 
 
 def with_endpoints_of(pods: Iterable[PodEntry], endpoints: Iterable[Endpoint]) -> tuple[PodEntry, ...]:
@@ -85,7 +102,7 @@ def with_endpoints_of(pods: Iterable[PodEntry], endpoints: Iterable[Endpoint]) -
             "events": None if endpoint.binds else endpoint.address,
         }
         entry = pod_entry(endpoint.url, {name: value for name, value in options.items() if value is not None})
-        if all(entry.name != pod.name and entry.url != pod.url for pod in found):
+        if all(entry.name != pod.name and entry.server != pod.server for pod in found):
             found.append(entry)
     return tuple(found)
 

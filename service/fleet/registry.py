@@ -133,7 +133,9 @@ class Registry:
 
     def __init__(self) -> None:
         self.expects_pods = False
-        """Whether pods may join later: requests are refused while there is none, and not answered by this service."""
+        """Whether pods may join later, or have been there: requests are refused while there is none, and not answered
+        by this service.
+        """
         self._pods: dict[str, Pod] = {}
         self._watchers: list[Watcher] = []
         self._of_server: dict[str, Parity] = {}
@@ -160,11 +162,14 @@ class Registry:
             watcher(pod, True)
 
     def add(self, entry: PodEntry) -> Pod:
-        """Adds a pod. Raises ValueError if its name is taken, OSError if its key file cannot be read."""
+        """Adds a pod. Raises ValueError if its name or URL is taken, OSError if its key file cannot be read."""
         if entry.name in self._pods:
             raise ValueError(f"there is a pod {entry.name} already")
+        if twin := next((pod.name for pod in self if pod.entry.server == entry.server), None):
+            raise ValueError(f"the pod {twin} has the URL {entry.url} already")
         key = Path(entry.key_file).read_text(encoding="utf-8").strip() if entry.key_file else None
         pod = self._pods[entry.name] = Pod(entry, key=key)
+        self.expects_pods = True
         self._agreements.clear()
         for watcher in self._watchers:
             watcher(pod, True)
@@ -246,10 +251,13 @@ class Registry:
             return configured
         return next(iter(bases))
 
-    def only_model(self) -> str | None:
-        """The one name of a model that pods list, which is no LoRA; None without pods and for several names."""
+    def meant_model(self, configured: str) -> str | None:
+        """The model of a request to pods that names none: the configured one if pods list it, or their only one.
+
+        None if any pod may take the request.
+        """
         bases = self._bases()
-        return next(iter(bases)) if len(bases) == 1 else None
+        return configured if configured in bases else next(iter(bases)) if len(bases) == 1 else None
 
     def _bases(self) -> dict[str, ServedModel]:
         return {name: model for name, model in self.models().items() if model.parent is None}

@@ -16,6 +16,7 @@ from service.routing.choice import Choice
 
 _NOT_FORWARDED = frozenset((b"host", b"content-length", b"content-encoding", b"expect"))
 """The body is forwarded decoded, with its own length, to another host."""
+_KEYS = frozenset((b"authorization", b"x-api-key"))
 RANK_HEADER = "X-data-parallel-rank"
 """Names the rank to vLLM."""
 RANK_FIELD = "routed_dp_rank"
@@ -52,7 +53,7 @@ def request_for(asked: ClientRequest, choice: Choice) -> EngineRequest:
         body = spliced
     headers = [(name, value) for name, value in end_to_end(request.raw_headers) if name.lower() not in _NOT_FORWARDED]
     if pod.key is not None or AUTHENTICATED in request:
-        headers = [(name, value) for name, value in headers if name.lower() != b"authorization"]
+        headers = [(name, value) for name, value in headers if name.lower() not in _KEYS]
     if pod.key is not None:
         headers.append((b"Authorization", b"Bearer " + pod.key.encode()))
     names_rank = choice.names_rank

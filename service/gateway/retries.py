@@ -133,12 +133,13 @@ class Attempts:
         tried: list[Pod] = []
         last: Exchange | None = None
         failures: list[EngineError] = []
+        waited = False
         while len(tried) < self._limits.attempts and monotonic() - started < self._limits.retry_seconds:
             choice = self._choose(question, tried)
             if choice is None and not tried and self._is_full(question) and self.queue.has_room:
                 shortest = min((one.seconds for one in self._router.estimates(question)), default=0.0)
                 choice = await self.queue.turn(question.model, shortest, lambda: self._choose(question, ()))
-                started = monotonic()
+                started, waited = monotonic(), True
             if choice is None:
                 break
             if tried:
@@ -167,7 +168,7 @@ class Attempts:
         if not all(isinstance(failure, ConnectionRefused) for failure in failures):
             timed_out = isinstance(failures[-1], FirstByteTimeout)
             raise BadEngine(f"{tried[-1].name}: {failures[-1]}", timed_out=timed_out)
-        raise self._none_available(question)
+        raise self._none_available(question, waited=waited)
 
     def _choose(self, question: Question, tried: Collection[Pod]) -> Choice | None:
         return self._router.choose(question, tried, self._limits.max_in_flight_per_pod)
@@ -284,14 +285,13 @@ class Attempts:
         else:
             pool.put(exchange.connection)
 
-    def _none_available(self, question: Question) -> NoPod | NoModel:
+    def _none_available(self, question: Question, *, waited: bool) -> NoPod | NoModel:
         serving = [pod for pod in self._registry if pod.serves(question.model)]
         if not serving and len(self._registry):
             return NoModel(f"no pod serves the model {question.model!r}")
         waits = [pod.breaker.retry_after for pod in serving if not pod.is_draining]
-        reasons = (
-            "; ".join(f"{pod.name}: {unavailable_reason(pod) or 'full'}" for pod in serving) or "there are no pods"
-        )
+        full = f"full, also after {self._limits.queue_seconds:g} s (QUEUE_SECONDS)" if waited else "full"
+        reasons = "; ".join(f"{pod.name}: {unavailable_reason(pod) or full}" for pod in serving) or "there are no pods"
         return NoPod(f"no pod can take the request ({reasons})", max(1, round(min(waits, default=1.0))))
 
 

@@ -64,7 +64,7 @@ class Discovery:
         self._followed = [_Followed(source) for source in sources]
         self._brought: dict[str, Pod] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        registry.expects_pods = bool(sources)
+        registry.expects_pods = registry.expects_pods or bool(sources)
 
     def start(self) -> None:
         self._tasks = [

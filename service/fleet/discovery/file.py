@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from service.contract.pods import PodEntry, parse_pods, pod_entry
+from service.contract.pods import PodEntry, check_distinct, parse_pods, pod_entry
 from service.fleet.discovery.base import Found, Present, SourceFailed
 
 _INTERVAL = 1.0
@@ -61,9 +61,7 @@ class PodsFile:
 def _read(content: bytes) -> tuple[Found, ...]:
     """Raises ValueError, and OSError for a key file that cannot be read."""
     entries = [entry for written in _decode(content) for entry in _entries(written)]
-    names = [entry.name for entry in entries]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"two pods have the name {twice}")
+    check_distinct(entries)
     for entry in entries:
         if entry.key_file is not None:
             Path(entry.key_file).read_bytes()  # the file is used as a whole, or not at all

@@ -11,7 +11,7 @@ from service.api.keys import KeyRing
 from service.contract.api_keys import parse_api_keys
 from tests.service.conftest import Serve
 
-READ, ADMIN = "sk-reading-0123456789", "sk-admin-0123456789"
+READ, ROUTE, ADMIN = "sk-reading-0123456789", "sk-routing-0123456789", "sk-admin-0123456789"
 KEYS = f"reader:read:{READ}, boss:admin+read:{ADMIN}"
 
 
@@ -43,17 +43,25 @@ async def test_requests_need_a_key_with_the_permission_of_their_endpoint(
             assert await status(client, method, path, ADMIN, body) == admin
 
 
+async def test_clients_of_anthropic_and_clients_of_the_gateway_use_their_keys_as_they_are(serve: Serve) -> None:
+    client = await serve(api_keys=parse_api_keys(f"{KEYS},router:route:{ROUTE}"))
+    for key, listed, read in ((READ, 200, 200), (ROUTE, 200, 403), ("sk-unknown-0123456789", 401, 401)):
+        for path, expected in (("/v1/models", listed), ("/pods", read)):
+            async with client.get(path, headers={"X-Api-Key": key}) as response:
+                assert response.status == expected, (key, path)
+
+
 def test_keys_of_a_file_change_without_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# for the router\nreader:read:{READ}\n", encoding="utf-8")
     ring = KeyRing((), file, recheck_seconds=0)
-    ring.check(f"Bearer {READ}", "read")
+    ring.check({"Authorization": f"Bearer {READ}"}, ("read",))
     with pytest.raises(ApiError):
-        ring.check(f"Bearer {ADMIN}", "admin")
+        ring.check({"Authorization": f"Bearer {ADMIN}"}, ("admin",))
     file.write_text(f"boss:admin:{ADMIN}\n", encoding="utf-8")
-    ring.check(f"bearer {ADMIN}", "admin")
+    ring.check({"Authorization": f"bearer {ADMIN}"}, ("admin",))
     with pytest.raises(ApiError):
-        ring.check(f"Bearer {READ}", "read")
+        ring.check({"Authorization": f"Bearer {READ}"}, ("read",))
 
 
 def test_a_broken_file_of_keys_leaves_the_former_keys_and_logs_no_key(
@@ -64,7 +72,7 @@ def test_a_broken_file_of_keys_leaves_the_former_keys_and_logs_no_key(
     ring = KeyRing((), file, recheck_seconds=0)
     file.write_text(f"reader:write:{ADMIN}\n", encoding="utf-8")
     with caplog.at_level(logging.INFO):
-        ring.check(f"Bearer {READ}", "read")
+        ring.check({"Authorization": f"Bearer {READ}"}, ("read",))
     assert "the former keys stay" in caplog.text
     assert ADMIN not in caplog.text
 
@@ -72,7 +80,7 @@ def test_a_broken_file_of_keys_leaves_the_former_keys_and_logs_no_key(
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", f"Basic {READ}", READ, "Bearer \udcff" + "x" * 20])
 def test_a_header_that_is_not_a_bearer_key_is_rejected(header: str | None) -> None:
     with pytest.raises(ApiError) as rejected:
-        KeyRing(parse_api_keys(KEYS), None).check(header, "read")
+        KeyRing(parse_api_keys(KEYS), None).check({} if header is None else {"Authorization": header}, ("read",))
     assert rejected.value.status == 401
 
 

@@ -93,7 +93,7 @@ def test_an_invalid_chat_request_is_rejected_with_the_field_at_fault(
 
 
 def test_an_unknown_field_of_a_change_is_named() -> None:
-    assert rejected(PodChange, b'{"colour": 1}') == ("`colour` is not a field of it", "colour", "unknown_field")
+    assert rejected(PodChange, b'{"colour": 1}') == ("`colour` is not a field of this body", "colour", "unknown_field")
 
 
 def test_unknown_fields_are_ignored() -> None:

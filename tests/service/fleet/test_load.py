@@ -54,7 +54,7 @@ class Engine:
 async def engine() -> AsyncIterator[tuple[Engine, int]]:
     made = Engine()
     app = web.Application()
-    app.add_routes([web.get("/metrics", made.metrics)])
+    app.add_routes([web.get("/{pod}/metrics", made.metrics)])
     runner = web.AppRunner(app, shutdown_timeout=0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -63,7 +63,7 @@ async def engine() -> AsyncIterator[tuple[Engine, int]]:
 
 
 def healthy(registry: Registry, port: int, name: str) -> Pod:
-    pod = registry.add(parse_pods(f"http://127.0.0.1:{port},name={name}")[0])
+    pod = registry.add(parse_pods(f"http://127.0.0.1:{port}/{name},name={name}")[0])
     pod.healthy = True
     return pod
 

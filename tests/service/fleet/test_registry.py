@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from service.contract.pods import parse_pods
+import pytest
+
+from service.contract.pods import parse_pods, pod_entry
 from service.fleet.registry import Learned, Registry, ServedModel
 
 
@@ -39,4 +41,20 @@ def test_the_only_model_that_pods_list_is_that_of_requests_that_name_none() -> N
 
 def test_a_model_that_pods_loaded_from_different_folders_is_one_model() -> None:
     pods = registry((ServedModel("served", root="/models/a"),), (ServedModel("served", root="/srv/a"),))
-    assert pods.default_model("org/configured") == pods.only_model() == "served"
+    assert pods.default_model("org/configured") == pods.meant_model("org/configured") == "served"
+
+
+def test_of_several_models_a_request_without_one_means_the_configured_model_if_pods_list_it() -> None:
+    pods = registry((ServedModel("a"),), (ServedModel("b"),))
+    assert pods.meant_model("b") == "b"
+    assert pods.meant_model("org/configured") is None, "any pod may take it"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000/", "http://localhost:8000", "http://LOCALHOST:8000/v1"])
+def test_a_server_is_one_pod_however_its_url_is_written(url: str) -> None:
+    pods = Registry()
+    pods.add(pod_entry("http://127.0.0.1:8000", {"name": "first"}))
+    with pytest.raises(ValueError, match="the pod first has the URL"):
+        pods.add(pod_entry(url, {"name": "second"}))
+    with pytest.raises(ValueError, match="two pods have the URL"):
+        parse_pods(f"http://127.0.0.1:8000,name=first,{url},name=second")

@@ -310,6 +310,17 @@ async def test_a_pod_is_added_drained_and_removed_while_requests_run(route: Rout
     assert response.status == 503
 
 
+async def test_a_request_without_a_model_goes_to_the_configured_one_of_several(route: Route, start_engine: Any) -> None:
+    routed = await route(1)
+    other = await start_engine(seed=9, served_models=["other"])
+    assert (await routed.client.post("/pods", json={"url": other.url})).status == 201
+    await routed.until_healthy(2)
+    for number in range(4):
+        body = {name: value for name, value in chat(f"Hello {number}").items() if name != "model"}
+        response, _ = await ask(routed, body)
+        assert response.headers["X-Kvcache-Pod"] == routed.engines[0].pod
+
+
 async def test_a_large_body_passes(route: Route) -> None:
     routed = await route(1, blocks=400_000)
     body = io.BytesIO(json.dumps(chat("word " * 600_000)).encode())

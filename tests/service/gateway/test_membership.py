@@ -81,7 +81,9 @@ async def test_the_connections_of_a_removed_pod_close_and_its_requests_in_flight
         assert await response.read() == b" last"
     await until(lambda: engine.connections == 0)
     async with routed.client.post(CHAT, json=ask) as response:
-        assert response.status == 404 or "X-Kvcache-Echo" in response.headers
+        assert (response.status, "X-Kvcache-Echo" in response.headers) == (503, False), "a fleet stays one"
+    async with routed.client.get("/ready") as response:
+        assert response.status == 503
 
 
 async def _ask(routed: Routed) -> None:
