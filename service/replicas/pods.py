@@ -15,7 +15,7 @@ from service.replicas.shared.state import SharedState
 logger = logging.getLogger(__name__)
 
 _PODS: Final = "pods"
-_REMOVED_SECONDS: Final = 3600.0
+_REMOVED_SECONDS: Final = 86_400.0
 """How long a replica that starts removes a pod of its own settings that was removed at run time."""
 
 

@@ -80,6 +80,8 @@ async def _supervise(settings: Settings, count: int, environment: Mapping[str, s
             await relay.close()
             await hub.close()
     logger.info("stopped")
+    if isinstance(code, Exception):
+        raise code
     return code if isinstance(code, int) else 0
 
 
@@ -155,13 +157,17 @@ class Workers:
         """Starts a worker again whenever it ends."""
         delay = _FIRST_DELAY
         while True:
-            process, channel = started or await self._start(number)
-            started = None
             began = monotonic()
-            code = await process.wait()
-            self._accepting.remove(channel)
+            try:
+                process, channel = started or await self._start(number)
+            except OSError as error:  # no memory, or too many processes
+                reason = f"cannot be started: {error}"
+            else:
+                reason = _ending(await process.wait())
+                self._accepting.remove(channel)
+            started = None
             delay = _FIRST_DELAY if monotonic() - began > _STEADY_SECONDS else delay
-            logger.error("worker %d ended with %s; it starts again in %.1f s", number, _ending(code), delay)
+            logger.error("worker %d %s; it starts again in %.1f s", number, reason, delay)
             await asyncio.sleep(delay)
             delay = min(2 * delay, _LAST_DELAY)
 
@@ -186,4 +192,4 @@ class Workers:
 
 
 def _ending(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"signal {-code}"
+    return f"ended with exit code {code}" if code >= 0 else f"ended with signal {-code}"
