@@ -26,6 +26,7 @@ from service.api.resources import (
     ASKS_USAGE,
     BOOTSTRAP,
     CHAT_DECODER,
+    CHOICES,
     DISCOVERY,
     DOCUMENT,
     FLEET,
@@ -84,6 +85,7 @@ from service.prompts.renderers.engine import EngineRenderer
 from service.prompts.renderers.engine_api import EngineApi
 from service.readiness import Readiness
 from service.replicas.bootstrap import Bootstrap
+from service.replicas.choices import SharedChoices
 from service.replicas.pods import SharedPods
 from service.replicas.publishers import Publishers
 from service.replicas.shared.alone import Alone
@@ -138,7 +140,7 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     router = app[ROUTER] = Router(fleet, settings.tier_weights)
     issued = app[ISSUED] = IssuedReservations()
     router.refreshed = issued.expire
-    shared = app[SHARED] = SharedState(_carrier(settings, place))
+    shared = _share(app, settings, place)
     bootstrap = app[BOOTSTRAP] = Bootstrap(
         index,
         SnapshotFile(settings.state_dir) if settings.state_dir is not None else None,
@@ -210,6 +212,16 @@ def _authorizer(keys: KeyRing, permissions: Sequence[str]) -> Callable[[Mapping[
     if keys.is_open or not permissions:
         return None
     return partial(keys.check, permissions=permissions)
+
+
+def _share(app: web.Application, settings: Settings, place: Place | None) -> SharedState:
+    """Lets this replica decide with the others, if there may be others."""
+    shared = app[SHARED] = SharedState(_carrier(settings, place))
+    if shared.status() is not None:
+        choices = SharedChoices(shared, app[ROUTER], app[ISSUED])
+        if settings.shared_state is not None:
+            app[CHOICES] = choices
+    return shared
 
 
 def _carrier(settings: Settings, place: Place | None) -> Carrier:

@@ -257,7 +257,7 @@ class GatewayCollector(Collector):
         )
         yield _labelled(
             GaugeMetricFamily("kvcache_pod_requests_in_flight", "Requests forwarded and not ended", labels=("pod",)),
-            (((pod.name,), pod.in_flight) for pod in self._fleet),
+            (((pod.name,), pod.in_flight - pod.in_flight_elsewhere) for pod in self._fleet),
         )
         yield from self._of_sources()
 

@@ -10,8 +10,8 @@ from service.api.responses import FleetPod, PodList, PodRank
 def of_all_workers(own: PodList, others: Sequence[PodList]) -> PodList:
     """The list of one worker, with what others add: a rank is exact and connected if it is so for all of them.
 
-    Requests in flight are added up; a pod that is unhealthy or shut out for one of them is shown so, and so is a source
-    of pods that fails for one of them.
+    Every worker knows the requests in flight of all; a pod that is unhealthy or shut out for one of them is shown so,
+    and so is a source of pods that fails for one of them.
     """
     ranks = {_key(rank): rank for rank in own.pods}
     fleet = {pod.name: pod for pod in own.fleet}
@@ -41,6 +41,6 @@ def _add_rank(known: PodRank, other: PodRank) -> None:
 
 
 def _add_pod(known: FleetPod, other: FleetPod) -> None:
-    known.in_flight += other.in_flight
+    known.in_flight = max(known.in_flight, other.in_flight)
     if known.problem is None and other.problem is not None:
         known.healthy, known.problem, known.breaker = other.healthy, other.problem, other.breaker

@@ -23,6 +23,7 @@ from service.index.scoring import Scorer
 from service.prompts.models.catalog import Models
 from service.readiness import Readiness
 from service.replicas.bootstrap import Bootstrap
+from service.replicas.choices import SharedChoices
 from service.replicas.pods import SharedPods
 from service.replicas.publishers import Publishers
 from service.replicas.shared.state import SharedState
@@ -40,6 +41,8 @@ CHAT_DECODER = web.AppKey("chat_decoder", ChatBodyDecoder)
 DISCOVERY = web.AppKey("discovery", Discovery)
 FLEET = web.AppKey("fleet", Registry)
 ROUTER = web.AppKey("router", Router)
+CHOICES = web.AppKey("choices", SharedChoices)
+"""There with SHARED_STATE: replicas on other machines."""
 ISSUED = web.AppKey("issued", IssuedReservations)
 PUBLISHERS = web.AppKey("publishers", Publishers)
 SHARED_PODS = web.AppKey("shared_pods", SharedPods)

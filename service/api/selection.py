@@ -11,7 +11,7 @@ from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.forwarding import request_with_prompt
 from service.api.requests import SelectOptions, decode
-from service.api.resources import FLEET, ISSUED, ROUTER, SIBLINGS
+from service.api.resources import CHOICES, FLEET, ISSUED, ROUTER, SIBLINGS
 from service.api.responses import Candidate, LeftOut, Reserved, Selection, json_response
 from service.fleet.registry import Pod
 from service.gateway.engine_request import RANK_FIELD, RANK_HEADER
@@ -71,7 +71,9 @@ async def select(request: web.Request) -> web.Response:
 async def note_first_token(request: web.Request) -> web.Response:
     """Moves a reserved request from prefill to decoding; the pod's speed is learned from it."""
     name = request.match_info["id"]
-    if not request.app[ISSUED].first_token(name) and not await _is_elsewhere(request):
+    elsewhere = request.app.get(CHOICES)
+    is_known = request.app[ISSUED].first_token(name) or await _is_of_sibling(request)
+    if not is_known and not (elsewhere and await elsewhere.first_token_elsewhere(name)):
         raise _unknown(name)
     return json_response(Reserved(name, active=True))
 
@@ -80,12 +82,14 @@ async def end_reservation(request: web.Request) -> web.Response:
     """Ends a reserved request; with `?answered=false` one that got no answer."""
     name = request.match_info["id"]
     is_computed = request.query.get("answered") != "false"
-    if not request.app[ISSUED].end(name, is_computed=is_computed) and not await _is_elsewhere(request):
+    elsewhere = request.app.get(CHOICES)
+    is_known = request.app[ISSUED].end(name, is_computed=is_computed) or await _is_of_sibling(request)
+    if not is_known and not (elsewhere and await elsewhere.end_elsewhere(name, is_computed=is_computed)):
         raise _unknown(name)
     return json_response(Reserved(name, active=False))
 
 
-async def _is_elsewhere(request: web.Request) -> bool:
+async def _is_of_sibling(request: web.Request) -> bool:
     """Whether another worker of this machine knows the reservation; it is told the request."""
     siblings = request.app.get(SIBLINGS)
     return siblings is not None and bool(await siblings.ask(request.method, request.path_qs))

@@ -60,7 +60,9 @@ class RankLoad:
 
 @dataclass(eq=False)
 class Pod:
-    """One pod. `in_flight` counts the requests of this replica; `busy_until` is the end of the engine's Retry-After."""
+    """One pod. `in_flight` counts the requests of all replicas, as far as this one knows, and `in_flight_elsewhere`
+    those of the others; `busy_until` is the end of the engine's Retry-After.
+    """
 
     entry: PodEntry
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
@@ -74,6 +76,7 @@ class Pod:
     """Set by its source while it says that the pod is not ready, or about to end."""
     weight: float = 1.0
     in_flight: int = 0
+    in_flight_elsewhere: int = 0
     busy_until: float = 0.0
     load: dict[int, RankLoad] = field(default_factory=dict)
     key: str | None = None

@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from xxhash import xxh3_64_intdigest
+
 from service.routing.reservations import RankWork
 
 HEADER_PREFIX: Final = "header:"
@@ -47,20 +49,25 @@ def _source(name: str) -> str | re.Pattern[bytes]:
     return re.compile(rb'"%b"\s*:\s*"((?:[^"\\]|\\.)+)"' % re.escape(name).encode())
 
 
+def session_key(session: str) -> int:
+    """A session's name in 64 bits: replicas tell each other nothing that a client wrote."""
+    return xxh3_64_intdigest(session.encode())
+
+
 class Affinity:
-    """The rank of the last request of each session; the least recently used session is forgotten first."""
+    """The rank of the last request of each session, by its key; the least recently used session is forgotten first."""
 
     def __init__(self, max_sessions: int = _MAX_SESSIONS) -> None:
         self._max_sessions = max_sessions
-        self._ranks: OrderedDict[str, RankWork] = OrderedDict()
+        self._ranks: OrderedDict[int, RankWork] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._ranks)
 
-    def last(self, session: str) -> RankWork | None:
+    def last(self, session: int) -> RankWork | None:
         return self._ranks.get(session)
 
-    def note(self, session: str, rank: RankWork) -> None:
+    def note(self, session: int, rank: RankWork) -> None:
         self._ranks[session] = rank
         self._ranks.move_to_end(session)
         if len(self._ranks) > self._max_sessions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from math import inf
@@ -13,12 +14,12 @@ import msgspec
 from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Learned, Pod, Registry
 from service.index.base import BlockKey, Prompt, Rank, RankMatch, Tier
-from service.routing.affinity import Affinity
+from service.routing.affinity import Affinity, session_key
 from service.routing.cost import Demand, best_of, costs_of
 from service.routing.estimate import Speed, median_speed
 from service.routing.placements import BLOCK, EVENT_SECONDS, UNIT, Placements
 from service.routing.question import Question
-from service.routing.reservations import RankWork, Reservation
+from service.routing.reservations import RankWork, Reservation, Teller
 
 _AFFINITY: Final = 1.25
 """How much the last rank of a session may cost, compared with the best one."""
@@ -27,6 +28,7 @@ _COMPARE_SECONDS: Final = 0.05
 _FIRST_MEAN: Final = 1000.0
 _MEAN_SHARE: Final = 0.05
 _MAX_MODELS: Final = 1000
+_NO_TOKENS: Final = array("I")
 
 
 class Basis(StrEnum):
@@ -96,6 +98,18 @@ class Estimate(NamedTuple):
     """Requests in flight."""
 
 
+class Given(NamedTuple):
+    """A request that another replica gave to a rank."""
+
+    pod: str
+    rank: int
+    uncached: int
+    tokens: int
+    keys: Sequence[BlockKey] = ()
+    """Those of its placement; none if it is an older one."""
+    session: int | None = None
+
+
 class _Weighed(NamedTuple):
     """The candidates for a request, and by their position: uncached tokens, what is reused, cost."""
 
@@ -106,6 +120,8 @@ class _Weighed(NamedTuple):
     uncached: list[float]
     reused: list[RankMatch | int | None]
     costs: list[float]
+    session: int | None
+    """The key of the session."""
     preferred: int | None
     """The position of the session's last rank."""
 
@@ -134,6 +150,8 @@ class Router:
         """Called when a request ends."""
         self.refreshed: Callable[[], None] = lambda: None
         """Called once a second, before a choice."""
+        self.teller: Teller | None = None
+        """Is told of each choice."""
         registry.watch(self._changed)
 
     def choose(
@@ -170,6 +188,26 @@ class Router:
                 )
             ]
         return self._reserve(question, weighed, chosen, now)
+
+    def given_elsewhere(self, given: Given) -> Reservation | None:
+        """Counts a request that another replica gave to a rank; None if that is not known here.
+
+        It is ended by whoever hears of its end. Nothing is learned from its times, which were not measured here.
+        """
+        pod = self._registry.get(given.pod)
+        ranks = self._ranks_of(pod) if pod is not None else []
+        if given.rank >= len(ranks):
+            return None
+        now, rank = self._clock(), ranks[given.rank]
+        reservation = rank.reserve(given.uncached, given.tokens, now, tells_first_token=False)
+        if given.keys:
+            reservation.placement = self.placements.place(_NO_TOKENS, given.keys, rank, now)
+        if given.session is not None:
+            self.affinity.note(given.session, rank)
+        for demand in {id(one.demand): one.demand for one in self._candidates.values() if rank in one.numbers}.values():
+            demand.count(now)
+            demand.chosen(given.tokens, given.uncached)
+        return reservation
 
     def heard(self, rank: Rank) -> None:
         """Notes that events of a rank were applied to the index."""
@@ -237,14 +275,15 @@ class Router:
         tokens = question.tokens if question.tokens is not None else round(self._mean_tokens)
         keys = self.placements.keys(question.prompt) if question.prompt is not None else ()
         uncached, reused = self._uncached(question, tokens, keys, candidates, now)
-        last = self.affinity.last(question.session) if question.session is not None else None
+        session = session_key(question.session) if question.session is not None else None
+        last = self.affinity.last(session) if session is not None else None
         preferred = candidates.numbers.get(last) if last is not None else None
         if preferred is not None and question.tokens is None:
             uncached[preferred] = 1.0  # the best guess: it holds all of the session
         costs = costs_of(ranks, uncached, demand.arrivals(now) / len(ranks), demand.reused, now)
         if self._is_weighted:
             costs = [cost / rank.pod.weight for cost, rank in zip(costs, ranks, strict=True)]
-        return _Weighed(ranks, demand, tokens, keys, uncached, reused, costs, preferred)
+        return _Weighed(ranks, demand, tokens, keys, uncached, reused, costs, session, preferred)
 
     def _reserve(self, question: Question, weighed: _Weighed, chosen: int, now: float) -> Choice:
         rank, computed, tokens = weighed.ranks[chosen], round(weighed.uncached[chosen]), weighed.tokens
@@ -257,9 +296,11 @@ class Router:
         basis = Basis.PLACEMENT if isinstance(held, int) else shown
         reservation = rank.reserve(computed, tokens, now, tells_first_token=question.is_streamed)
         if weighed.keys and question.prompt is not None:
-            reservation.placement = self.placements.place(question.prompt, weighed.keys, rank, now)
-        if question.session is not None:
-            self.affinity.note(question.session, rank)
+            reservation.placement = self.placements.place(question.prompt.tokens, weighed.keys, rank, now)
+        if weighed.session is not None:
+            self.affinity.note(weighed.session, rank)
+        if self.teller is not None:
+            self.teller.given(reservation, weighed.keys, weighed.session)
         block_size = held.block_size if isinstance(held, RankMatch) else UNIT
         predicted = _predicted(tokens, held)
         return Choice(rank.pod, rank.number, predicted, basis, block_size, seconds, reservation)

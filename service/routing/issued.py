@@ -28,6 +28,8 @@ class IssuedReservations:
         self._clock = clock
         self._issued: dict[str, _Issued] = {}
         self._next_expiry = 0.0
+        self.start_of_name: Callable[[Reservation], str] = lambda reservation: ""
+        """Tells other replicas whose reservation it is."""
 
     def __len__(self) -> int:
         self.expire()
@@ -38,7 +40,7 @@ class IssuedReservations:
         self.expire()
         if len(self._issued) >= _MAX_ISSUED:
             raise TooManyReservations(f"there are {_MAX_ISSUED} reservations already")
-        name = token_urlsafe(12)
+        name = self.start_of_name(reservation) + token_urlsafe(12)
         expires = self._clock() + seconds
         self._issued[name] = _Issued(reservation, expires)
         self._next_expiry = min(self._next_expiry, expires) if len(self._issued) > 1 else expires

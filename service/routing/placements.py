@@ -85,10 +85,13 @@ class Placements:
             found[rank] = reached + _shared(placement.tokens, prompt.tokens, reached), placement
         return found
 
-    def place(self, prompt: Prompt, keys: Sequence[BlockKey], rank: RankWork, now: float) -> Placement:
-        """Notes that a prompt with these keys was sent to a rank. O(keys)."""
+    def place(self, tokens: TokenIds, keys: Sequence[BlockKey], rank: RankWork, now: float) -> Placement:
+        """Notes that a prompt with these keys was sent to a rank. O(keys).
+
+        Without its `tokens`, only those before the last key count.
+        """
         self._expire(now)
-        placement = Placement(rank, prompt.tokens, keys, now + _SECONDS)
+        placement = Placement(rank, tokens, keys, now + _SECONDS)
         self._by_age.append((placement.expires, placement))
         blocks = self._blocks
         for key in keys:

@@ -5,7 +5,7 @@ Times are in seconds of a monotonic clock, and given by the caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final, Protocol
 
@@ -21,6 +21,18 @@ class Placement(Protocol):
 
     def computed(self, now: float) -> None: ...
     def end(self) -> None: ...
+
+
+class Teller(Protocol):
+    """Tells other replicas of the requests that this one gives to ranks."""
+
+    def given(self, reservation: Reservation, keys: Sequence[int], session: int | None) -> None:
+        """A request was given to a rank, with the keys of its placement and of its session."""
+        ...
+
+    def first_token(self, reservation: Reservation) -> None: ...
+
+    def ended(self, reservation: Reservation, *, is_computed: bool) -> None: ...
 
 
 class RankWork(RankLoad):
@@ -166,6 +178,7 @@ class Reservation:
         "_started",
         "placement",
         "rank",
+        "teller",
         "tells_first_token",
         "tokens",
         "uncached",
@@ -181,13 +194,21 @@ class Reservation:
         self.tokens = tokens
         self.tells_first_token = tells_first_token
         self.placement: Placement | None = None
+        self.teller: Teller | None = None
         self._started = now
         self._is_ended = False
         self._has_first_token = False
 
+    @property
+    def is_decoding(self) -> bool:
+        """Whether its prefill is done, or is expected to be."""
+        return self not in self.rank.prefills
+
     def first_token(self, now: float) -> None:
         """Moves the request from prefill to decoding; the rank learns from its duration."""
         rank = self.rank
+        if self.teller is not None and not self._has_first_token and not self._is_ended:
+            self.teller.first_token(self)
         self._has_first_token = True
         if self.placement is not None:
             self.placement.computed(now)
@@ -215,6 +236,8 @@ class Reservation:
         if self._is_ended:
             return
         self._is_ended = True
+        if self.teller is not None:
+            self.teller.ended(self, is_computed=is_computed)
         rank = self.rank
         if self.placement is not None:
             if is_computed:

@@ -71,7 +71,7 @@ class SharedState:
       `watch`. The last write wins. A value may expire; its writer then puts it again in good time.
     - A *channel* carries messages to the replicas that are there at the moment: `publish`, `subscribe`. A message comes
       at most once, and those of one replica in their order. Whoever publishes says all of its state again once per
-      `BEAT_SECONDS` or so, and on `joined`, so that a message that was lost matters for no longer.
+      `BEAT_SECONDS` (`watch_beat`), so that a message that was lost matters for no longer.
     - A *log* is a bounded sequence of entries, which may be read from its beginning: `append`, `follow`, `unfollow`.
     - `members` are the other replicas that are alive; watch them with `watch_members`.
     """
@@ -88,7 +88,7 @@ class SharedState:
         self._me = _encode(Member(time(), url))
         self._heard: dict[str, list[Heard]] = {}
         self._followers: dict[str, Callable[[bytes], None]] = {}
-        self._linked: list[Callable[[], None]] = []
+        self._beats: list[Callable[[], None]] = []
         self._beating: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -130,9 +130,9 @@ class SharedState:
     def subscribe(self, channel: str, heard: Heard) -> None:
         self._heard.setdefault(channel, []).append(heard)
 
-    def watch_link(self, linked: Callable[[], None]) -> None:
-        """Calls whenever the connection is there, or there again: say your state again."""
-        self._linked.append(linked)
+    def watch_beat(self, beat: Callable[[], None]) -> None:
+        """Calls every `BEAT_SECONDS`, and when the connection is there, or there again: say your state again."""
+        self._beats.append(beat)
 
     # Logs
 
@@ -180,7 +180,7 @@ class SharedState:
             if one.sender == self.name:
                 return
             if one.channel == _RECORDS:
-                self._tables.merge(_records.decode(one.message))
+                self._merge(_records.decode(one.message))
             for heard in self._heard.get(one.channel, ()):
                 heard(one.sender, one.message)
         except Exception as error:  # what one replica says must not end another one
@@ -196,19 +196,23 @@ class SharedState:
             except Exception as error:
                 self._left_out(error)
                 continue
-            if self._tables.is_latest(record):
+            if self._tables.latest(record.name) == record:
                 stored.add(record.name)
         for record in self._tables:
             if record.name not in stored and (record.seconds is None or record.value is None):
                 self._tell(record)
-        self._say_alive()
-        for linked in self._linked:
-            linked()
+        self._say_all()
 
     def appended(self, log: str, entry: bytes) -> None:
         follower = self._followers.get(log)
         if follower is not None:
             follower(entry)
+
+    def _merge(self, record: Record) -> None:
+        """Takes a record of another replica, or tells a later one, since the other has kept its own in place of it."""
+        known = self._tables.latest(record.name)
+        if not self._tables.merge(record) and known is not None and known != record:
+            self._tell(known)
 
     def _write(self, table: str, key: str, value: bytes | None, seconds: float | None) -> None:
         self._tell(self._tables.write(table, key, value, self.name, seconds))
@@ -218,8 +222,10 @@ class SharedState:
         self._carrier.keep(record.name, encoded, record.seconds)
         self.publish(_RECORDS, encoded)
 
-    def _say_alive(self) -> None:
+    def _say_all(self) -> None:
         self.put(_MEMBERS, self.name, self._me, MEMBER_SECONDS)
+        for beat in self._beats:
+            beat()
 
     def _left_out(self, error: Exception) -> None:
         self.malformed += 1
@@ -232,6 +238,6 @@ class SharedState:
         while True:
             if loop.time() >= beat_at:
                 beat_at = loop.time() + BEAT_SECONDS
-                self._say_alive()
+                self._say_all()
             self._tables.expire()
             await asyncio.sleep(_TICK_SECONDS)

@@ -72,10 +72,9 @@ class Tables:
             self._tell(record, record.value)
         return True
 
-    def is_latest(self, record: Record) -> bool:
-        """Whether nothing later is known of its key, and the record is known, too."""
-        known, _ = self._records.get(record.name, (None, 0.0))
-        return known == record
+    def latest(self, name: str) -> Record | None:
+        known = self._records.get(name)
+        return known[0] if known is not None else None
 
     def watch(self, table: str, changed: Changed) -> None:
         """Calls for each value of a table: for those that are there, and for each change."""

@@ -18,9 +18,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Coroutine
 from contextlib import suppress
 from time import monotonic, time
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from redis.asyncio import Redis, RedisCluster
@@ -34,6 +35,7 @@ from service.replicas.shared.valkey_client import connect
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 Client: TypeAlias = Redis | RedisCluster
 _FRAMES_LENGTH: Final = 10_000
 _LOG_LENGTH: Final = 2_000
@@ -148,7 +150,7 @@ class ValkeyCarrier:
             client: Client | None = None
             try:
                 client = connect(self._address)
-                kept = await self._link(client)
+                kept = await _in_time(self._link(client), 2 * _ANSWER_SECONDS)
                 pause = shortest
                 self._up()
                 receiver.linked(kept)
@@ -164,22 +166,21 @@ class ValkeyCarrier:
 
     async def _link(self, client: Client) -> dict[str, bytes]:
         """Checks the version, and gives what is kept."""
-        async with asyncio.timeout(2 * _ANSWER_SECONDS):
-            await self._check_format(client)
-            self._at = await _last_id(client, self._frames_key)
-            for key, at in list(self._logs.items()):
-                last = await _last_id(client, key)
-                if _order(last) < _order(at):  # it has lost what was read already
-                    self._logs[key] = b"0-0"
-            names = [name.decode() for name in await client.smembers(self._names_key)]
-            kept: dict[str, bytes] = {}
-            for start in range(0, len(names), _NAMES_AT_ONCE):
-                some = names[start : start + _NAMES_AT_ONCE]
-                values = await client.mget([self._prefix + name for name in some])
-                kept.update({name: value for name, value in zip(some, values, strict=True) if value is not None})
-            if expired := [name for name in names if name not in kept]:
-                await client.srem(self._names_key, *expired)
-            return kept
+        await self._check_format(client)
+        self._at = await _last_id(client, self._frames_key)
+        for key, at in list(self._logs.items()):
+            last = await _last_id(client, key)
+            if _order(last) < _order(at):  # it has lost what was read already
+                self._logs[key] = b"0-0"
+        names = [name.decode() for name in await client.smembers(self._names_key)]
+        kept: dict[str, bytes] = {}
+        for start in range(0, len(names), _NAMES_AT_ONCE):
+            some = names[start : start + _NAMES_AT_ONCE]
+            values = await client.mget([self._prefix + name for name in some])
+            kept.update({name: value for name, value in zip(some, values, strict=True) if value is not None})
+        if expired := [name for name in names if name not in kept]:
+            await client.srem(self._names_key, *expired)
+        return kept
 
     async def _check_format(self, client: Client) -> None:
         await client.set(self._format_key, str(FORMAT), nx=True, ex=_FORMAT_SECONDS)
@@ -221,10 +222,9 @@ class ValkeyCarrier:
             while self._frames or self._entries or self._kept:
                 pipeline = client.pipeline(transaction=False)
                 count = self._fill(pipeline)
-                async with asyncio.timeout(_ANSWER_SECONDS):
-                    for answer in await pipeline.execute(raise_on_error=False):
-                        if isinstance(answer, Exception):
-                            raise answer
+                for answer in await _in_time(pipeline.execute(raise_on_error=False), _ANSWER_SECONDS):
+                    if isinstance(answer, Exception):
+                        raise answer
                 self._sent += count
                 await asyncio.sleep(_GAP_SECONDS)
             self._is_idle.set()
@@ -255,8 +255,8 @@ class ValkeyCarrier:
         """Reads frames, and the logs that are followed: one that is added meanwhile, within a second."""
         while True:
             streams: dict[Any, Any] = {self._frames_key: self._at, **self._logs}
-            async with asyncio.timeout(_BLOCK_SECONDS + _ANSWER_SECONDS):
-                found = await client.xread(streams, count=_READ_COUNT, block=int(_BLOCK_SECONDS * 1000))
+            asked = client.xread(streams, count=_READ_COUNT, block=int(_BLOCK_SECONDS * 1000))
+            found = await _in_time(asked, _BLOCK_SECONDS + _ANSWER_SECONDS)
             turn_ends = monotonic() + _TURN_SECONDS
             for key, entries in found or ():
                 for at, fields in entries:
@@ -279,6 +279,19 @@ class ValkeyCarrier:
             receiver.appended(self._names[key], data)
 
 
+async def _in_time(answer: Coroutine[Any, Any, _T], seconds: float) -> _T:
+    """Raises TimeoutError without an answer. When this process was held up itself, there is time left to read it."""
+    task = asyncio.ensure_future(answer)
+    try:
+        for _ in range(2):
+            if (await asyncio.wait({task}, timeout=seconds / 2))[0]:
+                return task.result()
+        raise TimeoutError
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def _last_id(client: Client, key: str) -> bytes:
     last = await client.xrevrange(key, count=1)
     return last[0][0] if last else b"0-0"
@@ -296,8 +309,9 @@ def _take(waiting: deque[Any], count: int) -> list[Any]:
 async def _close(client: Client | None) -> None:
     if client is not None:
         with suppress(Exception):
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                await client.aclose()
+            if isinstance(client, RedisCluster):  # it leaves these open
+                await _in_time(client.nodes_manager.aclose("startup_nodes"), _ANSWER_SECONDS)
+            await _in_time(client.aclose(), _ANSWER_SECONDS)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -72,6 +72,6 @@ def test_the_least_recently_used_session_is_forgotten_first() -> None:
     fleet = Fleet(1)
     rank = fleet.choose().reservation.rank
     affinity = Affinity(max_sessions=2)
-    for session in ("a", "b", "a", "c"):
+    for session in (1, 2, 1, 3):
         affinity.note(session, rank)
-    assert [affinity.last(session) for session in ("a", "b", "c")] == [rank, None, rank]
+    assert [affinity.last(session) for session in (1, 2, 3)] == [rank, None, rank]

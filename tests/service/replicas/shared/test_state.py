@@ -137,3 +137,15 @@ async def test_frames_of_other_versions_and_damaged_ones_are_left_out(join: Join
     state.received(frame)
     assert not told
     assert state.malformed == 1
+
+
+async def test_a_replica_that_tells_what_is_outdated_is_told_what_came_after_it(join: Join, between: Between) -> None:
+    first, carrier = await join("first")
+    second, _ = await join("second")
+    first.put("pods", "a", b"1")
+    carrier.is_cut = True
+    second.remove("pods", "a")
+    between.kept.clear()  # the store comes back without its memory, and the first replica before the second
+    carrier.mend()
+    third, _ = await join("third")
+    assert first.values("pods") == second.values("pods") == third.values("pods") == {}

@@ -26,6 +26,7 @@ class ValkeyServer:
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self._client: Redis | None = None
 
     @property
     def url(self) -> str:
@@ -50,7 +51,10 @@ class ValkeyServer:
         return False
 
     def client(self) -> Redis:
-        return Redis(port=self.port, socket_timeout=1)
+        """One that opens a connection with its first command; it is closed with the server."""
+        if self._client is None:
+            self._client = Redis(port=self.port, socket_timeout=1)
+        return self._client
 
     def all_keys(self) -> list[str]:
         return sorted(key.decode() for key in self.client().scan_iter())
@@ -65,6 +69,9 @@ class ValkeyServer:
         os.kill(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
         if self._process is not None:
             self._process.kill()
             self._process.wait()
