@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from orchestrator.errors import Problem
 from orchestrator.runtimes.process import install_command, missing_packages, names_of
@@ -15,30 +14,19 @@ from orchestrator.runtimes.process import install_command, missing_packages, nam
 _PACKAGES = Path(__file__).resolve().parent.parent.parent
 
 
-def run_tool(name: str, arguments: Sequence[str]) -> int:
-    """Runs `python -m service NAME ARGUMENTS` with inherited standard streams; returns its exit code.
+def run_tool(name: str, arguments: Sequence[str]) -> NoReturn:
+    """Becomes `python -m service NAME ARGUMENTS`, so that whoever ends this process ends the tool. Never returns.
 
-    Raises Problem if only the host half is installed.
+    Raises Problem if only the host half is installed, unless help is asked for.
     """
-    if missing := missing_packages():
+    asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
+    if (missing := missing_packages()) and not asks_for_help:
         raise Problem(
             f"`kvcache {name}` needs the service's half: {names_of(missing)} not installed.",
-            install_command(missing),
+            install_command(),
         )
     found = os.pathsep.join(filter(None, (str(_PACKAGES), os.environ.get("PYTHONPATH"))))
-    tool = subprocess.Popen(  # noqa: S603 - this Python
-        [sys.executable, "-m", "service", name, *arguments],
-        env={**os.environ, "PYTHONPATH": found, "KVCACHE_PROGRAM": "kvcache"},
-    )
-    # Ctrl+C reaches the tool directly and the tool decides how to exit; SIGTERM reaches only this process.
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: tool.terminate()),
-        signal.SIGHUP: signal.signal(signal.SIGHUP, lambda *_: tool.terminate()),
-    }
-    try:
-        code = tool.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return code if code >= 0 else 128 - code
+    environment = {**os.environ, "PYTHONPATH": found, "KVCACHE_PROGRAM": "kvcache"}
+    sys.stdout.flush()
+    # -P: a folder named `service` in the working directory is not ours.
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "service", name, *arguments], environment)  # noqa: S606

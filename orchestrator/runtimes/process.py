@@ -91,7 +91,7 @@ class Processes:
         if missing := missing_packages():
             raise RuntimeUnavailable(
                 f"The service cannot run in this Python: {names_of(missing)} not installed.",
-                install_command(missing),
+                install_command(),
                 installed=False,
             )
         return cls()
@@ -254,9 +254,9 @@ def names_of(requirements: Iterable[str]) -> str:
     return ", ".join(re.split(r"[^\w.-]", requirement)[0] for requirement in requirements)
 
 
-def install_command(requirements: Iterable[str]) -> str:
-    wanted = " ".join(f"'{requirement}'" for requirement in requirements)
-    return f"Run: {sys.executable} -m pip install {wanted}"
+def install_command() -> str:
+    """The command that adds the service's half to the kvcache that is installed in this Python."""
+    return f"Run: {sys.executable} -m pip install 'kvcache[service]'"
 
 
 def _is_installed(distribution: str) -> bool:

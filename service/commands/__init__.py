@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 
@@ -20,5 +21,11 @@ _MODULES = {"replay": "playback"}
 
 
 def run_tool(name: str, arguments: list[str], environment: Mapping[str, str]) -> int:
-    code: int = import_module(f"service.commands.{_MODULES.get(name, name)}").main(arguments, environment)
+    """The tool's exit code; 1 with a sentence if a package that it needs is not installed."""
+    try:
+        tool = import_module(f"service.commands.{_MODULES.get(name, name)}")
+    except ModuleNotFoundError as error:
+        print(f"{name}: not installed here: {error.name}. Run: pip install 'kvcache[service]'", file=sys.stderr)  # noqa: T201
+        return 1
+    code: int = tool.main(arguments, environment)
     return code

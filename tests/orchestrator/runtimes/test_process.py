@@ -23,4 +23,4 @@ def test_what_the_service_lacks_is_named_with_the_command_that_installs_it(kvcac
     assert done.code == 1
     what, remedy = done.output.splitlines()
     assert what == "Error: The service cannot run in this Python: kv-no-such-package not installed."
-    assert remedy.endswith(" -m pip install 'kv-no-such-package>=1'")
+    assert remedy.endswith(" -m pip install 'kvcache[service]'")

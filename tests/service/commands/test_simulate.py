@@ -38,4 +38,5 @@ async def test_simulated_engines_serve_until_ctrl_c(serve: Serve) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
-    assert errors == b""
+    assert errors.decode().startswith(f"Serve them: kvcache up --runtime process --pod {urls[0]} --pod {urls[1]}\n")
+    assert "kvcache simulate --host 0.0.0.0" in errors.decode()
