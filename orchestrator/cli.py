@@ -76,7 +76,7 @@ def up(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Build the image if it changed, run the service, and remove it on Ctrl+C.
+    """Run the service until Ctrl+C. Builds its image if that changed, and removes the container at the end.
 
     The Hugging Face token is read from HF_TOKEN, or from the file in which huggingface_hub stores it.
     """
@@ -163,7 +163,7 @@ def restart(
 
 @app.command()
 def prune(runtime: options.OneRuntime = "auto", quiet: options.Quiet = False, debug: options.Debug = False) -> None:
-    """Remove images that no service uses, and leftovers of killed commands."""
+    """Remove unused images, and leftovers of killed commands."""
     from orchestrator.commands.prune import prune as prune_all
     from orchestrator.console import Console
 
@@ -214,7 +214,7 @@ def doctor(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Find problems that would stop `up` with these options, and name the remedies. Exit code 1 if any is found."""
+    """Find problems that would stop `up`, with remedies. Takes its options. Exit code 1 if any is found."""
     from orchestrator.commands.doctor import examine
 
     run_command(lambda: examine(given.launch(named), as_json=as_json), debug=debug)
@@ -264,7 +264,7 @@ def demo(
     ] = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Show the benefit of cache-aware routing with simulated engines and conversations. Needs no GPU and no hub.
+    """Show cache-aware routing at work, with simulated engines. Needs no GPU and no hub.
 
     Exit code 1 if a prediction of the service differed from an engine's result.
     """
@@ -318,7 +318,7 @@ def select(
     runtime: options.OneRuntime = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """Ask a running service which pod it would send a request to, and why."""
+    """Ask a running service which pod it would choose, and why."""
     from orchestrator.commands.score import Question
     from orchestrator.commands.select import select as ask
     from orchestrator.running import find_running
@@ -343,7 +343,7 @@ def top(
     runtime: options.OneRuntime = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """Watch the pods of a running service: blocks, events per second, lag, exactness."""
+    """Watch the pods of a running service. Shows blocks, events per second, lag, exactness."""
     from orchestrator.commands.top import top as watch
     from orchestrator.running import find_running
 
@@ -368,7 +368,7 @@ def replay(context: typer.Context) -> None:
 
 @app.command(context_settings=_PASSED_ON)
 def offline(context: typer.Context) -> None:
-    """Analyse a recording, or score prompts against it, without a service."""
+    """Analyse a recording, or score prompts against it."""
     _run_tool(context)
 
 
@@ -377,15 +377,13 @@ def parity(context: typer.Context) -> None:
     """Compare our tokens with those of an engine. Exit code 0 if equal, 1 if different, 2 if not known."""
     try:
         _run_tool(context)
-    except typer.Exit as ended:
-        from orchestrator.runtimes.process import missing_packages
-
-        raise typer.Exit(2 if missing_packages() else ended.exit_code) from None
+    except typer.Exit:  # the tool has not run
+        raise typer.Exit(2) from None
 
 
 @app.command(context_settings=_PASSED_ON)
 def simulate(context: typer.Context) -> None:
-    """Run simulated engines with vLLM's endpoints and events, without a GPU."""
+    """Run simulated engines with vLLM's endpoints and events."""
     _run_tool(context)
 
 

@@ -40,9 +40,13 @@ class ToolFailed(Problem):
 
     def __init__(self, tool: str, exit_code: int, details: tuple[str, ...]) -> None:
         super().__init__(
-            f"`python -m service {tool}` ended with code {exit_code}.", "Its last lines are above.", details
+            f"`python -m service {tool}` ended with code {exit_code}.",
+            "Its last lines are above." if details else f"See what it says: kvcache {tool}",
+            details,
         )
         self.exit_code = exit_code
+        self.reason = details[-1].removeprefix(f"{tool}: ") if details else self.what
+        """Its last line, which is the reason where no other line can be shown."""
 
 
 def cause_of(error: BaseException) -> str:

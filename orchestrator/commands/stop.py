@@ -57,6 +57,8 @@ def _stop(runtime: ContainerRuntime, service: Service, console: Console) -> None
 
 
 def _start(runtime: ContainerRuntime, service: Service, console: Console) -> None:
+    if runtime.kind is RuntimeKind.PROCESS:
+        runtime.resume(service.name)  # raises: nothing is said to start that does not
     console.step(f"Starting {service.name} on {runtime.kind}...")
     runtime.resume(service.name)
     labels = service.labels

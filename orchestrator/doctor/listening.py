@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from orchestrator.doctor.finding import Finding, ok, warning
-from orchestrator.errors import Problem, RuntimeUnavailable
+from orchestrator.errors import Problem, RuntimeUnavailable, ToolFailed
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import RuntimeKind
 from orchestrator.runtimes.discovery import connect
@@ -17,8 +17,9 @@ _SECONDS = 3
 
 
 def check_listening(launch: Launch) -> Iterator[Finding]:
-    """A finding for each endpoint that the service connects to. Needs the service half in this Python."""
-    endpoints = [endpoint for endpoint in launch.endpoints if not endpoint.binds]
+    """A finding for each address in the options that the service connects to. Needs the service half in this Python."""
+    of_pods = (pod.endpoint for pod in launch.pod_entries)
+    endpoints = [one for one in (*launch.endpoints, *of_pods) if one is not None and not one.binds]
     if not endpoints:
         return
     arguments = [
@@ -33,6 +34,8 @@ def check_listening(launch: Launch) -> Iterator[Finding]:
                 yield finding(read_heard(line), launch)
     except RuntimeUnavailable as error:
         yield ok("listening", f"left out: {error.what}")
+    except ToolFailed as error:
+        yield warning("listening", error.reason, "Correct --zmq-endpoint.")
     except Problem as error:
         yield warning("listening", error.what, error.remedy)
 

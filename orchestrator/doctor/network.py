@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 from orchestrator.doctor.finding import Finding, ok, problem, warning
 from orchestrator.errors import Problem
@@ -39,7 +40,11 @@ def check_exposure(launch: Launch) -> Finding:
     """Whether other machines may use the service without a key."""
     if launch.is_open_to_others:
         return warning("access", f"everyone who reaches {launch.publish_address} may use all of the API", WITHOUT_KEY)
-    return ok("access", "a key or certificate is needed, or only this machine reaches the service")
+    if ip_address(launch.publish_address).is_loopback:
+        return ok("access", f"only this machine reaches the service, at {launch.publish_address}")
+    if launch.tls_client_ca is not None:
+        return ok("access", "a client certificate is needed")
+    return ok("access", "an API key is needed")
 
 
 def check_events(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:

@@ -21,6 +21,8 @@ def check_parity(launch: Launch) -> Iterator[Finding]:
             yield from _findings(launch, pod)
         except RuntimeUnavailable as error:
             yield ok(f"tokens of {pod.name}", f"left out: {error.what}")
+        except ToolFailed as error:
+            yield warning(f"tokens of {pod.name}", error.reason, "Start the engine, or correct --pod.")
         except (Problem, ValueError) as error:
             what, remedy = (error.what, error.remedy) if isinstance(error, Problem) else (str(error), "")
             yield warning(f"tokens of {pod.name}", what, remedy or "Ask it by hand: kvcache parity URL")

@@ -83,6 +83,10 @@ def test_help_names_each_option_with_its_variable(invoke: Invoke) -> None:
         assert variable in "".join(paragraph.split()), option
 
 
+def test_help_has_a_whole_sentence_for_each_command(invoke: Invoke) -> None:
+    assert "..." not in invoke("--help").output.partition("Commands:")[2]
+
+
 def test_help_names_every_command(invoke: Invoke) -> None:
     shown = invoke("--help").output
     for command in ("up", "down", "stop", "start", "restart", "logs", "status", "doctor", "prune"):

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from orchestrator.doctor.finding import Severity
-from orchestrator.doctor.network import check_events, check_ports
+from orchestrator.doctor.network import check_events, check_exposure, check_ports
 from orchestrator.launch import Launch
 from orchestrator.runtimes.process import Processes
 from tests.command import free_port
@@ -36,3 +36,15 @@ def test_an_engine_that_is_not_there_yet_is_no_problem(runtime: Processes) -> No
     assert answers.severity is Severity.OK
     assert silent.severity is Severity.WARNING
     assert f"nothing answers at tcp://127.0.0.1:{nowhere} (Connection refused)" in silent.text
+
+
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        (Launch(), "only this machine reaches the service, at 127.0.0.1"),
+        (Launch(publish_address="0.0.0.0", environment={"API_KEYS": "a:read:sk-0123456789abcdef"}), "an API key"),
+        (Launch(publish_address="0.0.0.0"), "everyone who reaches 0.0.0.0"),
+    ],
+)
+def test_who_may_use_the_service_is_said_in_one_sentence(launch: Launch, said: str) -> None:
+    assert said in check_exposure(launch).text

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from orchestrator.doctor.finding import Severity
-from orchestrator.doctor.parity import finding
+from orchestrator.doctor.parity import check_parity, finding
+from orchestrator.launch import Launch
 from service.contract.compared import Compared, read_compared, write_compared
+from tests.command import free_port
 
 EQUAL = Compared("m", "equal", compared=42)
 DIFFERS = Compared(
@@ -42,3 +48,13 @@ def test_unknown_tokens_are_a_warning_with_the_reason() -> None:
     found = finding("a:1", UNKNOWN)
     assert (found.severity, found.remedy) == (Severity.WARNING, "Say where it is.")
     assert "no tokenizer" in found.text
+
+
+def test_a_pod_that_does_not_answer_is_a_warning_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (found,) = check_parity(Launch(pods=f"http://127.0.0.1:{free_port()}"))
+    assert found.severity is Severity.WARNING
+    assert "Connect call failed" in found.text
+    assert found.remedy == "Start the engine, or correct --pod."
