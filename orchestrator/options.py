@@ -163,8 +163,8 @@ Sources = Annotated[
         "--discovery",
         envvar="DISCOVERY",
         metavar="SOURCE",
-        help="Where further engines are found, and followed as they come and go: file:PATH, dns:NAME:PORT, or "
-        "dns:_SERVICE._PROTOCOL.NAME for SRV records. May be repeated.",
+        help="Where further engines are found, and followed as they come and go: file:PATH, dns:NAME:PORT, "
+        "dns:_SERVICE._PROTOCOL.NAME for SRV records, or kubernetes:NAMESPACE/SELECTOR. May be repeated.",
         show_default=False,
     ),
 ]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-FILE, DNS = "file", "dns"
-_FILE_OPTIONS = frozenset({"key_file"})
+FILE, DNS, KUBERNETES = "file", "dns", "kubernetes"
+_FILE_OPTIONS = frozenset({"key_file", "kubeconfig"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +86,57 @@ def address_and_port(server: str) -> tuple[str, int]:
         raise ValueError("must be ADDRESS or ADDRESS:PORT, an IPv6 address in brackets") from None
 
 
+def namespace_and_selector(place: str) -> tuple[str, str]:
+    """The namespace of a `kubernetes:` source, and its label selector. Raises ValueError."""
+    namespace, _, selector = place.partition("/")
+    if not _NAMESPACE.fullmatch(namespace) or not selector.strip():
+        raise ValueError("must be NAMESPACE/SELECTOR, such as llm/app=vllm")
+    return namespace, selector
+
+
+def reads_slices(entry: SourceEntry) -> bool:
+    """Whether a `kubernetes:` source reads EndpointSlices, and not Pods."""
+    kind = entry.option("kind")
+    return kind == "endpointslices" or (kind is None and "kubernetes.io/service-name" in entry.place)
+
+
+def _kind(value: str) -> None:
+    if value not in {"pods", "endpointslices"}:
+        raise ValueError("must be pods or endpointslices")
+
+
+def _named_port(value: str) -> None:
+    if value.isdecimal():
+        _port(value)
+    elif not re.fullmatch(r"[a-z0-9-]{1,63}", value):
+        raise ValueError("must be the name or the number of a port")
+
+
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DNS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
 _SERVER = re.compile(r"(?P<address>\[[^\[\]]+\]|[^:\[\]]+)(?::(?P<port>[0-9]+))?")
 _OF_PODS: Mapping[str, Check] = {"scheme": _scheme, "model": _any, "key_file": _any}
 _KINDS: Mapping[str, tuple[Check, Mapping[str, Check]]] = {
     FILE: (_file, {}),
     DNS: (name_and_port, {**_OF_PODS, "events": _port, "replay": _port, "server": address_and_port}),
+    KUBERNETES: (
+        namespace_and_selector,
+        {
+            **_OF_PODS,
+            "kind": _kind,
+            "port": _named_port,
+            "events": _named_port,
+            "replay": _named_port,
+            "kubeconfig": _any,
+        },
+    ),
 }
 """What checks the place, and the options with what checks their values, by kind."""
 _NEXT = re.compile(rf",(?=\s*(?:{'|'.join(_KINDS)}):)")
 
 
 def parse_discovery(text: str) -> tuple[SourceEntry, ...]:
-    """Reads `file:PATH` and `dns:NAME:PORT` with options, several separated by commas.
+    """Reads `file:PATH`, `dns:NAME:PORT` and `kubernetes:NAMESPACE/SELECTOR`, several separated by commas.
 
     Raises ValueError with a sentence that names the invalid part.
     """

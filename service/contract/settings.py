@@ -220,7 +220,8 @@ class Settings:
         (),
         parse_discovery,
         "sources that name further pods, which come and go with them: file:PATH, a file as in PODS_FILE; "
-        "dns:NAME:PORT, the addresses of a name; dns:_SERVICE._PROTOCOL.NAME, SRV records; several separated by commas",
+        "dns:NAME:PORT, the addresses of a name; dns:_SERVICE._PROTOCOL.NAME, SRV records; "
+        "kubernetes:NAMESPACE/SELECTOR, pods by label; several separated by commas",
     )
     health_interval: float = _setting(5.0, parse_seconds, "time between two health checks of a pod")
     parity_interval: float = _setting(

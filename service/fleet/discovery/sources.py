@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from service.contract.discovery import DNS, SourceEntry
+from service.contract.discovery import DNS, KUBERNETES, SourceEntry
 from service.fleet.discovery.base import Source
 from service.fleet.discovery.file import PodsFile
+from service.fleet.discovery.kubernetes import kubernetes_pods
 
 
 def sources(pods_file: Path | None, discovery: Iterable[SourceEntry]) -> list[Source]:
@@ -25,4 +26,6 @@ def _source(entry: SourceEntry) -> Source:
         from service.fleet.discovery.dns import DnsPods  # noqa: PLC0415 - most services need no DNS library
 
         return DnsPods(entry)
+    if entry.kind == KUBERNETES:
+        return kubernetes_pods(entry)
     return PodsFile(Path(entry.place).expanduser())

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from service.contract.discovery import SourceEntry, address_and_port, name_and_port, parse_discovery
+from service.contract.discovery import (
+    SourceEntry,
+    address_and_port,
+    name_and_port,
+    namespace_and_selector,
+    parse_discovery,
+    reads_slices,
+)
 
 
 def test_several_sources_are_separated_by_commas_which_paths_may_have_too() -> None:
@@ -25,6 +32,14 @@ def test_names_of_dns_have_options() -> None:
     )
 
 
+def test_selectors_of_kubernetes_may_have_commas_and_spaces() -> None:
+    text = "kubernetes:llm/app=vllm,tier!=cpu?port=http,kubernetes:llm/kubernetes.io/service-name=vllm,file:a"
+    pods, slices, _ = found = parse_discovery(text)
+    assert ",".join(map(str, found)) == text
+    assert namespace_and_selector(pods.place) == ("llm", "app=vllm,tier!=cpu")
+    assert (reads_slices(pods), reads_slices(slices)) == (False, True)
+
+
 def test_files_of_a_source_are_replaced_where_a_container_has_them_elsewhere() -> None:
     (source,) = parse_discovery("file:/pods.yaml")
     assert source.files == ("/pods.yaml",)
@@ -36,6 +51,11 @@ def test_files_of_a_source_are_replaced_where_a_container_has_them_elsewhere() -
     [
         ("/pods.yaml", "'/pods.yaml' must begin with one of file:"),
         ("file:", "'' must name a file"),
+        ("kubernetes:llm", "'llm' must be NAMESPACE/SELECTOR"),
+        ("kubernetes:LLM/app=vllm", "must be NAMESPACE/SELECTOR"),
+        ("kubernetes:llm/app=vllm?kind=services", "'services' must be pods or endpointslices"),
+        ("kubernetes:llm/app=vllm?port=70000", "'70000' must be a port"),
+        ("kubernetes:llm/app=vllm?port=Http", "'Http' must be the name or the number of a port"),
         ("dns:vllm", "'vllm' must be NAME:PORT"),
         ("dns:vllm:http", "'vllm:http' must be a port"),
         ("dns:_http._tcp.vllm:8000", "must be NAME:PORT, or _SERVICE"),
