@@ -7,8 +7,8 @@
 Simulated engines with their real event and replay sockets are filled; then conversations go on all the while: each turn
 is one decision of the service (the pod with the longest prefix match) and one request that its engine serves. The
 service is killed with SIGKILL, and started again with the snapshot that it wrote before. While it does not answer, the
-turns go to any engine. A decision is blind if the service names no pod although an engine holds a prefix; a claim is
-wrong if the service says that a rank holds more than its engine does, and that the rank is exact.
+turns go to any engine. A decision is blind if the service names no pod although an engine holds a prefix. No engine
+evicts, so that an answer that gives a pod more than its engine holds is wrong at any time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -38,8 +38,20 @@ MODEL = "builtin/demo"
 BLOCK_SIZE = 16
 _TURN_TOKENS = 5 * BLOCK_SIZE
 _PATIENCE = 120.0
-CASES = {"kill -9, replay": True, "kill -9, no replay": False}
-"""Whether the engines have replay sockets."""
+
+
+class Case(NamedTuple):
+    replay: bool
+    """Whether the engines have replay sockets."""
+    engines_restart: bool = False
+    """Whether half of the engines restart while the service is down."""
+
+
+CASES = {
+    "kill -9, replay": Case(replay=True),
+    "kill -9, no replay": Case(replay=False),
+    "kill -9, engines restart too": Case(replay=True, engines_restart=True),
+}
 
 
 @dataclass
@@ -52,7 +64,10 @@ class Phase:
     """Not answered: the turn went to any engine."""
     prompt_tokens: int = 0
     reused_tokens: int = 0
+    too_much: int = 0
+    """Answers that gave a pod more than its engine holds."""
     wrong_claims: int = 0
+    """Those of ranks that were called exact."""
 
     @property
     def hit_rate(self) -> float:
@@ -64,6 +79,12 @@ class Pod:
     name: str
     engine: SimulatedEngine
     publisher: Publisher
+
+    def restart(self) -> None:
+        """An empty cache, and a sequence that begins anew."""
+        self.engine = SimulatedEngine(self.engine.blocks, BLOCK_SIZE, self.engine.seed + 1000)
+        self.publisher.forget()
+        self.publisher.sequence = 0
 
     def serve(self, tokens: Sequence[int]) -> int:
         """Serves a prompt and publishes its events; gives the reused tokens."""
@@ -190,6 +211,7 @@ class Load:
                 best = max(held, key=lambda name: held[name])
                 chosen = next(pod for pod in fleet.pods if pod.name == best)
             if too_much := [name for name, tokens in held.items() if tokens > truth[name]]:
+                phase.too_much += 1
                 with suppress(aiohttp.ClientError, OSError):
                     phase.wrong_claims += len(set(too_much) & await self._service.exact())
         phase.reused_tokens += chosen.serve(prompt)
@@ -210,7 +232,7 @@ async def engines(count: int, blocks: int, *, replay: bool, seed: int) -> AsyncI
 
 async def restart(name: str, options: argparse.Namespace, state: Path) -> dict[str, Any]:
     """One case: before, down, and after."""
-    replay = CASES[name]
+    replay, engines_restart = CASES[name]
     # Nothing is evicted, so that more than the engine holds is always wrong, also while events are on their way.
     room = 2 * options.blocks // options.pods + 100_000
     async with (
@@ -239,12 +261,14 @@ async def restart(name: str, options: argparse.Namespace, state: Path) -> dict[s
                 await pod.publisher.subscribed()
             await fleet.fill(options.blocks, options.conversation)
             await service.holds(fleet.blocks)
-            return await _measure(fleet, service, options)
+            return await _measure(fleet, service, options, engines_restart=engines_restart)
         finally:
             service.kill()
 
 
-async def _measure(fleet: Fleet, service: Service, options: argparse.Namespace) -> dict[str, Any]:
+async def _measure(
+    fleet: Fleet, service: Service, options: argparse.Namespace, *, engines_restart: bool
+) -> dict[str, Any]:
     load = Load(fleet, service)
     running = asyncio.create_task(load.run())
     try:
@@ -252,6 +276,8 @@ async def _measure(fleet: Fleet, service: Service, options: argparse.Namespace) 
         await asyncio.sleep(max(options.seconds, 2 * options.interval))
         load.phase = during = Phase()
         service.kill()
+        for pod in fleet.pods[::2] if engines_restart else ():
+            pod.restart()
         await asyncio.sleep(options.down)
         service.start()
         up = await service.wait_for("/health")
@@ -282,11 +308,12 @@ def show(name: str, found: dict[str, Any]) -> None:
     exact = "never" if found["exact"] is None else f"{found['exact']:.2f} s"
     print(f"{name}: {found['blocks']} blocks")
     print(f"  listening after {found['up']:.2f} s, ready after {found['ready']:.2f} s, all exact {exact} after ready")
-    print(f"  {'':14} {'decisions':>10} {'blind':>6} {'unanswered':>11} {'hit rate':>9} {'wrong claims':>13}")
+    heads = f"{'decisions':>10} {'blind':>6} {'unanswered':>11} {'hit rate':>9} {'too much':>9} {'claimed exact':>14}"
+    print(f"  {'':14} {heads}")
     for title, phase in (("before", before), ("until ready", during), ("after ready", after)):
         print(
             f"  {title:14} {phase.decisions:10} {phase.blind:6} {phase.failed:11} {phase.hit_rate:9.3f} "
-            f"{phase.wrong_claims:13}",
+            f"{phase.too_much:9} {phase.wrong_claims:14}",
             flush=True,
         )
 

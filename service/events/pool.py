@@ -41,6 +41,9 @@ _LISTED_PROBLEMS = 3
 _FORGET_AFTER_TTLS = 12
 """The streams of a pod are dropped after it was disconnected for this many times POD_TTL."""
 _RECONNECT_SECONDS = 5.0
+_LOOK_SECONDS = 0.01
+_HANDSHAKE_SECONDS = 0.1
+"""From a connection until the publisher knows what is subscribed to."""
 _UNREACHABLE = frozenset({EndpointState.CLOSED, EndpointState.UNRESOLVED, EndpointState.REFUSED})
 _TIMING = Timing()
 _LIMITS = Limits()
@@ -231,6 +234,16 @@ class EventPool:
         """
         self._index.hide(record.rank)
         self._restored.add(record)
+
+    async def reach(self, seconds: float) -> None:
+        """Waits until engines that we connect to have answered: what they publish from then on waits in the sockets."""
+        connecting = [one for one in self._subscriptions if not one.endpoint.binds]
+        for _ in range(int(seconds / _LOOK_SECONDS)):
+            if all(one.is_answered for one in connecting):
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+        if connecting:
+            await asyncio.sleep(_HANDSHAKE_SECONDS)
 
     def begin(self) -> None:
         """Reads the sockets of a pool that waits."""

@@ -176,6 +176,11 @@ class Subscription:
                 socket.disconnect(address)
             socket.connect(address)
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether a connection was made or refused; only until `begin`, since what tells it is not read before."""
+        return self._monitor is None or _has_messages(self._monitor)
+
     def wants(self, topic: bytes) -> bool:
         """Whether the subscription matches this topic."""
         return topic.startswith(self._topic)

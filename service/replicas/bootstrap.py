@@ -21,6 +21,7 @@ from service.replicas.snapshot_file import SnapshotFile, pieces
 from service.replicas.snapshot_format import Reader, SnapshotError
 
 logger = logging.getLogger(__name__)
+_REACH_SECONDS = 1.0
 _RETRY_SECONDS = 0.5
 _SILENCE_SECONDS = 10.0
 _PIECE = 256 * 1024
@@ -109,6 +110,7 @@ class Bootstrap:
     async def _load_from_sibling(self, sibling: str, pool: EventPool) -> None:
         """Asks until the sibling answers, in time; a torn answer leaves the ranks that are whole."""
         problem = ""
+        await pool.reach(_REACH_SECONDS)  # so that no batch falls between the sibling's snapshot and our sockets
         try:
             async with asyncio.timeout(self._seconds):
                 while True:
