@@ -38,6 +38,7 @@ def capture_rank(state: RankState, admissions: int, era: int) -> RankRecord:
         unsupported_groups=list(state.unsupported_groups.items()),
         loras=sorted(state.loras),
         salted=state.salted,
+        drops_last_block=state.drops_last_block,
         sends_reuse_reports=state.sends_reuse_reports,
         last_was_reuse_report=state.last_was_reuse_report,
         chunk_blocks=state.chunk_blocks,

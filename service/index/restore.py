@@ -130,6 +130,7 @@ def _fill(state: RankState, record: RankRecord) -> None:
     state.sizes.update(record.sizes)
     state.unsupported_groups.update(record.unsupported_groups)
     state.salted = record.salted
+    state.drops_last_block = record.drops_last_block
     state.sends_reuse_reports = record.sends_reuse_reports
     state.last_was_reuse_report = record.last_was_reuse_report
     state.chunk_blocks = record.chunk_blocks

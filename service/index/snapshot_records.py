@@ -55,6 +55,7 @@ class RankRecord(msgspec.Struct, array_like=True, tag=True, gc=False):
     unsupported_groups: list[tuple[int | None, str]]
     loras: list[str]
     salted: bool
+    drops_last_block: bool
     sends_reuse_reports: bool
     last_was_reuse_report: bool
     chunk_blocks: int

@@ -170,6 +170,17 @@ def test_blocks_beyond_the_limit_are_left_out_and_the_rank_says_so() -> None:
     assert copy.disagreements() == []
 
 
+def test_what_answers_of_the_engine_told_is_restored() -> None:
+    index = MemoryIndex(1000)
+    index.store(A, stored(1, 2, 3))
+    index.drop_last_block(A)
+    index.observe(A, InexactReason.REUSES_LESS)
+    copy = copied(index, 1000)
+    for each in (index, copy):
+        assert matches(each, 1, 2, 3) == {A: 2}
+        assert each.inexact_reason(A) == InexactReason.REUSES_LESS
+
+
 def test_an_unknown_rank_has_no_records() -> None:
     assert list(MemoryIndex(10).capture(A)) == []
 
