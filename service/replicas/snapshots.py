@@ -48,7 +48,10 @@ class Snapshots:
         while self._file is not None:
             await asyncio.sleep(self._interval)
             if self._pool.changes() != self._written:
-                await self.write()
+                try:
+                    await self.write()
+                except Exception:  # the next one may succeed
+                    logger.exception("no snapshot")
 
     async def write(self) -> None:
         """Writes a snapshot; a failure is logged once, and leaves the last one as it is."""
