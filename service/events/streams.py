@@ -185,8 +185,10 @@ class Streams(Generic[SinkT]):
         with suppress(WireError):
             rank = receive_arrival(replayed.sequence, replayed.payload).batch.rank
             stream = self._find(subscription, topic, rank, None)
-            if stream is not None:
+            if stream is not None and stream.sequencer.connected:
                 stream.sequencer.request_replay()
+            elif stream is not None:
+                stream.sequencer.on_connected()  # restored from a snapshot, where another endpoint spoke for it
 
     def disconnected(self, subscription: Subscription, connection: int) -> None:
         for stream in self:

@@ -154,6 +154,21 @@ async def test_engines_that_connect_to_the_service_continue_too(run: Run, folder
             assert await replica.holds(0) == {"a"}
 
 
+async def test_an_idle_engine_that_is_at_another_address_is_recognised_by_its_replay_socket(run: Run) -> None:
+    batches = [stored(number) for number in range(3)]
+    async with Publisher(topic=topic("a")) as engine, run(zmq_endpoint=(endpoint(engine),)) as replica:
+        await engine.subscribed()
+        for batch in batches:
+            engine.publish(batch)
+        await replica.becomes("a", last_sequence=2, exact=True)
+    async with Publisher(topic=topic("a"), buffered=2) as moved:
+        for batch in batches:
+            moved.publish(batch)
+        async with run(zmq_endpoint=(endpoint(moved),)) as replica:
+            await replica.becomes("a", last_sequence=2, exact=True, endpoint=moved.address)
+            assert await replica.holds(0) == {"a"}
+
+
 async def test_a_pod_that_is_not_heard_again_can_be_forgotten(run: Run, folder: Path) -> None:
     address = f"ipc://{folder}/bound"
     bound = (Endpoint(address),)
