@@ -316,3 +316,46 @@ def test_the_compiled_check_for_text_only_chats_equals_that_of_the_fallback() ->
         seen.add(expected)
     assert seen == {True, False}
     assert backend.is_text_only([], "billing") is fallback.is_text_only([], "billing") is True
+
+
+@compiled
+@pytest.mark.parametrize("count", [0, 1, 5000, 60_000])
+def test_a_table_that_takes_over_slices_has_the_same_shards_and_the_same_oldest_keys(count: int) -> None:
+    random = Random(count)
+    names = list({*numbers(random, count)})
+    table, copy = backend.Table(), backend.Table()
+    for name in names:
+        table.put(name, random.getrandbits(60))
+    for name in names[::3]:
+        table.forget(name)
+    copy.shape(table.shards())
+    for hashes, keys in table.slices():
+        copy.put_all(backend.unpack_numbers(hashes), backend.unpack_numbers(keys))
+    assert copy.shards() == table.shards()
+    assert sorted(copy.items()) == sorted(table.items())
+    assert copy.oldest(1000) == table.oldest(1000)
+
+
+@compiled
+def test_shards_that_are_no_directory_are_ignored() -> None:
+    table = backend.Table()
+    for shards in ([], [(0, 1), (0, 1), (0, 1)], [(1, 5), (0, 5)], [(5, 1)], [(-1, 1)]):
+        table.shape(shards)
+        assert table.shards() == [(0, 0)]
+    table.put(1, 2)
+    table.shape([(1, 5), (1, 5)])
+    assert table.items() == [(1, 2)]
+
+
+@compiled
+def test_groups_of_many_keys_at_once_are_those_of_the_fallback() -> None:
+    random = Random(1)
+    masks = backend.GroupMasks(), fallback.GroupMasks()
+    keys = numbers(random, 20_000)
+    for bit in (1, 1 << 3, 1 << 90):
+        some = random.sample(keys, 8000)
+        added = [each.set_all(bit, backend.as_key_vector(some) if each is masks[0] else some) for each in masks]
+        assert added[0] == added[1] <= len(some)
+        held = [each.holds(bit, backend.as_key_vector(keys) if each is masks[0] else keys) for each in masks]
+        assert held[0] == held[1]
+    assert [masks[0].get(key) for key in keys] == [masks[1].get(key) for key in keys]
