@@ -144,7 +144,7 @@ async def test_engines_that_connect_to_the_service_continue_too(run: Run, folder
     async with run(zmq_endpoint=bound) as replica, Publisher(address, None, topic=topic("a"), binds=False) as engine:
         await fill(replica, engine, "a", 3)
     async with run(zmq_endpoint=bound) as replica:
-        assert (await replica.pods())["a"]["inexact_reason"] == NOT_HEARD
+        await replica.becomes("a", inexact_reason=NOT_HEARD)
         assert await replica.holds(0) == set()
         async with Publisher(address, None, topic=topic("a"), binds=False) as engine:
             await engine.subscribed()
