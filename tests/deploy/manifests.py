@@ -48,13 +48,15 @@ def assert_selects_the_pods(manifests: Iterable[Manifest]) -> None:
 
 
 def assert_hardened(manifests: Iterable[Manifest]) -> None:
-    """The container has the privileges that `kvcache up` gives it."""
+    """The container has the privileges that `kvcache up` gives it, and a token only if its account has a role."""
+    manifests = list(manifests)
     pod = of_kind(manifests, "Deployment")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["runAsGroup"] == 10001
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert not pod["automountServiceAccountToken"]
+    uses_account = any(manifest["kind"] == "RoleBinding" for manifest in manifests)
+    assert pod["automountServiceAccountToken"] is uses_account
     assert not pod["enableServiceLinks"]
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from service.contract.settings import Settings
 from tests.conftest import ROOT
 from tests.deploy.manifests import (
     Manifest,
@@ -69,6 +70,33 @@ def test_engines_and_settings_reach_the_service(helm: ModuleType) -> None:
     assert (first.address, first.replay) == ("tcp://vllm-0.vllm:5557", "tcp://vllm-0.vllm:5558")
     assert (second.address, second.pod, second.model) == ("tcp://other:5557", "10.0.0.8:8000", "org/name")
     assert (found.index_max_blocks, found.block_size) == (20_000_000, 16)
+
+
+def test_discovery_gives_the_account_a_role_in_each_namespace(helm: ModuleType, kubernetes: ModuleType) -> None:
+    sources = ["kubernetes:a/app=vllm,tier!=cpu", "kubernetes:a/app=x", "kubernetes:b/app=vllm", "dns:c.d:8000"]
+    manifests = render(helm, {"discovery": [*sources, "kubernetes:e/app=vllm?kubeconfig=/f"]})
+    assert_valid(kubernetes, manifests)
+    assert_hardened(manifests)
+    found = Settings.from_environment(of_kind(manifests, "ConfigMap")["data"])
+    assert [str(one) for one in found.discovery[:-1]] == sources
+    assert found.zmq_endpoint == ()
+    for kind in ("Role", "RoleBinding"):
+        namespaces = [one["metadata"]["namespace"] for one in manifests if one["kind"] == kind]
+        assert namespaces == ["a", "b"]
+    subjects = [one["subjects"] for one in manifests if one["kind"] == "RoleBinding"]
+    account = of_kind(manifests, "ServiceAccount")["metadata"]["name"]
+    assert subjects == [[{"kind": "ServiceAccount", "name": account, "namespace": "llm"}]] * 2
+    rules = {
+        (resource, verb)
+        for one in manifests
+        if one["kind"] == "Role"
+        for rule in one["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert rules == {(one, verb) for one in ("pods", "endpointslices") for verb in ("list", "watch")}
+    names = {manifest["kind"] for manifest in render(helm, {"discovery": ["dns:c.d:8000"]})}
+    assert not names & {"Role", "RoleBinding"}
 
 
 def test_certificates_keys_and_the_port_of_metrics_reach_the_service(helm: ModuleType) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import subprocess
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -34,6 +36,36 @@ def test_selectors_match_the_pods(manifests: list[Manifest]) -> None:
 
 def test_the_container_has_the_privileges_that_kvcache_up_gives(manifests: list[Manifest]) -> None:
     assert_hardened(manifests)
+
+
+def test_discovery_is_a_component_that_gives_the_account_a_role(
+    kubectl: str, kubernetes: ModuleType, tmp_path: Path
+) -> None:
+    base = os.path.relpath(FOLDER, tmp_path.resolve())
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "llm",
+        "resources": [base],
+        "components": [f"{base}/discovery"],
+        "configMapGenerator": [
+            {
+                "name": "kvcache-settings",
+                "behavior": "merge",
+                "literals": ["ZMQ_ENDPOINT=", "DISCOVERY=kubernetes:llm/app=vllm"],
+            }
+        ],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    command = [kubectl, "kustomize", str(tmp_path)]
+    built = list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    assert_valid(kubernetes, built)
+    assert_hardened(built)
+    account, binding = of_kind(built, "ServiceAccount"), of_kind(built, "RoleBinding")
+    subject = {"kind": "ServiceAccount", "name": account["metadata"]["name"], "namespace": "llm"}
+    assert (binding["subjects"], binding["roleRef"]["name"]) == ([subject], of_kind(built, "Role")["metadata"]["name"])
+    (source,) = settings(of_kind(built, "ConfigMap")["data"]).discovery
+    assert str(source) == "kubernetes:llm/app=vllm"
 
 
 def test_the_service_understands_its_settings(manifests: list[Manifest]) -> None:

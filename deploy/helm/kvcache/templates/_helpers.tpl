@@ -35,6 +35,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- join "," $endpoints }}
 {{- end }}
 
+{{- /* Namespaces of sources kubernetes:NAMESPACE/SELECTOR that use the account of the service's own pod */ -}}
+{{- define "kvcache.discoveredNamespaces" -}}
+{{- $namespaces := list }}
+{{- range .Values.discovery }}
+{{- if and (hasPrefix "kubernetes:" .) (not (contains "kubeconfig=" .)) }}
+{{- $namespaces = append $namespaces (trimPrefix "kubernetes:" . | splitList "/" | first) }}
+{{- end }}
+{{- end }}
+{{- toYaml (uniq $namespaces) }}
+{{- end }}
+
 {{- define "kvcache.scheme" -}}
 {{- if .Values.tls.secretName }}HTTPS{{ else }}HTTP{{ end }}
 {{- end }}
