@@ -164,6 +164,19 @@ async def all_select(clients: list[ClientSession], pods: set[str]) -> None:
             pass
 
 
+async def all_count(clients: list[ClientSession], in_flight: int) -> None:
+    """Waits until each client is told of so many requests in flight at the only pod."""
+
+    async def counted(client: ClientSession) -> int:
+        async with client.post("/select", json={"prompt": [1, 2, 3]}) as answer:
+            (candidate,) = (await answer.json())["candidates"]
+            return int(candidate["in_flight"])
+
+    async with asyncio.timeout(PATIENCE):
+        while any([await counted(client) != in_flight for client in clients]):
+            pass
+
+
 async def test_a_pod_that_is_added_at_one_worker_is_selected_by_all_also_after_a_restart(folder: Path) -> None:
     async with engine_starter() as start_engine, AsyncExitStack() as stack:
         first, second = await start_engine(), await start_engine()
@@ -192,9 +205,11 @@ async def test_a_reservation_is_ended_through_any_worker(folder: Path) -> None:
         for client in clients:
             async with client.post("/select", json={"prompt": [1, 2, 3], "reserve": True}) as answer:
                 name = (await answer.json())["reservation"]
+            await all_count(clients, 1)
             for other in clients:
                 assert (await other.post(f"/reservations/{name}/first_token")).status == 200
             assert (await clients[0].delete(f"/reservations/{name}?answered=false")).status == 200
+            await all_count(clients, 0)
             for other in clients:
                 assert (await other.delete(f"/reservations/{name}")).status == 404
 
