@@ -197,7 +197,10 @@ def explained(failure: BuildFailed, launch: Launch, *, fetches_base: bool, last_
         remedy = "Name a wheel, or a folder with one, for the Python in the line above; or leave --wheel out."
     elif fetches_base:
         what = f"The base image {launch.base_image} cannot be fetched. {failure.what}"
-        remedy = "Name one that can, with Python 3.11 or newer: --base-image; kvcache doctor checks it."
+        remedy = (
+            "Run without a container: --runtime process; or name a base image that can be fetched, with Python 3.11 or "
+            "newer: --base-image."
+        )
     return BuildFailed(what, remedy, last_lines, code)
 
 

@@ -51,7 +51,8 @@ def _check_base(launch: Launch, images: Images) -> Finding:
         return problem(
             "base image",
             f"{launch.base_image} is not here and cannot be had: {refusal}",
-            "Name an image that can, with Python 3.11 or newer: --base-image (scripts/base-image makes one on Debian).",
+            "Name an image that can, with Python 3.11 or newer: --base-image (scripts/base-image makes one on Debian); "
+            "or run without a container: --runtime process.",
         )
     return ok("base image", f"{launch.base_image} can be had from its registry")
 

@@ -18,7 +18,7 @@ def output_lines(message: Mapping[str, Any]) -> Iterator[str]:
         codes = _EXIT_CODE.findall(error)
         raise BuildFailed(
             f"The image does not build: {error.strip()}",
-            "Its last lines are above.",
+            "Its last lines are above; --runtime process needs no image.",
             exit_code=int(codes[-1]) if codes else None,
         )
     yield from message.get("stream", "").splitlines()

@@ -108,6 +108,14 @@ print(os.path.dirname(orchestrator.__file__), recipe(Launch(), {}).content)
     assert installed.stdout.split() == [str(site / "orchestrator"), recipe(Launch(), {}).content]
 
 
+def test_a_base_image_that_cannot_be_fetched_is_told_with_the_way_without_one() -> None:
+    failure = BuildFailed("no route to host", "Its last lines are above.")
+    shown = explained(failure, Launch(base_image="example/base"), fetches_base=True, last_lines=())
+    assert shown.what == "The base image example/base cannot be fetched. no route to host"
+    assert "--runtime process" in shown.remedy
+    assert "--base-image" in shown.remedy
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [(81, "has no python3"), (82, "has a Python older than 3.11"), (83, "has a Python without venv")],
