@@ -217,6 +217,12 @@ class Launch:
         )
 
     @property
+    def forwards(self) -> bool:
+        """Whether requests go to pods that the options or their sources name."""
+        named = self.pod_entries or self.sources or self.environment.get("PODS_FILE", "").strip()
+        return bool(named) or any(endpoint.url for endpoint in self.endpoints)
+
+    @property
     def is_open_to_others(self) -> bool:
         """Whether other machines reach the service without key and client certificate."""
         keys = any(self.environment.get(name, "").strip() for name in ("API_KEYS", "API_KEYS_FILE"))

@@ -46,7 +46,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "orchestrator.runtimes",
         "orchestrator.launch orchestrator.endpoints orchestrator.exposition orchestrator.running",
         "orchestrator.mounted_files",
-        "orchestrator.publishing orchestrator.systemd",
+        "orchestrator.publishing orchestrator.systemd orchestrator.cautions",
         "orchestrator.workload orchestrator.image",
         "orchestrator.console orchestrator.doctor",
         "orchestrator.readiness orchestrator.outcome orchestrator.sweep",

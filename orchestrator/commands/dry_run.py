@@ -9,6 +9,7 @@ from contextlib import closing
 
 import typer
 
+from orchestrator.cautions import cautions
 from orchestrator.console import Console
 from orchestrator.health import host_and_port
 from orchestrator.image import loops_of_current_image, must_build, recipe
@@ -26,6 +27,8 @@ def dry_run(launch: Launch, console: Console) -> None:
     with closing(choice.runtime) as runtime:
         console.step(f"# {runtime.description} ({choice.reason})")
         check_address(launch, runtime)
+        for caution in cautions(launch, runtime):
+            console.warn(*caution)
         for port, holder in taken_ports(launch, runtime):
             console.warn(f"Port {port} is taken by {holder}.", port.remedy())
         if runtime.images is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from ipaddress import ip_address
 
+from orchestrator.cautions import cautions
 from orchestrator.commands.build import ensure_image
 from orchestrator.commands.down import GRACE_SECONDS, refuse_if_foreign, remove
 from orchestrator.commands.watch import RuntimeGone, Watch
@@ -18,7 +18,7 @@ from orchestrator.host.ownership import Owner
 from orchestrator.host.ports import next_free
 from orchestrator.host.signals import ShutdownRequested, Signals
 from orchestrator.host.state import claim, claim_ports, forget_service
-from orchestrator.launch import WITHOUT_KEY, Launch
+from orchestrator.launch import Launch
 from orchestrator.publishing import check_address, ports, taken_ports
 from orchestrator.readiness import ReadinessWatch
 from orchestrator.runtimes.base import OWNER_LABEL, ContainerRuntime, Health, LogQuery, RuntimeKind, Service
@@ -31,8 +31,8 @@ from orchestrator.workload import prepare, service_address
 _ENDPOINTS = (
     ("/score", "Score prompts using KV-cache (original)"),
     ("/score_completions", "Score chat completions with template rendering"),
-    ("/v1/chat/completions", "Full chat completions with template processing"),
 )
+_CHAT = "/v1/chat/completions"
 _LINES_OF_A_DEAD_SERVICE = 20
 _LOADING_SECONDS = 2.0  # covers loading a model from disk
 _LOG_SECONDS = 2.0
@@ -114,8 +114,8 @@ class _UpRun:
 
     def _clean_up(self) -> None:
         launch, runtime = self._launch, self._runtime
-        if runtime.kind is RuntimeKind.PROCESS and (launch.cpus or launch.memory):
-            self._console.warn("--cpus and --memory have no effect on a child process.", "Use a container runtime.")
+        for caution in cautions(launch, runtime):
+            self._console.warn(*caution)
         if launch.models_dir:
             for objection in objections(launch.models_dir):
                 self._console.warn(objection.what, objection.remedy)
@@ -124,9 +124,6 @@ class _UpRun:
                     f"Links in {launch.models_dir} lead out of it, so what it holds is mounted in {mounted} parts; "
                     "models that are added later need another `kvcache up`"
                 )
-        if launch.is_open_to_others:
-            where = "every interface" if ip_address(launch.publish_address).is_unspecified else launch.publish_address
-            self._console.warn(f"The service is published on {where}, for anyone.", WITHOUT_KEY)
         if runtime.kind is RuntimeKind.PROCESS and launch.restart != "no":
             raise Problem(
                 "--restart: a child process is not started again by itself.",
@@ -220,10 +217,16 @@ class _UpRun:
         self._readiness.tell()
         seconds = time.monotonic() - self._begun
         base = url(self._address, self._launch.port, tls=self._launch.tls)
-        self._console.step(f"🚀 kvcache is ready! ({self._runtime.kind}, {seconds:.1f} s)")
+        lacks = self._readiness.last_reported
+        state = f"kvcache is up, but {lacks[0]}" if lacks else "🚀 kvcache is ready!"
+        self._console.step(f"{state} ({self._runtime.kind}, {seconds:.1f} s)")
         self._console.step("Available endpoints:")
         for path, meaning in _ENDPOINTS:
             self._console.step(f"  - POST {base}{path} - {meaning}")
+        if self._launch.forwards:
+            self._console.step(f"  - POST {base}{_CHAT} - Forwarded to the pods, as is all of {base}/v1")
+        else:
+            self._console.step(f"  - POST {base}{_CHAT} - Full chat completions with template processing")
 
     def _watch(self) -> None:
         Watch(

@@ -10,7 +10,7 @@ from orchestrator.doctor.hub import check_model, check_token
 from orchestrator.doctor.image import check_image
 from orchestrator.doctor.listening import check_listening
 from orchestrator.doctor.machine import check_machine
-from orchestrator.doctor.network import check_events, check_exposure, check_ports
+from orchestrator.doctor.network import check_events, check_exposure, check_pods, check_ports
 from orchestrator.doctor.parity import check_parity
 from orchestrator.doctor.runtime import check_folders, check_name, check_runtimes
 from orchestrator.errors import RuntimeUnavailable
@@ -45,4 +45,5 @@ def _on(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
     yield from check_folders(launch, runtime)
     if runtime.images is not None:
         yield from check_image(launch, runtime.images)
+    yield from check_pods(launch, runtime)
     yield from check_events(launch, runtime)

@@ -6,13 +6,13 @@ import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
 
+from orchestrator.cautions import ON_LOOPBACK, addresses_listened_to, on_loopback_only, pods_asked
 from orchestrator.doctor.finding import Finding, ok, problem, warning
 from orchestrator.errors import Problem
-from orchestrator.host.ports import listens_on_loopback_only
 from orchestrator.launch import WITHOUT_KEY, Launch
 from orchestrator.publishing import check_address, ports, taken_ports
-from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
-from service.contract.endpoints import HostPort, binds, host_port
+from orchestrator.runtimes.base import ContainerRuntime
+from service.contract.endpoints import HostPort, host_port
 
 _CONNECT_SECONDS = 2.0
 
@@ -49,13 +49,30 @@ def check_exposure(launch: Launch) -> Finding:
 
 def check_events(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
     """Silence is only a warning: an engine may start later."""
-    for address in (address for endpoint in launch.endpoints for address in endpoint.addresses):
+    unreached = set(on_loopback_only(launch, runtime))
+    for address in addresses_listened_to(launch):
         found = host_port(address)
-        if found is not None and found.port is not None and not binds(address):
-            yield _check_publisher(address, found, found.port, contained=runtime.kind is not RuntimeKind.PROCESS)
+        if found is not None and found.port is not None:
+            yield _check_publisher(address, found, found.port, reached=address not in unreached)
 
 
-def _check_publisher(address: str, at: HostPort, port: int, *, contained: bool) -> Finding:
+def check_pods(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
+    """Whether the service will reach the pods, from a container if it runs in one. An engine may start later."""
+    unreached = set(on_loopback_only(launch, runtime))
+    for pod in pods_asked(launch):
+        try:
+            socket.create_connection((pod.host, pod.port), _CONNECT_SECONDS).close()
+        except OSError as error:
+            said = f"nothing answers at {pod.url} ({error.strerror or error})"
+            yield warning("pod", said, "Start the engine, or correct --pod; the service asks it again and again.")
+            continue
+        if pod.url in unreached:
+            yield warning("pod", f"{pod.url} listens only on loopback, which a container does not reach", ON_LOOPBACK)
+        else:
+            yield ok("pod", f"something answers at {pod.url}")
+
+
+def _check_publisher(address: str, at: HostPort, port: int, *, reached: bool) -> Finding:
     try:
         socket.create_connection((at.host.strip("[]"), port), _CONNECT_SECONDS).close()
     except OSError as error:
@@ -64,7 +81,7 @@ def _check_publisher(address: str, at: HostPort, port: int, *, contained: bool) 
             f"nothing answers at {address} ({error.strerror or error})",
             "Start the engine with --kv-events-config; the service connects as soon as it is there.",
         )
-    if contained and at.is_loopback and listens_on_loopback_only(port):
+    if not reached:
         return warning(
             "events",
             f"the engine at {address} listens only on loopback, which a container does not reach",

@@ -184,6 +184,7 @@ def test_a_dry_run_shows_the_command_and_changes_nothing(invoke: Invoke, tmp_pat
     assert "LOG_FORMAT=json" in done.output
     assert done.output.rstrip().endswith("-m service")
     assert list(tmp_path.rglob("*")) == []
+    assert "no effect on a child process" in invoke("up", "--dry-run", *options, "--cpus", "1").output
 
 
 def test_a_file_of_options_counts_less_than_variables_and_flags(

@@ -295,3 +295,11 @@ def test_files_are_named_from_the_callers_folder_and_a_missing_one_stops_up_befo
             done = Up(kvcache, "kv-other").run(missing, *dry)
             assert (done.code, "nope does not exist" in done.output) == (2, True), done.output
             assert len(done.output.splitlines()) == 2
+
+
+def test_a_service_without_a_pod_that_takes_requests_is_up_and_not_ready(up: Up) -> None:
+    done = up.run("-d", "--pod", f"http://127.0.0.1:{free_port()}")
+    assert done.code == 0, done.output
+    assert "kvcache is up, but no pod can take requests" in done.output
+    assert "kvcache is ready!" not in done.output
+    assert f"POST http://localhost:{up.port}/v1/chat/completions - Forwarded to the pods" in done.output

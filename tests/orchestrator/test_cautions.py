@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from orchestrator.cautions import cautions
+from orchestrator.doctor.finding import Severity
+from orchestrator.doctor.network import check_events, check_pods
+from orchestrator.launch import Launch
+from orchestrator.runtimes.base import RuntimeKind
+from orchestrator.runtimes.process import Processes
+
+
+class Contained(Processes):
+    """A runtime that runs the service in a container, as far as addresses are concerned."""
+
+    kind = RuntimeKind.PODMAN
+
+
+def test_an_engine_on_loopback_only_is_told_before_a_container_starts_and_by_doctor() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        launch = Launch(pods=f"http://localhost:{port}", zmq_endpoint=f"tcp://127.0.0.1:{port}")
+        (found,) = cautions(launch, Contained())
+        (pod,), (events,) = check_pods(launch, Contained()), check_events(launch, Contained())
+        assert list(cautions(launch, Processes())) == []
+        assert next(check_pods(launch, Processes())).severity is Severity.OK
+
+    assert f"does not reach http://localhost:{port} and tcp://127.0.0.1:{port}, which listen on loopback" in found.what
+    assert "--runtime process" in found.remedy
+    assert "--host 0.0.0.0" in found.remedy
+    assert pod.severity is events.severity is Severity.WARNING
+    assert pod.remedy == found.remedy
+
+
+def test_an_engine_on_every_interface_is_reached_from_a_container() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        launch = Launch(pods=f"http://localhost:{server.getsockname()[1]}", zmq_endpoint="")
+        assert list(cautions(launch, Contained())) == []
+        (pod,) = check_pods(launch, Contained())
+    assert pod.severity is Severity.OK
+
+    (pod,) = check_pods(launch, Contained())
+    assert "Connection refused" in pod.text
+
+
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        (Launch(cpus=1, memory=1 << 30), "--cpus and --memory have no effect on a child process"),
+        (Launch(networks=("n",)), "--network has no effect on a child process"),
+    ],
+)
+def test_limits_of_containers_are_told_to_have_no_effect_on_a_child_process(launch: Launch, said: str) -> None:
+    assert [said in caution.what for caution in cautions(launch, Processes())] == [True]
+    assert list(cautions(launch, Contained())) == []
