@@ -42,7 +42,7 @@ _MODELS = PurePosixPath("/models")
 _PASSED_ON = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 """Variables of the hub's client that reach the service from the shell."""
 _HUB_CACHE = "/cache/huggingface"
-_API_KEYS = "API_KEYS"
+_SECRET_SETTINGS = ("API_KEYS", "SHARED_STATE")
 _DEFAULT_MEMORY = 4 << 30
 _RENDER_URL = "RENDER_URL"
 _TOKEN = "/run/secrets/hf-token"  # noqa: S105 - a path
@@ -188,8 +188,8 @@ def _in_container(
     if launch.state_dir:
         mounts.append(Mount(launch.state_dir.resolve(), _STATE, read_only=False))
     mounts += [file.mount for file in (*files, *named.values())]
-    if _API_KEYS in environment and not runtime.machine:
-        secret[_API_KEYS] = environment.pop(_API_KEYS)
+    if not runtime.machine:
+        secret |= {name: environment.pop(name) for name in _SECRET_SETTINGS if name in environment}
     if secret:
         file = write("environment", dump(secret))
         environment[VARIABLE] = _SECRET_ENVIRONMENT

@@ -84,6 +84,7 @@ from service.prompts.options import CacheBudget, PromptOptions
 from service.prompts.renderers.engine import EngineRenderer
 from service.prompts.renderers.engine_api import EngineApi
 from service.readiness import Readiness
+from service.replicas.batches import SharedBatches
 from service.replicas.bootstrap import Bootstrap
 from service.replicas.choices import SharedChoices
 from service.replicas.pods import SharedPods
@@ -187,7 +188,7 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
                 GatewayCollector(fleet, gateway.statistics, accuracy, discovery),
                 SharedStateCollector(shared),
             )
-            async with started(shared):
+            async with started(shared, pool if settings.shared_state is not None and place is None else None):
                 yield
 
     app.cleanup_ctx.append(resources)
@@ -234,12 +235,16 @@ def _carrier(settings: Settings, place: Place | None) -> Carrier:
 
 
 @asynccontextmanager
-async def started(shared: SharedState) -> AsyncIterator[None]:
-    """Joins the other replicas, and takes leave of them."""
+async def started(shared: SharedState, pool: EventPool | None) -> AsyncIterator[None]:
+    """Joins the other replicas, with what engines send to one of them if `pool` is given, and takes leave of them."""
+    sharing = asyncio.create_task(SharedBatches(shared, pool).run(), name="batches") if pool is not None else None
     try:
         await shared.start()
         yield
     finally:
+        if sharing is not None:
+            sharing.cancel()
+            await asyncio.gather(sharing, return_exceptions=True)
         await shared.close()
 
 

@@ -180,6 +180,10 @@ class EventPool:
                 begin=self._begin,
             )
 
+        self.told: Callable[[Endpoint, Message], None] = lambda endpoint, message: None
+        """Called with each message of an engine that connects to us."""
+        self.lost: Callable[[Endpoint, int], None] = lambda endpoint, connection: None
+        """Called with a connection of such an engine that has ended."""
         self._subscribe = subscribe
         self._subscriptions = [subscribe(endpoint) for endpoint in endpoints]
         self._behind: dict[IndexSink, None] = {}
@@ -249,6 +253,15 @@ class EventPool:
         """Reads the sockets of a pool that waits."""
         self._began_at = self._clock()
         self._begin.set()
+
+    async def begun(self) -> None:
+        """Waits until the sockets are read."""
+        await self._begin.wait()
+
+    def bound(self, address: str) -> Subscription | None:
+        """The subscription to an endpoint that engines connect to; None if there is none."""
+        bound = (one for one in self._subscriptions if one.endpoint.binds and one.endpoint.address == address)
+        return next(bound, None)
 
     def changes(self) -> object:
         """A value that is another one after each change of any rank's blocks."""
@@ -372,6 +385,8 @@ class EventPool:
 
     def received(self, subscription: Subscription, message: Message) -> None:
         self.statistics.messages_received += 1
+        if message.connection is not None and message.connection >= 0:
+            self.told(subscription.endpoint, message)
         try:
             self._streams.received(subscription, message)
         except Exception as error:
@@ -392,6 +407,8 @@ class EventPool:
         self._streams.connected(subscription)
 
     def disconnected(self, subscription: Subscription, connection: int) -> None:
+        if subscription.endpoint.binds and connection >= 0:
+            self.lost(subscription.endpoint, connection)
         self._streams.disconnected(subscription, connection)
 
     # Observer of the streams

@@ -142,6 +142,10 @@ class Streams(Generic[SinkT]):
         if stream is None:
             return
         sequencer = stream.sequencer
+        if connection is not None and connection < 0:
+            settled = sequencer.settled_connection
+            if settled is not None and settled >= 0 and subscription.stands(settled):
+                return  # another replica hears the engine, too
         # Messages left in the socket by a lost connection do not bring it back.
         if connection != sequencer.settled_connection and subscription.stands(connection):
             sequencer.through(connection)

@@ -189,6 +189,18 @@ class Subscription:
         """Whether the connection of a message is still open, as far as is known."""
         return connection not in self.ended if self._binds else bool(self.connections)
 
+    def join(self, connection: int) -> None:
+        """Notes a connection that another replica has to an engine; its number is below -1."""
+        self.connections.add(connection)
+        self.ended.discard(connection)
+
+    def leave(self, connection: int) -> None:
+        """Notes the end of such a connection."""
+        if connection in self.connections:
+            self.connections.remove(connection)
+            self.ended.add(connection)
+            self._listener.disconnected(self, connection)
+
     @property
     def address(self) -> str:
         """The address of the socket, with the port that the system chose once it is open."""

@@ -79,6 +79,25 @@ async def select(replica: Routed, text: str) -> dict[str, Any]:
         return answer
 
 
+async def test_a_pod_that_is_added_at_one_replica_is_routed_to_by_the_other(
+    fleet: Fleet, start_engine: StartEngine
+) -> None:
+    first, second = [await fleet.replica() for _ in range(2)]
+    await until_replicas(first.client, 2)
+    engine = await start_engine()
+    async with first.client.post("/pods", json={"url": engine.url, "name": "a"}) as response:
+        assert response.status == 201
+    await second.until_pods(lambda pods: bool(pods.get("a", {}).get("healthy")))
+    async with second.client.post(CHAT, json=chat("How deep is the harbour?", max_tokens=1)) as response:
+        assert (response.status, response.headers["X-Kvcache-Pod"]) == (200, "a")
+    third = await fleet.replica()
+    await third.until_pods(lambda pods: bool(pods.get("a", {}).get("healthy")))
+    async with second.client.delete("/pods/a") as response:
+        assert response.status == 200
+    for one in (first, second, third):
+        await one.until_pods(lambda pods: not pods)
+
+
 async def test_a_burst_of_one_prefix_over_two_replicas_is_computed_by_few_pods(
     fleet: Fleet, start_engine: StartEngine
 ) -> None:
