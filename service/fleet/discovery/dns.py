@@ -103,12 +103,17 @@ class _Asking:
 
     def begin(self) -> None:
         self._answered: set[_Asked] = set()
+        self._has_answer, self._keeps_pods = False, False
         self._problems: dict[str, None] = {}
 
     def end(self) -> str | None:
-        """What was wrong with some of the questions; None for nothing. Raises SourceFailed if none was answered."""
+        """What was wrong with some of the questions; None for nothing.
+
+        Raises SourceFailed if none about the name itself was answered, or one that had records has none of today. A
+        server that answers for IPv4 alone is no failure.
+        """
         problem = "; ".join(self._problems) or None
-        if not self._answered and problem is not None:
+        if problem is not None and (self._keeps_pods or not self._has_answer):
             raise SourceFailed(problem)
         for question in self._last.keys() - self._answered:
             if not self._problems:
@@ -117,7 +122,7 @@ class _Asking:
 
     async def addresses(self, name: str, *, is_target: bool = False) -> list[str]:
         """The IPv4 and IPv6 addresses of a name; those of a target may be as old as their TTL."""
-        resolver = self._targets if is_target else self._fresh
+        resolver = self._targets if is_target else None
         answers = await asyncio.gather(*(self.ask(_Asked(name, kind), resolver) for kind in _ADDRESSES))
         return [record.to_text() for answer in answers if answer is not None for record in answer.rrset or ()]
 
@@ -131,12 +136,16 @@ class _Asking:
         except NXDOMAIN:
             self._problems[f"{question.name} does not exist"] = None
             self._answered.add(question)
+            self._has_answer |= resolver is None
             self._last[question] = None
             return None
         except (DNSException, OSError) as error:
             self._problems[f"{question.kind.name} of {question.name}: {_reason(error)}"] = None
-            return self._last.get(question)
+            last = self._last.get(question)
+            self._keeps_pods |= resolver is None and last is not None and last.rrset is not None
+            return last
         self._answered.add(question)
+        self._has_answer |= resolver is None
         self._last[question] = answer
         return answer
 

@@ -82,7 +82,7 @@ class KubernetesPods:
                             async for present in presents:
                                 yield present
                     except _Expired:
-                        continue
+                        await asyncio.sleep(_PAUSE)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise SourceFailed(str(error) or type(error).__name__) from None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -138,15 +139,15 @@ class KubernetesApi:
 
 
 @asynccontextmanager
-async def kubernetes_api(path: str) -> AsyncIterator[KubernetesApi]:
+async def kubernetes_api(path: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[KubernetesApi]:
     api = KubernetesApi(path)
     app = web.Application()
     app.router.add_get(path, api.handle)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    api.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    api.url = f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield api
     finally:
@@ -154,15 +155,22 @@ async def kubernetes_api(path: str) -> AsyncIterator[KubernetesApi]:
         await runner.cleanup()
 
 
-def kubeconfig(path: Path, server: str, token: str = TOKEN) -> Path:
-    """Writes a kubeconfig file for a server."""
+def kubeconfig(
+    path: Path,
+    server: str,
+    token: str = TOKEN,
+    *,
+    cluster: Mapping[str, str] | None = None,
+    user: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes a kubeconfig file for a server, with further fields of its cluster and user."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "here",
         "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": server}}],
-        "users": [{"name": "u", "user": {"token": token}}],
+        "clusters": [{"name": "c", "cluster": {"server": server, **(cluster or {})}}],
+        "users": [{"name": "u", "user": {"token": token, **(user or {})}}],
     }
     path.write_text(json.dumps(config))
     return path

@@ -30,6 +30,8 @@ class NameServer:
         self.ttl = 300
         self.rcode = dns.rcode.NOERROR
         self.is_silent = False
+        self.silent_about: set[str] = set()
+        """Types of records that it does not answer for."""
         self.asked: Counter[tuple[str, str]] = Counter()
         self.over_tcp = 0
         self.port = 0
@@ -43,7 +45,7 @@ class NameServer:
         (question,) = query.question
         name, kind = question.name.to_text(), dns.rdatatype.to_text(question.rdtype)
         self.asked[name, kind] += 1
-        if self.is_silent:
+        if self.is_silent or kind in self.silent_about:
             return None
         response = dns.message.make_response(query)
         response.set_rcode(self.rcode)

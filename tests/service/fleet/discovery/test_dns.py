@@ -41,6 +41,10 @@ class Followed:
         return lambda: problem in (self._discovery.reports()[0].problem or "")
 
     @property
+    def is_failing(self) -> bool:
+        return self._discovery.reports()[0].failing
+
+    @property
     def is_well(self) -> bool:
         (report,) = self._discovery.reports()
         return report.answered and report.problem is None
@@ -93,6 +97,7 @@ async def test_a_server_that_fails_changes_no_pod(server: NameServer, follow: Fo
     await until(followed.has("10.0.0.7:8000"))
     server.records, server.rcode = {(NAME, "A"): ["10.0.0.8"]}, rcode
     await until(followed.says(f"A of vllm.llm.example: no server answers it ({rcode.name})"))
+    assert followed.is_failing
     assert followed.has("10.0.0.7:8000")()
     server.rcode = dns.rcode.NOERROR
     await until(followed.has("10.0.0.8:8000"))
@@ -108,6 +113,22 @@ async def test_a_silent_server_changes_no_pod(server: NameServer, follow: Follow
     assert followed.has("10.0.0.7:8000")()
     server.is_silent = False
     await until(lambda: followed.is_well)
+
+
+async def test_a_server_that_answers_for_ipv4_alone_is_used_and_keeps_what_it_answered_once(
+    server: NameServer, follow: Follow
+) -> None:
+    server.records = {(NAME, "A"): ["10.0.0.7"], (NAME, "AAAA"): ["fd00::7"]}
+    server.silent_about = {"AAAA"}
+    followed = follow("dns:vllm.llm.example:8000")
+    await until(followed.has("10.0.0.7:8000"))
+    assert followed.says("AAAA of vllm.llm.example: no answer within 2 s")()
+    assert not followed.is_failing
+    server.silent_about = set()
+    await until(followed.has("10.0.0.7:8000", "[fd00::7]:8000"))
+    server.silent_about = {"A"}
+    await until(lambda: followed.is_failing)
+    assert followed.has("10.0.0.7:8000", "[fd00::7]:8000")()
 
 
 async def test_an_answer_that_is_too_long_for_a_datagram_is_read_over_tcp(server: NameServer, follow: Follow) -> None:
@@ -141,6 +162,7 @@ async def test_targets_whose_address_an_srv_answer_lacks_are_asked_once_in_their
     assert server.asked[target, "A"] == 1
     server.rcode = dns.rcode.SERVFAIL
     await until(followed.says("SRV of _http._tcp.vllm.llm.example"))
+    assert followed.is_failing
     assert followed.has("10.0.0.7:8000")()
 
 

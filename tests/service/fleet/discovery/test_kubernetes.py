@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from service.contract.discovery import parse_discovery
 from service.fleet.discovery.discovery import Discovery
 from service.fleet.discovery.kubernetes import kubernetes_pods
 from service.fleet.registry import Registry
+from tests.service.certificates import Authority
 from tests.service.conftest import Serve
 from tests.service.engines import chat, engine_starter
 from tests.service.fleet.discovery.conftest import Discover
@@ -186,6 +189,33 @@ async def test_a_kubeconfig_file_that_cannot_be_used_is_named_and_read_again(
     await until(followed.says("Kubernetes answers 401: Unauthorized"))
     kubeconfig(config, api.url)
     await until(followed.has(p1=False))
+
+
+@pytest.mark.parametrize("inline", [True, False], ids=["as data", "as files"])
+async def test_an_authority_and_a_client_certificate_are_taken_from_the_kubeconfig_file(
+    tmp_path: Path, registry: Registry, discover: Discover, inline: bool
+) -> None:
+    authority = Authority(tmp_path)
+    server, client = authority.issue("server"), authority.issue("client")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority.pair.cert))
+    tls.load_cert_chain(server.cert, server.key)
+    tls.verify_mode = ssl.CERT_REQUIRED
+
+    def named(field: str, file: Path) -> dict[str, str]:
+        return {f"{field}-data": base64.b64encode(file.read_bytes()).decode()} if inline else {field: file.name}
+
+    async with kubernetes_api(PODS, tls) as api:
+        await api.put("first", **pod("10.0.0.1"))
+        config = kubeconfig(tmp_path / "config", api.url)
+        followed = Followed("kubernetes:llm/app=vllm", config, registry, discover)
+        await until(followed.says("certificate verify failed"))
+        kubeconfig(
+            config,
+            api.url,
+            cluster=named("certificate-authority", authority.pair.cert),
+            user={**named("client-certificate", client.cert), **named("client-key", client.key)},
+        )
+        await until(followed.has(p1=False))
 
 
 async def test_without_an_account_the_reason_says_what_to_do(registry: Registry, discover: Discover) -> None:
