@@ -85,6 +85,8 @@ class Launch:
     port: int = _SERVICE.http_port
     publish_address: str = "127.0.0.1"
     model: str = _SERVICE.model_name
+    names_model: bool = True
+    """Whether `model` was named, and is not the default."""
     models_dir: Path | None = None
     hf_cache: Path | None = None
     state_dir: Path | None = None
@@ -221,6 +223,11 @@ class Launch:
         """Whether requests go to pods that the options or their sources name."""
         named = self.pod_entries or self.sources or self.environment.get("PODS_FILE", "").strip()
         return bool(named) or any(endpoint.url for endpoint in self.endpoints)
+
+    @property
+    def model_is_of_pods(self) -> bool:
+        """Whether requests that name no model get one that the pods serve, since none was named here."""
+        return self.forwards and not self.names_model
 
     @property
     def is_open_to_others(self) -> bool:

@@ -104,10 +104,11 @@ Pull = Annotated[
     typer.Option("--pull", envvar="KVCACHE_PULL", help="Build on the newest base image of that name."),
 ]
 Model = Annotated[
-    str,
+    str | None,
     typer.Option(
         envvar="MODEL_NAME",
         help="Model of requests that name none; builtin/demo needs no hub.",
+        show_default=f"{DEFAULTS.model}, or with pods what they serve",
     ),
 ]
 ModelsDir = Annotated[
@@ -296,7 +297,7 @@ class LaunchOptions:
     wheel: Wheel = None
     build: Build = None
     pull: Pull = False
-    model: Model = DEFAULTS.model
+    model: Model = None
     models_dir: ModelsDir = None
     hf_cache: HfCache = None
     state_dir: StateDir = None
@@ -329,6 +330,8 @@ class LaunchOptions:
         default_endpoint = "" if self.pod or self.discovery or "PODS_FILE" in environment else DEFAULTS.zmq_endpoint
         checked = {
             "runtime": runtime_kind(self.runtime),
+            "model": DEFAULTS.model if self.model is None else self.model,
+            "names_model": self.model is not None,
             "environment": environment,
             "zmq_endpoint": default_endpoint if self.zmq_endpoint is None else self.zmq_endpoint,
             "pods": ",".join(self.pod or ()),

@@ -17,7 +17,7 @@ def systemd_unit(launch: Launch) -> tuple[str, ...]:
         "--name": launch.name,
         "--port": str(launch.port),
         "--publish-address": launch.publish_address,
-        "--model": launch.model,
+        **({} if launch.model_is_of_pods else {"--model": launch.model}),
         "--zmq-topic": launch.zmq_topic,
     }
     command = [sys.executable, "-m", "orchestrator", "up", "--runtime", "process"]

@@ -80,7 +80,7 @@ def prepare(launch: Launch, runtime: ContainerRuntime, *, dry: bool = False) -> 
 def _labels(launch: Launch, address: str) -> dict[str, str]:
     return {
         NAME_LABEL: launch.name,
-        MODEL_LABEL: launch.model,
+        **({} if launch.model_is_of_pods else {MODEL_LABEL: launch.model}),
         ADDRESS_LABEL: address,
         PORT_LABEL: str(launch.port),
         INSTANCE_LABEL: launch.instance,
@@ -93,7 +93,7 @@ def _settings(launch: Launch, proxy: Mapping[str, str]) -> dict[str, str]:
     return {
         "CONTAINER_ENV": "true",
         "INSTANCE_ID": launch.instance,
-        "MODEL_NAME": launch.model,
+        **({} if launch.model_is_of_pods else {"MODEL_NAME": launch.model}),
         "PODS": _comma_separated(launch.pod_entries),
         **({"DISCOVERY": _comma_separated(launch.sources)} if launch.sources else {}),
         **({"RENDERERS": launch.renderers} if launch.renderers else {}),

@@ -57,12 +57,17 @@ class Readiness:
     def reasons(self) -> list[str]:
         """One sentence for each missing condition; empty when ready."""
         silent = self._pool.silent() if self._needs_events else self._pool.problems()
-        needs_model = not self._fleet.models() or self._fleet.serves(self._model)
-        model_problem = [self._model_problem] if self._model_problem and needs_model else []
+        model_problem = [self._model_problem] if self._model_problem and self._needs_model() else []
         problems = [*model_problem, *silent, *self._loading(), *self._replays()]
         if self._fleet.receives_requests and not any(pod.healthy and pod.is_available for pod in self._fleet):
             problems.append("no pod can take requests")
         return problems
+
+    def _needs_model(self) -> bool:
+        """Whether requests are rendered for the default model; not known while all pods are silent."""
+        if self._fleet.models():
+            return self._fleet.serves(self._model)
+        return not len(self._fleet) or any(pod.healthy for pod in self._fleet)
 
     def _replays(self) -> list[str]:
         """A sentence while first replays are in flight: a restarted service does not answer from old history."""
@@ -77,7 +82,8 @@ class Readiness:
         """Retries until the model is loaded: its files may be mounted later, or the hub be unreachable at first."""
         while (problem := await self._load()) is not None:
             if problem != self._model_problem:
-                logger.warning("%s", problem)
+                # With pods it is told by `reasons` if it matters, which is not known before they have answered.
+                logger.log(logging.INFO if len(self._fleet) else logging.WARNING, "%s", problem)
             self._model_problem = problem
             await asyncio.sleep(self._retry_after)
         self._model_problem = None

@@ -50,6 +50,7 @@ def demo(launch: Launch, play: Play) -> int:
     launch = replace(
         launch,
         model=MODEL,
+        names_model=True,
         port=launch.port or _free_port(),
         zmq_endpoint="",  # no events besides those of the engines that join
         block_size=play.block_size,

@@ -134,7 +134,7 @@ def _print(status: Status) -> None:
         "image": status.image or "none",
         "state": f"{status.state}{_health(status)}{_since(status.uptime)}{', detached' if status.detached else ''}",
         "ports": ", ".join(status.ports) or "none",
-        "model": status.model,
+        "model": status.model or "what the pods serve",
         "service": _told(status.report),
     }
     if status.report and status.report.open_to_others:

@@ -24,6 +24,8 @@ class _Answer(NamedTuple):
 
 
 def check_model(launch: Launch) -> Finding:
+    if launch.model_is_of_pods:
+        return ok("model", "none is named, so that requests get what the pods serve")
     if launch.model.startswith("builtin/"):
         return ok("model", f"{launch.model} is built in")
     if found := _on_disk(launch):

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from orchestrator.doctor.hub import check_model
 from orchestrator.errors import UsageError
 from orchestrator.launch import Launch, parse_environment, parse_memory
 from orchestrator.options import LaunchOptions
-from orchestrator.workload import memory_limit
+from orchestrator.runtimes.base import MODEL_LABEL
+from orchestrator.runtimes.process import Processes
+from orchestrator.workload import memory_limit, prepare
 
 
 @pytest.mark.parametrize(
@@ -155,3 +158,18 @@ def test_relative_paths_are_those_of_the_callers_folder(tmp_path: Path, monkeypa
 def test_a_model_without_a_name_is_refused() -> None:
     with pytest.raises(UsageError, match="--model: the name is empty"):
         Launch(model=" ")
+
+
+def test_without_a_named_model_requests_get_what_the_pods_serve() -> None:
+    pods = ["http://10.0.0.7:8000"]
+    launch = LaunchOptions(pod=pods).launch()
+    started = prepare(launch, Processes(), dry=True)
+    assert launch.model_is_of_pods
+    assert "MODEL_NAME" not in started.environment
+    assert MODEL_LABEL not in started.labels
+    assert check_model(launch).text == "none is named, so that requests get what the pods serve"
+
+    named = prepare(LaunchOptions(pod=pods, model="org/m").launch(), Processes(), dry=True)
+    assert named.environment["MODEL_NAME"] == named.labels[MODEL_LABEL] == "org/m"
+    alone = prepare(LaunchOptions().launch(), Processes(), dry=True)
+    assert alone.environment["MODEL_NAME"] == alone.labels[MODEL_LABEL] == Launch().model

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from service.events.pool import StreamReport
 from service.events.stream_states import REASONS, Replay
 from service.fleet.registry import Learned, Registry, ServedModel
 from service.index.base import Rank
+from service.prompts.errors import ModelNotFound
 from service.readiness import Readiness
 from tests.conftest import BUILTIN
 from tests.service.conftest import Serve
@@ -70,9 +72,37 @@ def test_the_default_model_is_not_needed_where_the_pods_list_others() -> None:
     readiness = Readiness("org/default", 1.0, models, pool, fleet)
     assert readiness.reasons() == ["org/default is being loaded"]
     pod = fleet.add(parse_pods("http://h:1")[0])
+    assert readiness.reasons() == ["no pod can take requests"]
     pod.healthy = True
     assert readiness.reasons() == ["org/default is being loaded"]
     pod.learned = Learned((ServedModel("org/other"),))
     assert readiness.reasons() == []
     pod.learned = Learned((ServedModel("org/default"),))
     assert readiness.reasons() == ["org/default is being loaded"]
+
+
+class NoModels:
+    """A catalog without models."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def get(self, name: str) -> None:
+        self.asked.set()
+        raise ModelNotFound(f"there is no {name}")
+
+
+@pytest.mark.parametrize("pods", ["", "http://h:1"])
+async def test_a_missing_default_model_is_warned_of_unless_pods_may_serve_others(
+    pods: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool: Any = ReplayingPool(reason=None)
+    models: Any = NoModels()
+    fleet = Registry()
+    for entry in parse_pods(pods):
+        fleet.add(entry)
+    caplog.set_level(logging.INFO)
+    loading = asyncio.create_task(Readiness("org/m", 3600.0, models, pool, fleet).load_default_model())
+    await models.asked.wait()
+    loading.cancel()
+    assert [record.levelno for record in caplog.records] == [logging.INFO if pods else logging.WARNING]
