@@ -41,7 +41,7 @@ class ToolFailed(Problem):
     def __init__(self, tool: str, exit_code: int, details: tuple[str, ...]) -> None:
         super().__init__(
             f"`python -m service {tool}` ended with code {exit_code}.",
-            "Its last lines are above." if details else f"See what it says: kvcache {tool}",
+            "Its last lines are above." if details else f"See what it says: python -m service {tool}",
             details,
         )
         self.exit_code = exit_code

@@ -26,11 +26,13 @@ def mounted_files(files: Iterable[tuple[str, Path]]) -> tuple[MountedFile, ...]:
 
     Raises UsageError for a link out of its folder, which leads nowhere inside the container.
     """
-    return tuple(_mounted(option, file.absolute()) for option, file in files)
+    return tuple(mounted_file(option, file, option.removeprefix("--")) for option, file in files)
 
 
-def _mounted(option: str, file: Path) -> MountedFile:
-    target = f"{_FOLDER}/{option.removeprefix('--')}"
+def mounted_file(option: str, file: Path, place: str) -> MountedFile:
+    """As `mounted_files`, in a folder of the container with the name `place`."""
+    file = file.absolute()
+    target = f"{_FOLDER}/{place}"
     if file.is_dir():
         return MountedFile(option, target, Mount(file.resolve(), target, read_only=True))
     folder = file.parent.resolve()

@@ -15,7 +15,7 @@ from orchestrator.host.ownership import Owner
 from orchestrator.host.secrets import write_secret
 from orchestrator.host.state import make_service_folder, service_folder
 from orchestrator.launch import FILE_SETTINGS, Launch
-from orchestrator.mounted_files import mounted_files
+from orchestrator.mounted_files import mounted_file, mounted_files
 from orchestrator.proxies import has_password, proxies
 from orchestrator.proxies import seen_from_container as in_container
 from orchestrator.publishing import ports
@@ -155,7 +155,7 @@ def _in_container(
     )
     files = mounted_files(launch.tls_files)
     named = {
-        str(file.path): mounted_files([(f"file-{number}", file.path)])[0]
+        str(file.path): mounted_file(file.named_by, file.path, f"file-{number}")
         for number, file in enumerate(launch.named_files)
     }
     paths = {path: file.path for path, file in named.items()}

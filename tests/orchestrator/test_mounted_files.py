@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.launch import Launch
-from orchestrator.mounted_files import mounted_files
+from orchestrator.mounted_files import mounted_file, mounted_files
 
 
 def test_the_folder_of_a_file_is_mounted_so_that_a_replaced_file_is_seen(tmp_path: Path) -> None:
@@ -24,8 +24,10 @@ def test_a_link_inside_the_folder_is_followed_and_one_out_of_it_is_refused(tmp_p
     (folder / "cert.pem").symlink_to("2026/cert.pem")
     (folder / "out.pem").symlink_to("../archive.pem")
     assert mounted_files([("--tls-cert", folder / "cert.pem")])[0].path == "/run/files/tls-cert/cert.pem"
-    with pytest.raises(UsageError, match="is a link to"):
+    with pytest.raises(UsageError, match=r"--tls-cert: .* is a link to"):
         mounted_files([("--tls-cert", folder / "out.pem")])
+    with pytest.raises(UsageError, match=r"PODS_FILE: .* is a link to"):
+        mounted_file("PODS_FILE", folder / "out.pem", "file-0")
 
 
 def test_the_files_of_settings_endpoints_and_pods_are_mounted_and_named_as_a_container_sees_them(
