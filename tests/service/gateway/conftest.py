@@ -35,17 +35,23 @@ def route(start_engine: StartEngine, serve: Serve) -> Route:
 
 
 @pytest.fixture
-async def before(serve: Serve) -> AsyncIterator[Before]:
-    """Starts `count` engines that respond as the test says, and a service that forwards to them."""
+async def scripted_engines() -> AsyncIterator[AsyncExitStack]:
+    """Ends after the service, whose connections would otherwise be accepted by a server that closes."""
     async with AsyncExitStack() as stack:
+        yield stack
 
-        async def start(
-            respond: Respond, count: int = 1, facts: Mapping[str, object] | None = None, **settings: object
-        ) -> tuple[Routed, list[ScriptedEngine]]:
-            engines = [await stack.enter_async_context(scripted(respond, facts=facts)) for _ in range(count)]
-            pods = tuple(PodEntry(engine.url, engine.pod) for engine in engines)
-            routed = Routed(await serve(**{"pods": pods, "health_interval": 60.0, **settings}), [])
-            await routed.until_healthy(count)
-            return routed, engines
 
-        yield start
+@pytest.fixture
+def before(scripted_engines: AsyncExitStack, serve: Serve) -> Before:
+    """Starts `count` engines that respond as the test says, and a service that forwards to them."""
+
+    async def start(
+        respond: Respond, count: int = 1, facts: Mapping[str, object] | None = None, **settings: object
+    ) -> tuple[Routed, list[ScriptedEngine]]:
+        engines = [await scripted_engines.enter_async_context(scripted(respond, facts=facts)) for _ in range(count)]
+        pods = tuple(PodEntry(engine.url, engine.pod) for engine in engines)
+        routed = Routed(await serve(**{"pods": pods, "health_interval": 60.0, **settings}), [])
+        await routed.until_healthy(count)
+        return routed, engines
+
+    return start

@@ -46,6 +46,7 @@ class ScriptedEngine:
         """Whether `respond` also answers the questions of a comparison of tokens."""
         self._models = models
         self._writers: set[asyncio.StreamWriter] = set()
+        self._is_closed = False
 
     @property
     def connections(self) -> int:
@@ -63,7 +64,7 @@ class ScriptedEngine:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            while True:
+            while not self._is_closed:  # one may have been accepted before, and be served after
                 received = await _read(reader)
                 await self._answer(received, writer)
                 await writer.drain()
@@ -75,6 +76,7 @@ class ScriptedEngine:
 
     def close(self) -> None:
         """Closes every connection: a server that ends waits for them from Python 3.12.1 on."""
+        self._is_closed = True
         for writer in self._writers:
             writer.close()
 

@@ -18,6 +18,7 @@ class Tap:
         self.sent = b""
         self._port = port
         self._writers: set[asyncio.StreamWriter] = set()
+        self._is_closed = False
 
     @property
     def paths(self) -> list[str]:
@@ -27,6 +28,8 @@ class Tap:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answers, requests = await asyncio.open_connection("127.0.0.1", self._port)
         self._writers |= {writer, requests}
+        if self._is_closed:  # the connection was accepted before, and is served after
+            self.close()
 
         async def pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
             with suppress(ConnectionError):
@@ -43,6 +46,7 @@ class Tap:
 
     def close(self) -> None:
         """Closes every connection: a server that ends waits for them from Python 3.12.1 on."""
+        self._is_closed = True
         for writer in self._writers:
             writer.close()
 
