@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from redis.exceptions import ResponseError
 
 from service.contract.shared_state import parse_shared_state
 from service.replicas.shared.base import CarrierStatus
@@ -199,3 +201,36 @@ async def test_a_cluster_carries_all_of_it(join: Join) -> None:
         await third.close()
         await second.close()
         await first.close()
+
+
+def begins_failover(sentinel: ValkeyServer) -> bool:
+    """Whether a Sentinel takes the order: it refuses before it has seen that the replica is fit."""
+    try:
+        return bool(sentinel.client().sentinel_failover("main"))
+    except ResponseError:
+        return False
+
+
+async def test_the_primary_that_sentinels_name_is_used_and_their_new_one_after_a_failover(
+    join: Join, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    with valkey_server("--replicaof", "127.0.0.1", str(valkey.port)) as other:
+        await other.answers()
+        await until(lambda: other.client().info("replication")["master_link_status"] == "up")
+        config = tmp_path / "sentinel.conf"
+        config.write_text(f"sentinel monitor main 127.0.0.1 {valkey.port} 1\nsentinel resolve-hostnames yes\n")
+        with valkey_server(config=config) as sentinel:
+            await sentinel.answers()
+            await until(lambda: len(sentinel.client().sentinel_slaves("main")) == 1)
+            url = f"valkey+sentinel://127.0.0.1:{sentinel.port}/main"
+            first, second = await join("first", url=url), await join("second", url=url)
+            first.put("pods", "a", b"1")
+            await until(lambda: second.values("pods") == {"a": b"1"})
+            await until(lambda: begins_failover(sentinel))
+            await until(lambda: other.client().info("replication")["role"] == "master")
+            first.put("pods", "b", b"2")
+            third = await join("third", url=url)
+            await until(lambda: third.values("pods") == {"a": b"1", "b": b"2"})
+            await until(lambda: other.client().exists("{fleet}:1:replicas:first") == 1)
+            for one in (first, second, third):
+                await one.close()

@@ -21,7 +21,9 @@ from tests.waiting import reserved_port, until
 class ValkeyServer:
     """A process that listens on a port of this machine; `with` ends it."""
 
-    def __init__(self, port: int, folder: Path, *options: str) -> None:
+    def __init__(self, port: int, folder: Path, *options: str, config: Path | None = None) -> None:
+        """With a `config`, it is a Sentinel."""
+        self._config = config
         self.port = port
         self._folder = folder
         self._options = options
@@ -34,8 +36,12 @@ class ValkeyServer:
 
     def launch(self) -> None:
         """Starts the process, without what an earlier one held."""
-        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
-        quiet = ["--save", "", "--appendonly", "no", "--daemonize", "no", "--loglevel", "warning"]
+        first = [str(get_binary_path()), *([str(self._config)] if self._config is not None else [])]
+        command = [*first, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        if self._config is not None:
+            quiet = ["--sentinel"]
+        else:
+            quiet = ["--save", "", "--appendonly", "no", "--daemonize", "no", "--loglevel", "warning"]
         log = (self._folder / "log").open("ab")
         with log:
             self._process = subprocess.Popen([*command, *quiet, *self._options], stdout=log, stderr=log)
@@ -88,10 +94,10 @@ class ValkeyServer:
 
 
 @contextmanager
-def valkey_server(*options: str) -> Iterator[ValkeyServer]:
+def valkey_server(*options: str, config: Path | None = None) -> Iterator[ValkeyServer]:
     with (
         TemporaryDirectory(prefix="valkey") as folder,
         reserved_port() as port,
-        ValkeyServer(port, Path(folder), *options) as server,
+        ValkeyServer(port, Path(folder), *options, config=config) as server,
     ):
         yield server
