@@ -90,6 +90,7 @@ def make_up(running: Running, runtime: RuntimeCommand, tmp_path: Path) -> Iterat
         commands.close()
     for up in made:
         runtime("rm", "--force", up.name, check=False)
+        runtime("volume", "rm", "--force", f"{up.name}-state", check=False)
 
 
 @pytest.fixture

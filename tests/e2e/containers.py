@@ -52,6 +52,8 @@ class RuntimeCommand:
     def clean_up(self) -> None:
         for name in self("ps", "-a", "--filter", f"name={self.image}", "--format", "{{.Names}}").split():
             self("rm", "--force", name, check=False)
+        for volume in self("volume", "ls", "--quiet", "--filter", f"name={self.image}").split():
+            self("volume", "rm", "--force", volume, check=False)
         self("rmi", "--force", self.image, check=False)
 
 

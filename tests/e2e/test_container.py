@@ -23,10 +23,11 @@ def writes(path):
         return True
     except OSError:
         return False
+hub, state = os.environ["HF_HOME"], os.environ["STATE_DIR"]
 status = dict(line.split(":", 1) for line in open("/proc/1/status"))
 print(json.dumps({
     "uid": os.getuid(), "gid": os.getgid(), "groups": os.getgroups(),
-    "writes": [path for path in ("/", os.getcwd(), "/etc", "/models", "/tmp", os.environ["HF_HOME"]) if writes(path)],
+    "writes": [path for path in ("/", os.getcwd(), "/etc", "/models", "/tmp", hub, state) if writes(path)],
     "capabilities": [status[name].strip() for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")],
     "no_new_privileges": status["NoNewPrivs"].strip(),
     "token": open(os.environ["HF_TOKEN_PATH"]).read(),
@@ -48,8 +49,8 @@ def test_it_runs_as_a_plain_user_without_capabilities(inside: dict[str, Any]) ->
     assert inside["no_new_privileges"] == "1"
 
 
-def test_it_can_write_only_its_cache_and_a_temporary_folder_in_memory(inside: dict[str, Any]) -> None:
-    assert inside["writes"] == ["/tmp", "/cache/huggingface"]
+def test_it_can_write_only_its_cache_its_state_and_a_temporary_folder_in_memory(inside: dict[str, Any]) -> None:
+    assert inside["writes"] == ["/tmp", "/cache/huggingface", "/state"]
 
 
 def test_its_inner_loops_are_compiled(inside: dict[str, Any]) -> None:
@@ -68,7 +69,7 @@ def test_the_runtime_says_the_same(running: Running) -> None:
     found = running.runtime.inspect(running.name)
 
     mounts = {mount["Destination"] for mount in found["Mounts"] if mount["Type"] != "tmpfs"}
-    assert mounts == {"/cache/huggingface", "/run/secrets/hf-token"}
+    assert mounts == {"/cache/huggingface", "/state", "/run/secrets/hf-token"}
     assert found["HostConfig"]["ReadonlyRootfs"]
     assert not found["HostConfig"]["Privileged"]
     assert found["Config"]["User"] == "10001:10001"
@@ -113,6 +114,7 @@ def test_nothing_of_the_shell_reaches_the_service_by_accident(inside: dict[str, 
             "PODS",
             "POOL_CONCURRENCY",
             "BLOCK_SIZE",
+            "STATE_DIR",
         ),
         *("HTTP_PORT", "HTTP_HOST", "HF_ENDPOINT", "HF_HOME", "HF_TOKEN_PATH"),
         # What Python's official image sets.

@@ -86,7 +86,7 @@ def test_limits_ports_and_folders_are_given_to_the_container(
 
     assert done.code == 0, done.output
     mounts = {mount["Destination"] for mount in runtime.inspect(up.name)["Mounts"] if mount["Type"] != "tmpfs"}
-    assert mounts == {"/models", "/cache/huggingface"}
+    assert mounts == {"/models", "/cache/huggingface", "/state"}
     found = runtime.inspect(up.name)["HostConfig"]
     assert found["Memory"] == 300 << 20
     assert found["NanoCpus"] == 500_000_000 or (found["CpuQuota"], found["CpuPeriod"]) == (50_000, 100_000)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,6 +15,7 @@ import requests
 from tests.command import wait_until
 from tests.e2e.containers import RuntimeCommand, Up
 from tests.e2e.http import get
+from tests.e2e.publishers import RecordedEngines
 
 
 def test_it_is_stopped_started_and_restarted_by_name(make_up: Callable[..., Up]) -> None:
@@ -34,6 +37,22 @@ def test_it_is_stopped_started_and_restarted_by_name(make_up: Callable[..., Up])
     assert get(f"{up.url}/health") == "OK"
     assert "Container is ready!" in kvcache("restart", up.name)
     assert get(f"{up.url}/health") == "OK"
+
+
+def test_a_service_that_comes_back_continues_from_its_volume(make_up: Callable[..., Up], recordings: Path) -> None:
+    up = make_up()
+    with RecordedEngines(recordings, "c_lora_salt") as engines:
+        options = ("-d", "--zmq-endpoint", engines.endpoint, "--block-size", str(engines.block_size))
+        assert up.start(*options).finish().code == 0
+        engines.play()
+        wait_until(lambda: engines.heard(up.url) == engines.last)
+        assert up.kvcache.run("down", "--runtime", up.runtime.kind, "--name", up.name).code == 0
+        assert up.left() == []
+
+        assert up.start(*options).finish().code == 0
+        wait_until(lambda: engines.heard(up.url) == engines.last)
+        told = up.kvcache.run("logs", "--runtime", up.runtime.kind, "--name", up.name).output
+        assert re.search(rf"loaded \d+ blocks of {len(engines.pods)} ranks from", told), told
 
 
 def test_a_service_in_the_foreground_is_not_stopped_under_its_up(make_up: Callable[..., Up]) -> None:

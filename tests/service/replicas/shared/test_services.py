@@ -50,7 +50,8 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(serve: Serve, valkey: ValkeyServer) -> Fleet:
+def fleet(start_engine: StartEngine, valkey: ValkeyServer, serve: Serve) -> Fleet:
+    """The services end before the engines that they are connected to, and before the Valkey."""
     return Fleet(serve, valkey)
 
 
