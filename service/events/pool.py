@@ -343,7 +343,11 @@ class EventPool:
         return [*(self._report(stream) for stream in self._streams), *(_unheard(record) for record in self._restored)]
 
     def unheard(self) -> list[StreamReport]:
-        """Reports rank 0 for each endpoint that we connect to and that has sent nothing, as far as its pod is known."""
+        """Reports rank 0 for each endpoint that we connect to and that has sent nothing, as far as its pod is known.
+
+        The ranks of an engine that is idle since a restart of this service are known from the snapshot.
+        """
+        known = {stream.subscription for stream in self._streams}
         return [
             StreamReport(
                 rank=Rank(*read_topic(b"", endpoint, self._default_model)),
@@ -356,6 +360,7 @@ class EventPool:
             )
             for subscription in self._subscriptions
             if not (endpoint := subscription.endpoint).binds and not subscription.status.messages
+            if subscription not in known
         ]
 
     def waiting(self) -> int:

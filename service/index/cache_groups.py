@@ -262,6 +262,16 @@ class RankState:
         )
 
     @property
+    def lacks_group(self) -> bool:
+        """Whether a KV-cache group was not heard of yet, although one with a higher index was.
+
+        Its blocks may be larger: a prompt that fills none of them is reused by no group.
+        """
+        indices = {group.index for group in self.groups} | self.unsupported_groups.keys()
+        known = [index for index in indices if index is not None]
+        return bool(known) and max(known) >= len(known)
+
+    @property
     def has_doubts(self) -> bool:
         """Whether a removal may tell something of copies, or of where a window's blocks are."""
         return bool(self.placements or self.half_removed or self.removes_last_copy_only)

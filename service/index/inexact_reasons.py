@@ -16,6 +16,7 @@ class InexactReason(StrEnum):
     EVICTED_HERE = "blocks were evicted from the index to keep to INDEX_MAX_BLOCKS"
     REUSE_REPORTS = "the engine reports reused blocks, which cannot be told from copies"
     UNSUPPORTED_GROUP = "a KV-cache group of an unsupported kind does not count"
+    UNHEARD_GROUP = "a KV-cache group was not heard of yet"
     WINDOW_BLOCKS = "the blocks that a sliding window keeps are not all known"
     PARTIAL_BLOCKS = "the engine can reuse parts of blocks, which are left out"
     BLOCK_SIZES = "a KV-cache group has blocks of a size that does not fit the others"

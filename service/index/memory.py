@@ -354,7 +354,8 @@ class MemoryIndex:
         if state.inexact is None and state.reset_doubt is not None and is_in_doubt(state):
             return InexactReason.CLEARED_TIER.value
         unsupported = InexactReason.UNSUPPORTED_GROUP if state.unsupported_groups else None
-        reason = state.inexact or state.observed or unsupported
+        unheard = InexactReason.UNHEARD_GROUP if state.lacks_group else None
+        reason = state.inexact or state.observed or unsupported or unheard
         return reason and reason.value
 
     def serves(self, model: str) -> bool:

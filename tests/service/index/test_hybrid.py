@@ -259,3 +259,15 @@ def test_a_rank_with_groups_that_are_not_understood_is_inexact(index: MemoryInde
     assert index.inexact_reason(A) == InexactReason.UNSUPPORTED_GROUP
     index.clear(A)
     assert index.inexact_reason(A) is None
+
+
+def test_a_group_that_was_not_heard_of_yet_makes_a_rank_inexact_until_it_is() -> None:
+    index = MemoryIndex(1000)
+    window: dict[str, Any] = {"kind": "sliding_window", "window": 2 * SIZE, "group": 1}
+    index.store(A, stored(1, **window))
+    assert index.inexact_reason(A) == InexactReason.UNHEARD_GROUP, "the first one may have larger blocks"
+    index.store(A, stored(1, 2, kind="full_attention", group=0))
+    assert index.inexact_reason(A) is None
+    assert index.engine_cleared(A)
+    index.store(A, stored(3, **window))
+    assert index.inexact_reason(A) == InexactReason.UNHEARD_GROUP

@@ -82,8 +82,8 @@ def test_a_restored_rank_of_any_engine_behaves_as_the_original(name: str) -> Non
     for seed in range(tries(2, 30)):
         twins = Twins(seed, max_blocks=1 << 40)
         make: Callable[[], Any] = partial(_same, twins)
-        for answer, _ in run(SETUPS[name], generate(SETUPS[name], seed, 15), make):
-            assert answer.equal or answer.inexact is not None
+        for _ in run(SETUPS[name], generate(SETUPS[name], seed, 15), make):
+            pass  # the twins compare all that happens to them
         assert list(twins.index.ranks()) == list(twins.copy.ranks())
         copies += twins.copies
     assert copies

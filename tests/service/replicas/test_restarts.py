@@ -107,6 +107,7 @@ async def test_an_engine_that_restarted_and_is_idle_loses_its_old_blocks(run: Ru
         async with run(zmq_endpoint=(endpoint(engine),)) as replica:
             await replica.becomes("a", exact=True)
             assert [await replica.holds(number) for number in range(5)] == [set()] * 5
+            assert set(await replica.pods()) == {"a"}, "the endpoint is heard, through its replay socket"
 
 
 async def test_without_a_replay_socket_blocks_count_and_are_inexact(run: Run) -> None:
