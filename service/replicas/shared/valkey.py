@@ -88,6 +88,7 @@ class ValkeyCarrier:
         self._is_told = False
         self._sent = self._received = self._dropped = 0
         self._running: asyncio.Task[None] | None = None
+        self._client: Client | None = None
 
     async def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -101,6 +102,7 @@ class ValkeyCarrier:
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+            await _close(self._client)  # if it was cancelled while it closed this itself
 
     def send(self, frame: bytes) -> None:
         if self._has_room(self._frames):
@@ -149,7 +151,7 @@ class ValkeyCarrier:
         while True:
             client: Client | None = None
             try:
-                client = connect(self._address)
+                client = self._client = connect(self._address)
                 kept = await _in_time(self._link(client), 2 * _ANSWER_SECONDS)
                 pause = shortest
                 self._up()
