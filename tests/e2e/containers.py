@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ import psutil
 from tests.command import Command, Commands, free_port
 from tests.conftest import ROOT
 from tests.waiting import PATIENCE
+
+_LISTINGS = 100
+
+
+class ContainerGone(Exception):
+    """Podman was listing a container of a build while it was removed."""
 
 
 class RuntimeCommand:
@@ -29,6 +36,8 @@ class RuntimeCommand:
     def __call__(self, *arguments: str, check: bool = True) -> str:
         """Runs the runtime's own command; gives what it prints."""
         done = subprocess.run([self.kind, *arguments], check=False, capture_output=True, text=True)
+        if "container not known" in done.stderr and arguments[0] == "ps":
+            raise ContainerGone(done.stderr)
         assert not check or done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -42,7 +51,10 @@ class RuntimeCommand:
     def containers(self) -> set[str]:
         """All there are, those of builds included."""
         external = ["--external"] if self.kind == "podman" else []
-        return set(self("ps", "--all", "--quiet", "--no-trunc", *external).split())
+        for _ in range(_LISTINGS):
+            with suppress(ContainerGone):
+                return set(self("ps", "--all", "--quiet", "--no-trunc", *external).split())
+        raise ContainerGone
 
     def sleeps(self) -> bool:
         """Whether the build step that lasts runs anywhere on this machine."""

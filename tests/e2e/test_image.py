@@ -81,7 +81,7 @@ def test_a_failed_build_shows_its_last_lines_and_leaves_nothing(
     assert "  | what went wrong" in done.output
     assert "Error: The image does not build" in done.output
     assert "Traceback" not in done.output
-    assert runtime.containers() <= before
+    wait_until(lambda: runtime.containers() <= before)
     assert up.left() == []
 
 
