@@ -31,7 +31,7 @@ from redis.exceptions import OutOfMemoryError
 
 from service.contract.shared_state import ValkeyAddress
 from service.replicas.shared.base import FORMAT, CarrierStatus, Receiver
-from service.replicas.shared.valkey_client import connect
+from service.replicas.shared.valkey_client import connect, disconnect
 
 logger = logging.getLogger(__name__)
 
@@ -311,9 +311,7 @@ def _take(waiting: deque[Any], count: int) -> list[Any]:
 async def _close(client: Client | None) -> None:
     if client is not None:
         with suppress(Exception):
-            if isinstance(client, RedisCluster):  # it leaves these open
-                await _in_time(client.nodes_manager.aclose("startup_nodes"), _ANSWER_SECONDS)
-            await _in_time(client.aclose(), _ANSWER_SECONDS)
+            await _in_time(disconnect(client), _ANSWER_SECONDS)
 
 
 def _first(error: BaseException) -> BaseException:

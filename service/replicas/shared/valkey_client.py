@@ -8,6 +8,7 @@ from typing import Any
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from service.contract.shared_state import ValkeyAddress
@@ -41,6 +42,16 @@ def connect(address: ValkeyAddress) -> Redis | RedisCluster:
         return sentinels.master_for(address.service or "", db=address.database)
     host, port = address.hosts[0]
     return Redis(host=host, port=port, db=address.database, **options)
+
+
+async def disconnect(client: Redis | RedisCluster) -> None:
+    """Closes all connections of a client, also those that it leaves open itself."""
+    if isinstance(client, RedisCluster):
+        await client.nodes_manager.aclose("startup_nodes")
+    elif isinstance(client.connection_pool, SentinelConnectionPool):
+        for sentinel in client.connection_pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+    await client.aclose()
 
 
 def _password(file: str | None) -> str | None:
