@@ -97,9 +97,7 @@ class Bootstrap:
             with snapshot:
                 reader, turn = Reader(), Turns()
                 for piece in pieces(snapshot):
-                    for record in reader.feed(piece):
-                        self._loader.take(record)
-                        await turn.pause()
+                    await _take(self._loader, reader, piece, turn)
                 reader.finish()
         except (SnapshotError, OSError) as error:
             logger.warning("%s is not used: %s", file.path, error)
@@ -149,10 +147,15 @@ class Bootstrap:
             response.raise_for_status()
             reader, turn = Reader(), Turns()
             async for piece in response.content.iter_chunked(_PIECE):
-                for record in reader.feed(piece):
-                    loader.take(record)
-                    await turn.pause()
+                await _take(loader, reader, piece, turn)
             reader.finish()
+
+
+async def _take(loader: Loader, reader: Reader, piece: bytes, turn: Turns) -> None:
+    """Loads the records that a piece of a snapshot completes."""
+    for record in reader.feed(piece):
+        loader.take(record)
+        await turn.pause()
 
 
 class _Refused(aiohttp.ClientError):
