@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,6 @@ from tests.conftest import ROOT
 from tests.waiting import PATIENCE
 
 _LISTINGS = 100
-
-
-class ContainerGone(Exception):
-    """Podman was listing a container of a build while it was removed."""
 
 
 class RuntimeCommand:
@@ -35,11 +30,12 @@ class RuntimeCommand:
 
     def __call__(self, *arguments: str, check: bool = True) -> str:
         """Runs the runtime's own command; gives what it prints."""
-        done = subprocess.run([self.kind, *arguments], check=False, capture_output=True, text=True)
-        if "container not known" in done.stderr and arguments[0] == "ps":
-            raise ContainerGone(done.stderr)
+        done = self._run(*arguments)
         assert not check or done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([self.kind, *arguments], check=False, capture_output=True, text=True)
 
     def inspect(self, name: str) -> dict[str, Any]:
         (found,) = json.loads(self("inspect", "--type", "container", name))
@@ -52,9 +48,11 @@ class RuntimeCommand:
         """All there are, those of builds included."""
         external = ["--external"] if self.kind == "podman" else []
         for _ in range(_LISTINGS):
-            with suppress(ContainerGone):
-                return set(self("ps", "--all", "--quiet", "--no-trunc", *external).split())
-        raise ContainerGone
+            done = self._run("ps", "--all", "--quiet", "--no-trunc", *external)
+            if "container not known" not in done.stderr:  # Podman was listing one of a build while it was removed
+                break
+        assert done.returncode == 0, done.stderr
+        return set(done.stdout.split())
 
     def sleeps(self) -> bool:
         """Whether the build step that lasts runs anywhere on this machine."""
