@@ -56,7 +56,7 @@ from service.api.routes import ROUTES
 from service.api.traffic import Traffic
 from service.contract.endpoints import Endpoint
 from service.contract.pods import with_endpoints_of
-from service.contract.settings import Settings, SettingsError
+from service.contract.settings import FROM_SHARED_STATE, Settings, SettingsError
 from service.events.curve import KeyPair
 from service.events.pool import EventPool
 from service.events.relay import Relayed
@@ -94,6 +94,7 @@ from service.replicas.shared.base import Carrier
 from service.replicas.shared.state import SharedState
 from service.replicas.shared.through_hub import ThroughHub
 from service.replicas.snapshot_file import SnapshotFile
+from service.replicas.snapshot_place import SnapshotPlace
 from service.replicas.snapshots import Snapshots
 from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
@@ -121,8 +122,7 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     admission = Admission(settings.max_requests_in_flight, settings.max_requests_per_peer, settings.max_bytes_in_flight)
     if place is not None:
         app[SIBLINGS] = Siblings(place)
-    app[LIMITS] = limits
-    app[ADMISSION] = admission
+    app[LIMITS], app[ADMISSION] = limits, admission
     app[TURNS] = asyncio.Lock()
     app[TRAFFIC] = traffic
     app[INSTANCE_ID] = settings.instance_id
@@ -142,13 +142,8 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     issued = app[ISSUED] = IssuedReservations()
     router.refreshed = issued.expire
     shared = _share(app, settings, place)
-    bootstrap = app[BOOTSTRAP] = Bootstrap(
-        index,
-        SnapshotFile(settings.state_dir) if settings.state_dir is not None else None,
-        sibling=settings.bootstrap_from,
-        key_file=settings.bootstrap_key_file,
-        seconds=settings.ready_replay_timeout,
-    )
+    places = _snapshot_places(settings, shared.name)
+    bootstrap = app[BOOTSTRAP] = _bootstrap(settings, index, *places)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         engine = EngineRenderer(settings.render_url_timeout)
@@ -161,7 +156,9 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
             ) as ready,
             monitored(fleet, pool, models, engine, settings, router=router, accuracy=accuracy) as gateway,
             discovering(discovery),
-            kept(pool, bootstrap, settings.snapshot_interval) as snapshots,
+            kept(
+                pool, bootstrap, [place for place in places if place is not None], settings.snapshot_interval
+            ) as snapshots,
             rendering(fleet, models, engine, options, settings) as rendered,
         ):
             app[POOL] = pool
@@ -234,6 +231,28 @@ def _carrier(settings: Settings, place: Place | None) -> Carrier:
     return ThroughHub(place.hub) if place is not None else Alone()
 
 
+def _snapshot_places(settings: Settings, replica: str) -> tuple[SnapshotPlace | None, SnapshotPlace | None]:
+    """The place of this replica's own snapshot, and the place of one for all replicas, if it takes part in that."""
+    file = SnapshotFile(settings.state_dir) if settings.state_dir is not None else None
+    if settings.bootstrap_from != FROM_SHARED_STATE or settings.shared_state is None:
+        return file, None
+    from service.replicas.snapshot_store import SnapshotStore  # noqa: PLC0415 - its client takes a while to load
+
+    interval = settings.snapshot_interval
+    return file, SnapshotStore(settings.shared_state, settings.shared_state_prefix, replica, interval)
+
+
+def _bootstrap(settings: Settings, index: Index, file: SnapshotPlace | None, store: SnapshotPlace | None) -> Bootstrap:
+    return Bootstrap(
+        index,
+        file,
+        store=store,
+        sibling=settings.bootstrap_from if store is None else None,
+        key_file=settings.bootstrap_key_file,
+        seconds=settings.ready_replay_timeout,
+    )
+
+
 @asynccontextmanager
 async def started(shared: SharedState, pool: EventPool | None) -> AsyncIterator[None]:
     """Joins the other replicas, with what engines send to one of them if `pool` is given, and takes leave of them."""
@@ -290,10 +309,11 @@ async def event_pool(
 
 
 @asynccontextmanager
-async def kept(pool: EventPool, bootstrap: Bootstrap, interval: float) -> AsyncIterator[Snapshots]:
+async def kept(
+    pool: EventPool, bootstrap: Bootstrap, places: Sequence[SnapshotPlace], interval: float
+) -> AsyncIterator[Snapshots]:
     """Fills the index, then writes it each interval, and once more at the end."""
-    file = bootstrap.file
-    snapshots = Snapshots(pool, file, interval)
+    snapshots = Snapshots(pool, places, interval)
 
     async def run() -> None:
         await bootstrap.run(pool)
@@ -307,8 +327,7 @@ async def kept(pool: EventPool, bootstrap: Bootstrap, interval: float) -> AsyncI
         await asyncio.gather(running, return_exceptions=True)
         if bootstrap.done:  # otherwise it would replace a good snapshot by a part of it
             await snapshots.write()
-        if file is not None:
-            file.release()
+        await snapshots.close()
 
 
 @asynccontextmanager

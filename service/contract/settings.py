@@ -72,6 +72,19 @@ def _optional_url(value: str) -> str | None:
     return value
 
 
+FROM_SHARED_STATE = "shared"
+"""BOOTSTRAP_FROM: the snapshot in SHARED_STATE."""
+
+
+def _bootstrap_source(value: str) -> str | None:
+    if value.strip() == FROM_SHARED_STATE:
+        return FROM_SHARED_STATE
+    try:
+        return _optional_url(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {FROM_SHARED_STATE}") from None
+
+
 def _count(low: int, high: int | None = None) -> Callable[[str], int]:
     def parse(value: str) -> int:
         digits = value.strip()
@@ -278,7 +291,10 @@ class Settings:
         "rank is inexact) or drop",
     )
     bootstrap_from: str | None = _setting(
-        None, _optional_url, "another replica of the same fleet, whose index a starting one takes over"
+        None,
+        _bootstrap_source,
+        "another replica of the same fleet, whose index a starting one takes over; or `shared`: the snapshot that one "
+        "of the replicas with this setting writes to SHARED_STATE each SNAPSHOT_INTERVAL",
     )
     bootstrap_key_file: Path | None = _setting(
         None, _optional_path, "file with the API key (admin) of BOOTSTRAP_FROM, if it needs one"
@@ -369,6 +385,8 @@ class Settings:
                     raise SettingsError(f"{name}={shown}: {error}") from None
         if "zmq_endpoint" not in values and any(values.get(name) for name in ("pods", "pods_file", "discovery")):
             values["zmq_endpoint"] = ()
+        if values.get("bootstrap_from") == FROM_SHARED_STATE and values.get("shared_state") is None:
+            raise SettingsError(f"BOOTSTRAP_FROM={FROM_SHARED_STATE}: needs SHARED_STATE")
         return cls(**values)
 
 

@@ -1,4 +1,4 @@
-"""Fills a replica that starts: from a sibling, or from the snapshot in STATE_DIR.
+"""Fills a replica that starts: from a sibling or the shared store, or from the snapshot in STATE_DIR.
 
 Messages of engines wait in their sockets meanwhile. The streams then continue from the last number of the snapshot.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
@@ -17,28 +18,30 @@ from service.events.capture import Turns
 from service.events.pool import EventPool
 from service.index.base import Index
 from service.replicas.loader import Loader
-from service.replicas.snapshot_file import SnapshotFile, pieces
 from service.replicas.snapshot_format import Reader, SnapshotError
+from service.replicas.snapshot_place import SnapshotPlace
 
 logger = logging.getLogger(__name__)
 _REACH_SECONDS = 1.0
 _RETRY_SECONDS = 0.5
 _SILENCE_SECONDS = 10.0
 _PIECE = 256 * 1024
+_READINGS = 3
 
 
 class Bootstrap:
     """Loads what is there, once, and then lets the pool read its sockets.
 
-    `seconds` bounds the wait for a sibling, and after that for engines to verify their ranks. `done` is whether the
-    index is as complete as it gets, so that it is worth a snapshot.
+    `seconds` bounds the wait for a sibling or the store, and after that for engines to verify their ranks. `done` is
+    whether the index is as complete as it gets, so that it is worth a snapshot.
     """
 
     def __init__(
         self,
         index: Index,
-        file: SnapshotFile | None,
+        file: SnapshotPlace | None,
         *,
+        store: SnapshotPlace | None = None,
         sibling: str | None = None,
         key_file: Path | None = None,
         seconds: float = 30.0,
@@ -46,14 +49,15 @@ class Bootstrap:
     ) -> None:
         self.done = False
         self._index = index
-        self.file = file
+        self._file = file
+        self._store = store
         self._sibling = sibling
         self._key_file = key_file
         self._seconds = seconds
         self._clock = clock
         self._loader: Loader | None = None
         self._pool: EventPool | None = None
-        self._source = sibling or "the snapshot"
+        self._source = sibling or ("the snapshot" if store is None else store.name)
         self._until = 0.0
 
     def reasons(self) -> list[str]:
@@ -72,8 +76,10 @@ class Bootstrap:
         try:
             if self._sibling is not None:
                 await self._load_from_sibling(self._sibling, pool)
-            if not self._loader.ranks and self.file is not None:
-                await self._load_from_file(self.file, pool)
+            if self._store is not None:
+                await self._load_from_store(self._store, pool)
+            if not self._loader.ranks and self._file is not None:
+                await self._load_from_file(self._file, pool)
         except Exception:  # whatever it is, events must be read
             logger.exception("the index could not be loaded")
             self._loader.drop()
@@ -87,23 +93,44 @@ class Bootstrap:
         self.done = True
         pool.begin()
 
-    async def _load_from_file(self, file: SnapshotFile, pool: EventPool) -> None:
-        self._source = str(file.path)
-        self._loader = Loader(self._index, pool)
+    async def _load_from_file(self, file: SnapshotPlace, pool: EventPool) -> None:
+        self._source = file.name
         try:
-            snapshot = await asyncio.to_thread(file.open)
-            if snapshot is None:
-                return
-            with snapshot:
-                reader, turn = Reader(), Turns()
-                for piece in pieces(snapshot):
-                    await _take(self._loader, reader, piece, turn)
-                reader.finish()
+            await self._load_from(file, pool)
         except (SnapshotError, OSError) as error:
-            logger.warning("%s is not used: %s", file.path, error)
-            self._loader.drop()
-            return
-        self._loader.finish()
+            logger.warning("the snapshot in %s is not used: %s", file.name, error)
+
+    async def _load_from_store(self, store: SnapshotPlace, pool: EventPool) -> None:
+        """Asks until the store answers, in time, and again if a newer snapshot took the place of what was read."""
+        problem, readings = "no answer", 0
+        await pool.reach(_REACH_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._seconds):
+                while readings < _READINGS:
+                    try:
+                        await self._load_from(store, pool)
+                    except (SnapshotError, OSError) as error:
+                        problem = str(error)
+                        readings += isinstance(error, SnapshotError)
+                    else:
+                        return
+                    await asyncio.sleep(_RETRY_SECONDS)
+        logger.warning("the snapshot in %s is not used: %s", store.name, problem)
+
+    async def _load_from(self, place: SnapshotPlace, pool: EventPool) -> None:
+        """Loads all or nothing, also nothing if there is no snapshot. Raises SnapshotError and OSError."""
+        loader = self._loader = Loader(self._index, pool)
+        reader, turn, is_empty = Reader(), Turns(), True
+        try:
+            async for piece in place.pieces():
+                is_empty = False
+                await _take(loader, reader, piece, turn)
+            if not is_empty:
+                reader.finish()
+        except BaseException:
+            loader.drop()
+            raise
+        loader.finish()
 
     async def _load_from_sibling(self, sibling: str, pool: EventPool) -> None:
         """Asks until the sibling answers, in time; a torn answer leaves the ranks that are whole."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from pathlib import Path
 from time import time
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from service.replicas.snapshot_format import Record, check, frame, start
 
@@ -18,45 +19,55 @@ _PIECE = 256 * 1024
 
 
 class SnapshotFile:
-    """One folder, and at most one process that writes there. Methods block: call them in a thread."""
+    """A `SnapshotPlace` in a folder. The right to write is a lock that ends with the process."""
+
+    is_shared: Final = False
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock: int | None = None
 
     @property
+    def name(self) -> str:
+        return str(self._folder)
+
+    @property
     def path(self) -> Path:
         return self._folder / _NAME
 
-    def acquire(self) -> bool:
-        """Whether this process is the one that writes; the place is given back when it ends. Raises OSError."""
-        if self._lock is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                os.close(descriptor)
-                if isinstance(error, BlockingIOError):
-                    return False
-                raise
-            self._lock = descriptor
+    async def acquire(self) -> int:
+        return int(self._lock is not None or await asyncio.to_thread(self._acquire))
+
+    def _acquire(self) -> bool:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                return False
+            raise
+        self._lock = descriptor
         return True
 
-    def release(self) -> None:
+    async def release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def begin(self) -> Writing:
-        """Starts a new snapshot. Raises OSError."""
-        return Writing(self.path)
+    async def begin(self) -> FileWriting:
+        return await asyncio.to_thread(FileWriting, self.path)
 
-    def open(self) -> BinaryIO | None:
-        """The snapshot, checked whole before any of it is used; None if there is none.
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The file is checked whole before any of it is given."""
+        file = await asyncio.to_thread(self._open)
+        if file is not None:
+            with file:
+                while piece := file.read(_PIECE):
+                    yield piece
 
-        Raises SnapshotError and OSError.
-        """
+    def _open(self) -> BinaryIO | None:
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
@@ -70,10 +81,11 @@ class SnapshotFile:
         return file
 
 
-class Writing:
-    """A snapshot that is being written. Raises OSError; what was written until then is removed by `abandon`."""
+class FileWriting:
+    """A `Writing` into a file; the disk is waited for in threads."""
 
     def __init__(self, path: Path) -> None:
+        """Blocks: call it in a thread."""
         self.size = 0
         self._path = path
         self._beside = path.with_suffix(".new")
@@ -81,7 +93,10 @@ class Writing:
         self._file = os.fdopen(descriptor, "wb", buffering=_PIECE)
         self._write(start(time()))
 
-    def add(self, records: Iterable[Record]) -> None:
+    async def add(self, records: Iterable[Record]) -> None:
+        await asyncio.to_thread(self._add, records)
+
+    def _add(self, records: Iterable[Record]) -> None:
         for record in records:
             self._write(frame(record))
 
@@ -89,8 +104,11 @@ class Writing:
         self._file.write(data)
         self.size += len(data)
 
-    def finish(self, end: Record) -> None:
-        """Puts the snapshot in the place of the last one, on the disk before it is renamed."""
+    async def finish(self, end: Record) -> None:
+        await asyncio.to_thread(self._finish, end)
+
+    def _finish(self, end: Record) -> None:
+        """The file is on the disk before it is renamed."""
         self._write(frame(end))
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -102,13 +120,8 @@ class Writing:
         finally:
             os.close(folder)
 
-    def abandon(self) -> None:
+    async def abandon(self) -> None:
         with suppress(OSError):
             self._file.close()
         with suppress(OSError):
             self._beside.unlink()
-
-
-def pieces(file: BinaryIO) -> Iterator[bytes]:
-    while piece := file.read(_PIECE):
-        yield piece

@@ -1,17 +1,18 @@
-"""Writes the index to STATE_DIR each SNAPSHOT_INTERVAL when it changed, and when the service stops."""
+"""Writes the index each SNAPSHOT_INTERVAL when it changed, and when the service stops."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, time
 
 from service.events.capture import RankCapture
 from service.events.pool import EventPool
-from service.replicas.snapshot_file import SnapshotFile
 from service.replicas.snapshot_format import End, frame, frames, rank_records, start
+from service.replicas.snapshot_place import SnapshotPlace
 
 logger = logging.getLogger(__name__)
 _AT_ONCE = 1 << 20
@@ -30,70 +31,33 @@ class SnapshotStatistics:
 
 
 class Snapshots:
-    """Writes snapshots of a pool's ranks into a file, and gives the same to siblings."""
+    """Writes snapshots of a pool's ranks to each place, and gives the same to siblings."""
 
-    def __init__(self, pool: EventPool, file: SnapshotFile | None, interval: float) -> None:
-        """`interval` is in seconds. Without a file, nothing is written."""
+    def __init__(self, pool: EventPool, places: Iterable[SnapshotPlace], interval: float) -> None:
+        """`interval` is in seconds."""
         self.statistics = SnapshotStatistics()
         self._pool = pool
-        self._file = file
+        self._writers = [_Writer(pool, place, self.statistics) for place in places]
         self._interval = interval
-        self._written: object = None
-        """What the pool's changes were at the last snapshot."""
-        self._problem: str | None = None
-        self._writing = asyncio.Lock()
 
     async def run(self) -> None:
         """Writes until it is cancelled."""
-        while self._file is not None:
+        while self._writers:
             await asyncio.sleep(self._interval)
-            if self._pool.changes() != self._written:
-                try:
-                    await self.write()
-                except Exception:  # the next one may succeed
-                    logger.exception("no snapshot")
+            try:
+                await self.write()
+            except Exception:  # the next one may succeed
+                logger.exception("no snapshot")
 
     async def write(self) -> None:
-        """Writes a snapshot; a failure is logged once, and leaves the last one as it is."""
-        if self._file is None:
-            return
-        async with self._writing:
-            changes = self._pool.changes()
-            try:
-                if not await asyncio.to_thread(self._file.acquire):
-                    self._note("another process writes there")
-                    return
-                await self._write(self._file)
-            except OSError as error:
-                self.statistics.failed += 1
-                self._note(error.strerror or str(error))
-            else:
-                self._written = changes
-                self._note(None)
+        """Writes a snapshot wherever the last one differs; a failure is logged once, and leaves the last one."""
+        for writer in self._writers:
+            await writer.write()
 
-    def _note(self, problem: str | None) -> None:
-        if problem is not None and problem != self._problem and self._file is not None:
-            logger.warning("no snapshot in %s: %s", self._file.path.parent, problem)
-        self._problem = problem
-
-    async def _write(self, file: SnapshotFile) -> None:
-        began = monotonic()
-        writing = await asyncio.to_thread(file.begin)
-        ranks = 0
-        try:
-            async for some in _together(self._pool.captures()):
-                ranks += len(some)
-                await asyncio.to_thread(writing.add, (record for one in some for record in rank_records(*one)))
-                some.clear()
-            await asyncio.to_thread(writing.finish, End(ranks))
-        except BaseException:
-            writing.abandon()
-            raise
-        statistics = self.statistics
-        statistics.written += 1
-        statistics.last_at, statistics.last_bytes = time(), writing.size
-        statistics.last_seconds = monotonic() - began
-        logger.debug("snapshot of %d ranks, %d bytes, in %.2f s", ranks, writing.size, statistics.last_seconds)
+    async def close(self) -> None:
+        """Lets others write."""
+        for writer in self._writers:
+            await writer.close()
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The same as the file would hold, in pieces."""
@@ -106,6 +70,64 @@ class Snapshots:
             for at in range(0, len(data), _AT_ONCE):
                 yield data[at : at + _AT_ONCE]
         yield frame(End(ranks))
+
+
+class _Writer:
+    """Writes to one place, when it may and when the index changed."""
+
+    def __init__(self, pool: EventPool, place: SnapshotPlace, statistics: SnapshotStatistics) -> None:
+        self._pool = pool
+        self._place = place
+        self._statistics = statistics
+        self._written: object = None
+        """The right to write and the pool's changes of the last snapshot."""
+        self._problem: str | None = None
+        self._writing = asyncio.Lock()
+
+    async def write(self) -> None:
+        async with self._writing:
+            changes = self._pool.changes()
+            try:
+                if not (hold := await self._place.acquire()):
+                    if not self._place.is_shared:
+                        self._note("another process writes there")
+                    return
+                if (hold, changes) != self._written:
+                    await self._write()
+            except OSError as error:
+                self._statistics.failed += 1
+                self._note(error.strerror or str(error))
+            else:
+                self._written = hold, changes
+                self._note(None)
+
+    async def close(self) -> None:
+        with suppress(OSError):
+            await self._place.release()
+
+    def _note(self, problem: str | None) -> None:
+        if problem is not None and problem != self._problem:
+            logger.warning("no snapshot in %s: %s", self._place.name, problem)
+        self._problem = problem
+
+    async def _write(self) -> None:
+        began = monotonic()
+        writing = await self._place.begin()
+        ranks = 0
+        try:
+            async for some in _together(self._pool.captures()):
+                ranks += len(some)
+                await writing.add(record for one in some for record in rank_records(*one))
+                some.clear()
+            await writing.finish(End(ranks))
+        except BaseException:
+            await writing.abandon()
+            raise
+        statistics = self._statistics
+        statistics.written += 1
+        statistics.last_at, statistics.last_bytes = time(), writing.size
+        statistics.last_seconds = monotonic() - began
+        logger.debug("snapshot of %d ranks, %d bytes, in %.2f s", ranks, writing.size, statistics.last_seconds)
 
 
 async def _together(captures: AsyncIterator[RankCapture]) -> AsyncIterator[list[RankCapture]]:

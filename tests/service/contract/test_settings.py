@@ -100,6 +100,8 @@ def test_a_variable_is_read(name: str, value: str, parsed: object) -> None:
         ("TIER_WEIGHTS", "gpu=nan"),
         ("TIER_WEIGHTS", "gpu=-1"),
         ("ZMQ_ENDPOINT", "localhost:5557"),
+        ("BOOTSTRAP_FROM", "sibling:8080"),
+        ("BOOTSTRAP_FROM", "shared"),
     ],
 )
 def test_an_invalid_value_is_reported_in_one_line_with_the_name_of_its_variable(name: str, value: str) -> None:

@@ -205,8 +205,8 @@ async def test_a_torn_file_is_refused_in_one_line_and_the_service_starts_empty(
     async with run(zmq_endpoint=()) as replica:
         await replica.ready()
         assert await replica.pods() == {}
-    lines = [record.getMessage() for record in caplog.records if "index.snapshot" in record.getMessage()]
-    assert lines == [f"{file} is not used: its end is missing"]
+    lines = [record.getMessage() for record in caplog.records if "not used" in record.getMessage()]
+    assert lines == [f"the snapshot in {file.parent} is not used: its end is missing"]
 
 
 async def test_a_folder_that_cannot_be_written_is_said_once_and_the_service_goes_on(
