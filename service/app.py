@@ -138,9 +138,7 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     fleet = app[FLEET] = Registry()
     discovery = app[DISCOVERY] = Discovery(fleet, sources(settings.pods_file, settings.discovery))
     accuracy = app[ACCURACY] = Accuracy(fleet, index)
-    router = app[ROUTER] = Router(fleet, settings.tier_weights)
-    issued = app[ISSUED] = IssuedReservations()
-    router.refreshed = issued.expire
+    router = _router(app, fleet, settings)
     shared = _share(app, settings, place)
     places = _snapshot_places(settings, shared.name)
     bootstrap = app[BOOTSTRAP] = _bootstrap(settings, index, *places)
@@ -210,6 +208,13 @@ def _authorizer(keys: KeyRing, permissions: Sequence[str]) -> Callable[[Mapping[
     if keys.is_open or not permissions:
         return None
     return partial(keys.check, permissions=permissions)
+
+
+def _router(app: web.Application, fleet: Registry, settings: Settings) -> Router:
+    router = app[ROUTER] = Router(fleet, settings.tier_weights)
+    issued = app[ISSUED] = IssuedReservations()
+    router.refreshed = issued.expire
+    return router
 
 
 def _share(app: web.Application, settings: Settings, place: Place | None) -> SharedState:
@@ -350,6 +355,7 @@ async def monitored(
         queue_length=settings.queue_length,
         queue_seconds=settings.queue_seconds,
     )
+    router.is_exact = pool.is_exact
     followed: dict[str, set[Endpoint]] = {}
 
     def follow(pod: Pod) -> None:

@@ -371,10 +371,19 @@ class EventPool:
         """Drops a pod's blocks and streams; False if it is unknown. Its next event adds it again."""
         return self._restored.forget(pod) | self._streams.forget(pod)
 
+    def is_exact(self, rank: Rank) -> bool:
+        """Whether answers about a rank are known to equal its engine's. A rank that was not heard yet is inexact."""
+        stream = self._streams.of(rank)
+        return stream is not None and self._inexact_reason(stream) is None
+
+    def _inexact_reason(self, stream: Stream[IndexSink]) -> str | None:
+        claimed = bool(self._streams.claimants(stream.rank))
+        return inexact_reason(stream, self._index.inexact_reason(stream.rank), claimed=claimed)
+
     def _report(self, stream: Stream[IndexSink]) -> StreamReport:
         sequencer = stream.sequencer
         claimants = self._streams.claimants(stream.rank)
-        reason = inexact_reason(stream, self._index.inexact_reason(stream.rank), claimed=bool(claimants))
+        reason = self._inexact_reason(stream)
         return StreamReport(
             rank=stream.rank,
             endpoint=stream.subscription.endpoint.address,

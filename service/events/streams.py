@@ -124,6 +124,10 @@ class Streams(Generic[SinkT]):
     def __len__(self) -> int:
         return len(self._streams)
 
+    def of(self, rank: Rank) -> Stream[SinkT] | None:
+        """The stream of a rank, if ranks are exclusive; None if nothing speaks for it."""
+        return self._streams.get((rank, None))
+
     def claimants(self, rank: Rank) -> list[str]:
         """Addresses of the other endpoints that claim a rank, with the engine's host where they are bound."""
         claims = self._claims.get(rank, {})

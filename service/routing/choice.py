@@ -38,6 +38,8 @@ class Basis(StrEnum):
     """The rank's events, and it has no other request from here: nothing changes its blocks before this prompt."""
     IN_FLIGHT = "events, others in flight"
     """The rank's events, but other requests may change its blocks first, or have, and the events are on their way."""
+    INEXACT = "events, inexact"
+    """The events of a rank that is inexact: its engine may hold more or less, for example after a restart."""
     PLACEMENT = "placement"
     """An earlier request with the same prefix, of which events have not told yet."""
 
@@ -152,6 +154,8 @@ class Router:
         """Called once a second, before a choice."""
         self.teller: Teller | None = None
         """Is told of each choice."""
+        self.is_exact: Callable[[Rank], bool] = lambda rank: True
+        """Whether the answers about a rank, by its name in events, are known to equal its engine's."""
         registry.watch(self._changed)
 
     def choose(
@@ -292,8 +296,7 @@ class Router:
             self._mean_tokens += (computed - self._mean_tokens) * _MEAN_SHARE
             weighed.demand.chosen(tokens, computed)
         held = weighed.reused[chosen]
-        shown = Basis.IN_FLIGHT if rank.requests or now - rank.ended_at < EVENT_SECONDS else Basis.EVENTS
-        basis = Basis.PLACEMENT if isinstance(held, int) else shown
+        basis = self._basis(rank, held, question, now)
         reservation = rank.reserve(computed, tokens, now, tells_first_token=question.is_streamed)
         if weighed.keys and question.prompt is not None:
             reservation.placement = self.placements.place(question.prompt.tokens, weighed.keys, rank, now)
@@ -304,6 +307,19 @@ class Router:
         block_size = held.block_size if isinstance(held, RankMatch) else UNIT
         predicted = _predicted(tokens, held)
         return Choice(rank.pod, rank.number, predicted, basis, block_size, seconds, reservation)
+
+    def _basis(self, rank: RankWork, held: RankMatch | int | None, question: Question, now: float) -> Basis:
+        """What the prediction of a choice rests on."""
+        if isinstance(held, int):
+            return Basis.PLACEMENT
+        if isinstance(held, RankMatch):
+            is_exact = self.is_exact(held.rank)
+        else:
+            model = question.prompt.model if question.prompt is not None else ""
+            is_exact = any(self.is_exact(Rank(name, model, rank.number)) for name in rank.pod.event_names)
+        if not is_exact:
+            return Basis.INEXACT
+        return Basis.IN_FLIGHT if rank.requests or now - rank.ended_at < EVENT_SECONDS else Basis.EVENTS
 
     def _uncached(
         self, question: Question, tokens: int, keys: Sequence[BlockKey], candidates: _Candidates, now: float

@@ -30,7 +30,10 @@ TOOLS: list[dict[str, Any]] = [
 
 
 class Answered(NamedTuple):
-    """A request's answer: who gave it, and prompt tokens as predicted (None if uncertain), as reused and in total."""
+    """A request's answer: who gave it, and prompt tokens as predicted (None without a prediction), as reused, in total.
+
+    `basis` tells what the prediction rests on.
+    """
 
     pod: str
     rank: int
@@ -38,11 +41,12 @@ class Answered(NamedTuple):
     reused: int
     tokens: int
     text: str
+    basis: str | None
 
 
 def wrong(answers: Sequence[Answered]) -> list[Answered]:
     """The answers whose certain prediction is not what the engine reused; most predictions must be certain."""
-    certain = [answer for answer in answers if answer.predicted is not None]
+    certain = [answer for answer in answers if answer.predicted is not None and answer.basis != "events, inexact"]
     assert 2 * len(certain) > len(answers)
     return [answer for answer in certain if answer.predicted != answer.reused]
 
@@ -72,7 +76,10 @@ def ask(kvcache: Kvcache, messages: list[dict[str, Any]], *, stream: bool = Fals
     reused = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     pod, rank = answer.headers["X-Kvcache-Pod"], int(answer.headers.get("X-Kvcache-Rank", 0))
     predicted = answer.headers.get("X-Kvcache-Predicted-Tokens")
-    return Answered(pod, rank, None if predicted is None else int(predicted), reused, usage["prompt_tokens"], text)
+    basis = answer.headers.get("X-Kvcache-Predicted-From")
+    return Answered(
+        pod, rank, None if predicted is None else int(predicted), reused, usage["prompt_tokens"], text, basis
+    )
 
 
 def converse(kvcache: Kvcache, engines: Sequence[Engine], count: int, seed: int) -> list[Answered]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.simulation.publisher import batch_payload
 from tests.service.engines import chat
 from tests.service.gateway.routed import CHAT, Route, Routed
 
@@ -38,6 +39,22 @@ async def test_predictions_are_held_against_the_usage_of_answers(route: Route, s
     text = await (await routed.client.get("/metrics")).text()
     (line,) = (line for line in text.splitlines() if line.startswith("kvcache_routed_requests_total"))
     assert line == f'kvcache_routed_requests_total{{pod="{routed.engines[0].pod}",result="equal"}} 10.0'
+
+
+async def test_a_prediction_for_a_rank_that_is_inexact_says_so(route: Route) -> None:
+    routed = await route(1)
+    (engine,) = routed.engines
+    publisher = engine.ranks[0].publisher
+    bases = []
+    for number in range(3):
+        if number == 2:  # batches that nobody has
+            publisher.publish(batch_payload([]), sequence=publisher.sequence + 3)
+            await routed.until_applied(engine)
+        async with routed.client.post(CHAT, json=chat(TEXT, max_tokens=2)) as response:
+            await response.read()
+        bases.append("inexact" in response.headers["X-Kvcache-Predicted-From"])
+        await routed.until_applied(engine)
+    assert bases == [True, False, True]  # before the first batch, nothing was heard of the rank
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -40,6 +40,21 @@ def test_a_prediction_tells_whether_other_requests_may_change_the_blocks_first()
     assert bases == [Basis.EVENTS, Basis.IN_FLIGHT, Basis.IN_FLIGHT, Basis.EVENTS]
 
 
+def test_a_prediction_tells_whether_the_rank_is_inexact() -> None:
+    fleet = Fleet(1)
+    inexact: set[Rank] = set()
+    fleet.router.is_exact = lambda rank: rank not in inexact
+    (pod,) = fleet.pods
+    inexact.add(held(pod, 64).rank)
+    choices = [fleet.choose(100, held(pod, 64)), fleet.ask(text(1, 100))]  # with blocks, and without
+    assert [choice.basis for choice in choices] == [Basis.INEXACT, Basis.INEXACT]
+    inexact.clear()
+    for choice in choices:
+        choice.reservation.end(fleet.now)
+    fleet.now += 0.6
+    assert fleet.choose(100, held(pod, 64)).basis is Basis.EVENTS
+
+
 def test_a_burst_with_one_prefix_is_computed_by_few_pods() -> None:
     fleet = Fleet(8)
     choices = [fleet.ask(prompt) for prompt in prompts(50)]

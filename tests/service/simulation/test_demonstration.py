@@ -122,10 +122,12 @@ async def test_a_prediction_of_the_gateway_that_is_not_what_the_engine_reuses_is
         return replace(answer, cached_tokens=answer.cached_tokens + 16)
 
     monkeypatch.setattr(Policy, "ask", told_less)
-    routed, _ = await play(serve, model, Limits(requests=1, seconds=None, rate=None))
-    by_index, by_gateway = routed[0].differences
+    routed, _ = await play(serve, model, Limits(requests=8, seconds=None, rate=None))
+    (by_index,) = routed[0].differences  # nothing was heard of any pod: the gateway's prediction is inexact
     assert "should have reused 0 tokens and reused 16" in by_index
-    assert "the gateway predicted 0 tokens" in by_gateway
+    by_index, by_gateway = next(one.differences for one in routed if len(one.differences) > 1)
+    assert "and reused" in by_index
+    assert "the gateway predicted" in by_gateway
 
 
 async def test_a_prompt_that_no_cache_can_hold_is_refused(serve: Serve, model: Model) -> None:
