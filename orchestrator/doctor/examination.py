@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
+from orchestrator.doctor.engine import check_engines
 from orchestrator.doctor.finding import Finding
 from orchestrator.doctor.hub import check_model, check_token
 from orchestrator.doctor.image import check_image
@@ -33,6 +34,7 @@ def findings(launch: Launch) -> Iterator[Finding]:
             yield from _on(launch, runtime)
         yield from check_machine()
         yield from check_listening(launch)
+        yield from check_engines(launch)
         yield from check_parity(launch)
         yield check_model(launch)
         yield check_token(launch)

@@ -17,9 +17,11 @@ _SECONDS = 3
 
 
 def check_listening(launch: Launch) -> Iterator[Finding]:
-    """A finding for each address in the options that the service connects to. Needs the service half in this Python."""
-    of_pods = (pod.endpoint for pod in launch.pod_entries)
-    endpoints = [one for one in (*launch.endpoints, *of_pods) if one is not None and not one.binds]
+    """A finding for each address of --zmq-endpoint that the service connects to. Needs the service half in this Python.
+
+    The events of engines with a URL are those of `check_engines`.
+    """
+    endpoints = [one for one in launch.endpoints if not one.binds and one.url is None]
     if not endpoints:
         return
     arguments = [

@@ -8,6 +8,7 @@ from importlib import import_module
 
 TOOLS: Mapping[str, str] = {
     "demonstrate": "play conversations against simulated engines and a running service",
+    "examine": "ask engines for what stops or spoils their predictions",
     "listen": "print what engines publish, for a few seconds",
     "offline": "analyse a recording, or score prompts against it",
     "parity": "compare our tokens with those of an engine",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -31,7 +31,7 @@ _LISTED = 5
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     options = _options(arguments, environment)
-    for heard in asyncio.run(_listen(options.endpoints, options.model, options.duration)):
+    for heard in asyncio.run(listen(options.endpoints, options.model, lambda _: asyncio.sleep(options.duration))):
         print(write_heard(heard), flush=True)  # noqa: T201
     return 0
 
@@ -50,15 +50,21 @@ def _options(arguments: list[str], environment: Mapping[str, str]) -> argparse.N
     return options
 
 
-async def _listen(endpoints: list[Endpoint], model: str, duration: float) -> list[Heard]:
+async def listen(
+    endpoints: Sequence[Endpoint], model: str, meanwhile: Callable[[Sequence[Listener]], Awaitable[None]]
+) -> list[Heard]:
+    """Listens until `meanwhile` returns, which gets the listeners in the order of the endpoints.
+
+    `model` is the model of topics without one.
+    """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     turns = asyncio.Semaphore()
-    listeners = [_Listener(endpoint, model) for endpoint in endpoints]
+    listeners = [Listener(endpoint, model) for endpoint in endpoints]
     subscriptions = [Subscription(context, listener.endpoint, "", listener, turns=turns) for listener in listeners]
     try:
         for subscription in subscriptions:
             subscription.open()
-        await asyncio.sleep(duration)
+        await meanwhile(listeners)
         return [
             await listener.heard(context, subscription.problem)
             for listener, subscription in zip(listeners, subscriptions, strict=True)
@@ -69,14 +75,14 @@ async def _listen(endpoints: list[Endpoint], model: str, duration: float) -> lis
         context.destroy(linger=0)
 
 
-class _Listener:
+class Listener:
     """Counts the messages of one endpoint. Implements subscription.Listener."""
 
     def __init__(self, endpoint: Endpoint, model: str) -> None:
         self.endpoint = endpoint
+        self.is_connected = False
+        self.messages = 0
         self._model = model
-        self._connected = False
-        self._messages = 0
         self._unreadable: str | None = None
         self._topics: dict[str, None] = {}
         self._pods: dict[str, None] = {}
@@ -86,7 +92,7 @@ class _Listener:
         self._hash_bits: dict[int, None] = {}
 
     def received(self, subscription: Subscription, message: Message) -> None:
-        self._messages += 1
+        self.messages += 1
         self._topics.setdefault(message.topic.decode("utf-8", "backslashreplace"))
         source = read_topic(message.topic, self.endpoint, self._model, message.peer)
         self._pods.setdefault(source.pod)
@@ -105,7 +111,7 @@ class _Listener:
         self._unreadable = "messages are not of three frames: topic, sequence number, payload"
 
     def connected(self, subscription: Subscription) -> None:
-        self._connected = True
+        self.is_connected = True
 
     def disconnected(self, subscription: Subscription, connection: int) -> None: ...
 
@@ -115,8 +121,8 @@ class _Listener:
         first, replay_problem = await _first_replayed(context, replay, self.endpoint.curve) if replay else (None, None)
         return Heard(
             address=self.endpoint.address,
-            connected=self._connected or self._messages > 0,
-            messages=self._messages,
+            connected=self.is_connected or self.messages > 0,
+            messages=self.messages,
             topics=list(self._topics)[:_LISTED],
             pods=list(self._pods)[:_LISTED],
             models=list(self._models)[:_LISTED],

@@ -21,7 +21,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     from service.prompts.errors import ModelNotFound, ModelUnavailable  # noqa: PLC0415
     from service.simulation.engines import Engines, run  # noqa: PLC0415
     from service.simulation.scheduler import Speed  # noqa: PLC0415
-    from service.simulation.server import EngineOptions  # noqa: PLC0415
+    from service.simulation.server import EngineOptions, Part  # noqa: PLC0415
 
     first = EngineOptions(
         served_models=options.served_model_name or [options.model],
@@ -32,6 +32,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         block_size=options.block_size,
         seed=options.seed,
         topic=options.topic,
+        without=frozenset(map(Part, options.without)),
         speed=Speed(options.prefill_rate, options.decode_time, options.max_running),
     )
     try:
@@ -58,5 +59,12 @@ def _read(arguments: list[str]) -> argparse.Namespace:
     command.add_argument("--decode-time", type=seconds, default=0.01, metavar="TIME", help="time per token (10ms)")
     command.add_argument("--max-running", type=positive, default=16, help="concurrent requests of each rank (16)")
     command.add_argument("--topic", default="kv@{pod}@{model}", help="topic of events (kv@{pod}@{model})")
+    command.add_argument(
+        "--without",
+        action="append",
+        choices=("events", "replay", "kv-event-sources", "prompt-tokens-details"),
+        default=[],
+        help="leave out a part, as an engine whose options or version lack it; may be repeated",
+    )
     command.add_argument("--seed", type=int, default=0, help="seed of block hashes (0)")
     return command.parse_args(arguments)

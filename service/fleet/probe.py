@@ -53,6 +53,7 @@ class Probe:
             event_names=_event_names(sources if isinstance(sources, dict) else {}),
             version=_text((version if isinstance(version, dict) else info or {}).get("version")),
             engine=_kind(sources, info, version),
+            tells_sources=isinstance(sources, dict) or (info is not None and "kv_events" in info),
         )
 
     async def check_health(self, pod: Pod) -> None:

@@ -42,6 +42,8 @@ class Learned:
     """Names of the pod in the topics of its events, if they have any."""
     version: str | None = None
     engine: EngineKind | None = None
+    tells_sources: bool = False
+    """Whether it says where its events are, or that it publishes none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ class Answer:
     prompt_tokens: int
     cached_tokens: int
     tool: str | None = None
+    tells_reuse: bool = True
+    """Whether the usage has `cached_tokens`, as with vLLM's --enable-prompt-tokens-details."""
 
     def whole(self, text: str, tokens: Sequence[int], finish_reason: str) -> bytes:
         """The body of an unstreamed answer."""
@@ -85,7 +87,7 @@ class Answer:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": generated,
             "total_tokens": self.prompt_tokens + generated,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens} if self.tells_reuse else None,
         }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
+from service.contract.endpoints import Endpoint, format_endpoints
 from service.contract.settings import Settings
 from service.native.backend import COMPILED
 from service.prompts.models.catalog import Models
@@ -67,11 +68,12 @@ def _print(engines: Sequence[EngineServer], host: str) -> None:
     for engine in engines:
         print(engine.url)  # noqa: T201
     endpoints = (
-        f"{rank.publisher.address},pod={engine.pod},replay={rank.publisher.replay}"
+        Endpoint(rank.publisher.address, pod=engine.pod, replay=rank.publisher.replay or None)
         for engine in engines
         for rank in engine.ranks
+        if engine.publishes
     )
-    print(f"ZMQ_ENDPOINT={','.join(endpoints)}", flush=True)  # noqa: T201
+    print(f"ZMQ_ENDPOINT={format_endpoints(endpoints)}", flush=True)  # noqa: T201
     # On standard error, since programs read the lines above.
     pods = " ".join(f"--pod {_reached(engine.url, host)}" for engine in engines)
     child = " --runtime process" if host in _LOOPBACK else ""

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import count, cycle
 from typing import Any, NamedTuple, TypeAlias
 
@@ -58,6 +59,15 @@ _RESPONSE = _Api(read_chat, ResponseAnswer, "resp_", chat_of_response)
 _MESSAGE = _Api(read_chat, MessageAnswer, "msg_", chat_of_message)
 
 
+class Part(StrEnum):
+    """What an engine has only if its options say so."""
+
+    EVENTS = "events"
+    REPLAY = "replay"
+    EVENT_SOURCES = "kv-event-sources"
+    PROMPT_TOKENS_DETAILS = "prompt-tokens-details"
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """An engine's parameters. Port 0 is any free port; `topic` may contain {pod} and {model}."""
@@ -72,6 +82,9 @@ class EngineOptions:
     eagle: bool = False
     topic: str = "kv@{pod}@{model}"
     speed: Speed = field(default_factory=Speed)
+    announced_host: str = "*"
+    """The host that /kv_event_sources names, as an engine that was told a wrong one does."""
+    without: frozenset[Part] = frozenset()
     kept_requests: int = 0
     """Number of recent requests to keep, for tests; those that only render are not kept."""
 
@@ -113,6 +126,11 @@ class EngineServer:
     @property
     def url(self) -> str:
         return f"http://{self.pod}"
+
+    @property
+    def publishes(self) -> bool:
+        """Whether it has event sockets."""
+        return Part.EVENTS not in self._options.without
 
     @property
     def in_flight(self) -> int:
@@ -167,12 +185,15 @@ class EngineServer:
         return _json(answers.models(self._options.served_models, self._model.name, self.ranks[0].max_tokens))
 
     async def _event_sources(self, request: web.Request) -> web.Response:
+        if Part.EVENT_SOURCES in self._options.without:
+            raise web.HTTPNotFound
+        has_replay = Part.REPLAY not in self._options.without
         sources = {
             str(number): {
                 "enable_kv_cache_events": True,
                 "publisher": "zmq",
-                "endpoint": rank.publisher.address.replace(self._options.host, "*"),
-                "replay_endpoint": rank.publisher.replay.replace(self._options.host, "*"),
+                "endpoint": self._announced(rank.publisher.address),
+                "replay_endpoint": self._announced(rank.publisher.replay) if has_replay else None,
                 "buffer_steps": 10_000,
                 "hwm": 100_000,
                 "max_queue_size": 100_000,
@@ -180,7 +201,10 @@ class EngineServer:
             }
             for number, rank in enumerate(self.ranks)
         }
-        return _json(msgspec.json.encode(sources))
+        return _json(msgspec.json.encode(sources if self.publishes else {}))
+
+    def _announced(self, address: str) -> str:
+        return address.replace(self._options.host, self._options.announced_host)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         lines = []
@@ -268,6 +292,7 @@ class EngineServer:
                     len(work.prompt),
                     running.cached_tokens,
                     work.tool,
+                    tells_reuse=Part.PROMPT_TOKENS_DETAILS not in self._options.without,
                 )
                 if body.get("stream"):
                     options = body.get("stream_options") or {}
@@ -356,8 +381,12 @@ async def serving(options: EngineOptions, model: Model) -> AsyncIterator[EngineS
         stack.callback(listener.close)
         ranks = []
         for number in range(options.ranks):
-            address = f"tcp://{options.host}:*"
-            publisher = Publisher(address, address, topic=topic, buffered=10_000, linger=0.2)
+            address, replay = f"tcp://{options.host}:*", f"tcp://{options.host}:*"
+            if Part.EVENTS in options.without:  # nobody else has this context
+                address, replay = "inproc://events", "inproc://replay"
+            publisher = Publisher(
+                address, None if Part.REPLAY in options.without else replay, topic=topic, buffered=10_000, linger=0.2
+            )
             cache = SimulatedEngine(options.blocks, options.block_size, options.seed * 1000 + number + 1, options.eagle)
             ranks.append(Scheduler(number, cache, await stack.enter_async_context(publisher), options.speed))
         engine = EngineServer(options, model, pod, ranks)

@@ -69,8 +69,8 @@ def engine(vllm: Path, models: Models, tmp_path: Path) -> Iterator[StartEngine]:
     """Starts a vLLM of a kind of model under a name, with more options of `vllm serve`."""
     with ExitStack() as stack:
 
-        def start(kind: str, name: str, *options: str) -> Engine:
-            started = Engine(vllm, models(kind), options, tmp_path / f"{kind}.log", name=name)
+        def start(kind: str, name: str, *options: str, port: int = 0) -> Engine:
+            started = Engine(vllm, models(kind), options, tmp_path / f"{kind}.log", name=name, port=port)
             stack.enter_context(_running(started))
             return started
 
