@@ -210,8 +210,7 @@ class EventPool:
             self._relayed.start()
         for subscription in self._subscriptions:
             subscription.open()
-        addresses = ", ".join(subscription.endpoint.address for subscription in self._subscriptions)
-        logger.info("Events pool started: %s", addresses)
+        logger.info("Events pool started: %s", ", ".join(self.addresses()))
         for problem in self.problems():
             logger.warning("Events pool: %s", problem)
 

@@ -31,6 +31,7 @@ from redis.exceptions import OutOfMemoryError
 
 from service.contract.shared_state import ValkeyAddress
 from service.replicas.shared.base import FORMAT, CarrierStatus, Receiver
+from service.replicas.shared.log_bounds import LogBounds
 from service.replicas.shared.valkey_client import connect, disconnect
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,6 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 Client: TypeAlias = Redis | RedisCluster
 _FRAMES_LENGTH: Final = 10_000
-_LOG_LENGTH: Final = 2_000
 _LOG_SECONDS: Final = 3600
 _FORMAT_SECONDS: Final = 15
 _GAP_SECONDS: Final = 0.005
@@ -49,8 +49,11 @@ _BLOCK_SECONDS: Final = 1.0
 _TURN_SECONDS: Final = 0.005
 _BATCH_FRAMES: Final = 1_000
 _BATCH_ENTRIES: Final = 200
+_BATCH_BYTES: Final = 4 << 20
 _READ_COUNT: Final = 100
 _MAX_WAITING: Final = 10_000
+_MAX_WAITING_BYTES: Final = 64 << 20
+"""Entries of logs; frames are small."""
 _NAMES_AT_ONCE: Final = 1_000
 _PAUSES: Final = (0.1, 1.0)
 _FRAMES: Final = b"f"
@@ -75,6 +78,8 @@ class ValkeyCarrier:
         self._frames: deque[bytes] = deque()
         self._kept: dict[str, tuple[bytes, float | None]] = {}
         self._entries: deque[tuple[str, bytes]] = deque()
+        self._entries_bytes = 0
+        self._bounds = LogBounds(_LOG_SECONDS)
         self._is_waiting = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -115,8 +120,9 @@ class ValkeyCarrier:
             self._wake()
 
     def append(self, log: str, entry: bytes) -> None:
-        if self._has_room(self._entries):
+        if self._has_room(self._entries, self._entries_bytes + len(entry)):
             self._entries.append((log, entry))
+            self._entries_bytes += len(entry)
             self._wake()
 
     def follow(self, log: str) -> None:
@@ -134,8 +140,8 @@ class ValkeyCarrier:
     def _log_key(self, log: str) -> str:
         return f"{self._prefix}log:{log}"
 
-    def _has_room(self, waiting: deque[Any]) -> bool:
-        has_room = self._down_since is None and len(waiting) < _MAX_WAITING
+    def _has_room(self, waiting: deque[Any], size: int = 0) -> bool:
+        has_room = self._down_since is None and len(waiting) < _MAX_WAITING and size < _MAX_WAITING_BYTES
         self._dropped += not has_room
         return has_room
 
@@ -208,6 +214,7 @@ class ValkeyCarrier:
         self._dropped += len(self._frames) + len(self._entries)
         self._frames.clear()
         self._entries.clear()
+        self._entries_bytes = 0
         self._kept.clear()
         self._problem = _reason(error)
         if not self._is_told:
@@ -244,12 +251,22 @@ class ValkeyCarrier:
         frames = _take(self._frames, _BATCH_FRAMES)
         if frames:
             pipeline.xadd(self._frames_key, {_FRAMES: _encode(frames)}, maxlen=_FRAMES_LENGTH, approximate=True)
-        entries = _take(self._entries, _BATCH_ENTRIES)
+        entries = self._take_entries()
         for log, entry in entries:
-            pipeline.xadd(self._log_key(log), {_FRAMES: entry}, maxlen=_LOG_LENGTH, approximate=True)
+            most = self._bounds.appended(log, len(entry))
+            pipeline.xadd(self._log_key(log), {_FRAMES: entry}, maxlen=most, approximate=True)
         for log in {log for log, _ in entries}:
             pipeline.expire(self._log_key(log), _LOG_SECONDS)
         return len(frames) + len(entries)
+
+    def _take_entries(self) -> list[tuple[str, bytes]]:
+        taken: list[tuple[str, bytes]] = []
+        size = 0
+        while self._entries and len(taken) < _BATCH_ENTRIES and size < _BATCH_BYTES:
+            taken.append(self._entries.popleft())
+            size += len(taken[-1][1])
+        self._entries_bytes -= size
+        return taken
 
     # What comes in
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import sys
@@ -13,16 +14,20 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
+from service.contract.endpoints import Endpoint
 from service.contract.pods import PodEntry
 from service.contract.shared_state import parse_shared_state
+from service.simulation.publisher import Publisher
 from service.simulation.scheduler import Speed
 from service.simulation.server import EngineServer
 from tests.service.conftest import Serve
 from tests.service.engines import StartEngine, chat, engine_starter
 from tests.service.gateway.routed import CHAT, Routed
+from tests.service.replicas.replica import Replica, stored, topic
 from tests.service.replicas.shared.valkey_server import ValkeyServer
 from tests.waiting import PATIENCE, until
 
+BOUND = re.compile(r"Events pool started: .*?(tcp://127\.0\.0\.1:\d+)")
 PREFIX = "The harbour office answers questions about the ferry, the pilot boat and the crane. " * 60
 
 
@@ -178,6 +183,29 @@ async def test_no_request_fails_or_waits_while_valkey_is_killed_and_it_is_said(
     assert set(statuses) == {200}
     said = [record.message for record in caplog.records if " is down: " in record.message]
     assert len(said) == len(replicas)
+
+
+async def test_an_engine_that_connects_to_one_replica_is_known_to_both_and_to_a_third_that_starts_later(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bound = (Endpoint("tcp://127.0.0.1:*"),)
+    first, second = [Replica((await fleet.replica(zmq_endpoint=bound)).client) for _ in range(2)]
+    await until_replicas(first.client, 2)
+    address = next(found[1] for found in map(BOUND.search, caplog.messages) if found is not None)
+    async with Publisher(address, None, topic=topic("a"), binds=False) as engine:
+        await engine.subscribed()
+        for number in range(3):
+            engine.publish(stored(number))
+        third = Replica((await fleet.replica(zmq_endpoint=bound)).client)
+        for replica in (first, second, third):
+            await replica.becomes("a", last_sequence=2, exact=True, connected=True)
+            assert [await replica.holds(number) for number in range(3)] == [{"a"}] * 3
+        engine.publish(stored(3))
+        for replica in (first, second, third):
+            await replica.becomes("a", last_sequence=3, exact=True)
+    for replica in (first, second, third):
+        await replica.becomes("a", connected=False)
 
 
 async def test_the_load_of_a_replica_that_is_killed_ends_within_seconds(

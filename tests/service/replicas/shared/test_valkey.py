@@ -84,6 +84,16 @@ async def test_a_log_is_read_from_its_beginning_and_on(join: Join) -> None:
     await until(lambda: read == [b"1", b"2"])
 
 
+async def test_a_log_of_large_entries_takes_no_more_memory_than_it_may(join: Join, valkey: ValkeyServer) -> None:
+    first = await join("first")
+    for number in range(48):
+        first.append("a", b"%2d" % number + bytes(1 << 20))
+    client = valkey.client()
+    await until(lambda: status(first).sent >= 48 and client.xlen("{fleet}:1:log:a") > 0)
+    await until(lambda: client.xrevrange("{fleet}:1:log:a", count=1)[0][1][b"f"][:2] == b"47")
+    assert 8 << 20 < client.memory_usage("{fleet}:1:log:a", samples=0) < 18 << 20
+
+
 async def test_two_fleets_on_one_valkey_do_not_meet(join: Join, valkey: ValkeyServer) -> None:
     first, second, other = await join("first", "blue"), await join("second", "blue"), await join("other", "green")
     first.put("pods", "a", b"1")
