@@ -10,6 +10,7 @@ from functools import partial
 import aiohttp
 from aiohttp import web
 
+from service.access_log import AccessLog
 from service.api.admission import Admission
 from service.api.client_certificates import with_client_certificate
 from service.api.key_rates import KeyRates
@@ -41,6 +42,7 @@ from service.api.resources import (
     READINESS,
     REGISTRY,
     RESOLVER,
+    ROUTED_REQUESTS,
     ROUTER,
     SCORER,
     SEND_TOKEN_IDS,
@@ -52,6 +54,7 @@ from service.api.resources import (
     TRAFFIC,
     TURNS,
 )
+from service.api.routed import recorded
 from service.api.routes import ROUTES
 from service.api.traffic import Traffic
 from service.contract.endpoints import Endpoint
@@ -67,6 +70,7 @@ from service.fleet.load import LoadReader
 from service.fleet.registry import Pod, Registry
 from service.gateway.gateway import Gateway
 from service.gateway.retries import Limits
+from service.gateway.routed import RoutedRequests
 from service.index.base import Index, Rank
 from service.index.memory import MemoryIndex
 from service.index.scoring import Scorer
@@ -133,6 +137,7 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     app[DOCUMENT] = document(ROUTES)
     app[ASKS_USAGE] = settings.ask_usage
     app[SESSION_KEYS] = SessionKeys(settings.affinity)
+    app[ROUTED_REQUESTS] = _routed_requests(settings, place)
     own_keys = _curve_keys(settings)
     relayed = Relayed(place.relay) if place is not None else None
     fleet = app[FLEET] = Registry()
@@ -187,21 +192,39 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
                 yield
 
     app.cleanup_ctx.append(resources)
+    _add_routes(app, settings)
+    return app
+
+
+def _add_routes(app: web.Application, settings: Settings) -> None:
+    """Adds the endpoints, each with its limits, keys, errors and counters."""
+    traffic, fleet = app[TRAFFIC], app[FLEET]
     key_ring = KeyRing(settings.api_keys, settings.api_keys_file, rates=KeyRates(dict(settings.api_key_rates)))
     for route in ROUTES:
         handler = with_limits_and_errors(
             route.handler,
             route.path,
             traffic,
-            admission,
+            app[ADMISSION],
             settings.hub_retry_after,
             is_forwarded=(lambda: fleet.receives_requests) if route.is_forwarded else None,
             authorize=_authorizer(key_ring, route.permissions),
         )
         if settings.tls_client_ca is not None and route.permissions:
             handler = with_client_certificate(handler, route.path, traffic)
+        if route.is_forwarded:
+            handler = recorded(handler, app[ROUTED_REQUESTS], lambda: fleet.receives_requests)
         app.add_routes([web.route(route.method, route.path, handler)])
-    return app
+
+
+def _routed_requests(settings: Settings, place: Place | None) -> RoutedRequests:
+    """The requests for the pods, which ACCESS_LOG watches."""
+    if settings.access_log == "off":
+        return RoutedRequests()
+    routed = RoutedRequests(tells_ids=True)
+    worker = place.number if place is not None else None
+    routed.watch(AccessLog(is_json=settings.access_log == "json", worker=worker))
+    return routed
 
 
 def _authorizer(keys: KeyRing, permissions: Sequence[str]) -> Callable[[Mapping[str, str]], None] | None:

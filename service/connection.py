@@ -22,6 +22,7 @@ from service.api.admission import LARGE_RESPONSE
 from service.api.errors import ApiError, framework_error
 from service.api.resources import release_reservation, waiting_for_client
 from service.api.traffic import RequestKind, Traffic
+from service.gateway.routed import REQUEST_ID
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("service.access")
@@ -45,6 +46,8 @@ class AccessLogger(AbstractAccessLogger):
     """Access log: failed requests at level info, others at debug, since a router sends thousands per second."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        if REQUEST_ID in request:  # ACCESS_LOG has its line
+            return
         level = logging.INFO if response.status >= 400 else logging.DEBUG
         if self.logger.isEnabledFor(level):
             self.logger.log(

@@ -36,7 +36,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "service.routing",
         "service.simulation service.gateway service.readiness service.replicas",
         "service.api",
-        "service.metrics service.connection service.listener service.allocator",
+        "service.metrics service.access_log service.connection service.listener service.allocator",
         "service.app",
         "service.server",
         "service.serving service.commands",

@@ -365,6 +365,12 @@ class Settings:
 
     log_format: str = _setting("human", _choice("human", "json"), "format of log lines: text or JSON")
     log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "minimum level of log lines")
+    access_log: str = _setting(
+        "off",
+        _choice("off", "json", "human"),
+        "one line on standard output for each request to a pod: its id, the pod, predicted and actual tokens, times "
+        "and status, as JSON or aligned text; never prompts",
+    )
 
     @property
     def is_open(self) -> bool:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from service.gateway.routed import ROUTED, Routed
 from service.routing.question import Question
 
 
@@ -36,3 +37,8 @@ class ClientRequest:
     """Whether to ask the engine for the usage of a stream if the client does not."""
     sends_tokens: bool = False
     """Whether engines get the tokens of the prompt, because they would compute the same ones."""
+
+    @property
+    def routed(self) -> Routed:
+        """The record of the request."""
+        return self.http[ROUTED]

@@ -11,6 +11,7 @@ from service.contract.pods import PodEntry
 from service.gateway.bodies import as_json, with_field, with_prompt
 from service.gateway.client_request import ClientRequest
 from service.gateway.http import end_to_end, request_head
+from service.gateway.routed import ID_HEADER, REQUEST_ID
 from service.index.base import TokenIds
 from service.routing.choice import Choice
 
@@ -22,6 +23,7 @@ RANK_HEADER = "X-data-parallel-rank"
 RANK_FIELD = "routed_dp_rank"
 """Names the rank to SGLang, in the body."""
 _RANK = RANK_HEADER.encode()
+_ID = ID_HEADER.encode()
 _USAGE = b'{"include_usage":true}'
 
 AUTHENTICATED = web.RequestKey("authenticated", bool)
@@ -56,6 +58,9 @@ def request_for(asked: ClientRequest, choice: Choice) -> EngineRequest:
         headers = [(name, value) for name, value in headers if name.lower() not in _KEYS]
     if pod.key is not None:
         headers.append((b"Authorization", b"Bearer " + pod.key.encode()))
+    if (identity := request.get(REQUEST_ID)) is not None and identity != request.headers.get(ID_HEADER):
+        headers = [header for header in headers if header[0].lower() != _ID.lower()]
+        headers.append((_ID, identity.encode()))
     names_rank = choice.names_rank
     if names_rank and is_sglang:
         spliced = with_field(body, RANK_FIELD, b"%d" % choice.rank, asked.around)

@@ -14,6 +14,7 @@ from service.gateway.headers import Response, added_headers, send_whole
 from service.gateway.http import Head
 from service.gateway.relay import Relay, client_transport, without_usage
 from service.gateway.retries import Attempts, Exchange, Limits
+from service.gateway.routed import ID_HEADER, REQUEST_ID
 from service.gateway.statistics import GatewayStatistics
 from service.routing.accuracy import Accuracy, usage_in
 from service.routing.choice import Router
@@ -38,6 +39,7 @@ class Gateway:
         Returns the answer, which is already sent to the client. Raises NoPod, NoModel, BadEngine, and ConnectionError
         for an incomplete answer. Cancellation closes the engine's connection.
         """
+        asked.routed.asked(asked.question)
         exchange = await self._attempts.first_answer(asked)
         try:
             return await self._relay(asked, exchange)
@@ -49,19 +51,27 @@ class Gateway:
             self._attempts.keep(exchange)
 
     async def _relay(self, asked: ClientRequest, exchange: Exchange) -> web.StreamResponse:
-        head, added = exchange.head, added_headers(exchange.choice, asked.origin, names_rank=exchange.names_rank)
+        head, routed = exchange.head, exchange.routed
+        added = added_headers(exchange.choice, asked.origin, names_rank=exchange.names_rank)
+        if (identity := asked.http.get(REQUEST_ID)) is not None and head.get(b"x-request-id") is None:
+            added.append((ID_HEADER, identity))
+        routed.chosen(exchange.choice, is_predicted=asked.origin is not None)
+        routed.status = head.status
         response: web.StreamResponse | None = None
         if exchange.read_at is not None:
             response = send_whole(asked.http, client_transport(asked.http), head, added, exchange.start)
+            routed.bytes = len(exchange.start)
         end = exchange.start
         if response is None:
             response = Response(head, added, asked.http.version)
             end = await self._stream(asked.http, exchange, response)
         is_ours = exchange.names_rank == exchange.choice.names_rank  # otherwise the client chose the rank
-        if head.status == HTTPStatus.OK and asked.is_judged and is_ours and (usage := usage_in(end)) is not None:
-            exchange.came_whole(usage)
-            if self._accuracy is not None:
-                self._accuracy.note(exchange.choice, asked.question, usage)
+        if head.status == HTTPStatus.OK and (usage := usage_in(end)) is not None:
+            routed.used(usage)
+            if asked.is_judged and is_ours:
+                exchange.came_whole(usage)
+                if self._accuracy is not None:
+                    self._accuracy.note(exchange.choice, asked.question, usage)
         if head.status < 500:
             exchange.pod.breaker.succeeded()
         return response
@@ -74,6 +84,7 @@ class Gateway:
         if start:
             await response.write(start)
         end = exchange.start
+        exchange.routed.bytes = len(start)
         if exchange.read_at is None:
             assert writer is not None  # noqa: S101 - the request is not a websocket's
             writer.send_headers()  # aiohttp would delay them until the first piece
@@ -97,7 +108,10 @@ class Gateway:
                 reason = str(error) or "the engine has fallen silent"
                 pod.breaker.failed(reason)
                 self.statistics.broken_streams[pod.name] += 1
+                exchange.routed.error = f"the engine broke off: {reason}"
                 await self._break_off(request, response, head, f"{pod.name}: {reason}")
+            finally:
+                exchange.routed.bytes += relay.sent_bytes
             end = b"".join((end, *relay.last_pieces))
         await response.write_eof()
         return end

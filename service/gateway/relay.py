@@ -56,6 +56,8 @@ class Relay:
         self._is_draining = False
         self.last_pieces: deque[bytes] = deque(maxlen=_LAST_PIECES)
         """The end of the body, which says how many tokens there were."""
+        self.sent_bytes = 0
+        """With the framing of chunks."""
         self._wake = asyncio.Event()
 
     async def run(self, writer: AbstractStreamWriter, *, first_byte: float, silence: float, keep_alive: float) -> None:
@@ -109,6 +111,7 @@ class Relay:
         self._last = self._loop.time()
         self._limit = self._silence
         self.last_pieces.append(chunks)
+        self.sent_bytes += len(chunks)
         self._transport.write(chunks)
         self._sent()
         return True
@@ -147,7 +150,9 @@ class Relay:
 
     def _send(self, piece: bytes) -> None:
         """Writes a piece with the same framing as aiohttp's writer."""
-        self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
+        sent = b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece
+        self.sent_bytes += len(sent)
+        self._transport.write(sent)
 
 
 def without_usage(piece: bytes) -> bytes:

@@ -24,6 +24,7 @@ from service.gateway.engine_request import request_for
 from service.gateway.failures import failure_in
 from service.gateway.http import Head
 from service.gateway.queue import Queue
+from service.gateway.routed import Routed
 from service.gateway.statistics import GatewayStatistics
 from service.routing.accuracy import Usage
 from service.routing.choice import Choice, Router
@@ -81,6 +82,7 @@ class Exchange:
     head: Head
     names_rank: bool
     asks_usage: bool
+    routed: Routed
     start: bytes = b""
     read_at: float | None = None
     """When the whole body was read, which is `start`; None if there may be more of it."""
@@ -93,6 +95,7 @@ class Exchange:
         """Notes the first piece of a stream: its prefill is done."""
         if self.head.status == HTTPStatus.OK:
             self.choice.reservation.first_token(monotonic())
+            self.routed.first_token()
 
     def came_whole(self, usage: Usage) -> None:
         """Learns from the duration of an answer that is no stream."""
@@ -145,6 +148,8 @@ class Attempts:
             if tried:
                 self._statistics.retries += 1
             tried.append(choice.pod)
+            asked.routed.attempts += 1
+            asked.routed.chosen(choice, is_predicted=asked.origin is not None)
             try:
                 exchange = await self._attempt(asked, choice)
                 if not await self._is_turned_away(exchange):
@@ -189,7 +194,7 @@ class Attempts:
             if connection is not None:
                 try:
                     answer = await connection.exchange(asked.http.method, sent.head, sent.body, self._limits.first_byte)
-                    return Exchange(choice, connection, answer, sent.names_rank, sent.asks_usage)
+                    return Exchange(choice, connection, answer, sent.names_rank, sent.asks_usage, asked.routed)
                 except ConnectionBroken:
                     if connection.received_any:
                         raise
@@ -207,7 +212,7 @@ class Attempts:
                 connection.close()
             pod.breaker.abandoned()
             raise
-        return Exchange(choice, connection, answer, sent.names_rank, sent.asks_usage)
+        return Exchange(choice, connection, answer, sent.names_rank, sent.asks_usage, asked.routed)
 
     async def _is_turned_away(self, exchange: Exchange) -> bool:
         """Whether the engine refuses the request, so that another pod is tried.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import socket
@@ -72,6 +73,20 @@ async def score(machine: Machine, times: int) -> None:
         for _ in range(times):
             async with client.post("/score", json={"prompt": [1, 2, 3]}) as answer:
                 assert answer.status == 200
+
+
+async def test_each_worker_writes_its_lines_of_the_access_log(folder: Path) -> None:
+    gone = f"http://127.0.0.1:{free_port()}"
+    async with running(environment_of(folder, PODS=gone, ACCESS_LOG="json")) as machine, AsyncExitStack() as clients:
+        async with asyncio.timeout(PATIENCE):
+            while {json.loads(line)["worker"] for line in access_lines(machine)} != {0, 1}:
+                client = await clients.enter_async_context(ClientSession(f"http://127.0.0.1:{machine.port}"))
+                async with client.post("/v1/completions", json={"prompt": "Hi"}) as answer:
+                    assert answer.status == 503
+
+
+def access_lines(machine: Machine) -> list[str]:
+    return [line for line in machine.lines if "service.access" in line]
 
 
 async def scores_everywhere(machine: Machine, block: int, expected: dict[str, float]) -> None:

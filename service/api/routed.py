@@ -1,0 +1,61 @@
+"""Records each request for the pods, whatever comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from service.api.errors import ErrorBody
+from service.gateway.routed import ID_HEADER, REQUEST_ID, Routed, RoutedRequests
+
+_CLIENT_LEFT = 499
+"""As in the logs of nginx."""
+_error = msgspec.json.Decoder(ErrorBody)
+
+
+def recorded(handler: Handler, requests: RoutedRequests, is_forwarded: Callable[[], bool]) -> Handler:
+    """Wraps the whole handler of an endpoint that forwards requests, with its limits and errors."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if not is_forwarded():
+            return await handler(request)
+        routed = requests.begin(request)
+        try:
+            response = await handler(request)
+        except BaseException as error:
+            _note_failure(routed, request, error)
+            requests.end(routed)
+            raise
+        if isinstance(response, web.Response):
+            _note_own(routed, request, response)
+        requests.end(routed)
+        return response
+
+    return handle
+
+
+def _note_own(routed: Routed, request: web.Request, response: web.Response) -> None:
+    """Notes an answer that is no engine's."""
+    body = response.body if isinstance(response.body, bytes) else b""
+    routed.status, routed.bytes = response.status, len(body)
+    if response.status >= 400:
+        routed.error = _error.decode(body).error.message
+    if REQUEST_ID in request:
+        response.headers[ID_HEADER] = routed.id
+
+
+def _note_failure(routed: Routed, request: web.Request, error: BaseException) -> None:
+    """Notes a request without an answer, or whose answer broke off."""
+    transport = request.transport
+    is_gone = transport is None or transport.is_closing()
+    if routed.error is not None:  # the engine broke off, and so the client's connection was closed
+        return
+    if is_gone and isinstance(error, (asyncio.CancelledError, ConnectionError)):
+        routed.client_left = True
+        routed.status = routed.status or _CLIENT_LEFT
+    else:
+        routed.error = "the service stopped" if isinstance(error, asyncio.CancelledError) else type(error).__name__
