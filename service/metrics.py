@@ -196,6 +196,7 @@ class GatewayCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         counted = self._gateway
         yield _counter("gateway_retries", "Requests that were sent to another pod", counted.retries)
+        yield _gauge("gateway_queued_requests", "Requests that wait, as all pods are full", counted.queued)
         yield _labelled(
             CounterMetricFamily("kvcache_gateway_failures", "Attempts without an answer", labels=("pod", "kind")),
             counted.failures.items(),

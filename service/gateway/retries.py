@@ -141,7 +141,8 @@ class Attempts:
             choice = self._choose(question, tried)
             if choice is None and not tried and self._is_full(question) and self.queue.has_room:
                 shortest = min((one.seconds for one in self._router.estimates(question)), default=0.0)
-                choice = await self.queue.turn(question.model, shortest, lambda: self._choose(question, ()))
+                with self._statistics.queueing():
+                    choice = await self.queue.turn(question.model, shortest, lambda: self._choose(question, ()))
                 started, waited = monotonic(), True
             if choice is None:
                 break

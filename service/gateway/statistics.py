@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class GatewayStatistics:
-    """Total retries; per pod: failed attempts by kind, refusals by status, broken streams."""
+    """Total retries; requests that wait; per pod: failed attempts by kind, refusals by status, broken streams."""
 
     retries: int = 0
+    queued: int = 0
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     refusals: Counter[tuple[str, int]] = field(default_factory=Counter)
     broken_streams: Counter[str] = field(default_factory=Counter)
+
+    @contextmanager
+    def queueing(self) -> Iterator[None]:
+        """Counts a request that waits for a pod."""
+        self.queued += 1
+        try:
+            yield
+        finally:
+            self.queued -= 1
 
     def forget(self, pod: str) -> None:
         """Drops the counters of a removed pod."""

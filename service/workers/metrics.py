@@ -23,6 +23,7 @@ _ADDED_GAUGES: Final = frozenset(
         "kvcache_http_requests_admitted",
         "kvcache_http_bytes_in_flight",
         "kvcache_pod_requests_in_flight",
+        "kvcache_gateway_queued_requests",
         "process_virtual_memory_bytes",
         "process_resident_memory_bytes",
         "process_open_fds",

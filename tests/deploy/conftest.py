@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -34,6 +35,22 @@ def helm() -> ModuleType:
 def kubernetes() -> ModuleType:
     """The schemas of Kubernetes' releases."""
     return _module("kubernetes_validate")
+
+
+@pytest.fixture(scope="session")
+def grafana() -> ModuleType:
+    """Grafana's library that makes and reads dashboards."""
+    return _module("grafana_foundation_sdk")
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> Path:
+    """The folder of `prometheus` and `promtool`; Debian's package has both."""
+    named = os.environ.get("KVCACHE_PROMETHEUS")
+    found = shutil.which("promtool", path=named)
+    if found is None or shutil.which("prometheus", path=named) is None:
+        _missing("prometheus (KVCACHE_PROMETHEUS names the folder of its programs)")
+    return Path(str(found)).parent
 
 
 @pytest.fixture(scope="session")

@@ -56,10 +56,26 @@ def test_certificates_and_keys_are_files_of_one_folder_that_is_not_needed() -> N
     assert (found.tls_cert, found.api_keys_file, found.metrics_port) == (None, None, None)
 
 
-def test_prometheus_reads_the_port_of_metrics() -> None:
+def test_prometheus_reads_the_port_of_metrics_of_each_replica() -> None:
     port = compose("compose.prometheus.yaml")["services"]["kvcache"]["environment"]["METRICS_PORT"]
     (scraped,) = compose("prometheus.yaml")["scrape_configs"]
-    assert scraped["static_configs"] == [{"targets": [f"kvcache:{port}"]}]
+    (found,) = scraped["dns_sd_configs"]
+    assert (found["names"], found["type"], found["port"]) == (["kvcache"], "A", port)
+
+
+def test_prometheus_and_grafana_are_given_the_files_that_they_name() -> None:
+    services = compose("compose.prometheus.yaml")["services"]
+    targets = {}
+    for service in services.values():
+        for source, target, _ in (volume.split(":") for volume in service.get("volumes", ()) if volume[0] == "."):
+            assert (FOLDER / source).exists()
+            targets[target] = FOLDER / source
+    assert compose("prometheus.yaml")["rule_files"] == ["/etc/prometheus/alerts.yaml"]
+    assert targets["/etc/prometheus/alerts.yaml"] == FOLDER / "grafana" / "alerts.yaml"
+    (provider,) = compose("grafana/provisioning/dashboards/kvcache.yaml")["providers"]
+    assert f"{provider['options']['path']}/kvcache.json" in targets
+    (source,) = compose("grafana/provisioning/datasources/prometheus.yaml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
 
 
 def test_the_image_is_the_one_of_kvcache_up() -> None:

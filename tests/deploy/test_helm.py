@@ -123,7 +123,7 @@ def test_certificates_keys_and_the_port_of_metrics_reach_the_service(helm: Modul
         "metrics": 9464,
     }
     (scraped,) = of_kind(manifests, "ServiceMonitor")["spec"]["endpoints"]
-    assert scraped["port"] == "metrics"
+    assert (scraped["port"], scraped["honorLabels"]) == ("metrics", True)
 
 
 @pytest.mark.parametrize(

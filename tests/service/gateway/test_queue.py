@@ -109,6 +109,8 @@ async def test_requests_beyond_the_queue_are_refused_at_once(route: Route) -> No
         more, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         done |= more
     assert [task.result() for task in done] == [503, 503]
+    metrics = await (await routed.client.get("/metrics")).text()
+    assert "kvcache_gateway_queued_requests 1.0" in metrics
     for task in (running, *waiting):
         task.cancel()
     await asyncio.gather(running, *waiting, return_exceptions=True)

@@ -1,0 +1,212 @@
+"""A service under load, and a Prometheus that scrapes it and evaluates the rules of deploy/grafana/."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from asyncio.subprocess import DEVNULL
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import count, cycle
+from pathlib import Path
+from typing import Any
+
+import yaml
+import zmq
+import zmq.asyncio
+from aiohttp import ClientError, ClientSession
+
+from service.prompts.models.catalog import Models
+from service.prompts.options import PromptOptions
+from service.simulation.faults import Fault
+from service.simulation.server import EngineOptions, EngineServer, serving
+from tests.conftest import BUILTIN, ROOT
+from tests.service.engines import MODEL, chat
+from tests.service.replicas.shared.valkey_server import valkey_server
+from tests.waiting import PATIENCE, reserved_port
+
+_DEPLOY = ROOT / "deploy"
+_SHOUTING = "{% for message in messages %}<{{ message.role | upper }}>{{ message.content }}{% endfor %}"
+
+
+class Prometheus:
+    """The HTTP API of a running Prometheus."""
+
+    def __init__(self, client: ClientSession) -> None:
+        self._client = client
+
+    async def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series of an expression at this moment; fails with Prometheus' words if it is not one."""
+        async with self._client.get("/api/v1/query", params={"query": expression}) as answer:
+            body = await answer.json()
+        assert body["status"] == "success", f"{expression}: {body['error']}"
+        found: list[dict[str, Any]] = body["data"]["result"]
+        return found
+
+    async def alerts(self) -> dict[str, dict[str, Any]]:
+        """Alerts by name, pending or firing."""
+        async with self._client.get("/api/v1/alerts") as answer:
+            return {alert["labels"]["alertname"]: alert for alert in (await answer.json())["data"]["alerts"]}
+
+    async def until_series(self, expressions: Sequence[str]) -> None:
+        """Until each expression has a series; fails with those that have none."""
+        missing = list(expressions)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    missing = [one for one in missing if not await self.query(one)]
+                    if not missing:
+                        return
+                    await asyncio.sleep(0.2)
+        raise AssertionError("no series:\n" + "\n".join(missing))
+
+
+@asynccontextmanager
+async def _process(folder: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[None]:
+    with (folder / f"{Path(arguments[0]).name}.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *arguments, env={"PATH": os.environ["PATH"], **environment}, stdin=DEVNULL, stdout=log, stderr=log
+        )
+        try:
+            yield
+        finally:
+            with suppress(ProcessLookupError):
+                process.terminate()
+            await process.wait()
+
+
+async def _until_answered(client: ClientSession, path: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with suppress(ClientError):
+                async with client.get(path) as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def scraped(folder: Path, programs: Path, port: int) -> AsyncIterator[Prometheus]:
+    """Runs Prometheus with deploy/prometheus.yaml, but every second, and for the service on this port."""
+    config = yaml.safe_load((_DEPLOY / "prometheus.yaml").read_text(encoding="utf-8"))
+    config["global"]["evaluation_interval"] = "1s"
+    config["rule_files"] = [str(_DEPLOY / "grafana" / Path(file).name) for file in config["rule_files"]]
+    (job,) = config["scrape_configs"]
+    del job["dns_sd_configs"]
+    job |= {"scrape_interval": "1s", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    with reserved_port() as own:
+        command = [
+            str(programs / "prometheus"),
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'series'}",
+            f"--web.listen-address=127.0.0.1:{own}",
+        ]
+        async with _process(folder, command, {}), ClientSession(f"http://127.0.0.1:{own}") as client:
+            await _until_answered(client, "/-/ready")
+            yield Prometheus(client)
+
+
+@asynccontextmanager
+async def busy_service(folder: Path) -> AsyncIterator[ClientSession]:
+    """Runs a service whose pods answer, fail, refuse, break off and count other tokens; yields a client of /metrics."""
+    async with AsyncExitStack() as stack:
+        engines = await _engines(folder, stack)
+        valkey = stack.enter_context(valkey_server())
+        await valkey.answers()
+        port, metrics = (stack.enter_context(reserved_port()) for _ in range(2))
+        (folder / "pods.yaml").write_text(yaml.safe_dump([{"url": engines[0].url}]), encoding="utf-8")
+        environment = {
+            "CONTAINER_ENV": "true",
+            "MODEL_NAME": MODEL,
+            "RENDERERS": f"{MODEL}=template",
+            "HTTP_HOST": "127.0.0.1",
+            "HTTP_PORT": str(port),
+            "METRICS_PORT": str(metrics),
+            "ZMQ_ENDPOINT": await stack.enter_async_context(_unreadable_events(folder)),
+            "PODS": ",".join(engine.url for engine in engines[1:]),
+            "DISCOVERY": f"file:{folder / 'pods.yaml'}",
+            "HEALTH_INTERVAL": "0.2",
+            "FIRST_BYTE_TIMEOUT": "0.5",
+            "STATE_DIR": str(folder / "state"),
+            "SNAPSHOT_INTERVAL": "1s",
+            "SHARED_STATE": valkey.url,
+        }
+        await stack.enter_async_context(_process(folder, [sys.executable, "-m", "service", "serve"], environment))
+        client = await stack.enter_async_context(ClientSession(f"http://127.0.0.1:{port}"))
+        await _until_answered(client, "/ready")
+        load = asyncio.create_task(_load(client, engines))
+        stack.push_async_callback(_ended, load)
+        yield await stack.enter_async_context(ClientSession(f"http://127.0.0.1:{metrics}"))
+
+
+async def _engines(folder: Path, stack: AsyncExitStack) -> list[EngineServer]:
+    """Three, of which the last has another chat template, and thus other tokens."""
+    shutil.copytree(BUILTIN, folder / "models" / "other")
+    (folder / "models" / "other" / "chat_template.jinja").write_text(_SHOUTING, encoding="utf-8")
+    models = Models(PromptOptions(models_dir=folder / "models"))
+    stack.push_async_callback(models.close)
+    names = (MODEL, MODEL, "other")
+    options = EngineOptions(served_models=[MODEL])
+    return [await stack.enter_async_context(serving(options, await models.get(name))) for name in names]
+
+
+@asynccontextmanager
+async def _unreadable_events(folder: Path) -> AsyncIterator[str]:
+    """An engine whose messages nobody can read; yields its endpoint."""
+    endpoint = f"ipc://{folder}/unreadable"
+    with zmq.asyncio.Context() as context, context.socket(zmq.PUB) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(endpoint)
+
+        async def publish() -> None:
+            for number in count():
+                await socket.send_multipart([b"kv@unreadable@none", number.to_bytes(8, "big"), b"\xc1"])
+                await asyncio.sleep(0.2)
+
+        task = asyncio.create_task(publish())
+        try:
+            yield endpoint
+        finally:
+            await _ended(task)
+
+
+async def _load(client: ClientSession, engines: Sequence[EngineServer]) -> None:
+    """Sends chats of several conversations at once; at times, all engines fail in the same way."""
+    faults = cycle(
+        (Fault("status", status=503), Fault("status", status=429), Fault("die", after=1), Fault("hang")),
+    )
+
+    async def converse(topic: int) -> None:
+        for number in count():
+            text = f"{topic}: {'Why do caches work? ' * 20}{number % 5}"
+            with suppress(ClientError):
+                body = chat(text, max_tokens=4, stream=bool(number % 2))
+                async with client.post("/v1/chat/completions", json=body) as answer:
+                    await answer.read()
+            await asyncio.sleep(0.02)
+
+    async def fail() -> None:
+        for fault in faults:
+            for engine in engines:
+                engine.faults.clear()
+                engine.faults.add(fault)
+            await asyncio.sleep(0.3)
+
+    async with asyncio.TaskGroup() as tasks:
+        for work in (fail(), *(converse(topic) for topic in range(6))):
+            tasks.create_task(work)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def concrete(expression: str) -> str:
+    """A query of the dashboard with values for Grafana's variables."""
+    return re.sub(r"\$(job|instance)\b", ".*", expression.replace("$__rate_interval", "30s"))
