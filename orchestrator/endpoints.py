@@ -61,6 +61,7 @@ def seen_from_container(endpoints: Iterable[Endpoint], host_name: str) -> tuple[
             endpoint,
             address=seen(endpoint.address),
             replay=endpoint.replay and seen(endpoint.replay),
+            snapshot=endpoint.snapshot and seen(endpoint.snapshot),
             url=endpoint.url and url_seen_from_container(endpoint.url, host_name),
         )
         for endpoint in endpoints

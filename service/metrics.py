@@ -91,6 +91,9 @@ class ServiceCollector(Collector):
         yield _counter(
             "events_replay_failures", "Replays that did not return the missing batches", counted.replay_failures
         )
+        yield _counter(
+            "events_snapshots_taken", "Snapshots of engines that replaced the blocks of ranks", counted.snapshots_taken
+        )
         yield _counter("events_restarts", "Sequences that started again: restarts of engines", counted.restarts)
         yield _labelled(
             CounterMetricFamily(

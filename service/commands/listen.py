@@ -20,7 +20,8 @@ from service.contract.endpoints import Endpoint, parse_endpoints
 from service.contract.listening import Heard, write_heard
 from service.contract.settings import Settings
 from service.events.curve import KeyPair
-from service.events.replay_socket import ReplayError, ask
+from service.events.replay_frames import Replay, ReplayError
+from service.events.replay_socket import ask
 from service.events.subscription import Message, Subscription
 from service.events.topic import read_topic
 from service.events.wire import WireError, read_batch
@@ -140,7 +141,7 @@ async def _first_replayed(
     context: zmq.Context[zmq.Socket[bytes]], address: str, curve: str | None
 ) -> tuple[int | None, str | None]:
     try:
-        async with aclosing(ask(context, address, 0, keys=(KeyPair.fresh(), curve))) as replies:
+        async with aclosing(ask(context, address, Replay(0), keys=(KeyPair.fresh(), curve))) as replies:
             async for replayed in replies:
                 return replayed.sequence, None
     except ReplayError as error:

@@ -12,7 +12,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 _SCHEMES = ("tcp://", "ipc://", "inproc://")
-_OPTIONS = ("pod", "model", "replay", "hosts", "eagle", "curve", "peers", "pods", "url")
+_OPTIONS = ("pod", "model", "replay", "snapshot", "hosts", "eagle", "curve", "peers", "pods", "url")
+AT_REPLAY_SOCKET = "replay"
+"""As `snapshot=`: the replay socket gives snapshots, too."""
 _HOST = re.compile(r"\[[^\[\]\s/;]+\]|[^:\s/;=]+")
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]", re.IGNORECASE)
 
@@ -56,6 +58,8 @@ class Endpoint:
     `pod` and `model` name the source of messages with a topic other than `kv@<pod>@<model>` (vLLM's default topic is
     empty); `replay` is the address of the engine's replay socket. Where engines connect to us, its host may be `*`: the
     host that the engine connects from, or the host in its pod's name if that matches the pattern `hosts` (`10.0.*`).
+    `snapshot` is where the engine gives snapshots of its cache: `replay`, or the address of a socket of its own, in the
+    same form as `replay`.
     `eagle` is "1" for engines with EAGLE that hash no lookahead tokens: they reuse one block less than they announce.
     `curve` is a file with the public key of the engine; where engines connect to us, also a folder of such files, or
     `*` for any key. `peers` are the networks that may connect to a bound address, `pods` the patterns of the pod names
@@ -66,6 +70,7 @@ class Endpoint:
     pod: str | None = None
     model: str | None = None
     replay: str | None = None
+    snapshot: str | None = None
     hosts: str | None = None
     eagle: str | None = None
     curve: str | None = None
@@ -80,8 +85,9 @@ class Endpoint:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The address and, if there is one, the replay address."""
-        return (self.address,) if self.replay is None else (self.address, self.replay)
+        """The address and, where there are some, those of the replay socket and of the snapshot socket."""
+        others = (self.replay, None if self.snapshot == AT_REPLAY_SOCKET else self.snapshot)
+        return (self.address, *filter(None, others))
 
     def admits(self, host: str) -> bool:
         """Whether an IP address may connect."""
@@ -108,8 +114,16 @@ class Endpoint:
         With the host `*`, each rank has its own port: the given port plus the rank, as in vLLM. The engine chooses the
         host in its pod's name, so that host is used only if `hosts` allows it.
         """
-        if self.replay is None or not self.replay.startswith("tcp://*:"):
-            return self.replay
+        return self._of_rank(self.replay, pod, rank, peer)
+
+    def snapshot_of(self, pod: str, rank: int, peer: str | None = None) -> str | None:
+        """As `replay_of`, the address that gives the snapshots of a rank."""
+        socket = self.replay if self.snapshot == AT_REPLAY_SOCKET else self.snapshot
+        return self._of_rank(socket, pod, rank, peer)
+
+    def _of_rank(self, socket: str | None, pod: str, rank: int, peer: str | None) -> str | None:
+        if socket is None or not socket.startswith("tcp://*:"):
+            return socket
         name, colon, port = pod.rpartition(":")
         host: str | None = name if colon and port.isdecimal() else pod
         if self.hosts is None or not fnmatchcase(host or "", self.hosts):
@@ -117,7 +131,7 @@ class Endpoint:
             host = peer if self.binds or own is None else own.host
         if not host:
             return None
-        return f"tcp://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{int(self.replay[8:]) + rank}"
+        return f"tcp://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{int(socket[8:]) + rank}"
 
 
 def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
@@ -138,22 +152,31 @@ def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
             raise ValueError(f"{part!r} stands before any address")
         if not value:
             raise ValueError(f"{part!r} has no value")
-        if getattr(endpoints[-1], option) is not None:
-            raise ValueError(f"{part!r} is the second {option}= of {endpoints[-1].address}")
-        if option == "replay":
-            _check_address(value, replay=True)
-        if option == "peers":
-            if not endpoints[-1].binds or not endpoints[-1].address.startswith("tcp://"):
-                raise ValueError(f"{part!r} is for a bound address, such as tcp://*:5557")
-            _networks(value)
-        if option == "url" and not _is_url(value):
-            raise ValueError(f"{part!r} must be a URL such as url=http://10.0.0.7:8000")
-        if option == "eagle" and value not in {"0", "1"}:
-            raise ValueError(f"{part!r} must be eagle=0 or eagle=1")
+        _check_option(endpoints[-1], option, value)
         endpoints[-1] = replace(endpoints[-1], **{option: value})
     if not endpoints:
         raise ValueError("names no address")
+    for endpoint in endpoints:
+        if endpoint.snapshot == AT_REPLAY_SOCKET and endpoint.replay is None:
+            raise ValueError(f"snapshot=replay of {endpoint.address} needs the address of its replay socket: replay=")
     return tuple(endpoints)
+
+
+def _check_option(endpoint: Endpoint, option: str, value: str) -> None:
+    """Raises ValueError that names the invalid part."""
+    part = f"{option}={value}"
+    if getattr(endpoint, option) is not None:
+        raise ValueError(f"{part!r} is the second {option}= of {endpoint.address}")
+    if option == "replay" or (option == "snapshot" and value != AT_REPLAY_SOCKET):
+        _check_address(value, replay=True)
+    if option == "peers":
+        if not endpoint.binds or not endpoint.address.startswith("tcp://"):
+            raise ValueError(f"{part!r} is for a bound address, such as tcp://*:5557")
+        _networks(value)
+    if option == "url" and not _is_url(value):
+        raise ValueError(f"{part!r} must be a URL such as url=http://10.0.0.7:8000")
+    if option == "eagle" and value not in {"0", "1"}:
+        raise ValueError(f"{part!r} must be eagle=0 or eagle=1")
 
 
 def parse_optional_endpoints(text: str) -> tuple[Endpoint, ...]:

@@ -204,8 +204,9 @@ class Settings:
     zmq_endpoint: tuple[Endpoint, ...] = _setting(
         (Endpoint("tcp://localhost:5557"),),
         parse_optional_endpoints,
-        "sources of events: ADDRESS[,pod=…][,model=…][,replay=…][,hosts=…][,eagle=1][,curve=…][,peers=…][,pods=…]"
-        "[,url=…], several separated by commas; none by default with PODS, PODS_FILE or DISCOVERY: pods name theirs",
+        "sources of events: ADDRESS[,pod=…][,model=…][,replay=…][,snapshot=…][,hosts=…][,eagle=1][,curve=…][,peers=…]"
+        "[,pods=…][,url=…], several separated by commas; none by default with PODS, PODS_FILE or DISCOVERY: pods name "
+        "theirs",
     )
     zmq_curve_key: Path | None = _setting(
         None, _optional_path, "file with the service's CURVE key pair, for endpoints with curve="

@@ -123,6 +123,21 @@ class SequenceLog:
             self.began_at = timestamp or 0.0
             self._first_digest = arrival.digest
 
+    @property
+    def is_verifiable(self) -> bool:
+        """Whether the last batch can be told from another one under its number."""
+        return bool(self._digests) and self._digests[-1] is not None
+
+    def resume(self, sequence: int, taken_at: float) -> None:
+        """Expects this number next, behind an engine's snapshot. `taken_at` is in Unix seconds, by the engine's clock.
+
+        Earlier batches are not known. Those that arrive late are dated before the snapshot.
+        """
+        self.rewind()
+        self.next = sequence
+        self._digests.extend([None] * min(sequence, _REMEMBERED))
+        self._timestamp = taken_at
+
     def record(self) -> SequenceRecord:
         """All but the batches from before a restart, which do not arrive through connections of another process."""
         return SequenceRecord(self.next, list(self._digests), self._first_digest, self._timestamp, self.began_at)

@@ -217,6 +217,9 @@ class IndexSink:
                 self._log.log(logging.WARNING, rank, "%s is inexact: %s", rank_name(rank), reason)
             case Notice.REPLAY_STARTED:
                 statistics.replays += count
+            case Notice.SNAPSHOT_TAKEN:
+                statistics.snapshots_taken += count
+                self._log.log(logging.INFO, rank, "%s is as the snapshot of its engine", rank_name(rank))
             case Notice.REPLAY_FAILED:
                 statistics.replay_failures += count
                 self._log.log(logging.WARNING, rank, "No replay of %s: %s", rank_name(rank), reason)

@@ -1,10 +1,10 @@
-"""Requests missed batches from engines' replay sockets, in one task per stream."""
+"""Requests missed batches and snapshots from engines, in one task per stream."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import aclosing, suppress
 from pathlib import Path
 from time import monotonic
@@ -16,36 +16,36 @@ import zmq.asyncio
 from service.events.access import connect_with
 from service.events.arrival import Arrival
 from service.events.curve import KeyPair
+from service.events.replay_frames import (
+    Exchange,
+    Replay,
+    Replayed,
+    ReplayError,
+    SnapshotAtOwnSocket,
+    SnapshotAtReplaySocket,
+)
 from service.events.resolver import Resolver, prepare
-from service.events.sequencer import Sequencer
+from service.events.sequencer import SNAPSHOT, Sequencer
 from service.events.subscription import MAX_MESSAGE_BYTES
 
 logger = logging.getLogger(__name__)
-END = b"\xff" * 8
 ANSWER_SECONDS = 2.0
+UNKNOWN_HOST = "its host is not known; hosts= may allow its name"
 _AT_ONCE = 16
 _SLICE_SECONDS = 0.005
 _SLICE = 128
 _MAX_REPEATED = 10_000
-
-
-class ReplayError(Exception):
-    """The replay socket gave no usable answer; the text says why."""
-
-
-class Replayed(NamedTuple):
-    """One replayed batch; `topic` is None if the engine does not repeat it (vLLM before 0.26)."""
-
-    topic: bytes | None
-    sequence: int
-    payload: bytes
+_MAX_SNAPSHOT_BYTES = 1024**3
 
 
 class Source(NamedTuple):
-    """A replay socket, and the file with its public key if it uses CURVE."""
+    """What can be asked about one stream, and the file with the public key of the sockets if they use CURVE."""
 
-    address: str
+    replay: str | None
+    """Address of the replay socket."""
     curve: str | None
+    snapshot: str | None = None
+    """Address of the socket that gives snapshots: the replay socket, or one of its own."""
 
 
 class ReplayClient:
@@ -63,16 +63,11 @@ class ReplayClient:
         self._active: set[Sequencer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(
-        self, address: str, sequencer: Sequencer, read: Callable[[Replayed], Arrival], curve: str | None = None
-    ) -> None:
-        """Asks until the sequencer wants nothing more. `read` raises ReplayError for a reply of another stream.
-
-        `curve` is the file with the engine's public key.
-        """
+    def start(self, source: Source, sequencer: Sequencer, read: Callable[[Replayed], Arrival]) -> None:
+        """Asks until the sequencer wants nothing more. `read` raises ReplayError for a reply of another stream."""
         if sequencer not in self._active:
             self._active.add(sequencer)
-            self._run(self._answer(Source(address, curve), sequencer, read), address)
+            self._run(self._answer(source, sequencer, read), source.replay or str(source.snapshot))
 
     def introduce(self, address: str, heard: Callable[[Replayed], None], curve: str | None = None) -> None:
         """Asks a silent engine for its first batch; the topic identifies the pod."""
@@ -92,7 +87,7 @@ class ReplayClient:
 
     async def _introduce(self, source: Source, heard: Callable[[Replayed], None]) -> None:
         with suppress(ReplayError):
-            asked = self._ask(await self._resolve(source.address), source, 0)
+            asked = await self._ask(source, Replay(0))
             async with self._turns, aclosing(asked) as replies:
                 async for replayed in replies:
                     heard(replayed)
@@ -100,35 +95,61 @@ class ReplayClient:
 
     async def _answer(self, source: Source, sequencer: Sequencer, read: Callable[[Replayed], Arrival]) -> None:
         try:
-            while (start := sequencer.wanted) is not None:
+            while (wanted := sequencer.wanted) is not None:
                 try:
-                    await self._answer_one(source, start, sequencer, read)
+                    if wanted is SNAPSHOT:
+                        await self._restore(source, sequencer, read)
+                    else:
+                        await self._answer_one(source, wanted, sequencer, read)
                 except ReplayError as error:
                     sequencer.replay_failed(str(error))
                 except Exception as error:
-                    logger.debug("The replay of %s failed", source.address, exc_info=True)
+                    logger.debug("The replay of %s failed", source.replay, exc_info=True)
                     sequencer.replay_failed(f"internal error: {error!r}", final=True)
         except Exception:
-            logger.exception("What waited for the replay of %s could not be applied", source.address)
+            logger.exception("What waited for the replay of %s could not be applied", source.replay)
         finally:
             self._active.discard(sequencer)
 
     async def _answer_one(
         self, source: Source, start: int, sequencer: Sequencer, read: Callable[[Replayed], Arrival]
     ) -> None:
-        asked = self._ask(await self._resolve(source.address), source, start)
-        slice_ends = monotonic() + _SLICE_SECONDS
+        asked = await self._ask(source, Replay(start))
+        turn = _Turn()
         async with self._turns, aclosing(asked) as replies:
             async for replayed in replies:
                 if not sequencer.replayed(read(replayed)):
                     return
-                if monotonic() > slice_ends:
-                    await asyncio.sleep(0)
-                    slice_ends = monotonic() + _SLICE_SECONDS
+                await turn.pause()
         sequencer.replay_ended()
 
-    def _ask(self, literal: str, source: Source, start: int) -> AsyncGenerator[Replayed]:
-        return ask(self._context, literal, start, self._answer_seconds, (self._own, source.curve))
+    async def _restore(self, source: Source, sequencer: Sequencer, read: Callable[[Replayed], Arrival]) -> None:
+        """Asks for a snapshot, and applies it once it is whole and its parts fit together."""
+        exchange = SnapshotAtReplaySocket() if source.snapshot == source.replay else SnapshotAtOwnSocket()
+        parts: list[Arrival] = []
+        size = 0
+        turn = _Turn()
+        asked = await self._ask(source, exchange)
+        async with self._turns, aclosing(asked) as replies:
+            async for part in replies:
+                size += len(part.payload)
+                if size > _MAX_SNAPSHOT_BYTES:
+                    raise ReplayError(f"{source.snapshot} gives a snapshot of more than {_MAX_SNAPSHOT_BYTES} bytes")
+                parts.append(read(part))
+                await turn.pause()
+        applied: Iterator[None] = sequencer.restored(parts)
+        try:
+            for _ in applied:
+                await turn.pause()
+        except ValueError as error:
+            raise ReplayError(f"{source.snapshot} {error}") from error
+
+    async def _ask(self, source: Source, exchange: Exchange) -> AsyncGenerator[Replayed]:
+        address = source.replay if isinstance(exchange, Replay) else source.snapshot
+        if address is None:
+            raise ReplayError(UNKNOWN_HOST)
+        keys = self._own, source.curve
+        return ask(self._context, await self._resolve(address), exchange, self._answer_seconds, keys)
 
     async def _resolve(self, address: str) -> str:
         try:
@@ -138,14 +159,26 @@ class ReplayClient:
             raise ReplayError(str(error) or f"{address} cannot be resolved") from error
 
 
+class _Turn:
+    """Lets the event loop run other tasks every few milliseconds."""
+
+    def __init__(self) -> None:
+        self._ends = monotonic() + _SLICE_SECONDS
+
+    async def pause(self) -> None:
+        if monotonic() > self._ends:
+            await asyncio.sleep(0)
+            self._ends = monotonic() + _SLICE_SECONDS
+
+
 async def ask(
     context: zmq.Context[zmq.Socket[bytes]],
     address: str,
-    start: int,
+    exchange: Exchange,
     answer_seconds: float = ANSWER_SECONDS,
     keys: tuple[KeyPair, str | None] | None = None,
 ) -> AsyncGenerator[Replayed]:
-    """Yields the batches that the engine still has, in its order, beginning with sequence number `start`.
+    """Yields the batches of the engine's answer, in its order.
 
     `keys` are our own key pair and the file with the engine's public key, which is None without CURVE.
 
@@ -164,7 +197,7 @@ async def ask(
                 connect_with(socket, keys[0], Path(keys[1]))
             prepare(socket, address)
             socket.connect(address)
-            socket.send_multipart((b"", start.to_bytes(8, "big")), zmq.NOBLOCK)
+            socket.send_multipart((b"", exchange.request), zmq.NOBLOCK)
         except (zmq.ZMQError, OSError, ValueError) as error:
             raise ReplayError(f"cannot ask {address}: {getattr(error, 'strerror', None) or error}") from error
         last, repeated = -1, 0
@@ -176,7 +209,7 @@ async def ask(
                     frames = socket.recv_multipart(zmq.NOBLOCK)
                 except zmq.Again:
                     break
-                replayed = _read(frames, address)
+                replayed = exchange.read(frames, address)
                 if replayed is None:
                     return
                 repeated += replayed.sequence <= last
@@ -184,20 +217,3 @@ async def ask(
                     raise ReplayError(f"{address} repeats itself without end")
                 last = replayed.sequence
                 yield replayed
-
-
-def _read(frames: list[bytes], address: str) -> Replayed | None:
-    """The batch in a reply; None at the end of the replay."""
-    topic: bytes | None = None
-    match frames:
-        case [b"", sequence, payload]:
-            pass
-        case [b"", topic, sequence, payload]:
-            pass
-        case _:
-            raise ReplayError(f"{address} answers in {len(frames)} frames")
-    if sequence == END:
-        return None
-    if len(sequence) != 8:
-        raise ReplayError(f"{address} answers with a sequence number of {len(sequence)} bytes")
-    return Replayed(topic, int.from_bytes(sequence, "big"), payload)

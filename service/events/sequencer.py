@@ -1,17 +1,18 @@
 """Puts the batches of one stream in order: applies, queues, requests again, or records as lost.
 
 A `Sequencer` receives facts and acts through a `Sink`. It does no I/O: `wanted` is the number to request from the
-replay socket, and the caller reports each reply. Its states are in stream_states.py.
+replay socket, or that a snapshot of the engine is to be requested, and the caller reports each reply. Its states are in
+stream_states.py.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -46,6 +47,16 @@ class Notice(Enum):
     REPLAY_STARTED = auto()
     REPLAYED = auto()
     REPLAY_FAILED = auto()
+    SNAPSHOT_TAKEN = auto()
+
+
+class Snapshot(Enum):
+    """As what is wanted: a snapshot of the engine's blocks, not batches."""
+
+    SNAPSHOT = auto()
+
+
+SNAPSHOT: Final = Snapshot.SNAPSHOT
 
 
 class Sink(Protocol):
@@ -102,9 +113,11 @@ class SequencerRecord(msgspec.Struct, array_like=True, gc=False):
 class Sequencer:
     """The order of one stream.
 
-    `start_replay` is called when `wanted` becomes a number; None without a replay socket. Up to `max_waiting` live
-    batches wait for a replay. With `rebuilds`, a replay that begins with batch 0 replaces an incomplete history:
-    `Sink.clear`, then every batch again.
+    `start_replay` is called when `wanted` is no longer None; it is None if the engine can be asked for nothing.
+    `has_replay` and `has_snapshot` are what it can be asked for. Up to `max_waiting` live batches wait for an answer.
+    With `rebuilds`, a replay that begins with batch 0 replaces an incomplete history: `Sink.clear`, then every batch
+    again. A snapshot of the engine replaces it, too; it is asked for where batches are missing that no replay brought,
+    and where no replay can tell whether the engine is the same.
     """
 
     def __init__(
@@ -112,12 +125,16 @@ class Sequencer:
         sink: Sink,
         *,
         start_replay: Callable[[], None] | None = None,
+        has_replay: bool = True,
+        has_snapshot: bool = False,
         max_waiting: int = 100_000,
         rebuilds: bool = True,
         timing: Timing = _TIMING,
     ) -> None:
         self._sink = sink
         self._start_replay = start_replay
+        self._has_replay = has_replay and start_replay is not None
+        self._has_snapshot = has_snapshot and start_replay is not None
         self._max_waiting = max_waiting
         self._rebuilds = rebuilds
         self._timing = timing
@@ -138,6 +155,8 @@ class Sequencer:
         """When to ask the replay socket for lost last batches, which leave no gap. Further batches do not postpone the
         first check: it shows whether the replay socket repeats applied batches.
         """
+        self._snapshot_at = 0.0
+        """When the engine may be asked for a snapshot again."""
         self._question = _Question(0, 0)
         self._replay_confirms = False
         """The replay socket repeated an applied batch before; from then on an empty answer means a restart."""
@@ -179,7 +198,7 @@ class Sequencer:
         """Whether the blocks are from a snapshot, and the engine was not heard yet or is just being verified."""
         connection = self._states.connection
         if connection is Connection.UNVERIFIED:
-            return self._may_assume
+            return self._may_assume or self.wanted is SNAPSHOT
         return self._first_connection and connection in (Connection.RESTORED, Connection.BACK)
 
     @property
@@ -246,7 +265,8 @@ class Sequencer:
     def _receive_unusual(self, arrival: Arrival, order: BatchOrder) -> None:
         if self.forgotten:
             return
-        if self._states.replay in ASKING and (order is not BatchOrder.NEXT or self._waiting):
+        asking = self._states.replay in ASKING
+        if asking and (order is not BatchOrder.NEXT or self._waiting or self._question.is_snapshot):
             self._wait(arrival)
             return
         match order:
@@ -272,11 +292,11 @@ class Sequencer:
                 self.receive(arrival)
             case BatchOrder.GAP:
                 self._sink.report(Notice.GAP, 1, "")
-                if self._start_replay is None:
+                self._wait(arrival)
+                self.request_replay()
+                if self._states.replay not in ASKING:  # there is nothing to ask
+                    self._waiting.clear()
                     self._give_up(arrival)
-                else:
-                    self._wait(arrival)
-                    self.request_replay()
 
     def _wait(self, arrival: Arrival) -> None:
         # A batch that does not fit shows as a gap when the next one is received.
@@ -349,10 +369,11 @@ class Sequencer:
         self._ask_again = self._states.replay in ASKING
         self._waiting.clear()  # from the former connection; the replay of the same engine brings them again
         self.request_replay()
-        if self._log.next == 0:
+        is_restoring = self._ask_again and self._question.is_snapshot
+        if self._log.next == 0 and not is_restoring:
             self._on(Trigger.CONFIRMED)  # without applied batches there is nothing to verify
-        elif self._start_replay is None:
-            self._on(Trigger.UNCONFIRMED)
+        elif self._states.replay not in ASKING:
+            self._on(Trigger.UNCONFIRMED)  # there is nothing to ask
 
     def on_disconnected(self, connection: int | None) -> None:
         self._first_connection = False
@@ -384,15 +405,42 @@ class Sequencer:
     # Replay
 
     @property
-    def wanted(self) -> int | None:
-        """The first number to request from the replay socket; None when no request is due."""
-        return self._question.start if self._states.replay in ASKING and not self.forgotten else None
+    def wanted(self) -> int | Snapshot | None:
+        """The first number to request from the replay socket, or SNAPSHOT; None when no request is due."""
+        if self._states.replay not in ASKING or self.forgotten:
+            return None
+        return SNAPSHOT if self._states.replay is Replay.RESTORING else self._question.start
+
+    @property
+    def _may_ask_for_snapshot(self) -> bool:
+        return self._has_snapshot and self._clock() >= self._snapshot_at
+
+    @property
+    def _needs_snapshot(self) -> bool:
+        """Whether the engine's snapshot may be asked for, and is better than a replay."""
+        if not self._may_ask_for_snapshot:
+            return False
+        if self._states.history is not History.COMPLETE or self._states.connection is Connection.UNVERIFIED:
+            return True
+        in_doubt = self._log.next > 0 and self._states.connection in IN_DOUBT
+        return (in_doubt or bool(self._waiting)) if not self._has_replay else in_doubt and not self._log.is_verifiable
+
+    @property
+    def _may_ask_for_replay(self) -> bool:
+        """Whether a replay can tell the engine of the applied batches from another one."""
+        in_doubt = self._log.next > 0 and self._states.connection in IN_DOUBT
+        return self._has_replay and not (in_doubt and not self._log.is_verifiable)
 
     def request_replay(self) -> None:
-        """Starts a replay, unless one is in flight."""
+        """Asks the engine for what is missing, unless it is being asked."""
         if self._start_replay is None or self.forgotten or self._states.replay in ASKING:
             return
-        if self._rebuilds and self._states.history is History.INCOMPLETE:
+        needs_snapshot = self._needs_snapshot
+        if not needs_snapshot and not self._may_ask_for_replay:
+            return
+        if needs_snapshot:
+            self._on(Trigger.RESTORE)
+        elif self._rebuilds and self._states.history is History.INCOMPLETE:
             self._on(Trigger.REBUILD)
         elif self._waiting and self._states.connection not in IN_DOUBT:
             self._on(Trigger.FILL)
@@ -401,7 +449,7 @@ class Sequencer:
             if self._waiting:
                 self._on(Trigger.WAITS)
         self._sink.report(Notice.REPLAY_STARTED, 1, "")
-        self._question = _Question(0, self._log.next, gap_known=bool(self._waiting))
+        self._question = _Question(0, self._log.next, gap_known=bool(self._waiting), is_snapshot=needs_snapshot)
         self._ask()
         self._start_replay()
 
@@ -436,13 +484,8 @@ class Sequencer:
             return False
         if question.replies == 1 and question.start == 0:
             self._replayed_from_start(arrival)
-        if arrival.sequence > log.next:
-            if log.next > max(question.start, question.hole):
-                # ROUTER sockets drop batches for a slow reader; a second request brings them.
-                question.hole = log.next
-                self.replay_failed(f"leaves out batch {log.next}")
-                return False
-            self._report_lost(arrival.sequence, Trigger.MISSING_FROM_REPLAY)
+        if arrival.sequence > log.next and not self._replay_goes_on_after_hole(arrival):
+            return False
         if arrival.sequence >= log.next:
             question.brought = question.progressed = True
             self._on(Trigger.BROUGHT)
@@ -451,6 +494,21 @@ class Sequencer:
             if self._waiting and self._waiting[0].sequence == log.next:
                 self.replay_ended(whole=False)
                 return False
+        return True
+
+    def _replay_goes_on_after_hole(self, arrival: Arrival) -> bool:
+        """Handles a batch with missing ones before it; False if something else is asked for."""
+        question, due = self._question, self._log.next
+        if due > max(question.start, question.hole):
+            # ROUTER sockets drop batches for a slow reader; a second request brings them.
+            question.hole = due
+            self.replay_failed(f"leaves out batch {due}")
+            return False
+        if self._may_ask_for_snapshot:
+            self._on(Trigger.MISSING_FROM_REPLAY, f"the replay leaves out batch {due}")
+            self._finish(answered=True)
+            return False
+        self._report_lost(arrival.sequence, Trigger.MISSING_FROM_REPLAY)
         return True
 
     def _replayed_by_another(self, arrival: Arrival) -> bool:
@@ -492,6 +550,38 @@ class Sequencer:
             self._on(Trigger.TOO_SHORT)
         self._finish(answered=True)
 
+    def restored(self, parts: Sequence[Arrival]) -> Iterator[None]:
+        """Replaces everything applied by the engine's snapshot, a part per step.
+
+        The number of each part is that of the next live batch. Raises ValueError, before anything was changed, if the
+        parts are no snapshot.
+        """
+        if not parts:
+            raise ValueError("gives no snapshot")
+        due, taken_at = parts[0].sequence, parts[0].batch.timestamp
+        if any(part.sequence != due for part in parts):
+            raise ValueError("gives a snapshot of several moments")
+        if taken_at is None:
+            raise ValueError("gives a snapshot without a date")
+        if self.wanted is not SNAPSHOT:
+            return
+        self._sink.clear()
+        self._log.rewind()
+        self._on(Trigger.REPLACED)
+        unread: set[str] = set()
+        for part in parts:
+            self._sink.apply(part)
+            unread.update(part.batch.unread)
+            yield
+            if self.wanted is None:
+                return
+        self._log.resume(due, taken_at)
+        for reason in unread:
+            self._on(Trigger.MISSING_FROM_REPLAY, f"an event could not be read ({reason})")
+        self._question.confirmed = self._question.brought = True
+        self._sink.report(Notice.SNAPSHOT_TAKEN, 1, "")
+        self._finish(answered=True)
+
     def replay_failed(self, reason: str, *, final: bool = False) -> None:
         """Handles an unusable answer: retries until the third failure in a row, unless `final`."""
         question = self._question
@@ -514,6 +604,12 @@ class Sequencer:
         again, self._ask_again = self._ask_again, False
         if not again:
             self._on(Trigger.CONFIRMED if answered and question.confirmed else Trigger.UNCONFIRMED)
+        if question.is_snapshot:
+            self._snapshot_at = self._clock() + self._check_after
+            again |= not answered and self._has_replay
+        elif self._needs_snapshot:
+            self.request_replay()  # the waiting batches wait for the snapshot
+            return
         in_vain = not again and (not answered or (question.gap_known and not question.brought))
         waiting, self._waiting = self._waiting, deque()
         for arrival in waiting:
@@ -522,7 +618,7 @@ class Sequencer:
                 self._give_up(arrival)
             else:
                 self.receive(arrival)
-        if again:
+        if again or self._needs_snapshot:
             self.request_replay()
 
     def _on(self, trigger: Trigger, loss: str | None = None) -> None:
@@ -553,6 +649,7 @@ class _Question:
     gap_at: int
     """The next batch number when the replay was started."""
     gap_known: bool = False
+    is_snapshot: bool = False
     due: int = 0
     """The next batch number when this request was made."""
     replies: int = 0

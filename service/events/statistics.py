@@ -28,6 +28,8 @@ class EventStatistics:
     gaps: int = 0
     replays: int = 0
     replay_failures: int = 0
+    snapshots_taken: int = 0
+    """Snapshots that engines gave, and that replaced the blocks of their ranks."""
     restarts: int = 0
     claims_refused: Counter[str] = field(default_factory=Counter)
     """Refused messages about a rank that another endpoint speaks for, by the address of the endpoint they came from."""

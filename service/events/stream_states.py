@@ -54,7 +54,9 @@ class Replay(Enum):
     REBUILDING = "rebuilding"
     """All batches are requested, to clear the rank and apply them again."""
     REFILLING = "refilling"
-    """The engine restarted: all batches since then are requested."""
+    """The rank was cleared: all batches since the engine's start, or a snapshot of the engine, are applied."""
+    RESTORING = "restoring"
+    """The engine's snapshot is requested, to clear the rank and apply it."""
     BROKEN_OFF = "broken off"
     """A replay failed midway: batches may be missing, until the next live batch fits."""
 
@@ -85,9 +87,11 @@ class Trigger(Enum):
     CHECK = "ask for what follows the last batch"
     FILL = "ask for what is missing before a live batch"
     REBUILD = "ask for everything"
+    RESTORE = "ask for the engine's snapshot"
     WAITS = "a live batch waits for the replay"
     BROUGHT = "the replay brought a missing batch"
     REBUILT = "the replay began with batch 0, and the rank was cleared"
+    REPLACED = "the engine's snapshot came whole, and the rank was cleared"
     FILLED = "the replay reached the waiting batches"
     TOO_SHORT = "the replay does not reach back to batch 0"
     MISSING_FROM_REPLAY = "the replay left out a batch, or brought one that cannot be read"
@@ -164,6 +168,7 @@ HISTORY: Mapping[History, Mapping[Trigger, History]] = {
         _T.CLEARED: History.COMPLETE,
         _T.RESTARTED: History.COMPLETE,
         _T.REBUILT: History.COMPLETE,
+        _T.REPLACED: History.COMPLETE,
         _T.TOO_SHORT: History.BEYOND_REPLAY,
         _T.MISSING_FROM_REPLAY: History.BEYOND_REPLAY,
     },
@@ -171,6 +176,7 @@ HISTORY: Mapping[History, Mapping[Trigger, History]] = {
         _T.CLEARED: History.COMPLETE,
         _T.RESTARTED: History.COMPLETE,
         _T.REBUILT: History.COMPLETE,
+        _T.REPLACED: History.COMPLETE,
         _T.GAVE_UP: History.INCOMPLETE,
         _T.RESUMED: History.INCOMPLETE,
         _T.ASSUMED: History.INCOMPLETE,
@@ -182,6 +188,7 @@ REPLAY: Mapping[Replay, Mapping[Trigger, Replay]] = {
         _T.CHECK: Replay.CHECKING,
         _T.FILL: Replay.FILLING,
         _T.REBUILD: Replay.REBUILDING,
+        _T.RESTORE: Replay.RESTORING,
     },
     Replay.CHECKING: {
         _T.WAITS: Replay.CATCHING_UP,
@@ -214,6 +221,11 @@ REPLAY: Mapping[Replay, Mapping[Trigger, Replay]] = {
         _T.ENDED: Replay.IDLE,
         _T.FAILED: Replay.IDLE,
     },
+    Replay.RESTORING: {
+        _T.REPLACED: Replay.REFILLING,
+        _T.ENDED: Replay.IDLE,
+        _T.FAILED: Replay.IDLE,
+    },
     Replay.REFILLING: {
         _T.ENDED: Replay.IDLE,
         _T.FAILED: Replay.BROKEN_OFF,
@@ -222,6 +234,7 @@ REPLAY: Mapping[Replay, Mapping[Trigger, Replay]] = {
         _T.CHECK: Replay.CATCHING_UP,
         _T.FILL: Replay.FILLING,
         _T.REBUILD: Replay.REBUILDING,
+        _T.RESTORE: Replay.RESTORING,
         _T.APPLIED_NEXT: Replay.IDLE,
         _T.GAVE_UP: Replay.IDLE,
     },
@@ -240,6 +253,7 @@ REASONS: Mapping[State, str] = {
     Replay.FILLING: _REPLAYING,
     Replay.CONFIRMING: _REPLAYING,
     Replay.REBUILDING: _REPLAYING,
+    Replay.RESTORING: _REPLAYING,
     Replay.REFILLING: _REPLAYING,
     Replay.BROKEN_OFF: _REPLAYING,
 }

@@ -11,7 +11,8 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from service.contract.endpoints import Endpoint
 from service.events.arrival import Arrival, receive_arrival, unreadable_arrival
-from service.events.replay_socket import ReplayClient, Replayed, ReplayError
+from service.events.replay_frames import Replayed, ReplayError
+from service.events.replay_socket import UNKNOWN_HOST, ReplayClient, Source
 from service.events.sequencer import Sequencer, Sink, Timing
 from service.events.subscription import Message, Subscription
 from service.events.topic import read_topic
@@ -286,15 +287,18 @@ class Streams(Generic[SinkT]):
         stream: Stream[SinkT]
 
         def start_replay() -> None:
-            address = endpoint.replay_of(rank.pod, rank.number, stream.peer)
-            if address is not None:
-                self._client.start(address, stream.sequencer, stream.read, endpoint.curve)
+            of_rank = rank.pod, rank.number, stream.peer
+            source = Source(endpoint.replay_of(*of_rank), endpoint.curve, endpoint.snapshot_of(*of_rank))
+            if source.replay or source.snapshot:
+                self._client.start(source, stream.sequencer, stream.read)
             else:
-                stream.sequencer.replay_failed("its host is not known; hosts= may allow its name", final=True)
+                stream.sequencer.replay_failed(UNKNOWN_HOST, final=True)
 
         sequencer = Sequencer(
             sink,
-            start_replay=None if endpoint.replay is None else start_replay,
+            start_replay=start_replay if endpoint.replay or endpoint.snapshot else None,
+            has_replay=endpoint.replay is not None,
+            has_snapshot=endpoint.snapshot is not None and self._rebuilds,
             max_waiting=self._limits.waiting,
             rebuilds=self._rebuilds,
             timing=self._timing,

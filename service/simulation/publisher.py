@@ -71,6 +71,8 @@ class Publisher:
         self._router.linger = 0
         self._subscribed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self.snapshot: Sequence[bytes] | None = None
+        """Batches of a snapshot as of the last published batch, as in vLLM's pull request 50134; None gives none."""
         self.requests = 0
         """Number of replay requests."""
 
@@ -161,6 +163,11 @@ class Publisher:
                 continue
             self.requests += 1
             identity, _, start = frames
+            if start == b"snapshot" and self.snapshot is not None:
+                for payload in self.snapshot:
+                    self._reply(identity, self.topic, self.sequence.to_bytes(8, "big"), payload)
+                self._reply(identity, b"", END, b"")
+                continue
             for number, payload in self._buffer:
                 if number >= int.from_bytes(start, "big"):
                     self._reply(identity, self.topic, number.to_bytes(8, "big"), payload)

@@ -55,6 +55,8 @@ def test_any_other_address_is_connected_to(address: str) -> None:
         ("ipc://", "ipc://"),
         ("tcp://a:1,colour=red", "pod=, model=, replay="),
         ("tcp://a:1,replay=tcp://*:*", "tcp://*:*"),
+        ("tcp://a:1,snapshot=a:2", "a:2"),
+        ("tcp://a:1,snapshot=replay", "snapshot=replay of tcp://a:1 needs the address of its replay socket"),
         ("tcp://a:1,tcp://b:1,tcp://a:1", "'tcp://a:1' is named twice"),
         ("tcp://a:1,pod=x,pod=y", "the second pod= of tcp://a:1"),
         ("tcp://a:٥٥٥٧", "tcp://a:٥٥٥٧"),
@@ -75,7 +77,16 @@ def test_endpoints_are_written_as_they_are_read() -> None:
 
 def test_the_addresses_of_an_endpoint_include_its_replay_socket() -> None:
     assert Endpoint("tcp://a:1", replay="tcp://a:2").addresses == ("tcp://a:1", "tcp://a:2")
+    assert Endpoint("tcp://a:1", replay="tcp://a:2", snapshot="replay").addresses == ("tcp://a:1", "tcp://a:2")
+    assert Endpoint("tcp://a:1", snapshot="tcp://a:3").addresses == ("tcp://a:1", "tcp://a:3")
     assert Endpoint("tcp://a:1").addresses == ("tcp://a:1",)
+
+
+def test_snapshots_come_from_the_replay_socket_or_from_one_of_their_own() -> None:
+    (endpoint,) = parse_endpoints("tcp://a:1,replay=tcp://*:2,snapshot=replay")
+    assert endpoint.snapshot_of("a:8000", 3) == endpoint.replay_of("a:8000", 3) == "tcp://a:5"
+    (endpoint,) = parse_endpoints("tcp://a:1,snapshot=tcp://*:7")
+    assert (endpoint.replay_of("a:8000", 1), endpoint.snapshot_of("a:8000", 1)) == (None, "tcp://a:8")
 
 
 @pytest.mark.parametrize(

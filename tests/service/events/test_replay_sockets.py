@@ -5,6 +5,7 @@ import asyncio
 import uvloop
 import zmq
 
+from service.events.replay_frames import Replay
 from service.events.replay_socket import ask
 from service.simulation.publisher import Publisher
 from tests.waiting import PATIENCE
@@ -31,7 +32,7 @@ async def _echoes_after_replays() -> set[bytes]:
     async with server, Publisher(topic="kv@pod@model") as engine, asyncio.timeout(PATIENCE):
         engine.publish(b"payload")
         for _ in range(5):
-            assert [replayed.sequence async for replayed in ask(context, engine.replay, 0)] == [0]
+            assert [replayed.sequence async for replayed in ask(context, engine.replay, Replay(0))] == [0]
             # Among these are some that get the number that a socket of the replay had.
             echoes.update(await asyncio.gather(*(_echoed(port) for _ in range(8))))
     context.term()

@@ -6,6 +6,8 @@ a beginning of that list, and once the network is quiet and a whole replay was p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 import pytest
 from hypothesis import Phase, settings
@@ -13,7 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.events.arrival import Arrival, read_arrival
-from service.events.sequencer import Notice, Sequencer, SequencerRecord, Timing
+from service.events.sequencer import SNAPSHOT, Notice, Sequencer, SequencerRecord, Timing
+
+NOTHING = msgspec.msgpack.encode([0.0, [], 0])
+"""The only part of a snapshot of an engine that holds nothing."""
 
 
 class Applied:
@@ -29,7 +34,8 @@ class Applied:
         cleared = b"Cleared" in arrival.payload
         if cleared:
             self.payloads.clear()
-        self.payloads.append(arrival.payload)
+        if arrival.payload != NOTHING:
+            self.payloads.append(arrival.payload)
         return cleared
 
     def clear(self) -> None:
@@ -72,6 +78,13 @@ class Engine:
         numbered = list(enumerate(self.published))[-self.buffered :] if self.buffered else []
         return [read_arrival(number, payload) for number, payload in numbered if number >= start]
 
+    def snapshot(self) -> list[Arrival]:
+        """What it holds, as of its next batch."""
+        due = len(self.published)
+        arrivals = [read_arrival(due, payload) for payload in self.held or [NOTHING]]
+        dated = msgspec.structs.replace(arrivals[0].batch, timestamp=self.time)
+        return [msgspec.structs.replace(arrivals[0], batch=dated), *arrivals[1:]]
+
     @property
     def held(self) -> list[bytes]:
         """What was published since the cache was cleared last."""
@@ -80,9 +93,10 @@ class Engine:
 
 
 class Network(RuleBasedStateMachine):
-    """One stream; `replays` is whether the engine has a replay socket."""
+    """One stream; `replays` is whether the engine has a replay socket, `gives_snapshots` whether it gives those."""
 
     replays = True
+    gives_snapshots = False
 
     @initialize(buffered=st.sampled_from([0, 3, 1000]))
     def begin(self, buffered: int) -> None:
@@ -91,6 +105,8 @@ class Network(RuleBasedStateMachine):
         self.sink = Applied()
         self.replies: list[Arrival] | None = None
         """What is still to come of the replay that is under way."""
+        self.asked_for_snapshot: list[Arrival] | None = None
+        self.restoring: Iterator[None] | None = None
         self.delayed: list[Arrival] = []
         self.recent: list[Arrival] = []
         self.connected = True
@@ -100,7 +116,9 @@ class Network(RuleBasedStateMachine):
     def new_sequencer(self) -> Sequencer:
         return Sequencer(
             self.sink,
-            start_replay=(lambda: None) if self.replays else None,
+            start_replay=(lambda: None) if self.replays or self.gives_snapshots else None,
+            has_replay=self.replays,
+            has_snapshot=self.gives_snapshots,
             timing=Timing(hide_after=10.0, clock=lambda: self.now),
         )
 
@@ -166,6 +184,7 @@ class Network(RuleBasedStateMachine):
         assert self.snapshot is not None
         record, payloads = self.snapshot
         self.connected, self.replies = False, None
+        self.asked_for_snapshot = self.restoring = None
         self.delayed.clear()
         self.sink = Applied()
         self.sink.payloads = list(payloads)
@@ -187,7 +206,9 @@ class Network(RuleBasedStateMachine):
     @rule(final=st.booleans())
     @precondition(lambda self: self.sequencer.wanted is not None)
     def the_replay_fails(self, final: bool) -> None:
-        self.replies = None
+        if self.restoring is not None:
+            return  # a snapshot that came whole cannot fail any more
+        self.replies = self.asked_for_snapshot = None
         self.sequencer.replay_failed("it broke", final=final)
 
     def replay_all(self) -> None:
@@ -199,6 +220,15 @@ class Network(RuleBasedStateMachine):
 
     def replay_once(self) -> None:
         wanted = self.sequencer.wanted
+        if self.restoring is not None:
+            if next(self.restoring, SNAPSHOT) is SNAPSHOT:
+                self.restoring = None
+            return
+        if wanted is SNAPSHOT:
+            self.replies = None
+            self.answer_with_snapshot()
+            return
+        self.asked_for_snapshot = None
         if wanted is None:
             self.replies = None
             return
@@ -209,6 +239,14 @@ class Network(RuleBasedStateMachine):
             self.sequencer.replay_ended()
         elif not self.sequencer.replayed(self.replies.pop(0)):
             self.replies = None
+
+    def answer_with_snapshot(self) -> None:
+        """First it is taken, and later it has come, while the stream goes on."""
+        if self.asked_for_snapshot is None:
+            self.asked_for_snapshot = self.engine.snapshot()
+        else:
+            self.restoring = self.sequencer.restored(self.asked_for_snapshot)
+            self.asked_for_snapshot = None
 
     @invariant()
     def what_is_exact_is_what_the_engine_published(self) -> None:
@@ -228,7 +266,7 @@ class Network(RuleBasedStateMachine):
         if not self.connected:
             self.connected = True
             self.sequencer.on_connected()
-        reaches_back = self.replays and self.engine.buffered >= len(self.engine.published) + 5
+        reaches_back = self.gives_snapshots or (self.replays and self.engine.buffered >= len(self.engine.published) + 5)
         for number in range(5):
             self.deliver(self.engine.publish(clears=number == 2 and not reaches_back))
             self.replay_all()
@@ -243,7 +281,19 @@ class WithoutReplay(Network):
     replays = False
 
 
-@pytest.mark.parametrize("machine", [Network, WithoutReplay], ids=["with a replay socket", "without one"])
+class WithSnapshots(Network):
+    gives_snapshots = True
+
+
+class WithSnapshotsOnly(WithoutReplay):
+    gives_snapshots = True
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [Network, WithoutReplay, WithSnapshots, WithSnapshotsOnly],
+    ids=["with a replay socket", "without one", "with snapshots, too", "with snapshots only"],
+)
 def test_what_is_called_exact_is_what_the_engine_published(machine: type[Network]) -> None:
     case = machine.TestCase
     case.settings = settings(stateful_step_count=50, phases=(Phase.generate, Phase.shrink))
