@@ -67,7 +67,7 @@ $(BIN)/python:
 
 # What is installed is written down, so that it happens again only when a lock file changes.
 $(VENV)/runtime: requirements.lock pyproject.toml | $(BIN)/python
-	@echo "Installing kvcache and the service into $(VENV) (once, 59 packages; a minute or two)"
+	@echo "Installing kvcache and the service into $(VENV) (once, 57 packages; a minute or two)"
 	@$(PIP_INSTALL) --require-hashes -r requirements.lock
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -79,7 +79,7 @@ $(VENV)/host: requirements-host.lock pyproject.toml | $(BIN)/python
 	@touch $@
 
 # The service as a child process runs on this Python; the image compiles its own.
-$(VENV)/native: $(wildcard service/native/*.py) service/native/requirements.lock $(VENV)/runtime
+$(VENV)/native: $(wildcard service/native/*.p[xy]*) service/native/requirements.lock $(VENV)/runtime
 	@if command -v cc >/dev/null; then \
 	  echo "Compiling the service's inner loops (once)" && \
 	  $(PIP_INSTALL) --require-hashes -r service/native/requirements.lock && $(BIN)/python -m service.native.build; \

@@ -128,7 +128,7 @@ def _refusal(wheel: Path, files: Mapping[str, bytes]) -> str | None:
     """The reason why the compiled loops of a wheel cannot be used with these files of the service."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            sources = [name for name in archive.namelist() if PurePosixPath(name).match(f"{_NATIVE}*.py")]
+            sources = [name for name in archive.namelist() if PurePosixPath(name).match(f"{_NATIVE}*.p[yx]*")]
             if not any(PurePosixPath(name).match(f"{_NATIVE}*.so") for name in archive.namelist()):
                 return "has no compiled loops"
             if any(archive.read(name) != files.get(name) for name in sources):

@@ -45,24 +45,15 @@ if TYPE_CHECKING or not COMPILED:
         unpack_tokens,
     )
 else:
-    from service.native.compiled import (
-        GroupMasks,
-        RankLoad,
-        Table,
-        as_key_vector,
-        block_keys,
-        costs_of,
-        is_text_only,
-        messages_end,
-        messages_start,
-        near_lowest,
-        prompt_ids,
-        read_common_batch,
-        split_words,
-        unpack_hashes,
-        unpack_numbers,
-        unpack_tokens,
-    )
+    from service.native.batches import read_common_batch
+    from service.native.chat_shape import is_text_only
+    from service.native.hashing import block_keys
+    from service.native.json_scan import messages_end, messages_start, prompt_ids
+    from service.native.msgpack_ints import unpack_hashes, unpack_tokens
+    from service.native.rank_costs import RankLoad, costs_of, near_lowest
+    from service.native.table import GroupMasks, Table
+    from service.native.vectors import as_key_vector, unpack_numbers
+    from service.native.word_split import split_words
 
 
 __all__ = [

@@ -8,7 +8,17 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-MODULES = ("batches", "chat_shape", "hashing", "json_scan", "msgpack_ints", "rank_costs", "table", "word_split")
+MODULES = (
+    "batches",
+    "chat_shape",
+    "hashing",
+    "json_scan",
+    "msgpack_ints",
+    "rank_costs",
+    "table",
+    "vectors",
+    "word_split",
+)
 DIGEST = "compiled.sha256"
 
 
@@ -34,6 +44,6 @@ def record_digest(folder: Path = FOLDER) -> None:
 
 def _digest() -> str:
     digest = hashlib.sha256()
-    for module in MODULES:
-        digest.update((FOLDER / f"{module}.py").read_bytes())
+    for source in sorted([*FOLDER.glob("*.pyx"), *FOLDER.glob("*.pxd")]):
+        digest.update(source.read_bytes())
     return digest.hexdigest()

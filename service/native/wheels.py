@@ -30,7 +30,7 @@ def _take(wheel: Path) -> bool:
             for path in made:
                 path.write_bytes(archive.read(_IN_WHEEL + path.name))
         # A module that needs a newer C library than there is here fails only when it is loaded.
-        if is_compiled() and importlib.import_module("service.native.compiled"):
+        if is_compiled() and all(importlib.import_module(f"service.native.{module}") for module in MODULES):
             return True
     except (KeyError, zipfile.BadZipFile, ImportError):
         pass

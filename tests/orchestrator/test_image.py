@@ -167,13 +167,13 @@ def _wheel(path: Path, members: Mapping[str, bytes]) -> Path:
     return path
 
 
-_SOURCES = {"service/native/table.py": b"source"}
+_SOURCES = {"service/native/table.pyx": b"source"}
 _LOOPS = {"service/native/table.cpython-311-x86_64-linux-gnu.so": b"binary"}
 
 
 def test_of_the_wheels_in_a_folder_those_that_were_made_from_these_sources_are_taken(tmp_path: Path) -> None:
     fits = _wheel(tmp_path / "kvcache-1-cp311.whl", {**_SOURCES, **_LOOPS})
-    _wheel(tmp_path / "kvcache-0-cp311.whl", {"service/native/table.py": b"other", **_LOOPS})
+    _wheel(tmp_path / "kvcache-0-cp311.whl", {"service/native/table.pyx": b"other", **_LOOPS})
     _wheel(tmp_path / "kvcache-1-py3.whl", _SOURCES)
     (tmp_path / "kvcache-1-cp312.whl").write_text("no archive")
 
@@ -186,7 +186,7 @@ def test_of_the_wheels_in_a_folder_those_that_were_made_from_these_sources_are_t
 @pytest.mark.parametrize(
     ("members", "said"),
     [
-        ({"service/native/table.py": b"other", **_LOOPS}, "was made from other sources than these"),
+        ({"service/native/table.pyx": b"other", **_LOOPS}, "was made from other sources than these"),
         (_SOURCES, "has no compiled loops"),
         (None, "cannot be read: File is not a zip file"),
     ],

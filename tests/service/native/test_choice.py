@@ -29,4 +29,4 @@ def test_an_unknown_backend_is_refused_with_the_names_that_exist() -> None:
 
 @pytest.mark.skipif(not backend.COMPILED, reason="the inner loops are not compiled")
 def test_compiled_modules_are_used_where_they_are_built() -> None:
-    assert choose().stdout == choose(KVCACHE_BACKEND="compiled").stdout == "True table\n"
+    assert choose().stdout == choose(KVCACHE_BACKEND="compiled").stdout == "True service.native.table\n"

@@ -1,13 +1,12 @@
-"""Detects chats of nothing but text, compiled by mypyc."""
-
-from __future__ import annotations
+"""Detects chats of nothing but text."""
 
 
-def is_text_only(messages: list[dict[str, object]], billing_header: str) -> bool:
+def is_text_only(list messages not None, str billing_header not None):
     """Whether each message is exactly a role (user, assistant or system), then a text content.
 
     False if a system message starts with `billing_header`.
     """
+    cdef dict message
     for message in messages:
         if len(message) != 2:
             return False
@@ -19,8 +18,8 @@ def is_text_only(messages: list[dict[str, object]], billing_header: str) -> bool
         content = message.get("content")
         if not isinstance(content, str) or not isinstance(role, str):
             return False
-        if role == "user" or role == "assistant":
+        if <str> role == "user" or <str> role == "assistant":
             continue
-        if role != "system" or content.startswith(billing_header):
+        if <str> role != "system" or (<str> content).startswith(billing_header):
             return False
     return True
