@@ -53,19 +53,20 @@ def test_the_comparison_in_the_documentation_prints_the_line_that_it_shows() -> 
 
 def test_the_first_lines_of_the_readme_serve_any_openai_client(tmp_path: Path) -> None:
     readme = README.read_text(encoding="utf-8")
-    simulate, up = re.findall(r"`kvcache (simulate --pods 2|up --runtime process --pod \S+ --pod \S+)`", readme)
+    up = re.findall(r"^kvcache (up .*)$", readme, re.MULTILINE)[0]
     engines = [free_port(), free_port()]
     port = free_port()
     for number, engine in enumerate(engines):
-        up = up.replace(f":{8000 + number}", f":{engine}")
+        pod = f"http://10.0.0.{7 + number}:8000"
+        assert pod in up
+        up = up.replace(pod, f"http://127.0.0.1:{engine}")
     shown = re.search(r"# any OpenAI client at http://localhost:8080/v1", readme)
     assert shown is not None
     kvcache = Commands(tmp_path)
     try:
         for engine in engines:  # two free ports need not be neighbours
-            arguments = simulate.replace("--pods 2", f"--pods 1 --port {engine}").split()
-            kvcache.start(*arguments).wait_for("ZMQ_ENDPOINT=")
-        kvcache.start(*up.split(), "--port", str(port)).wait_for("Press Ctrl+C to stop")
+            kvcache.start("simulate", "--pods", "1", "--port", str(engine)).wait_for("ZMQ_ENDPOINT=")
+        kvcache.start(*up.split(), "--runtime", "process", "--port", str(port)).wait_for("Press Ctrl+C to stop")
         with OpenAI(base_url=f"http://localhost:{port}/v1", api_key="none") as client:
             (model,) = client.models.list()
             messages: Any = [{"role": "user", "content": "Which ferry leaves first?"}]
