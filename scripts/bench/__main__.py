@@ -1,7 +1,8 @@
-"""Runs the benchmarks: `python -m scripts.bench [PART …] [--against FOLDER] [--rounds N] [--quick] [--json FILE]`.
+"""Runs the benchmarks: `python -m scripts.bench [PART …] [--rounds N] [--quick] [--json FILE]`.
 
---against compares with another checkout, for example the commit before a change: `git worktree add ../before HEAD~1`,
-compile it (`python -m service.native.build` in its folder), then `python -m scripts.bench --against ../before`.
+--against FOLDER compares with another checkout, for example the commit before: `git worktree add ../before HEAD~1`,
+compile it (`python -m service.native.build` in its folder), then `python -m scripts.bench --against ../before`. With
+--most-loss 15 the exit code is 1 if a row is worse by more than 15 % and the noise.
 
 Peers that are not installed are left out and listed. NVIDIA Dynamo's indexer: `pip install ai-dynamo-runtime`, here or
 in another environment whose Python is KVCACHE_BENCH_DYNAMO; it listens on all addresses of this machine.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import platform
 import signal
@@ -81,7 +83,7 @@ def _machine() -> str:
 
 
 def main() -> int:
-    """Returns the exit code: 0, 2 for wrong usage, 130 after an interrupt."""
+    """Returns the exit code: 0, 1 for a loss above --most-loss, 2 for wrong usage, 130 after an interrupt."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all)")
     parser.add_argument("--rounds", type=int, help=f"measurements of each row ({Plan().rounds})")
@@ -93,6 +95,7 @@ def main() -> int:
         "--from", type=Path, metavar="FILE", dest="file", help="show the results in this file instead of measuring"
     )
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare with this checkout, in turn")
+    parser.add_argument("--most-loss", type=float, metavar="PERCENT", help="fail if a row loses more, beyond the noise")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
@@ -118,7 +121,11 @@ def main() -> int:
         print(markdown(report))
     else:
         show(report)
-    return 0
+    most_loss = math.inf if arguments.most_loss is None else arguments.most_loss / 100
+    lost = [row for row in report.measures if row.loses(most_loss)]
+    for row in lost:
+        print(f"{row.part}: {row.what}: worse than {row.peer}", file=sys.stderr)
+    return 1 if lost else 0
 
 
 if __name__ == "__main__":

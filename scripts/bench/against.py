@@ -1,6 +1,7 @@
 """Compares this checkout with another one: both run the same part in turn, round by round, on the same machine.
 
-Only rows that both checkouts measure are compared. The ratio of a row is the median over the rounds.
+Only rows that both checkouts measure are compared. The ratio of a row is the median over the rounds. The other checkout
+runs before and after this one in each round: what its two figures differ by is the machine's noise.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ async def compare(part: str, other: Path, plan: Plan) -> AsyncIterator[Measure |
     """
     ours: list[Report] = []
     theirs: list[Report] = []
+    again: list[Report] = []
     for _ in range(plan.rounds):
-        for folder, reports in ((ROOT, ours), (other, theirs)):
+        for folder, reports in ((other, theirs), (ROOT, ours), (other, again)):
             try:
                 reports.append(await _round(part, folder, plan.scale))
             except RuntimeError as error:
@@ -41,6 +43,7 @@ async def compare(part: str, other: Path, plan: Plan) -> AsyncIterator[Measure |
                 ours=_values(ours, row.what),
                 peer=other.name,
                 theirs=_values(theirs, row.what),
+                again=_values(again, row.what),
                 more_is_better=row.more_is_better,
             )
 

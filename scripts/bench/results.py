@@ -20,6 +20,8 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
     ours: Sequence[float]
     peer: str = ""
     theirs: Sequence[float] = ()
+    again: Sequence[float] = ()
+    """Theirs, measured a second time in each round: how much the machine disagrees with itself."""
     more_is_better: bool = False
     least_ratio: float | None = None
     """The target, as a ratio."""
@@ -33,6 +35,18 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
             return None
         pairs = zip(self.ours, self.theirs, strict=True)
         return statistics.median(_quotient(a, b) if self.more_is_better else _quotient(b, a) for a, b in pairs)
+
+    @property
+    def noise(self) -> float | None:
+        """How far two measurements of the same thing are apart in most rounds, as a share; None if there is one."""
+        if not self.again:
+            return None
+        pairs = zip(self.theirs, self.again, strict=True)
+        return statistics.median(abs(math.log(_quotient(a, b) or 1.0)) for a, b in pairs)
+
+    def loses(self, most: float) -> bool:
+        """Whether it is worse than the peer by more than this share and what is noise."""
+        return self.ratio is not None and self.ratio < 1 - most - (self.noise or 0.0)
 
     @property
     def met(self) -> bool | None:

@@ -32,12 +32,13 @@ def show(report: Report) -> None:
         table.add_row(f"[bold]{part}[/bold]")
         for measure in measures:
             peer = f"{_spread(measure.theirs)} {measure.peer}" if measure.theirs else ""
+            noise = "" if measure.noise is None else f" ±{measure.noise:.0%}"
             table.add_row(
                 f"  {measure.what}",
                 measure.unit,
                 _spread(measure.ours),
                 peer,
-                _ratio(measure),
+                _ratio(measure) + noise,
                 _target(measure),
                 _verdict(measure),
             )

@@ -66,6 +66,18 @@ def test_saved_results_are_shown_as_markdown(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("again", "lost"), [([1.0, 1.0, 1.0], True), ([1.1, 0.9, 1.1], False)])
+def test_a_loss_beyond_the_noise_fails(tmp_path: Path, again: list[float], lost: bool) -> None:
+    slower = {"part": "ids", "what": "CPU", "unit": "ms", "ours": [1.2, 1.3, 1.2], "peer": "before"}
+    report = {"machine": "", "left_out": [], "measures": [slower | {"theirs": [1.0, 1.0, 1.0], "again": again}]}
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(report))
+    for most, expected in (("15", 1 if lost else 0), ("25", 0)):
+        running = bench("--from", str(file), "--most-loss", most)
+        _, errors = running.communicate()
+        assert (running.returncode, "ids: CPU" in errors) == (expected, bool(expected))
+
+
 def test_an_interrupted_benchmark_leaves_nothing_running() -> None:
     running = bench("events", "--quick")
     process = psutil.Process(running.pid)
@@ -93,7 +105,8 @@ def test_a_checkout_is_compared_with_another_row_by_row(tmp_path: Path) -> None:
     assert running.returncode == 0, errors
     rows = json.loads(file.read_text())["measures"]
     assert rows
-    assert all(len(row["ours"]) == len(row["theirs"]) == int(rounds) and row["peer"] == ROOT.name for row in rows)
+    assert all(len(row["ours"]) == len(row["theirs"]) == len(row["again"]) == int(rounds) for row in rows)
+    assert {row["peer"] for row in rows} == {ROOT.name}
     assert "1,024 ids, CPU" in output
 
 
