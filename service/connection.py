@@ -129,6 +129,8 @@ class Connection(web.RequestHandler):
             self._traffic.count(RequestKind("other", "other", resp.status), 0.0)
         if not resp.prepared:
             resp.headers[hdrs.SERVER] = "kvcache"
+            if self._traffic.is_ending:
+                resp.force_close()
         try:
             if type(resp) is web.Response and self._is_small(request, resp):
                 return resp, self._send_small(request, resp, start_time)
@@ -138,6 +140,8 @@ class Connection(web.RequestHandler):
             return await self._send_large(request, resp, start_time, size)
         finally:
             release_reservation(request)
+            if self._traffic.is_ending:
+                self.close()
 
     def _is_small(self, request: web.BaseRequest, resp: web.Response) -> bool:
         """Whether a response is a body that fits into the buffers, over a connection that goes on."""

@@ -28,8 +28,6 @@ _OBSERVED: Final = 1
 _WATCH_SECONDS: Final = 1.0
 _FIRST_WATCH_SECONDS: Final = 0.05
 """Seconds between two looks at a worker's readiness, and before it is ready for the first time."""
-_DRAIN_SECONDS: Final = 0.5
-"""Seconds that a stop waits for requests in flight; the whole stop takes less than a second."""
 _CLOSE_SECONDS: Final = 0.1
 """Further seconds for handlers that still run, applied twice (aiohttp's shutdown_timeout)."""
 
@@ -71,9 +69,10 @@ async def listening(settings: Settings, worker: Worker | None = None) -> AsyncIt
                 yield port
             finally:
                 listener.close()
+                app[TRAFFIC].is_ending = True
                 # aiohttp drops unread bodies as soon as it shuts down.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(app[TRAFFIC].wait_idle(), _DRAIN_SECONDS)
+                    await asyncio.wait_for(app[TRAFFIC].wait_idle(), settings.drain_timeout)
 
 
 @asynccontextmanager

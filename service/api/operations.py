@@ -31,6 +31,7 @@ from service.api.resources import (
     SHARED,
     SHARED_PODS,
     SIBLINGS,
+    TRAFFIC,
 )
 from service.api.responses import (
     ByTier,
@@ -67,6 +68,8 @@ async def ready(request: web.Request) -> web.Response:
     """Tells whether requests can be answered; 503 with the reasons if not."""
     shared_state = describe(request.app[SHARED].status())
     reasons = request.app[READINESS].reasons()
+    if request.app[TRAFFIC].is_ending:
+        reasons.insert(0, "the service is stopping")
     if reasons:
         error = ApiError(503, "; ".join(reasons), code="not_ready")
         return json_response(NotReady(error.detail, ready=False, reasons=reasons, shared_state=shared_state), 503)

@@ -354,6 +354,13 @@ class Settings:
     )
     keepalive_timeout: float = _setting(75.0, parse_seconds, "how long an idle connection stays open")
 
+    drain_timeout: float = _setting(
+        0.5,
+        parse_seconds,
+        "how long a stop waits for requests in flight; new connections are refused meanwhile. Replicas behind a "
+        "balancer want more, and whatever stops them must not kill them earlier",
+    )
+
     shared_state: ValkeyAddress | None = _setting(
         None,
         parse_shared_state,

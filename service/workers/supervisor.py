@@ -76,7 +76,7 @@ async def _supervise(settings: Settings, count: int, environment: Mapping[str, s
             running.cancel()
             (code,) = await asyncio.gather(running, return_exceptions=True)
         finally:
-            await workers.stop()
+            await workers.stop(settings.drain_timeout)
             await relay.close()
             await hub.close()
     logger.info("stopped")
@@ -139,15 +139,15 @@ class Workers:
                 group.create_task(self._keep(number, first if number == 0 else None), name=f"worker {number}")
         return 0
 
-    async def stop(self) -> None:
-        """Stops all workers, and kills those that take too long."""
+    async def stop(self, drain_seconds: float) -> None:
+        """Stops all workers, and kills those that take longer than they may for requests in flight."""
         self._accepting.close()
         for process in self._processes.values():
             with suppress(ProcessLookupError):
                 process.terminate()
         waiting = [asyncio.create_task(process.wait()) for process in self._processes.values()]
         if waiting:
-            await asyncio.wait(waiting, timeout=_STOP_SECONDS)
+            await asyncio.wait(waiting, timeout=_STOP_SECONDS + drain_seconds)
         for process in self._processes.values():
             with suppress(ProcessLookupError):
                 process.kill()

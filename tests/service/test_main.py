@@ -143,6 +143,48 @@ async def test_a_request_in_flight_is_answered_before_the_stop(folder: Path) -> 
         assert await process.wait() == 0
 
 
+async def test_a_request_in_flight_is_cut_if_it_does_not_end_in_drain_timeout(folder: Path) -> None:
+    async with running(environment_of(folder, DRAIN_TIMEOUT="1ms")) as (process, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{")
+        async with ClientSession(f"http://127.0.0.1:{port}") as client:
+            await request_in_flight(client)
+        await stop(process)
+        assert b"200 OK" not in await reader.read()
+        writer.close()
+
+
+async def test_a_stopping_service_answers_what_is_in_flight_is_not_ready_and_ends_kept_connections(
+    folder: Path,
+) -> None:
+    body = b'{"prompt": [1, 2, 3]}'
+    async with running(environment_of(folder, DRAIN_TIMEOUT="1h")) as (process, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:5])
+        kept_reader, kept_writer = await asyncio.open_connection("127.0.0.1", port)
+        async with ClientSession(f"http://127.0.0.1:{port}") as client:
+            await request_in_flight(client)
+        kept_writer.write(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await kept_reader.readuntil(b"OK")).endswith(b"OK")
+        assert (await kept_reader.readuntil(b"\r\n\r\nOK")).endswith(b"OK")
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        async for line in process.stdout:
+            if b"Received shutdown signal" in line:
+                break
+        kept_writer.write(b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")
+        told = await kept_reader.read()
+        assert told.startswith(b"HTTP/1.1 503")
+        assert b"Connection: close" in told
+        assert b"the service is stopping" in told
+        assert process.returncode is None
+        writer.write(body[5:])
+        assert (await reader.read()).endswith(b"null")
+        for one in (writer, kept_writer):
+            one.close()
+        assert await process.wait() == 0
+
+
 async def test_a_request_that_never_ends_does_not_delay_the_stop(folder: Path) -> None:
     async with running(environment_of(folder, BODY_TIMEOUT="1h")) as (process, port):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
