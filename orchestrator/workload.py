@@ -42,9 +42,10 @@ _MODELS = PurePosixPath("/models")
 _PASSED_ON = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 """Variables of the hub's client that reach the service from the shell."""
 _HUB_CACHE = "/cache/huggingface"
-_SECRET_SETTINGS = ("API_KEYS", "SHARED_STATE")
+_SECRET_SETTINGS = ("API_KEYS", "SHARED_STATE", "OTEL_EXPORTER_OTLP_HEADERS")
 _DEFAULT_MEMORY = 4 << 30
-_RENDER_URL = "RENDER_URL"
+_URLS = ("RENDER_URL", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""Settings that may name a server on this machine's loopback."""
 _TOKEN = "/run/secrets/hf-token"  # noqa: S105 - a path
 _SECRET_ENVIRONMENT = "/run/secrets/environment"  # noqa: S105 - a path
 HUB_CACHE_VOLUME = "kvcache-huggingface"
@@ -177,8 +178,9 @@ def _in_container(
         "HF_HOME": _HUB_CACHE,
         **({"STATE_DIR": _STATE} if launch.keeps_state else {}),
     }
-    if (url := environment.get(_RENDER_URL, "").strip()) and not launch.engines_beside:
-        environment[_RENDER_URL] = url_seen_from_container(url, HOST_NAME)
+    for name in _URLS:
+        if (url := environment.get(name, "").strip()) and not launch.engines_beside:
+            environment[name] = url_seen_from_container(url, HOST_NAME)
     if launch.models_dir:
         for part in parts(launch.models_dir):
             refuse_unreadable(part.source)

@@ -27,6 +27,7 @@ class _Line(msgspec.Struct):
     level: str
     logger: str
     id: str
+    trace_id: str | None
     method: str
     path: str
     status: int
@@ -76,6 +77,7 @@ def _json(routed: Routed, worker: int | None) -> bytes:
         "info",
         _LOGGER,
         routed.id,
+        routed.trace.id,
         routed.method,
         _cut(routed.path, _MAX_PATH),
         routed.status,

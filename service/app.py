@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -17,7 +18,7 @@ from service.api.key_rates import KeyRates
 from service.api.keys import KeyRing
 from service.api.limits import RequestLimits
 from service.api.middleware import with_limits_and_errors
-from service.api.openapi import document
+from service.api.openapi import document, own_version
 from service.api.rendering import Rendering
 from service.api.requests import chat_body_decoder
 from service.api.resolver import PromptResolver
@@ -104,6 +105,7 @@ from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
 from service.routing.issued import IssuedReservations
+from service.tracing.base import NOTHING, Tracer
 from service.workers.place import Place
 from service.workers.siblings import Siblings
 
@@ -137,7 +139,8 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     app[DOCUMENT] = document(ROUTES)
     app[ASKS_USAGE] = settings.ask_usage
     app[SESSION_KEYS] = SessionKeys(settings.affinity)
-    app[ROUTED_REQUESTS] = _routed_requests(settings, place)
+    tracer = _tracer(settings.otel_exporter_otlp_endpoint)
+    app[ROUTED_REQUESTS] = _routed_requests(settings, place, tracer)
     own_keys = _curve_keys(settings)
     relayed = Relayed(place.relay) if place is not None else None
     fleet = app[FLEET] = Registry()
@@ -152,6 +155,7 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
         engine = EngineRenderer(settings.render_url_timeout)
         # Nested, so that started resources are stopped if a later one fails to start.
         async with (
+            closed_at_the_end(tracer),
             event_pool(settings, index, own_keys, relayed, applied=router.heard) as pool,
             loaded_models(options, index, fleet) as models,
             readiness(
@@ -213,15 +217,36 @@ def _add_routes(app: web.Application, settings: Settings) -> None:
         if settings.tls_client_ca is not None and route.permissions:
             handler = with_client_certificate(handler, route.path, traffic)
         if route.is_forwarded:
-            handler = recorded(handler, app[ROUTED_REQUESTS], lambda: fleet.receives_requests)
+            handler = recorded(handler, route.path, app[ROUTED_REQUESTS], lambda: fleet.receives_requests)
         app.add_routes([web.route(route.method, route.path, handler)])
 
 
-def _routed_requests(settings: Settings, place: Place | None) -> RoutedRequests:
+def _tracer(endpoint: str | None) -> Tracer:
+    """What traces routed requests; nothing without a collector. Raises SettingsError."""
+    if endpoint is None:
+        return NOTHING
+    if (protocol := os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip()) not in {"", "http/protobuf"}:
+        raise SettingsError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol}: must be http/protobuf, the port is often 4318")
+    try:
+        from service.tracing.otel import OtelTracer  # noqa: PLC0415 - an optional package, which takes a while to load
+    except ImportError as error:
+        raise SettingsError(f"OTEL_EXPORTER_OTLP_ENDPOINT needs pip install 'kvcache[otel]': {error}") from error
+    return OtelTracer(endpoint, own_version())
+
+
+@asynccontextmanager
+async def closed_at_the_end(tracer: Tracer) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await tracer.close()
+
+
+def _routed_requests(settings: Settings, place: Place | None, tracer: Tracer) -> RoutedRequests:
     """The requests for the pods, which ACCESS_LOG watches."""
     if settings.access_log == "off":
-        return RoutedRequests()
-    routed = RoutedRequests(tells_ids=True)
+        return RoutedRequests(tracer=tracer)
+    routed = RoutedRequests(tells_ids=True, tracer=tracer)
     worker = place.number if place is not None else None
     routed.watch(AccessLog(is_json=settings.access_log == "json", worker=worker))
     return routed

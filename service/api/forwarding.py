@@ -31,6 +31,7 @@ from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 from service.prompts.renderers.base import ENGINE
 from service.routing.affinity import ends_of
 from service.routing.question import Question
+from service.tracing.base import step
 
 _JUDGED = frozenset(("/v1/chat/completions", "/v1/completions"))
 _WITH_PROMPT = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"))
@@ -51,7 +52,8 @@ async def forward(request: web.Request) -> web.StreamResponse:
     """Forwards a request to the best pod and returns its answer; both are unchanged."""
     if not request.app[FLEET].receives_requests:
         raise ApiError(404, f"there is no endpoint {request.path}, and no pod to forward it to (PODS)")
-    body = await read_body(request)
+    with step("receive"):
+        body = await read_body(request)
     asked = await _client_request(request, body)
     try:
         return await request.app[GATEWAY].forward(asked)
@@ -116,7 +118,8 @@ async def request_with_prompt(request: web.Request, body: bytes) -> ClientReques
     if origin.parity == Verdict.DIFFERS:
         return ClientRequest(request, body, question, shown)
     is_judged = request.path in _JUDGED and not prompt.skips_cache and origin.known is None and not _asks_several(ends)
-    matches = request.app[SCORER].matches(prompt)
+    with step("match"):
+        matches = request.app[SCORER].matches(prompt)
     return ClientRequest(
         request,
         body,

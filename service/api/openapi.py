@@ -31,7 +31,7 @@ def document(routes: Sequence[Route]) -> bytes:
         "openapi": "3.1.0",
         "info": {
             "title": "kvcache",
-            "version": _version(),
+            "version": own_version(),
             "description": "Tells which LLM engine holds the longest prefix of a prompt in its KV cache.",
         },
         "paths": paths,
@@ -65,7 +65,7 @@ def _operation(route: Route, path: str, schema_of: dict[str, Any]) -> dict[str, 
     return operation
 
 
-def _version() -> str:
+def own_version() -> str:
     try:
         return version("kvcache")
     except PackageNotFoundError:

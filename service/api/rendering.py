@@ -18,6 +18,7 @@ from service.prompts.renderers.engine import EngineRenderer
 from service.prompts.renderers.engine_api import EngineApi
 from service.prompts.templates.media import first_medium, until_first_medium
 from service.prompts.truncation import Truncation, truncate
+from service.tracing.base import step
 
 EnginesOf: TypeAlias = Callable[[str], Sequence[EngineApi]]
 AgreementOf: TypeAlias = Callable[..., Agreement]
@@ -137,7 +138,8 @@ class Rendering:
         # A model that is not loaded may be gpt-oss, whose chats /tokenize renders differently from the engine.
         is_template = loaded is not None and loaded.renderer_name == TEMPLATE
         may_tokenize = is_template and first_medium(chat.messages) is None
-        tokens, media = await self._engine.chat(engines, model, chat, may_tokenize=may_tokenize)
+        with step("render by an engine"):
+            tokens, media = await self._engine.chat(engines, model, chat, may_tokenize=may_tokenize)
         if with_text:
             text = await engines[0].text_of(model, tokens)
             if text is None and loaded is not None:

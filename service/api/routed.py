@@ -11,29 +11,33 @@ from aiohttp.typedefs import Handler
 
 from service.api.errors import ErrorBody
 from service.gateway.routed import ID_HEADER, REQUEST_ID, Routed, RoutedRequests
+from service.tracing.base import enter, leave
 
 _CLIENT_LEFT = 499
 """As in the logs of nginx."""
 _error = msgspec.json.Decoder(ErrorBody)
 
 
-def recorded(handler: Handler, requests: RoutedRequests, is_forwarded: Callable[[], bool]) -> Handler:
+def recorded(handler: Handler, route: str, requests: RoutedRequests, is_forwarded: Callable[[], bool]) -> Handler:
     """Wraps the whole handler of an endpoint that forwards requests, with its limits and errors."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if not is_forwarded():
             return await handler(request)
-        routed = requests.begin(request)
+        routed = requests.begin(request, route)
+        token = enter(routed.trace)
         try:
             response = await handler(request)
+            if isinstance(response, web.Response):
+                _note_own(routed, request, response)
         except BaseException as error:
             _note_failure(routed, request, error)
-            requests.end(routed)
             raise
-        if isinstance(response, web.Response):
-            _note_own(routed, request, response)
-        requests.end(routed)
-        return response
+        else:
+            return response
+        finally:
+            leave(token)
+            requests.end(routed)
 
     return handle
 

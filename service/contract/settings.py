@@ -85,6 +85,13 @@ def _bootstrap_source(value: str) -> str | None:
         raise ValueError(f"{error}, or {FROM_SHARED_STATE}") from None
 
 
+def _optional_collector(value: str) -> str | None:
+    value = value.strip().rstrip("/")
+    if value and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", value):
+        raise ValueError("must be a URL such as http://10.0.0.3:4318")
+    return value or None
+
+
 def _count(low: int, high: int | None = None) -> Callable[[str], int]:
     def parse(value: str) -> int:
         digits = value.strip()
@@ -378,6 +385,12 @@ class Settings:
         _choice("off", "json", "human"),
         "one line on standard output for each request to a pod: its id, the pod, predicted and actual tokens, times "
         "and status, as JSON or aligned text; never prompts",
+    )
+    otel_exporter_otlp_endpoint: str | None = _setting(
+        None,
+        _optional_collector,
+        "URL of an OpenTelemetry collector, such as http://10.0.0.3:4318: traces of routed requests are sent to it by "
+        "OTLP over HTTP; other OTEL_* variables count as well",
     )
 
     @property

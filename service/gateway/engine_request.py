@@ -14,6 +14,7 @@ from service.gateway.http import end_to_end, request_head
 from service.gateway.routed import ID_HEADER, REQUEST_ID
 from service.index.base import TokenIds
 from service.routing.choice import Choice
+from service.tracing.base import Headers
 
 _NOT_FORWARDED = frozenset((b"host", b"content-length", b"content-encoding", b"expect"))
 """The body is forwarded decoded, with its own length, to another host."""
@@ -24,6 +25,7 @@ RANK_FIELD = "routed_dp_rank"
 """Names the rank to SGLang, in the body."""
 _RANK = RANK_HEADER.encode()
 _ID = ID_HEADER.encode()
+_TRACE_CONTEXT = frozenset((b"traceparent", b"tracestate"))
 _USAGE = b'{"include_usage":true}'
 
 AUTHENTICATED = web.RequestKey("authenticated", bool)
@@ -43,8 +45,11 @@ class EngineRequest:
     asks_usage: bool = False
 
 
-def request_for(asked: ClientRequest, choice: Choice) -> EngineRequest:
-    """The client's request, with the engine's key, and with the rank unless the client names one itself."""
+def request_for(asked: ClientRequest, choice: Choice, context: Headers = ()) -> EngineRequest:
+    """The client's request, with the engine's key, and with the rank unless the client names one itself.
+
+    `context` is the trace's in place of the client's, if there is any.
+    """
     request, body, prompt = asked.http, asked.body, asked.question.prompt
     pod, entry = choice.pod, choice.pod.entry
     is_sglang = pod.is_sglang
@@ -61,6 +66,9 @@ def request_for(asked: ClientRequest, choice: Choice) -> EngineRequest:
     if (identity := request.get(REQUEST_ID)) is not None and identity != request.headers.get(ID_HEADER):
         headers = [header for header in headers if header[0].lower() != _ID.lower()]
         headers.append((_ID, identity.encode()))
+    if context:
+        headers = [header for header in headers if header[0].lower() not in _TRACE_CONTEXT]
+        headers += context
     names_rank = choice.names_rank
     if names_rank and is_sglang:
         spliced = with_field(body, RANK_FIELD, b"%d" % choice.rank, asked.around)

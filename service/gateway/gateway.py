@@ -43,8 +43,9 @@ class Gateway:
         exchange = await self._attempts.first_answer(asked)
         try:
             return await self._relay(asked, exchange)
-        except BaseException:
+        except BaseException as error:
             exchange.pod.breaker.abandoned()
+            exchange.attempt.end(exchange.head.status, type(error).__name__)
             raise
         finally:
             exchange.end()
@@ -52,7 +53,7 @@ class Gateway:
 
     async def _relay(self, asked: ClientRequest, exchange: Exchange) -> web.StreamResponse:
         head, routed = exchange.head, exchange.routed
-        added = added_headers(exchange.choice, asked.origin, names_rank=exchange.names_rank)
+        added = added_headers(exchange.choice, asked.origin, names_rank=exchange.sent.names_rank)
         if (identity := asked.http.get(REQUEST_ID)) is not None and head.get(b"x-request-id") is None:
             added.append((ID_HEADER, identity))
         routed.chosen(exchange.choice, is_predicted=asked.origin is not None)
@@ -65,7 +66,7 @@ class Gateway:
         if response is None:
             response = Response(head, added, asked.http.version)
             end = await self._stream(asked.http, exchange, response)
-        is_ours = exchange.names_rank == exchange.choice.names_rank  # otherwise the client chose the rank
+        is_ours = exchange.sent.names_rank == exchange.choice.names_rank  # otherwise the client chose the rank
         if head.status == HTTPStatus.OK and (usage := usage_in(end)) is not None:
             routed.used(usage)
             if asked.is_judged and is_ours:
@@ -80,7 +81,7 @@ class Gateway:
         """Sends the head and the body as it arrives; returns the end of the body."""
         head, pod, limits = exchange.head, exchange.pod, self._limits
         writer = await response.prepare(request)
-        start = without_usage(exchange.start) if exchange.asks_usage else exchange.start
+        start = without_usage(exchange.start) if exchange.sent.asks_usage else exchange.start
         if start:
             await response.write(start)
         end = exchange.start
@@ -94,7 +95,7 @@ class Gateway:
                 is_chunked=bool(response.chunked),
                 is_event_stream=head.is_event_stream,
                 on_first=None if exchange.start else exchange.first_token,
-                hides_usage=exchange.asks_usage,
+                hides_usage=exchange.sent.asks_usage,
                 interval=limits.stream_interval,
             )
             try:

@@ -20,7 +20,7 @@ from service.gateway.connection import (
     EngineError,
     FirstByteTimeout,
 )
-from service.gateway.engine_request import request_for
+from service.gateway.engine_request import EngineRequest, request_for
 from service.gateway.failures import failure_in
 from service.gateway.http import Head
 from service.gateway.queue import Queue
@@ -29,6 +29,7 @@ from service.gateway.statistics import GatewayStatistics
 from service.routing.accuracy import Usage
 from service.routing.choice import Choice, Router
 from service.routing.question import Question
+from service.tracing.base import Attempt, step
 
 logger = logging.getLogger(__name__)
 _RETRIED_STATUSES: Final = frozenset((429, 503))
@@ -80,9 +81,9 @@ class Exchange:
     choice: Choice
     connection: EngineConnection
     head: Head
-    names_rank: bool
-    asks_usage: bool
+    sent: EngineRequest
     routed: Routed
+    attempt: Attempt
     start: bytes = b""
     read_at: float | None = None
     """When the whole body was read, which is `start`; None if there may be more of it."""
@@ -96,6 +97,7 @@ class Exchange:
         if self.head.status == HTTPStatus.OK:
             self.choice.reservation.first_token(monotonic())
             self.routed.first_token()
+            self.attempt.first_byte()
 
     def came_whole(self, usage: Usage) -> None:
         """Learns from the duration of an answer that is no stream."""
@@ -107,6 +109,7 @@ class Exchange:
     def end(self) -> None:
         """Ends the reservation, also of an answer that broke off."""
         self.choice.reservation.end(monotonic(), is_computed=self.head.status == HTTPStatus.OK)
+        self.attempt.end(self.head.status)
 
 
 class Attempts:
@@ -138,10 +141,11 @@ class Attempts:
         failures: list[EngineError] = []
         waited = False
         while len(tried) < self._limits.attempts and monotonic() - started < self._limits.retry_seconds:
-            choice = self._choose(question, tried)
+            with step("choose"):
+                choice = self._choose(question, tried)
             if choice is None and not tried and self._is_full(question) and self.queue.has_room:
                 shortest = min((one.seconds for one in self._router.estimates(question)), default=0.0)
-                with self._statistics.queueing():
+                with step("queue"), self._statistics.queueing():
                     choice = await self.queue.turn(question.model, shortest, lambda: self._choose(question, ()))
                 started, waited = monotonic(), True
             if choice is None:
@@ -149,20 +153,21 @@ class Attempts:
             if tried:
                 self._statistics.retries += 1
             tried.append(choice.pod)
-            asked.routed.attempts += 1
-            asked.routed.chosen(choice, is_predicted=asked.origin is not None)
+            attempt = asked.routed.attempt(choice, is_predicted=asked.origin is not None)
             try:
-                exchange = await self._attempt(asked, choice)
+                exchange = await self._attempt(asked, choice, attempt)
                 if not await self._is_turned_away(exchange):
                     return exchange
             except EngineError as error:
                 choice.reservation.end(monotonic())
+                attempt.end(error=type(error).__name__)
                 self._statistics.failures[choice.pod.name, type(error).__name__] += 1
                 failures.append(error)
                 if isinstance(error, FirstByteTimeout):
                     break  # the engine may be processing it
-            except BaseException:
+            except BaseException as error:
                 choice.reservation.end(monotonic())
+                attempt.end(error=type(error).__name__)
                 raise
             else:
                 exchange.end()
@@ -183,10 +188,10 @@ class Attempts:
         """Whether a pod would take the request if it had fewer in flight."""
         return any(pod.is_available and pod.serves(question.model) for pod in self._registry)
 
-    async def _attempt(self, asked: ClientRequest, choice: Choice) -> Exchange:
+    async def _attempt(self, asked: ClientRequest, choice: Choice, attempt: Attempt) -> Exchange:
         """Sends a request to one pod. Raises EngineError, after a report to the pod's breaker."""
         pod = choice.pod
-        sent = request_for(asked, choice)
+        sent = request_for(asked, choice, attempt.headers)
         pod.breaker.started()
         connection: EngineConnection | None = None
         try:
@@ -195,7 +200,7 @@ class Attempts:
             if connection is not None:
                 try:
                     answer = await connection.exchange(asked.http.method, sent.head, sent.body, self._limits.first_byte)
-                    return Exchange(choice, connection, answer, sent.names_rank, sent.asks_usage, asked.routed)
+                    return Exchange(choice, connection, answer, sent, asked.routed, attempt)
                 except ConnectionBroken:
                     if connection.received_any:
                         raise
@@ -213,7 +218,7 @@ class Attempts:
                 connection.close()
             pod.breaker.abandoned()
             raise
-        return Exchange(choice, connection, answer, sent.names_rank, sent.asks_usage, asked.routed)
+        return Exchange(choice, connection, answer, sent, asked.routed, attempt)
 
     async def _is_turned_away(self, exchange: Exchange) -> bool:
         """Whether the engine refuses the request, so that another pod is tried.
@@ -231,8 +236,10 @@ class Attempts:
         try:
             if head.is_event_stream:
                 await self._read_first_event(exchange)
-            elif head.is_json:
-                await self._read_start(exchange)
+            else:
+                exchange.attempt.first_byte()
+                if head.is_json:
+                    await self._read_start(exchange)
         except BaseException as error:
             exchange.connection.close()
             if isinstance(error, EngineError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic, time
 from typing import Final, TypeAlias
 
@@ -14,9 +14,18 @@ from aiohttp import web
 from service.routing.accuracy import Usage
 from service.routing.choice import Choice
 from service.routing.question import Question
+from service.tracing.base import NOTHING, Arrival, Attempt, Facts, Trace, Tracer
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:+/=@,-]{1,128}")
 ID_HEADER: Final = "X-Request-Id"
+_MAX_FACT: Final = 256
+_OPERATIONS: Final = {
+    "/v1/chat/completions": "chat",
+    "/v1/responses": "chat",
+    "/v1/messages": "chat",
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+}
 
 
 class Routed(msgspec.Struct, kw_only=True):
@@ -59,6 +68,7 @@ class Routed(msgspec.Struct, kw_only=True):
     client_left: bool = False
     error: str | None = None
     """Why there was no answer, or no whole one."""
+    trace: Trace = NOTHING
 
     def asked(self, question: Question) -> None:
         self.model, self.is_streamed, self.prompt_tokens = question.model, question.is_streamed, question.tokens
@@ -67,6 +77,12 @@ class Routed(msgspec.Struct, kw_only=True):
         self.pod, self.rank = choice.pod.name, choice.rank
         if is_predicted:
             self.predicted_tokens, self.predicted_from = choice.predicted, choice.basis
+
+    def attempt(self, choice: Choice, *, is_predicted: bool) -> Attempt:
+        """Notes that the request is sent to a pod."""
+        self.attempts += 1
+        self.chosen(choice, is_predicted=is_predicted)
+        return NOTHING if self.trace is NOTHING else self.trace.attempt(_facts_of_attempt(self, choice))
 
     def used(self, usage: Usage) -> None:
         self.prompt_tokens, self.cached_tokens, self.generated_tokens = usage
@@ -86,9 +102,10 @@ Watcher: TypeAlias = Callable[[Routed], None]
 class RoutedRequests:
     """Tells watchers of each request that has ended."""
 
-    def __init__(self, *, tells_ids: bool = False) -> None:
+    def __init__(self, *, tells_ids: bool = False, tracer: Tracer = NOTHING) -> None:
         """`tells_ids`: whether engines and clients get the ids of watched requests."""
         self._tells_ids = tells_ids
+        self._tracer = tracer
         self._watchers: list[Watcher] = []
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
@@ -96,9 +113,9 @@ class RoutedRequests:
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
 
-    def begin(self, request: web.Request) -> Routed:
-        """The record of a request, which the gateway fills."""
-        if not self._watchers:
+    def begin(self, request: web.Request, route: str) -> Routed:
+        """The record of a request, which the gateway fills; `route` is the pattern of its path."""
+        if not self._watchers and not self._tracer.is_on:
             routed = request[ROUTED] = Routed()
             return routed
         routed = request[ROUTED] = Routed(
@@ -109,6 +126,10 @@ class RoutedRequests:
             path=request.rel_url.raw_path,
             client=request.remote or "",
         )
+        if self._tracer.is_on:
+            routed.trace = self._tracer.begin(
+                Arrival(request.method, route, _cut(routed.path), request.scheme, routed.client, _context_of(request))
+            )
         if self._tells_ids:
             request[REQUEST_ID] = routed.id
         return routed
@@ -117,6 +138,8 @@ class RoutedRequests:
         if not routed.received_at:
             return
         routed.seconds = monotonic() - routed.started
+        if routed.trace is not NOTHING:
+            routed.trace.end(routed.status, _facts(routed), None if routed.error is None else _cut(routed.error))
         for watcher in tuple(self._watchers):
             watcher(routed)
 
@@ -125,3 +148,54 @@ def sane_id(request: web.Request) -> str | None:
     """The client's X-Request-Id; None without one, and for one with characters that no id needs or above 128."""
     given = request.headers.get(ID_HEADER)
     return given if given is not None and _SANE_ID.fullmatch(given) else None
+
+
+def _context_of(request: web.Request) -> dict[str, str]:
+    """The W3C trace context of a request."""
+    context = {name: request.headers[name] for name in ("traceparent",) if name in request.headers}
+    if "tracestate" in request.headers:
+        context["tracestate"] = ",".join(request.headers.getall("tracestate"))
+    return context
+
+
+def _facts_of_attempt(routed: Routed, choice: Choice) -> Facts:
+    entry = choice.pod.entry
+    return _known(
+        {
+            "server.address": entry.host,
+            "server.port": entry.port,
+            "http.request.resend_count": routed.attempts - 1 or None,
+            "kvcache.pod": choice.pod.name,
+            "kvcache.rank": choice.rank,
+            "kvcache.predicted_tokens": routed.predicted_tokens,
+            "kvcache.predicted_from": routed.predicted_from,
+        }
+    )
+
+
+def _facts(routed: Routed) -> Facts:
+    return _known(
+        {
+            "http.response.body.size": routed.bytes,
+            "gen_ai.operation.name": _OPERATIONS.get(routed.path),
+            "gen_ai.request.model": None if routed.model is None else _cut(routed.model),
+            "gen_ai.usage.input_tokens": routed.prompt_tokens,
+            "gen_ai.usage.output_tokens": routed.generated_tokens,
+            "gen_ai.usage.cache_read.input_tokens": routed.cached_tokens,
+            "kvcache.request_id": routed.id,
+            "kvcache.pod": routed.pod,
+            "kvcache.rank": routed.rank,
+            "kvcache.predicted_tokens": routed.predicted_tokens,
+            "kvcache.predicted_from": routed.predicted_from,
+            "kvcache.first_token_seconds": routed.first_token_seconds,
+            "kvcache.client_left": routed.client_left or None,
+        }
+    )
+
+
+def _known(facts: Mapping[str, str | float | None]) -> Facts:
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _cut(text: str) -> str:
+    return text[:_MAX_FACT]

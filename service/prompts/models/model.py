@@ -22,6 +22,7 @@ from service.prompts.templates.rendering import Renderer, RenderingUnavailable, 
 from service.prompts.templates.template_variables import cut_for_continuation, template_variables
 from service.prompts.tokens.base import ModelTokenizer, TokenizerUnavailable
 from service.prompts.truncation import Truncation, truncate
+from service.tracing.base import step
 
 _T = TypeVar("_T")
 
@@ -78,7 +79,8 @@ class Model:
             )
         chat = _as_started(chat, self._given)
         if (package := self._package_renderer()) is not None:
-            return await self._render_by_package(package, chat)
+            with step("render"):
+                return await self._render_by_package(package, chat)
         try:
             template = await self._renderer.template(self._template_source(chat))
             match self._given.chat_template_content_format:
@@ -86,7 +88,8 @@ class Model:
                     template = replace(template, content_format=content_format)
             defaults = self._given.default_chat_template_kwargs
             variables = template_variables(chat, template, self._special_tokens, defaults)
-            text = cut_for_continuation(await self._renderer.render(template, variables), chat, variables)
+            with step("render"):
+                text = cut_for_continuation(await self._renderer.render(template, variables), chat, variables)
         except RenderingUnavailable as error:
             raise ModelUnavailable(self.name, f"its chat template cannot be rendered: {error}", "Try again") from None
         return Rendered(
@@ -153,9 +156,10 @@ class Model:
         if self.renderer_name == MISTRAL:
             self._package_renderer()
         salt = salt if self._by_salt else None
-        tokens = await self._within_limits(
-            self._tokenizer.encode(text, add_special_tokens=add_special_tokens, salt=salt)
-        )
+        with step("tokenize"):
+            tokens = await self._within_limits(
+                self._tokenizer.encode(text, add_special_tokens=add_special_tokens, salt=salt)
+            )
         if truncation is None:
             return tokens
         around = self._tokenizer.special_tokens_around if add_special_tokens else (0, 0)

@@ -26,7 +26,7 @@ async def bare_gateway(url: str, pod: str, limits: Limits) -> AsyncIterator[str]
     registry.add(PodEntry(url, pod))
 
     async def forward(request: web.Request) -> web.StreamResponse:
-        RoutedRequests().begin(request)
+        RoutedRequests().begin(request, "/")
         return await gateway.forward(ClientRequest(request, await request.read(), Question()))
 
     app = web.Application()
