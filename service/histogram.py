@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from time import time
+from typing import NamedTuple
+
+
+class Exemplar(NamedTuple):
+    """The trace of one observation, its value, and its Unix time."""
+
+    trace_id: str
+    value: float
+    at: float
 
 
 class Histogram:
@@ -11,13 +21,19 @@ class Histogram:
     bounds.
     """
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
         self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
+        """The last one of each bucket, by its number."""
 
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
+    def observe(self, value: float, trace_id: str | None = None) -> None:
+        """Counts a value; `trace_id` names its trace, if that is recorded."""
+        bucket = bisect_left(self.bounds, value)
+        self.counts[bucket] += 1
         self.total += value
+        if trace_id is not None:
+            self.exemplars[bucket] = Exemplar(trace_id, value, time())

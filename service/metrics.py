@@ -9,6 +9,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from service.api.admission import Admission
 from service.api.traffic import Traffic
@@ -333,6 +334,13 @@ def _histogram(
     family = HistogramMetricFamily(f"kvcache_{name}", meaning, labels=labels)
     for values, histogram in histograms.items():
         bounds = (*map(str, map(float, histogram.bounds)), "+Inf")
-        reached = map(float, accumulate(histogram.counts))
-        family.add_metric(values, list(zip(bounds, reached, strict=True)), histogram.total)
+        buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        for number, (bound, reached) in enumerate(zip(bounds, accumulate(histogram.counts), strict=True)):
+            found = histogram.exemplars.get(number)
+            if found is None:
+                buckets.append((bound, float(reached)))
+            else:
+                exemplar = Exemplar({"trace_id": found.trace_id}, found.value, found.at)
+                buckets.append((bound, float(reached), exemplar))
+        family.add_metric(values, buckets, histogram.total)
     return family

@@ -15,6 +15,7 @@ from service.api.errors import ApiError, framework_error, prompt_error
 from service.api.resources import release_reservation, set_reservation
 from service.api.traffic import RequestKind, Traffic
 from service.gateway.engine_request import AUTHENTICATED
+from service.gateway.routed import ROUTED
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ def with_limits_and_errors(
                 raise
             finally:
                 traffic.end()
-        traffic.count(RequestKind(request.method, path, response.status), perf_counter() - started)
+        trace_id = request[ROUTED].trace.id if forwarded else None
+        traffic.count(RequestKind(request.method, path, response.status), perf_counter() - started, trace_id)
         return response
 
     return handle

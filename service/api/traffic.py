@@ -47,6 +47,7 @@ class Traffic:
             self._idle.clear()
             await self._idle.wait()
 
-    def count(self, kind: RequestKind, seconds: float) -> None:
+    def count(self, kind: RequestKind, seconds: float, trace_id: str | None = None) -> None:
+        """Counts an answered request; `trace_id` names its trace, if that is recorded."""
         self.answered[kind] += 1
-        self.seconds[kind.route].observe(seconds)
+        self.seconds[kind.route].observe(seconds, trace_id)

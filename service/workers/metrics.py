@@ -7,13 +7,13 @@ value. No counter falls when a worker is started again: it goes on from what its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 from prometheus_client import Metric
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar, Sample
 
 _ALIKE: Final = ("kvcache_events_", "kvcache_endpoint_messages", "kvcache_index_")
 _OF_REQUESTS: Final = "kvcache_index_lookup_"
@@ -42,22 +42,40 @@ _LEAST_GAUGES: Final = frozenset(
 _ONLY_GROW: Final = ("counter", "histogram")
 
 
+_Exemplar: TypeAlias = tuple[dict[str, str], float, float]
+_Key: TypeAlias = tuple[str, frozenset[tuple[str, str]]]
+
+
+def _key(name: str, labels: Mapping[str, str]) -> _Key:
+    return name, frozenset(labels.items())
+
+
 class Family(msgspec.Struct, array_like=True):
-    """The series of one name. A sample has a name, labels and a value."""
+    """The series of one name. A sample has a name, labels and a value; its exemplar labels, a value and a time."""
 
     name: str
     meaning: str
     kind: str
     samples: list[tuple[str, dict[str, str], float]]
+    exemplars: list[tuple[str, dict[str, str], _Exemplar]] = []
 
     @classmethod
     def of(cls, metric: Metric) -> Family:
         samples = [(sample.name, dict(sample.labels), float(sample.value)) for sample in metric.samples]
-        return cls(metric.name, metric.documentation, metric.type, samples)
+        exemplars = [
+            (sample.name, dict(sample.labels), (found.labels, float(found.value), float(found.timestamp or 0)))
+            for sample in metric.samples
+            if (found := sample.exemplar) is not None
+        ]
+        return cls(metric.name, metric.documentation, metric.type, samples, exemplars)
 
     def metric(self) -> Metric:
         metric = Metric(self.name, self.meaning, self.kind)
-        metric.samples = [Sample(*sample) for sample in self.samples]
+        exemplars = {_key(name, labels): Exemplar(*exemplar) for name, labels, exemplar in self.exemplars}
+        metric.samples = [
+            Sample(name, labels, value, None, exemplars.get(_key(name, labels)) if exemplars else None)
+            for name, labels, value in self.samples
+        ]
         return metric
 
 
@@ -76,19 +94,31 @@ def decode(text: bytes) -> list[Family]:
 def merged(workers: Iterable[list[Family]]) -> list[Family]:
     """The families of all workers as one, each series once."""
     found: dict[str, Family] = {}
-    series: dict[tuple[str, frozenset[tuple[str, str]]], tuple[dict[str, str], float]] = {}
-    of_family: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], None]] = {}
+    series: dict[_Key, tuple[dict[str, str], float]] = {}
+    of_family: dict[str, dict[_Key, None]] = {}
+    exemplars: dict[str, dict[_Key, tuple[dict[str, str], _Exemplar]]] = {}
     for families in workers:
         for family in families:
             found.setdefault(family.name, family)
             merge, keys = _rule(family), of_family.setdefault(family.name, {})
             for name, labels, value in family.samples:
-                key = name, frozenset(labels.items())
+                key = _key(name, labels)
                 known = series.get(key)
                 series[key] = labels, value if known is None else merge(known[1], value)
                 keys[key] = None
+            latest = exemplars.setdefault(family.name, {})
+            for name, labels, exemplar in family.exemplars:
+                key = _key(name, labels)
+                if key not in latest or latest[key][1][2] < exemplar[2]:
+                    latest[key] = labels, exemplar
     return [
-        Family(name, family.meaning, family.kind, [(key[0], *series[key]) for key in of_family[name]])
+        Family(
+            name,
+            family.meaning,
+            family.kind,
+            [(key[0], *series[key]) for key in of_family[name]],
+            [(key[0], *exemplar) for key, exemplar in exemplars[name].items()],
+        )
         for name, family in found.items()
     ]
 

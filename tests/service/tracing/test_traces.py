@@ -149,6 +149,19 @@ async def test_the_standard_variables_choose_what_is_sampled_and_name_the_servic
     )
 
 
+async def test_the_latency_in_metrics_names_a_trace(route: Route, collector: Collector) -> None:
+    routed = await route(1, settings=at(collector))
+    assert await ask(routed, {"traceparent": SAMPLED}) == 200
+    accepted = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    async with routed.client.get("/metrics", headers=accepted) as response:
+        lines = (await response.text()).splitlines()
+    buckets = [line for line in lines if line.startswith("kvcache_http_request_seconds_bucket") and CHAT in line]
+    (named,) = [line for line in buckets if " # " in line]
+    assert f' # {{trace_id="{TRACE}"}} 0.' in named
+    async with routed.client.get("/metrics") as response:
+        assert TRACE not in await response.text(), "the plain form has no exemplars"
+
+
 @pytest.mark.parametrize("given", ["00-1", SAMPLED, None])
 async def test_without_a_collector_the_clients_context_passes_as_it_is(route: Route, given: str | None) -> None:
     routed = await route(1)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import Metric
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.samples import Exemplar
 
 from service.workers.metrics import Family, Told, decode, encode, merged, read_counters
 from service.workers.place import Place, number_of_cores
@@ -89,3 +91,16 @@ def test_a_limit_of_a_container_limits_the_workers(tmp_path: Path, text: str, co
     limit.write_text(text)
     without = number_of_cores(tmp_path / "none")
     assert number_of_cores(limit) == (without if cores is None else min(cores, without))
+
+
+def test_the_latest_exemplar_of_a_bucket_is_kept() -> None:
+    def worker(trace: str, at: float) -> list[Family]:
+        histogram = HistogramMetricFamily("kvcache_http_request_seconds", "meaning", labels=["route"])
+        seen = Exemplar({"trace_id": trace}, 0.2, at)
+        histogram.add_metric(["/a"], [("0.5", 1.0, seen), ("+Inf", 1.0)], 0.2)
+        return decode(encode([Family.of(histogram)]))
+
+    (found,) = merged([worker("old", 1.0), worker("new", 3.0), worker("older", 0.5)])
+    exemplars = [sample.exemplar for sample in found.metric().samples if sample.exemplar is not None]
+    assert exemplars == [Exemplar({"trace_id": "new"}, 0.2, 3.0)]
+    assert value([found], "kvcache_http_request_seconds_bucket", route="/a", le="0.5") == 3
