@@ -45,6 +45,8 @@ _GAP_SECONDS: Final = 0.005
 """Between two writes, and between two reads: frames of this time travel together."""
 _ANSWER_SECONDS: Final = 1.0
 """A store that takes longer is down."""
+_LINK_SECONDS: Final = 4.0
+"""For connections to be opened, and everything to be read that is kept."""
 _BLOCK_SECONDS: Final = 1.0
 _TURN_SECONDS: Final = 0.005
 _BATCH_FRAMES: Final = 1_000
@@ -158,7 +160,7 @@ class ValkeyCarrier:
             client: Client | None = None
             try:
                 client = self._client = connect(self._address)
-                kept = await _in_time(self._link(client), 2 * _ANSWER_SECONDS)
+                kept = await _in_time(self._link(client), _LINK_SECONDS)
                 pause = shortest
                 self._up()
                 receiver.linked(kept)
@@ -174,6 +176,10 @@ class ValkeyCarrier:
 
     async def _link(self, client: Client) -> dict[str, bytes]:
         """Checks the version, and gives what is kept."""
+        # Reader and writer find their connections open: to open one takes several round trips with TLS and Sentinels.
+        async with asyncio.TaskGroup() as opening:
+            for _ in range(2):
+                opening.create_task(client.get(self._format_key))
         await self._check_format(client)
         self._at = await _last_id(client, self._frames_key)
         for key, at in list(self._logs.items()):

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 
 from service.contract.shared_state import ValkeyAddress
 
-_CONNECT_SECONDS = 1.0
+_CONNECT_SECONDS = 2.0
 
 
 def connect(address: ValkeyAddress) -> Redis | RedisCluster:

@@ -8,24 +8,12 @@ from typing import TypeAlias
 import pytest
 from redis.exceptions import ResponseError
 
-from service.contract.shared_state import parse_shared_state
-from service.replicas.shared.base import CarrierStatus
 from service.replicas.shared.state import SharedState
-from service.replicas.shared.valkey import ValkeyCarrier
+from tests.service.replicas.shared.replica import is_up, replica, status
 from tests.service.replicas.shared.valkey_server import ValkeyServer, valkey_server
 from tests.waiting import until
 
 Join: TypeAlias = Callable[..., Awaitable[SharedState]]
-
-
-def is_up(state: SharedState) -> bool:
-    return status(state).down_since is None
-
-
-def status(state: SharedState) -> CarrierStatus:
-    found = state.status()
-    assert found is not None
-    return found
 
 
 @pytest.fixture
@@ -34,14 +22,7 @@ async def join(valkey: ValkeyServer) -> AsyncIterator[Join]:
     async with AsyncExitStack() as stack:
 
         async def start(name: str, prefix: str = "fleet", url: str = valkey.url, *, waits: bool = True) -> SharedState:
-            address = parse_shared_state(url)
-            assert address is not None
-            state = SharedState(ValkeyCarrier(address, prefix), name)
-            await state.start()
-            stack.push_async_callback(state.close)
-            if waits:
-                await until(lambda: is_up(state))
-            return state
+            return await stack.enter_async_context(replica(name, url, prefix, waits=waits))
 
         yield start
 
@@ -192,25 +173,6 @@ async def test_nobody_there_is_said_and_delays_nothing(join: Join, valkey: Valke
     state.put("pods", "a", b"1")
     assert state.values("pods") == {"a": b"1"}
     await until(lambda: "connect" in str(status(state).problem).lower())
-
-
-async def test_a_cluster_carries_all_of_it(join: Join) -> None:
-    with valkey_server("--cluster-enabled", "yes") as server:
-        await server.answers()
-        server.client().cluster("addslotsrange", 0, 16383)
-        await until(lambda: server.client().cluster("info")["cluster_state"] == "ok")
-        url = f"valkey+cluster://127.0.0.1:{server.port}"
-        first, second = await join("first", url=url), await join("second", url=url)
-        first.put("pods", "a", b"1")
-        first.append("log", b"1")
-        read: list[bytes] = []
-        second.follow("log", read.append)
-        await until(lambda: second.values("pods") == {"a": b"1"} and read == [b"1"])
-        third = await join("third", url=url)
-        await until(lambda: third.values("pods") == {"a": b"1"})
-        await third.close()
-        await second.close()
-        await first.close()
 
 
 def begins_failover(sentinel: ValkeyServer) -> bool:
