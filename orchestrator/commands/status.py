@@ -51,6 +51,8 @@ class Report:
     """Whether it wants an API key that this command does not have, or a client certificate."""
     fleet: tuple[dict[str, Any], ...] = ()
     """The pods that requests are forwarded to, in the response of GET /pods."""
+    discovery: tuple[dict[str, Any], ...] = ()
+    """The sources of pods, in the response of GET /pods."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def _report(service: Service) -> Report | None:
         endpoints=_endpoints(address, port, tls=tls),
         open_to_others=not _is_loopback(address) and stranger is not None and stranger[0] == 200,
         fleet=tuple(listed[1].get("fleet", ())),
+        discovery=tuple(listed[1].get("discovery", ())),
     )
 
 
@@ -143,6 +146,8 @@ def _print(status: Status) -> None:
         rows["events" if not number else f"events {number + 1}"] = _endpoint(endpoint)
     for number, pod in enumerate(status.report.fleet if status.report else ()):
         rows["pods" if not number else f"pods {number + 1}"] = pod_line(pod)
+    for number, source in enumerate(status.report.discovery if status.report else ()):
+        rows["sources" if not number else f"sources {number + 1}"] = source_line(source)
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
         table.add_row(f"  {name}", Text(value, overflow="fold"))
@@ -184,6 +189,14 @@ def pod_line(pod: dict[str, Any]) -> str:
     """One pod that requests are forwarded to: its health, its load, and whether our tokens equal its engine's."""
     health = {True: "healthy", False: f"down ({pod['problem']})", None: "not asked yet"}[pod["healthy"]]
     return "; ".join((f"{pod['name']}: {health}", *_load(pod), *(_parity(parity) for parity in pod.get("parity", ()))))
+
+
+def source_line(source: dict[str, Any]) -> str:
+    """One source of pods: how many it names, or why it fails or leaves one out."""
+    pods = "1 pod" if source["pods"] == 1 else f"{source['pods']} pods"
+    if source["failing"]:
+        return f"{source['source']}: fails ({source['problem']}); keeps {pods}"
+    return f"{source['source']}: {pods}{f' ({problem})' if (problem := source['problem']) else ''}"
 
 
 def _load(pod: dict[str, Any]) -> Iterator[str]:

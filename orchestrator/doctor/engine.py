@@ -32,8 +32,12 @@ _VLLM_FAULTS = (
 """What a vLLM before a version lacks, and the version to use; the first that applies is told."""
 
 
-def check_engines(launch: Launch) -> Iterator[Finding]:
-    """Findings for each pod, and at its end the command line that would be right. Needs the service half here."""
+def check_engines(launch: Launch, silent: set[str] | None = None) -> Iterator[Finding]:
+    """Findings for each pod, and at its end the command line that would be right. Needs the service half here.
+
+    That a pod of `silent` does not answer was said before; the names of others that do not are added.
+    """
+    silent = set() if silent is None else silent
     pods = {pod.name: pod for pod in with_endpoints_of(launch.pod_entries, launch.endpoints)}
     if not pods:
         return
@@ -54,7 +58,12 @@ def check_engines(launch: Launch) -> Iterator[Finding]:
     for one in examined:
         pod = pods[one.pod]
         found = list(findings(pod, one))
-        yield from found
+        if one.problem is not None and pod.name in silent:
+            yield from found[1:]
+        else:
+            yield from found
+        if one.problem is not None:
+            silent.add(pod.name)
         if any(finding.severity is not Severity.OK for finding in found):
             yield ok(f"command line of {pod.name}", engine_command(pod, one, on_host[pod.host], _model_of(launch)))
         on_host[pod.host] += 1

@@ -21,6 +21,7 @@ from orchestrator.runtimes.discovery import connect
 
 
 def findings(launch: Launch) -> Iterator[Finding]:
+    silent: set[str] = set()  # pods that do not answer, which is said once
     with ExitStack() as stack:
         runtimes: dict[RuntimeKind, ContainerRuntime | RuntimeUnavailable] = {}
         for kind in RuntimeKind if launch.runtime is None else (launch.runtime,):
@@ -31,21 +32,21 @@ def findings(launch: Launch) -> Iterator[Finding]:
         runtime = next((runtime for runtime in runtimes.values() if not isinstance(runtime, RuntimeUnavailable)), None)
         yield from check_runtimes(launch, runtimes, runtime.kind if runtime else None)
         if runtime is not None:
-            yield from _on(launch, runtime)
+            yield from _on(launch, runtime, silent)
         yield from check_machine()
         yield from check_listening(launch)
-        yield from check_engines(launch)
-        yield from check_parity(launch)
+        yield from check_engines(launch, silent)
+        yield from check_parity(launch, silent)
         yield check_model(launch)
         yield check_token(launch)
 
 
-def _on(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
+def _on(launch: Launch, runtime: ContainerRuntime, silent: set[str]) -> Iterator[Finding]:
     yield check_name(launch, runtime)
     yield from check_ports(launch, runtime)
     yield check_exposure(launch)
     yield from check_folders(launch, runtime)
     if runtime.images is not None:
         yield from check_image(launch, runtime.images)
-    yield from check_pods(launch, runtime)
+    yield from check_pods(launch, runtime, silent)
     yield from check_events(launch, runtime)

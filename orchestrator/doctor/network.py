@@ -56,8 +56,11 @@ def check_events(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]
             yield _check_publisher(address, found, found.port, reached=address not in unreached)
 
 
-def check_pods(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
-    """Whether the service will reach the pods, from a container if it runs in one. An engine may start later."""
+def check_pods(launch: Launch, runtime: ContainerRuntime, silent: set[str] | None = None) -> Iterator[Finding]:
+    """Whether the service will reach the pods, from a container if it runs in one. An engine may start later.
+
+    Adds the names of pods that do not answer to `silent`.
+    """
     unreached = set(on_loopback_only(launch, runtime))
     for pod in pods_asked(launch):
         try:
@@ -65,6 +68,8 @@ def check_pods(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
         except OSError as error:
             said = f"nothing answers at {pod.url} ({error.strerror or error})"
             yield warning("pod", said, "Start the engine, or correct --pod; the service asks it again and again.")
+            if silent is not None:
+                silent.add(pod.name)
             continue
         if pod.url in unreached:
             yield warning("pod", f"{pod.url} listens only on loopback, which a container does not reach", ON_LOOPBACK)

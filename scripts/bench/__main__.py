@@ -32,6 +32,7 @@ from scripts.bench import (
     host,
     ids_to_scores,
     memory,
+    observing,
     quality,
     text_to_scores,
     token_ids,
@@ -53,6 +54,7 @@ PARTS: dict[str, Part] = {
     "host": host.run,
     "gateway": gateway.run,
     "token-ids": token_ids.run,
+    "observing": observing.run,
     "quality": quality.run,
 }
 _WITH_DYNAMO = {"ids", "events", "memory"}

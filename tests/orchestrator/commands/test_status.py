@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.commands.status import pod_line
+from orchestrator.commands.status import pod_line, source_line
 
 PARITY: dict[str, Any] = {"model": "m", "verdict": "equal", "differing": [], "remedy": None, "reason": None}
 POD = {"name": "a:1", "healthy": True, "problem": None, "parity": [PARITY]}
@@ -26,3 +26,11 @@ def test_a_pod_has_its_load_and_what_keeps_requests_from_it() -> None:
     assert pod_line(busy) == "a:1: healthy; weight 2; 3 in flight; 4 running, 1 waiting"
     broken = {**POD, "parity": [], "draining": True, "breaker": "half_open", "problem": "the engine closed it"}
     assert pod_line(broken) == "a:1: healthy; draining; circuit breaker half open (the engine closed it)"
+
+
+def test_a_source_of_pods_has_their_number_and_what_is_wrong_with_it() -> None:
+    source = {"source": "dns:a:8000", "pods": 1, "failing": False, "problem": None}
+    assert source_line(source) == "dns:a:8000: 1 pod"
+    assert source_line({**source, "pods": 2, "problem": "b has no port"}) == "dns:a:8000: 2 pods (b has no port)"
+    failing = source_line({**source, "failing": True, "problem": "no server answers"})
+    assert failing == "dns:a:8000: fails (no server answers); keeps 1 pod"

@@ -167,3 +167,16 @@ def test_the_doctor_prints_the_command_line_for_an_engine_without_events(tmp_pat
     assert found.code == 0
     assert f"warning  events of 127.0.0.1:{port}: it publishes none" in found.output
     assert f"command line of 127.0.0.1:{port}: vllm serve builtin/demo --port {port} " in found.output
+
+
+def test_that_an_engine_does_not_answer_is_said_once(tmp_path: Path) -> None:
+    pod = f"127.0.0.1:{free_port()}"
+    kvcache = Commands(tmp_path)
+    try:
+        options = ("--runtime", "process", "--port", str(free_port()), "--pod", f"http://{pod}")
+        found = kvcache.run("doctor", *options)
+    finally:
+        kvcache.close()
+    about = [line for line in found.output.splitlines() if pod in line]
+    assert [line.startswith("warning  pod: nothing answers") for line in about if line.startswith("warning")] == [True]
+    assert any(line.startswith(f"ok       command line of {pod}: vllm serve ") for line in about)
