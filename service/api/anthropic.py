@@ -14,7 +14,7 @@ _Json: TypeAlias = dict[str, Any]
 _BILLING_HEADER: Final = "x-anthropic-billing-header"
 _OWN_FIELDS: Final = ("system", "thinking", "output_config", "stop_sequences")
 _KEPT: Final = (
-    *("model", "cache_salt", "chat_template_kwargs", "lora_name", "pods", "placements"),
+    *("model", "cache_salt", "chat_template_kwargs", "lora_name", "pods", "top", "placements"),
     *("prompt_logprobs", "prompt_logprob_token_ids"),
 )
 

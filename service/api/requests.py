@@ -41,6 +41,10 @@ Pods: TypeAlias = Annotated[
     Annotated[list[Name], Meta(min_length=1, max_length=10_000)] | None,
     Meta(description="score only these pods; default: all"),
 ]
+Top: TypeAlias = Annotated[
+    Annotated[int, Meta(ge=1)] | None,
+    Meta(description="give only the scores of the best pods, so many at most; default: all"),
+]
 ShowsPlacements: TypeAlias = Annotated[
     bool, Meta(description="count also blocks that pods will hold because requests were sent there: placements")
 ]
@@ -60,6 +64,7 @@ class ScoreRequest(Struct, kw_only=True):
     lora_name: LoraName = None
     cache_salt: CacheSalt = None
     pods: Pods = None
+    top: Top = None
     placements: ShowsPlacements = False
     add_special_tokens: Annotated[bool, Meta(description="add the tokenizer's special tokens to text")] = True
     truncate_prompt_tokens: Annotated[
@@ -103,6 +108,7 @@ class ChatRequest(Chat, kw_only=True):
     lora_name: LoraName = None
     cache_salt: CacheSalt = None
     pods: Pods = None
+    top: Top = None
     placements: ShowsPlacements = False
     prompt_logprobs: PromptLogprobs = None
     prompt_logprob_token_ids: Annotated[list[TokenId] | None, Meta(description="as prompt_logprobs")] = None

@@ -11,7 +11,7 @@ _Json: TypeAlias = dict[str, Any]
 
 _KEPT: Final = (
     *("model", "cache_salt", "chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs"),
-    *("lora_name", "pods", "placements"),
+    *("lora_name", "pods", "top", "placements"),
     *("prompt_logprobs", "prompt_logprob_token_ids"),
 )
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import msgspec
 from aiohttp import web
 
 from service.api.body import read_body
 from service.api.errors import ApiError
-from service.api.requests import ChatRequest, Messages, decode, decode_prompt_or_chat
+from service.api.requests import ChatRequest, Messages, ScoreRequest, decode, decode_prompt_or_chat
 from service.api.resolver import ResolvedChat, ResolvedPrompt
 from service.api.resources import CHAT_DECODER, RESOLVER, ROUTER, SCORER
 from service.api.responses import ByTier, Explanation, Match, Placed, ScoredChat, json_response, origin_headers
 from service.index.base import Prompt, RankMatch
-from service.index.scoring import Scorer, Scores, sum_scores
+from service.index.scoring import Scorer, Scores, best, sum_scores
 
 _chat = msgspec.json.Decoder(ChatRequest)
 _messages = msgspec.json.Decoder(Messages)
@@ -22,12 +24,14 @@ async def score(request: web.Request) -> web.Response:
     """Scores the pods for a prompt or a chat; the scores of several prompts add up."""
     resolver = request.app[RESOLVER]
     wanted = decode_prompt_or_chat(await read_body(request), request.app[CHAT_DECODER])
-    shown = wanted.placements
     if isinstance(wanted, ChatRequest):
         chat = await resolver.chat(wanted, with_text=False)
-        return json_response(_scores(request, chat.prompt, placements=shown), headers=origin_headers(*chat.origin))
+        scores = _scores(request, chat.prompt, wanted, _most(wanted))
+        return json_response(scores, headers=origin_headers(*chat.origin))
     resolved = await resolver.prompts(wanted)
-    scores = sum_scores([_scores(request, one.prompt, placements=shown) for one in resolved])
+    most = _most(wanted)
+    each = most if len(resolved) == 1 else sys.maxsize
+    scores = sum_scores([_scores(request, one.prompt, wanted, each) for one in resolved], most)
     return json_response(scores, headers=origin_headers(*resolved[0].origin))
 
 
@@ -36,7 +40,7 @@ async def score_completions(request: web.Request) -> web.Response:
     body = await read_body(request)
     wanted = decode(_chat, body)
     resolved = await request.app[RESOLVER].chat(wanted)
-    scores = _scores(request, resolved.prompt, placements=wanted.placements)
+    scores = _scores(request, resolved.prompt, wanted, _most(wanted))
     messages = decode(_messages, body).messages
     scored = ScoredChat(scores, resolved.target.name, resolved.text, messages)
     return json_response(scored, headers=origin_headers(*resolved.origin))
@@ -75,10 +79,17 @@ async def explain(request: web.Request) -> web.Response:
     )
 
 
-def _scores(request: web.Request, prompt: Prompt, *, placements: bool) -> Scores:
+def _most(wanted: ChatRequest | ScoreRequest) -> int:
+    """How many scores a request asks for."""
+    return sys.maxsize if wanted.top is None else wanted.top
+
+
+def _scores(request: web.Request, prompt: Prompt, wanted: ChatRequest | ScoreRequest, most: int) -> Scores:
     scorer = request.app[SCORER]
+    if not wanted.placements:
+        return scorer.scores(prompt, most)
     matches = scorer.matches(prompt)
-    return scorer.scores_of([*matches, *request.app[ROUTER].placed(prompt, matches)] if placements else matches)
+    return best(scorer.scores_of([*matches, *request.app[ROUTER].placed(prompt, matches)]), most)
 
 
 async def _covered_characters(resolved: ResolvedPrompt | ResolvedChat, tokens: int) -> int | None:

@@ -13,6 +13,7 @@ import msgspec
 from service.index.inexact_reasons import InexactReason
 from service.index.snapshot_records import BlockRecord, RankRecord
 from service.index.statistics import IndexStatistics
+from service.native.backend import PodOrder
 
 BlockHash: TypeAlias = int
 """An engine's own name for a block, in 64 bits with a sign: opaque, and unique only within one rank."""
@@ -80,6 +81,25 @@ class RankMatch(msgspec.Struct, frozen=True, gc=False):
     def tokens(self) -> int:
         """The length of the prefix match in tokens, over all tiers."""
         return sum(self.tokens_by_tier.values())
+
+
+class Run(NamedTuple):
+    """Ranks that hold as much of a prompt, on the same tiers."""
+
+    groups: int
+    """The mask of their groups."""
+    block_size: int
+    tokens_by_tier: Mapping[Tier, int]
+
+
+class Matches(NamedTuple):
+    """All ranks that hold a prefix of a prompt, without an object for each."""
+
+    runs: Sequence[Run]
+    alone: Sequence[RankMatch]
+    """Ranks that are in no run."""
+    order: PodOrder
+    """The pods of the groups in runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +275,10 @@ class Index(Protocol):
 
         O(n) probes per block layout for all ordinary ranks together, and O(n) per rank with several KV-cache groups.
         """
+        ...
+
+    def match_together(self, prompt: Prompt) -> Matches:
+        """As `match`, in a form whose cost does not grow with the number of ordinary ranks."""
         ...
 
     def match_hashes(self, model: str, hashes: Sequence[BlockHash]) -> list[RankMatch]:

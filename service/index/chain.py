@@ -109,17 +109,22 @@ def tiered_prefixes(
     return ends, spans
 
 
-def tokens_by_tier(spans: Sequence[Span], bit: int, blocks: int, block_size: int) -> dict[Tier, int]:
-    """The tokens of a group's first `blocks` blocks, by tier."""
-    tokens: dict[Tier, int] = {}
+def by_tiers(spans: Sequence[Span], mask: int, blocks: int, block_size: int) -> Iterator[tuple[int, dict[Tier, int]]]:
+    """The groups of a mask that have the tokens of their first `blocks` blocks on the same tiers, and these by tier."""
+    parts: list[tuple[int, dict[Tier, int]]] = [(mask, {})]
     for number, span in enumerate(spans):
         stop = spans[number + 1].start if number + 1 < len(spans) else blocks
         length = min(stop, blocks) - span.start
         if length <= 0:
             break
-        tier = Tier.GPU if span.on_device & bit else Tier.CPU if span.on_cpu & bit else Tier.STORAGE
-        tokens[tier] = tokens.get(tier, 0) + length * block_size
-    return tokens
+        split = []
+        for groups, tokens in parts:
+            on_device, on_cpu = groups & span.on_device, groups & ~span.on_device & span.on_cpu
+            for tier, some in zip(Tier, (on_device, on_cpu, groups & ~on_device & ~on_cpu), strict=True):
+                if some:
+                    split.append((some, {**tokens, tier: tokens.get(tier, 0) + length * block_size}))
+        parts = split
+    yield from parts
 
 
 _BITS_OF_BYTE = [tuple(bit for bit in range(8) if byte >> bit & 1) for byte in range(256)]

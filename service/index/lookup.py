@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.index.base import Prompt, RankMatch, Tier
+from service.index.base import Prompt, RankMatch, Run, Tier
 from service.index.cache_groups import BlockLayout, CacheGroup, Needs, RankState
-from service.index.chain import Chain, bits, tiered_prefixes, tokens_by_tier
+from service.index.chain import Chain, bits, by_tiers, tiered_prefixes
 from service.index.full_attention import FullAttention
 from service.index.hybrid import hybrid_match
 from service.index.key_cache import KeyCache
 from service.index.keys import prompt_keys
+from service.native.backend import PodOrder
 
 _GPU = Tier.GPU  # to look up a member of an enumeration takes longer than to compare it
 
@@ -26,9 +27,33 @@ class Lookup:
         """Per model, layout and stride, the mask of the groups of full attention that lookups begin with."""
         self._others: dict[str, list[RankState]] = {}
         """Per model, the ranks that are looked up one by one."""
+        self._ordinary = 0
+        """The mask of the groups in `_primaries` whose ranks are ordinary."""
+        self._pods: list[str] = []
+        """The pod of each group that was ever in `_primaries`, by bit."""
+        self._order = PodOrder([])
+        self._is_ordered = True
+
+    @property
+    def order(self) -> PodOrder:
+        """The pods of all groups in runs."""
+        if not self._is_ordered:
+            self._order = PodOrder(self._pods, self._order.names)
+            self._is_ordered = True
+        return self._order
 
     def matches(self, prompt: Prompt) -> list[RankMatch]:
         """The ranks that hold a prefix of the prompt, in no order."""
+        runs, matches = self.runs(prompt)
+        for run in runs:
+            for number in bits(run.groups):
+                group = self._cache.groups[number]
+                assert group is not None  # noqa: S101 - bits without a group are in no primaries
+                matches.append(RankMatch(group.rank, run.block_size, run.tokens_by_tier))
+        return matches
+
+    def runs(self, prompt: Prompt) -> tuple[list[Run], list[RankMatch]]:
+        """The ranks that hold a prefix of the prompt: many together, and those that are looked up one by one."""
         chains: dict[BlockLayout, Chain] = {}
 
         def chain(layout: BlockLayout) -> Chain:
@@ -37,9 +62,10 @@ class Lookup:
                 chains[layout] = Chain(keys, self._cache.masks)
             return chains[layout]
 
+        runs: list[Run] = []
         matches: list[RankMatch] = []
         if prompt.skips_cache:
-            return matches
+            return runs, matches
         tokens = len(prompt.tokens)
         for (layout, stride), wanted in self._primaries.get(prompt.model, {}).items():
             if not wanted:
@@ -51,21 +77,20 @@ class Lookup:
                 ends = self._cache.match(keys, wanted)
             for blocks, mask in ends:
                 size = layout.unit * stride
-                on_device = {_GPU: blocks * size}  # one for all: there may be thousands of them
-                for number in bits(mask):
+                if ordinary := mask & self._ordinary:
+                    if spans is None:
+                        runs.append(Run(ordinary, size, {_GPU: blocks * size}))
+                    else:
+                        runs += (Run(some, size, held) for some, held in by_tiers(spans, ordinary, blocks, size))
+                for number in bits(mask & ~self._ordinary):
                     group = self._cache.groups[number]
                     assert group is not None  # noqa: S101 - bits without a group are in no primaries
-                    if not group.state.is_ordinary:
-                        match = hybrid_match(group.state, tokens, chain)
-                        matches += (match,) if match else ()
-                    elif spans is None:
-                        matches.append(RankMatch(group.rank, size, on_device))
-                    else:
-                        matches.append(RankMatch(group.rank, size, tokens_by_tier(spans, group.bit, blocks, size)))
+                    match = hybrid_match(group.state, tokens, chain)
+                    matches += (match,) if match else ()
         for state in self._others.get(prompt.model, ()):
             match = hybrid_match(state, tokens, chain)
             matches += (match,) if match else ()
-        return matches
+        return runs, matches
 
     @contextmanager
     def changing(self, model: str, state: RankState) -> Iterator[None]:
@@ -85,6 +110,9 @@ class Lookup:
             primaries = self._primaries.setdefault(model, {})
             key = place.layout, place.stride
             primaries[key] = primaries.get(key, 0) | place.bit
+            if state.is_ordinary:
+                self._ordinary |= place.bit
+            self._note_pod(place)
         else:
             self._others.setdefault(model, []).append(state)
 
@@ -95,8 +123,16 @@ class Lookup:
             return
         if isinstance(place, CacheGroup):
             self._primaries[model][place.layout, place.stride] ^= place.bit
+            self._ordinary &= ~place.bit
         else:
             self._others[model].remove(state)
+
+    def _note_pod(self, group: CacheGroup) -> None:
+        number = group.bit.bit_length() - 1
+        self._pods += [""] * (number + 1 - len(self._pods))
+        if self._pods[number] != group.rank.pod:
+            self._pods[number] = group.rank.pod
+            self._is_ordered = False
 
 
 def _lookup_place(state: RankState) -> CacheGroup | RankState | None:

@@ -6,7 +6,19 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 
-from service.index.base import BlockHash, BlockKey, Prompt, Rank, RankBlocks, RankMatch, Removed, Reuse, Stored, Tier
+from service.index.base import (
+    BlockHash,
+    BlockKey,
+    Matches,
+    Prompt,
+    Rank,
+    RankBlocks,
+    RankMatch,
+    Removed,
+    Reuse,
+    Stored,
+    Tier,
+)
 from service.index.cache_groups import CacheGroup, RankState
 from service.index.capture import capture_blocks, capture_rank
 from service.index.consistency import disagreements
@@ -323,10 +335,21 @@ class MemoryIndex:
         if prompt.pods is not None:
             pods = frozenset(prompt.pods)
             matches = [match for match in matches if match.rank.pod in pods]
-        self.statistics.lookups += 1
-        self.statistics.lookup_hits += bool(matches)
-        self.statistics.lookup_seconds.observe(perf_counter() - started)
+        self._count_lookup(started, found=bool(matches))
         return matches
+
+    def match_together(self, prompt: Prompt) -> Matches:
+        if prompt.pods is not None:
+            return Matches([], self.match(prompt), self._lookup.order)
+        started = perf_counter()
+        runs, alone = self._lookup.runs(prompt)
+        self._count_lookup(started, found=bool(runs or alone))
+        return Matches(runs, alone, self._lookup.order)
+
+    def _count_lookup(self, started: float, *, found: bool) -> None:
+        self.statistics.lookups += 1
+        self.statistics.lookup_hits += found
+        self.statistics.lookup_seconds.observe(perf_counter() - started)
 
     def match_hashes(self, model: str, hashes: Sequence[BlockHash]) -> list[RankMatch]:
         matches = []

@@ -28,6 +28,7 @@ COMPILED = _choose(
 if TYPE_CHECKING or not COMPILED:
     from service.native.fallback import (
         GroupMasks,
+        PodOrder,
         RankLoad,
         Table,
         as_key_vector,
@@ -50,6 +51,7 @@ else:
     from service.native.hashing import block_keys
     from service.native.json_scan import messages_end, messages_start, prompt_ids
     from service.native.msgpack_ints import unpack_hashes, unpack_tokens
+    from service.native.pod_order import PodOrder
     from service.native.rank_costs import RankLoad, costs_of, near_lowest
     from service.native.table import GroupMasks, Table
     from service.native.vectors import as_key_vector, unpack_numbers
@@ -59,6 +61,7 @@ else:
 __all__ = [
     "COMPILED",
     "GroupMasks",
+    "PodOrder",
     "RankLoad",
     "Table",
     "as_key_vector",

@@ -247,6 +247,32 @@ class GroupMasks:
         return list(self._masks.items())
 
 
+class PodOrder:
+    """The pods of cache groups in the order of their names; groups are the bits of masks."""
+
+    __slots__ = ("_by_bit", "names")
+
+    def __init__(self, by_bit: list[str], former: Sequence[str] = ()) -> None:
+        """`by_bit` is the pod of each group, which several may share; `former` the names of an earlier order."""
+        self._by_bit = by_bit.copy()
+        known = set(by_bit)
+        self.names = sorted(dict.fromkeys([*(name for name in former if name in known), *by_bit]))
+        """Each pod once, in order."""
+
+    def add_scores(self, scores: dict[str, float], mask: int, score: float, most: int) -> None:
+        """Gives a score to the pods of the groups in `mask` that have none, until there are `most` scores.
+
+        Raises ValueError for a group without a pod.
+        """
+        if mask.bit_length() > len(self._by_bit):
+            raise ValueError(f"bit {mask.bit_length() - 1} has no pod")
+        pods = {pod for pod, bit in zip(self._by_bit, reversed(f"{mask:b}"), strict=False) if bit == "1"}
+        for pod in sorted(pods):
+            if len(scores) >= most:
+                return
+            scores.setdefault(pod, score)
+
+
 class RankLoad:
     """One rank as its cost is computed from it. Times are in seconds."""
 

@@ -14,6 +14,7 @@ MODULES = (
     "hashing",
     "json_scan",
     "msgpack_ints",
+    "pod_order",
     "rank_costs",
     "table",
     "vectors",

@@ -100,6 +100,22 @@ async def test_several_prompts_of_one_request_add_up(serve: Serve, join: Join) -
     assert await post(client, "/score", {"prompt": [[7, 7, 7, 7]]}) is None
 
 
+async def test_top_gives_only_the_best_pods(serve: Serve, join: Join) -> None:
+    client = await serve(block_size=4)
+    for pod, blocks in (("a:1", 1), ("b:2", 3), ("c:3", 2), ("d:4", 2)):
+        await (await join(client, pod)).stores([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12][: 4 * blocks])
+    body = {"prompt": [*range(1, 13)]}
+    for more in ({}, {"placements": True}):
+        assert await post(client, "/score", {**body, **more, "top": 2}) == {"b:2": 3, "c:3": 2}
+        assert await post(client, "/score", {**body, **more, "top": 9}) == {"b:2": 3, "c:3": 2, "d:4": 2, "a:1": 1}
+    assert await post(client, "/score", {"prompt": [body["prompt"], [1, 2, 3, 4]], "top": 1}) == {"b:2": 4}
+    chat = (await post(client, "/tokenize", CHAT))["tokens"]
+    for pod in ("e:5", "f:6"):
+        await (await join(client, pod)).stores(chat)
+    assert await post(client, "/score", {**CHAT, "top": 1}) == {"e:5": len(chat) // 4}
+    assert (await post(client, "/score_completions", {**CHAT, "top": 1}))["pod_scores"] == {"e:5": len(chat) // 4}
+
+
 async def test_text_is_scored_by_the_tokens_that_the_engine_computes(serve: Serve, join: Join) -> None:
     client = await serve(block_size=4)
     text = "The quick brown fox jumps over the lazy dog, again and again."

@@ -42,6 +42,7 @@ def rejected(kind: type, body: bytes) -> tuple[str, str | None, str]:
         ),
         (b'{"prompt": [1, -2]}', "`prompt[1]` must be at least 0", "prompt[1]", "invalid_value"),
         (b'{"prompt": [[4294967296]]}', "`prompt[0][0]` must be at most 4294967295", "prompt[0][0]", "invalid_value"),
+        (b'{"prompt": "a", "top": 0}', "`top` must be at least 1", "top", "invalid_value"),
         (b'{"prompt": "a", "pods": []}', "`pods` must not be empty", "pods", "invalid_value"),
         (b'{"prompt": "a", "pods": [1]}', "`pods[0]` must be a string, not a whole number", "pods[0]", "invalid_value"),
         (b'{"prompt": "a", "cache_salt": ""}', "`cache_salt` must not be empty", "cache_salt", "invalid_value"),

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import sys
+from random import Random
+
+import pytest
+
 from service.contract.tier_weights import TierWeights
-from service.index.base import Rank, RankMatch, Tier
-from service.index.scoring import pod_scores
+from service.index.base import Rank, RankMatch, Removed, Tier
+from service.index.memory import MemoryIndex
+from service.index.scoring import Scorer, pod_scores, sum_scores
+from tests.service.index.blocks import prompt, stored
 
 WEIGHTS = TierWeights(gpu=1.0, cpu=0.8, storage=0.5)
 
@@ -36,3 +43,42 @@ def test_the_best_pod_comes_first_and_equals_are_in_order_of_their_names() -> No
 def test_there_are_no_scores_when_no_pod_has_any() -> None:
     assert pod_scores([], WEIGHTS, 16) is None
     assert pod_scores([match("a", storage=16)], TierWeights(storage=0.0), 16) is None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pods_are_scored_together_as_one_by_one(seed: int) -> None:
+    random = Random(seed)
+    index = MemoryIndex(sys.maxsize)
+    scorer = Scorer(index, WEIGHTS, 16)
+    ranks = [Rank(f"pod{random.randrange(30)}", "m", number % 3) for number in range(40)]
+    for _ in range(300):
+        rank = random.choice(ranks)
+        block = random.randrange(1, 9)
+        match random.randrange(8):
+            case 0:
+                index.remove(rank, Removed([block]))
+            case 1:
+                index.clear(rank)
+            case 2 if seed % 2:
+                index.store(rank, stored(*range(1, block), tier=random.choice((Tier.CPU, Tier.STORAGE))))
+            case 3 if seed % 3 == 0:
+                index.drop_last_block(rank)
+            case 4:
+                index.hide(rank)
+            case 5:
+                index.unhide(rank)
+            case _:
+                index.store(rank, stored(*range(1, block)))
+        asked = prompt(*range(1, 9), pods=["pod1", "pod2"] if random.random() < 0.1 else None)
+        matches = index.match(asked)
+        expected = list((pod_scores(matches, WEIGHTS, 16) or {}).items())
+        assert list((scorer.scores(asked) or {}).items()) == expected
+        most = random.randrange(1, 10)
+        assert list((scorer.scores(asked, most) or {}).items()) == expected[:most]
+    assert expected
+
+
+def test_the_best_of_several_prompts_are_those_of_the_sums() -> None:
+    assert sum_scores([{"a": 3, "b": 2}, {"b": 2}, None], 1) == {"b": 4}
+    assert sum_scores([{"a": 3, "b": 2}], 1) == {"a": 3}
+    assert sum_scores([None], 1) is None

@@ -170,6 +170,29 @@ def test_compiled_group_masks_equal_those_of_the_fallback(seed: int) -> None:
 
 
 @compiled
+@pytest.mark.parametrize("seed", range(5))
+def test_compiled_orders_of_pods_score_as_those_of_the_fallback(seed: int) -> None:
+    random = Random(seed)
+    orders = backend.PodOrder([]), fallback.PodOrder([])
+    pods: list[str] = []
+    for _ in range(20):
+        pods += [f"10.0.0.{random.randrange(300)}:8000" for _ in range(random.randrange(20))]
+        if pods:
+            pods[random.randrange(len(pods))] = "other"
+        orders = backend.PodOrder(pods, orders[0].names), fallback.PodOrder(pods, orders[1].names)
+        assert orders[0].names == orders[1].names == sorted(set(pods))
+        found: tuple[dict[str, float], dict[str, float]] = ({}, {})
+        for score in (3, 2.5, 1):
+            mask, most = random.getrandbits(len(pods)) if pods else 0, random.randrange(100)
+            for order, scores in zip(orders, found, strict=True):
+                order.add_scores(scores, mask, score, most)
+        assert list(found[0].items()) == list(found[1].items())
+    for order in orders:
+        with pytest.raises(ValueError, match=f"bit {len(pods) + 70} has no pod"):
+            order.add_scores({}, 1 << (len(pods) + 70), 1, 1)
+
+
+@compiled
 @pytest.mark.parametrize("at_lines", [False, True])
 @pytest.mark.parametrize("in_runs", [False, True])
 def test_compiled_words_equal_those_of_the_fallback(at_lines: bool, in_runs: bool) -> None:
@@ -206,6 +229,7 @@ def test_no_call_leaks_memory() -> None:
         lambda: mask.discard_all(2, as_key_vector(names)),
         lambda: mask.discard(4, 5),
         lambda: backend.Table().drain(5),
+        lambda: backend.PodOrder(["a", "b"]).add_scores({}, 3, 1.5, 5),
     ]
     for call in calls:
         call()
