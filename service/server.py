@@ -184,10 +184,8 @@ async def _as_worker(app: web.Application, worker: Worker | None) -> AsyncIterat
 
 
 async def _tell_readiness(app: web.Application, worker: Worker) -> None:
-    told: bool | None = None
+    """Tells it again and again: a worker that tells nothing hangs, and is killed."""
     while True:
         is_ready = not app[READINESS].reasons()
-        if is_ready != told:
-            worker.handed.tell(Told.READY if is_ready else Told.NOT_READY)
-        told = is_ready
+        worker.handed.tell(Told.READY if is_ready else Told.NOT_READY)
         await asyncio.sleep(_WATCH_SECONDS if is_ready else _FIRST_WATCH_SECONDS)

@@ -338,6 +338,9 @@ class Settings:
     workers: int = _setting(
         1, _workers, "processes that share HTTP_PORT, each with an index and limits of its own; auto for one per core"
     )
+    worker_timeout: float = _setting(
+        30.0, parse_seconds, "time without a sign of life after which a worker is killed and started again"
+    )
     max_body_bytes: int = _setting(16 << 20, _size(1), "maximum size of a request body")
     max_prompt_characters: int = _setting(4_000_000, _count(1), "maximum characters of a prompt, plain or rendered")
     max_prompt_tokens: int = _setting(1_000_000, _count(1), "maximum token ids of a prompt")

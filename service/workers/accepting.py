@@ -14,12 +14,13 @@ from typing import Final
 _BACKLOG: Final = 1024
 _PER_TURN: Final = 64
 """Connections accepted before the event loop does other work."""
+_LATE_SECONDS: Final = 4
 _PAUSE: Final = 0.1
 """Seconds until the next attempt, when descriptors or room in the channels of all workers have run out."""
 
 
 class Told(IntEnum):
-    """What a worker tells its supervisor, in one byte each."""
+    """What a worker tells its supervisor, in one byte each. Whether it is ready, it tells every second."""
 
     LISTENING = 1
     READY = 2
@@ -36,6 +37,8 @@ class Channel:
         self.connections = 0
         self.is_listening = asyncio.Event()
         self.is_ready = False
+        self.silent = 0
+        """Seconds that the supervisor ran since the worker told something: not those of a machine that is suspended."""
 
     def hand_over(self, port: int, connection: socket.socket) -> bool:
         """Gives a connection to the worker; False if it cannot take one."""
@@ -54,6 +57,7 @@ class Channel:
             return True
         except OSError:
             return False
+        self.silent = 0
         for word in told:
             match word:
                 case Told.LISTENING:
@@ -70,7 +74,10 @@ class Channel:
 
 
 class Accepting:
-    """Accepts on the sockets of several ports. A worker that is not ready gets connections only if none is."""
+    """Accepts on the sockets of several ports.
+
+    A worker that is not ready, or was silent for a few seconds, gets connections only if there is no other.
+    """
 
     def __init__(self, ports: Sequence[Iterable[socket.socket]]) -> None:
         self._listening = [(number, listening) for number, sockets in enumerate(ports) for listening in sockets]
@@ -136,7 +143,7 @@ class Accepting:
 
     def _hand_over(self, port: int, connection: socket.socket) -> bool:
         listening = [channel for channel in self._channels if channel.is_listening.is_set()]
-        ready = [channel for channel in listening if channel.is_ready]
+        ready = [channel for channel in listening if channel.is_ready and channel.silent < _LATE_SECONDS]
         fewest_first = sorted(ready or listening, key=lambda channel: channel.connections)
         return any(channel.hand_over(port, connection) for channel in fewest_first)
 

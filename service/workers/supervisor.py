@@ -1,7 +1,7 @@
 """Starts workers that share the ports, watches them, and stops them as one.
 
-A worker that ends is started again, later each time. If the first one ends before it listens, the settings are to
-blame, and all end with its exit code.
+A worker that ends is started again, later each time; one that hangs is killed first. If the first one ends before it
+listens, the settings are to blame, and all end with its exit code.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _STOP_SECONDS: Final = 8.0
 _FIRST_DELAY: Final = 0.1
 _LAST_DELAY: Final = 10.0
 """Seconds before a worker that ended is started again: twice as many each time."""
+_WATCH_SECONDS: Final = 1.0
 _STEADY_SECONDS: Final = 30.0
 """Seconds after which a worker counts as having started well."""
 
@@ -62,7 +63,7 @@ async def _supervise(settings: Settings, count: int, environment: Mapping[str, s
             return 1
     port = int(ports[0][0].getsockname()[1])
     with TemporaryDirectory(prefix="kvcache-", ignore_cleanup_errors=True) as folder:
-        workers = Workers(count, ports, port, Path(folder), environment)
+        workers = Workers(count, ports, port, Path(folder), environment, timeout=settings.worker_timeout)
         hub, relay = Hub(), _relay(settings)
         try:
             await hub.start(Path(folder) / HUB)
@@ -108,7 +109,11 @@ class Workers:
         port: int,
         folder: Path,
         environment: Mapping[str, str],
+        *,
+        timeout: float,
     ) -> None:
+        """A worker that tells nothing for `timeout` seconds is killed, once it listens."""
+        self._timeout = timeout
         self._count = count
         self._port = port
         self._folder = folder
@@ -163,13 +168,28 @@ class Workers:
             except OSError as error:  # no memory, or too many processes
                 reason = f"cannot be started: {error}"
             else:
-                reason = _ending(await process.wait())
+                reason = await self._ended(process, channel)
                 self._accepting.remove(channel)
             started = None
             delay = _FIRST_DELAY if monotonic() - began > _STEADY_SECONDS else delay
             logger.error("worker %d %s; it starts again in %.1f s", number, reason, delay)
             await asyncio.sleep(delay)
             delay = min(2 * delay, _LAST_DELAY)
+
+    async def _ended(self, process: asyncio.subprocess.Process, channel: Channel) -> str:
+        """Waits until a worker has ended, and kills it if it hangs; gives the reason."""
+        waiting = asyncio.create_task(process.wait())
+        try:
+            while not (await asyncio.wait([waiting], timeout=_WATCH_SECONDS))[0]:
+                # Turns are counted, not time: while the machine is suspended, nobody can tell anything.
+                channel.silent += channel.is_listening.is_set()
+                if channel.silent * _WATCH_SECONDS > self._timeout:
+                    process.kill()
+                    await waiting
+                    return f"told nothing for {self._timeout:g} s and was killed"
+            return _ending(waiting.result())
+        finally:
+            waiting.cancel()
 
     async def _start(self, number: int) -> Started:
         channel = Channel()

@@ -11,6 +11,7 @@ from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -123,6 +124,57 @@ async def test_a_killed_worker_takes_its_connections_along_and_is_started_again(
         assert len(machine.workers) == 2
         async with shared_by(machine, 2):
             assert all(machine.connections())
+
+
+def worker_of(machine: Machine, writer: asyncio.StreamWriter) -> psutil.Process:
+    """The worker at the other end of a connection."""
+    port = writer.get_extra_info("sockname")[1]
+    (found,) = [worker for worker in machine.workers if port in {client_port(one) for one in worker.net_connections()}]
+    return found
+
+
+def client_port(connection: Any) -> int | None:
+    return connection.raddr.port if connection.raddr and connection.status == psutil.CONN_ESTABLISHED else None
+
+
+async def test_a_worker_that_hangs_is_killed_with_its_reservations_while_the_other_answers(folder: Path) -> None:
+    async with engine_starter() as start_engine, AsyncExitStack() as stack:
+        environment = environment_of(folder, PODS=f"{(await start_engine()).url},name=a", WORKER_TIMEOUT="6")
+        machine = await stack.enter_async_context(running(environment))
+        clients = await all_clients(machine, stack)
+        await all_select(clients, {"a"})
+        reader, writer = await connected(machine, stack)
+        hanging = worker_of(machine, writer)
+        body = b'{"prompt": [1, 2, 3], "reserve": true}'
+        writer.write(b"POST /select HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        await asyncio.wait_for(reader.readuntil(b'"reservation"'), PATIENCE)
+        await all_count(clients, 1)
+        other_reader, other_writer = await connected(machine, stack)
+        while worker_of(machine, other_writer) == hanging:
+            other_reader, other_writer = await connected(machine, stack)
+        hanging.suspend()
+        while not machine.said("told nothing for 6 s and was killed; it starts again"):
+            other_writer.write(GET_HEALTH)
+            assert b"200 OK" in await asyncio.wait_for(other_reader.readuntil(b"\r\n\r\nOK"), PATIENCE)
+            await asyncio.sleep(0.05)
+        await until(lambda: machine.said("is loaded") == 3)
+        assert hanging not in machine.workers
+        assert len(machine.workers) == 2
+        clients = await all_clients(machine, stack)
+        await all_count(clients, 0)
+
+
+async def test_a_machine_that_was_suspended_loses_no_worker(folder: Path) -> None:
+    async with running(environment_of(folder, WORKER_TIMEOUT="3")) as machine, shared_by(machine, 2):
+        workers = machine.workers
+        everything = [psutil.Process(machine.process.pid), *workers]
+        for process in everything:
+            process.suspend()
+        await asyncio.sleep(4)
+        for process in everything:
+            process.resume()
+        await score(machine, 4)
+        assert machine.workers == workers
 
 
 async def test_metrics_of_any_worker_count_the_requests_of_all_also_of_one_that_was_killed(folder: Path) -> None:
