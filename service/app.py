@@ -19,6 +19,7 @@ from service.api.keys import KeyRing
 from service.api.limits import RequestLimits
 from service.api.middleware import with_limits_and_errors
 from service.api.openapi import document, own_version
+from service.api.pod_states import PodStates
 from service.api.rendering import Rendering
 from service.api.requests import chat_body_decoder
 from service.api.resolver import PromptResolver
@@ -37,7 +38,9 @@ from service.api.resources import (
     INSTANCE_ID,
     ISSUED,
     LIMITS,
+    LISTENERS,
     MODELS,
+    POD_STATES,
     POOL,
     PUBLISHERS,
     READINESS,
@@ -105,6 +108,7 @@ from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
 from service.routing.issued import IssuedReservations
+from service.routing.request_listeners import RequestListeners
 from service.tracing.base import NOTHING, Tracer
 from service.workers.place import Place
 from service.workers.siblings import Siblings
@@ -136,7 +140,7 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     app[INDEX] = index
     app[SCORER] = Scorer(index, settings.tier_weights, settings.block_size)
     app[CHAT_DECODER] = chat_body_decoder(caches.chat_bodies)
-    app[DOCUMENT] = document(ROUTES)
+    app[DOCUMENT] = document([route for route in ROUTES if route.is_described])
     app[ASKS_USAGE] = settings.ask_usage
     app[SESSION_KEYS] = SessionKeys(settings.affinity)
     tracer = _tracer(settings.otel_exporter_otlp_endpoint)
@@ -161,7 +165,16 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
             readiness(
                 settings, models, pool, fleet, loading=lambda: [*bootstrap.reasons(), *discovery.reasons()]
             ) as ready,
-            monitored(fleet, pool, models, engine, settings, router=router, accuracy=accuracy) as gateway,
+            monitored(
+                fleet,
+                pool,
+                models,
+                engine,
+                settings,
+                router=router,
+                accuracy=accuracy,
+                listeners=app[LISTENERS],
+            ) as gateway,
             discovering(discovery),
             kept(
                 pool, bootstrap, [place for place in places if place is not None], settings.snapshot_interval
@@ -214,7 +227,7 @@ def _add_routes(app: web.Application, settings: Settings) -> None:
             is_forwarded=(lambda: fleet.receives_requests) if route.is_forwarded else None,
             authorize=_authorizer(key_ring, route.permissions),
         )
-        if settings.tls_client_ca is not None and route.permissions:
+        if settings.tls_client_ca is not None and route.needs_certificate:
             handler = with_client_certificate(handler, route.path, traffic)
         if route.is_forwarded:
             handler = recorded(handler, route.path, app[ROUTED_REQUESTS], lambda: fleet.receives_requests)
@@ -259,7 +272,9 @@ def _authorizer(keys: KeyRing, permissions: Sequence[str]) -> Callable[[Mapping[
 
 
 def _router(app: web.Application, fleet: Registry, settings: Settings) -> Router:
+    """What chooses ranks, and who is told of it."""
     router = app[ROUTER] = Router(fleet, settings.tier_weights)
+    app[LISTENERS], app[POD_STATES] = RequestListeners(), PodStates()
     issued = app[ISSUED] = IssuedReservations()
     router.refreshed = issued.expire
     return router
@@ -393,6 +408,7 @@ async def monitored(
     *,
     router: Router,
     accuracy: Accuracy,
+    listeners: RequestListeners,
 ) -> AsyncIterator[Gateway]:
     """Adds the pods of PODS to the fleet, watches all pods, subscribes to their events, forwards requests."""
     limits = Limits(
@@ -421,7 +437,7 @@ async def monitored(
             for endpoint in followed.pop(pod.name, set()):
                 pool.unfollow(endpoint)
 
-    gateway = Gateway(fleet, router, limits, accuracy)
+    gateway = Gateway(fleet, router, limits, accuracy, listeners)
     parity = ParityWatcher(fleet, models, settings.parity_interval, settings.render_url)
 
     def joined(pod: Pod) -> None:

@@ -169,6 +169,7 @@ class ServiceCollector(Collector):
         meaning = "Seconds from the headers of a request to its response"
         yield _histogram("http_request_seconds", meaning, seconds, ("route",))
         yield _gauge("http_requests_in_flight", "HTTP requests in flight", self._traffic.in_flight)
+        yield _gauge("http_event_streams", "Streams of events that are being sent", self._traffic.streams)
         yield _gauge("http_requests_admitted", "HTTP requests in flight whose body is there", self._admission.requests)
         yield _gauge("http_bytes_in_flight", "Bytes of bodies and responses in flight", self._admission.bytes)
 

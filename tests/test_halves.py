@@ -34,7 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "service.events service.parity service.announcement",
         "service.offline service.workers",
         "service.routing",
-        "service.simulation service.gateway service.readiness service.replicas",
+        "service.simulation service.gateway service.readiness service.replicas service.ui",
         "service.api",
         "service.metrics service.access_log service.connection service.listener service.allocator",
         "service.app",

@@ -11,12 +11,12 @@ from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.requests import NewPod, PodChange, decode
 from service.api.resources import ACCURACY, FLEET, SHARED_PODS
-from service.api.responses import FleetPod, FleetSource, ModelParity, ParityDifference, json_response
+from service.api.responses import FleetPod, FleetSource, ModelParity, ParityDifference, RoutedTokens, json_response
 from service.contract.pods import PodEntry, pod_entry
 from service.fleet.discovery.discovery import SourceReport
 from service.fleet.parity import Parity
 from service.fleet.registry import Pod, RankLoad
-from service.routing.accuracy import Accuracy
+from service.routing.accuracy import Accuracy, PodAccuracy
 
 _new_pod = msgspec.json.Decoder(NewPod)
 _MAX_LENGTH = 512
@@ -70,12 +70,25 @@ def fleet_pod(pod: Pod, accuracy: Accuracy) -> FleetPod:
         cache_hit_rate=_hit_rate(loads),
         parity=[_parity(model, parity) for model, parity in sorted(pod.parity.items())],
         reuse=accuracy.verdict(pod),
+        routed=_routed(accuracy.pods.get(pod)),
     )
 
 
 def fleet_source(report: SourceReport) -> FleetSource:
     """A source of pods as GET /pods shows it."""
     return FleetSource(source=report.source, pods=report.pods, failing=report.failing, problem=report.problem)
+
+
+def _routed(counted: PodAccuracy | None) -> RoutedTokens:
+    if counted is None:
+        return RoutedTokens()
+    return RoutedTokens(
+        counted.requests.total(),
+        counted.prompt_tokens,
+        counted.available_tokens,
+        counted.captured_tokens,
+        counted.delivered_tokens,
+    )
 
 
 def _hit_rate(loads: Sequence[RankLoad]) -> float | None:

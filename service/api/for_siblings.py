@@ -8,7 +8,7 @@ from functools import partial
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service.api import operations, selection
+from service.api import operations, request_events, selection
 from service.api.errors import ApiError
 from service.api.resources import MODELS, REGISTRY, SIBLINGS
 from service.workers.metrics import encode
@@ -25,6 +25,7 @@ def application(app: web.Application) -> web.Application:
         [
             web.get("/metrics", partial(metrics, app[SIBLINGS])),
             web.get("/pods", operations.pods),
+            web.get("/requests", request_events.requests),
             web.post(REFRESH, refresh),
             web.post("/reservations/{id:[^/]+}/first_token", _answering(selection.note_first_token)),
             web.delete("/reservations/{id:[^/]+}", _answering(selection.end_reservation)),

@@ -11,7 +11,7 @@ def of_all_workers(own: PodList, others: Sequence[PodList]) -> PodList:
     """The list of one worker, with what others add: a rank is exact and connected if it is so for all of them.
 
     Every worker knows the requests in flight of all; a pod that is unhealthy or shut out for one of them is shown so,
-    and so is a source of pods that fails for one of them.
+    and so is a source of pods that fails for one of them. Tokens that were routed are added.
     """
     ranks = {_key(rank): rank for rank in own.pods}
     fleet = {pod.name: pod for pod in own.fleet}
@@ -35,6 +35,7 @@ def _key(rank: PodRank) -> tuple[str, str, int]:
 
 def _add_rank(known: PodRank, other: PodRank) -> None:
     known.connected = known.connected and other.connected
+    known.lag_seconds = max((lag for lag in (known.lag_seconds, other.lag_seconds) if lag is not None), default=None)
     if known.exact and not other.exact:
         known.exact, known.inexact_reason = False, other.inexact_reason
     known.claimants = sorted({*known.claimants, *other.claimants})
@@ -42,5 +43,7 @@ def _add_rank(known: PodRank, other: PodRank) -> None:
 
 def _add_pod(known: FleetPod, other: FleetPod) -> None:
     known.in_flight = max(known.in_flight, other.in_flight)
+    for name in known.routed.__struct_fields__:
+        setattr(known.routed, name, getattr(known.routed, name) + getattr(other.routed, name))
     if known.problem is None and other.problem is not None:
         known.healthy, known.problem, known.breaker = other.healthy, other.problem, other.breaker

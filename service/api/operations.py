@@ -13,8 +13,10 @@ from prometheus_client.registry import Collector
 
 from service.api.body import read_body
 from service.api.errors import ApiError
+from service.api.event_stream import wants_events
 from service.api.fleet import fleet_pod, fleet_source
 from service.api.of_all_workers import of_all_workers
+from service.api.pod_updates import updates
 from service.api.requests import RefreshRequest, decode
 from service.api.resources import (
     ACCURACY,
@@ -97,12 +99,19 @@ class _Snapshot(Collector):
         return self._families
 
 
-async def pods(request: web.Request) -> web.Response:
-    """Lists every rank of every pod, and the pods that requests are forwarded to."""
-    listed = _own_pods(request.app)
-    if (siblings := request.app.get(SIBLINGS)) is not None:
-        listed = of_all_workers(listed, [_pods.decode(answer) for answer in await siblings.ask("GET", "/pods")])
-    return json_response(listed)
+async def pods(request: web.Request) -> web.StreamResponse:
+    """Lists every rank of every pod, and the pods that requests are forwarded to; as events, also what changes."""
+    if wants_events(request):
+        return await updates(request, _pods_of_all)
+    return json_response((await _pods_of_all(request.app))[0])
+
+
+async def _pods_of_all(app: web.Application) -> tuple[PodList, int]:
+    """The pods as all processes of this machine know them, and the number of these."""
+    if (siblings := app.get(SIBLINGS)) is None:
+        return _own_pods(app), 1
+    answers = await siblings.ask("GET", "/pods")
+    return of_all_workers(_own_pods(app), [_pods.decode(answer) for answer in answers]), 1 + len(answers)
 
 
 def _own_pods(app: web.Application) -> PodList:
@@ -111,12 +120,18 @@ def _own_pods(app: web.Application) -> PodList:
     pool = app[POOL]
     streams = {stream.rank: stream for stream in (*pool.unheard(), *pool.streams())}
     now = time.time()
-    ranks = [_pod_rank(rank, blocks.get(rank), streams.get(rank), now) for rank in sorted({*blocks, *streams})]
+    names = {name: pod.name for pod in app[FLEET] for name in pod.event_names}
+    ranks = [
+        _pod_rank(rank, blocks.get(rank), streams.get(rank), now, names.get(rank.pod))
+        for rank in sorted({*blocks, *streams})
+    ]
     fleet = [fleet_pod(pod, app[ACCURACY]) for pod in app[FLEET]]
     return PodList(ranks, fleet, [fleet_source(report) for report in app[DISCOVERY].reports()])
 
 
-def _pod_rank(rank: Rank, blocks: RankBlocks | None, stream: StreamReport | None, now: float) -> PodRank:
+def _pod_rank(
+    rank: Rank, blocks: RankBlocks | None, stream: StreamReport | None, now: float, fleet_pod: str | None
+) -> PodRank:
     last_event_at = stream.last_event_at if stream else None
     inexact_reason = stream.inexact_reason if stream else None
     unsupported_groups = list(blocks.unsupported_groups) if blocks else []
@@ -135,6 +150,9 @@ def _pod_rank(rank: Rank, blocks: RankBlocks | None, stream: StreamReport | None
         blocks=ByTier.of(blocks.blocks_by_tier) if blocks else ByTier(),
         unsupported_groups=unsupported_groups,
         not_understood=unsupported_groups,
+        fleet_pod=fleet_pod,
+        events_applied=stream.events_applied if stream else 0,
+        lag_seconds=stream.lag_seconds if stream else None,
     )
 
 

@@ -180,6 +180,29 @@ class SelectChat(ChatRequest, kw_only=True):
     seconds: Lifetime = 600.0
 
 
+ShowsChoice: TypeAlias = Annotated[
+    bool, Meta(description="show the rank that the request would be routed to, without a reservation")
+]
+
+
+class ExplainOptions(Struct):
+    """What a body of POST /explain has besides a prompt or a chat."""
+
+    choice: ShowsChoice = False
+
+
+class ExplainPrompt(ScoreRequest, kw_only=True):
+    """A prompt of POST /explain."""
+
+    choice: ShowsChoice = False
+
+
+class ExplainChat(ChatRequest, kw_only=True):
+    """A chat of POST /explain."""
+
+    choice: ShowsChoice = False
+
+
 InstanceId: TypeAlias = Annotated[str | int, Meta(description="the name of the pod")]
 Tenant: TypeAlias = Annotated[
     str | None, Meta(description="sees the instances that it registered, and pods that nobody registered")

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from service.api.admission import Admission, Reservation
 from service.api.limits import RequestLimits
+from service.api.pod_states import PodStates
 from service.api.requests import ChatBodyDecoder
 from service.api.resolver import PromptResolver
 from service.api.traffic import Traffic
@@ -33,6 +34,7 @@ from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
 from service.routing.issued import IssuedReservations
+from service.routing.request_listeners import RequestListeners
 from service.workers.siblings import Siblings
 
 LIMITS = web.AppKey("limits", RequestLimits)
@@ -41,6 +43,8 @@ POOL = web.AppKey("pool", EventPool)
 CHAT_DECODER = web.AppKey("chat_decoder", ChatBodyDecoder)
 DISCOVERY = web.AppKey("discovery", Discovery)
 FLEET = web.AppKey("fleet", Registry)
+POD_STATES = web.AppKey("pod_states", PodStates)
+LISTENERS = web.AppKey("listeners", RequestListeners)
 ROUTER = web.AppKey("router", Router)
 CHOICES = web.AppKey("choices", SharedChoices)
 """There with SHARED_STATE: replicas on other machines."""

@@ -180,24 +180,6 @@ class Placed(Struct):
     tokens: int
 
 
-class Explanation(Struct):
-    """Response of /explain; `matches` starts with the best. `placements` are shown if the request asks for them."""
-
-    model: str
-    lora_name: str | None
-    tokens: int
-    text: str | None
-    renderer: str
-    """The renderer of the tokens; `client` for token ids in the request."""
-    parity: str | None
-    """Whether the tokens equal the engines': equal, differs or unknown; null for token ids in the request."""
-    known_tokens: int | None
-    """The number of tokens before the first medium, if those after it are not known; null if all are."""
-    pod_scores: Scores
-    matches: list[Match]
-    placements: list[Placed]
-
-
 class Candidate(Struct):
     """A rank that can take a request: seconds until its first token, and the cost by which ranks are chosen."""
 
@@ -215,6 +197,37 @@ class LeftOut(Struct):
 
     pod: str
     reason: str
+
+
+class Foreseen(Struct):
+    """The rank that a request would be routed to; `chosen` is null if no pod can take it.
+
+    `candidates` starts with the cheapest.
+    """
+
+    chosen: Candidate | None
+    candidates: list[Candidate]
+    left_out: list[LeftOut]
+
+
+class Explanation(Struct):
+    """Response of /explain; `matches` starts with the best. `placements` and `choice` are shown on request."""
+
+    model: str
+    lora_name: str | None
+    tokens: int
+    text: str | None
+    renderer: str
+    """The renderer of the tokens; `client` for token ids in the request."""
+    parity: str | None
+    """Whether the tokens equal the engines': equal, differs or unknown; null for token ids in the request."""
+    known_tokens: int | None
+    """The number of tokens before the first medium, if those after it are not known; null if all are."""
+    pod_scores: Scores
+    matches: list[Match]
+    placements: list[Placed]
+    choice: Foreseen | None
+    """Null if the request does not ask for it, or requests are forwarded to no pod."""
 
 
 class Selection(Struct):
@@ -310,6 +323,12 @@ class PodRank(Struct):
     """Kinds of KV-cache groups that the rank announces and the index does not support; their blocks do not count."""
     not_understood: list[str]
     """The former name of `unsupported_groups`; removed in the next release."""
+    fleet_pod: str | None = None
+    """The pod of `fleet` that publishes events under this name."""
+    events_applied: int = 0
+    """Since the start of the service."""
+    lag_seconds: float | None = None
+    """From the engine's timestamp of its last batch to its application."""
 
 
 class ParityDifference(Struct):
@@ -338,6 +357,18 @@ class ModelParity(Struct):
     remedy: str | None
 
 
+class RoutedTokens(Struct):
+    """Answers of a pod that had a usage, and the tokens of their prompts: all; what the best pod held; what the chosen
+    one held; what its engine reused.
+    """
+
+    requests: int = 0
+    prompt: int = 0
+    available: int = 0
+    captured: int = 0
+    delivered: int = 0
+
+
 class FleetPod(Struct):
     """A pod that requests are forwarded to; `breaker` is the state of its circuit breaker."""
 
@@ -359,6 +390,7 @@ class FleetPod(Struct):
     parity: list[ModelParity]
     reuse: str
     """equal, less or more: what its engine reuses, compared with predictions; unknown before several answers."""
+    routed: RoutedTokens
 
 
 class FleetSource(Struct):
@@ -378,6 +410,45 @@ class PodList(Struct):
     pods: list[PodRank]
     fleet: list[FleetPod]
     discovery: list[FleetSource]
+
+
+class ServiceFigures(Struct):
+    """The state of the service itself; counters since its start."""
+
+    not_ready: list[str]
+    """Why it is not ready, as GET /ready says."""
+    silent: list[str]
+    """Why nothing arrives from an endpoint, and the remedy."""
+    events_applied: int
+    batches_lost: int
+    batches_waiting: int
+    """Batches that wait until a replay ends."""
+    lag_seconds: float
+    """From the engine's timestamp of the last batch to its application."""
+    processes: int
+    """Workers of this machine that answered, this one included."""
+
+
+class PodKey(Struct):
+    """The name of a rank."""
+
+    pod: str
+    model: str
+    rank: int
+
+
+class PodUpdate(Struct):
+    """An event of GET /pods: the ranks and pods that are new or have changed, and the names of those that are gone.
+
+    The first one has all of them.
+    """
+
+    pods: list[PodRank]
+    fleet: list[FleetPod]
+    discovery: list[FleetSource]
+    gone: list[PodKey]
+    gone_from_fleet: list[str]
+    service: ServiceFigures
 
 
 class EndpointStatus(Struct):

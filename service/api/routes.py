@@ -14,6 +14,8 @@ from service.api import (
     forwarding,
     indexer,
     operations,
+    page,
+    request_events,
     requests,
     responses,
     scoring,
@@ -22,6 +24,7 @@ from service.api import (
     tokens,
 )
 from service.index.scoring import Scores
+from service.routing.request_listeners import RoutedRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,16 @@ class Route:
     """Whether it waits for an engine, and so takes no place here."""
 
     @property
+    def is_described(self) -> bool:
+        """Whether the OpenAPI document has it: the page for browsers is none of the API."""
+        return self.path not in _PAGE
+
+    @property
+    def needs_certificate(self) -> bool:
+        """Whether it needs one of TLS_CLIENT_CA, if that is set."""
+        return self.path not in _PROBES
+
+    @property
     def permissions(self) -> tuple[str, ...]:
         """The permissions of which an API key needs one; empty for endpoints that need no key."""
         if self.path in _OPEN:
@@ -49,7 +62,10 @@ class Route:
         return ("route",) if self.is_forwarded or self.path.startswith(_ROUTING) else ("read",)
 
 
-_OPEN: Final = ("/health", "/ready")
+_PROBES: Final = ("/health", "/ready")
+_PAGE: Final = ("/", "/ui", "/ui/{file}")
+"""It has no data of its own, and asks for a key."""
+_OPEN: Final = (*_PROBES, *_PAGE)
 _ADMIN: Final = ("/register", "/unregister", "/snapshot")
 _MODEL_LISTS: Final = ("/v1/models", "/v1/models/{model:.+}")
 """Clients of the gateway ask for them first."""
@@ -66,6 +82,9 @@ ROUTES: Final = (
     Route("GET", "/health", operations.health, {"text/plain": str}),
     Route("GET", "/ready", operations.ready, _json(responses.Ready), errors=(503,)),
     Route("GET", "/metrics", operations.metrics, {"text/plain": str}),
+    Route("GET", "/", page.root, {"text/html": str}),
+    Route("GET", "/ui", page.page, {"text/html": str}),
+    Route("GET", "/ui/{file}", page.page_file, {"text/javascript": str, "text/css": str}, errors=(404,)),
     Route("GET", "/openapi.json", operations.openapi, _json(dict[str, Any])),
     Route(
         "POST",
@@ -88,7 +107,7 @@ ROUTES: Final = (
         "/explain",
         scoring.explain,
         _json(responses.Explanation),
-        (requests.ScoreRequest, requests.ChatRequest),
+        (requests.ExplainPrompt, requests.ExplainChat),
         _MODEL_ERRORS,
     ),
     Route(
@@ -179,7 +198,14 @@ ROUTES: Final = (
     ),
     Route("GET", "/endpoints", operations.endpoints, _json(responses.EndpointList)),
     Route("GET", "/snapshot", snapshot.snapshot, {"application/octet-stream": bytes}, errors=(503,)),
-    Route("GET", "/pods", operations.pods, _json(responses.PodList)),
+    Route(
+        "GET",
+        "/pods",
+        operations.pods,
+        {"application/json": responses.PodList, "text/event-stream": responses.PodUpdate},
+        errors=(429,),
+    ),
+    Route("GET", "/requests", request_events.requests, {"text/event-stream": RoutedRequest}, errors=(429,)),
     Route("POST", "/pods", fleet.add_pod, _json(responses.FleetPod), (requests.NewPod,), (*_BODY_ERRORS, 409)),
     Route(
         "PATCH",

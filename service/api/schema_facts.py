@@ -22,6 +22,7 @@ PROPERTIES: Final[Mapping[str, Mapping[str, Any]]] = {
     "CompletionRequest": _MESSAGES,
     "TokenizeChatRequest": _MESSAGES,
     "SelectChat": _MESSAGES,
+    "ExplainChat": _MESSAGES,
     "NewPod": {
         "url": {"type": "string", "pattern": "^https?://[^,]+$", "maxLength": 512},
     },

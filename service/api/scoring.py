@@ -8,15 +8,18 @@ import msgspec
 from aiohttp import web
 
 from service.api.body import read_body
+from service.api.candidates import foreseen
 from service.api.errors import ApiError
-from service.api.requests import ChatRequest, Messages, ScoreRequest, decode, decode_prompt_or_chat
+from service.api.forwarding import request_with_prompt
+from service.api.requests import ChatRequest, ExplainOptions, Messages, ScoreRequest, decode, decode_prompt_or_chat
 from service.api.resolver import ResolvedChat, ResolvedPrompt
-from service.api.resources import CHAT_DECODER, RESOLVER, ROUTER, SCORER
+from service.api.resources import CHAT_DECODER, FLEET, RESOLVER, ROUTER, SCORER
 from service.api.responses import ByTier, Explanation, Match, Placed, ScoredChat, json_response, origin_headers
 from service.index.base import Prompt, RankMatch
 from service.index.scoring import Scorer, Scores, best, sum_scores
 
 _chat = msgspec.json.Decoder(ChatRequest)
+_explain = msgspec.json.Decoder(ExplainOptions)
 _messages = msgspec.json.Decoder(Messages)
 
 
@@ -47,9 +50,15 @@ async def score_completions(request: web.Request) -> web.Response:
 
 
 async def explain(request: web.Request) -> web.Response:
-    """Lists every rank that holds a prefix of a prompt or chat: how much, on which tiers, and how far into the text."""
+    """Lists every rank that holds a prefix of a prompt or chat: how much, on which tiers, and how far into the text.
+
+    With `choice`, also the rank that the request would be routed to, and what it would cost on each.
+    """
     resolver, scorer = request.app[RESOLVER], request.app[SCORER]
-    wanted = decode_prompt_or_chat(await read_body(request), request.app[CHAT_DECODER])
+    body = await read_body(request)
+    wanted = decode_prompt_or_chat(body, request.app[CHAT_DECODER])
+    fleet = request.app[FLEET]
+    shows_choice = decode(_explain, body).choice and len(fleet) > 0
     if isinstance(wanted, ChatRequest):
         resolved: ResolvedPrompt | ResolvedChat = await resolver.chat(wanted)
     else:
@@ -57,6 +66,10 @@ async def explain(request: web.Request) -> web.Response:
         if len(prompts) > 1:
             raise ApiError(400, "`prompt` must be a single prompt here", param="prompt")
         resolved = prompts[0]
+    choice = None
+    if shows_choice:
+        question = (await request_with_prompt(request, body)).question
+        choice = foreseen(request.app[ROUTER], fleet, question)
     matches = scorer.matches(resolved.prompt)
     placed = request.app[ROUTER].placed(resolved.prompt, matches) if wanted.placements else []
     characters = {tokens: await _covered_characters(resolved, tokens) for tokens in {m.tokens for m in matches}}
@@ -74,6 +87,7 @@ async def explain(request: web.Request) -> web.Response:
             pod_scores=scorer.scores_of([*matches, *placed]),
             matches=explained,
             placements=[Placed(one.rank.pod, one.rank.number, one.tokens) for one in placed],
+            choice=choice,
         ),
         headers=origin_headers(*resolved.origin),
     )

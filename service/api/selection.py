@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import msgspec
 from aiohttp import web
 
 from service.api.body import read_body
+from service.api.candidates import candidates, left_out
 from service.api.errors import ApiError
 from service.api.forwarding import request_with_prompt
 from service.api.requests import SelectOptions, decode
-from service.api.resources import CHOICES, FLEET, ISSUED, ROUTER, SIBLINGS
-from service.api.responses import Candidate, LeftOut, Reserved, Selection, json_response
-from service.fleet.registry import Pod
+from service.api.resources import CHOICES, FLEET, ISSUED, LISTENERS, ROUTER, SIBLINGS
+from service.api.responses import Reserved, Selection, json_response
 from service.gateway.engine_request import RANK_FIELD, RANK_HEADER
-from service.gateway.retries import unavailable_reason
 from service.routing.choice import Choice
 from service.routing.issued import TooManyReservations
 
@@ -34,10 +31,12 @@ async def select(request: web.Request) -> web.Response:
     others = [pod for pod in fleet if wanted is not None and pod.name not in wanted]
     estimates = [one for one in router.estimates(question) if one.pod not in others]
     choice = router.choose(question, others)
-    left_out = _left_out(fleet, others, question.model)
+    without = left_out(fleet, others, question.model)
     if choice is None:
-        reasons = "; ".join(f"{one.pod}: {one.reason}" for one in left_out)
+        reasons = "; ".join(f"{one.pod}: {one.reason}" for one in without)
         raise ApiError(503, f"no pod can take the request ({reasons})", code="no_pod_available")
+    if options.reserve:
+        request.app[LISTENERS].routed(choice, question, is_select=True)
     is_sglang = choice.pod.is_sglang
     return json_response(
         Selection(
@@ -50,20 +49,8 @@ async def select(request: web.Request) -> web.Response:
             predicted_tokens=choice.predicted,
             seconds=choice.seconds,
             reservation=_issued(request, choice, options),
-            candidates=[
-                Candidate(
-                    pod=one.pod.name,
-                    rank=one.rank,
-                    seconds=one.seconds,
-                    cost=one.cost,
-                    uncached_tokens=one.uncached,
-                    predicted_tokens=one.predicted,
-                    in_flight=one.requests,
-                )
-                for one in estimates
-                if unavailable_reason(one.pod) is None
-            ],
-            left_out=left_out,
+            candidates=candidates(estimates),
+            left_out=without,
         )
     )
 
@@ -105,18 +92,6 @@ def _issued(request: web.Request, choice: Choice, options: SelectOptions) -> str
     except TooManyReservations as error:
         request.app[ROUTER].withdraw(choice)
         raise ApiError(429, str(error), code="too_many_reservations") from None
-
-
-def _left_out(fleet: Iterable[Pod], others: Sequence[Pod], model: str | None) -> list[LeftOut]:
-    reasons = {
-        pod.name: "not among `pods`"
-        if pod in others
-        else f"does not serve {model}"
-        if not pod.serves(model)
-        else unavailable_reason(pod)
-        for pod in fleet
-    }
-    return [LeftOut(name, reason) for name, reason in reasons.items() if reason is not None]
 
 
 def _unknown(name: str) -> ApiError:

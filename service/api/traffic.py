@@ -29,6 +29,8 @@ class Traffic:
     in_flight: int = 0
     is_ending: bool = False
     """The service is stopping: what is in flight is answered, and no connection goes on."""
+    streams: int = 0
+    """Streams of events that are being sent."""
     answered: Counter[RequestKind] = field(default_factory=Counter)
     seconds: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(_seconds))
     """Seconds from the headers to the answer, by route."""

@@ -43,7 +43,9 @@ class IndexSink:
         "_waiting",
         "_waiting_events",
         "changes",
+        "events_applied",
         "holds_blocks",
+        "lag_seconds",
         "last_event_at",
     )
 
@@ -59,6 +61,9 @@ class IndexSink:
     ) -> None:
         self.last_event_at: float | None = None
         """Unix seconds."""
+        self.lag_seconds: float | None = None
+        """Seconds from the timestamp of the last batch to its application."""
+        self.events_applied = 0
         self.holds_blocks = False
         self.changes = 0
         """Number of changes of the rank's blocks."""
@@ -165,13 +170,14 @@ class IndexSink:
         if batch.unread:
             for reason, count in batch.unread.items():
                 count_skipped(statistics, self._log, rank, reason, count)
+        self.events_applied += len(batch.events)
         statistics.events_applied += len(batch.events)
         statistics.batches_applied += 1
         self.changes += 1
         self.last_event_at = now = time()
         if batch.timestamp is not None:
             lag = now - batch.timestamp
-            statistics.lag_seconds = lag = lag if lag > 0 else 0.0
+            self.lag_seconds = statistics.lag_seconds = lag = lag if lag > 0 else 0.0
             statistics.lag.observe(lag)
         self._applied(rank)
         return cleared

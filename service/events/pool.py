@@ -62,6 +62,8 @@ class StreamReport:
     connected: bool
     claimants: Sequence[str] = ()
     """Addresses of other endpoints whose messages about this rank are refused."""
+    events_applied: int = 0
+    lag_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +394,8 @@ class EventPool:
             inexact_reason=reason,
             connected=sequencer.connected,
             claimants=claimants,
+            events_applied=stream.sink.events_applied,
+            lag_seconds=stream.sink.lag_seconds,
         )
 
     # Listener of the subscriptions

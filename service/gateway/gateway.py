@@ -18,17 +18,25 @@ from service.gateway.routed import ID_HEADER, REQUEST_ID
 from service.gateway.statistics import GatewayStatistics
 from service.routing.accuracy import Accuracy, usage_in
 from service.routing.choice import Router
+from service.routing.request_listeners import RequestListeners
 
 
 class Gateway:
     """Forwards requests to the pods of a registry."""
 
-    def __init__(self, registry: Registry, router: Router, limits: Limits, accuracy: Accuracy | None = None) -> None:
-        """`accuracy` judges the answers."""
+    def __init__(
+        self,
+        registry: Registry,
+        router: Router,
+        limits: Limits,
+        accuracy: Accuracy | None = None,
+        listeners: RequestListeners | None = None,
+    ) -> None:
+        """`accuracy` judges the answers; `listeners` are told of the requests."""
         self._accuracy = accuracy
         self.statistics = GatewayStatistics()
         self._limits = limits
-        self._attempts = Attempts(registry, router, limits, self.statistics)
+        self._attempts = Attempts(registry, router, limits, self.statistics, listeners or RequestListeners())
 
     def close(self) -> None:
         self._attempts.close()
@@ -46,6 +54,8 @@ class Gateway:
         except BaseException as error:
             exchange.pod.breaker.abandoned()
             exchange.attempt.end(exchange.head.status, type(error).__name__)
+            if (told := exchange.choice.reservation.told) is not None:
+                told.failed(str(error) or "the client has left")
             raise
         finally:
             exchange.end()
@@ -69,6 +79,8 @@ class Gateway:
         is_ours = exchange.sent.names_rank == exchange.choice.names_rank  # otherwise the client chose the rank
         if head.status == HTTPStatus.OK and (usage := usage_in(end)) is not None:
             routed.used(usage)
+            if asked.is_judged and exchange.choice.reservation.told is not None:
+                exchange.choice.reservation.told.reused(usage.cached)
             if asked.is_judged and is_ours:
                 exchange.came_whole(usage)
                 if self._accuracy is not None:

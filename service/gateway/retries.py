@@ -29,6 +29,7 @@ from service.gateway.statistics import GatewayStatistics
 from service.routing.accuracy import Usage
 from service.routing.choice import Choice, Router
 from service.routing.question import Question
+from service.routing.request_listeners import RequestListeners
 from service.tracing.base import Attempt, step
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,8 @@ class Exchange:
 
     def end(self) -> None:
         """Ends the reservation, also of an answer that broke off."""
+        if self.choice.reservation.told is not None:
+            self.choice.reservation.told.answered(self.head.status)
         self.choice.reservation.end(monotonic(), is_computed=self.head.status == HTTPStatus.OK)
         self.attempt.end(self.head.status)
 
@@ -115,11 +118,19 @@ class Exchange:
 class Attempts:
     """Sends requests to the pods of a registry, over connections that are kept."""
 
-    def __init__(self, registry: Registry, router: Router, limits: Limits, statistics: GatewayStatistics) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        router: Router,
+        limits: Limits,
+        statistics: GatewayStatistics,
+        listeners: RequestListeners,
+    ) -> None:
         self._registry = registry
         self._router = router
         self._limits = limits
         self._statistics = statistics
+        self._listeners = listeners
         self._pools: dict[Pod, ConnectionPool] = {}
         self.queue = Queue(limits.queue_length, limits.queue_seconds)
         router.freed = self.queue.wake
@@ -154,19 +165,20 @@ class Attempts:
                 self._statistics.retries += 1
             tried.append(choice.pod)
             attempt = asked.routed.attempt(choice, is_predicted=asked.origin is not None)
+            self._listeners.routed(choice, question, attempt=len(tried))
             try:
                 exchange = await self._attempt(asked, choice, attempt)
                 if not await self._is_turned_away(exchange):
                     return exchange
             except EngineError as error:
-                choice.reservation.end(monotonic())
+                _end_without_answer(choice, str(error))
                 attempt.end(error=type(error).__name__)
                 self._statistics.failures[choice.pod.name, type(error).__name__] += 1
                 failures.append(error)
                 if isinstance(error, FirstByteTimeout):
                     break  # the engine may be processing it
             except BaseException as error:
-                choice.reservation.end(monotonic())
+                _end_without_answer(choice, str(error) or "the client has left")
                 attempt.end(error=type(error).__name__)
                 raise
             else:
@@ -179,7 +191,9 @@ class Attempts:
         if not all(isinstance(failure, ConnectionRefused) for failure in failures):
             timed_out = isinstance(failures[-1], FirstByteTimeout)
             raise BadEngine(f"{tried[-1].name}: {failures[-1]}", timed_out=timed_out)
-        raise self._none_available(question, waited=waited)
+        none = self._none_available(question, waited=waited)
+        self._listeners.refused(question, str(none))
+        raise none
 
     def _choose(self, question: Question, tried: Collection[Pod]) -> Choice | None:
         return self._router.choose(question, tried, self._limits.max_in_flight_per_pod)
@@ -306,6 +320,12 @@ class Attempts:
         full = f"full, also after {self._limits.queue_seconds:g} s (QUEUE_SECONDS)" if waited else "full"
         reasons = "; ".join(f"{pod.name}: {unavailable_reason(pod) or full}" for pod in serving) or "there are no pods"
         return NoPod(f"no pod can take the request ({reasons})", max(1, round(min(waits, default=1.0))))
+
+
+def _end_without_answer(choice: Choice, problem: str) -> None:
+    if choice.reservation.told is not None:
+        choice.reservation.told.failed(problem)
+    choice.reservation.end(monotonic())
 
 
 def _retry_after(head: Head) -> float:

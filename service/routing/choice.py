@@ -169,8 +169,13 @@ class Router:
         weighed = self._weigh(question, now)
         if weighed is None:
             return None
-        ranks, uncached = weighed.ranks, weighed.uncached
         weighed.demand.count(now)
+        chosen = self._best(weighed, tried, max_in_flight)
+        return self._reserve(question, weighed, chosen, now) if chosen is not None else None
+
+    def _best(self, weighed: _Weighed, tried: Collection[Pod], max_in_flight: int | None) -> int | None:
+        """The position of the rank to take."""
+        ranks, uncached = weighed.ranks, weighed.uncached
         chosen = best_of(ranks, weighed.costs, uncached)
         if weighed.preferred is not None and weighed.costs[weighed.preferred] <= weighed.costs[chosen] * _AFFINITY:
             chosen = weighed.preferred
@@ -191,7 +196,7 @@ class Router:
                     [uncached[position] for position in allowed],
                 )
             ]
-        return self._reserve(question, weighed, chosen, now)
+        return chosen
 
     def given_elsewhere(self, given: Given) -> Reservation | None:
         """Counts a request that another replica gave to a rank; None if that is not known here.
@@ -248,10 +253,18 @@ class Router:
 
     def estimates(self, question: Question) -> list[Estimate]:
         """All ranks that serve the model of a request, whether they can take it or not, the cheapest first."""
+        return self.foreseen(question)[1]
+
+    def foreseen(self, question: Question) -> tuple[Estimate | None, list[Estimate]]:
+        """The rank that `choose` would take, None if no pod can take the request; and all `estimates`.
+
+        Reserves nothing, and leaves no trace.
+        """
         now = self._clock()
         weighed = self._weigh(question, now)
         if weighed is None:
-            return []
+            return None, []
+        best = self._best(weighed, (), None)
         estimates = [
             Estimate(
                 rank.pod,
@@ -266,7 +279,8 @@ class Router:
                 weighed.ranks, weighed.uncached, weighed.costs, weighed.reused, strict=True
             )
         ]
-        return sorted(estimates, key=lambda estimate: estimate.cost)
+        chosen = estimates[best] if best is not None else None
+        return chosen, sorted(estimates, key=lambda estimate: estimate.cost)
 
     def _weigh(self, question: Question, now: float) -> _Weighed | None:
         """What a request costs on each candidate; None if there are none."""

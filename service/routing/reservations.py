@@ -23,6 +23,16 @@ class Placement(Protocol):
     def end(self) -> None: ...
 
 
+class Told(Protocol):
+    """Tells listeners of the course of one request; times in seconds since its reservation."""
+
+    def first_token(self, seconds: float) -> None: ...
+    def answered(self, status: int) -> None: ...
+    def reused(self, tokens: int | None) -> None: ...
+    def failed(self, problem: str) -> None: ...
+    def ended(self, seconds: float) -> None: ...
+
+
 class Teller(Protocol):
     """Tells other replicas of the requests that this one gives to ranks."""
 
@@ -181,6 +191,7 @@ class Reservation:
         "teller",
         "tells_first_token",
         "tokens",
+        "told",
         "uncached",
     )
 
@@ -195,6 +206,8 @@ class Reservation:
         self.tells_first_token = tells_first_token
         self.placement: Placement | None = None
         self.teller: Teller | None = None
+        self.told: Told | None = None
+        """There if somebody listens."""
         self._started = now
         self._is_ended = False
         self._has_first_token = False
@@ -209,6 +222,8 @@ class Reservation:
         rank = self.rank
         if self.teller is not None and not self._has_first_token and not self._is_ended:
             self.teller.first_token(self)
+        if self.told is not None:
+            self.told.first_token(now - self._started)
         self._has_first_token = True
         if self.placement is not None:
             self.placement.computed(now)
@@ -238,6 +253,8 @@ class Reservation:
         self._is_ended = True
         if self.teller is not None:
             self.teller.ended(self, is_computed=is_computed)
+        if self.told is not None:
+            self.told.ended(now - self._started)
         rank = self.rank
         if self.placement is not None:
             if is_computed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 REFRESH: Final = "/models/refresh"
 _ANSWER_SECONDS: Final = 2.0
 _REFRESH_SECONDS: Final = 60.0
+_AGAIN_SECONDS: Final = 1.0
 
 
 class Answer(NamedTuple):
@@ -46,6 +48,21 @@ class Siblings:
         answers = await asyncio.gather(*(self._ask(number, method, path, body, seconds) for number in self._others))
         return [answer.body for answer in answers if answer is not None and answer.status == 200]
 
+    def lines(self, path: str) -> list[AsyncIterator[bytes]]:
+        """The lines that each of the others streams at a path; asks one that ends, as at a restart, again."""
+        return [self._lines(number, path) for number in self._others]
+
+    async def _lines(self, number: int, path: str) -> AsyncIterator[bytes]:
+        timeout = aiohttp.ClientTimeout(total=None)
+        while True:
+            try:
+                async with self._session(number).get(f"http://worker{path}", timeout=timeout) as answer:
+                    async for line in answer.content:
+                        yield line
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                logger.debug("worker %d streams no %s: %r", number, path, error)
+            await asyncio.sleep(_AGAIN_SECONDS)
+
     async def refresh(self, model: str) -> None:
         """Lets all others load a model again, if its files have changed."""
         await self.ask("POST", REFRESH, model, seconds=_REFRESH_SECONDS)
@@ -70,16 +87,19 @@ class Siblings:
     def _counters_of(self, number: int) -> Path:
         return self._place.folder / f"counters-{number}"
 
-    async def _ask(
-        self, number: int, method: str, path: str, body: str | None = None, seconds: float = _ANSWER_SECONDS
-    ) -> Answer | None:
+    def _session(self, number: int) -> aiohttp.ClientSession:
         session = self._sessions.get(number)
         if session is None:
             connector = aiohttp.UnixConnector(str(self._place.socket_of(number)))
             session = self._sessions[number] = aiohttp.ClientSession(connector=connector)
+        return session
+
+    async def _ask(
+        self, number: int, method: str, path: str, body: str | None = None, seconds: float = _ANSWER_SECONDS
+    ) -> Answer | None:
         timeout = aiohttp.ClientTimeout(total=seconds)
         try:
-            async with session.request(
+            async with self._session(number).request(
                 method, URL(f"http://worker{path}", encoded=True), data=body, timeout=timeout
             ) as answer:
                 return Answer(answer.status, await answer.read())

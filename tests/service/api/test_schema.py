@@ -35,6 +35,7 @@ async def test_no_generated_request_gives_500_or_an_answer_that_the_document_doe
         *("run", f"{url_of(client)}/openapi.json", "--checks", "all", "--phases", "coverage,fuzzing"),
         *("--exclude-operation-id", "add_pod"),  # the service would look up and call made-up hosts
         *("--exclude-operation-id", "register"),
+        *("--exclude-operation-id", "requests"),  # its answer has no end
         # Every path under /v1/ also takes what the pods take, which the document says of /v1/{path} alone.
         *("--exclude-checks", "allow_header_conformance,unsupported_method"),
         *("--suppress-health-check", "filter_too_much"),  # of how requests are generated, not of the answers

@@ -156,3 +156,24 @@ async def test_the_command_shows_the_selected_pod_and_who_is_left_out(route: Rou
     assert lines[0] == f"http://{second}"
     assert second in next(line for line in lines if line.startswith("→"))
     assert lines[-1] == f"left out: {first}: draining"
+
+
+async def test_explain_foresees_the_choice_and_leaves_no_trace(route: Route) -> None:
+    routed = await route(2)
+    async with routed.client.post(CHAT, json=chat(TEXT, max_tokens=1)) as response:
+        holder = response.headers["X-Kvcache-Pod"]
+        await response.read()
+    await routed.until_applied(next(engine for engine in routed.engines if engine.pod == holder))
+    async with routed.client.post("/explain", json=chat(TEXT)) as response:
+        assert (await response.json())["choice"] is None
+    async with routed.client.post("/explain", json=chat(TEXT, choice=True)) as response:
+        choice = (await response.json())["choice"]
+    assert choice["chosen"]["pod"] == holder
+    assert choice["chosen"]["predicted_tokens"] == (await select(routed))["predicted_tokens"] > 0
+    assert len(choice["candidates"]) == 2
+    assert await in_flight(routed) == 0
+    await routed.client.patch(f"/pods/{holder}", json={"draining": True})
+    async with routed.client.post("/explain", json=chat(TEXT, choice=True)) as response:
+        choice = (await response.json())["choice"]
+    assert choice["chosen"]["pod"] != holder
+    assert choice["left_out"] == [{"pod": holder, "reason": "draining"}]
