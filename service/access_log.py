@@ -16,7 +16,7 @@ import msgspec
 
 from service.gateway.routed import Routed
 
-_LOGGER: Final = "service.access"
+_LOGGER: Final = "service.routed"
 _MAX_PATH: Final = 256
 _MAX_NAME: Final = 128
 _MAX_ERROR: Final = 200

@@ -8,8 +8,9 @@ from orchestrator.cautions import cautions
 from orchestrator.doctor.finding import Severity
 from orchestrator.doctor.network import check_events, check_pods
 from orchestrator.launch import Launch
-from orchestrator.runtimes.base import RuntimeKind
+from orchestrator.runtimes.base import HOST_NAME, RuntimeKind
 from orchestrator.runtimes.process import Processes
+from orchestrator.workload import prepare
 
 
 class Contained(Processes):
@@ -55,3 +56,15 @@ def test_an_engine_on_every_interface_is_reached_from_a_container() -> None:
 def test_limits_of_containers_are_told_to_have_no_effect_on_a_child_process(launch: Launch, said: str) -> None:
     assert [said in caution.what for caution in cautions(launch, Processes())] == [True]
     assert list(cautions(launch, Contained())) == []
+
+
+def test_a_collector_of_traces_on_this_machine_is_named_as_a_container_sees_it_and_its_headers_are_a_secret() -> None:
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer 123",
+        "OTEL_SERVICE_NAME": "router",
+    }
+    started = prepare(Launch(environment=environment), Contained(), dry=True)
+    assert started.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == f"http://{HOST_NAME}:4318"
+    assert started.environment["OTEL_SERVICE_NAME"] == "router"
+    assert "Bearer 123" not in str(started)

@@ -34,7 +34,7 @@ class Log:
 
     def lines(self) -> list[str]:
         self._text += self._capture.readouterr().out
-        return [line for line in self._text.splitlines() if "service.access" in line]
+        return [line for line in self._text.splitlines() if "service.routed" in line]
 
     async def wait_for(self, count: int) -> list[str]:
         await until(lambda: len(self.lines()) >= count)
@@ -69,7 +69,7 @@ async def test_a_line_tells_where_a_request_went_and_what_the_engine_reused(rout
         second.items()
         >= {
             "level": "info",
-            "logger": "service.access",
+            "logger": "service.routed",
             "method": "POST",
             "path": CHAT,
             "status": 200,
@@ -195,7 +195,7 @@ async def test_a_line_for_people_is_aligned(route: Route, log: Log) -> None:
     await log.wait_for(2)
     lines = log.lines()
     assert re.fullmatch(
-        r"[-\d]{10} [:\d]{8}\.\d{3} INFO    service\.access: 200 pod=127\.0\.0\.1:\d+/0 +predicted=0 +cached=0 +"
+        r"[-\d]{10} [:\d]{8}\.\d{3} INFO    service\.routed: 200 pod=127\.0\.0\.1:\d+/0 +predicted=0 +cached=0 +"
         r"prompt=\d+ +generated=3 +first=- +total=\d+\.\d{3} +retries=0 bytes=\d+ +client=127\.0\.0\.1 +left=no  "
         rf"id=[0-9a-f]{{32}} POST {CHAT} model={MODEL}",
         lines[0],

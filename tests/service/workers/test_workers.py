@@ -87,7 +87,7 @@ async def test_each_worker_writes_its_lines_of_the_access_log(folder: Path) -> N
 
 
 def access_lines(machine: Machine) -> list[str]:
-    return [line for line in machine.lines if "service.access" in line]
+    return [line for line in machine.lines if "service.routed" in line]
 
 
 async def scores_everywhere(machine: Machine, block: int, expected: dict[str, float]) -> None:
