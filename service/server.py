@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -16,6 +16,7 @@ from service.api.resources import READINESS, SIBLINGS, TRAFFIC
 from service.app import create_app
 from service.connection import Connection
 from service.contract.settings import Settings, SettingsError
+from service.drain import drain
 from service.listener import HandedListener, Listener
 from service.tls import TlsError, TlsFiles
 from service.workers.accepting import Told
@@ -68,11 +69,7 @@ async def listening(settings: Settings, worker: Worker | None = None) -> AsyncIt
             try:
                 yield port
             finally:
-                listener.close()
-                app[TRAFFIC].is_ending = True
-                # aiohttp drops unread bodies as soon as it shuts down.
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(app[TRAFFIC].wait_idle(), settings.drain_timeout)
+                await drain(app[TRAFFIC], listener, settings.drain_timeout)
 
 
 @asynccontextmanager

@@ -37,7 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "service.simulation service.gateway service.readiness service.replicas service.ui",
         "service.api",
         "service.metrics service.access_log service.connection service.listener service.allocator",
-        "service.app",
+        "service.app service.drain",
         "service.server",
         "service.serving service.commands",
         "service.__main__",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import NamedTuple
 
 from service.histogram import Histogram
@@ -34,7 +35,20 @@ class Traffic:
     answered: Counter[RequestKind] = field(default_factory=Counter)
     seconds: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(_seconds))
     """Seconds from the headers to the answer, by route."""
+    _unanswered: int = 0
+    """Connections that had no answer yet."""
+    _last_connection: float = 0.0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def connected(self) -> None:
+        self._unanswered += 1
+        self._last_connection = monotonic()
+
+    def first_answered(self) -> None:
+        """To be called when a connection had its first answer, or ended without one."""
+        self._unanswered -= 1
+        if not self._unanswered:
+            self._idle.set()
 
     def begin(self) -> None:
         self.in_flight += 1
@@ -43,6 +57,20 @@ class Traffic:
         self.in_flight -= 1
         if not self.in_flight:
             self._idle.set()
+
+    async def wait_quiet(self, seconds: float) -> None:
+        """Waits until no connection was made for so long."""
+        while True:
+            left = self._last_connection + seconds - monotonic()
+            if left <= 0:
+                return
+            await asyncio.sleep(left)
+
+    async def wait_silent(self) -> None:
+        """Waits until every connection had an answer, since a request may be on its way that is not counted yet."""
+        while self._unanswered:
+            self._idle.clear()
+            await self._idle.wait()
 
     async def wait_idle(self) -> None:
         while self.in_flight:

@@ -10,7 +10,7 @@ import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -152,6 +152,26 @@ async def test_a_request_in_flight_is_cut_if_it_does_not_end_in_drain_timeout(fo
         await stop(process)
         assert b"200 OK" not in await reader.read()
         writer.close()
+
+
+async def test_a_connection_that_is_made_while_the_service_stops_is_answered(folder: Path) -> None:
+    body = b'{"prompt": [1, 2, 3]}'
+    async with running(environment_of(folder, DRAIN_TIMEOUT="1h")) as (process, port):
+        made = [await asyncio.open_connection("127.0.0.1", port)]
+        process.send_signal(signal.SIGTERM)
+        with suppress(ConnectionRefusedError):
+            async with asyncio.timeout(PATIENCE):
+                while True:  # until it refuses connections
+                    made.append(await asyncio.open_connection("127.0.0.1", port))
+                    if len(made) > 8:
+                        break
+        for _, writer in made:
+            writer.write(b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        answers = [await reader.read() for reader, _ in made]
+        for _, writer in made:
+            writer.close()
+        assert all(answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"null") for answer in answers), answers
+        assert await process.wait() == 0
 
 
 async def test_a_stopping_service_answers_what_is_in_flight_is_not_ready_and_ends_kept_connections(
