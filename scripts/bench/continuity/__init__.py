@@ -1,0 +1,1 @@
+"""What restarts, lost replicas and a lost store cost: `python -m scripts.bench.continuity`."""
