@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
 from typing import Any
 
+import pytest
 import yaml
 
 from orchestrator.launch import Launch
@@ -32,8 +35,45 @@ def test_the_services_have_the_privileges_that_kvcache_up_gives() -> None:
     assert service["healthcheck"]["test"] == wanted["healthcheck"]["Test"]
 
 
+def test_replicas_differ_only_in_their_ports_and_the_volume_of_their_snapshots() -> None:
+    first = compose("compose.yaml")["services"]["kvcache"]
+    others = compose("compose.replicas.yaml")["services"]
+    first["environment"] |= others.pop("kvcache")["environment"]
+    for number in (2, 3):
+        replica = others[f"kvcache-{number}"]
+        assert replica.pop("networks")["default"]["aliases"] == ["kvcache"]
+        (port,) = replica.pop("ports")
+        assert port == f"${{KVCACHE_PUBLISH_ADDRESS:-127.0.0.1}}:${{HTTP_PORT_{number}:-{8079 + number}}}:8080"
+        assert replica["volumes"].pop() == f"state-{number}:/state"
+        same = {name: first[name] for name in replica if name not in {"environment", "volumes"}}
+        assert {name: value for name, value in replica.items() if name not in {"environment", "volumes"}} == same
+        assert replica["volumes"] == [volume for volume in first["volumes"] if volume != "state:/state"]
+        own = {"ZMQ_ENDPOINT": "${ZMQ_ENDPOINT:-}", "METRICS_PORT": "${METRICS_PORT:-9464}"}
+        assert replica["environment"] == {**first["environment"], **own}
+        assert set(first) - set(replica) == {"build", "ports"}
+
+
+def test_valkey_is_reached_by_replicas_only_and_keeps_nothing() -> None:
+    valkey = compose("compose.replicas.yaml")["services"]["valkey"]
+    assert "ports" not in valkey
+    assert "volumes" not in valkey
+    assert (valkey["read_only"], valkey["cap_drop"], valkey["security_opt"]) == (True, ["ALL"], ["no-new-privileges"])
+    shared = compose("compose.replicas.yaml")["services"]["kvcache"]["environment"]["SHARED_STATE"]
+    assert settings({"ZMQ_ENDPOINT": "", "SHARED_STATE": shared}).shared_state is not None
+
+
+@pytest.mark.parametrize("others", [(), ("demo",), ("prometheus",), ("replicas",), ("replicas", "prometheus")])
+def test_compose_understands_the_files_together(others: tuple[str, ...]) -> None:
+    command = shutil.which("docker-compose")
+    if command is None:
+        pytest.skip("docker-compose is missing")
+    files = [f"--file={FOLDER / name}" for name in ("compose.yaml", *(f"compose.{other}.yaml" for other in others))]
+    made = subprocess.run([command, *files, "config", "--quiet"], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+
+
 def test_ports_are_published_on_this_machine_only() -> None:
-    for name in ("compose.yaml", "compose.prometheus.yaml"):
+    for name in ("compose.yaml", "compose.prometheus.yaml", "compose.replicas.yaml"):
         for service in [one for one in compose(name)["services"].values() if "ports" in one]:
             assert all(port.startswith("${KVCACHE_PUBLISH_ADDRESS:-127.0.0.1}:") for port in service["ports"])
 
