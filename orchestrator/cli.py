@@ -17,6 +17,7 @@ from orchestrator import options
 from orchestrator.launch import DEFAULTS, expanded
 from orchestrator.options import LaunchOptions, launch_options
 from orchestrator.outcome import run_command
+from orchestrator.rendering.forms import Form
 
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -94,6 +95,22 @@ def up(
             bring_up(launch, Console(quiet=quiet))
 
     run_command(run, debug=debug)
+
+
+@app.command()
+@launch_options(
+    without=("runtime", "base_image", "ca_bundle", "wheel", "build", "pull", "timeout", "restart", "detach")
+)
+def render(
+    given: LaunchOptions,
+    form: Annotated[Form, typer.Argument(help="The form: compose, quadlet or kubernetes.", show_default=False)],
+    namespace: Annotated[str | None, typer.Option(help="Namespace of the service, for kubernetes.")] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Print what `up` would run with these options as a file for the place where it is to run."""
+    from orchestrator.commands.render import render as print_rendered
+
+    run_command(lambda: print_rendered(form, given.launch(), namespace), debug=debug)
 
 
 @app.command()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from orchestrator.endpoints import pods_seen_from_container, seen_from_container, url_seen_from_container
 from orchestrator.errors import Problem
@@ -52,6 +53,19 @@ HUB_CACHE_VOLUME = "kvcache-huggingface"
 _STATE = "/state"
 
 
+class Place(Protocol):
+    """What the description of a service depends on, of the runtime that it is for."""
+
+    @property
+    def kind(self) -> RuntimeKind: ...
+
+    @property
+    def machine(self) -> str | None: ...
+
+    @property
+    def rootless(self) -> bool: ...
+
+
 def prepare(launch: Launch, runtime: ContainerRuntime, *, dry: bool = False) -> Workload:
     """The service's description for this runtime.
 
@@ -68,7 +82,15 @@ def prepare(launch: Launch, runtime: ContainerRuntime, *, dry: bool = False) -> 
     token = secret("hf-token", launch.token) if launch.token else None
     if runtime.kind is RuntimeKind.PROCESS:
         return _as_child(launch, token)
-    found = _in_container(launch, token, runtime, secret, dry=dry)
+    found, secrets = described(launch, runtime, dry=dry)
+    if secrets:
+        environment = {**found.environment, VARIABLE: _SECRET_ENVIRONMENT}
+        mount = Mount(secret("environment", dump(secrets)), _SECRET_ENVIRONMENT, read_only=True, private=True)
+        found = replace(found, environment=environment, mounts=(*found.mounts, mount))
+    if token:
+        environment = {**found.environment, "HF_TOKEN_PATH": _TOKEN}
+        mount = Mount(token, _TOKEN, read_only=True, private=True)
+        found = replace(found, environment=environment, mounts=(*found.mounts, mount))
     if runtime.machine and found.mounts:
         raise Problem(
             f"The runtime is on another machine, {runtime.machine}, which cannot mount {found.mounts[0].source}.",
@@ -144,9 +166,11 @@ def _variable(option: str) -> str:
     return option.removeprefix("--").replace("-", "_").upper()
 
 
-def _in_container(
-    launch: Launch, token: Path | None, runtime: ContainerRuntime, write: Callable[[str, str], Path], *, dry: bool
-) -> Workload:
+def described(launch: Launch, runtime: Place, *, dry: bool) -> tuple[Workload, dict[str, str]]:
+    """The service's description for a runtime of containers, and its secret settings, which are not in there.
+
+    Unless `dry`, creates the folders of --hf-cache and --state-dir. Raises Problem.
+    """
     keeps_id = runtime.kind is RuntimeKind.PODMAN
     who = identity(
         rootless=bool(launch.hf_cache or launch.state_dir) and runtime.rootless,
@@ -192,14 +216,7 @@ def _in_container(
     mounts += [file.mount for file in (*files, *named.values())]
     if not runtime.machine:
         secret |= {name: environment.pop(name) for name in _SECRET_SETTINGS if name in environment}
-    if secret:
-        file = write("environment", dump(secret))
-        environment[VARIABLE] = _SECRET_ENVIRONMENT
-        mounts.append(Mount(file, _SECRET_ENVIRONMENT, read_only=True, private=True))
-    if token:
-        environment["HF_TOKEN_PATH"] = _TOKEN
-        mounts.append(Mount(token, _TOKEN, read_only=True, private=True))
-    return Workload(
+    workload = Workload(
         name=launch.name,
         image=launch.image,
         labels=_labels(launch, service_address(launch, runtime)),
@@ -217,6 +234,7 @@ def _in_container(
         networks=launch.networks,
         restart=launch.restart,
     )
+    return workload, secret
 
 
 def _seen_from_container(launch: Launch, files: Mapping[str, str]) -> str:
@@ -247,6 +265,6 @@ def memory_limit(wanted: int | None, *, rootless: bool) -> int | None:
     return wanted or None
 
 
-def service_address(launch: Launch, runtime: ContainerRuntime) -> str:
+def service_address(launch: Launch, runtime: Place) -> str:
     """The address at which this machine reaches the published service."""
     return runtime.machine or launch.publish_address

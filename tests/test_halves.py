@@ -48,7 +48,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "orchestrator.mounted_files",
         "orchestrator.publishing orchestrator.systemd orchestrator.cautions",
         "orchestrator.workload orchestrator.image",
-        "orchestrator.console orchestrator.doctor",
+        "orchestrator.console orchestrator.doctor orchestrator.rendering",
         "orchestrator.readiness orchestrator.outcome orchestrator.sweep",
         "orchestrator.commands",
         "orchestrator.options",

@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import configparser
-import os
-import shlex
-import subprocess
-
 from tests.conftest import ROOT
 from tests.deploy.manifests import settings
+from tests.deploy.units import command_of
 
 FOLDER = ROOT / "deploy" / "quadlet"
 
@@ -19,17 +15,7 @@ def container() -> list[tuple[str, str]]:
 
 
 def test_podman_makes_a_service_with_the_privileges_that_kvcache_up_gives(quadlet: str) -> None:
-    made = subprocess.run(
-        [quadlet, "-dryrun", "-user"],
-        env={**os.environ, "QUADLET_UNIT_DIRS": str(FOLDER)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    unit = configparser.RawConfigParser(strict=False)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(made.split("---kvcache.service---\n")[1].split("\n---")[0])
-    command = shlex.split(unit["Service"]["ExecStart"])
+    command = command_of(quadlet, FOLDER, "kvcache")
     assert {"--read-only", "--read-only-tmpfs=false", "--security-opt=no-new-privileges"} <= set(command)
     assert command[command.index("--cap-drop") + 1].lower() == "all"
     assert command[command.index("--pids-limit") + 1] == "512"

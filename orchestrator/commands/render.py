@@ -1,0 +1,23 @@
+"""`kvcache render`: prints what `up` would run, for the place where it is to run."""
+
+from __future__ import annotations
+
+import typer
+
+from orchestrator.errors import UsageError
+from orchestrator.launch import Launch
+from orchestrator.rendering.compose import compose
+from orchestrator.rendering.forms import Form
+from orchestrator.rendering.kubernetes import kubernetes
+from orchestrator.rendering.quadlet import quadlet
+
+
+def render(form: Form, launch: Launch, namespace: str | None = None) -> None:
+    """Prints a launch in this form. Nothing is started, and no runtime is asked. Raises Problem."""
+    if namespace is not None and form is not Form.KUBERNETES:
+        raise UsageError(f"--namespace: {form} has none.", "Leave it out.")
+    if form is Form.KUBERNETES:
+        text = kubernetes(launch, namespace)
+    else:
+        text = compose(launch) if form is Form.COMPOSE else quadlet(launch)
+    typer.echo(text, nl=False)

@@ -1,0 +1,113 @@
+"""`kvcache render`, as a user runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.command import Commands, Finished
+
+NAMED = ("--zmq-endpoint", "tcp://vllm-0.vllm:5557")
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Iterator[Commands]:
+    started = Commands(tmp_path)
+    yield started
+    started.close()
+
+
+def rendered(commands: Commands, *arguments: str, **environment: str) -> Finished:
+    return commands.run("render", *arguments, environment=environment)
+
+
+def test_secrets_are_asked_for_and_not_printed(commands: Commands) -> None:
+    secret = (
+        "--env",
+        "API_KEYS=a:admin:hunter2-hunter2-hunter2",
+        "--env",
+        "SHARED_STATE=valkey://:hunter2@valkey:6379",
+    )
+    for form in ("compose", "quadlet", "kubernetes"):
+        finished = rendered(commands, form, *NAMED, *secret, HF_TOKEN="hunter2")  # noqa: S106
+        assert finished.code == 0, finished.output
+        assert "hunter2" not in finished.output
+        assert "API_KEYS" in finished.output
+        assert "SHARED_STATE" in finished.output
+
+
+def test_addresses_and_files_of_this_machine_are_those_that_a_container_sees(
+    commands: Commands, tmp_path: Path
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name in ("tls.crt", "tls.key"):
+        (folder / name).write_text("…")
+    certificate = ("--tls-cert", str(folder / "tls.crt"), "--tls-key", str(folder / "tls.key"))
+    finished = rendered(commands, "compose", "--pod", "http://localhost:8000,name=a", *certificate)
+    (service,) = yaml.safe_load(finished.output)["services"].values()
+    assert service["environment"]["PODS"] == "http://host.containers.internal:8000,name=a"
+    assert "host.containers.internal:host-gateway" in service["extra_hosts"]
+    assert service["environment"]["TLS_CERT"] == "/run/files/tls-cert/tls.crt"
+    assert f"{folder}:/run/files/tls-cert:ro,z" in service["volumes"]
+
+
+def test_what_runs_elsewhere_has_no_mark_of_this_launch(commands: Commands) -> None:
+    for form in ("compose", "quadlet", "kubernetes"):
+        output = rendered(commands, form, *NAMED).output
+        assert "INSTANCE_ID" not in output
+        assert "io.kvcache" not in output
+
+
+def test_a_folder_of_this_machine_is_not_made(commands: Commands, tmp_path: Path) -> None:
+    finished = rendered(commands, "compose", "--state-dir", str(tmp_path / "state-dir"))
+    assert f"{tmp_path}/state-dir:/state:rw,z" in finished.output
+    assert not (tmp_path / "state-dir").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what", "remedy"),
+    [
+        ((), "reaches one replica only", "kubernetes:llm/app=vllm"),
+        (("--zmq-endpoint", "tcp://localhost:5557"), "loopback", "Name the engines"),
+        (("--discovery", "kubernetes:llm/app=vllm"), "needs the namespace of the service", "--namespace llm"),
+        ((*NAMED, "--name", "Router"), "'Router' is not a name for Kubernetes", "small letters"),
+        ((*NAMED, "--models-dir", "."), "--models-dir: a cluster does not have", "PersistentVolumeClaim"),
+        ((*NAMED, "--network", "a"), "--network: a cluster does not have", "Leave it out"),
+    ],
+)
+def test_what_a_cluster_lacks_is_refused(
+    commands: Commands, arguments: tuple[str, ...], what: str, remedy: str
+) -> None:
+    finished = rendered(commands, "kubernetes", *(arguments or ("--zmq-endpoint", "tcp://*:5557")))
+    assert finished.code == 2
+    assert what in finished.output
+    assert remedy in finished.output
+
+
+def test_the_namespace_is_of_kubernetes_only(commands: Commands) -> None:
+    finished = rendered(commands, "compose", "--namespace", "llm")
+    assert finished.code == 2
+    assert "--namespace: compose has none." in finished.output
+    everywhere = rendered(commands, "kubernetes", *NAMED, "--namespace", "llm").output
+    assert {one["metadata"]["namespace"] for one in yaml.safe_load_all(everywhere)} == {"llm"}
+
+
+def test_another_name_is_that_of_all_objects_and_of_no_setting(commands: Commands) -> None:
+    prefix = ("--env", "SHARED_STATE_PREFIX=kvcache-b")
+    output = rendered(commands, "kubernetes", *NAMED, "--name", "router", *prefix).output
+    for one in yaml.safe_load_all(output):
+        assert one["metadata"]["name"].startswith("router")
+        if one["kind"] == "ConfigMap":
+            assert one["data"]["SHARED_STATE_PREFIX"] == "kvcache-b"
+    assert "name: kvcache" not in output
+
+
+def test_engines_elsewhere_are_let_through_the_policy(commands: Commands) -> None:
+    output = rendered(commands, "kubernetes", "--pod", "http://10.0.0.7:9000").output
+    (policy,) = (one for one in yaml.safe_load_all(output) if one["kind"] == "NetworkPolicy")
+    _, engines, _ = policy["spec"]["egress"]
+    assert engines == {"ports": [{"port": 5557}, {"port": 5558}, {"port": 9000}]}
