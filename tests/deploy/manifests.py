@@ -67,7 +67,7 @@ def assert_hardened(manifests: Iterable[Manifest]) -> None:
 
 def settings(environment: Mapping[str, object]) -> Settings:
     """Gives the service's settings of a manifest's variables, all of which must be known. Raises SettingsError."""
-    known = {name for name, _, _ in describe()} | {"HF_TOKEN", "HF_HOME", "HF_ENDPOINT"}
+    known = {name for name, _, _ in describe()} | {"HF_TOKEN", "HF_HOME", "HF_ENDPOINT", "SSL_CERT_FILE"}
     assert set(environment) <= known
     assert all(isinstance(value, str) for value in environment.values())
     found = Settings.from_environment({name: str(value) for name, value in environment.items()})

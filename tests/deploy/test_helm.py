@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from types import ModuleType
 from typing import Any
 
@@ -31,7 +32,12 @@ EVERYTHING: dict[str, Any] = {
     "models": {"claimName": "models"},
     "tls": {"secretName": "certificate", "clientCaSecretName": "authorities"},
     "apiKeys": {"secretName": "keys", "key": "api-keys"},
+    "pods": [{"url": "https://vllm-0.vllm:8000", "name": "a", "key": "vllm"}, {"url": "http://10.0.0.8:8000"}],
+    "engineKeys": {"secretName": "engines"},
+    "engineTls": {"caSecretName": "engines-ca"},
+    "sharedState": {"secretName": "valkey"},
     "metricsPort": 9464,
+    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
     "service": {"annotations": {"a": "b"}},
     "autoscaling": {"enabled": True},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -114,6 +120,12 @@ def test_certificates_keys_and_the_port_of_metrics_reach_the_service(helm: Modul
         ("authorities", "ca.crt"),
         ("keys", "api-keys"),
     ]
+    assert (mounted["/etc/kvcache/engine-keys"], mounted["/etc/kvcache/engine-ca"]) == ("engines", "engines-ca")
+    assert environment["SSL_CERT_FILE"] == "/etc/kvcache/engine-ca/ca.crt"
+    assert [(pod.url, pod.name, pod.key_file) for pod in found.pods] == [
+        ("https://vllm-0.vllm:8000", "a", "/etc/kvcache/engine-keys/vllm"),
+        ("http://10.0.0.8:8000", "10.0.0.8:8000", None),
+    ]
     assert {probe["httpGet"]["scheme"] for probe in (container["readinessProbe"], container["livenessProbe"])} == {
         "HTTPS"
     }
@@ -126,10 +138,50 @@ def test_certificates_keys_and_the_port_of_metrics_reach_the_service(helm: Modul
     assert (scraped["port"], scraped["honorLabels"]) == ("metrics", True)
 
 
+def test_the_rules_and_the_dashboard_are_those_of_the_folder_for_grafana(helm: ModuleType) -> None:
+    manifests = render(helm, {**EVERYTHING, "grafanaDashboard": {"enabled": True}})
+    rules = yaml.safe_load((ROOT / "deploy" / "grafana" / "alerts.yaml").read_text(encoding="utf-8"))
+    assert of_kind(manifests, "PrometheusRule")["spec"] == rules
+    (dashboard,) = (one for one in manifests if one["metadata"]["name"] == "kvcache-dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    text = (ROOT / "deploy" / "grafana" / "dashboard.json").read_text(encoding="utf-8")
+    assert json.loads(dashboard["data"]["kvcache.json"]) == json.loads(text)
+
+
+def test_replicas_meet_in_a_store_whose_password_is_in_no_manifest(helm: ModuleType, kubernetes: ModuleType) -> None:
+    manifests = render(helm, {"sharedState": {"secretName": "valkey"}})
+    (container,) = of_kind(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    given = {one["name"]: one["valueFrom"] for one in container["env"] if "valueFrom" in one}
+    assert given == {"SHARED_STATE": {"secretKeyRef": {"name": "valkey", "key": "url"}}}
+    plain = render(helm, {"sharedState": {"url": "valkey://valkey:6379"}})
+    assert settings({"ZMQ_ENDPOINT": "", **of_kind(plain, "ConfigMap")["data"]}).shared_state is not None
+    for made in (manifests, plain):
+        assert_valid(kubernetes, made)
+        egress = of_kind(made, "NetworkPolicy")["spec"]["egress"]
+        assert {"to": [{"podSelector": {}}], "ports": [{"port": 6379}]} in egress
+    assert {"port": 6379} not in [
+        port for rule in of_kind(render(helm), "NetworkPolicy")["spec"]["egress"] for port in rule["ports"]
+    ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"pods": [{"url": "vllm:8000"}]},
+        {"sharedState": {"url": "http://a"}},
+        {"settings": {"SHARED_STATE": "valkey://a"}},
+    ],
+)
+def test_wrong_addresses_are_refused(helm: ModuleType, values: dict[str, Any]) -> None:
+    with pytest.raises(helm.HelmValuesError):
+        render(helm, values)
+
+
 @pytest.mark.parametrize(
     ("values", "named"),
     [
         ({"tls": {"clientCaSecretName": "a"}}, "tls.secretName"),
+        ({"pods": [{"url": "http://a:8000", "key": "b"}]}, "engineKeys.secretName"),
         ({"apiKeys": {"secretName": "a"}, "serviceMonitor": {"enabled": True}}, "metricsPort"),
     ],
 )
@@ -142,7 +194,7 @@ def test_parts_can_be_turned_off_and_on(helm: ModuleType) -> None:
     usual = {"ConfigMap", "Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy"}
     assert {manifest["kind"] for manifest in render(helm)} == usual
     everything = {manifest["kind"] for manifest in render(helm, EVERYTHING)}
-    assert everything == usual | {"HorizontalPodAutoscaler", "ServiceMonitor"}
+    assert everything == usual | {"HorizontalPodAutoscaler", "ServiceMonitor", "PrometheusRule"}
     off = {name: {"enabled": False} for name in ("podDisruptionBudget", "networkPolicy")}
     assert {manifest["kind"] for manifest in render(helm, {**off, "serviceAccount": {"create": False}})} == {
         "ConfigMap",

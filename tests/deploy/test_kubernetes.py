@@ -38,6 +38,40 @@ def test_the_container_has_the_privileges_that_kvcache_up_gives(manifests: list[
     assert_hardened(manifests)
 
 
+def test_certificates_keys_and_metrics_are_components(kubectl: str, kubernetes: ModuleType, tmp_path: Path) -> None:
+    base = os.path.relpath(FOLDER, tmp_path.resolve())
+    overlay = {"resources": [base], "components": [f"{base}/{name}" for name in ("tls", "api-keys", "monitoring")]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    command = [kubectl, "kustomize", str(tmp_path)]
+    built = list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    assert_valid(kubernetes, built)
+    assert_hardened(built)
+    pod = of_kind(built, "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    found = settings({**of_kind(built, "ConfigMap")["data"], **environment})
+    secrets = {volume["name"]: volume["secret"] for volume in pod["volumes"] if "secret" in volume}
+    assert {secret["defaultMode"] for secret in secrets.values()} == {0o440}
+    mounted = {
+        one["mountPath"]: secrets[one["name"]]["secretName"]
+        for one in container["volumeMounts"]
+        if one["name"] in secrets
+    }
+    files = (found.tls_cert, found.tls_key, found.api_keys_file)
+    assert [(mounted[str(file.parent)], file.name) for file in files if file] == [
+        ("kvcache-tls", "tls.crt"),
+        ("kvcache-tls", "tls.key"),
+        ("kvcache-api-keys", "keys"),
+    ]
+    assert found.metrics_port == 9464
+    (scraped,) = of_kind(built, "ServiceMonitor")["spec"]["endpoints"]
+    ports = {port["name"]: port["port"] for port in of_kind(built, "Service")["spec"]["ports"]}
+    assert (ports[scraped["port"]], scraped["honorLabels"]) == (9464, True)
+    assert {probe["httpGet"]["scheme"] for probe in (container["readinessProbe"], container["livenessProbe"])} == {
+        "HTTPS"
+    }
+
+
 def test_discovery_is_a_component_that_gives_the_account_a_role(
     kubectl: str, kubernetes: ModuleType, tmp_path: Path
 ) -> None:

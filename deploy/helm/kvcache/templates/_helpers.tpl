@@ -35,6 +35,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- join "," $endpoints }}
 {{- end }}
 
+{{- /* URL[,name=…][,key_file=…], several separated by commas */ -}}
+{{- define "kvcache.pods" -}}
+{{- $pods := list }}
+{{- range .Values.pods }}
+{{- $pod := .url }}
+{{- if .name }}{{ $pod = printf "%s,name=%s" $pod .name }}{{ end }}
+{{- if .key }}
+{{- if not $.Values.engineKeys.secretName }}{{ fail (printf "pods: key %s needs engineKeys.secretName" .key) }}{{ end }}
+{{- $pod = printf "%s,key_file=/etc/kvcache/engine-keys/%s" $pod .key }}
+{{- end }}
+{{- $pods = append $pods $pod }}
+{{- end }}
+{{- join "," $pods }}
+{{- end }}
+
 {{- /* Namespaces of sources kubernetes:NAMESPACE/SELECTOR that use the account of the service's own pod */ -}}
 {{- define "kvcache.discoveredNamespaces" -}}
 {{- $namespaces := list }}
@@ -57,5 +72,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .Values.tls.secretName }}{{ $secrets = append $secrets (dict "name" "tls" "secret" .) }}{{ end }}
 {{- with .Values.tls.clientCaSecretName }}{{ $secrets = append $secrets (dict "name" "client-ca" "secret" .) }}{{ end }}
 {{- with .Values.apiKeys.secretName }}{{ $secrets = append $secrets (dict "name" "api-keys" "secret" .) }}{{ end }}
+{{- with .Values.engineKeys.secretName }}{{ $secrets = append $secrets (dict "name" "engine-keys" "secret" .) }}{{ end }}
+{{- with .Values.engineTls.caSecretName }}{{ $secrets = append $secrets (dict "name" "engine-ca" "secret" .) }}{{ end }}
 {{- toYaml $secrets }}
 {{- end }}
