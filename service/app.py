@@ -94,7 +94,7 @@ from service.prompts.renderers.engine_api import EngineApi
 from service.readiness import Readiness
 from service.replicas.batches import SharedBatches
 from service.replicas.bootstrap import Bootstrap
-from service.replicas.choices import SharedChoices
+from service.replicas.choices import WAIT_FOR_WORKER_SECONDS, WAIT_SECONDS, SharedChoices
 from service.replicas.pods import SharedPods
 from service.replicas.publishers import Publishers
 from service.replicas.shared.alone import Alone
@@ -284,9 +284,8 @@ def _share(app: web.Application, settings: Settings, place: Place | None) -> Sha
     """Lets this replica decide with the others, if there may be others."""
     shared = app[SHARED] = SharedState(_carrier(settings, place))
     if shared.status() is not None:
-        choices = SharedChoices(shared, app[ROUTER], app[ISSUED])
-        if settings.shared_state is not None:
-            app[CHOICES] = choices
+        wait_seconds = WAIT_SECONDS if settings.shared_state is not None else WAIT_FOR_WORKER_SECONDS
+        app[CHOICES] = SharedChoices(shared, app[ROUTER], app[ISSUED], wait_seconds=wait_seconds)
     return shared
 
 

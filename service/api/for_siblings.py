@@ -6,10 +6,8 @@ import asyncio
 from functools import partial
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
-from service.api import operations, request_events, selection
-from service.api.errors import ApiError
+from service.api import operations, request_events
 from service.api.resources import MODELS, REGISTRY, SIBLINGS
 from service.workers.metrics import encode
 from service.workers.siblings import REFRESH, Siblings
@@ -27,8 +25,6 @@ def application(app: web.Application) -> web.Application:
             web.get("/pods", operations.pods),
             web.get("/requests", request_events.requests),
             web.post(REFRESH, refresh),
-            web.post("/reservations/{id:[^/]+}/first_token", _answering(selection.note_first_token)),
-            web.delete("/reservations/{id:[^/]+}", _answering(selection.end_reservation)),
         ]
     )
     return own
@@ -43,13 +39,3 @@ async def refresh(request: web.Request) -> web.Response:
     """Loads the model named in the body again, if its files have changed."""
     await request.app[MODELS].refresh(await request.text())
     return web.Response()
-
-
-def _answering(handler: Handler) -> Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except ApiError as error:
-            return error.response()
-
-    return handle

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, TypeAlias
 
@@ -21,8 +22,10 @@ from service.routing.issued import IssuedReservations
 from service.routing.reservations import Reservation
 
 _CHANNEL: Final = "choices"
-_WAIT_SECONDS: Final = 0.02
-"""How long an answer may wait to hear from another replica."""
+WAIT_SECONDS: Final = 0.02
+"""How long an answer may wait to hear from another replica through a store."""
+WAIT_FOR_WORKER_SECONDS: Final = 1.0
+"""The same where all replicas are processes of one machine: nothing between them is lost, but all may be busy."""
 
 
 class _Given(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -73,6 +76,16 @@ _decode = msgspec.msgpack.Decoder(_Message).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
+@dataclass(slots=True)
+class _Other:
+    """What another replica told."""
+
+    requests: dict[int, Reservation] = field(default_factory=dict)
+    """Those in flight, by number."""
+    last: int = -1
+    """The highest number so far."""
+
+
 class SharedChoices:
     """Tells the other replicas of this one's choices, and the router of theirs. Valid for one event loop."""
 
@@ -82,6 +95,8 @@ class SharedChoices:
         router: Router,
         issued: IssuedReservations,
         clock: Callable[[], float] = monotonic,
+        *,
+        wait_seconds: float = WAIT_SECONDS,
     ) -> None:
         self._shared = shared
         self._router = router
@@ -89,7 +104,8 @@ class SharedChoices:
         self._clock = clock
         self._next = 0
         self._own: dict[Reservation, int] = {}
-        self._others: dict[str, dict[int, Reservation]] = {}
+        self._others: dict[str, _Other] = {}
+        self._wait_seconds = wait_seconds
         self._heard = asyncio.Event()
         router.teller = self
         issued.start_of_name = self._start_of_name
@@ -129,29 +145,31 @@ class SharedChoices:
     # Of the others
 
     def _received(self, sender: str, message: bytes) -> None:
-        others = self._others.get(sender)
-        if others is None:  # it is gone, or has not introduced itself: it will tell all of this again
+        other = self._others.get(sender)
+        if other is None:  # it is gone, or has not introduced itself: it will tell all of this again
             return
         told = _decode(message)
+        others = other.requests
         match told:
             case _Given():
                 keys = array("Q", told.keys)
                 given = Given(told.pod, told.rank, told.uncached, told.tokens, keys, told.session)
-                self._add(others, told.number, given)
+                self._add(other, told.number, given)
             case _FirstToken(number):
                 if number in others:
                     others[number].first_token(self._clock())
             case _Ended(number, is_computed):
                 self._end(others, number, is_computed=is_computed)
             case _All(requests):
-                self._compare(others, requests)
+                self._compare(other, requests)
             case _Issued():
                 self._apply(told)
         self._heard.set()
 
-    def _add(self, others: dict[int, Reservation], number: int, given: Given) -> None:
-        if number not in others and (reservation := self._router.given_elsewhere(given)) is not None:
-            others[number] = reservation
+    def _add(self, other: _Other, number: int, given: Given) -> None:
+        other.last = max(other.last, number)
+        if number not in other.requests and (reservation := self._router.given_elsewhere(given)) is not None:
+            other.requests[number] = reservation
             reservation.rank.pod.in_flight_elsewhere += 1
 
     def _end(self, others: dict[int, Reservation], number: int, *, is_computed: bool = False) -> None:
@@ -160,22 +178,22 @@ class SharedChoices:
             reservation.rank.pod.in_flight_elsewhere -= 1
             reservation.end(self._clock(), is_computed=is_computed)
 
-    def _compare(self, others: dict[int, Reservation], requests: list[_Standing]) -> None:
+    def _compare(self, other: _Other, requests: list[_Standing]) -> None:
         """Ends what has ended unheard, and adds what is new here."""
+        others = other.requests
         for number in others.keys() - {one.number for one in requests}:
             self._end(others, number)
         for one in requests:
-            self._add(others, one.number, Given(one.pod, one.rank, one.uncached, one.tokens))
+            self._add(other, one.number, Given(one.pod, one.rank, one.uncached, one.tokens))
             if one.is_decoding and one.number in others:
                 others[one.number].first_token(self._clock())
 
     def _member(self, name: str, is_there: bool) -> None:
         if is_there:
-            self._others[name] = {}
-        else:
-            others = self._others.pop(name, {})
-            for number in list(others):
-                self._end(others, number)
+            self._others[name] = _Other()
+        elif (other := self._others.pop(name, None)) is not None:
+            for number in list(other.requests):
+                self._end(other.requests, number)
 
     # Reservations that clients end, at whichever replica
 
@@ -193,19 +211,22 @@ class SharedChoices:
     async def _tell_owner(self, message: _Issued) -> bool:
         """Waits for a moment if the reservation is so new that its replica has not told of it yet."""
         owner, _, rest = message.name.partition("-")
-        number, _, _ = rest.partition("-")
-        replica = next((one for one in self._others if one.rpartition("-")[2] == owner), None)
-        if replica is None or not number.isdecimal():
+        digits, _, _ = rest.partition("-")
+        other = next((one for name, one in self._others.items() if name.rpartition("-")[2] == owner), None)
+        if other is None or not digits.isdecimal():
             return False
+        number = int(digits)
         try:
-            async with asyncio.timeout(_WAIT_SECONDS):
-                while int(number) not in self._others.get(replica, {}):
+            async with asyncio.timeout(self._wait_seconds):
+                while number > other.last:
                     self._heard.clear()
                     await self._heard.wait()
         except TimeoutError:
             return False
-        self._tell(message)
-        return True
+        is_known = number in other.requests
+        if is_known:
+            self._tell(message)
+        return is_known
 
     def _apply(self, told: _Issued) -> None:
         if told.is_first_token:

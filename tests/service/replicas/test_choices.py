@@ -130,5 +130,7 @@ async def test_a_reservation_may_be_ended_at_any_replica(replicas: tuple[Replica
     assert await second.choices.end_elsewhere(name, is_computed=True)
     assert sum(first.load()) == sum(second.load()) == 0
     assert not await second.choices.end_elsewhere(name, is_computed=True)
-    for unknown in ("x", "1-y-z", "3-0-z"):
+    new = first.issued.issue(first.fleet.choose().reservation, 600.0)
+    later = new.replace("-1-", "-2-")
+    for unknown in ("x", "1-y-z", "3-0-z", name, later):
         assert not await second.choices.end_elsewhere(unknown, is_computed=True)
