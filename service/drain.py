@@ -7,6 +7,7 @@ are taken and answered: whoever closes a listening socket resets the connections
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -21,7 +22,7 @@ _SILENT_SECONDS: Final = 0.5
 """How long a new connection may take to send a request."""
 
 
-async def drain(traffic: Traffic, listener: Listener, seconds: float) -> None:
+async def drain(traffic: Traffic, listeners: Iterable[Listener], seconds: float) -> None:
     """Returns when everything is answered, or after `seconds`."""
     traffic.is_ending = True
     with suppress(TimeoutError):
@@ -29,7 +30,8 @@ async def drain(traffic: Traffic, listener: Listener, seconds: float) -> None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds * _QUIET_SHARE):
                     await traffic.wait_quiet(_QUIET_SECONDS)
-            listener.close()
+            for listener in listeners:
+                listener.close()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SILENT_SECONDS):
                     await traffic.wait_silent()

@@ -47,6 +47,11 @@ class Listener:
         self._servers = [server]
         return int(server.sockets[0].getsockname()[1])
 
+    async def open_at(self, listening: socket.socket) -> None:
+        """Listens on a socket that listens already, without TLS. The socket is the caller's."""
+        loop = asyncio.get_running_loop()
+        self._servers = [await loop.create_server(self._connection, sock=listening.dup(), backlog=_BACKLOG)]
+
     async def follow(self, interval: float = _RECHECK_SECONDS) -> None:
         """Uses changed files; unusable ones are logged once, and the former certificate stays."""
         while self._files is not None:

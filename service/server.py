@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -19,13 +19,15 @@ from service.contract.settings import Settings, SettingsError
 from service.drain import drain
 from service.listener import HandedListener, Listener
 from service.tls import TlsError, TlsFiles
+from service.unix_socket import unix_socket
 from service.workers.accepting import Told
 from service.workers.handed import Handed
 from service.workers.place import Place
 
 _HTTP: Final = 0
 _OBSERVED: Final = 1
-"""The numbers of HTTP_PORT and METRICS_PORT among the ports that workers share."""
+_SOCKET: Final = 2
+"""The numbers of HTTP_PORT, METRICS_PORT and HTTP_SOCKET among what workers share."""
 _WATCH_SECONDS: Final = 1.0
 _FIRST_WATCH_SECONDS: Final = 0.05
 """Seconds between two looks at a worker's readiness, and before it is ready for the first time."""
@@ -63,13 +65,14 @@ async def listening(settings: Settings, worker: Worker | None = None) -> AsyncIt
         http_port = settings.http_port if worker is None else worker.place.port
         async with (
             _open(listener, settings, http_port, "HTTP_PORT") as port,
+            _at_socket(connection, settings, worker) as at_socket,
             _metrics(app, settings, worker),
             _as_worker(app, worker),
         ):
             try:
                 yield port
             finally:
-                await drain(app[TRAFFIC], listener, settings.drain_timeout)
+                await drain(app[TRAFFIC], [listener, *at_socket], settings.drain_timeout)
 
 
 @asynccontextmanager
@@ -132,6 +135,30 @@ async def _open(listener: Listener, settings: Settings, number: int, variable: s
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         listener.close()
+
+
+@asynccontextmanager
+async def _at_socket(
+    connection: Callable[[], Connection], settings: Settings, worker: Worker | None
+) -> AsyncIterator[list[Listener]]:
+    """Answers on HTTP_SOCKET, if it is set, without TLS; gives its listener. Raises ListenError."""
+    if settings.http_socket is None:
+        yield []
+        return
+    listener = _listener(connection, settings, None, worker, _SOCKET)
+    with ExitStack() as stack:
+        if worker is not None:
+            await listener.open("", 0)
+        else:
+            try:
+                await listener.open_at(stack.enter_context(unix_socket(settings.http_socket)))
+            except OSError as error:
+                where = f"HTTP_SOCKET={settings.http_socket}"
+                raise ListenError(f"cannot listen on {where}: {error.strerror or error}") from error
+        try:
+            yield [listener]
+        finally:
+            listener.close()
 
 
 @asynccontextmanager

@@ -21,7 +21,8 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
         "service.contract",
-        "service.tls service.native service.log service.byte_lru service.histogram service.healthcheck service.tracing",
+        "service.tls service.native service.log service.byte_lru service.histogram service.healthcheck service.tracing "
+        "service.unix_socket",
         "service.replicas.shared",
         "service.index service.prompts.errors service.prompts.options",
         "service.prompts.truncation service.prompts.workers",

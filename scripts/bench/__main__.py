@@ -36,6 +36,7 @@ from scripts.bench import (
     quality,
     text_to_scores,
     token_ids,
+    unix_socket,
 )
 from scripts.bench.against import compare
 from scripts.bench.plan import QUICK, Plan
@@ -52,6 +53,7 @@ PARTS: dict[str, Part] = {
     "memory": memory.run,
     "growth": growth.run,
     "host": host.run,
+    "unix-socket": unix_socket.run,
     "gateway": gateway.run,
     "token-ids": token_ids.run,
     "observing": observing.run,

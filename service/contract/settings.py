@@ -335,6 +335,9 @@ class Settings:
     metrics_port: int | None = _setting(
         None, _optional_port, "port that answers /metrics, /health and /ready without key and TLS, besides HTTP_PORT"
     )
+    http_socket: Path | None = _setting(
+        None, _optional_path, "path of a Unix socket that answers as HTTP_PORT does, for routers on the same machine"
+    )
     workers: int = _setting(
         1, _workers, "processes that share HTTP_PORT, each with an index and limits of its own; auto for one per core"
     )

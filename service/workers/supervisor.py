@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -25,6 +25,7 @@ from service.contract.settings import Settings
 from service.events.curve import KeyPair
 from service.events.relay import Relay
 from service.replicas.shared.hub import Hub
+from service.unix_socket import unix_socket
 from service.workers.accepting import Accepting, Channel, listen
 from service.workers.place import HUB, RELAY, VARIABLE, Place
 
@@ -52,15 +53,49 @@ async def _supervise(settings: Settings, count: int, environment: Mapping[str, s
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    with ExitStack() as stack:
+        try:
+            ports = [*await _ports(settings), _at_path(settings, stack)]
+        except ListenError as error:
+            logger.error("%s", error)  # noqa: TRY400
+            return 1
+        return await _run(settings, count, environment, ports, stop)
+
+
+class ListenError(Exception):
+    """The supervisor cannot listen; the text names the variable."""
+
+
+async def _ports(settings: Settings) -> list[list[socket.socket]]:
+    """The sockets of HTTP_PORT and METRICS_PORT. Raises ListenError."""
     ports: list[list[socket.socket]] = []
     for port, variable in ((settings.http_port, "HTTP_PORT"), (settings.metrics_port, "METRICS_PORT")):
         try:
-            if port is not None:
-                ports.append(await listen(settings.http_host, port))
+            ports.append(await listen(settings.http_host, port) if port is not None else [])
         except OSError as error:
             address = f"HTTP_HOST={settings.http_host}, {variable}={port}"
-            logger.error("cannot listen on %s: %s", address, error.strerror or error)  # noqa: TRY400
-            return 1
+            raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
+    return ports
+
+
+def _at_path(settings: Settings, stack: ExitStack) -> list[socket.socket]:
+    """The socket of HTTP_SOCKET, if it is set. Raises ListenError."""
+    if settings.http_socket is None:
+        return []
+    try:
+        return [stack.enter_context(unix_socket(settings.http_socket))]
+    except OSError as error:
+        where = f"HTTP_SOCKET={settings.http_socket}"
+        raise ListenError(f"cannot listen on {where}: {error.strerror or error}") from error
+
+
+async def _run(
+    settings: Settings,
+    count: int,
+    environment: Mapping[str, str],
+    ports: Sequence[Sequence[socket.socket]],
+    stop: asyncio.Event,
+) -> int:
     port = int(ports[0][0].getsockname()[1])
     with TemporaryDirectory(prefix="kvcache-", ignore_cleanup_errors=True) as folder:
         workers = Workers(count, ports, port, Path(folder), environment, timeout=settings.worker_timeout)

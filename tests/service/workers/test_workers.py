@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from aiohttp import ClientSession, TCPConnector
+from aiohttp import ClientSession, TCPConnector, UnixConnector
 
 from service.simulation.publisher import Publisher
 from service.workers.place import number_of_cores
@@ -290,6 +290,18 @@ async def test_metrics_port_is_shared_too(folder: Path) -> None:
                 assert answer.status == 200
         async with client.get("/pods") as answer:
             assert answer.status == 404
+
+
+async def test_the_unix_socket_is_shared_too(folder: Path) -> None:
+    path = folder / "http.sock"
+    async with running(environment_of(folder, HTTP_SOCKET=str(path))) as machine:
+        for _ in machine.workers:
+            async with (
+                ClientSession("http://kvcache", connector=UnixConnector(str(path))) as client,
+                client.post("/score", json={"prompt": [1, 2]}) as answer,
+            ):
+                assert await answer.text() == "null"
+    assert not path.exists()
 
 
 async def test_each_worker_speaks_tls(folder: Path, tmp_path: Path) -> None:
