@@ -4,8 +4,10 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from orchestrator.errors import RuntimeUnavailable
 from orchestrator.runtimes.base import RuntimeKind
@@ -14,18 +16,32 @@ from tests.command import Command, Commands
 from tests.e2e.containers import RuntimeCommand, Up, checkout
 from tests.e2e.publishers import RecordedEngines
 
+RUNTIMES = ("podman", "docker")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.timeout(1000))
-            # The tests of one runtime share an image and a service; those of two runtimes may run side by side.
-            parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-            item.add_marker(pytest.mark.xdist_group(str(parameters.get("runtime", "neither"))))
 
 
-@pytest.fixture(scope="session", params=["podman", "docker"])
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Runs the tests of one runtime in one process, since they share an image and a service.
+
+    pytest-xdist writes its own groups into ids that pytest 9.2 does not read.
+    """
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = _runtime_of
+    return scheduler
+
+
+def _runtime_of(nodeid: str) -> str:
+    parameters = nodeid.partition("[")[2]
+    return next((runtime for runtime in RUNTIMES if runtime in parameters), "neither")
+
+
+@pytest.fixture(scope="session", params=RUNTIMES)
 def runtime(request: pytest.FixtureRequest) -> Iterator[RuntimeCommand]:
     """Each runtime of this machine; one that is missing is skipped, or a failure with KVCACHE_REQUIRE_RUNTIMES."""
     try:
