@@ -11,8 +11,11 @@ from orchestrator.launch import WITHOUT_KEY, Launch
 from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
 from service.contract.endpoints import binds, host_port, is_loopback
 from service.contract.pods import PodEntry, with_endpoints_of
+from service.contract.shared_state import parse_shared_state
 
-ON_LOOPBACK = "Use --runtime process; or let the engines listen on more: --host 0.0.0.0 of vLLM and `kvcache simulate`."
+ON_LOOPBACK = (
+    "Use --runtime process; or let it listen on more: --host 0.0.0.0 of vLLM and `kvcache simulate`, --bind of Valkey."
+)
 
 
 class Caution(NamedTuple):
@@ -39,7 +42,7 @@ def cautions(launch: Launch, runtime: ContainerRuntime) -> Iterator[Caution]:
 
 
 def on_loopback_only(launch: Launch, runtime: ContainerRuntime) -> Iterator[str]:
-    """URLs and addresses of engines on this machine that a container does not reach, where that is visible."""
+    """URLs and addresses on this machine that a container does not reach, where that is visible."""
     if runtime.kind is RuntimeKind.PROCESS or runtime.machine or launch.engines_beside:
         return
     for pod in pods_asked(launch):
@@ -49,6 +52,10 @@ def on_loopback_only(launch: Launch, runtime: ContainerRuntime) -> Iterator[str]
         at = host_port(address)
         if at is not None and at.port is not None and at.is_loopback and listens_on_loopback_only(at.port):
             yield address
+    store = parse_shared_state(launch.environment.get("SHARED_STATE", ""))
+    for host, port in store.hosts if store else ():
+        if is_loopback(host) and listens_on_loopback_only(port):
+            yield f"{host}:{port}"
 
 
 def pods_asked(launch: Launch) -> tuple[PodEntry, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from orchestrator.errors import UsageError
 from service.contract.endpoints import Endpoint, host_port, is_loopback
 from service.contract.pods import PodEntry, pod_entry
+from service.contract.shared_state import moved
 
 _EVERY_INTERFACE = frozenset({"*", "0.0.0.0", "[::]"})  # noqa: S104 - recognised, not bound
 
@@ -33,13 +34,13 @@ def pods_seen_from_container(pods: Iterable[PodEntry], host_name: str) -> tuple[
     Pod names do not change.
     """
 
-    def seen(pod: PodEntry) -> PodEntry:
+    def moved_pod(pod: PodEntry) -> PodEntry:
         url = url_seen_from_container(pod.url, host_name)
         given = pod.endpoint
-        moved = seen_from_container([given], host_name)[0] if given else None
-        return replace(pod, url=url, events=moved.address if moved else None, replay=moved.replay if moved else None)
+        seen = seen_from_container([given], host_name)[0] if given else None
+        return replace(pod, url=url, events=seen.address if seen else None, replay=seen.replay if seen else None)
 
-    return tuple(map(seen, pods))
+    return tuple(map(moved_pod, pods))
 
 
 def url_seen_from_container(url: str, host_name: str) -> str:
@@ -47,6 +48,14 @@ def url_seen_from_container(url: str, host_name: str) -> str:
     pod = pod_entry(url, {})
     scheme = "https" if pod.is_tls else "http"
     return f"{scheme}://{host_name}:{pod.port}{pod.path}" if is_loopback(pod.host) else url
+
+
+def shared_state_seen_from_container(url: str, host_name: str, files: Mapping[str, str]) -> str:
+    """The same SHARED_STATE, with loopback replaced by the name under which a container reaches this machine.
+
+    `files` are the paths inside the container of this machine's files.
+    """
+    return moved(url, lambda host: host_name if is_loopback(host) else host, lambda file: files.get(file, file))
 
 
 def seen_from_container(endpoints: Iterable[Endpoint], host_name: str) -> tuple[Endpoint, ...]:

@@ -19,6 +19,7 @@ from service.contract.discovery import SourceEntry, parse_discovery
 from service.contract.endpoints import Endpoint, format_endpoints, parse_optional_endpoints
 from service.contract.pods import PodEntry, parse_pods
 from service.contract.settings import Settings, SettingsError
+from service.contract.shared_state import moved, parse_shared_state
 from service.contract.units import parse_size
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
@@ -198,15 +199,20 @@ class Launch:
     @property
     def settings(self) -> dict[str, str]:
         """`environment`, with absolute paths of files. Raises UsageError."""
-        return {
+        given = {
             name: absolute(value.strip(), name) if name in FILE_SETTINGS and value.strip() else value
             for name, value in self.environment.items()
         }
+        if given.get("SHARED_STATE", "").strip():
+            files_moved = moved(given["SHARED_STATE"], lambda host: host, lambda file: absolute(file, "SHARED_STATE"))
+            given["SHARED_STATE"] = files_moved
+        return given
 
     @property
     def named_files(self) -> tuple[NamedFile, ...]:
         """The files and folders that settings, endpoints, pods and their sources name. Raises UsageError."""
         settings = self.settings
+        store = parse_shared_state(settings.get("SHARED_STATE", ""))
         return (
             *(NamedFile(name, Path(settings[name])) for name in FILE_SETTINGS if settings.get(name, "").strip()),
             *(
@@ -216,6 +222,10 @@ class Launch:
             ),
             *(NamedFile(f"--pod {pod.url}, key_file", Path(pod.key_file)) for pod in self.pod_entries if pod.key_file),
             *(NamedFile("--discovery", Path(file)) for source in self.sources for file in source.files),
+            *(
+                NamedFile(f"SHARED_STATE, {option}", Path(file))
+                for option, file in (store.files if store else {}).items()
+            ),
         )
 
     @property

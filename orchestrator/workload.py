@@ -8,7 +8,12 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from orchestrator.endpoints import pods_seen_from_container, seen_from_container, url_seen_from_container
+from orchestrator.endpoints import (
+    pods_seen_from_container,
+    seen_from_container,
+    shared_state_seen_from_container,
+    url_seen_from_container,
+)
 from orchestrator.errors import Problem
 from orchestrator.host.identity import identity, reader_of, refuse_unreadable
 from orchestrator.host.models_folder import parts
@@ -43,7 +48,8 @@ _MODELS = PurePosixPath("/models")
 _PASSED_ON = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 """Variables of the hub's client that reach the service from the shell."""
 _HUB_CACHE = "/cache/huggingface"
-_SECRET_SETTINGS = ("API_KEYS", "SHARED_STATE", "OTEL_EXPORTER_OTLP_HEADERS")
+_SHARED_STATE = "SHARED_STATE"
+_SECRET_SETTINGS = ("API_KEYS", _SHARED_STATE, "OTEL_EXPORTER_OTLP_HEADERS")
 _DEFAULT_MEMORY = 4 << 30
 _URLS = ("RENDER_URL", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """Settings that may name a server on this machine's loopback."""
@@ -205,6 +211,8 @@ def described(launch: Launch, runtime: Place, *, dry: bool) -> tuple[Workload, d
     for name in _URLS:
         if (url := environment.get(name, "").strip()) and not launch.engines_beside:
             environment[name] = url_seen_from_container(url, HOST_NAME)
+    if shared := environment.get(_SHARED_STATE, "").strip():
+        environment[_SHARED_STATE] = shared_state_seen_from_container(shared, HOST_NAME, paths)
     if launch.models_dir:
         for part in parts(launch.models_dir):
             refuse_unreadable(part.source)

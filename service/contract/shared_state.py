@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlencode
 
 _URL = re.compile(
     r"(?P<scheme>valkey|redis)(?P<tls>s)?(\+(?P<kind>sentinel|cluster))?://"
@@ -42,6 +43,11 @@ class ValkeyAddress:
     key: str | None = None
     password_file: str | None = None
     sentinel_password_file: str | None = None
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that it names, by option."""
+        return {option: file for option in _OPTIONS if (file := getattr(self, option))}
 
     def __str__(self) -> str:
         """The address without a password."""
@@ -80,6 +86,28 @@ def parse_shared_state(text: str) -> ValkeyAddress | None:
         int(path[0]) if path else 0,
         **options,
     )
+
+
+def moved(text: str, host: Callable[[str], str], file: Callable[[str], str]) -> str:
+    """SHARED_STATE with `host(…)` for each host and `file(…)` for each file; all else stays. Raises ValueError."""
+    found = _URL.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"must be {_FORMS}")
+    start, end = found.span("hosts")
+    hosts = ",".join(_moved_host(part.strip(), host) for part in found["hosts"].split(","))
+    if found["options"] is None:
+        return f"{found.string[:start]}{hosts}{found.string[end:]}"
+    options = urlencode({name: file(value) for name, value in parse_qsl(found["options"])}, safe="/")
+    return f"{found.string[:start]}{hosts}{found.string[end : found.start('options')]}{options}"
+
+
+def _moved_host(part: str, host: Callable[[str], str]) -> str:
+    found = _HOST.fullmatch(part)
+    if found is None:
+        raise ValueError(f"{part!r} must be HOST or HOST:PORT")
+    old = found["six"] or found["name"]
+    new = host(old)
+    return part if new == old else f"{new}:{found['port']}" if found["port"] else new
 
 
 def _hosts(text: str, port: int) -> tuple[tuple[str, int], ...]:

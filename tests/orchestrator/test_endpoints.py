@@ -6,6 +6,7 @@ from orchestrator.endpoints import (
     pods_seen_from_container,
     ports_to_publish,
     seen_from_container,
+    shared_state_seen_from_container,
     url_seen_from_container,
 )
 from orchestrator.errors import UsageError
@@ -71,3 +72,17 @@ def test_a_url_of_this_machine_has_another_name_in_a_container(written: str, see
     assert url_seen_from_container(written, "host") == seen
     endpoints = parse_endpoints(f"tcp://10.0.0.7:5557,url={written}")
     assert seen_from_container(endpoints, "host")[0].url == seen
+
+
+@pytest.mark.parametrize(
+    ("written", "seen"),
+    [
+        ("valkey://localhost", "valkey://host"),
+        ("valkeys://me:a%40b@127.0.0.1:6380/2?ca=/ca.pem", "valkeys://me:a%40b@host:6380/2?ca=/run/files/ca.pem"),
+        ("redis://:pass@[::1]:6379", "redis://:pass@host:6379"),
+        ("valkey+sentinel://localhost,10.0.0.2:26380/main", "valkey+sentinel://host,10.0.0.2:26380/main"),
+        ("valkey://[fd00::1]:6379", "valkey://[fd00::1]:6379"),
+    ],
+)
+def test_a_store_of_this_machine_has_another_name_in_a_container(written: str, seen: str) -> None:
+    assert shared_state_seen_from_container(written, "host", {"/ca.pem": "/run/files/ca.pem"}) == seen

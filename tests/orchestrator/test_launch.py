@@ -131,6 +131,10 @@ def test_pods_name_their_event_sources_so_that_none_is_the_default_beside_them(t
         ({"pods": "http://a:1,key_file=none"}, "--pod http://a:1, key_file: .*/none does not exist"),
         ({"pods": "http://a:1,key_file=."}, "--pod http://a:1, key_file: .* is a folder"),
         ({"discovery": "file:none"}, "--discovery: .*/none does not exist"),
+        (
+            {"environment": {"SHARED_STATE": "valkey://a?password_file=none"}},
+            "SHARED_STATE, password_file: .*/none does not exist",
+        ),
         ({"zmq_endpoint": "tcp://a:1,curve=none"}, "--zmq-endpoint tcp://a:1, curve: .*/none does not exist"),
     ],
 )
@@ -148,9 +152,13 @@ def test_relative_paths_are_those_of_the_callers_folder(tmp_path: Path, monkeypa
         pods="http://a:1,key_file=key",
         discovery="file:key",
         zmq_endpoint="tcp://a:1,curve=key",
-        environment={"PODS_FILE": "key", "LOG_FORMAT": "json"},
+        environment={"PODS_FILE": "key", "LOG_FORMAT": "json", "SHARED_STATE": "valkeys://:pass@localhost/1?ca=key"},
     )
-    assert launch.settings == {"PODS_FILE": f"{tmp_path}/key", "LOG_FORMAT": "json"}
+    assert launch.settings == {
+        "PODS_FILE": f"{tmp_path}/key",
+        "LOG_FORMAT": "json",
+        "SHARED_STATE": f"valkeys://:pass@localhost/1?ca={tmp_path}/key",
+    }
     assert {file.path for file in launch.named_files} == {tmp_path / "key"}
     assert launch.pod_entries[0].key_file == launch.endpoints[0].curve == launch.sources[0].place == f"{tmp_path}/key"
 
