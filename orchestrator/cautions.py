@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from orchestrator.deployment import needs_store
 from orchestrator.host.ports import listens_on_loopback_only
 from orchestrator.launch import WITHOUT_KEY, Launch
 from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
@@ -32,6 +33,9 @@ def cautions(launch: Launch, runtime: ContainerRuntime) -> Iterator[Caution]:
             named = " and ".join(without_effect)
             verb = "have" if len(without_effect) > 1 else "has"
             yield Caution(f"{named} {verb} no effect on a child process.", "Use a container runtime.")
+    if launch.valkey_image and not needs_store(launch):
+        why = "one replica needs no Valkey" if launch.replicas == 1 else "the replicas meet at SHARED_STATE"
+        yield Caution(f"--valkey-image has no effect: {why}.", "Leave it out.")
     if launch.is_open_to_others:
         where = "every interface" if ip_address(launch.publish_address).is_unspecified else launch.publish_address
         yield Caution(f"The service is published on {where}, for anyone.", WITHOUT_KEY)

@@ -99,7 +99,10 @@ def up(
 
 @app.command()
 @launch_options(
-    without=("runtime", "base_image", "ca_bundle", "wheel", "build", "pull", "timeout", "restart", "detach")
+    without=(
+        *("runtime", "base_image", "ca_bundle", "wheel", "build", "pull", "timeout", "restart", "detach"),
+        *("replicas", "valkey_image"),
+    )
 )
 def render(
     given: LaunchOptions,
@@ -251,6 +254,8 @@ def doctor(
             "network",
             "cpus",
             "memory",
+            "replicas",
+            "valkey_image",
             "restart",
             "detach",
         ),
@@ -362,10 +367,10 @@ def top(
 ) -> None:
     """Watch the pods of a running service. Shows blocks, events per second, lag, exactness."""
     from orchestrator.commands.top import top as watch
-    from orchestrator.running import find_running
+    from orchestrator.running import find_replicas
 
     def run() -> None:
-        running = find_running(named or name, url, options.runtime_kind(runtime))
+        running = find_replicas(named or name, url, options.runtime_kind(runtime))
         watch(running, interval=interval, count=1 if once else count, as_json=as_json)
 
     run_command(run, debug=debug)

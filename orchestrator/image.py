@@ -84,6 +84,7 @@ class Loops(StrEnum):
 
 _CANNOT_COMPILE = {69: Loops.FALLBACK, 70: Loops.FALLBACK, 75: Loops.FALLBACK_FOR_NOW}
 _NO_WHEEL_FITS = 84
+_NO_VALKEY = 85
 _UNUSABLE_BASE = {
     81: "has no python3",
     82: "has a Python older than 3.11",
@@ -99,12 +100,29 @@ def recipe(launch: Launch, environment: Mapping[str, str]) -> Recipe:
         if path.is_file() and "__pycache__" not in path.parts and path.suffix not in _MADE_HERE:
             files[f"service/{path.relative_to(service).as_posix()}"] = path.read_bytes()
     wheels = matching_wheels(launch.wheel or containerfile.parent / _WHEELS, files, named=launch.wheel is not None)
+    return _recipe(launch, {**files, **wheels}, environment, has_wheels=bool(wheels))
+
+
+def valkey_image(launch: Launch) -> str:
+    """The image of the Valkey where the launch's replicas meet."""
+    return launch.valkey_image or f"{launch.image}-valkey"
+
+
+def valkey_recipe(launch: Launch, environment: Mapping[str, str]) -> Recipe:
+    """The image of a Valkey that needs no registry but the base image's, as the service's own. Raises Problem."""
+    files = {path.name: path.read_bytes() for path in (_PACKAGE / "valkey").iterdir()}
+    return _recipe(launch, files, environment)
+
+
+def _recipe(
+    launch: Launch, files: Mapping[str, bytes], environment: Mapping[str, str], *, has_wheels: bool = False
+) -> Recipe:
     indexes = {name: environment[name] for name in _PACKAGE_INDEXES if environment.get(name)}
     named = launch.ca_bundle
     return Recipe(
-        {**files, **wheels, "certificates/extra.crt": _certificates(named) if named else b""},
+        {**files, "certificates/extra.crt": _certificates(named) if named else b""},
         {"BASE_IMAGE": launch.base_image, **proxies(environment), **indexes},
-        bool(wheels),
+        has_wheels,
         b"" if named else _own_certificates(environment),
     )
 
@@ -156,11 +174,28 @@ def image_build(
 ) -> ImageBuild:
     """A build with these loops; with `wheels`, the compiled ones are those of a wheel."""
     source = "fallback" if loops is not Loops.COMPILED else "wheel" if wheels else "compiled"
+    return _build(launch, wanted, launch.image, {"LOOPS": source}, {LOOPS_LABEL: loops}, pull=pull)
+
+
+def valkey_build(launch: Launch, wanted: Recipe) -> ImageBuild:
+    """A build of `valkey_recipe`."""
+    return _build(launch, wanted, valkey_image(launch), {}, {}, pull=launch.pull)
+
+
+def _build(
+    launch: Launch,
+    wanted: Recipe,
+    reference: str,
+    arguments: Mapping[str, str],
+    labels: Mapping[str, str],
+    *,
+    pull: bool,
+) -> ImageBuild:
     return ImageBuild(
-        reference=launch.image,
+        reference=reference,
         context=wanted.archive(),
-        arguments={**wanted.arguments, "LOOPS": source},
-        labels={CONTENT_LABEL: wanted.content, LOOPS_LABEL: loops, **_provenance(launch)},
+        arguments={**wanted.arguments, **arguments},
+        labels={CONTENT_LABEL: wanted.content, **labels, **_provenance(launch)},
         pull=pull,
         host_network=any(on_loopback(wanted.arguments.get(name, "")) for name in PROXY_VARIABLES),
     )
@@ -195,6 +230,11 @@ def explained(failure: BuildFailed, launch: Launch, *, fetches_base: bool, last_
     elif no_wheel_fits(failure):
         what = f"--wheel: {launch.wheel} does not fit the base image {launch.base_image}."
         remedy = "Name a wheel, or a folder with one, for the Python in the line above; or leave --wheel out."
+    elif code == _NO_VALKEY:
+        what = f"No Valkey can be had for the base image {launch.base_image}."
+        remedy = (
+            "Name an image of one: --valkey-image docker.io/valkey/valkey:9; or one that runs: --env SHARED_STATE=…"
+        )
     elif fetches_base:
         what = f"The base image {launch.base_image} cannot be fetched. {failure.what}"
         remedy = (

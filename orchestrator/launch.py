@@ -27,6 +27,8 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SERVICE = Settings()
 _LEAST_MEMORY = 6 << 20  # of a container, in Docker
 _SIMILAR = 0.8
+_LAST_PORT = 65535
+_LONGEST_NAME = 63 - len("-valkey")  # of the labels of a host name
 WITHOUT_KEY = (
     "Set API_KEYS (docs/http.md), or ask for client certificates with --tls-client-ca; or leave out --publish-address."
 )
@@ -111,6 +113,9 @@ class Launch:
     cpus: float | None = None
     memory: int | None = None
     networks: tuple[str, ...] = ()
+    replicas: int = 1
+    valkey_image: str | None = None
+    """The image of the Valkey that replicas meet at; None for one that is built on `base_image`."""
     restart: str = "no"
     detach: bool = False
     token: str | None = field(default=None, repr=False)
@@ -118,6 +123,10 @@ class Launch:
     """Id of this launch, which distinguishes its service from other programs on the port."""
     keeps_state: bool = True
     """Whether a service of the same name continues from this one's snapshots."""
+    deployment: str = ""
+    """Name of the deployment, if the service is one of its replicas and not all of it."""
+    publishes_events: bool = True
+    """Whether ports that engines connect to are published: two replicas cannot have the same."""
     engines_beside: bool = False
     """Whether the engines share the service's loopback, so that loopback in `zmq_endpoint` is not rewritten."""
 
@@ -138,6 +147,7 @@ class Launch:
                 "Examples: 127.0.0.1, 0.0.0.0, ::1",
             ) from None
         self._check_files()
+        self._check_replicas()
         if self.restart not in RESTART_POLICIES:
             raise UsageError(f"--restart: {self.restart!r} is not valid.", f"Use one of {', '.join(RESTART_POLICIES)}.")
         if self.restart != "no" and not self.detach:
@@ -170,6 +180,24 @@ class Launch:
                 raise UsageError(f"{option}: {folder} is a file.", "Name a folder.")
         if self.models_dir is not None and self.hf_cache is not None and self.models_dir == self.hf_cache:
             raise UsageError("--models-dir and --hf-cache name the same folder.", "Give each its own.")
+
+    def _check_replicas(self) -> None:
+        if self.replicas < 1:
+            raise UsageError(f"--replicas: {self.replicas} is too few.", "Use 1, or more for several containers.")
+        if self.replicas == 1:
+            return
+        if self.runtime is RuntimeKind.PROCESS:
+            raise several_processes(self.replicas)
+        if self.port and self.port + self.replicas - 1 > _LAST_PORT:
+            raise UsageError(
+                f"--replicas: {self.replicas} ports from {self.port} on are more than there are.",
+                f"Use --port {_LAST_PORT + 1 - self.replicas} or lower; 0 for any free ones.",
+            )
+        if len(self.name) > _LONGEST_NAME:
+            raise UsageError(
+                f"--name: {self.name!r} is too long for --replicas, which find each other by it.",
+                f"Use {_LONGEST_NAME} characters at most.",
+            )
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -297,6 +325,14 @@ def _check_url(hub: str) -> None:
         valid = False
     if not valid:
         raise UsageError(f"--hf-endpoint: {hub!r} is not a URL.", "Example: https://huggingface.co")
+
+
+def several_processes(count: int) -> UsageError:
+    """The problem of --replicas without a container runtime."""
+    return UsageError(
+        f"--replicas: {count} need containers, and a child process is one.",
+        f"Use --runtime podman or docker; or several workers in one service: --env WORKERS={count}",
+    )
 
 
 def check_name(name: str) -> None:

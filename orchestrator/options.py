@@ -42,7 +42,14 @@ OneRuntime = Annotated[
 ]
 Port = Annotated[
     int,
-    typer.Option("--port", "-p", envvar="HTTP_PORT", min=1, max=65535, help="Port of the HTTP endpoints."),
+    typer.Option(
+        "--port",
+        "-p",
+        envvar="HTTP_PORT",
+        min=0,
+        max=65535,
+        help="Port of the HTTP endpoints, and the first of several replicas; 0: any that is free.",
+    ),
 ]
 PublishAddress = Annotated[
     str,
@@ -218,6 +225,23 @@ Networks = Annotated[
         help="Network of the runtime to join, so that engines in its containers are reached by name. May be repeated.",
     ),
 ]
+Replicas = Annotated[
+    int,
+    typer.Option(
+        envvar="KVCACHE_REPLICAS",
+        metavar="N",
+        help="Containers of the service, on consecutive ports. Several meet at a Valkey that is started with them, or "
+        "at that of --env SHARED_STATE=…",
+    ),
+]
+ValkeyImage = Annotated[
+    str | None,
+    typer.Option(
+        envvar="KVCACHE_VALKEY_IMAGE",
+        help="Image of that Valkey, such as docker.io/valkey/valkey:9; of Redis, too.",
+        show_default="one that is built on the base image",
+    ),
+]
 Restart = Annotated[
     str,
     typer.Option(
@@ -314,6 +338,8 @@ class LaunchOptions:
     network: Networks = None
     cpus: Cpus = None
     memory: Memory = None
+    replicas: Replicas = DEFAULTS.replicas
+    valkey_image: ValkeyImage = None
     timeout: Timeout = DEFAULTS.timeout
     restart: Restart = DEFAULTS.restart
     detach: Detach = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class Port:
 
 
 def ports(launch: Launch, kind: RuntimeKind) -> list[Port]:
-    """Ports of this machine that the launch uses; raises UsageError if two are equal or one cannot be bound."""
+    """Ports of this machine that the launch uses; raises UsageError if one cannot be bound."""
     taken = [Port(launch.publish_address, launch.port, "--port")]
     if launch.metrics_port is not None:
         taken.append(Port(launch.publish_address, launch.metrics_port, "--env METRICS_PORT"))
@@ -48,15 +48,22 @@ def ports(launch: Launch, kind: RuntimeKind) -> list[Port]:
             if endpoint.binds and at is not None and at.port is not None:
                 address = _BOUND_BY_ENGINES.get(at.host, at.host.strip("[]"))
                 taken.append(Port(address, at.port, "--zmq-endpoint"))
-    else:
+    elif launch.publishes_events:
         published = ports_to_publish(launch.endpoints)
         taken += [Port(launch.publish_address, port, "--zmq-endpoint") for port in published]
-    numbers = [port.number for port in taken]
+    return taken
+
+
+def all_ports(launches: Iterable[Launch], kind: RuntimeKind) -> list[Port]:
+    """Ports of all launches; raises UsageError if two are equal or one cannot be bound."""
+    wanted = [port for launch in launches for port in ports(launch, kind)]
+    numbers = [port.number for port in wanted]
     if twice := [number for number in numbers if numbers.count(number) > 1]:
         raise UsageError(
-            f"Port {twice[0]} is wanted twice.", "Give --port, METRICS_PORT and each bound --zmq-endpoint its own."
+            f"Port {twice[0]} is wanted twice.",
+            "Give --port, METRICS_PORT and each bound --zmq-endpoint its own; --replicas use consecutive ones.",
         )
-    return taken
+    return wanted
 
 
 def check_address(launch: Launch, runtime: ContainerRuntime) -> None:
@@ -71,11 +78,11 @@ def check_address(launch: Launch, runtime: ContainerRuntime) -> None:
         raise Problem(f"--publish-address: {refusal}", "Use 127.0.0.1 or 0.0.0.0, or --runtime process.")
 
 
-def taken_ports(launch: Launch, runtime: ContainerRuntime) -> Iterator[tuple[Port, str]]:
-    """Taken ports of the launch, each with its holder if visible."""
+def taken_ports(launches: Iterable[Launch], runtime: ContainerRuntime) -> Iterator[tuple[Port, str]]:
+    """Taken ports of the launches, each with its holder if visible."""
     if runtime.machine:
         return
-    for port in ports(launch, runtime.kind):
+    for port in all_ports(launches, runtime.kind):
         if not is_free(port.address, port.number):
             yield port, holder(port.number, runtime) or "another user"
 

@@ -9,13 +9,17 @@ from orchestrator.health import ask
 
 
 class ReadinessWatch:
-    """Polls GET /ready and reports changes since the last poll. `last_reported` are the reasons already reported."""
+    """Polls GET /ready and reports changes since the last poll. `last_reported` are the reasons already reported.
 
-    def __init__(self, console: Console, address: str, port: int, *, tls: bool = False) -> None:
+    `name` is that of the service in messages, where there are several.
+    """
+
+    def __init__(self, console: Console, address: str, port: int, *, tls: bool = False, name: str = "") -> None:
         self._console = console
         self._address = address
         self._port = port
         self._tls = tls
+        self._subject = f"{name}: " if name else ""
         self.last_reported: tuple[str, ...] = ()
 
     def missing(self) -> tuple[str, ...] | None:
@@ -29,9 +33,13 @@ class ReadinessWatch:
         if missing is None or missing == self.last_reported:
             return
         for reason in missing:
-            self._console.warn(reason, "The service stays up and tries again; `kvcache doctor` looks for the cause.")
+            self._console.warn(
+                f"{self._subject}{reason}",
+                "The service stays up and tries again; `kvcache doctor` looks for the cause.",
+            )
         if not missing:
-            self._console.step("Ready now: the default model is loaded and all event sockets are up")
+            ready = "Ready now: the default model is loaded and all event sockets are up"
+            self._console.step(f"{self._subject}{ready}")
         self.last_reported = missing
 
 

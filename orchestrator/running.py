@@ -12,8 +12,8 @@ from urllib3.exceptions import InsecureRequestWarning
 
 from orchestrator.errors import Problem
 from orchestrator.health import API_KEY_VARIABLE, key_header, url
-from orchestrator.runtimes.base import ADDRESS_LABEL, PORT_LABEL, RuntimeKind
-from orchestrator.runtimes.discovery import found_service
+from orchestrator.runtimes.base import ADDRESS_LABEL, PORT_LABEL, RuntimeKind, Service
+from orchestrator.runtimes.deployed import found_deployed
 
 _ANSWER_SECONDS = 30.0
 
@@ -71,12 +71,20 @@ class Running:
 
 
 def find_running(name: str, address: str | None, kind: RuntimeKind | None) -> Running:
-    """The service at an address, else the named one on any runtime. Raises Problem if it does not run."""
+    """The service at an address, else a replica of the named one on any runtime. Raises Problem if none runs."""
+    return find_replicas(name, address, kind)[0]
+
+
+def find_replicas(name: str, address: str | None, kind: RuntimeKind | None) -> list[Running]:
+    """The service at an address, else the replicas that run of the named one. Raises Problem if none runs."""
     if address is not None:
-        return Running(address if "://" in address else f"http://{address}")
-    with found_service(name, kind) as (_, service):
-        if service.running:
-            labels = service.labels
-            address, port = labels.get(ADDRESS_LABEL, "127.0.0.1"), int(labels.get(PORT_LABEL, 8080))
-            return Running(url(address, port, tls=service.tls), verify=False)
+        return [Running(address if "://" in address else f"http://{address}")]
+    with found_deployed(name, kind) as (_, found):
+        if running := [replica for replica in found.replicas if replica.running]:
+            return [_of(replica) for replica in running]
     raise Problem(f"The service {name} does not run.", "Start it: kvcache start, or kvcache up")
+
+
+def _of(service: Service) -> Running:
+    address, port = service.labels.get(ADDRESS_LABEL, "127.0.0.1"), int(service.labels.get(PORT_LABEL, 8080))
+    return Running(url(address, port, tls=service.tls), verify=False)

@@ -108,7 +108,7 @@ def prepare(launch: Launch, runtime: ContainerRuntime, *, dry: bool = False) -> 
 
 def _labels(launch: Launch, address: str) -> dict[str, str]:
     return {
-        NAME_LABEL: launch.name,
+        NAME_LABEL: launch.deployment or launch.name,
         **({} if launch.model_is_of_pods else {MODEL_LABEL: launch.model}),
         ADDRESS_LABEL: address,
         PORT_LABEL: str(launch.port),

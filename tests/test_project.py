@@ -35,6 +35,7 @@ def test_the_wheel_holds_the_license_and_says_that_both_packages_are_typed(tmp_p
         names = archive.namelist()
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
     assert {"orchestrator/py.typed", "service/py.typed", "orchestrator/context/Containerfile"} <= set(names)
+    assert {"orchestrator/valkey/Containerfile", "orchestrator/valkey/requirements.lock"} <= set(names)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert "License-Expression: Apache-2.0" in metadata
 

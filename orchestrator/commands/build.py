@@ -20,9 +20,12 @@ from orchestrator.image import (
     must_build,
     no_wheel_fits,
     recipe,
+    valkey_build,
+    valkey_image,
+    valkey_recipe,
 )
 from orchestrator.launch import Launch
-from orchestrator.runtimes.base import Images
+from orchestrator.runtimes.base import CONTENT_LABEL, ImageBuild, Images
 
 _SLOW = "The image's inner loops are not compiled, so the service is slower"
 
@@ -55,7 +58,35 @@ def ensure_image(launch: Launch, images: Images, console: Console, signals: Sign
         console.warn(f"{_SLOW}: a C compiler could not be fetched.", "The next `kvcache up` tries again.")
 
 
+def ensure_valkey(launch: Launch, images: Images, console: Console, signals: Signals) -> None:
+    """Builds, fetches or keeps the image of the Valkey where replicas meet. Raises Problem."""
+    reference = valkey_image(launch)
+    labels = images.labels(reference)
+    if launch.valkey_image:
+        if labels is None or launch.pull:
+            console.step(f"Fetching image {reference}...")
+            images.pull(reference)
+        return
+    if launch.build is False:
+        if labels is None:
+            raise Problem(
+                f"There is no image {reference}, and --no-build forbids building it.",
+                "Leave out --no-build, or name one: --valkey-image",
+            )
+        return
+    wanted = valkey_recipe(launch, os.environ)
+    if labels is not None and labels.get(CONTENT_LABEL) == wanted.content and not (launch.build or launch.pull):
+        console.step(f"Image {reference} is up to date, build skipped")
+        return
+    with claim_build() as is_alone:
+        _Build(launch, images, wanted, console, signals).once(valkey_build(launch, wanted))
+        if is_alone():
+            images.remove_old_stages()
+
+
 class _Build:
+    """Builds of one recipe."""
+
     def __init__(self, launch: Launch, images: Images, wanted: Recipe, console: Console, signals: Signals) -> None:
         self._launch = launch
         self._images = images
@@ -72,7 +103,7 @@ class _Build:
             if fallback is None:
                 raise
             self._console.warn("The inner loops could not be compiled.", "The image is built without them.")
-            self._once(fallback)
+            self._with(fallback)
             return fallback
         return Loops.COMPILED
 
@@ -80,7 +111,7 @@ class _Build:
         pull = self._launch.pull
         if self._wanted.has_wheels:
             try:
-                self._once(Loops.COMPILED, wheels=True, pull=pull)
+                self._with(Loops.COMPILED, wheels=True, pull=pull)
             except BuildFailed as failure:
                 if self._launch.wheel or not no_wheel_fits(failure):
                     raise
@@ -88,19 +119,20 @@ class _Build:
                 pull = False
             else:
                 return
-        self._once(Loops.COMPILED, pull=pull)
+        self._with(Loops.COMPILED, pull=pull)
 
-    def _once(self, loops: Loops, *, wheels: bool = False, pull: bool = False) -> None:
-        launch = self._launch
-        build = image_build(launch, self._wanted, loops, wheels=wheels, pull=pull)
-        with building(self._console, launch.image, self._wanted.steps) as view:
+    def _with(self, loops: Loops, *, wheels: bool = False, pull: bool = False) -> None:
+        self.once(image_build(self._launch, self._wanted, loops, wheels=wheels, pull=pull))
+
+    def once(self, build: ImageBuild) -> None:
+        """Builds and says each step. Raises BuildFailed with the base image as the reason, if it is."""
+        with building(self._console, build.reference, self._wanted.steps) as view:
             try:
                 with closing(self._images.build(build)) as output:
                     for line in output:
                         view.said(line)
                         self._signals.check()
             except BuildFailed as failure:
-                raise explained(
-                    failure, launch, fetches_base=view.fetches_base, last_lines=view.last_lines
-                ) from failure
-        view.done(launch.image)
+                fetches_base, last_lines = view.fetches_base, view.last_lines
+                raise explained(failure, self._launch, fetches_base=fetches_base, last_lines=last_lines) from failure
+        view.done(build.reference)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from orchestrator.commands.up import up
 from orchestrator.console import Console
 from orchestrator.errors import Problem, ToolFailed
 from orchestrator.health import url
+from orchestrator.host.ports import free_ports
 from orchestrator.host.state import make_service_folder
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import ContainerRuntime
@@ -51,7 +51,7 @@ def demo(launch: Launch, play: Play) -> int:
         launch,
         model=MODEL,
         names_model=True,
-        port=launch.port or _free_port(),
+        port=launch.port or free_ports(launch.publish_address, 1)[0],
         zmq_endpoint="",  # no events besides those of the engines that join
         block_size=play.block_size,
         engines_beside=True,
@@ -140,9 +140,3 @@ def _document(started: Started, end: Ended, runtime: str) -> dict[str, object]:
     del document["last_messages"]
     document["policies"] = [{**asdict(tally), "hit_rate": round(tally.hit_rate, 4)} for tally in end.policies]
     return document
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

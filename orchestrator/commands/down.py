@@ -8,6 +8,7 @@ from orchestrator.console import Console
 from orchestrator.errors import Problem, RuntimeUnavailable
 from orchestrator.host.state import forget_service
 from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind, Service
+from orchestrator.runtimes.deployed import Deployed, deployed, named
 from orchestrator.runtimes.discovery import answering, not_found
 from orchestrator.sweep import sweep
 
@@ -15,7 +16,7 @@ GRACE_SECONDS = 10.0
 
 
 def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool = False) -> None:
-    """Stops and removes the named service, or all of ours, on every runtime. Idempotent.
+    """Stops and removes the named deployment or service, or all of ours, on every runtime. Idempotent.
 
     Raises Problem if it found nothing and an installed runtime was unreachable.
     """
@@ -23,19 +24,36 @@ def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool =
     silent: list[RuntimeUnavailable] = []
     for runtime in answering(kind, silent):
         with closing(runtime):
-            for service in list(runtime.services()):
-                if every or service.name == name:
-                    console.step(f"Stopping {service.name} on {runtime.kind}...")
-                    runtime.stop(service.name, GRACE_SECONDS)
-                    remove(runtime, service.name)
-                    console.step(f"{runtime.kind.noun.capitalize()} removed successfully")
-                    removed += 1
+            there = deployed(runtime)
+            one = named(there, name)
+            for deployment in there if every else [one] if one else []:
+                _down(runtime, deployment, console)
+                removed += 1
             if every:
                 sweep(runtime, console)
     if silent and (every or not removed):
         raise not_found("Nothing to remove elsewhere" if removed else "Nothing to remove", silent)
     if not removed:
         console.step("Nothing to remove" if every else f"Nothing to remove: no service named {name}")
+
+
+def _down(runtime: ContainerRuntime, deployment: Deployed, console: Console) -> None:
+    for service in reversed(deployment.services):
+        console.step(f"Stopping {service.name} on {runtime.kind}...")
+        runtime.stop(service.name, GRACE_SECONDS)
+    remove_deployed(runtime, deployment)
+    containers = runtime.kind.noun if len(deployment.services) == 1 else f"{runtime.kind.noun}s"
+    noun = containers if deployment.services else "network"
+    console.step(f"{noun.capitalize()} removed successfully")
+
+
+def remove_deployed(runtime: ContainerRuntime, deployment: Deployed) -> None:
+    """Removes the services of a deployment, their files on the host, and its networks."""
+    for service in reversed(deployment.services):
+        remove(runtime, service.name)
+    if runtime.networks is not None:
+        for network in deployment.networks:
+            runtime.networks.remove(network)
 
 
 def remove(runtime: ContainerRuntime, name: str) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from orchestrator.cautions import cautions
 from orchestrator.console import Console
+from orchestrator.deployment import check_runtime, deployment_of
 from orchestrator.health import host_and_port
 from orchestrator.image import loops_of_current_image, must_build, recipe
 from orchestrator.launch import Launch
@@ -18,6 +19,7 @@ from orchestrator.publishing import check_address, taken_ports
 from orchestrator.runtimes.base import HOST_NAME, Images, Mount, RuntimeKind, Workload
 from orchestrator.runtimes.discovery import choose
 from orchestrator.runtimes.hardening import flags
+from orchestrator.store import prepare_store
 from orchestrator.workload import prepare
 
 
@@ -26,15 +28,22 @@ def dry_run(launch: Launch, console: Console) -> None:
     choice = choose(launch.runtime)
     with closing(choice.runtime) as runtime:
         console.step(f"# {runtime.description} ({choice.reason})")
+        check_runtime(launch, runtime.kind)
         check_address(launch, runtime)
+        deployment = deployment_of(launch)
         for caution in cautions(launch, runtime):
             console.warn(*caution)
-        for port, holder in taken_ports(launch, runtime):
+        for port, holder in taken_ports(deployment.replicas, runtime):
             console.warn(f"Port {port} is taken by {holder}.", port.remedy())
         if runtime.images is not None:
             console.step(f"# image {launch.image} {_image_step(launch, runtime.images)}")
-        for line in command_line(prepare(launch, runtime, dry=True), runtime.kind):
-            typer.echo(line)
+        workloads = [prepare(replica, runtime, dry=True) for replica in deployment.replicas]
+        if store := deployment.store:
+            typer.echo(shlex.join([runtime.kind.value, "network", "create", store.network]))
+            workloads.insert(0, prepare_store(launch, store, runtime, dry=True))
+        for workload in workloads:
+            for line in command_line(workload, runtime.kind):
+                typer.echo(line)
 
 
 def _image_step(launch: Launch, images: Images) -> str:
@@ -62,7 +71,7 @@ def command_line(workload: Workload, kind: RuntimeKind) -> list[str]:
         *([["--add-host", f"{HOST_NAME}:host-gateway"]] if kind is RuntimeKind.DOCKER else []),
         *([["--restart", workload.restart]] if workload.restart != "no" else []),
         flags(workload),
-        [workload.image],
+        [workload.image, *workload.arguments],
     ]
     return _continued(words)
 

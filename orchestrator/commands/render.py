@@ -16,6 +16,8 @@ def render(form: Form, launch: Launch, namespace: str | None = None) -> None:
     """Prints a launch in this form. Nothing is started, and no runtime is asked. Raises Problem."""
     if namespace is not None and form is not Form.KUBERNETES:
         raise UsageError(f"--namespace: {form} has none.", "Leave it out.")
+    if not launch.port:
+        raise UsageError("--port: 0 is any free port, and files have to name one.", "Name a port.")
     if form is Form.KUBERNETES:
         text = kubernetes(launch, namespace)
     else:

@@ -29,6 +29,7 @@ from orchestrator.runtimes.base import (
     RuntimeKind,
     Service,
 )
+from orchestrator.runtimes.deployed import deployed
 from orchestrator.runtimes.discovery import answering
 
 
@@ -49,6 +50,8 @@ class Report:
     """Whether other machines reach it without key and client certificate."""
     refused: bool = False
     """Whether it wants an API key that this command does not have, or a client certificate."""
+    shared_state: str | None = None
+    """Whether the Valkey where replicas meet answers; None without one."""
     fleet: tuple[dict[str, Any], ...] = ()
     """The pods that requests are forwarded to, in the response of GET /pods."""
     discovery: tuple[dict[str, Any], ...] = ()
@@ -60,6 +63,10 @@ class Status:
     """One service. `uptime` is in seconds; `report` is None if the service does not answer."""
 
     name: str
+    deployment: str
+    """Its own name, or that which it has in common with other replicas and their Valkey."""
+    role: str
+    """replica or valkey."""
     runtime: str
     image: str
     state: str
@@ -77,7 +84,7 @@ def show_status(kind: RuntimeKind | None, *, as_json: bool) -> None:
     silent: list[RuntimeUnavailable] = []
     for runtime in answering(kind, silent):
         with closing(runtime):
-            found.extend(_status(runtime, service) for service in runtime.services())
+            found.extend(_status(runtime, service) for one in deployed(runtime) for service in one.services)
     for error in silent:
         Console().warn(f"Not every runtime answers: {error.what}", error.remedy)
     if as_json:
@@ -94,15 +101,17 @@ def show_status(kind: RuntimeKind | None, *, as_json: bool) -> None:
 def _status(runtime: ContainerRuntime, service: Service) -> Status:
     return Status(
         name=service.name,
+        deployment=service.deployment,
+        role="valkey" if service.is_store else "replica",
         runtime=service.runtime,
         image=service.image,
         state=service.state,
-        health=runtime.confirm_health(service.name) if service.running else Health.UNKNOWN,
+        health=runtime.confirm_health(service.name) if service.running and not service.is_store else Health.UNKNOWN,
         ports=tuple(host_and_port(published.address, published.port) for published in service.publications),
         uptime=None if service.started_at is None else round(time.time() - service.started_at, 1),
         detached=OWNER_LABEL not in service.labels,
         model=service.labels.get(MODEL_LABEL, ""),
-        report=_report(service) if service.running else None,
+        report=_report(service) if service.running and not service.is_store else None,
     )
 
 
@@ -114,7 +123,7 @@ def _report(service: Service) -> Report | None:
     if ready is None or listed is None or listed[0] not in {200, 401, 403}:
         return None
     if listed[0] != 200:
-        return Report(ready[0] == 200, reasons(ready[1]), refused=True)
+        return Report(ready[0] == 200, reasons(ready[1]), refused=True, shared_state=ready[1].get("shared_state"))
     stranger = ask(address, port, "/pods", tls=tls, with_key=False)
     ranks: list[dict[str, Any]] = listed[1]["pods"]
     return Report(
@@ -126,6 +135,7 @@ def _report(service: Service) -> Report | None:
         compiled=totals(ask_text(address, port, "/metrics", tls=tls)).get("kvcache_native_compiled", 1) == 1,
         endpoints=_endpoints(address, port, tls=tls),
         open_to_others=not _is_loopback(address) and stranger is not None and stranger[0] == 200,
+        shared_state=ready[1].get("shared_state"),
         fleet=tuple(listed[1].get("fleet", ())),
         discovery=tuple(listed[1].get("discovery", ())),
     )
@@ -133,13 +143,17 @@ def _report(service: Service) -> Report | None:
 
 def _print(status: Status) -> None:
     rows = {
+        **({"replica of": status.deployment} if status.role == "replica" and status.name != status.deployment else {}),
+        **({"Valkey of": status.deployment} if status.role == "valkey" else {}),
         "runtime": status.runtime,
         "image": status.image or "none",
         "state": f"{status.state}{_health(status)}{_since(status.uptime)}{', detached' if status.detached else ''}",
         "ports": ", ".join(status.ports) or "none",
-        "model": status.model or "what the pods serve",
-        "service": _told(status.report),
     }
+    if status.role == "replica":
+        rows |= {"model": status.model or "what the pods serve", "service": _told(status.report)}
+    if status.report and status.report.shared_state:
+        rows["Valkey"] = status.report.shared_state
     if status.report and status.report.open_to_others:
         rows["access"] = "other machines may use all of it without a key (API_KEYS)"
     for number, endpoint in enumerate(status.report.endpoints if status.report else ()):
@@ -157,7 +171,7 @@ def _print(status: Status) -> None:
 
 
 def _health(status: Status) -> str:
-    return f" ({status.health})" if status.uptime is not None else ""
+    return f" ({status.health})" if status.uptime is not None and status.role == "replica" else ""
 
 
 def _since(uptime: float | None) -> str:

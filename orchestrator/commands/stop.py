@@ -17,29 +17,33 @@ from orchestrator.runtimes.base import (
     RuntimeKind,
     Service,
 )
-from orchestrator.runtimes.discovery import found_service
+from orchestrator.runtimes.deployed import found_deployed
 
 _GRACE_SECONDS = 10.0
 _START_SECONDS = 30.0
 
 
 def stop(name: str, kind: RuntimeKind | None, console: Console) -> None:
-    """Stops the service and keeps it for `start`. Raises Problem."""
-    with found_service(name, kind) as (runtime, service):
-        _stop(runtime, service, console)
+    """Stops the service, or all of its replicas, and keeps them for `start`. Raises Problem."""
+    with found_deployed(name, kind) as (runtime, found):
+        for service in reversed(found.services):
+            _stop(runtime, service, console)
 
 
 def start(name: str, kind: RuntimeKind | None, console: Console) -> None:
-    """Starts a stopped service and waits until it answers. Raises Problem."""
-    with found_service(name, kind) as (runtime, service):
-        _start(runtime, service, console)
+    """Starts what is stopped of a service and waits until all of it answers. Raises Problem."""
+    with found_deployed(name, kind) as (runtime, found):
+        stopped = [service for service in found.services if not service.running]
+        for service in stopped or found.services:
+            _start(runtime, service, console)
 
 
 def restart(name: str, kind: RuntimeKind | None, console: Console) -> None:
-    """Stops and starts the service. Raises Problem."""
-    with found_service(name, kind) as (runtime, service):
-        _stop(runtime, service, console)
-        _start(runtime, service, console)
+    """Stops and starts the service; of several replicas, one after the other. Raises Problem."""
+    with found_deployed(name, kind) as (runtime, found):
+        for service in found.services:
+            _stop(runtime, service, console)
+            _start(runtime, service, console)
 
 
 def _stop(runtime: ContainerRuntime, service: Service, console: Console) -> None:
@@ -61,6 +65,8 @@ def _start(runtime: ContainerRuntime, service: Service, console: Console) -> Non
         runtime.resume(service.name)  # raises: nothing is said to start that does not
     console.step(f"Starting {service.name} on {runtime.kind}...")
     runtime.resume(service.name)
+    if service.is_store:
+        return  # replicas find it by themselves
     labels = service.labels
     deadline = time.monotonic() + _START_SECONDS
     for pause in backoff():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,10 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.console import terminal
+from orchestrator.errors import Problem
 from orchestrator.exposition import totals
 from orchestrator.running import Running
 
 _REASONS_SHOWN = 5
+_LOOKUPS = ("kvcache_index_lookup_requests_total", "kvcache_index_lookup_hits_total")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,9 @@ class View:
     """
 
     url: str
+    replicas: int
+    answering: int
+    """Replicas that answer; what is not of all of them is of the first that does."""
     blocks: int
     events_per_second: float | None
     lookups_per_second: float | None
@@ -56,17 +61,52 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
+    """All replicas at one moment: `metrics` are those of one, but lookups, which are those of all."""
+
     at: float
+    answering: int
     metrics: dict[str, float]
     ranks: list[dict[str, Any]]
 
     @classmethod
-    def at_service(cls, running: Running) -> _Look:
-        return cls(time.monotonic(), totals(running.text("/metrics")), running.get("/pods")["pods"])
+    def at_service(cls, running: Sequence[Running]) -> _Look:
+        """Leaves replicas out that do not answer. Raises Problem if none does."""
+        answers = []
+        for replica in running:
+            try:
+                answers.append((totals(replica.text("/metrics")), replica.get("/pods")["pods"]))
+            except Problem:
+                if replica is running[-1] and not answers:
+                    raise
+        metrics, ranks = zip(*answers, strict=True)
+        lookups = {name: sum(each.get(name, 0.0) for each in metrics) for name in _LOOKUPS}
+        return cls(time.monotonic(), len(answers), {**metrics[0], **lookups}, _common(ranks))
 
 
-def top(running: Running, *, interval: float, count: int | None, as_json: bool) -> None:
-    """Refreshes every `interval` seconds, `count` times or until Ctrl+C. Raises Problem if the service disappears."""
+def _common(listed: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The ranks that the first replica lists; one is exact and connected if it is so for all replicas."""
+    if len(listed) == 1:
+        return listed[0]
+    of_all: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for rank in (rank for ranks in listed for rank in ranks):
+        of_all.setdefault(_identity(rank), []).append(rank)
+    return [
+        {
+            **rank,
+            "exact": all(same["exact"] for same in of_all[_identity(rank)]),
+            "connected": all(same["connected"] for same in of_all[_identity(rank)]),
+            "inexact_reason": next(filter(None, (same["inexact_reason"] for same in of_all[_identity(rank)])), None),
+        }
+        for rank in listed[0]
+    ]
+
+
+def _identity(rank: dict[str, Any]) -> tuple[Any, ...]:
+    return rank["pod"], rank["model"], rank["rank"]
+
+
+def top(running: Sequence[Running], *, interval: float, count: int | None, as_json: bool) -> None:
+    """Refreshes every `interval` seconds, `count` times or until Ctrl+C. Raises Problem if no replica answers."""
     output = terminal()
     live = output.is_terminal and not as_json and count is None
     views = _views(running, interval, count if live or count else 1)
@@ -82,22 +122,22 @@ def top(running: Running, *, interval: float, count: int | None, as_json: bool) 
             output.print(frame(view))
 
 
-def _views(running: Running, interval: float, count: int | None) -> Iterator[View]:
+def _views(running: Sequence[Running], interval: float, count: int | None) -> Iterator[View]:
     before = _Look.at_service(running)
     if count is None:
-        yield _view(running.url, None, before)  # show the first view without delay
+        yield _view(running, None, before)  # show the first view without delay
     shown = 0
     while count is None or shown < count:
         time.sleep(interval)
         look = _Look.at_service(running)
-        yield _view(running.url, before, look)
+        yield _view(running, before, look)
         before, shown = look, shown + 1
 
 
-def _view(url: str, before: _Look | None, now: _Look) -> View:
+def _view(running: Sequence[Running], before: _Look | None, now: _Look) -> View:
     metrics = now.metrics
     lookups = metrics.get("kvcache_index_lookup_requests_total", 0.0)
-    last = {} if before is None else {(rank["pod"], rank["model"], rank["rank"]): rank for rank in before.ranks}
+    last = {} if before is None else {_identity(rank): rank for rank in before.ranks}
 
     def rate(name: str) -> float | None:
         if before is None:
@@ -105,14 +145,16 @@ def _view(url: str, before: _Look | None, now: _Look) -> View:
         return max(0.0, metrics.get(name, 0.0) - before.metrics.get(name, 0.0)) / (now.at - before.at)
 
     def batches(rank: dict[str, Any]) -> float | None:
-        known = last.get((rank["pod"], rank["model"], rank["rank"]))
+        known = last.get(_identity(rank))
         if before is None or known is None:
             return None
         published = (rank["last_sequence"] or 0) - (known["last_sequence"] or 0)
         return max(0, published) / (now.at - before.at)
 
     return View(
-        url=url,
+        url=running[0].url,
+        replicas=len(running),
+        answering=now.answering,
         blocks=int(metrics.get("kvcache_index_blocks", 0)),
         events_per_second=rate("kvcache_events_applied_total"),
         lookups_per_second=rate("kvcache_index_lookup_requests_total"),
@@ -139,7 +181,8 @@ def _view(url: str, before: _Look | None, now: _Look) -> View:
 def frame(view: View) -> RenderableType:
     """A view of 80 columns."""
     hit_rate = "-" if view.hit_rate is None else f"{view.hit_rate:.1%}"
-    head = Text.assemble(("kvcache top", "bold"), f"  {view.url}")
+    several = f"   {view.answering} of {view.replicas} replicas answer" if view.replicas > 1 else ""
+    head = Text.assemble(("kvcache top", "bold"), f"  {view.url}{several}")
     numbers = (
         f"blocks {view.blocks:,}   events {_number(view.events_per_second)}/s   "
         f"lookups {_number(view.lookups_per_second)}/s   found something {hit_rate}"

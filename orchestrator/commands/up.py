@@ -4,43 +4,43 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 
 from orchestrator.cautions import cautions
-from orchestrator.commands.build import ensure_image
-from orchestrator.commands.down import GRACE_SECONDS, refuse_if_foreign, remove
+from orchestrator.commands.build import ensure_image, ensure_valkey
+from orchestrator.commands.down import GRACE_SECONDS, refuse_if_foreign, remove, remove_deployed
+from orchestrator.commands.replica import Replica
 from orchestrator.commands.watch import RuntimeGone, Watch
 from orchestrator.console import Console
+from orchestrator.deployment import check_runtime, deployment_of
 from orchestrator.errors import Problem
-from orchestrator.health import Answer, backoff, url, who_answers
+from orchestrator.health import backoff
 from orchestrator.host.models_folder import objections, parts
 from orchestrator.host.ownership import Owner
 from orchestrator.host.ports import next_free
 from orchestrator.host.signals import ShutdownRequested, Signals
 from orchestrator.host.state import claim, claim_ports, forget_service
 from orchestrator.launch import Launch
-from orchestrator.publishing import check_address, ports, taken_ports
-from orchestrator.readiness import ReadinessWatch
-from orchestrator.runtimes.base import OWNER_LABEL, ContainerRuntime, Health, LogQuery, RuntimeKind, Service
+from orchestrator.publishing import all_ports, check_address, taken_ports
+from orchestrator.runtimes.base import OWNER_LABEL, ContainerRuntime, RuntimeKind, Service, Workload
+from orchestrator.runtimes.deployed import Deployed, deployed
 from orchestrator.runtimes.discovery import choose
-from orchestrator.runtimes.ending import ending
+from orchestrator.store import network_labels, prepare_store
 from orchestrator.sweep import sweep
 from orchestrator.systemd import systemd_unit
-from orchestrator.workload import prepare, service_address
+from orchestrator.workload import prepare
 
 _ENDPOINTS = (
     ("/score", "Score prompts using KV-cache (original)"),
     ("/score_completions", "Score chat completions with template rendering"),
 )
 _CHAT = "/v1/chat/completions"
-_LINES_OF_A_DEAD_SERVICE = 20
 _LOADING_SECONDS = 2.0  # covers loading a model from disk
-_LOG_SECONDS = 2.0
-_CONFIRM_SECONDS = 4.0
 
 
 def up(launch: Launch, console: Console, while_up: Callable[[ContainerRuntime], None] | None = None) -> None:
-    """Starts the service and, unless detached, stays until a signal. On Problem, nothing is left behind.
+    """Starts the replicas and, unless detached, stays until a signal. On Problem, nothing is left behind.
 
     With `while_up`, stays only until that function returns.
     """
@@ -60,37 +60,58 @@ class _UpRun:
     def __init__(
         self, launch: Launch, runtime: ContainerRuntime, console: Console, signals: Signals, begun: float
     ) -> None:
+        check_runtime(launch, runtime.kind)
         self._launch = launch
         self._runtime = runtime
         self._console = console
         self._signals = signals
         self._begun = begun
-        self._address = service_address(launch, runtime)
-        self._readiness = ReadinessWatch(console, self._address, launch.port, tls=launch.tls)
-        self._started = False
+        self._deployment = deployment = deployment_of(launch)
+        self._replicas = [
+            Replica(replica, deployment.title(replica), runtime, console, signals) for replica in deployment.replicas
+        ]
+        self._started: list[str] = []
+        self._networks: list[str] = []
         self._grace = 0.0  # before readiness it has no requests to finish, and may not handle signals yet
         self._noun = runtime.kind.noun
+        self._nouns = self._noun if len(deployment.replicas) == 1 else f"{self._noun}s"
 
     def run(self, while_up: Callable[[ContainerRuntime], None] | None) -> None:
-        launch, kind = self._launch, self._runtime.kind
+        launch, runtime = self._launch, self._runtime
         with self._removed_at_the_end():
-            check_address(launch, self._runtime)
-            wanted = [port.number for port in ports(launch, kind)]
-            with claim(kind, launch.name), claim_ports(wanted, lambda port: next_free(launch.publish_address, port)):
+            check_address(launch, runtime)
+            with self._claimed():
                 self._clean_up()
                 self._check_ports()
-                if self._runtime.images is not None:
-                    ensure_image(launch, self._runtime.images, self._console, self._signals)
+                if runtime.images is not None:
+                    ensure_image(launch, runtime.images, self._console, self._signals)
+                    if self._deployment.store:
+                        ensure_valkey(launch, runtime.images, self._console, self._signals)
                 self._start()
                 self._wait()
             self._tell()
             if launch.detach:
-                self._started = False  # the service keeps running
+                self._started.clear()  # they keep running
+                self._networks.clear()
             elif while_up is not None:
-                while_up(self._runtime)
+                while_up(runtime)
             else:
                 self._console.step("Press Ctrl+C to stop")
-                self._watch()
+                store = self._deployment.store
+                name = store.name if store else None
+                watch = Watch(runtime, self._replicas, name, self._console, self._signals)
+                watch.until_it_ends()
+
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Locks the names and ports."""
+        kind, address = self._runtime.kind, self._launch.publish_address
+        wanted = [port.number for port in all_ports(self._deployment.replicas, kind)]
+        with ExitStack() as stack:
+            for name in sorted({self._deployment.name, *self._deployment.names}):
+                stack.enter_context(claim(kind, name))
+            stack.enter_context(claim_ports(wanted, lambda port: next_free(address, port)))
+            yield
 
     @contextmanager
     def _removed_at_the_end(self) -> Iterator[None]:
@@ -102,14 +123,15 @@ class _UpRun:
             self._console.step("Received shutdown signal")
             self._console.step("Shutting down...")
         except RuntimeGone:
-            self._started = False
+            self._started.clear()
+            self._networks.clear()
             raise
         except Problem as problem:
             failure = problem
             raise
         finally:
             self._signals.disarm()
-            if self._started:
+            if self._started or self._networks:
                 self._remove(failure)
 
     def _clean_up(self) -> None:
@@ -131,96 +153,92 @@ class _UpRun:
                 f"systemctl --user enable --now {launch.name}",
                 systemd_unit(launch),
             )
-        self._console.step(f"Cleaning up any existing {self._noun}...")
+        self._console.step(f"Cleaning up any existing {self._nouns}...")
         sweep(runtime, self._console)
-        there = runtime.find(launch.name)
-        if there is None:
-            return
-        refuse_if_foreign(there)
-        if there.paused:
-            raise Problem(
-                f"The service {launch.name} is there and paused on {runtime.kind}.",
-                f"{runtime.kind} unpause {launch.name} goes on with it; kvcache down --name {launch.name} removes it.",
-            )
-        if there.running and not _is_orphan(there):
-            raise Problem(
-                f"The service {launch.name} is already up on {runtime.kind}.",
-                f"Stop it (kvcache down --name {launch.name}), or choose another --name and --port.",
-            )
-        remove(runtime, launch.name)
+        self._remove_existing()
+
+    def _remove_existing(self) -> None:
+        """Removes containers of this deployment that do not run. Raises Problem if one is used or not ours."""
+        runtime, launch = self._runtime, self._launch
+        there = next((one for one in deployed(runtime) if one.name == launch.name), Deployed(launch.name, ()))
+        for name in {launch.name, *self._deployment.names} - {service.name for service in there.services}:
+            if (other := runtime.find(name)) is not None:
+                refuse_if_foreign(other)
+                raise Problem(f"The name {name} is taken by the service {other.deployment}.", "Choose another --name.")
+        for service in there.services:
+            if service.paused:
+                raise Problem(
+                    f"The service {service.name} is there and paused on {runtime.kind}.",
+                    f"{runtime.kind} unpause {service.name} goes on with it; "
+                    f"kvcache down --name {launch.name} removes it.",
+                )
+            if service.running and not _is_orphan(service):
+                raise Problem(
+                    f"The service {launch.name} is already up on {runtime.kind}.",
+                    f"Stop it (kvcache down --name {launch.name}), or choose another --name and --port.",
+                )
+        remove_deployed(runtime, there)
 
     def _check_ports(self) -> None:
-        for port, holder in taken_ports(self._launch, self._runtime):
+        for port, holder in taken_ports(self._deployment.replicas, self._runtime):
             raise Problem(f"Port {port} is taken by {holder}.", port.remedy())
 
     def _start(self) -> None:
-        self._console.step(f"Starting {self._noun}...")
+        launch, runtime, store = self._launch, self._runtime, self._deployment.store
+        count = len(self._replicas)
+        several = f"{count} {self._nouns}{' and their Valkey' if store else ''}"
+        self._console.step(f"Starting {several if count > 1 else self._noun}...")
+        if store is not None:
+            self._create_network(store.network)
+            self._start_one(store.name, lambda: prepare_store(launch, store, runtime))
+        for replica in self._deployment.replicas:
+            self._start_one(replica.name, partial(prepare, replica, runtime))
+
+    def _create_network(self, name: str) -> None:
+        assert self._runtime.networks is not None  # noqa: S101 - a child process has no store
         with self._signals.deferred():
-            self._started = True
+            self._networks.append(name)
+            self._runtime.networks.create(name, network_labels(self._launch))
+
+    def _start_one(self, name: str, workload: Callable[[], Workload]) -> None:
+        with self._signals.deferred():
+            self._started.append(name)
             try:
-                self._runtime.start(prepare(self._launch, self._runtime))
+                self._runtime.start(workload())
             except Problem:
                 # Our container is gone, and another process may use the name already.
-                self._started = False
-                forget_service(self._runtime.kind, self._launch.name)
+                self._started.remove(name)
+                forget_service(self._runtime.kind, name)
                 raise
 
     def _wait(self) -> None:
-        launch, runtime = self._launch, self._runtime
-        self._console.step(f"Waiting for {self._noun} to be ready...")
-        deadline = time.monotonic() + launch.timeout
-        for pause in backoff():
-            answer = self._health()
-            if answer is Answer.OURS:
-                self._wait_for_runtime()
-                break
-            service = runtime.find(launch.name)
-            if service is None or service.exit_code == 0:
-                raise Problem("The service was stopped by someone else while it started.", "Start it again: kvcache up")
-            if not service.running:
-                raise ending(service, "while it started", self._last_lines())
-            if time.monotonic() > deadline:
-                raise self._not_healthy(answer)
-            self._signals.check()
-            time.sleep(pause)
+        self._console.step(f"Waiting for {self._nouns} to be ready...")
+        deadline = time.monotonic() + self._launch.timeout
+        for replica in self._replicas:
+            replica.wait(deadline)
         self._grace = GRACE_SECONDS
-        self._console.step(f"{self._noun.capitalize()} is ready!")
-
-    def _wait_for_runtime(self) -> None:
-        """Waits a few seconds at most for the runtime's health check, which may run rarely or never."""
-        deadline = time.monotonic() + _CONFIRM_SECONDS
-        while self._runtime.confirm_health(self._launch.name) is Health.STARTING and time.monotonic() < deadline:
-            self._signals.check()
-            time.sleep(0.1)
-
-    def _not_healthy(self, answer: Answer) -> Problem:
-        launch = self._launch
-        if answer is Answer.OTHER:
-            return Problem(
-                f"Port {launch.port} of {launch.publish_address} is answered by another program than the service.",
-                f"Stop it, or choose another port: kvcache up --port {next_free(launch.publish_address, launch.port)}",
-                self._last_lines(),
-            )
-        return Problem(
-            f"The service is not healthy after {launch.timeout:g} s.",
-            "Its last lines are above; give it longer with --timeout, or look at kvcache doctor.",
-            self._last_lines(),
-        )
+        verb = "is" if len(self._replicas) == 1 else "are"
+        self._console.step(f"{self._nouns.capitalize()} {verb} ready!")
 
     def _tell(self) -> None:
         deadline = time.monotonic() + _LOADING_SECONDS
         for pause in backoff():
-            if self._readiness.missing() == () or time.monotonic() > deadline:
+            if all(replica.readiness.missing() == () for replica in self._replicas) or time.monotonic() > deadline:
                 break
             self._signals.check()
             time.sleep(pause)
-        self._readiness.tell()
+        for replica in self._replicas:
+            replica.readiness.tell()
         seconds = time.monotonic() - self._begun
-        base = url(self._address, self._launch.port, tls=self._launch.tls)
-        lacks = self._readiness.last_reported
+        lacks = [reason for replica in self._replicas for reason in replica.readiness.last_reported]
         state = f"kvcache is up, but {lacks[0]}" if lacks else "🚀 kvcache is ready!"
         self._console.step(f"{state} ({self._runtime.kind}, {seconds:.1f} s)")
+        if len(self._replicas) > 1:
+            self._console.step("Replicas, each of which answers any request:")
+            for replica in self._replicas:
+                self._console.step(f"  - {replica.name}: {replica.url}")
         self._console.step("Available endpoints:")
+        base = self._replicas[0].url
         for path, meaning in _ENDPOINTS:
             self._console.step(f"  - POST {base}{path} - {meaning}")
         if self._launch.forwards:
@@ -228,47 +246,27 @@ class _UpRun:
         else:
             self._console.step(f"  - POST {base}{_CHAT} - Full chat completions with template processing")
 
-    def _watch(self) -> None:
-        Watch(
-            runtime=self._runtime,
-            name=self._launch.name,
-            console=self._console,
-            signals=self._signals,
-            readiness=self._readiness,
-            health=self._health,
-            last_lines=self._last_lines,
-        ).until_it_ends()
-
-    def _health(self) -> Answer:
-        return who_answers(self._address, self._launch.port, self._launch.instance, tls=self._launch.tls)
-
-    def _last_lines(self) -> tuple[str, ...]:
-        query = LogQuery(tail=_LINES_OF_A_DEAD_SERVICE)
-        deadline = time.monotonic() + _LOG_SECONDS
-        try:
-            # Podman may report the exit of a container before its last log lines are written.
-            while not (lines := tuple(self._runtime.logs(self._launch.name, query))) and time.monotonic() < deadline:
-                time.sleep(0.1)
-        except Problem:  # removed by someone else in the meantime
-            return ()
-        return lines
-
     def _remove(self, failure: Problem | None) -> None:
-        """Stops and removes the service. After a failure, a problem here is only a warning."""
-        name = self._launch.name
+        """Stops and removes all that was started. After a failure, a problem here is only a warning."""
+        runtime = self._runtime
         try:
             try:
                 with self._signals.armed():
-                    self._runtime.stop(name, self._grace)
+                    for name in reversed(self._started):
+                        runtime.stop(name, self._grace)
             except ShutdownRequested:
                 self._console.step("Received a second shutdown signal, not waiting")
-            remove(self._runtime, name)
+            for name in reversed(self._started):
+                remove(runtime, name)
+            if runtime.networks is not None:
+                for network in self._networks:
+                    runtime.networks.remove(network)
         except Problem as problem:
             if failure is None:
                 raise
-            self._console.warn(problem.what, f"Remove it yourself: kvcache down --name {name}")
+            self._console.warn(problem.what, f"Remove it yourself: kvcache down --name {self._launch.name}")
             return
-        self._console.step(f"{self._noun.capitalize()} removed successfully")
+        self._console.step(f"{self._nouns.capitalize()} removed successfully")
 
 
 def _is_orphan(service: Service) -> bool:

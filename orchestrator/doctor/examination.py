@@ -8,12 +8,12 @@ from contextlib import ExitStack, closing
 from orchestrator.doctor.engine import check_engines
 from orchestrator.doctor.finding import Finding
 from orchestrator.doctor.hub import check_model, check_token
-from orchestrator.doctor.image import check_image
+from orchestrator.doctor.image import check_image, check_valkey
 from orchestrator.doctor.listening import check_listening
 from orchestrator.doctor.machine import check_machine
 from orchestrator.doctor.network import check_events, check_exposure, check_pods, check_ports
 from orchestrator.doctor.parity import check_parity
-from orchestrator.doctor.runtime import check_folders, check_name, check_runtimes
+from orchestrator.doctor.runtime import check_folders, check_names, check_runtimes
 from orchestrator.errors import RuntimeUnavailable
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
@@ -42,11 +42,12 @@ def findings(launch: Launch) -> Iterator[Finding]:
 
 
 def _on(launch: Launch, runtime: ContainerRuntime, silent: set[str]) -> Iterator[Finding]:
-    yield check_name(launch, runtime)
+    yield from check_names(launch, runtime)
     yield from check_ports(launch, runtime)
     yield check_exposure(launch)
     yield from check_folders(launch, runtime)
     if runtime.images is not None:
         yield from check_image(launch, runtime.images)
+        yield from check_valkey(launch, runtime.images)
     yield from check_pods(launch, runtime, silent)
     yield from check_events(launch, runtime)

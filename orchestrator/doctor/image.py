@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from orchestrator.deployment import needs_store
 from orchestrator.doctor.finding import Finding, ok, problem, warning
 from orchestrator.errors import Problem
-from orchestrator.image import Loops, loops_of_current_image, recipe
+from orchestrator.image import Loops, loops_of_current_image, recipe, valkey_image, valkey_recipe
 from orchestrator.launch import Launch
-from orchestrator.runtimes.base import Images
+from orchestrator.runtimes.base import CONTENT_LABEL, Images
 
 _LEAST_PYTHON = (3, 11)
 
@@ -33,6 +34,28 @@ def check_image(launch: Launch, images: Images) -> Iterator[Finding]:
     there = images.labels(launch.image) is not None
     yield ok("image", f"{launch.image} {'is out of date' if there else 'is not there'}; `up` builds it")
     yield _check_base(launch, images)
+
+
+def check_valkey(launch: Launch, images: Images) -> Iterator[Finding]:
+    """The image of the Valkey where replicas meet, if `up` starts one."""
+    if not needs_store(launch):
+        return
+    reference = valkey_image(launch)
+    there = images.labels(reference)
+    if launch.valkey_image is None:
+        current = there is not None and there.get(CONTENT_LABEL) == valkey_recipe(launch, os.environ).content
+        told = "is up to date" if current else f"{'is out of date' if there else 'is not there'}; `up` builds it"
+        yield ok("valkey image", f"{reference} {told}")
+    elif there is not None:
+        yield ok("valkey image", f"{reference} is here")
+    elif refusal := images.refusal(reference):
+        yield problem(
+            "valkey image",
+            f"{reference} is not here and cannot be had: {refusal}",
+            "Name another with --valkey-image; or leave that out, and `up` builds one.",
+        )
+    else:
+        yield ok("valkey image", f"{reference} can be had from its registry")
 
 
 def _check_start(reference: str, images: Images) -> Finding:

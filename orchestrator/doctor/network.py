@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from orchestrator.cautions import ON_LOOPBACK, addresses_listened_to, on_loopback_only, pods_asked
+from orchestrator.deployment import deployment_of
 from orchestrator.doctor.finding import Finding, ok, problem, warning
 from orchestrator.errors import Problem
 from orchestrator.launch import WITHOUT_KEY, Launch
-from orchestrator.publishing import check_address, ports, taken_ports
+from orchestrator.publishing import all_ports, check_address, taken_ports
 from orchestrator.runtimes.base import ContainerRuntime
 from service.contract.endpoints import HostPort, host_port
 
@@ -22,16 +23,17 @@ def check_ports(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
         return
     try:
         check_address(launch, runtime)
-        wanted = ports(launch, runtime.kind)
+        deployment = deployment_of(launch)
+        wanted = all_ports(deployment.replicas, runtime.kind)
     except Problem as found:
         yield problem("port", found.what, found.remedy)
         return
-    taken = dict(taken_ports(launch, runtime))
+    taken = dict(taken_ports(deployment.replicas, runtime))
     for port in wanted:
         if port not in taken:
             yield ok("port", f"{port} is free")
-        elif taken[port] == launch.name:
-            yield ok("port", f"{port} is held by {launch.name} itself")
+        elif taken[port] in deployment.names:
+            yield ok("port", f"{port} is held by {taken[port]} itself")
         else:
             yield problem("port", f"{port} is taken by {taken[port]}", port.remedy())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from orchestrator.deployment import check_runtime, deployment_of
 from orchestrator.doctor.finding import Finding, ok, problem, warning
 from orchestrator.errors import Problem, RuntimeUnavailable
 from orchestrator.host.identity import refuse_unreadable
@@ -31,17 +32,30 @@ def _privileges(runtime: ContainerRuntime) -> str:
     return ", rootless" if runtime.rootless else ", rootful"
 
 
-def check_name(launch: Launch, runtime: ContainerRuntime) -> Finding:
-    there = runtime.find(launch.name)
+def check_names(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:
+    """Whether the names of all containers of the launch are free."""
+    try:
+        check_runtime(launch, runtime.kind)
+    except Problem as found:
+        yield problem("replicas", found.what, found.remedy)
+        return
+    for name in deployment_of(launch).names:
+        yield _check_name(name, launch.name, runtime)
+
+
+def _check_name(name: str, deployment: str, runtime: ContainerRuntime) -> Finding:
+    there = runtime.find(name)
     if there is None:
-        return ok("name", f"{launch.name} is free")
-    if there.ours:
-        return ok("name", f"{launch.name} is a service of ours ({there.state})")
-    return problem(
-        "name",
-        f"{launch.name} is taken by a container that is not ours (image {there.image})",
-        f"Choose another --name, or remove it yourself: {there.runtime} rm -f {there.name}",
-    )
+        return ok("name", f"{name} is free")
+    if not there.ours:
+        return problem(
+            "name",
+            f"{name} is taken by a container that is not ours (image {there.image})",
+            f"Choose another --name, or remove it yourself: {there.runtime} rm -f {there.name}",
+        )
+    if there.deployment != deployment:
+        return problem("name", f"{name} is taken by the service {there.deployment}", "Choose another --name.")
+    return ok("name", f"{name} is a service of ours ({there.state})")
 
 
 def check_folders(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from ipaddress import ip_address
 
 import psutil
@@ -25,10 +26,22 @@ def next_free(address: str, port: int) -> int:
     return next((other for other in range(port + 1, min(port + 1000, 65536)) if _bind(address, other) is None), port)
 
 
+def free_ports(address: str, count: int) -> tuple[int, ...]:
+    """So many different ports on which a service could listen at the moment."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket(_family(address))) for _ in range(count)]
+        for probe in probes:
+            probe.bind((address if is_local(address) else "", 0))
+        return tuple(int(probe.getsockname()[1]) for probe in probes)
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def _bind(address: str, port: int) -> OSError | None:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        with socket.socket(family) as probe:
+        with socket.socket(_family(address)) as probe:
             # SO_REUSEADDR, as servers set it: recently closed connections do not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, port))

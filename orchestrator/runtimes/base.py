@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Protocol
 
 NAME_LABEL = "io.kvcache.name"
+"""The name of the deployment: of the service, or what is common to the names of its replicas."""
+STORE_LABEL = "io.kvcache.store"
+"""Present on the Valkey of a deployment."""
 OWNER_LABEL = "io.kvcache.owner"
 MODEL_LABEL = "io.kvcache.model"
 ADDRESS_LABEL = "io.kvcache.address"
@@ -25,7 +28,7 @@ LOOPS_LABEL = "io.kvcache.loops"
 STAGE_LABEL = "io.kvcache.stage"
 """Stands in the first layer of a stage, so that it marks what an interrupted build leaves behind, too."""
 BUILD_STAGE = "build"
-STAGES = (BUILD_STAGE, "service")
+STAGES = (BUILD_STAGE, "service", "valkey-build", "valkey")
 
 # The name by which a container reaches this machine: predefined in Podman, added for Docker.
 HOST_NAME = "host.containers.internal"
@@ -93,6 +96,10 @@ class Workload:
     networks: tuple[str, ...] = ()
     restart: str = "no"
     lives_with_parent: bool = False
+    arguments: tuple[str, ...] = ()
+    """Those of the image's program; empty for the image's own."""
+    is_service: bool = True
+    """Whether it has the service's health check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +125,16 @@ class Service:
     def tls(self) -> bool:
         """Whether it listens for HTTPS."""
         return TLS_LABEL in self.labels
+
+    @property
+    def deployment(self) -> str:
+        """The name of the deployment that it belongs to, which is its own name if it is all of it."""
+        return self.labels.get(NAME_LABEL, self.name)
+
+    @property
+    def is_store(self) -> bool:
+        """Whether it is the Valkey of a deployment."""
+        return STORE_LABEL in self.labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +191,29 @@ class Images(Protocol):
         """The reason why an image cannot be pulled; None if it is here or can be pulled."""
         ...
 
+    def pull(self, reference: str) -> None:
+        """Fetches an image from its registry. Raises Problem."""
+        ...
+
+
+class Networks(Protocol):
+    """Networks in which containers reach each other by name. Those without our label are never touched."""
+
+    def create(self, name: str, labels: Mapping[str, str]) -> None:
+        """No effect on one of ours that exists. Raises Problem, also for one of that name that is not ours."""
+        ...
+
+    def ours(self) -> Mapping[str, Mapping[str, str]]:
+        """The labels of each network of ours, by its name."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """No effect if it does not exist or is not ours. Raises Problem while a container uses it."""
+        ...
+
 
 class ContainerRuntime(Protocol):
-    """A place where the service can run. `images` is None if no image is needed."""
+    """A place where the service can run. `images` and `networks` are None where there are no containers."""
 
     @property
     def kind(self) -> RuntimeKind: ...
@@ -198,6 +235,9 @@ class ContainerRuntime(Protocol):
 
     @property
     def images(self) -> Images | None: ...
+
+    @property
+    def networks(self) -> Networks | None: ...
 
     def services(self) -> Iterable[Service]:
         """All services of ours, running or not."""

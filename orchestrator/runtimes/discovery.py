@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from orchestrator.errors import Problem, RuntimeUnavailable
-from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind, Service
+from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind
 
 
 @dataclass(frozen=True)
@@ -60,21 +59,6 @@ def not_found(what: str, silent: list[RuntimeUnavailable]) -> Problem:
     return Problem(
         f"{what}, but not every runtime answers: {' '.join(error.what for error in silent)}", silent[0].remedy
     )
-
-
-@contextmanager
-def found_service(name: str, kind: RuntimeKind | None) -> Iterator[tuple[ContainerRuntime, Service]]:
-    """The service of that name and its runtime, the first that has one. Raises Problem if none has."""
-    silent: list[RuntimeUnavailable] = []
-    for runtime in answering(kind, silent):
-        with closing(runtime):
-            service = runtime.find(name)
-            if service is not None and service.ours:
-                yield runtime, service
-                return
-    if silent:
-        raise not_found(f"There is no service named {name}", silent)
-    raise Problem(f"There is no service named {name}.", "See kvcache status, or start it: kvcache up")
 
 
 def connect(kind: RuntimeKind) -> ContainerRuntime:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -31,13 +32,14 @@ from orchestrator.runtimes.base import (
     Images,
     LogQuery,
     Mount,
+    Networks,
     RuntimeKind,
     Service,
     Workload,
 )
 from orchestrator.runtimes.build_output import output_lines
 from orchestrator.runtimes.hardening import HEALTH_CHECK, LOG_BYTES, SECOND, docker_restrictions
-from orchestrator.runtimes.inspection import service_from, wait_gone
+from orchestrator.runtimes.inspection import refuse_network, service_from, wait_gone
 from orchestrator.runtimes.remote import remote_machine
 from orchestrator.runtimes.streams import lines, tool_lines
 
@@ -56,6 +58,7 @@ class Docker:
         self._client = client
         self._where = where
         self.images: Images = DockerImages(client)
+        self.networks: Networks = DockerNetworks(client)
         self.description = f"Docker {client.version()['Version']} at {where}"
 
     @classmethod
@@ -232,6 +235,10 @@ class DockerImages:
             return getattr(error, "explanation", None) or cause_of(error)
         return None
 
+    def pull(self, reference: str) -> None:
+        with _errors(f"fetch the image {reference}"):
+            self._client.images.pull(reference)
+
     def _output(self, build: ImageBuild) -> Iterator[str]:
         responses: list[requests.Response] = []
         hooks = self._client.api.hooks["response"]
@@ -275,12 +282,38 @@ class DockerImages:
             return  # still in use
 
 
+class DockerNetworks:
+    """Implements runtimes.base.Networks."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self._client = client
+
+    def create(self, name: str, labels: Mapping[str, str]) -> None:
+        with _errors(f"create the network {name}"):
+            # Docker allows several networks of one name.
+            if there := self._client.networks.list(names=[f"^{re.escape(name)}$"]):
+                refuse_network(name, (there[0].attrs or {}).get("Labels"))
+            else:
+                self._client.networks.create(name, driver="bridge", labels=dict(labels))
+
+    def ours(self) -> Mapping[str, Mapping[str, str]]:
+        with _errors("list networks"):
+            found = self._client.networks.list(filters={"label": NAME_LABEL})
+            return {str(network.name): (network.attrs or {}).get("Labels") or {} for network in found}
+
+    def remove(self, name: str) -> None:
+        if name in self.ours():
+            with _errors(f"remove the network {name}"), suppress(NotFound):
+                self._client.networks.get(name).remove()
+
+
 def _creation(workload: Workload, api_version: str) -> dict[str, Any]:
     """A workload as arguments of docker-py's ContainerCollection.create."""
     return {
         **docker_restrictions(workload),
-        "healthcheck": _health_check(api_version),
+        **({"healthcheck": _health_check(api_version)} if workload.is_service else {}),
         "image": workload.image,
+        **({"command": list(workload.arguments)} if workload.arguments else {}),
         "name": workload.name,
         "labels": dict(workload.labels),
         "environment": dict(workload.environment),

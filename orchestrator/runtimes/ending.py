@@ -8,23 +8,23 @@ from orchestrator.errors import Problem
 from orchestrator.runtimes.base import Service
 
 
-def ending(service: Service, when: str, last_lines: tuple[str, ...]) -> Problem:
-    """The problem of a service that exited on its own."""
+def ending(service: Service, title: str, when: str, last_lines: tuple[str, ...]) -> Problem:
+    """The problem of a service that exited on its own; `title` is the subject of the message."""
     if service.out_of_memory:
         return Problem(
-            f"The service ended {when}: out of memory.", "Give it more with --memory, or leave that out.", last_lines
+            f"{title} ended {when}: out of memory.", "Give it more with --memory, or leave that out.", last_lines
         )
     lines = "Its last lines are above; " if last_lines else ""
     number = _signal(service.exit_code)
     if number is signal.SIGKILL:
         return Problem(
-            f"The service was killed {when} (SIGKILL).",
+            f"{title} was killed {when} (SIGKILL).",
             _sentence(f"{lines}the kernel does that when memory runs out: see --memory, and the kernel's log."),
             last_lines,
         )
     code = service.exit_code
     how = f"was ended {when} by {number.name}" if number else f"ended {when}, with {_code(code)}"
-    return Problem(f"The service {how}.", f"{lines}`kvcache doctor` looks for usual causes.", last_lines)
+    return Problem(f"{title} {how}.", f"{lines}`kvcache doctor` looks for usual causes.", last_lines)
 
 
 def _sentence(text: str) -> str:

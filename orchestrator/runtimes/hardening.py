@@ -13,6 +13,7 @@ _PIDS_LIMIT = 512
 
 SECOND = 1_000_000_000
 # The image sets the same health check; repeated because the OCI image format cannot store it.
+_NO_HEALTH_CHECK: Mapping[str, Any] = {"Test": ["NONE"]}
 HEALTH_CHECK: Mapping[str, Any] = {
     "Test": ["CMD", "python", "-m", "service.healthcheck"],
     "Interval": 5 * SECOND,
@@ -57,6 +58,7 @@ def flags(workload: Workload) -> list[str]:
         *("--pids-limit", str(_PIDS_LIMIT)),
         *(["--memory", str(workload.memory)] if workload.memory else []),
         *(["--cpus", f"{workload.cpus:g}"] if workload.cpus else []),
+        *([] if workload.is_service else ["--no-healthcheck"]),
         *(["--userns", f"keep-id:{_keep_id(workload.user)}"] if workload.as_caller else []),
         *(f"--sysctl={name}={value}" for name, value in _sysctls(workload).items()),
     ]
@@ -70,7 +72,7 @@ def _common(workload: Workload) -> dict[str, Any]:
         "pids_limit": _PIDS_LIMIT,
         "mem_limit": workload.memory,
         "sysctls": _sysctls(workload),
-        "healthcheck": HEALTH_CHECK,
+        "healthcheck": HEALTH_CHECK if workload.is_service else _NO_HEALTH_CHECK,
         "use_config_proxy": False,
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from orchestrator.errors import Problem
 from orchestrator.runtimes.base import NAME_LABEL, Health, Publication, RuntimeKind, Service
 
 
@@ -55,6 +56,12 @@ def _publications(attributes: Mapping[str, Any]) -> tuple[Publication, ...]:
         for binding in bindings or ()
     }
     return tuple(sorted(found, key=lambda publication: publication.port))
+
+
+def refuse_network(name: str, labels: Mapping[str, str] | None) -> None:
+    """Raises Problem for a network that is not ours."""
+    if NAME_LABEL not in (labels or {}):
+        raise Problem(f"The name {name} is taken by a network that is not ours.", "Choose another --name.")
 
 
 def wait_gone(is_gone: Callable[[], bool], seconds: float = 5.0) -> bool:

@@ -15,12 +15,13 @@ import requests
 from podman.errors import APIError
 
 from orchestrator.errors import RuntimeUnavailable
-from orchestrator.runtimes.base import NAME_LABEL, Health, Images, LogQuery, RuntimeKind, Service, Workload
+from orchestrator.runtimes.base import NAME_LABEL, Health, Images, LogQuery, Networks, RuntimeKind, Service, Workload
 from orchestrator.runtimes.inspection import service_from, wait_gone
 from orchestrator.runtimes.podman_api import PodmanApi, is_gone, podman_errors
 from orchestrator.runtimes.podman_creation import creation
 from orchestrator.runtimes.podman_images import PodmanImages
 from orchestrator.runtimes.podman_leftovers import broken_images, dead_builders
+from orchestrator.runtimes.podman_networks import PodmanNetworks
 from orchestrator.runtimes.podman_service import PodmanService
 from orchestrator.runtimes.remote import remote_machine
 from orchestrator.runtimes.streams import frames, lines, tool_lines
@@ -40,6 +41,7 @@ class Podman:
         self._client = api.client(timeout=_CALL_SECONDS)
         self._stream_client = api.client()
         self.images: Images = PodmanImages(self._client, api, service)
+        self.networks: Networks = PodmanNetworks(self._client)
         self._address = str(api)
         shown = "an API of our own" if service else self._address
         self.description = f"Podman {self._client.version()['Version']} at {shown}"

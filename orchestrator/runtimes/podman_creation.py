@@ -14,6 +14,7 @@ def creation(workload: Workload) -> dict[str, Any]:
     return {
         **restrictions,
         "image": workload.image,
+        **({"command": list(workload.arguments)} if workload.arguments else {}),
         "name": workload.name,
         "labels": dict(workload.labels),
         "environment": dict(workload.environment),

@@ -101,6 +101,10 @@ class PodmanImages:
             return getattr(error, "explanation", None) or str(error)
         return None
 
+    def pull(self, reference: str) -> None:
+        with podman_errors(f"fetch the image {reference}"):
+            self._client.images.pull(reference)
+
     def _remove_unused(self, before: Any) -> None:
         if before is None:
             return

@@ -79,6 +79,7 @@ class Processes:
     kind = RuntimeKind.PROCESS
     description = f"a child process of {sys.executable}"
     images = None
+    networks = None
     machine = None
     rootless = False
 

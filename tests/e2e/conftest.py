@@ -91,22 +91,21 @@ def running(runtime: RuntimeCommand, session: Commands, recordings: Path) -> Ite
 
 @pytest.fixture
 def make_up(running: Running, runtime: RuntimeCommand, tmp_path: Path) -> Iterator[Callable[..., Up]]:
-    """Further services, on the image that is built already; `root` is the checkout whose `kvcache` runs them."""
+    """Further services, of a `kind`, on the image that is built; `root` is the checkout whose `kvcache` runs them."""
     made: list[Up] = []
     started: list[Commands] = []
 
-    def make(root: Path | None = None) -> Up:
+    def make(root: Path | None = None, kind: type[Up] = Up) -> Up:
         commands = Commands(tmp_path, root or running.kvcache.root)
         started.append(commands)
-        made.append(Up(runtime, commands, f"more-{len(made)}"))
+        made.append(kind(runtime, commands, f"more-{len(made)}"))
         return made[-1]
 
     yield make
     for commands in started:
         commands.close()
     for up in made:
-        runtime("rm", "--force", up.name, check=False)
-        runtime("volume", "rm", "--force", f"{up.name}-state", check=False)
+        up.remove()
 
 
 @pytest.fixture

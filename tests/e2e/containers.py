@@ -64,7 +64,7 @@ class RuntimeCommand:
             self("rm", "--force", name, check=False)
         for volume in self("volume", "ls", "--quiet", "--filter", f"name={self.image}").split():
             self("volume", "rm", "--force", volume, check=False)
-        self("rmi", "--force", self.image, check=False)
+        self("rmi", "--force", self.image, f"{self.image}-valkey", check=False)
 
 
 class Up:
@@ -88,9 +88,52 @@ class Up:
         return self.kvcache.state / self.runtime.kind / self.name
 
     def left(self) -> list[str]:
-        """What is left of it."""
-        containers = self.runtime("ps", "-a", "--filter", f"name={self.name}", "--format", "{{.Names}}").split()
-        return [*containers, *([str(self.folder)] if self.folder.exists() else [])]
+        """What is left of it; volumes stay, and locks of a killed command until the next one."""
+        folders = [str(path) for path in self.folder.parent.glob(f"{self.name}*") if path.is_dir()]
+        return [*self._listed("ps", "--all"), *self._listed("network", "ls"), *folders]
+
+    def _listed(self, *listing: str) -> list[str]:
+        column = "{{.Names}}" if "ps" in listing else "{{.Name}}"
+        return self.runtime(*listing, "--filter", f"name={self.name}", "--format", column).split()
+
+    def remove(self) -> None:
+        """Removes all of it, volumes too."""
+        for name in self._listed("ps", "--all"):
+            self.runtime("rm", "--force", name, check=False)
+        for volume in self._listed("volume", "ls"):
+            self.runtime("volume", "rm", "--force", volume, check=False)
+        for network in self._listed("network", "ls"):
+            self.runtime("network", "rm", network, check=False)
+
+
+class Replicas(Up):
+    """An `up` of several replicas on any free ports."""
+
+    COUNT = 3
+
+    def __init__(self, runtime: RuntimeCommand, kvcache: Commands, suffix: str) -> None:
+        super().__init__(runtime, kvcache, suffix)
+        self.names = [f"{self.name}-{number + 1}" for number in range(self.COUNT)]
+        self.store = f"{self.name}-valkey"
+
+    def start(self, *more: str, environment: Mapping[str, str] | None = None) -> Command:
+        return super().start("--replicas", str(self.COUNT), "--port", "0", *more, environment=environment)
+
+    def run(self, *arguments: str) -> str:
+        """A command about this runtime that succeeds; gives what it says."""
+        done = self.kvcache.run(*arguments, "--runtime", self.runtime.kind)
+        assert done.code == 0, done.output
+        return done.output
+
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        """What `status` says of each container."""
+        listed = json.loads(self.run("status", "--json"))
+        return {status["name"]: status for status in listed if status["deployment"] == self.name}
+
+    def urls(self) -> list[str]:
+        """Where the replicas answer."""
+        statuses = self.statuses()
+        return [f"http://{statuses[name]['ports'][0]}" for name in self.names]
 
 
 def checkout(folder: Path) -> Path:

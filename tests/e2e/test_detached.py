@@ -33,6 +33,8 @@ def test_it_is_found_reported_and_taken_down(up: Up) -> None:
     status["report"].pop("pods")  # those that the endpoint names
     assert status == {
         "name": up.name,
+        "deployment": up.name,
+        "role": "replica",
         "runtime": runtime,
         "engine": runtime,
         "state": "running",
@@ -47,6 +49,7 @@ def test_it_is_found_reported_and_taken_down(up: Up) -> None:
             "compiled": True,
             "open_to_others": False,
             "refused": False,
+            "shared_state": None,
             "fleet": [],
         },
     }

@@ -35,6 +35,29 @@ def test_an_engine_on_loopback_only_is_told_before_a_container_starts_and_by_doc
     assert pod.remedy == found.remedy
 
 
+def test_a_store_on_loopback_only_is_told_before_a_container_starts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"localhost:{server.getsockname()[1]}"
+        launch = Launch(zmq_endpoint="", environment={"SHARED_STATE": f"valkey://{address}"})
+        (found,) = cautions(launch, Contained())
+    assert f"does not reach {address}, which listens on loopback only" in found.what
+
+
+@pytest.mark.parametrize(
+    ("launch", "why"),
+    [
+        (Launch(valkey_image="valkey:9", zmq_endpoint=""), "one replica needs no Valkey"),
+        (
+            Launch(replicas=2, valkey_image="valkey:9", zmq_endpoint="", environment={"SHARED_STATE": "valkey://x"}),
+            "the replicas meet at SHARED_STATE",
+        ),
+    ],
+)
+def test_an_image_of_a_store_that_is_not_started_has_no_effect(launch: Launch, why: str) -> None:
+    (found,) = cautions(launch, Contained())
+    assert found.what == f"--valkey-image has no effect: {why}."
+
+
 def test_an_engine_on_every_interface_is_reached_from_a_container() -> None:
     with socket.create_server(("0.0.0.0", 0)) as server:
         launch = Launch(pods=f"http://localhost:{server.getsockname()[1]}", zmq_endpoint="")

