@@ -51,6 +51,7 @@ def test_it_is_found_reported_and_taken_down(up: Up) -> None:
             "refused": False,
             "shared_state": None,
             "fleet": [],
+            "discovery": [],
         },
     }
 

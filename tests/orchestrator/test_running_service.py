@@ -97,6 +97,7 @@ def test_status_tells_where_and_how_it_runs_and_what_it_reports(up: Running) -> 
             "refused": False,
             "shared_state": None,
             "fleet": [],
+            "discovery": [],
         },
     }
     shown = up.command("status")
