@@ -110,7 +110,7 @@ def render(
     namespace: Annotated[str | None, typer.Option(help="Namespace of the service, for kubernetes.")] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Print what `up` would run with these options as a file for the place where it is to run."""
+    """Print what `up` would run, for Compose, Quadlet or Kubernetes."""
     from orchestrator.commands.render import render as print_rendered
 
     run_command(lambda: print_rendered(form, given.launch(), namespace), debug=debug)
