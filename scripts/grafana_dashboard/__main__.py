@@ -59,7 +59,7 @@ def _build(panel: Panel) -> stat.Panel | timeseries.Panel:
         built.description(panel.meaning)
     for number, (query, legend_format) in enumerate(panel.queries):
         target = prometheus.Dataquery().expr(query).ref_id(chr(ord("A") + number)).legend_format(legend_format)
-        built.with_target(target)
+        built.with_target(target.exemplar(True) if panel.exemplars else target)
     return built
 
 

@@ -16,7 +16,10 @@ _BAD = 'status=~"[45].."'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """A panel of `queries`, pairs of PromQL and legend; `bad_above` colors a number."""
+    """A panel of `queries`, pairs of PromQL and legend; `bad_above` and `bad_below` color a number.
+
+    With `exemplars`, single requests are shown with their traces.
+    """
 
     title: str
     queries: Sequence[tuple[str, str]]
@@ -25,6 +28,7 @@ class Panel:
     number: bool = False
     bad_above: float | None = None
     bad_below: float | None = None
+    exemplars: bool = False
 
 
 def _of(metric: str, *matchers: str) -> str:
@@ -178,6 +182,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                     (_rate("kvcache_events_gaps_total"), "gaps"),
                     (_rate("kvcache_events_replays_total"), "replays"),
                     (_rate("kvcache_events_replay_failures_total"), "replays failed"),
+                    (_rate("kvcache_events_snapshots_taken_total"), "snapshots of engines taken"),
                     (_rate("kvcache_events_batches_lost_total"), "batches lost"),
                     (_rate("kvcache_events_restarts_total"), "restarts of engines"),
                 ],
@@ -262,6 +267,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             Panel(
                 title="Time to the response of an engine",
                 unit=units.Seconds,
+                exemplars=True,
                 queries=[
                     (_quantile(quantile, "kvcache_http_request_seconds", "", _PROXIED), name)
                     for quantile, name in ((0.5, "median"), (0.95, "p95"), (0.99, "p99"))

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -51,6 +52,14 @@ class Prometheus:
         async with self._client.get("/api/v1/alerts") as answer:
             return {alert["labels"]["alertname"]: alert for alert in (await answer.json())["data"]["alerts"]}
 
+    async def traces(self, selector: str) -> set[str]:
+        """The ids of the traces of a histogram's exemplars in the last hour."""
+        now = time.time()
+        asked = {"query": selector, "start": str(now - 3600), "end": str(now + 60)}
+        async with self._client.get("/api/v1/query_exemplars", params=asked) as answer:
+            series = (await answer.json())["data"]
+        return {exemplar["labels"]["trace_id"] for one in series for exemplar in one["exemplars"]}
+
     async def until_series(self, expressions: Sequence[str]) -> None:
         """Until each expression has a series; fails with those that have none."""
         missing = list(expressions)
@@ -88,6 +97,12 @@ async def _until_answered(client: ClientSession, path: str) -> None:
             await asyncio.sleep(0.05)
 
 
+def _flags() -> list[str]:
+    compose = yaml.safe_load((_DEPLOY / "compose.prometheus.yaml").read_text(encoding="utf-8"))
+    flags: list[str] = compose["services"]["prometheus"]["command"]
+    return flags
+
+
 @asynccontextmanager
 async def scraped(folder: Path, programs: Path, port: int) -> AsyncIterator[Prometheus]:
     """Runs Prometheus with deploy/prometheus.yaml, but every second, and for the service on this port."""
@@ -104,6 +119,7 @@ async def scraped(folder: Path, programs: Path, port: int) -> AsyncIterator[Prom
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'series'}",
             f"--web.listen-address=127.0.0.1:{own}",
+            *(flag for flag in _flags() if flag.startswith("--enable-feature")),
         ]
         async with _process(folder, command, {}), ClientSession(f"http://127.0.0.1:{own}") as client:
             await _until_answered(client, "/-/ready")
@@ -134,6 +150,8 @@ async def busy_service(folder: Path) -> AsyncIterator[ClientSession]:
             "STATE_DIR": str(folder / "state"),
             "SNAPSHOT_INTERVAL": "1s",
             "SHARED_STATE": valkey.url,
+            # Requests are traced, and nobody takes the traces.
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
         }
         await stack.enter_async_context(_process(folder, [sys.executable, "-m", "service", "serve"], environment))
         client = await stack.enter_async_context(ClientSession(f"http://127.0.0.1:{port}"))

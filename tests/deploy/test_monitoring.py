@@ -62,6 +62,11 @@ def test_promtool_accepts_the_rules(prometheus: Path) -> None:
     assert f"SUCCESS: {len(alerts())} rules found" in checked(prometheus, "check", "rules", str(ALERTS))
 
 
+def test_promtool_accepts_the_configuration(prometheus: Path) -> None:
+    config = ROOT / "deploy" / "prometheus.yaml"
+    assert "SUCCESS" in checked(prometheus, "check", "config", "--syntax-only", str(config))
+
+
 def test_every_alert_tells_its_severity_and_what_to_do() -> None:
     for name, rule in alerts().items():
         assert name.startswith("Kvcache")
@@ -103,7 +108,10 @@ async def test_every_query_finds_what_a_busy_service_tells(prometheus: Path, fol
         told = (await server.alerts())["KvcacheParityLost"]["annotations"]["summary"]
         assert told.startswith("Our tokens of builtin/demo differ from those of pod 127.0.0.1:")
         for alert in (await server.alerts()).values():
-            assert "error" not in alert["annotations"]["summary"]
+            assert "error expanding" not in alert["annotations"]["summary"]
+        traces = await server.traces("kvcache_http_request_seconds_bucket")
+        assert traces
+        assert {len(trace) for trace in traces} == {32}
         async with client.get("/metrics") as answer:
             assert checked(prometheus, "check", "metrics", text=await answer.text()) == ""
 
