@@ -31,7 +31,7 @@ def document(routes: Sequence[Route]) -> bytes:
         "openapi": "3.1.0",
         "info": {
             "title": "kvcache",
-            "version": own_version(),
+            "version": own_version() or "unknown",
             "description": "Tells which LLM engine holds the longest prefix of a prompt in its KV cache.",
         },
         "paths": paths,
@@ -65,8 +65,9 @@ def _operation(route: Route, path: str, schema_of: dict[str, Any]) -> dict[str, 
     return operation
 
 
-def own_version() -> str:
+def own_version() -> str | None:
+    """The version of the installed package; None where it runs from files, as in the image."""
     try:
         return version("kvcache")
     except PackageNotFoundError:
-        return "unknown"
+        return None

@@ -37,10 +37,12 @@ class OtelTracer:
 
     is_on = True
 
-    def __init__(self, endpoint: str, version: str) -> None:
-        """`endpoint` is the base URL of a collector, to which /v1/traces is added."""
+    def __init__(self, endpoint: str, version: str | None) -> None:
+        """`endpoint` is the base URL of a collector, to which /v1/traces is added; `version` is ours, if known."""
         url = None if os.environ.get(_TRACES_ENDPOINT) else f"{endpoint}/v1/traces"
-        own = {"service.name": "kvcache", "service.version": version, "service.instance.id": os.urandom(16).hex()}
+        own = {"service.name": "kvcache", "service.instance.id": os.urandom(16).hex()}
+        if version is not None:
+            own["service.version"] = version
         self._exporter = _Exporter(OTLPSpanExporter(endpoint=url), endpoint)
         self._provider = TracerProvider(
             resource=Resource.create().merge(Resource(own)).merge(OTELResourceDetector().detect()),

@@ -170,6 +170,18 @@ async def test_without_a_collector_the_clients_context_passes_as_it_is(route: Ro
     assert context_of(routed.engines[0].requests[-1]) == sent
 
 
+async def test_a_disabled_sdk_leaves_the_clients_context_as_it_is(
+    route: Route, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    routed = await route(1, settings=at(collector))
+    sent = {"traceparent": SAMPLED, "tracestate": "a=1"}
+    assert await ask(routed, sent) == 200
+    assert await ask(routed) == 200
+    requests = routed.engines[0].requests
+    assert (context_of(requests[-2]), context_of(requests[-1])) == (sent, {})
+
+
 def test_without_a_collector_the_sdk_is_not_loaded() -> None:
     script = "import sys, service.serving; print([name for name in sys.modules if name.startswith('opentelemetry')])"
     told = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
