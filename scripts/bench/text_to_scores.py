@@ -7,11 +7,12 @@ pods.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from itertools import chain as joined
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import msgspec
@@ -28,27 +29,37 @@ _PODS, _HOLDING = 8, 4
 _CONNECTIONS = 16
 _TURNS = 8
 _SECONDS = 1.0
+_ALL = float("inf")
+"""Seconds, for requests that are few and must all be sent."""
+_MOST_TOKENS = 512_000
+"""Of all chats of one connection or one crowd in a round: they have to fit into the caches."""
+_LONGEST_SLICE = 5.0
+"""Milliseconds of CPU that a turn of the event loop may take."""
+_SLICES = ROOT / "scripts" / "attack" / "cpu_slices"
 _REAL = "ibm-granite/granite-3.3-2b-instruct"
-_TARGETS = {1_000: None, 8_000: 20.0, 32_000: 40.0}
+_TARGETS = {1_000: None, 8_000: 20.0, 32_000: 40.0, 100_000: 100.0}
 """Tokens of a chat → target for the CPU of uncached tokenizing divided by that of the next turn."""
 
 
 class Chat(NamedTuple):
-    """The first request of a chat, its next turns, and the tokens of the last turn."""
+    """The first request of a chat, its next turns, the last with a message edited in the middle, and its tokens."""
 
     first: bytes
     turns: Sequence[bytes]
+    edited: bytes
     tokens: list[int]
 
 
 async def run(plan: Plan) -> AsyncIterator[Measure]:
-    """CPU and latency of the next turn of chats of 1,000, 8,000 and 32,000 tokens, and CPU of their first request."""
+    """CPU and latency of the next turn of chats of 1,000 to 100,000 tokens, CPU of their first request and of an edit.
+
+    Of the longest, also the longest turn of the event loop, in a process of its own.
+    """
     models = Path(os.environ.get("KVCACHE_BENCH_MODELS", ROOT.parent / "shared" / "models"))
     model = _REAL if (models / _REAL).is_dir() else "builtin/demo"
     part = f"1 text → scores ({model.rpartition('/')[2]})"
     settings = {"MODEL_NAME": model, "MODELS_DIR": str(models)}
     random = Random(4)
-    crowd = max(2, plan.count(_CONNECTIONS))
     async with AsyncExitStack() as stack:
         fed = []
         for name, changed in (("kvcache", {}), ("cache off", {"TOKEN_CACHE_BYTES": "0"})):
@@ -59,9 +70,10 @@ async def run(plan: Plan) -> AsyncIterator[Measure]:
             fed.append(Fed(server, own))
         for tokens, target in _TARGETS.items():
             rounds = Rounds()
+            crowd = max(2, min(plan.count(_CONNECTIONS), _MOST_TOKENS // tokens))
             writer = await Writer.start(fed[-1].server, tokens, random)
             for counts in plan.turns():
-                one_by_one = [await writer.chat() for _ in range(plan.count(_CONNECTIONS))]
+                one_by_one = [await writer.chat() for _ in range(min(plan.count(_CONNECTIONS), crowd))]
                 at_once = [await writer.chat() for _ in range(crowd)]
                 for pair in fed:
                     await _cache(pair, [*one_by_one, *at_once], random)
@@ -71,6 +83,28 @@ async def run(plan: Plan) -> AsyncIterator[Measure]:
                 await _agree([pair.server for pair in fed], one_by_one[0])
             for measure in _measures(rounds, part, f"{tokens:,} tokens", crowd, target):
                 yield measure
+        chats = [await writer.chat() for _ in range(3)]
+    yield await _longest_slice(part, f"{tokens:,} tokens", model, settings, chats)
+
+
+async def _longest_slice(
+    part: str, size: str, model: str, settings: Mapping[str, str], chats: Sequence[Chat]
+) -> Measure:
+    rounds = Rounds()
+    with TemporaryDirectory() as folder:
+        slices = Path(folder) / "slices"
+        paths = os.pathsep.join((str(_SLICES), os.environ.get("PYTHONPATH", "")))
+        async with kvcache((), model, **settings, PYTHONPATH=paths, CPU_SLICES=str(slices)) as server:
+            (connection,) = await server.connections(1)
+            for number, chat in enumerate(chats):
+                slices.write_text("0", encoding="utf-8")
+                for request in (chat.first, *chat.turns, chat.edited):
+                    await connection.send(request)
+                if number:
+                    longest = float(slices.read_text(encoding="utf-8").partition(" ")[0])
+                    rounds.add("kvcache", {"slice": longest * 1000})
+    what = f"{size}, longest turn of the event loop above {_LONGEST_SLICE:g} ms, CPU"
+    return rounds.measure("slice", part=part, what=what, unit="ms", most=_LONGEST_SLICE)
 
 
 def _measures(rounds: Rounds, part: str, size: str, crowd: int, target: float | None) -> list[Measure]:
@@ -89,6 +123,7 @@ def _measures(rounds: Rounds, part: str, size: str, crowd: int, target: float | 
         ),
         rounds.measure("rate", part=part, what=f"{turn}, per core", unit="requests/s", more_is_better=True),
         rounds.measure("first", part=part, what=f"{size}, first sight, CPU", unit="ms/request"),
+        rounds.measure("edited", part=part, what=f"{size}, a message edited in the middle, CPU", unit="ms/request"),
     ]
 
 
@@ -118,7 +153,12 @@ class Writer:
         messages = conversation(self._random.getrandbits(32), self._turns, self._words)
         asked = [self._request(upto(messages, turn)) for turn in range(self._turns - _TURNS - 1, self._turns)]
         answer = await self._server.post("/tokenize", msgspec.json.encode({"messages": messages}))
-        return Chat(asked[0], asked[1:], answer["tokens"])
+        middle = messages[len(messages) // 2]
+        changed = [
+            {**message, "content": f"Well: {message['content']}"} if message is middle else message
+            for message in messages
+        ]
+        return Chat(asked[0], asked[1:], self._request(changed), answer["tokens"])
 
     def _request(self, messages: list[Message]) -> bytes:
         return self._connection.post("/score", msgspec.json.encode({"messages": messages}))
@@ -137,14 +177,16 @@ async def _round(
     server: Kvcache, one_by_one: Sequence[Chat], at_once: Sequence[Chat], seconds: float
 ) -> dict[str, float]:
     single, crowd = await server.connections(1), await server.connections(len(at_once))
-    first, _ = await _driven(server, single, [[chat.first for chat in one_by_one]], seconds)
+    first, _ = await _driven(server, single, [[chat.first for chat in one_by_one]], _ALL)
     alone, one = await _driven(
         server, single, [joined(*zip(*(chat.turns for chat in one_by_one), strict=True))], seconds
     )
-    await drive(crowd, [[chat.first] for chat in at_once], seconds)
+    edited, _ = await _driven(server, single, [[chat.edited for chat in one_by_one]], _ALL)
+    await drive(crowd, [[chat.first] for chat in at_once], _ALL)
     together, many = await _driven(server, crowd, [chat.turns for chat in at_once], seconds)
     return {
         "first": first,
+        "edited": edited,
         "CPU 1": alone,
         f"CPU {len(crowd)}": together,
         "rate": 1000 / together,
