@@ -18,8 +18,6 @@ _QUIET_SECONDS: Final = 0.25
 """No connection came for so long: the next ones go elsewhere."""
 _QUIET_SHARE: Final = 0.25
 """The share of the time that goes by at most until then."""
-_SILENT_SECONDS: Final = 0.5
-"""How long a new connection may take to send a request."""
 
 
 async def drain(traffic: Traffic, listeners: Iterable[Listener], seconds: float) -> None:
@@ -32,8 +30,6 @@ async def drain(traffic: Traffic, listeners: Iterable[Listener], seconds: float)
                     await traffic.wait_quiet(_QUIET_SECONDS)
             for listener in listeners:
                 listener.close()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_SILENT_SECONDS):
-                    await traffic.wait_silent()
+            await traffic.wait_silent()  # HEADER_TIMEOUT ends connections that send nothing
             # aiohttp drops unread bodies as soon as it shuts down.
             await traffic.wait_idle()
