@@ -49,6 +49,7 @@ async def outage(name: str, plan: Plan) -> Outcome:
             seconds = await until(lambda: _follow(store.other), "the replicas do not follow")
             outcome.facts["both write to the new primary after"] = f"{seconds:.2f} s"
             await asyncio.sleep(plan.seconds)
+        outcome.facts["pods called down"] = str(sum(one.pods_down() for one in own))
     before, *others = outcome.phases
     slowest = max(phase.milliseconds(100) for phase in others) - before.milliseconds(100)
     outcome.facts["blocks"] = f"{fleet.blocks:,}"

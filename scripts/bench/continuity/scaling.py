@@ -82,6 +82,7 @@ async def scaling(name: str, plan: Plan) -> Outcome:
             load = _Load(fleet, own, Phase(f"{count} replica{'s' if count > 1 else ''}, follow-up"))
             before, began = await store.counts(), monotonic()
             await load.run(plan.rate)
+            outcome.facts[f"pods called down, {count}"] = str(sum(one.pods_down() for one in own))
             _tell_store(outcome, count, before, await store.counts(), monotonic() - began)
         outcome.phases.append(load.follow_up)
         share = max(load.requests.values()) * plan.pods / sum(load.requests.values())

@@ -86,6 +86,10 @@ class Replica:
         """The pods whose rank is exact."""
         return {rank["pod"] for rank in (await self.get("/pods"))[1]["pods"] if rank["exact"]}
 
+    def pods_down(self) -> int:
+        """How often it called a pod down: where the machine is too busy to answer health checks, turns go elsewhere."""
+        return sum(" is down: " in line and "health_checks" in line for line in self.log.splitlines())
+
     async def ready(self) -> float:
         return await self._answers("/ready")
 

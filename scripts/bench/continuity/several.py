@@ -57,6 +57,7 @@ async def rolling(name: str, plan: Plan) -> Outcome:
                 await asyncio.sleep(1.0)
             outcome.phases.append(requests.begin("after"))
             await asyncio.sleep(plan.seconds)
+        outcome.facts["pods called down"] = str(sum(one.pods_down() for one in own))
     outcome.facts |= {"blocks": f"{fleet.blocks:,}", "problems": "; ".join(requests.problems[:3]) or "none"}
     outcome.none_failed()
     outcome.steady_hit_rate()
@@ -94,6 +95,7 @@ async def killed(name: str, plan: Plan) -> Outcome:
             await asyncio.sleep(plan.seconds)
             outcome.phases.append(requests.begin("after"))
             await asyncio.sleep(plan.seconds)
+        outcome.facts["pods called down"] = str(sum(one.pods_down() for one in own))
     failed = sum(phase.failed for phase in outcome.phases)
     cut = sum(phase.cut for phase in outcome.phases)
     outcome.facts["blocks"] = f"{fleet.blocks:,}"
