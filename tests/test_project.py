@@ -22,7 +22,7 @@ def test_make_alone_lists_and_explains_every_target() -> None:
     assert all(len(line.split()) > 2 for line in listed)
 
 
-def test_the_wheel_holds_the_license_and_says_that_both_packages_are_typed(tmp_path: Path) -> None:
+def test_the_wheel_holds_the_license_and_the_page_and_says_that_both_packages_are_typed(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)],
         cwd=ROOT,
@@ -36,6 +36,7 @@ def test_the_wheel_holds_the_license_and_says_that_both_packages_are_typed(tmp_p
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
     assert {"orchestrator/py.typed", "service/py.typed", "orchestrator/context/Containerfile"} <= set(names)
     assert {"orchestrator/valkey/Containerfile", "orchestrator/valkey/requirements.lock"} <= set(names)
+    assert {f"service/ui/static/{file.name}" for file in (ROOT / "service/ui/static").iterdir()} <= set(names)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert "License-Expression: Apache-2.0" in metadata
 

@@ -117,7 +117,6 @@ async def _service(events: int) -> AsyncIterator[tuple[str, psutil.Process]]:
         "HTTP_HOST": "127.0.0.1",
         "HTTP_PORT": str(port),
         "ZMQ_ENDPOINT": f"tcp://127.0.0.1:{events}",
-        "PARITY_INTERVAL": "0",
         "LOG_LEVEL": "error",
     }
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "service", "serve", cwd=ROOT, env=environment)

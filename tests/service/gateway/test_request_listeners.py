@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientSession
+from aiohttp import ClientError, ClientSession
 
 from service.api.event_stream import MAX_STREAMS
 from service.contract.api_keys import parse_api_keys
+from service.contract.settings import Settings
 from service.routing.request_listeners import Listener
+from service.server import listening
 from tests.service.conftest import Serve
 from tests.service.engines import chat, engine_starter
 from tests.service.gateway.routed import CHAT, Before, Route
@@ -135,6 +138,20 @@ async def test_more_listeners_than_the_limit_are_refused_until_one_leaves(serve:
                 if again.status == 200:
                     break
             await asyncio.sleep(0.01)
+
+
+async def test_a_stop_does_not_wait_for_listeners(settings: Settings) -> None:
+    async with ClientSession() as client, asyncio.timeout(PATIENCE):
+        async with listening(replace(settings, drain_timeout=100 * PATIENCE)) as port:
+            url = f"http://127.0.0.1:{port}"
+            streams = [
+                await client.get(f"{url}/requests"),
+                await client.get(f"{url}/pods", headers={"Accept": "text/event-stream"}),
+            ]
+            assert [stream.status for stream in streams] == [200, 200]
+        for stream in streams:
+            with suppress(ClientError):
+                await stream.read()
 
 
 async def test_a_listener_needs_a_key_that_may_read(serve: Serve) -> None:
