@@ -25,7 +25,8 @@ from service.simulation.publisher import Publisher, batch_payload
 from tests.service.ui.browser import Browser
 
 MODEL = "builtin/demo"
-_PATIENCE = 120.0
+_PATIENCE = 300.0
+_PAINT = "performance.getEntriesByName('first-contentful-paint')[0]"
 _NOTE = """
 addEventListener("DOMContentLoaded", () => {
   const shown = document.getElementById("pods-shown");
@@ -50,12 +51,14 @@ async def _measure(options: argparse.Namespace) -> int:
     events = free_port()
     async with _engines() as engines, _service(events) as (url, process):
         await _fill(url, engines, events, options.pods)
-        paints, rows = [], []
+        paints, rows, least = [], [], []
         for _ in range(options.runs):
-            painted, listed = await _open(url)
+            painted, listed, empty = await _open(url)
             paints.append(painted)
             rows.append(listed)
+            least.append(empty)
         print(f"{options.pods} pods, median of {options.runs} runs, in ms (all)")
+        print(f"  two letters      {statistics.median(least):5.0f}   {_all(least)}")
         print(f"  first paint      {statistics.median(paints):5.0f}   {_all(paints)}")
         print(f"  pods are listed  {statistics.median(rows):5.0f}   {_all(rows)}")
         async with ClientSession(url) as client:
@@ -156,7 +159,7 @@ async def _fill(url: str, port: int, events: int, pods: int) -> None:
                 healthy = sum(bool(pod["healthy"]) for pod in listed["fleet"])
                 if len(listed["pods"]) >= pods and healthy >= pods:
                     return
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(1)
 
 
 def _stored(number: int) -> dict[str, Any]:
@@ -171,8 +174,10 @@ def _stored(number: int) -> dict[str, Any]:
     }
 
 
-async def _open(url: str) -> tuple[float, float]:
-    """Milliseconds until the first paint, and until the pods are listed, in a new browser."""
+async def _open(url: str) -> tuple[float, float, float]:
+    """Milliseconds in a new browser until the first paint, until the pods are listed, and until the first paint of
+    GET /health, which is as fast as this machine is at that moment.
+    """
     driver = free_port()
     process = await asyncio.create_subprocess_exec(
         "chromedriver", f"--port={driver}", stdout=asyncio.subprocess.DEVNULL
@@ -186,9 +191,11 @@ async def _open(url: str) -> tuple[float, float]:
             await browser.before_each_page(_NOTE)
             await browser.open(f"{url}/ui")
             listed = await browser.see("window.rowsAt")
-            painted = await browser.script("return performance.getEntriesByName('first-contentful-paint')[0].startTime")
+            painted = await browser.script(f"return {_PAINT}.startTime")
+            await browser.open(f"{url}/health")
+            empty = await browser.see(f"{_PAINT}?.startTime")
             await browser.close()
-            return float(painted), float(listed)
+            return float(painted), float(listed), float(empty)
     finally:
         process.terminate()
         await process.wait()

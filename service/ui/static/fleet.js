@@ -71,7 +71,7 @@ export class Fleet {
       found.get(name).ranks.push(held);
     }
     for (const one of found.values()) {
-      one.ranks.sort((a, b) => a.rank.rank - b.rank.rank || a.rank.model.localeCompare(b.rank.model));
+      if (one.ranks.length > 1) one.ranks.sort((a, b) => a.rank.rank - b.rank.rank || (a.rank.model < b.rank.model ? -1 : 1));
     }
     return [...found.values()];
   }

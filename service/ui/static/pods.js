@@ -4,6 +4,7 @@ import { NONE, arrange, byId, count, duration, el, rate, setClass, setText, shar
 import { stateOf } from "./fleet.js";
 
 const FIRST_SHOWN = 50;
+const { compare } = new Intl.Collator("en", { numeric: true });
 const TIERS = ["gpu", "cpu", "storage"];
 
 const sum = (one, value) => one.ranks.reduce((total, held) => total + value(held), 0);
@@ -95,7 +96,7 @@ function sort(pods, fleet, now) {
   const column = COLUMNS.find((one) => one.id === order.column);
   const turn = order.isReversed ? -1 : 1;
   const keyed = pods.map((one) => [column.by(one, fleet, now), one]);
-  keyed.sort(([a, one], [b, other]) => turn * (typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : b - a) || one.name.localeCompare(other.name, "en", { numeric: true }));
+  keyed.sort(([a, one], [b, other]) => turn * (typeof a === "string" ? compare(a, b) : b - a) || compare(one.name, other.name));
   keyed.forEach(([, one], at) => (pods[at] = one));
 }
 
