@@ -149,6 +149,8 @@ class Sequencer:
         self._connection: int | None = None
         self._live_connections: set[int | None] = set()
         self._lost_at = 0.0
+        self._doubted_at: int | None = None
+        """The number of the next batch when the connection was back; None once the engine is known to be the same."""
         self._restarts: deque[float] = deque(maxlen=_FLAPPING_RESTARTS)
         self._check_after = timing.first_check
         self._check_at = 0.0
@@ -172,10 +174,15 @@ class Sequencer:
 
     def record(self) -> SequencerRecord | None:
         """The order of all applied batches; None if they may be of several engines, or before the first one."""
-        if not self._log.next or len(self._live_connections) > 1 or self._is_flapping():
+        if not self._log.next or len(self._live_connections) > 1 or self._is_flapping() or self._may_be_of_two:
             return None
         is_beyond = self._states.history is History.BEYOND_REPLAY
         return SequencerRecord(self._log.record(), self._states.loss, is_beyond, self._replay_confirms)
+
+    @property
+    def _may_be_of_two(self) -> bool:
+        """Whether batches were applied since the connection was lost, and nothing shows that the engine is the same."""
+        return self._doubted_at not in (None, self._log.next)
 
     def restore(self, record: SequencerRecord, *, keeps_unverified: bool) -> None:
         """Continues a stream whose blocks are those of a snapshot. To be called before anything else.
@@ -366,6 +373,7 @@ class Sequencer:
     def _verify(self) -> None:
         self._check_after = self._timing.first_check
         self._check_at = self._clock() + self._check_after
+        self._doubted_at = self._log.next if self._doubted_at is None else self._doubted_at
         self._ask_again = self._states.replay in ASKING
         self._waiting.clear()  # from the former connection; the replay of the same engine brings them again
         self.request_replay()
@@ -629,6 +637,7 @@ class Sequencer:
         self._settle()
         if entered is Connection.UP:
             self._is_unverified = False
+            self._doubted_at = None
             self._sink.unhide()
         elif entered in HIDDEN:
             self._sink.hide()

@@ -57,6 +57,26 @@ def restored(batches: int, *, keeps_unverified: bool = True) -> tuple[Sequencer,
     return sequencer, sink
 
 
+def test_a_rank_with_batches_of_perhaps_two_engines_is_left_out_of_snapshots_until_its_engine_is_known() -> None:
+    sequencer = Sequencer(Blocks(), start_replay=lambda: None)
+    sequencer.receive(BATCHES[0])
+    sequencer.on_disconnected(None)
+    assert sequencer.record() is not None
+    sequencer.on_connected()
+    assert sequencer.record() is not None
+    sequencer.receive(BATCHES[1])
+    assert sequencer.record() is None
+    sequencer.on_disconnected(None)
+    assert sequencer.record() is None
+    sequencer.on_connected()
+    assert sequencer.replayed(BATCHES[1])
+    sequencer.replay_ended()
+    while sequencer.wanted is not None:
+        sequencer.replayed(BATCHES[1])
+        sequencer.replay_ended()
+    assert sequencer.record() is not None
+
+
 def test_a_live_batch_that_the_snapshot_has_verifies_an_engine_without_replay_socket() -> None:
     sequencer, sink = restored(3)
     assert sink.hidden
