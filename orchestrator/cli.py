@@ -182,6 +182,24 @@ def restart(
 
 
 @app.command()
+def discover(
+    named: options.Named = None,
+    name: options.Name = DEFAULTS.name,
+    runtime: options.OneRuntime = "auto",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Tell a service which engines run in containers, until it is removed.
+
+    `up --discovery containers` starts this itself. After a reboot of the machine, start it by hand.
+    """
+    from orchestrator.commands.discover import discover as follow
+    from orchestrator.console import Console
+
+    run_command(lambda: follow(named or name, options.runtime_kind(runtime), Console(quiet=quiet)), debug=debug)
+
+
+@app.command()
 def prune(runtime: options.OneRuntime = "auto", quiet: options.Quiet = False, debug: options.Debug = False) -> None:
     """Remove unused images, and leftovers of killed commands."""
     from orchestrator.commands.prune import prune as prune_all

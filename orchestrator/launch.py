@@ -15,7 +15,7 @@ from uuid import uuid4
 from orchestrator.errors import UsageError
 from orchestrator.runtimes.base import RuntimeKind
 from service.contract.assignments import parse_renderers
-from service.contract.discovery import SourceEntry, parse_discovery
+from service.contract.discovery import CONTAINERS, SourceEntry, parse_discovery
 from service.contract.endpoints import Endpoint, format_endpoints, parse_optional_endpoints
 from service.contract.pods import PodEntry, parse_pods
 from service.contract.settings import Settings, SettingsError
@@ -255,6 +255,11 @@ class Launch:
                 for option, file in (store.files if store else {}).items()
             ),
         )
+
+    @property
+    def follows_containers(self) -> bool:
+        """Whether the engines in containers of the runtime are pods."""
+        return any(source.kind == CONTAINERS for source in self.sources)
 
     @property
     def forwards(self) -> bool:

@@ -169,10 +169,12 @@ Sources = Annotated[
     list[str] | None,
     typer.Option(
         "--discovery",
+        "--discover",
         envvar="DISCOVERY",
         metavar="SOURCE",
         help="Where further engines are found, and followed as they come and go: file:PATH, dns:NAME:PORT, "
-        "dns:_SERVICE._PROTOCOL.NAME for SRV records, or kubernetes:NAMESPACE/SELECTOR. May be repeated.",
+        "dns:_SERVICE._PROTOCOL.NAME for SRV records, kubernetes:NAMESPACE/SELECTOR, or containers (those of the same "
+        "Podman or Docker). May be repeated.",
         show_default=False,
     ),
 ]

@@ -19,7 +19,7 @@ from orchestrator.host.identity import identity, reader_of, refuse_unreadable
 from orchestrator.host.models_folder import parts
 from orchestrator.host.ownership import Owner
 from orchestrator.host.secrets import write_secret
-from orchestrator.host.state import make_service_folder, service_folder
+from orchestrator.host.state import discovered_folder, make_discovered_folder, make_service_folder, service_folder
 from orchestrator.launch import FILE_SETTINGS, Launch
 from orchestrator.mounted_files import mounted_file, mounted_files
 from orchestrator.proxies import has_password, proxies
@@ -41,6 +41,8 @@ from orchestrator.runtimes.base import (
     Volume,
     Workload,
 )
+from service.contract.containers import FILE
+from service.contract.discovery import CONTAINERS
 from service.contract.endpoints import format_endpoints
 from service.contract.secret_environment import VARIABLE, dump
 
@@ -57,6 +59,7 @@ _TOKEN = "/run/secrets/hf-token"  # noqa: S105 - a path
 _SECRET_ENVIRONMENT = "/run/secrets/environment"  # noqa: S105 - a path
 HUB_CACHE_VOLUME = "kvcache-huggingface"
 _STATE = "/state"
+_DISCOVERED = "/run/discovered"
 
 
 class Place(Protocol):
@@ -87,6 +90,11 @@ def prepare(launch: Launch, runtime: ContainerRuntime, *, dry: bool = False) -> 
 
     token = secret("hf-token", launch.token) if launch.token else None
     if runtime.kind is RuntimeKind.PROCESS:
+        if launch.follows_containers:
+            raise Problem(
+                "--discovery containers: a child process does not join the networks of containers.",
+                "Use --runtime podman or docker, or name the engines with --pod.",
+            )
         return _as_child(launch, token)
     found, secrets = described(launch, runtime, dry=dry)
     if secrets:
@@ -222,6 +230,9 @@ def described(launch: Launch, runtime: Place, *, dry: bool) -> tuple[Workload, d
     if launch.state_dir:
         mounts.append(Mount(launch.state_dir.resolve(), _STATE, read_only=False))
     mounts += [file.mount for file in (*files, *named.values())]
+    if launch.follows_containers:
+        folder = (discovered_folder if dry else make_discovered_folder)(runtime.kind, launch.name)
+        mounts.append(Mount(folder, _DISCOVERED, read_only=True))
     if not runtime.machine:
         secret |= {name: environment.pop(name) for name in _SECRET_SETTINGS if name in environment}
     workload = Workload(
@@ -259,7 +270,11 @@ def _pods_seen_from_container(launch: Launch, files: Mapping[str, str]) -> str:
 
 def _sources_seen_from_container(launch: Launch, files: Mapping[str, str]) -> str:
     """DISCOVERY; `files` are the paths inside the container of this machine's files."""
-    return _comma_separated(source.with_files(files) for source in launch.sources)
+    file = f"{_DISCOVERED}/{FILE}"
+    return _comma_separated(
+        replace(source, place=file) if source.kind == CONTAINERS else source.with_files(files)
+        for source in launch.sources
+    )
 
 
 def memory_limit(wanted: int | None, *, rootless: bool) -> int | None:

@@ -45,6 +45,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "orchestrator.errors orchestrator.proxies",
         "orchestrator.health orchestrator.host orchestrator.config",
         "orchestrator.runtimes",
+        "orchestrator.engines",
         "orchestrator.launch orchestrator.endpoints orchestrator.exposition orchestrator.running",
         "orchestrator.mounted_files",
         "orchestrator.deployment",

@@ -18,6 +18,11 @@ def render(form: Form, launch: Launch, namespace: str | None = None) -> None:
         raise UsageError(f"--namespace: {form} has none.", "Leave it out.")
     if not launch.port:
         raise UsageError("--port: 0 is any free port, and files have to name one.", "Name a port.")
+    if launch.follows_containers:
+        raise UsageError(
+            "--discovery containers: only `kvcache up` follows them, from the host.",
+            "Name the engines with --pod, or another source.",
+        )
     if form is Form.KUBERNETES:
         text = kubernetes(launch, namespace)
     else:

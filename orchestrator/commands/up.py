@@ -9,6 +9,7 @@ from functools import partial
 
 from orchestrator.cautions import cautions
 from orchestrator.commands.build import ensure_image, ensure_valkey
+from orchestrator.commands.discover import discover_in_background
 from orchestrator.commands.down import GRACE_SECONDS, refuse_if_foreign, remove, remove_deployed
 from orchestrator.commands.replica import Replica
 from orchestrator.commands.watch import RuntimeGone, Watch
@@ -193,6 +194,8 @@ class _UpRun:
             self._start_one(store.name, lambda: prepare_store(launch, store, runtime))
         for replica in self._deployment.replicas:
             self._start_one(replica.name, partial(prepare, replica, runtime))
+            if launch.follows_containers:
+                discover_in_background(replica.name, runtime.kind)
 
     def _create_network(self, name: str) -> None:
         assert self._runtime.networks is not None  # noqa: S101 - a child process has no store

@@ -65,6 +65,21 @@ def make_service_folder(runtime: str, name: str) -> Path:
     return folder
 
 
+def discovered_folder(runtime: str, name: str) -> Path:
+    """The folder in which a service finds the engines that `kvcache discover` sees; not created here."""
+    return service_folder(runtime, name) / "discovered"
+
+
+def make_discovered_folder(runtime: str, name: str) -> Path:
+    """That folder, which the service's user may read. Raises Problem."""
+    make_service_folder(runtime, name)
+    folder = discovered_folder(runtime, name)
+    with _writing(folder):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+    return folder
+
+
 def service_folders(runtime: str) -> list[str]:
     """Names of a runtime's services that have a folder."""
     return sorted(path.name for path in (state_home() / runtime).glob("*") if path.is_dir())
@@ -77,6 +92,14 @@ def claim(runtime: str, name: str) -> Iterator[None]:
         f"Another `kvcache up` is starting a service named {name}.", "Wait for it, or choose another --name."
     )
     with _locked(state_home() / runtime / f"{name}.lock", busy):
+        yield
+
+
+@contextmanager
+def claim_following(runtime: str, name: str) -> Iterator[None]:
+    """Locks the service's discovery of containers. Raises Problem if another process holds the lock."""
+    busy = Problem(f"The containers are followed already for {name}.", "Nothing needs to be done.")
+    with _locked(service_folder(runtime, name) / "discover.lock", busy):
         yield
 
 

@@ -160,6 +160,45 @@ class ImageBuild:
     """Whether steps use this machine's network, which is needed to reach a proxy on its loopback."""
 
 
+# What a runtime tells of containers and networks that may change which engines there are; Docker's and Podman's names.
+CONTAINER_EVENTS = ("start", "die", "died", "destroy", "remove", "pause", "unpause", "rename", "connect", "disconnect")
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A running container, whoever started it. `networks` are its addresses by the name of the network.
+
+    `published` is where this machine publishes its TCP ports, `exposed` are the TCP ports that its image names.
+    """
+
+    name: str
+    image: str
+    ours: bool
+    labels: Mapping[str, str]
+    arguments: tuple[str, ...]
+    networks: Mapping[str, str]
+    on_host_network: bool
+    published: Mapping[int, Publication]
+    exposed: tuple[int, ...]
+
+
+class Containers(Protocol):
+    def running(self) -> Iterable[Container]:
+        """All that run and are not paused."""
+        ...
+
+    def join(self, name: str, network: str) -> None:
+        """Connects a container to a network."""
+        ...
+
+    def changes(self) -> Iterator[None]:
+        """Yields at once, and whenever a container or its networks may have changed.
+
+        Uses a connection of its own, so that another thread may iterate.
+        """
+        ...
+
+
 class Images(Protocol):
     def labels(self, reference: str) -> Mapping[str, str] | None:
         """An image's labels; None if the image does not exist locally."""
@@ -213,7 +252,7 @@ class Networks(Protocol):
 
 
 class ContainerRuntime(Protocol):
-    """A place where the service can run. `images` and `networks` are None where there are no containers."""
+    """A place where the service can run. Without containers, `images`, `networks` and `containers` are None."""
 
     @property
     def kind(self) -> RuntimeKind: ...
@@ -238,6 +277,9 @@ class ContainerRuntime(Protocol):
 
     @property
     def networks(self) -> Networks | None: ...
+
+    @property
+    def containers(self) -> Containers | None: ...
 
     def services(self) -> Iterable[Service]:
         """All services of ours, running or not."""

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +19,7 @@ from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import Healthcheck, LogConfig
 
-from orchestrator.errors import Problem, RuntimeUnavailable, cause_of
+from orchestrator.errors import RuntimeUnavailable, cause_of
 from orchestrator.runtimes.base import (
     BUILD_STAGE,
     CONTENT_LABEL,
@@ -27,6 +27,7 @@ from orchestrator.runtimes.base import (
     NAME_LABEL,
     STAGE_LABEL,
     STAGES,
+    Containers,
     Health,
     ImageBuild,
     Images,
@@ -38,6 +39,8 @@ from orchestrator.runtimes.base import (
     Workload,
 )
 from orchestrator.runtimes.build_output import output_lines
+from orchestrator.runtimes.docker_containers import DockerContainers
+from orchestrator.runtimes.docker_errors import docker_errors
 from orchestrator.runtimes.hardening import HEALTH_CHECK, LOG_BYTES, SECOND, docker_restrictions
 from orchestrator.runtimes.inspection import refuse_network, service_from, wait_gone
 from orchestrator.runtimes.remote import remote_machine
@@ -59,6 +62,7 @@ class Docker:
         self._where = where
         self.images: Images = DockerImages(client)
         self.networks: Networks = DockerNetworks(client)
+        self.containers: Containers = DockerContainers(client)
         self.description = f"Docker {client.version()['Version']} at {where}"
 
     @classmethod
@@ -87,24 +91,24 @@ class Docker:
 
     @cached_property
     def rootless(self) -> bool:
-        with _errors("describe itself"):
+        with docker_errors("describe itself"):
             return "name=rootless" in (self._client.info().get("SecurityOptions") or ())
 
     def services(self) -> Iterator[Service]:
-        with _errors("list containers"):
+        with docker_errors("list containers"):
             found = self._client.containers.list(all=True, filters={"label": NAME_LABEL}, ignore_removed=True)
         for container in found:
             yield service_from(container.attrs, self.kind)
 
     def find(self, name: str) -> Service | None:
-        with _errors("inspect a container"):
+        with docker_errors("inspect a container"):
             try:
                 return service_from(self._client.containers.get(name).attrs, self.kind)
             except NotFound:
                 return None
 
     def holder_of_port(self, port: int) -> str | None:
-        with _errors("list containers"):
+        with docker_errors("list containers"):
             for container in self._client.api.containers(filters={"publish": str(port)}):
                 return str(container["Names"][0]).lstrip("/")
         return None
@@ -113,7 +117,7 @@ class Docker:
         return None  # docker-proxy listens on any address
 
     def start(self, workload: Workload) -> None:
-        with _errors("start the container"):
+        with docker_errors("start the container"):
             container = self._client.containers.create(**_creation(workload, self._client.api.api_version))
             try:
                 for network in workload.networks[1:]:
@@ -129,7 +133,7 @@ class Docker:
         return service.health if service else Health.UNKNOWN
 
     def logs(self, name: str, query: LogQuery) -> Iterator[str]:
-        with _errors("read the log"):
+        with docker_errors("read the log"):
             container = self._client.containers.get(name)
             chunks = container.logs(
                 stream=True,
@@ -141,18 +145,18 @@ class Docker:
 
     def run_tool(self, name: str, arguments: Sequence[str]) -> Generator[str, None, None]:
         api = self._client.api
-        with _errors("run a command in the container"):
+        with docker_errors("run a command in the container"):
             identity = api.exec_create(name, ["python", "-m", "service", *arguments])["Id"]
             pieces = api.exec_start(identity, stream=True, demux=True)
             yield from tool_lines(arguments, pieces, lambda: int(api.exec_inspect(identity)["ExitCode"]))
 
     def resume(self, name: str) -> None:
-        with _errors("start the container"):
+        with docker_errors("start the container"):
             self._client.containers.get(name).start()
 
     def stop(self, name: str, grace: float) -> None:
         if (service := self.find(name)) and service.ours and service.running:
-            with _errors("stop the container"):
+            with docker_errors("stop the container"):
                 try:
                     container = self._client.containers.get(name)
                     if service.paused:
@@ -164,7 +168,7 @@ class Docker:
 
     def remove(self, name: str) -> None:
         if (service := self.find(name)) and service.ours:
-            with _errors("remove the container"):
+            with docker_errors("remove the container"):
                 try:
                     self._client.containers.get(name).remove(force=True, v=True)
                 except APIError:
@@ -188,20 +192,20 @@ class DockerImages:
         self._client = client
 
     def labels(self, reference: str) -> Mapping[str, str] | None:
-        with _errors("inspect an image"):
+        with docker_errors("inspect an image"):
             try:
                 return self._client.images.get(reference).labels
             except ImageNotFound:
                 return None
 
     def build(self, build: ImageBuild) -> Generator[str, None, None]:
-        with _errors("build the image"):
+        with docker_errors("build the image"):
             before = self._identity(build.reference)
             yield from self._output(build)
             self._remove_unused(before)
 
     def remove_old_stages(self) -> None:
-        with _errors("remove images"):
+        with docker_errors("remove images"):
             for stage in STAGES:
                 unused = self._client.images.list(filters={"dangling": True, "label": f"{STAGE_LABEL}={stage}"})
                 unused.sort(key=lambda image: str(image.attrs["Created"]))
@@ -209,14 +213,14 @@ class DockerImages:
                     self._remove_unused(image.id)
 
     def run(self, reference: str, command: Sequence[str]) -> str:
-        with _errors("run a container"):
+        with docker_errors("run a container"):
             program, *arguments = command  # an empty entrypoint would be the image's own
             shown = self._client.containers.run(reference, arguments, entrypoint=[program], remove=True, stderr=True)
             return bytes(shown).decode("utf-8", "replace").strip()
 
     def prune(self) -> list[str]:
         removed = []
-        with _errors("remove images"):
+        with docker_errors("remove images"):
             for label in (CONTENT_LABEL, STAGE_LABEL):
                 for image in self._client.images.list(filters={"label": label}):
                     try:
@@ -236,7 +240,7 @@ class DockerImages:
         return None
 
     def pull(self, reference: str) -> None:
-        with _errors(f"fetch the image {reference}"):
+        with docker_errors(f"fetch the image {reference}"):
             self._client.images.pull(reference)
 
     def _output(self, build: ImageBuild) -> Iterator[str]:
@@ -289,7 +293,7 @@ class DockerNetworks:
         self._client = client
 
     def create(self, name: str, labels: Mapping[str, str]) -> None:
-        with _errors(f"create the network {name}"):
+        with docker_errors(f"create the network {name}"):
             # Docker allows several networks of one name.
             if there := self._client.networks.list(names=[f"^{re.escape(name)}$"]):
                 refuse_network(name, (there[0].attrs or {}).get("Labels"))
@@ -297,13 +301,13 @@ class DockerNetworks:
                 self._client.networks.create(name, driver="bridge", labels=dict(labels))
 
     def ours(self) -> Mapping[str, Mapping[str, str]]:
-        with _errors("list networks"):
+        with docker_errors("list networks"):
             found = self._client.networks.list(filters={"label": NAME_LABEL})
             return {str(network.name): (network.attrs or {}).get("Labels") or {} for network in found}
 
     def remove(self, name: str) -> None:
         if name in self.ours():
-            with _errors(f"remove the network {name}"), suppress(NotFound):
+            with docker_errors(f"remove the network {name}"), suppress(NotFound):
                 self._client.networks.get(name).remove()
 
 
@@ -382,20 +386,3 @@ def _where() -> str:
             f"Docker has no context {name!r}.", "Run `docker context ls`, and set or unset DOCKER_CONTEXT."
         )
     return str(context.Host).replace("http+unix://", "unix://")
-
-
-@contextmanager
-def _errors(doing: str) -> Iterator[None]:
-    """Converts docker-py's exceptions to Problem."""
-    try:
-        yield
-    except APIError as error:
-        said = error.explanation or str(error)
-        raise Problem(
-            f"Docker could not {doing}: {said}", "Run `kvcache doctor`, which looks for the cause."
-        ) from error
-    except (DockerException, requests.RequestException, OSError) as error:
-        raise RuntimeUnavailable(
-            f"Docker did not answer when asked to {doing}: {cause_of(error)}",
-            "Run `docker info`, which should show the cause; or choose another runtime with --runtime.",
-        ) from error

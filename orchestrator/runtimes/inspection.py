@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.errors import Problem
-from orchestrator.runtimes.base import NAME_LABEL, Health, Publication, RuntimeKind, Service
+from orchestrator.runtimes.base import NAME_LABEL, Container, Health, Publication, RuntimeKind, Service
 
 
 def service_from(attributes: Mapping[str, Any], runtime: RuntimeKind) -> Service:
@@ -62,6 +62,36 @@ def refuse_network(name: str, labels: Mapping[str, str] | None) -> None:
     """Raises Problem for a network that is not ours."""
     if NAME_LABEL not in (labels or {}):
         raise Problem(f"The name {name} is taken by a network that is not ours.", "Choose another --name.")
+
+
+def container_from(attributes: Mapping[str, Any]) -> Container:
+    """Reads the same answer for a container that runs, whoever started it."""
+    config, settings = attributes["Config"], attributes.get("NetworkSettings") or {}
+    labels = config.get("Labels") or {}
+    published = {
+        _port(port): Publication(bindings[0].get("HostIp") or "0.0.0.0", int(bindings[0]["HostPort"]))  # noqa: S104
+        for port, bindings in (settings.get("Ports") or {}).items()
+        if bindings and port.endswith("/tcp")
+    }
+    return Container(
+        name=attributes["Name"].lstrip("/"),
+        image=attributes.get("ImageName") or config.get("Image") or "",
+        ours=NAME_LABEL in labels,
+        labels=labels,
+        arguments=tuple(map(str, [attributes.get("Path") or "", *(attributes.get("Args") or ())])),
+        networks={
+            name: network.get("IPAddress") or network.get("GlobalIPv6Address") or ""
+            for name, network in (settings.get("Networks") or {}).items()
+        },
+        on_host_network=(attributes.get("HostConfig") or {}).get("NetworkMode") == "host",
+        published=published,
+        exposed=tuple(sorted(_port(port) for port in config.get("ExposedPorts") or () if port.endswith("/tcp"))),
+    )
+
+
+def _port(text: str) -> int:
+    """The number in a port such as 8000/tcp."""
+    return int(text.partition("/")[0])
 
 
 def wait_gone(is_gone: Callable[[], bool], seconds: float = 5.0) -> bool:

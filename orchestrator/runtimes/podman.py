@@ -15,9 +15,20 @@ import requests
 from podman.errors import APIError
 
 from orchestrator.errors import RuntimeUnavailable
-from orchestrator.runtimes.base import NAME_LABEL, Health, Images, LogQuery, Networks, RuntimeKind, Service, Workload
+from orchestrator.runtimes.base import (
+    NAME_LABEL,
+    Containers,
+    Health,
+    Images,
+    LogQuery,
+    Networks,
+    RuntimeKind,
+    Service,
+    Workload,
+)
 from orchestrator.runtimes.inspection import service_from, wait_gone
 from orchestrator.runtimes.podman_api import PodmanApi, is_gone, podman_errors
+from orchestrator.runtimes.podman_containers import PodmanContainers
 from orchestrator.runtimes.podman_creation import creation
 from orchestrator.runtimes.podman_images import PodmanImages
 from orchestrator.runtimes.podman_leftovers import broken_images, dead_builders
@@ -42,6 +53,7 @@ class Podman:
         self._stream_client = api.client()
         self.images: Images = PodmanImages(self._client, api, service)
         self.networks: Networks = PodmanNetworks(self._client)
+        self.containers: Containers = PodmanContainers(self._client, api)
         self._address = str(api)
         shown = "an API of our own" if service else self._address
         self.description = f"Podman {self._client.version()['Version']} at {shown}"

@@ -80,6 +80,7 @@ class Processes:
     description = f"a child process of {sys.executable}"
     images = None
     networks = None
+    containers = None
     machine = None
     rootless = False
 

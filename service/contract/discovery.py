@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-FILE, DNS, KUBERNETES = "file", "dns", "kubernetes"
+FILE, DNS, KUBERNETES, CONTAINERS = "file", "dns", "kubernetes", "containers"
 _FILE_OPTIONS = frozenset({"key_file", "kubeconfig"})
 
 
@@ -37,7 +37,8 @@ class SourceEntry:
     def __str__(self) -> str:
         """The entry as `parse_discovery` reads it."""
         options = "&".join(f"{name}={value}" for name, value in self.options)
-        return f"{self.kind}:{self.place}" + (f"?{options}" if options else "")
+        place = f":{self.place}" if self.place else ""
+        return f"{self.kind}{place}" + (f"?{options}" if options else "")
 
 
 Check = Callable[[str], object]
@@ -118,6 +119,7 @@ _SERVER = re.compile(r"(?P<address>\[[^\[\]]+\]|[^:\[\]]+)(?::(?P<port>[0-9]+))?
 _OF_PODS: Mapping[str, Check] = {"scheme": _scheme, "model": _any, "key_file": _any}
 _KINDS: Mapping[str, tuple[Check, Mapping[str, Check]]] = {
     FILE: (_file, {}),
+    CONTAINERS: (_any, {}),
     DNS: (name_and_port, {**_OF_PODS, "events": _port, "replay": _port, "server": address_and_port}),
     KUBERNETES: (
         namespace_and_selector,
@@ -132,13 +134,14 @@ _KINDS: Mapping[str, tuple[Check, Mapping[str, Check]]] = {
     ),
 }
 """What checks the place, and the options with what checks their values, by kind."""
-_NEXT = re.compile(rf",(?=\s*(?:{'|'.join(_KINDS)}):)")
+_NEXT = re.compile(rf",(?=\s*(?:(?:{'|'.join(_KINDS)}):|{CONTAINERS}\s*(?:,|$)))")
 
 
 def parse_discovery(text: str) -> tuple[SourceEntry, ...]:
-    """Reads `file:PATH`, `dns:NAME:PORT` and `kubernetes:NAMESPACE/SELECTOR`, several separated by commas.
+    """Reads `file:PATH`, `dns:NAME:PORT`, `kubernetes:NAMESPACE/SELECTOR` and `containers`, separated by commas.
 
-    Raises ValueError with a sentence that names the invalid part.
+    For the service, `containers:PATH` names the file that the command on the host writes. Raises ValueError with a
+    sentence that names the invalid part.
     """
     entries = tuple(_entry(part.strip()) for part in _NEXT.split(text)) if text.strip() else ()
     return tuple(dict.fromkeys(entries))
@@ -147,7 +150,8 @@ def parse_discovery(text: str) -> tuple[SourceEntry, ...]:
 def _entry(text: str) -> SourceEntry:
     kind, _, rest = text.partition(":")
     if kind not in _KINDS:
-        raise ValueError(f"{text!r} must begin with one of {', '.join(f'{one}:' for one in _KINDS)}")
+        kinds = ", ".join(f"{one}:" for one in _KINDS if one != CONTAINERS)
+        raise ValueError(f"{text!r} must be {CONTAINERS}, or begin with one of {kinds}")
     check, known = _KINDS[kind]
     place, _, written = rest.partition("?") if known else (rest, "", "")
     _check(check, place)

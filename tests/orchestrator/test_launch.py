@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from orchestrator.doctor.hub import check_model
-from orchestrator.errors import UsageError
+from orchestrator.errors import Problem, UsageError
 from orchestrator.launch import Launch, parse_environment, parse_memory
 from orchestrator.options import LaunchOptions
 from orchestrator.runtimes.base import MODEL_LABEL
@@ -181,3 +181,10 @@ def test_without_a_named_model_requests_get_what_the_pods_serve() -> None:
     assert named.environment["MODEL_NAME"] == named.labels[MODEL_LABEL] == "org/m"
     alone = prepare(LaunchOptions().launch(), Processes(), dry=True)
     assert alone.environment["MODEL_NAME"] == alone.labels[MODEL_LABEL] == Launch().model
+
+
+def test_a_child_process_is_refused_engines_in_containers() -> None:
+    launch = LaunchOptions(discovery=["containers"]).launch()
+    assert launch.follows_containers and launch.forwards
+    with pytest.raises(Problem, match="does not join the networks of containers"):
+        prepare(launch, Processes(), dry=True)

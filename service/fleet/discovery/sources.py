@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from service.contract.discovery import DNS, KUBERNETES, SourceEntry
+from service.contract.containers import FILE
+from service.contract.discovery import CONTAINERS, DNS, KUBERNETES, SourceEntry
 from service.fleet.discovery.base import Source
+from service.fleet.discovery.containers import ContainerPodsFile
 from service.fleet.discovery.file import PodsFile
 from service.fleet.discovery.kubernetes import kubernetes_pods
 
@@ -26,6 +28,8 @@ def _source(entry: SourceEntry) -> Source:
         from service.fleet.discovery.dns import DnsPods  # noqa: PLC0415 - most services need no DNS library
 
         return DnsPods(entry)
+    if entry.kind == CONTAINERS:
+        return ContainerPodsFile(Path(entry.place or FILE))
     if entry.kind == KUBERNETES:
         return kubernetes_pods(entry)
     return PodsFile(Path(entry.place).expanduser())

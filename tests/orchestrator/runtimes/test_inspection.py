@@ -3,8 +3,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.runtimes.base import Health, Publication, RuntimeKind, Service
-from orchestrator.runtimes.inspection import service_from
+from orchestrator.runtimes.base import Container, Health, Publication, RuntimeKind, Service
+from orchestrator.runtimes.inspection import container_from, service_from
 
 # Fields that are read, as dockerd 20.10 gave them.
 _DOCKER: dict[str, Any] = {
@@ -69,3 +69,27 @@ def test_a_container_that_ran_out_of_memory_says_so() -> None:
     state = {**_PODMAN["State"], "OOMKilled": True, "ExitCode": 137}
     assert service_from({**_PODMAN, "State": state}, RuntimeKind.PODMAN).out_of_memory
     assert not service_from(_PODMAN, RuntimeKind.PODMAN).out_of_memory
+
+
+def test_a_container_of_somebody_else_with_its_addresses_and_ports() -> None:
+    attributes = {
+        **_PODMAN,
+        "Path": "vllm",
+        "Args": ["serve", "m"],
+        "Config": {"Image": "vllm/vllm-openai", "Labels": None, "ExposedPorts": {"8000/tcp": {}, "53/udp": {}}},
+        "NetworkSettings": {
+            "Ports": {"8000/tcp": [{"HostIp": "", "HostPort": "18000"}], "53/udp": None},
+            "Networks": {"podman": {"IPAddress": "10.88.0.5"}, "six": {"GlobalIPv6Address": "fd00::5"}},
+        },
+    }
+    assert container_from(attributes) == Container(
+        name="kv-test",
+        image="localhost/kv-image:latest",
+        ours=False,
+        labels={},
+        arguments=("vllm", "serve", "m"),
+        networks={"podman": "10.88.0.5", "six": "fd00::5"},
+        on_host_network=False,
+        published={8000: Publication("0.0.0.0", 18000)},
+        exposed=(8000,),
+    )

@@ -49,7 +49,7 @@ def test_files_of_a_source_are_replaced_where_a_container_has_them_elsewhere() -
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("/pods.yaml", "'/pods.yaml' must begin with one of file:"),
+        ("/pods.yaml", "'/pods.yaml' must be containers, or begin with one of file:"),
         ("file:", "'' must name a file"),
         ("kubernetes:llm", "'llm' must be NAMESPACE/SELECTOR"),
         ("kubernetes:LLM/app=vllm", "must be NAMESPACE/SELECTOR"),
@@ -69,3 +69,13 @@ def test_files_of_a_source_are_replaced_where_a_container_has_them_elsewhere() -
 def test_an_invalid_source_is_named(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         parse_discovery(text)
+
+
+def test_containers_stand_alone_among_other_sources_and_have_a_file_for_the_service() -> None:
+    found = parse_discovery("containers,file:a.yaml, containers:/run/pods.json")
+    assert [(one.kind, one.place, str(one)) for one in found] == [
+        ("containers", "", "containers"),
+        ("file", "a.yaml", "file:a.yaml"),
+        ("containers", "/run/pods.json", "containers:/run/pods.json"),
+    ]
+    assert found[0].files == ()
