@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from orchestrator import options
+from orchestrator.examples import EXIT_CODES, epilog
 from orchestrator.launch import DEFAULTS, expanded
 from orchestrator.options import LaunchOptions, launch_options
 from orchestrator.outcome import run_command
@@ -23,7 +24,8 @@ _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 
 app = typer.Typer(
     name="kvcache",
-    help="Tells which LLM engine already holds the longest prefix of a prompt in its KV cache.",
+    help="Sends each request to the LLM engine that already holds most of its prompt in the KV cache.",
+    epilog=f"{EXIT_CODES} docs/quickstart.md has the first ten minutes; kvcache COMMAND --help has examples.",
     no_args_is_help=True,
     rich_markup_mode=None,  # loading Rich to draw boxes takes twice as long as everything else
     pretty_exceptions_enable=False,
@@ -44,11 +46,10 @@ def _read_config(context: typer.Context, file: Path | None) -> None:
     from orchestrator.config import default_map
 
     group = context.command
-    names = {
-        name: frozenset(option.name for option in command.params if option.name)
-        for name, command in getattr(group, "commands", {}).items()
-    }
-    context.default_map = default_map(file and expanded(file, "--config"), names)
+    commands = getattr(group, "commands", {}).items()
+    names = {name: frozenset(one.name for one in command.params if one.name) for name, command in commands}
+    lists = {one.name for _, command in commands for one in command.params if getattr(one, "multiple", False)}
+    context.default_map = default_map(file and expanded(file, "--config"), names, lists)
 
 
 @app.callback()
@@ -56,7 +57,7 @@ def _program(
     context: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option(envvar="KVCACHE_CONFIG", help="TOML file of options; kvcache.toml here if it is there."),
+        typer.Option(envvar="KVCACHE_CONFIG", help="TOML file of options.", show_default="kvcache.toml here"),
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
@@ -66,7 +67,7 @@ def _program(
     run_command(lambda: _read_config(context, config), debug=False)
 
 
-@app.command()
+@app.command(epilog=epilog("up"))
 @launch_options()
 def up(
     given: LaunchOptions,
@@ -97,7 +98,7 @@ def up(
     run_command(run, debug=debug)
 
 
-@app.command()
+@app.command(epilog=epilog("render"))
 @launch_options(
     without=(
         *("runtime", "base_image", "ca_bundle", "wheel", "build", "pull", "timeout", "restart", "detach"),
@@ -116,7 +117,7 @@ def render(
     run_command(lambda: print_rendered(form, given.launch(), namespace), debug=debug)
 
 
-@app.command()
+@app.command(epilog=epilog("down"))
 def down(
     named: options.Named = None,
     name: options.Name = DEFAULTS.name,
@@ -134,7 +135,7 @@ def down(
     )
 
 
-@app.command()
+@app.command(epilog=epilog("stop"))
 def stop(
     named: options.Named = None,
     name: options.Name = DEFAULTS.name,
@@ -149,7 +150,7 @@ def stop(
     run_command(lambda: stop_service(named or name, options.runtime_kind(runtime), Console(quiet=quiet)), debug=debug)
 
 
-@app.command()
+@app.command(epilog=epilog("start"))
 def start(
     named: options.Named = None,
     name: options.Name = DEFAULTS.name,
@@ -164,7 +165,7 @@ def start(
     run_command(lambda: start_service(named or name, options.runtime_kind(runtime), Console(quiet=quiet)), debug=debug)
 
 
-@app.command()
+@app.command(epilog=epilog("restart"))
 def restart(
     named: options.Named = None,
     name: options.Name = DEFAULTS.name,
@@ -181,7 +182,7 @@ def restart(
     )
 
 
-@app.command()
+@app.command(epilog=epilog("discover"))
 def discover(
     named: options.Named = None,
     name: options.Name = DEFAULTS.name,
@@ -189,9 +190,10 @@ def discover(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Tell a service which engines run in containers, until it is removed.
+    """Follow the engines in containers for a service.
 
-    `up --discovery containers` starts this itself. After a reboot of the machine, start it by hand.
+    Ends when the service is removed. `up --discovery containers` starts this itself; after a reboot of the machine,
+    start it by hand.
     """
     from orchestrator.commands.discover import discover as follow
     from orchestrator.console import Console
@@ -199,7 +201,7 @@ def discover(
     run_command(lambda: follow(named or name, options.runtime_kind(runtime), Console(quiet=quiet)), debug=debug)
 
 
-@app.command()
+@app.command(epilog=epilog("prune"))
 def prune(runtime: options.OneRuntime = "auto", quiet: options.Quiet = False, debug: options.Debug = False) -> None:
     """Remove unused images, and leftovers of killed commands."""
     from orchestrator.commands.prune import prune as prune_all
@@ -208,7 +210,7 @@ def prune(runtime: options.OneRuntime = "auto", quiet: options.Quiet = False, de
     run_command(lambda: prune_all(options.runtime_kind(runtime), Console(quiet=quiet)), debug=debug)
 
 
-@app.command()
+@app.command(epilog=epilog("logs"))
 def logs(
     named: options.Named = None,
     name: options.Name = DEFAULTS.name,
@@ -232,7 +234,7 @@ def logs(
     run_command(run, debug=debug)
 
 
-@app.command()
+@app.command(epilog=epilog("status"))
 def status(
     as_json: options.AsJson = False,
     runtime: options.OneRuntime = "auto",
@@ -244,7 +246,7 @@ def status(
     run_command(lambda: show_status(options.runtime_kind(runtime), as_json=as_json), debug=debug)
 
 
-@app.command()
+@app.command(epilog=epilog("doctor"))
 @launch_options(without=("build", "pull", "timeout", "restart", "detach"))
 def doctor(
     given: LaunchOptions,
@@ -258,7 +260,7 @@ def doctor(
     run_command(lambda: examine(given.launch(named), as_json=as_json), debug=debug)
 
 
-@app.command()
+@app.command(epilog=epilog("demo"))
 @launch_options(
     without=(
         *("name", "port", "publish_address", "model", "models_dir", "hf_cache", "hf_endpoint", "zmq_endpoint", "pod"),
@@ -319,7 +321,7 @@ def demo(
     run_command(run, debug=debug)
 
 
-@app.command()
+@app.command(epilog=epilog("score"))
 def score(
     prompt: options.PromptText = None,
     chat: options.ChatFile = None,
@@ -345,7 +347,7 @@ def score(
     run_command(run, debug=debug)
 
 
-@app.command()
+@app.command(epilog=epilog("select"))
 def select(
     prompt: options.PromptText = None,
     chat: options.ChatFile = None,
@@ -371,7 +373,7 @@ def select(
     run_command(run, debug=debug)
 
 
-@app.command()
+@app.command(epilog=epilog("top"))
 def top(
     named: options.Named = None,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,

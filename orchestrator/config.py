@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,12 @@ from orchestrator.errors import UsageError
 DEFAULT_FILE = Path("kvcache.toml")
 
 
-def default_map(file: Path | None, options: Mapping[str, frozenset[str]]) -> dict[str, dict[str, Any]]:
+def default_map(
+    file: Path | None, options: Mapping[str, frozenset[str]], lists: Set[str] = frozenset()
+) -> dict[str, dict[str, Any]]:
     """Reads the file's values for each command; `options` maps each command to its option names.
 
+    Options in `lists` may be repeated: their value is a list, or a single one of it.
     The default file is kvcache.toml in the working directory, if it exists. A key is an option name without
     dashes (`publish-address = "0.0.0.0"`); the table `env` holds settings of the service. Raises UsageError.
     """
@@ -25,6 +28,7 @@ def default_map(file: Path | None, options: Mapping[str, frozenset[str]]) -> dic
     values = {name.replace("-", "_"): value for name, value in _read(path).items()}
     if isinstance(values.get("env"), dict):
         values["env"] = [f"{name}={value}" for name, value in values["env"].items()]
+    values |= {name: [value] for name, value in values.items() if name in lists and not isinstance(value, list)}
     known = frozenset[str]().union(*options.values())
     for name in values.keys() - known:
         similar = get_close_matches(name, known, 1)

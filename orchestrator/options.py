@@ -11,9 +11,18 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from orchestrator import completion
 from orchestrator.errors import UsageError
 from orchestrator.host.hub_token import find_token
-from orchestrator.launch import DEFAULTS, Launch, expanded, parse_environment, parse_memory, read_environment_file
+from orchestrator.launch import (
+    DEFAULTS,
+    RESTART_POLICIES,
+    Launch,
+    expanded,
+    parse_environment,
+    parse_memory,
+    read_environment_file,
+)
 from orchestrator.runtimes.base import RuntimeKind
 from service.contract.units import parse_seconds
 
@@ -26,17 +35,27 @@ Runtime = Annotated[
     typer.Option(
         *_RUNTIME_FLAGS,
         envvar=_RUNTIME_VARIABLES,
+        autocompletion=completion.runtimes,
         help="auto, podman, docker, or process (a child process, no container). auto takes the first that answers. "
         "--engine is the old name.",
     ),
 ]
-Name = Annotated[str, typer.Option(envvar="KVCACHE_NAME", help="Name of the container or process.")]
-Named = Annotated[str | None, typer.Argument(metavar="[NAME]", help="The same as --name.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Option(envvar="KVCACHE_NAME", help="Name of the container or process.", autocompletion=completion.services),
+]
+Named = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NAME]", help="The same as --name.", show_default=False, autocompletion=completion.services
+    ),
+]
 OneRuntime = Annotated[
     str,
     typer.Option(
         *_RUNTIME_FLAGS,
         envvar=_RUNTIME_VARIABLES,
+        autocompletion=completion.runtimes,
         help="Look only at auto (all that answer), podman, docker or process.",
     ),
 ]
@@ -171,6 +190,7 @@ Sources = Annotated[
         "--discovery",
         "--discover",
         envvar="DISCOVERY",
+        autocompletion=completion.sources,
         metavar="SOURCE",
         help="Where further engines are found, and followed as they come and go: file:PATH, dns:NAME:PORT, "
         "dns:_SERVICE._PROTOCOL.NAME for SRV records, kubernetes:NAMESPACE/SELECTOR, or containers (those of the same "
@@ -248,6 +268,7 @@ Restart = Annotated[
     str,
     typer.Option(
         envvar="KVCACHE_RESTART",
+        autocompletion=lambda incomplete: [one for one in RESTART_POLICIES if one.startswith(incomplete)],
         help="What the runtime does when a detached service ends: no, on-failure, always or unless-stopped.",
     ),
 ]

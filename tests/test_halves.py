@@ -55,6 +55,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "orchestrator.console orchestrator.doctor orchestrator.rendering",
         "orchestrator.readiness orchestrator.outcome orchestrator.sweep",
         "orchestrator.commands",
+        "orchestrator.completion orchestrator.examples",
         "orchestrator.options",
         "orchestrator.cli",
         "orchestrator.__main__",

@@ -9,18 +9,27 @@ from service.contract.units import parse_seconds
 
 
 class _Paragraphs(argparse.HelpFormatter):
-    """Fills each paragraph of a description to the width of the terminal."""
+    """Fills each paragraph of a text to the width of the terminal, and leaves lines that are indented."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text
-        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
+        return "\n\n".join(
+            paragraph if "\n  " in paragraph else fill(paragraph, width, indent) for paragraph in text.split("\n\n")
+        )
 
 
-def parser(tool: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser with the command name that the user typed: `kvcache record` runs `python -m service record`."""
-    program = os.environ.get("KVCACHE_PROGRAM", "python -m service")
+def parser(tool: str, description: str | None, *examples: str) -> argparse.ArgumentParser:
+    """A parser with the command name that the user typed: `kvcache record` runs `python -m service record`.
+
+    `examples` are arguments, shown at the end of its help.
+    """
+    program = f"{os.environ.get('KVCACHE_PROGRAM', 'python -m service')} {tool}"
     return argparse.ArgumentParser(
-        prog=f"{program} {tool}", description=description, allow_abbrev=False, formatter_class=_Paragraphs
+        prog=program,
+        description=description,
+        epilog="\n".join(["Examples:", *(f"  {program} {example}" for example in examples)]) if examples else None,
+        allow_abbrev=False,
+        formatter_class=_Paragraphs,
     )
 
 

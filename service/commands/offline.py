@@ -89,7 +89,7 @@ def _explained(error: Exception, recording: Path) -> str:
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
-    command = parser("offline", __doc__)
+    command = parser("offline", __doc__, "events.jsonl.gz", "events.jsonl --prompts prompts.jsonl")
     command.add_argument("events", type=Path, help="a recording: JSON lines, as `record` writes them, or a .gz of them")
     command.add_argument("--prompts", type=Path, help="score these prompts instead of analysing")
     command.add_argument("--messages", action="store_true", help="print each message as a JSON line, also damaged ones")

@@ -46,7 +46,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 
 def _read(arguments: list[str]) -> argparse.Namespace:
-    command = parser("parity", __doc__)
+    command = parser("parity", __doc__, "http://10.0.0.7:8000", "http://10.0.0.7:8000 --files org/model")
     command.add_argument("url", metavar="URL", help="the engine, such as http://10.0.0.7:8000")
     command.add_argument("--model", metavar="NAME", help="one of the engine's models (default: all)")
     command.add_argument(

@@ -39,7 +39,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
-    command = parser("replay", __doc__)
+    command = parser("replay", __doc__, "events.jsonl --to 'tcp://*:5557'")
     command.add_argument("file", type=Path, help="a recording, as `record` writes it")
     command.add_argument("--to", required=True, metavar="ADDRESS", help="address to publish at, such as tcp://*:5557")
     command.add_argument(

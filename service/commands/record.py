@@ -45,7 +45,9 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 
 def _options(arguments: list[str], settings: Settings) -> argparse.Namespace:
-    command = parser("record", __doc__)
+    command = parser(
+        "record", __doc__, "events.jsonl.gz --zmq-endpoint 'tcp://10.0.0.7:5557,replay=tcp://10.0.0.7:5558' --for 10m"
+    )
     command.add_argument("file", type=Path, help="the file to write")
     command.add_argument(
         "--zmq-endpoint",

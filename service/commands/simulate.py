@@ -44,7 +44,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 
 def _read(arguments: list[str]) -> argparse.Namespace:
-    command = parser("simulate", __doc__)
+    command = parser("simulate", __doc__, "--pods 3", "--pods 1 --host 0.0.0.0 --without events")
     command.add_argument("--pods", type=positive, default=2, metavar="N", help="number of engines (2)")
     command.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; containers need 0.0.0.0 (127.0.0.1)"

@@ -238,6 +238,12 @@ def test_settings_can_stand_in_the_file_too(invoke: Invoke, tmp_path: Path) -> N
     assert "MAX_MODELS=3" in shown
 
 
+def test_one_value_of_an_option_that_may_be_repeated_needs_no_list(invoke: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(f'runtime = "process"\nport = {free_port()}\npod = "http://10.0.0.7:8000"\n')
+    assert "PODS=http://10.0.0.7:8000" in invoke("--config", str(file), "up", "--dry-run").output
+
+
 def test_a_child_process_that_is_to_be_started_again_gets_a_unit_of_systemd(invoke: Invoke) -> None:
     port = str(free_port())
     done = invoke("up", "-d", "--runtime", "process", "--restart", "always", "--port", port, "--model", "builtin/demo")
