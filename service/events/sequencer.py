@@ -184,6 +184,11 @@ class Sequencer:
         """Whether batches were applied since the connection was lost, and nothing shows that the engine is the same."""
         return self._doubted_at not in (None, self._log.next)
 
+    def _confirms(self, arrival: Arrival) -> bool:
+        """Whether a batch shows that the engine is the one of before the connection was lost."""
+        is_before = self._doubted_at is None or arrival.sequence < self._doubted_at
+        return is_before and self._log.knows(arrival)
+
     def restore(self, record: SequencerRecord, *, keeps_unverified: bool) -> None:
         """Continues a stream whose blocks are those of a snapshot. To be called before anything else.
 
@@ -288,7 +293,7 @@ class Sequencer:
                 self._on(Trigger.APPLIED_NEXT)
             case BatchOrder.REPEATED:
                 self._sink.report(Notice.REPEATED, 1, "")
-                if self._first_connection and self._log.knows(arrival):
+                if self._first_connection and self._confirms(arrival):
                     self._on(Trigger.REPEATED)
             case BatchOrder.OLD:
                 self._sink.report(Notice.REPEATED, 1, "")
@@ -474,7 +479,8 @@ class Sequencer:
                 question.start = question.gap_at - 1
             case _:
                 # The engine has not restarted if it still has the last batch under its number.
-                question.start = max(due - 1, 0)
+                last = due if self._doubted_at is None else min(due, self._doubted_at)
+                question.start = max(last - 1, 0)
 
     def replayed(self, arrival: Arrival) -> bool:
         """Handles a reply; False when the remaining replies to this request are not needed."""
@@ -484,7 +490,7 @@ class Sequencer:
         question.replies += 1
         if log.contradicts(arrival):
             return self._replayed_by_another(arrival)
-        if log.knows(arrival):
+        if self._confirms(arrival):
             self._replay_confirms = question.confirmed = True
             self._is_unverified = False
         if self._states.replay is Replay.CONFIRMING:
