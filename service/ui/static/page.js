@@ -93,4 +93,5 @@ requests.prepare();
 prompt.prepare(fleet);
 showKey();
 showView();
-start();
+// The first frame comes before the work with the pods; a hidden page has none, and starts when it is seen.
+requestAnimationFrame(() => setTimeout(start));
