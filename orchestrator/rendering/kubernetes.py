@@ -27,6 +27,8 @@ _SETTINGS = "kvcache-settings"
 _NAME = "kvcache"
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?")
 _OF_THE_POD = ("STATE_DIR",)
+_OF_A_CLUSTER = {"DRAIN_TIMEOUT": "60s"}
+"""Replicas are stopped one after the other while others answer; the grace period of the deployment is longer."""
 _EXAMPLE = "Examples: --discovery kubernetes:llm/app=vllm --namespace llm, or --zmq-endpoint tcp://vllm-0.vllm:5557"
 
 
@@ -60,7 +62,8 @@ def kubernetes(launch: Launch, namespace: str | None = None) -> str:
     roled = (one for role in roles for one in _roles(role, str(namespace)))
     documents = [_renamed(one, name) for one in (settings, *manifests.values(), *roled, deployment)]
     # Not renamed: its values are those of the launch.
-    documents[0]["data"] = {key: value for key, value in found.workload.environment.items() if key not in _OF_THE_POD}
+    data = {key: value for key, value in found.workload.environment.items() if key not in _OF_THE_POD}
+    documents[0]["data"] = _OF_A_CLUSTER | data
     if namespace:
         for document in documents:
             document["metadata"].setdefault("namespace", namespace)

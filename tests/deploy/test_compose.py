@@ -38,7 +38,8 @@ def test_the_services_have_the_privileges_that_kvcache_up_gives() -> None:
 def test_replicas_differ_only_in_their_ports_and_the_volume_of_their_snapshots() -> None:
     first = compose("compose.yaml")["services"]["kvcache"]
     others = compose("compose.replicas.yaml")["services"]
-    first["environment"] |= others.pop("kvcache")["environment"]
+    added = others.pop("kvcache")
+    first |= {**added, "environment": {**first["environment"], **added["environment"]}}
     for number in (2, 3):
         replica = others[f"kvcache-{number}"]
         assert replica.pop("networks")["default"]["aliases"] == ["kvcache"]
