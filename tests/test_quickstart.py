@@ -72,3 +72,5 @@ def test_the_second_of_two_equal_requests_goes_where_the_first_went(shell: Shell
     )
     one, other = (line for line in output.splitlines() if line.lower().startswith("x-kvcache-pod:"))
     assert one == other
+    predicted = [line for line in output.splitlines() if line.lower().startswith("x-kvcache-predicted-tokens:")]
+    assert predicted

@@ -370,7 +370,8 @@ class Settings:
     drain_timeout: float = _setting(
         0.5,
         parse_seconds,
-        "how long a stop waits for requests in flight; new connections are refused meanwhile. Replicas behind a "
+        "how long a stop waits for requests in flight. New connections are answered until none came for a quarter of "
+        "a second, for a quarter of this time at most, and then refused; with WORKERS, at once. Replicas behind a "
         "balancer want more, and whatever stops them must not kill them earlier",
     )
 
