@@ -10,6 +10,7 @@ from uuid import uuid4
 from orchestrator.host.ports import free_ports
 from orchestrator.launch import Launch, several_processes
 from orchestrator.runtimes.base import RuntimeKind
+from service.contract.settings import FROM_SHARED_STATE
 
 STORE_PORT = 6379
 
@@ -68,6 +69,8 @@ def check_runtime(launch: Launch, kind: RuntimeKind) -> None:
 
 def _replicas(launch: Launch, store: Store | None) -> Iterator[Launch]:
     shared = {"SHARED_STATE": f"valkey://:{store.password}@{store.name}:{STORE_PORT}"} if store else {}
+    if "BOOTSTRAP_FROM" not in launch.environment:
+        shared["BOOTSTRAP_FROM"] = FROM_SHARED_STATE
     for number in range(launch.replicas):
         metrics = {} if launch.metrics_port is None else {"METRICS_PORT": str(launch.metrics_port + number)}
         yield replace(

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from service.contract.settings import Settings, describe
+from service.contract.units import parse_seconds
 
 RELEASES = ("1.27.0", "1.34.0")
 """The oldest that the chart allows, and a recent one."""
@@ -63,6 +64,17 @@ def assert_hardened(manifests: Iterable[Manifest]) -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def assert_stops_after_its_last_request(manifests: Iterable[Manifest]) -> None:
+    """Pods listen until Services lead elsewhere, and are not killed before they have answered what is in flight."""
+    manifests = list(manifests)
+    pod = of_kind(manifests, "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    program, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+    drain = parse_seconds(of_kind(manifests, "ConfigMap")["data"]["DRAIN_TIMEOUT"])
+    assert (program, int(seconds) > 0) == ("sleep", True)
+    assert pod["terminationGracePeriodSeconds"] > int(seconds) + drain
 
 
 def settings(environment: Mapping[str, object]) -> Settings:

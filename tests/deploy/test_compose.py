@@ -49,7 +49,8 @@ def test_replicas_differ_only_in_their_ports_and_the_volume_of_their_snapshots()
         same = {name: first[name] for name in replica if name not in {"environment", "volumes"}}
         assert {name: value for name, value in replica.items() if name not in {"environment", "volumes"}} == same
         assert replica["volumes"] == [volume for volume in first["volumes"] if volume != "state:/state"]
-        own = {"ZMQ_ENDPOINT": "${ZMQ_ENDPOINT:-}", "METRICS_PORT": "${METRICS_PORT:-9464}"}
+        # The same bound address at each: only so does a replica follow engines that connect to another one.
+        own = {"METRICS_PORT": "${METRICS_PORT:-9464}"}
         assert replica["environment"] == {**first["environment"], **own}
         assert set(first) - set(replica) == {"build", "ports"}
 
@@ -61,6 +62,12 @@ def test_valkey_is_reached_by_replicas_only_and_keeps_nothing() -> None:
     assert (valkey["read_only"], valkey["cap_drop"], valkey["security_opt"]) == (True, ["ALL"], ["no-new-privileges"])
     shared = compose("compose.replicas.yaml")["services"]["kvcache"]["environment"]["SHARED_STATE"]
     assert settings({"ZMQ_ENDPOINT": "", "SHARED_STATE": shared}).shared_state is not None
+
+
+def test_replicas_start_from_the_snapshot_in_their_store() -> None:
+    services = compose("compose.replicas.yaml")["services"]
+    named = [services[name]["environment"]["BOOTSTRAP_FROM"] for name in ("kvcache", "kvcache-2", "kvcache-3")]
+    assert named == ["${BOOTSTRAP_FROM:-shared}"] * 3
 
 
 @pytest.mark.parametrize("others", [(), ("demo",), ("prometheus",), ("replicas",), ("replicas", "prometheus")])

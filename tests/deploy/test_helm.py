@@ -13,6 +13,7 @@ from tests.deploy.manifests import (
     Manifest,
     assert_hardened,
     assert_selects_the_pods,
+    assert_stops_after_its_last_request,
     assert_valid,
     of_kind,
     parsed,
@@ -49,6 +50,9 @@ EVERYTHING: dict[str, Any] = {
     "priorityClassName": "high",
 }
 
+STORE = {"SHARED_STATE": "valkey://valkey"}
+"""What is in the Secret of EVERYTHING."""
+
 
 def render(helm: ModuleType, values: dict[str, Any] | None = None) -> list[Manifest]:
     with helm.Chart.load(str(CHART)) as chart:
@@ -66,12 +70,16 @@ def test_kubernetes_accepts_what_the_chart_renders(
     assert_hardened(manifests)
 
 
+def test_pods_stop_after_their_last_request(helm: ModuleType) -> None:
+    assert_stops_after_its_last_request(render(helm))
+
+
 def test_helm_finds_no_error_in_the_chart(helm: ModuleType) -> None:
     assert helm.lint(str(CHART), {"engines": ENGINES}, strict=True)["errors"] == []
 
 
 def test_engines_and_settings_reach_the_service(helm: ModuleType) -> None:
-    found = settings(of_kind(render(helm, EVERYTHING), "ConfigMap")["data"])
+    found = settings({**STORE, **of_kind(render(helm, EVERYTHING), "ConfigMap")["data"]})
     first, second = found.zmq_endpoint
     assert (first.address, first.replay) == ("tcp://vllm-0.vllm:5557", "tcp://vllm-0.vllm:5558")
     assert (second.address, second.pod, second.model) == ("tcp://other:5557", "10.0.0.8:8000", "org/name")
@@ -110,7 +118,7 @@ def test_certificates_keys_and_the_port_of_metrics_reach_the_service(helm: Modul
     pod = of_kind(manifests, "Deployment")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     environment = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
-    found = settings({**of_kind(manifests, "ConfigMap")["data"], **environment})
+    found = settings({**STORE, **of_kind(manifests, "ConfigMap")["data"], **environment})
     secrets = {volume["name"]: volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
     mounted = {mount["mountPath"]: secrets.get(mount["name"]) for mount in container["volumeMounts"]}
     files = (found.tls_cert, found.tls_key, found.tls_client_ca, found.api_keys_file)
@@ -162,6 +170,19 @@ def test_replicas_meet_in_a_store_whose_password_is_in_no_manifest(helm: ModuleT
     assert {"port": 6379} not in [
         port for rule in of_kind(render(helm), "NetworkPolicy")["spec"]["egress"] for port in rule["ports"]
     ]
+
+
+@pytest.mark.parametrize("store", [{"url": "valkey://valkey"}, {"secretName": "valkey"}])
+def test_replicas_start_from_the_snapshot_in_their_store_unless_told_otherwise(
+    helm: ModuleType, store: dict[str, str]
+) -> None:
+    def source(**given: object) -> object:
+        return of_kind(render(helm, dict(given)), "ConfigMap")["data"].get("BOOTSTRAP_FROM")
+
+    assert source() is None
+    assert source(sharedState=store) == "shared"
+    for other in ("", "http://kvcache:8080"):
+        assert source(sharedState=store, settings={"BOOTSTRAP_FROM": other}) == other
 
 
 @pytest.mark.parametrize(

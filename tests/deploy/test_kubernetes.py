@@ -9,7 +9,15 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.deploy.manifests import Manifest, assert_hardened, assert_selects_the_pods, assert_valid, of_kind, settings
+from tests.deploy.manifests import (
+    Manifest,
+    assert_hardened,
+    assert_selects_the_pods,
+    assert_stops_after_its_last_request,
+    assert_valid,
+    of_kind,
+    settings,
+)
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 
@@ -36,6 +44,10 @@ def test_selectors_match_the_pods(manifests: list[Manifest]) -> None:
 
 def test_the_container_has_the_privileges_that_kvcache_up_gives(manifests: list[Manifest]) -> None:
     assert_hardened(manifests)
+
+
+def test_pods_stop_after_their_last_request(manifests: list[Manifest]) -> None:
+    assert_stops_after_its_last_request(manifests)
 
 
 def test_certificates_keys_and_metrics_are_components(kubectl: str, kubernetes: ModuleType, tmp_path: Path) -> None:

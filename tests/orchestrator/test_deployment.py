@@ -99,6 +99,17 @@ def test_replicas_that_are_given_a_store_get_no_other() -> None:
     assert {replica.networks for replica in deployment.replicas} == {()}
 
 
+@pytest.mark.parametrize("store", [{}, {"SHARED_STATE": "valkey://10.0.0.2"}], ids=["of its own", "given"])
+def test_replicas_start_from_the_snapshot_in_their_store_unless_told_otherwise(store: dict[str, str]) -> None:
+    def sources(**environment: str) -> list[str | None]:
+        deployment = deployment_of(Launch(name="kv", replicas=2, environment=store | environment))
+        return [replica.environment.get("BOOTSTRAP_FROM") for replica in deployment.replicas]
+
+    assert sources() == ["shared", "shared"]
+    assert sources(BOOTSTRAP_FROM="") == ["", ""]
+    assert deployment_of(Launch(environment=store)).replicas[0].environment == store
+
+
 def test_files_that_the_address_of_a_store_names_are_brought_into_the_container(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)  # the user of the container reads it
     (tmp_path / "password").write_text("secret")
