@@ -70,9 +70,16 @@ class Readiness:
         return not len(self._fleet) or any(pod.healthy for pod in self._fleet)
 
     def _replays(self) -> list[str]:
-        """A sentence while first replays are in flight: a restarted service does not answer from old history."""
+        """A sentence while first replays are in flight: a restarted service does not answer from old history.
+
+        They begin when the pods have told where their events are, and the events are connected.
+        """
         if monotonic() > self._replays_until:
             return []
+        silent = sum(pod.healthy is None for pod in self._fleet)
+        silent += self._pool.unasked(source for pod in self._fleet if pod.healthy for source in pod.sources)
+        if silent:
+            return [f"{silent} pods have not told yet what they hold (READY_REPLAY_TIMEOUT)"]
         replaying = sum(stream.inexact_reason == _REPLAYING for stream in self._pool.streams())
         if not replaying:
             return []

@@ -282,8 +282,8 @@ class Settings:
     ready_replay_timeout: float = _setting(
         30.0,
         parse_seconds,
-        "how long after its start /ready waits for BOOTSTRAP_FROM, for engines of restored ranks, and for replays that "
-        "are under way",
+        "how long after its start /ready waits for BOOTSTRAP_FROM, for engines of restored ranks, for the first answer "
+        "of each pod, and for replays",
     )
 
     state_dir: Path | None = _setting(

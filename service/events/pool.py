@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -45,6 +45,7 @@ _LOOK_SECONDS = 0.01
 _HANDSHAKE_SECONDS = 0.1
 """From a connection until the publisher knows what is subscribed to."""
 _UNREACHABLE = frozenset({EndpointState.CLOSED, EndpointState.UNRESOLVED, EndpointState.REFUSED})
+_UNANSWERED = frozenset({EndpointState.RESOLVING, EndpointState.CONNECTING})
 _TIMING = Timing()
 _LIMITS = Limits()
 
@@ -371,6 +372,12 @@ class EventPool:
     def forget(self, pod: str) -> bool:
         """Drops a pod's blocks and streams; False if it is unknown. Its next event adds it again."""
         return self._restored.forget(pod) | self._streams.forget(pod)
+
+    def unasked(self, endpoints: Iterable[Endpoint]) -> int:
+        """How many of these endpoints and of all silent engines have not told yet whether they published before."""
+        wanted = {endpoint.address for endpoint in endpoints if not endpoint.binds}
+        states = (one.status.state for one in self._subscriptions if one.endpoint.address in wanted)
+        return sum(state in _UNANSWERED for state in states) + self._client.introducing
 
     def is_exact(self, rank: Rank) -> bool:
         """Whether answers about a rank are known to equal its engine's. A rank that was not heard yet is inexact."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
@@ -62,6 +62,8 @@ class ReplayClient:
         self._answer_seconds = answer_seconds
         self._active: set[Sequencer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.introducing = 0
+        """The number of silent engines that are being asked for their first batch."""
 
     def start(self, source: Source, sequencer: Sequencer, read: Callable[[Replayed], Arrival]) -> None:
         """Asks until the sequencer wants nothing more. `read` raises ReplayError for a reply of another stream."""
@@ -71,6 +73,7 @@ class ReplayClient:
 
     def introduce(self, address: str, heard: Callable[[Replayed], None], curve: str | None = None) -> None:
         """Asks a silent engine for its first batch; the topic identifies the pod."""
+        self.introducing += 1
         self._run(self._introduce(Source(address, curve), heard), address)
 
     async def close(self) -> None:
@@ -86,12 +89,16 @@ class ReplayClient:
         task.add_done_callback(self._tasks.discard)
 
     async def _introduce(self, source: Source, heard: Callable[[Replayed], None]) -> None:
-        with suppress(ReplayError):
+        try:
             asked = await self._ask(source, Replay(0))
             async with self._turns, aclosing(asked) as replies:
                 async for replayed in replies:
                     heard(replayed)
                     break
+        except ReplayError as error:
+            logger.debug("%s: %s", source.replay, error)
+        finally:
+            self.introducing -= 1
 
     async def _answer(self, source: Source, sequencer: Sequencer, read: Callable[[Replayed], Arrival]) -> None:
         try:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.contract.endpoints import Endpoint
 from service.contract.pods import parse_pods
 from service.events.pool import StreamReport
 from service.events.stream_states import REASONS, Replay
@@ -46,6 +48,10 @@ class ReplayingPool:
     """A pool of which one rank is being replayed."""
 
     reason: str | None = REASONS[Replay.CATCHING_UP]
+    unasked_endpoints: int = 0
+
+    def unasked(self, endpoints: Iterable[Endpoint]) -> int:
+        return self.unasked_endpoints + sum(endpoint.address == "tcp://a:2" for endpoint in endpoints)
 
     def streams(self) -> list[Any]:
         rank = Rank("a:1", "builtin/demo")
@@ -63,6 +69,28 @@ def test_the_service_is_ready_when_replays_are_done_or_have_taken_too_long(timeo
     assert any("READY_REPLAY_TIMEOUT" in reason for reason in readiness.reasons()) == waits
     pool.reason = None
     assert not any("READY_REPLAY_TIMEOUT" in reason for reason in readiness.reasons())
+
+
+def test_the_service_waits_until_each_pod_has_told_what_it_holds() -> None:
+    pool: Any = ReplayingPool(reason=None)
+    models: Any = None
+    fleet = Registry()
+    readiness = Readiness("builtin/demo", 1.0, models, pool, fleet, replay_timeout=3600.0)
+
+    def waits() -> bool:
+        return any("not told yet" in reason for reason in readiness.reasons())
+
+    pod = fleet.add(parse_pods("http://a:1")[0])
+    assert waits()  # nobody knows whether it is there
+    pod.healthy = False
+    assert not waits()
+    pod.healthy, pod.learned = True, Learned((), (Endpoint("tcp://a:2", replay="tcp://a:3"),))
+    assert waits()  # its events are not connected
+    pod.learned = Learned(())
+    pool.unasked_endpoints = 1
+    assert waits()  # an engine is asked for its first batch
+    pool.unasked_endpoints = 0
+    assert not waits()
 
 
 def test_the_default_model_is_not_needed_where_the_pods_list_others() -> None:
