@@ -47,8 +47,7 @@ class Traffic:
     def first_answered(self) -> None:
         """To be called when a connection had its first answer, or ended without one."""
         self._unanswered -= 1
-        if not self._unanswered:
-            self._idle.set()
+        self._idle.set()
 
     def begin(self) -> None:
         self.in_flight += 1
@@ -67,8 +66,11 @@ class Traffic:
             await asyncio.sleep(left)
 
     async def wait_silent(self) -> None:
-        """Waits until every connection had an answer, since a request may be on its way that is not counted yet."""
-        while self._unanswered:
+        """Waits until every connection had an answer, since a request may be on its way that is not counted yet.
+
+        Streams of events have no end, and are not waited for.
+        """
+        while self._unanswered > self.streams:
             self._idle.clear()
             await self._idle.wait()
 

@@ -36,6 +36,8 @@ from service.simulation.publisher import Publisher
 from service.simulation.scheduler import PromptTooLong, Scheduler, Speed
 
 VERSION = "0.33.0"
+_ACCEPTING_TURNS = 4
+"""Turns of the event loop until a connection that was just accepted is known, and can be closed."""
 _KEEP_ALIVE_SECONDS = 5.0  # uvicorn's default
 _MAX_BODY_BYTES = 64 << 20
 _RENDERING = frozenset(("/tokenize", "/v1/chat/completions/render", "/v1/completions/render"))
@@ -153,6 +155,10 @@ class EngineServer:
     async def stop(self) -> None:
         """Stops listening and closes all connections; the event streams stay open."""
         if self._runner is not None:
+            for site in list(self._runner.sites):
+                await site.stop()
+            for _ in range(_ACCEPTING_TURNS):
+                await asyncio.sleep(0)
             await self._runner.cleanup()
 
     def routes(self) -> list[web.RouteDef]:

@@ -143,7 +143,8 @@ def test_a_taken_port_of_any_replica_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
         deployment = deployment_of(Launch(port=taken - 1, replicas=2))
-        assert [port.number for port, _ in taken_ports(deployment.replicas, Contained())] == [taken]
+        # Another process may have the first one.
+        assert [port.number for port, _ in taken_ports(deployment.replicas, Contained())][-1] == taken
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ async def test_unknown_paths_get_404_and_wrong_methods_405_with_the_allowed_ones
         ("GET", "/score", 405),
         ("POST", "/health", 405),
         ("DELETE", "/pods", 405),
-        ("GET", "/", 404),
+        ("GET", "/nowhere", 404),
         ("POST", "/x", 404),
     ):
         async with client.request(method, path) as answer:
