@@ -33,6 +33,7 @@ from orchestrator.runtimes.base import (
     NAME_LABEL,
     OWNER_LABEL,
     PORT_LABEL,
+    READY_LABEL,
     TLS_LABEL,
     ContainerRuntime,
     Mount,
@@ -45,6 +46,7 @@ from service.contract.containers import FILE
 from service.contract.discovery import CONTAINERS
 from service.contract.endpoints import format_endpoints
 from service.contract.secret_environment import VARIABLE, dump
+from service.contract.settings import FROM_SHARED_STATE
 
 _MODELS = PurePosixPath("/models")
 _PASSED_ON = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -53,7 +55,7 @@ _HUB_CACHE = "/cache/huggingface"
 _SHARED_STATE = "SHARED_STATE"
 _SECRET_SETTINGS = ("API_KEYS", _SHARED_STATE, "OTEL_EXPORTER_OTLP_HEADERS")
 _DEFAULT_MEMORY = 4 << 30
-_URLS = ("RENDER_URL", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_URLS = ("RENDER_URL", "BOOTSTRAP_FROM", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """Settings that may name a server on this machine's loopback."""
 _TOKEN = "/run/secrets/hf-token"  # noqa: S105 - a path
 _SECRET_ENVIRONMENT = "/run/secrets/environment"  # noqa: S105 - a path
@@ -122,6 +124,7 @@ def _labels(launch: Launch, address: str) -> dict[str, str]:
         PORT_LABEL: str(launch.port),
         INSTANCE_LABEL: launch.instance,
         **({TLS_LABEL: "true"} if launch.tls else {}),
+        **({READY_LABEL: wait} if (wait := launch.environment.get("READY_REPLAY_TIMEOUT", "").strip()) else {}),
         **({} if launch.detach else {OWNER_LABEL: str(Owner.this_process())}),
     }
 
@@ -217,7 +220,8 @@ def described(launch: Launch, runtime: Place, *, dry: bool) -> tuple[Workload, d
         **({"STATE_DIR": _STATE} if launch.keeps_state else {}),
     }
     for name in _URLS:
-        if (url := environment.get(name, "").strip()) and not launch.engines_beside:
+        url = environment.get(name, "").strip()
+        if url not in {"", FROM_SHARED_STATE} and not launch.engines_beside:
             environment[name] = url_seen_from_container(url, HOST_NAME)
     if shared := environment.get(_SHARED_STATE, "").strip():
         environment[_SHARED_STATE] = shared_state_seen_from_container(shared, HOST_NAME, paths)

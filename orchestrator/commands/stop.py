@@ -6,18 +6,21 @@ import time
 
 from orchestrator.console import Console
 from orchestrator.errors import Problem
-from orchestrator.health import Answer, backoff, who_answers
+from orchestrator.health import Answer, ask, backoff, who_answers
 from orchestrator.host.ownership import Owner
+from orchestrator.readiness import reasons
 from orchestrator.runtimes.base import (
     ADDRESS_LABEL,
     INSTANCE_LABEL,
     OWNER_LABEL,
     PORT_LABEL,
+    READY_LABEL,
     ContainerRuntime,
     RuntimeKind,
     Service,
 )
 from orchestrator.runtimes.deployed import found_deployed
+from service.contract.settings import Settings
 
 _GRACE_SECONDS = 10.0
 _START_SECONDS = 30.0
@@ -39,11 +42,14 @@ def start(name: str, kind: RuntimeKind | None, console: Console) -> None:
 
 
 def restart(name: str, kind: RuntimeKind | None, console: Console) -> None:
-    """Stops and starts the service; of several replicas, one after the other. Raises Problem."""
+    """Stops and starts the service; of several replicas, one after the other, so that one is ready. Raises Problem."""
     with found_deployed(name, kind) as (runtime, found):
+        several = len(found.replicas) > 1
         for service in found.services:
             _stop(runtime, service, console)
             _start(runtime, service, console)
+            if several and not service.is_store:
+                _wait_until_ready(runtime, service, console)
 
 
 def _stop(runtime: ContainerRuntime, service: Service, console: Console) -> None:
@@ -67,17 +73,50 @@ def _start(runtime: ContainerRuntime, service: Service, console: Console) -> Non
     runtime.resume(service.name)
     if service.is_store:
         return  # replicas find it by themselves
-    labels = service.labels
+    address, port = _published(service)
     deadline = time.monotonic() + _START_SECONDS
     for pause in backoff():
-        address, port = labels.get(ADDRESS_LABEL, "127.0.0.1"), int(labels.get(PORT_LABEL, 8080))
-        if who_answers(address, port, labels.get(INSTANCE_LABEL, ""), tls=service.tls) is Answer.OURS:
+        if who_answers(address, port, service.labels.get(INSTANCE_LABEL, ""), tls=service.tls) is Answer.OURS:
             break
-        now = runtime.find(service.name)
-        if now is None or not now.running or time.monotonic() > deadline:
-            raise Problem(
-                f"The service {service.name} does not come up.", f"See why: kvcache logs {service.name} --tail 20"
-            )
+        if not _runs(runtime, service) or time.monotonic() > deadline:
+            raise _does_not_come_up(service)
         time.sleep(pause)
     runtime.confirm_health(service.name)
     console.step(f"{runtime.kind.noun.capitalize()} is ready!")
+
+
+def _wait_until_ready(runtime: ContainerRuntime, service: Service, console: Console) -> None:
+    """Waits until the service takes requests, with a warning if that takes longer than it may. Raises Problem."""
+    address, port = _published(service)
+    deadline = time.monotonic() + _START_SECONDS + _ready_seconds(service)
+    console.step(f"Waiting until {service.name} is ready for requests...")
+    for pause in backoff():
+        answer = ask(address, port, "/ready", tls=service.tls)
+        if answer is not None and answer[0] == 200:
+            return
+        if not _runs(runtime, service):
+            raise _does_not_come_up(service)
+        if time.monotonic() > deadline:
+            why = "; ".join(reasons(answer[1])) if answer else "it does not answer"
+            console.warn(f"{service.name} is not ready yet: {why}", f"See why: kvcache logs {service.name} --tail 20")
+            return
+        time.sleep(pause)
+
+
+def _ready_seconds(service: Service) -> float:
+    """Its READY_REPLAY_TIMEOUT, for which /ready may wait for what the engines replay."""
+    given = service.labels.get(READY_LABEL, "")
+    return Settings.from_environment({"READY_REPLAY_TIMEOUT": given} if given else {}).ready_replay_timeout
+
+
+def _published(service: Service) -> tuple[str, int]:
+    return service.labels.get(ADDRESS_LABEL, "127.0.0.1"), int(service.labels.get(PORT_LABEL, 8080))
+
+
+def _runs(runtime: ContainerRuntime, service: Service) -> bool:
+    now = runtime.find(service.name)
+    return now is not None and now.running
+
+
+def _does_not_come_up(service: Service) -> Problem:
+    return Problem(f"The service {service.name} does not come up.", f"See why: kvcache logs {service.name} --tail 20")

@@ -91,3 +91,18 @@ def test_a_collector_of_traces_on_this_machine_is_named_as_a_container_sees_it_a
     assert started.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == f"http://{HOST_NAME}:4318"
     assert started.environment["OTEL_SERVICE_NAME"] == "router"
     assert "Bearer 123" not in str(started)
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ("http://localhost:8081", f"http://{HOST_NAME}:8081"),
+        ("https://127.0.0.1:8081", f"https://{HOST_NAME}:8081"),
+        ("http://sibling:8080", "http://sibling:8080"),
+        ("shared", "shared"),
+    ],
+)
+def test_a_replica_on_this_machine_to_start_from_is_named_as_a_container_sees_it(given: str, seen: str) -> None:
+    environment = {"BOOTSTRAP_FROM": given, "SHARED_STATE": "valkey://valkey:6379"}
+    assert prepare(Launch(environment=environment), Contained(), dry=True).environment["BOOTSTRAP_FROM"] == seen
+    assert prepare(Launch(environment=environment), Processes(), dry=True).environment["BOOTSTRAP_FROM"] == given
