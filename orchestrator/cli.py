@@ -102,7 +102,7 @@ def up(
 @launch_options(
     without=(
         *("runtime", "base_image", "ca_bundle", "wheel", "build", "pull", "timeout", "restart", "detach"),
-        *("replicas", "valkey_image"),
+        "valkey_image",
     )
 )
 def render(
@@ -111,7 +111,11 @@ def render(
     namespace: Annotated[str | None, typer.Option(help="Namespace of the service, for kubernetes.")] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Print what `up` would run, for Compose, Quadlet or Kubernetes."""
+    """Print what `up` would run, for Compose, Quadlet or Kubernetes.
+
+    Takes the options of `up`, but not --runtime, --base-image, --ca-bundle, --wheel, --build, --pull, --timeout,
+    --restart, --detach and --valkey-image; --replicas above 1 is refused.
+    """
     from orchestrator.commands.render import render as print_rendered
 
     run_command(lambda: print_rendered(form, given.launch(), namespace), debug=debug)
@@ -173,7 +177,10 @@ def restart(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Stop a detached service and start it again."""
+    """Stop a detached service and start it again.
+
+    Of several replicas, the next stops when the one before is ready, or has not become so in time. The image stays.
+    """
     from orchestrator.commands.stop import restart as restart_service
     from orchestrator.console import Console
 
@@ -254,7 +261,10 @@ def doctor(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Find problems that would stop `up`, with remedies. Takes its options. Exit code 1 if any is found."""
+    """Find problems that would stop `up`, with remedies. Exit code 1 if any is found.
+
+    Takes the options of `up`, but not --build, --pull, --timeout, --restart and --detach.
+    """
     from orchestrator.commands.doctor import examine
 
     run_command(lambda: examine(given.launch(named), as_json=as_json), debug=debug)

@@ -206,7 +206,9 @@ def _summary(examined: Examined, heard: Heard) -> str:
         parts.append(f"block size {', '.join(map(str, heard.block_sizes))}")
     if heard.hash_bits:
         named = f" ({examined.hash_algorithm})" if examined.hash_algorithm else ""
-        parts.append(f"hashes of {', '.join(map(str, heard.hash_bits))} bits{named}, whose seed does not matter")
+        parts.append(
+            f"hashes of {', '.join(map(str, heard.hash_bits))} bits{named}, whose algorithm and seed do not matter"
+        )
     return ", ".join(parts)
 
 

@@ -166,7 +166,8 @@ def test_the_version_is_shown(invoke: Invoke) -> None:
 
 def test_doctor_takes_the_options_of_up_with_the_same_meaning(invoke: Invoke) -> None:
     def options(command: str) -> set[str]:
-        return set(re.findall(r"^ +(?:-\w, )?(--[\w-]+)", invoke(command, "--help").output, re.MULTILINE))
+        listed = invoke(command, "--help").output.partition("\nOptions:")[2]
+        return set(re.findall(r"^ +(?:-\w, )?(--[\w-]+)", listed, re.MULTILINE))
 
     assert options("up") - options("doctor") == {
         *("--build", "--pull", "--timeout", "--restart", "--detach", "--quiet", "--dry-run")

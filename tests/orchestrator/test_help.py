@@ -34,6 +34,16 @@ def test_every_example_is_a_valid_command_line(command: str, line: str) -> None:
         assert context.args == []
 
 
+@pytest.mark.parametrize("command", ["doctor", "render"])
+def test_the_help_names_each_option_of_up_that_a_command_does_not_take(command: str) -> None:
+    flags = {one.name: one.opts[0] for one in COMMANDS["up"].params if one.opts[0].startswith("--")}
+    own = {one.name for one in COMMANDS[command].params}
+    left_out = [flag for name, flag in flags.items() if name not in {*own, "dry", "quiet"}]
+    assert sorted(re.findall(r"--[a-z-]+", COMMANDS[command].help.partition("but not")[2].partition(";")[0])) == sorted(
+        left_out
+    )
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_the_list_of_commands_cuts_no_sentence(command: str) -> None:
     assert not COMMANDS[command].get_short_help_str(62).endswith("...")

@@ -59,8 +59,8 @@ def test_an_engine_with_all_that_is_needed_has_no_warning() -> None:
     engine, events, reuse = findings(POD, RIGHT)
     assert engine.text == "vLLM 0.33.0 serves m (loaded from org/model)"
     assert events.text == (
-        "topic 'kv@10.0.0.7:8000@m', block size 16, hashes of 64 bits (sha256), whose seed does not matter, "
-        "replay at tcp://10.0.0.7:5558"
+        "topic 'kv@10.0.0.7:8000@m', block size 16, hashes of 64 bits (sha256), whose algorithm and seed do not "
+        "matter, replay at tcp://10.0.0.7:5558"
     )
     assert reuse.text == "32 tokens of a repeated prompt, as its usage tells"
     assert warnings(RIGHT) == []

@@ -96,6 +96,26 @@ def test_the_namespace_is_of_kubernetes_only(commands: Commands) -> None:
     assert {one["metadata"]["namespace"] for one in yaml.safe_load_all(everywhere)} == {"llm"}
 
 
+@pytest.mark.parametrize(
+    ("form", "remedy"),
+    [
+        ("compose", "deploy/compose.replicas.yaml"),
+        ("quadlet", "deploy/compose.replicas.yaml"),
+        ("kubernetes", "the Helm chart has `replicas:`"),
+    ],
+)
+def test_several_replicas_of_the_file_of_options_are_refused_with_what_has_them(
+    commands: Commands, tmp_path: Path, form: str, remedy: str
+) -> None:
+    file = tmp_path / "kvcache.toml"
+    file.write_text("replicas = 3\n")
+    finished = commands.run("--config", str(file), "render", form, *NAMED)
+    assert finished.code == 2
+    assert f"--replicas: 3 are not rendered for {form}." in finished.output
+    assert remedy in finished.output
+    assert commands.run("--config", str(file), "render", form, *NAMED, "--replicas", "1").code == 0
+
+
 def test_another_name_is_that_of_all_objects_and_of_no_setting(commands: Commands) -> None:
     prefix = ("--env", "SHARED_STATE_PREFIX=kvcache-b")
     output = rendered(commands, "kubernetes", *NAMED, "--name", "router", *prefix).output
