@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def test_one_engine_is_found_right_by_the_doctor_and_gets_requests(shell: Shell)
     assert f"ok       events of localhost:{engine}" in output
     assert f"ok       reuse of localhost:{engine}" in output
     assert _answer(output)
+    assert re.search(rf"^localhost:{engine} .* 16 ", output, re.MULTILINE), output  # its first block is cached
 
 
 def test_the_options_of_one_engine_are_those_that_the_doctor_asks_for() -> None:
