@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from orchestrator.errors import UsageError
-from orchestrator.runtimes.base import RuntimeKind
+from orchestrator.runtimes.base import STOP_SECONDS, RuntimeKind
 from service.contract.assignments import parse_renderers
 from service.contract.discovery import CONTAINERS, SourceEntry, parse_discovery
 from service.contract.endpoints import Endpoint, format_endpoints, parse_optional_endpoints
@@ -284,6 +284,12 @@ class Launch:
         return Settings.from_environment(
             {name: value for name, value in self.environment.items() if name == "METRICS_PORT"}
         ).metrics_port
+
+    @property
+    def stop_seconds(self) -> int:
+        """The time after which a service that is stopped is killed: ten seconds more than DRAIN_TIMEOUT."""
+        given = {name: value for name, value in self.environment.items() if name == "DRAIN_TIMEOUT"}
+        return STOP_SECONDS + int(Settings.from_environment(given).drain_timeout)
 
     @property
     def pod_entries(self) -> tuple[PodEntry, ...]:

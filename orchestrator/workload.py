@@ -34,6 +34,8 @@ from orchestrator.runtimes.base import (
     OWNER_LABEL,
     PORT_LABEL,
     READY_LABEL,
+    STOP_LABEL,
+    STOP_SECONDS,
     TLS_LABEL,
     ContainerRuntime,
     Mount,
@@ -125,6 +127,7 @@ def _labels(launch: Launch, address: str) -> dict[str, str]:
         INSTANCE_LABEL: launch.instance,
         **({TLS_LABEL: "true"} if launch.tls else {}),
         **({READY_LABEL: wait} if (wait := launch.environment.get("READY_REPLAY_TIMEOUT", "").strip()) else {}),
+        **({STOP_LABEL: str(launch.stop_seconds)} if launch.stop_seconds > STOP_SECONDS else {}),
         **({} if launch.detach else {OWNER_LABEL: str(Owner.this_process())}),
     }
 

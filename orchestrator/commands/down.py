@@ -12,8 +12,6 @@ from orchestrator.runtimes.deployed import Deployed, deployed, named
 from orchestrator.runtimes.discovery import answering, not_found
 from orchestrator.sweep import sweep
 
-GRACE_SECONDS = 10.0
-
 
 def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool = False) -> None:
     """Stops and removes the named deployment or service, or all of ours, on every runtime. Idempotent.
@@ -40,7 +38,7 @@ def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool =
 def _down(runtime: ContainerRuntime, deployment: Deployed, console: Console) -> None:
     for service in reversed(deployment.services):
         console.step(f"Stopping {service.name} on {runtime.kind}...")
-        runtime.stop(service.name, GRACE_SECONDS)
+        runtime.stop(service.name, service.stop_seconds)
     remove_deployed(runtime, deployment)
     containers = runtime.kind.noun if len(deployment.services) == 1 else f"{runtime.kind.noun}s"
     noun = containers if deployment.services else "network"

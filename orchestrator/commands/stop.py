@@ -22,7 +22,6 @@ from orchestrator.runtimes.base import (
 from orchestrator.runtimes.deployed import found_deployed
 from service.contract.settings import Settings
 
-_GRACE_SECONDS = 10.0
 _START_SECONDS = 30.0
 
 
@@ -62,7 +61,7 @@ def _stop(runtime: ContainerRuntime, service: Service, console: Console) -> None
             "Press Ctrl+C there, or use kvcache down; `up -d` starts a service that can be stopped and started.",
         )
     console.step(f"Stopping {service.name} on {runtime.kind}...")
-    runtime.stop(service.name, _GRACE_SECONDS)
+    runtime.stop(service.name, service.stop_seconds)
     console.step(f"{runtime.kind.noun.capitalize()} stopped")
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from orchestrator.cautions import cautions
 from orchestrator.commands.build import ensure_image, ensure_valkey
 from orchestrator.commands.discover import discover_in_background
-from orchestrator.commands.down import GRACE_SECONDS, refuse_if_foreign, remove, remove_deployed
+from orchestrator.commands.down import refuse_if_foreign, remove, remove_deployed
 from orchestrator.commands.replica import Replica
 from orchestrator.commands.watch import RuntimeGone, Watch
 from orchestrator.console import Console
@@ -219,7 +219,7 @@ class _UpRun:
         deadline = time.monotonic() + self._launch.timeout
         for replica in self._replicas:
             replica.wait(deadline)
-        self._grace = GRACE_SECONDS
+        self._grace = float(self._launch.stop_seconds)
         verb = "is" if len(self._replicas) == 1 else "are"
         self._console.step(f"{self._nouns.capitalize()} {verb} ready!")
 

@@ -8,7 +8,7 @@ import yaml
 
 from orchestrator.health import host_and_port
 from orchestrator.launch import Launch
-from orchestrator.rendering.portable import IMAGE_USER, STOP_SECONDS, Place, portable
+from orchestrator.rendering.portable import IMAGE_USER, Place, portable
 from orchestrator.runtimes.base import HOST_NAME, Mount, RuntimeKind, Workload
 from orchestrator.runtimes.hardening import LOG_BYTES, SECOND, docker_restrictions
 
@@ -35,7 +35,7 @@ def compose(launch: Launch) -> str:
         **({"networks": list(workload.networks)} if workload.networks else {}),
         "restart": "unless-stopped",
         **_restricted(workload),
-        "stop_grace_period": f"{STOP_SECONDS}s",
+        "stop_grace_period": f"{launch.stop_seconds}s",
         "logging": {"options": {"max-size": str(LOG_BYTES), "max-file": "2"}},
     }
     document: dict[str, Any] = {"services": {workload.name: service}}

@@ -12,7 +12,7 @@ import yaml
 from orchestrator.errors import UsageError
 from orchestrator.launch import DEFAULTS, Launch
 from orchestrator.mounted_files import MountedFile, mounted_file, mounted_files
-from orchestrator.rendering.engines import are_near, ports_of_engines
+from orchestrator.rendering.engines import are_near, near, other_servers, ports_of_engines
 from orchestrator.rendering.portable import Place, Portable, portable
 from orchestrator.runtimes.base import HOST_NAME, RuntimeKind
 from orchestrator.runtimes.hardening import docker_restrictions
@@ -134,6 +134,8 @@ def _fill_deployment(
     pod = deployment["spec"]["template"]["spec"]
     pod["automountServiceAccountToken"] = has_role
     (container,) = pod["containers"]
+    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][-1])
+    pod["terminationGracePeriodSeconds"] = max(pod["terminationGracePeriodSeconds"], pause + launch.stop_seconds)
     container["image"] = found.workload.image
     container["env"] += [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": f"{_NAME}-secrets", "key": name}}}
@@ -174,11 +176,20 @@ def _fill_policy(policy: Manifest, launch: Launch, *, has_role: bool) -> None:
     spec = policy["spec"]
     if launch.metrics_port is not None:
         spec["ingress"].append({"from": [{"podSelector": {}}], "ports": [{"port": "metrics"}]})
-    names, _, hub = spec["egress"]
+    names, _, own, hub = spec["egress"]
     engines: Manifest = {"to": [{"podSelector": {}}]} if are_near(launch) else {}
     engines["ports"] = [{"port": port} for port in ports_of_engines(launch)]
     api = [{"ports": [{"port": 443}, {"port": 6443}]}] if has_role else []
-    spec["egress"] = [names, engines, *api, hub]
+    own["ports"] = [{"port": launch.port}]
+    spec["egress"] = [names, engines, *_to_other_servers(launch), *api, own, hub]
+
+
+def _to_other_servers(launch: Launch) -> Iterable[Manifest]:
+    servers = other_servers(launch)
+    for is_near in (True, False):
+        if ports := sorted({port for host, port in servers if near(host) is is_near}):
+            where: Manifest = {"to": [{"podSelector": {}}]} if is_near else {}
+            yield {**where, "ports": [{"port": port} for port in ports]}
 
 
 def _roles(namespace: str, own: str) -> Iterable[Manifest]:

@@ -11,7 +11,6 @@ from orchestrator.workload import described
 from service.contract.settings import describe
 
 IMAGE_USER = "10001:10001"
-STOP_SECONDS = 10
 _KEPT = ("MODEL_NAME", "ZMQ_ENDPOINT")
 """Settings that are told even if they are the default, as everybody looks for them."""
 _OF_THE_IMAGE: Mapping[str, str] = {"CONTAINER_ENV": "true", "HF_HOME": "/cache/huggingface"}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from orchestrator.health import host_and_port
 from orchestrator.launch import Launch
-from orchestrator.rendering.portable import IMAGE_USER, STOP_SECONDS, Place, portable
+from orchestrator.rendering.portable import IMAGE_USER, Place, portable
 from orchestrator.runtimes.base import RuntimeKind, Workload
 from orchestrator.runtimes.hardening import SECOND, podman_restrictions
 
@@ -24,14 +24,18 @@ Wants=network-online.target
 
 [Container]
 """
-_TAIL = """
+_SERVICE = """
 [Service]
 Restart=on-failure
 TimeoutStartSec=60
-
+"""
+_INSTALL = """
 [Install]
 WantedBy=default.target
 """
+_SYSTEMD_WAITS = 90
+_REMOVAL = 20
+"""Seconds that systemd gives a stop, and that Podman may need of them for more than the wait for the service."""
 
 
 def quadlet(launch: Launch) -> str:
@@ -47,8 +51,14 @@ def quadlet(launch: Launch) -> str:
         *_lines(workload),
         *(f"Secret={secret},type=env,target={name}" for name, secret in secrets.items()),
         *_restrictions(workload),
+        f"StopTimeout={launch.stop_seconds}",
     ]
-    return _HEAD + asked + _UNIT + "\n".join(lines) + "\n" + _TAIL
+    return _HEAD + asked + _UNIT + "\n".join(lines) + "\n" + _tail(launch.stop_seconds)
+
+
+def _tail(stop_seconds: int) -> str:
+    seconds = stop_seconds + _REMOVAL
+    return _SERVICE + (f"TimeoutStopSec={seconds}\n" if seconds > _SYSTEMD_WAITS else "") + _INSTALL
 
 
 def _lines(workload: Workload) -> Iterator[str]:
@@ -101,7 +111,6 @@ def _restrictions(workload: Workload) -> Iterator[str]:
         yield f"{name}={check[key] // SECOND}s"
     yield f"HealthRetries={check['Retries']}"
     yield "HealthOnFailure=kill"
-    yield f"StopTimeout={STOP_SECONDS}"
 
 
 def _image(reference: str) -> str:

@@ -22,6 +22,9 @@ ADDRESS_LABEL = "io.kvcache.address"
 PORT_LABEL = "io.kvcache.port"
 TLS_LABEL = "io.kvcache.tls"
 """Present if the service listens for HTTPS."""
+STOP_LABEL = "io.kvcache.stop-seconds"
+"""Present if a stop waits longer than `STOP_SECONDS` for the service."""
+STOP_SECONDS = 10
 INSTANCE_LABEL = "io.kvcache.instance"
 READY_LABEL = "io.kvcache.ready-replay-timeout"
 """Present if READY_REPLAY_TIMEOUT is set, with its value."""
@@ -127,6 +130,11 @@ class Service:
     def tls(self) -> bool:
         """Whether it listens for HTTPS."""
         return TLS_LABEL in self.labels
+
+    @property
+    def stop_seconds(self) -> float:
+        """The time after which it is killed if it is stopped."""
+        return float(self.labels.get(STOP_LABEL, STOP_SECONDS))
 
     @property
     def deployment(self) -> str:

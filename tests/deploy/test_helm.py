@@ -172,6 +172,19 @@ def test_replicas_meet_in_a_store_whose_password_is_in_no_manifest(helm: ModuleT
     ]
 
 
+def test_the_policy_lets_replicas_collectors_and_what_is_named_through(
+    helm: ModuleType, kubernetes: ModuleType
+) -> None:
+    further = {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 26379}]}
+    collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.tracing:4318/v1"}
+    manifests = render(helm, {"settings": collector, "networkPolicy": {"extraEgress": [further]}})
+    assert_valid(kubernetes, manifests)
+    policy = of_kind(manifests, "NetworkPolicy")["spec"]
+    assert {"to": [{"podSelector": policy["podSelector"]}], "ports": [{"port": 8080}]} in policy["egress"]
+    assert {"ports": [{"port": 4318}]} in policy["egress"]
+    assert policy["egress"][-1] == further
+
+
 @pytest.mark.parametrize("store", [{"url": "valkey://valkey"}, {"secretName": "valkey"}])
 def test_replicas_start_from_the_snapshot_in_their_store_unless_told_otherwise(
     helm: ModuleType, store: dict[str, str]

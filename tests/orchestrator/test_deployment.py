@@ -10,7 +10,7 @@ from orchestrator.deployment import deployment_of
 from orchestrator.errors import UsageError
 from orchestrator.launch import Launch
 from orchestrator.publishing import all_ports, taken_ports
-from orchestrator.runtimes.base import INSTANCE_LABEL, NAME_LABEL, RuntimeKind
+from orchestrator.runtimes.base import INSTANCE_LABEL, NAME_LABEL, Health, RuntimeKind, Service
 from orchestrator.runtimes.process import Processes
 from orchestrator.store import prepare_store
 from orchestrator.workload import prepare
@@ -35,6 +35,15 @@ def test_a_single_replica_is_the_launch_itself() -> None:
     assert deployment.replicas == (launch,)
     assert deployment.names == ("kv",)
     assert prepare(launch, Contained()).labels[NAME_LABEL] == "kv"
+
+
+@pytest.mark.parametrize(("drain", "seconds"), [({}, 10), ({"DRAIN_TIMEOUT": "60s"}, 70)])
+def test_a_stop_waits_ten_seconds_longer_than_the_service_answers(drain: dict[str, str], seconds: float) -> None:
+    labels = prepare(Launch(environment=drain), Contained()).labels
+    found = Service(
+        RuntimeKind.PODMAN, "kv", ours=True, image="", state="", running=True, health=Health.HEALTHY, labels=labels
+    )
+    assert found.stop_seconds == seconds
 
 
 def test_replicas_have_names_ports_metrics_and_volumes_of_their_own_and_one_store() -> None:

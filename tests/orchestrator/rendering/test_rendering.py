@@ -10,6 +10,7 @@ import yaml
 
 from tests.command import Commands, Finished
 
+SERVICE = "\n\n[Service]\nRestart=on-failure\nTimeoutStartSec=60\n"
 NAMED = ("--zmq-endpoint", "tcp://vllm-0.vllm:5557")
 
 
@@ -129,5 +130,40 @@ def test_another_name_is_that_of_all_objects_and_of_no_setting(commands: Command
 def test_engines_elsewhere_are_let_through_the_policy(commands: Commands) -> None:
     output = rendered(commands, "kubernetes", "--pod", "http://10.0.0.7:9000").output
     (policy,) = (one for one in yaml.safe_load_all(output) if one["kind"] == "NetworkPolicy")
-    _, engines, _ = policy["spec"]["egress"]
+    _, engines, _, _ = policy["spec"]["egress"]
     assert engines == {"ports": [{"port": 5557}, {"port": 5558}, {"port": 9000}]}
+
+
+def test_servers_that_settings_name_are_let_through_the_policy(commands: Commands) -> None:
+    named = (
+        "SHARED_STATE=valkey://:secret@valkey:6380",
+        "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector.tracing.svc:4318",
+        "BOOTSTRAP_FROM=http://kvcache:8081",
+    )
+    given = [word for setting in named for word in ("--env", setting)]
+    output = rendered(commands, "kubernetes", *NAMED, *given, "--port", "8090").output
+    (policy,) = (one for one in yaml.safe_load_all(output) if one["kind"] == "NetworkPolicy")
+    _, _, near, elsewhere, replicas, _ = policy["spec"]["egress"]
+    assert near == {"to": [{"podSelector": {}}], "ports": [{"port": 6380}, {"port": 8081}]}
+    assert elsewhere == {"ports": [{"port": 4318}]}
+    assert replicas["ports"] == [{"port": 8090}]
+
+
+@pytest.mark.parametrize(
+    ("drain", "compose", "quadlet", "kubernetes"),
+    [
+        ("500ms", "10s", f"StopTimeout=10{SERVICE}\n", 75),
+        ("60s", "70s", f"StopTimeout=70{SERVICE}\n", 75),
+        ("2m", "130s", f"StopTimeout=130{SERVICE}TimeoutStopSec=150\n\n", 135),
+    ],
+)
+def test_a_service_is_not_killed_while_it_answers_what_is_in_flight(
+    commands: Commands, drain: str, compose: str, quadlet: str, kubernetes: int
+) -> None:
+    setting = ("--env", f"DRAIN_TIMEOUT={drain}")
+    (service,) = yaml.safe_load(rendered(commands, "compose", *setting).output)["services"].values()
+    assert service["stop_grace_period"] == compose
+    assert quadlet in rendered(commands, "quadlet", *setting).output
+    manifests = yaml.safe_load_all(rendered(commands, "kubernetes", *NAMED, *setting).output)
+    (deployment,) = (one for one in manifests if one["kind"] == "Deployment")
+    assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == kubernetes
