@@ -9,9 +9,10 @@ import io
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from orchestrator import options
 from orchestrator.examples import EXIT_CODES, epilog
@@ -21,9 +22,23 @@ from orchestrator.outcome import run_command
 from orchestrator.rendering.forms import Form
 
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_HELP = frozenset({"-h", "--help"})
+_ASKS_FOR_HELP = "kvcache.asks_for_help"
+
+
+class _Commands(TyperGroup):
+    """The commands; `context.meta[_ASKS_FOR_HELP]` tells the callback, which cannot see the command's arguments."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        before = rest[: rest.index("--")] if "--" in rest else rest
+        ctx.meta[_ASKS_FOR_HELP] = not _HELP.isdisjoint(before)
+        return name, command, rest
+
 
 app = typer.Typer(
     name="kvcache",
+    cls=_Commands,
     help="Sends each request to the LLM engine that already holds most of its prompt in the KV cache.",
     epilog=f"{EXIT_CODES} docs/quickstart.md has the first ten minutes; kvcache COMMAND --help has examples.",
     no_args_is_help=True,
@@ -46,10 +61,21 @@ def _read_config(context: typer.Context, file: Path | None) -> None:
     from orchestrator.config import default_map
 
     group = context.command
-    commands = getattr(group, "commands", {}).items()
-    names = {name: frozenset(one.name for one in command.params if one.name) for name, command in commands}
-    lists = {one.name for _, command in commands for one in command.params if getattr(one, "multiple", False)}
-    context.default_map = default_map(file and expanded(file, "--config"), names, lists)
+    options_of = {
+        name: [one for one in command.params if one.name and one.param_type_name == "option"]
+        for name, command in getattr(group, "commands", {}).items()
+    }
+    if context.meta.get(_ASKS_FOR_HELP) or not options_of.get(str(context.invoked_subcommand)):
+        return  # help, and the tools of the service half, use nothing of the file
+    names = {name: frozenset(one.name for one in own) for name, own in options_of.items()}
+    lists = {one.name for own in options_of.values() for one in own if getattr(one, "multiple", False)}
+    context.default_map = default_map(
+        file and expanded(file, "--config"),
+        names,
+        lists,
+        # A misspelt name or port would lead to another service; `status` and `prune` look at all.
+        refuse_unknown="name" in names[str(context.invoked_subcommand)],
+    )
 
 
 @app.callback()

@@ -20,6 +20,8 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 def options() -> Iterable[tuple[str, str, str]]:
     """Yields (flags, variables, meaning) of each option of `kvcache up`."""
     for option in typer.main.get_group(app).commands["up"].params:
+        if option.param_type_name != "option":
+            continue
         flags = ", ".join(f"`{flag}`" for flag in (*option.opts, *option.secondary_opts))
         variables = option.envvar if isinstance(option.envvar, list) else [option.envvar]
         named = ", ".join(f"`{name}`" for name in variables if name)

@@ -227,8 +227,36 @@ def test_a_home_folder_that_the_shell_did_not_replace_is_found(
 def test_a_wrong_file_of_options_is_refused(invoke: Invoke, tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "options.toml"
     file.write_text(text)
-    done = invoke("--config", str(file), "status" if "port" not in text else "up")
+    done = invoke("--config", str(file), "down" if "port" not in text else "up")
     assert (done.code, said in done.output) == (2, True), done.output
+
+
+@pytest.mark.parametrize("text", ["nmae = 1", "= nonsense"])
+@pytest.mark.parametrize("command", ["up", "down", "status", "score"])
+def test_help_needs_no_right_file_of_options(invoke: Invoke, tmp_path: Path, command: str, text: str) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(text)
+    done = invoke("--config", str(file), command, "--help")
+    assert (done.code, "Usage: " in done.output) == (0, True), done.output
+
+
+def test_an_unknown_name_in_the_file_stops_no_command_that_looks_at_all_services(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text("runtime = 'process'\nnmae = 1\n")
+    done = invoke("--config", str(file), "status")
+    assert "is not an option" not in done.output
+    assert done.code != 2, done.output
+
+
+def test_an_argument_is_no_option_of_the_file(invoke: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text("named = 'kv-other'\n")
+    done = invoke("--config", str(file), "down", "--name", "kv-flag")
+    assert done.code == 2
+    assert "named is not an option" in done.output
+    assert "Did you mean name?" in done.output
 
 
 def test_settings_can_stand_in_the_file_too(invoke: Invoke, tmp_path: Path) -> None:
