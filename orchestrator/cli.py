@@ -289,6 +289,7 @@ def doctor(
 ) -> None:
     """Find problems that would stop `up`, with remedies. Exit code 1 if any is found.
 
+    An engine of --pod that does not answer, or whose events do not come, is a problem, too; warnings leave the code 0.
     Takes the options of `up`, but not --build, --pull, --timeout, --restart and --detach.
     """
     from orchestrator.commands.doctor import examine

@@ -11,6 +11,7 @@ from orchestrator.health import ask
 class ReadinessWatch:
     """Polls GET /ready and reports changes since the last poll. `last_reported` are the reasons already reported.
 
+    `shared_state_down` is what the last answer said of a shared state that is down: `down since …`, or empty.
     `name` is that of the service in messages, where there are several.
     """
 
@@ -21,11 +22,16 @@ class ReadinessWatch:
         self._tls = tls
         self._subject = f"{name}: " if name else ""
         self.last_reported: tuple[str, ...] = ()
+        self.shared_state_down = ""
 
     def missing(self) -> tuple[str, ...] | None:
         """Reasons why the service is not ready; empty if it is ready, None if it does not answer."""
         answer = ask(self._address, self._port, "/ready", tls=self._tls)
-        return None if answer is None else reasons(answer[1])
+        if answer is None:
+            return None
+        said = answer[1].get("shared_state", "") if isinstance(answer[1], dict) else ""
+        self.shared_state_down = said if said.startswith("down") else ""
+        return reasons(answer[1])
 
     def tell(self) -> None:
         """Reports new reasons, and when no reason is left."""

@@ -16,7 +16,7 @@ _STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "
 
 
 def examine(launch: Launch, *, as_json: bool) -> None:
-    """Prints the findings; raises typer.Exit(1) if one would stop `up`."""
+    """Prints the findings; raises typer.Exit(1) if one is a problem."""
     found = []
     terminal = Terminal(highlight=False, emoji=False, soft_wrap=True)
     for finding in findings(launch):

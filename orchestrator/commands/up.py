@@ -226,7 +226,9 @@ class _UpRun:
     def _tell(self) -> None:
         deadline = time.monotonic() + _LOADING_SECONDS
         for pause in backoff():
-            if all(replica.readiness.missing() == () for replica in self._replicas) or time.monotonic() > deadline:
+            watches = [replica.readiness for replica in self._replicas]
+            settled = all(watch.missing() == () and not watch.shared_state_down for watch in watches)
+            if settled or time.monotonic() > deadline:
                 break
             self._signals.check()
             time.sleep(pause)
@@ -236,6 +238,12 @@ class _UpRun:
         lacks = [reason for replica in self._replicas for reason in replica.readiness.last_reported]
         state = f"kvcache is up, but {lacks[0]}" if lacks else "🚀 kvcache is ready!"
         self._console.step(f"{state} ({self._runtime.kind}, {seconds:.1f} s)")
+        if down := next((said for one in self._replicas if (said := one.readiness.shared_state_down)), None):
+            self._console.warn(
+                f"The shared state is {down}",
+                "Until it answers, each replica knows only what it sees itself. Start the Valkey, or correct "
+                "SHARED_STATE; `kvcache doctor` tries its address, `kvcache status` shows its state.",
+            )
         if len(self._replicas) > 1:
             self._console.step("Replicas, each of which answers any request:")
             for replica in self._replicas:

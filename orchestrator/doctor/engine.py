@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 from orchestrator.doctor.engine_command import engine_command
-from orchestrator.doctor.finding import Finding, Severity, ok, warning
+from orchestrator.doctor.finding import Finding, Severity, ok, problem, warning
 from orchestrator.errors import Problem, RuntimeUnavailable, ToolFailed
 from orchestrator.launch import Launch
 from orchestrator.runtimes.base import RuntimeKind
@@ -57,7 +57,7 @@ def check_engines(launch: Launch, silent: set[str] | None = None) -> Iterator[Fi
     on_host: Counter[str] = Counter()
     for one in examined:
         pod = pods[one.pod]
-        found = list(findings(pod, one))
+        found = list(findings(pod, one, events_elsewhere=bool(launch.endpoints), resolved_here=not launch.networks))
         if one.problem is not None and pod.name in silent:
             yield from found[1:]
         else:
@@ -74,15 +74,22 @@ def _model_of(launch: Launch) -> str:
     return launch.model if launch.names_model else "MODEL"
 
 
-def findings(pod: PodEntry, examined: Examined) -> Iterator[Finding]:
-    """The findings for one pod, in the order in which the service meets the problems."""
+def findings(
+    pod: PodEntry, examined: Examined, *, events_elsewhere: bool = False, resolved_here: bool = True
+) -> Iterator[Finding]:
+    """The findings for one pod, in the order in which the service meets the problems.
+
+    A pod that does not answer, or whose events do not come, is a problem. Both are warnings if the names of pods may
+    be those of a network of the runtime (not `resolved_here`), and missing sockets with `events_elsewhere`.
+    """
+    obstacle = problem if resolved_here else warning
     if examined.problem is not None:
-        yield warning(f"engine {pod.name}", examined.problem, "Start it, for example as below; or correct --pod.")
+        yield obstacle(f"engine {pod.name}", examined.problem, "Start it, for example as below; or correct --pod.")
     else:
         yield _engine(pod, examined)
-        yield from _without_sources(pod, examined)
+        yield from _without_sources(pod, examined, warning if events_elsewhere else obstacle)
     for heard in examined.sources:
-        yield _source(pod, examined, heard)
+        yield _source(pod, examined, heard, obstacle)
     if examined.problem is None:
         yield from _reuse(pod, examined)
 
@@ -112,16 +119,18 @@ def _numbers(version: str | None) -> tuple[int, ...] | None:
     return tuple(int(number or 0) for number in found.groups())
 
 
-def _without_sources(pod: PodEntry, examined: Examined) -> Iterator[Finding]:
+def _without_sources(
+    pod: PodEntry, examined: Examined, obstacle: Callable[[str, str, str], Finding]
+) -> Iterator[Finding]:
     if pod.events is not None or examined.sources:
         return
     if examined.tells_sources:
         said = (
             "it publishes none (KV events are off, or their publisher is null), so that nothing is known of its cache"
         )
-        yield warning(f"events of {pod.name}", said, _OTHER_OPTIONS)
+        yield obstacle(f"events of {pod.name}", said, _OTHER_OPTIONS)
     else:
-        yield warning(
+        yield obstacle(
             f"events of {pod.name}",
             "it does not say where they are (vLLM does so since 0.32)",
             f"If it publishes any, say where: --pod {pod.url},events=tcp://{_host(pod)}:5557,"
@@ -133,11 +142,16 @@ def _host(pod: PodEntry) -> str:
     return f"[{pod.host}]" if ":" in pod.host else pod.host
 
 
-def _source(pod: PodEntry, examined: Examined, heard: Heard) -> Finding:
+def _source(pod: PodEntry, examined: Examined, heard: Heard, obstacle: Callable[[str, str, str], Finding]) -> Finding:
     name = f"events of {pod.name} at {heard.address}"
-    found = _unheard(pod, examined, heard) or _misnamed(pod, examined, heard)
-    if found is not None:
-        return warning(name, *found)
+    if (unheard := _unheard(pod, examined, heard)) is not None:
+        # A connected socket may belong to an idle engine, or to a rank that got none of the requests.
+        idle = heard.connected and not heard.problem and not heard.unreadable
+        unknown = examined.problem is not None or examined.unanswered is not None
+        others = any(one.messages for one in examined.sources)
+        return (warning if idle and (unknown or others) else obstacle)(name, *unheard)
+    if (misnamed := _misnamed(pod, examined, heard)) is not None:
+        return warning(name, *misnamed)
     if heard.replay is None:
         return warning(
             name,

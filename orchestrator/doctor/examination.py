@@ -11,7 +11,7 @@ from orchestrator.doctor.hub import check_model, check_token
 from orchestrator.doctor.image import check_image, check_valkey
 from orchestrator.doctor.listening import check_listening
 from orchestrator.doctor.machine import check_machine
-from orchestrator.doctor.network import check_events, check_exposure, check_pods, check_ports
+from orchestrator.doctor.network import check_events, check_exposure, check_pods, check_ports, check_shared_state
 from orchestrator.doctor.parity import check_parity
 from orchestrator.doctor.runtime import check_folders, check_names, check_runtimes
 from orchestrator.errors import RuntimeUnavailable
@@ -33,6 +33,7 @@ def findings(launch: Launch) -> Iterator[Finding]:
         yield from check_runtimes(launch, runtimes, runtime.kind if runtime else None)
         if runtime is not None:
             yield from _on(launch, runtime, silent)
+        yield from check_shared_state(launch)
         yield from check_machine()
         yield from check_listening(launch)
         yield from check_engines(launch, silent)

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """`problem` stops `up`; with `warning` the service starts but lacks something."""
+    """`problem` stops `up`, or leaves it without an engine of --pod or its events; `warning` only spoils something."""
 
     OK = "ok"
     WARNING = "warning"

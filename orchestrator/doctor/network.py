@@ -10,10 +10,12 @@ from orchestrator.cautions import ON_LOOPBACK, addresses_listened_to, on_loopbac
 from orchestrator.deployment import deployment_of
 from orchestrator.doctor.finding import Finding, ok, problem, warning
 from orchestrator.errors import Problem
+from orchestrator.health import host_and_port
 from orchestrator.launch import WITHOUT_KEY, Launch
 from orchestrator.publishing import all_ports, check_address, taken_ports
 from orchestrator.runtimes.base import ContainerRuntime
 from service.contract.endpoints import HostPort, host_port
+from service.contract.shared_state import parse_shared_state
 
 _CONNECT_SECONDS = 2.0
 
@@ -59,7 +61,7 @@ def check_events(launch: Launch, runtime: ContainerRuntime) -> Iterator[Finding]
 
 
 def check_pods(launch: Launch, runtime: ContainerRuntime, silent: set[str] | None = None) -> Iterator[Finding]:
-    """Whether the service will reach the pods, from a container if it runs in one. An engine may start later.
+    """Whether the service will reach the pods, from a container if it runs in one.
 
     Adds the names of pods that do not answer to `silent`.
     """
@@ -69,7 +71,9 @@ def check_pods(launch: Launch, runtime: ContainerRuntime, silent: set[str] | Non
             socket.create_connection((pod.host, pod.port), _CONNECT_SECONDS).close()
         except OSError as error:
             said = f"nothing answers at {pod.url} ({error.strerror or error})"
-            yield warning("pod", said, "Start the engine, or correct --pod; the service asks it again and again.")
+            # A name of a network that the container joins is not known here.
+            obstacle = warning if launch.networks else problem
+            yield obstacle("pod", said, "Start the engine, or correct --pod; the service asks it again and again.")
             if silent is not None:
                 silent.add(pod.name)
             continue
@@ -77,6 +81,23 @@ def check_pods(launch: Launch, runtime: ContainerRuntime, silent: set[str] | Non
             yield warning("pod", f"{pod.url} listens only on loopback, which a container does not reach", ON_LOOPBACK)
         else:
             yield ok("pod", f"something answers at {pod.url}")
+
+
+def check_shared_state(launch: Launch) -> Iterator[Finding]:
+    """Whether something answers where the replicas are to meet. The service starts, and answers, without it."""
+    store = parse_shared_state(launch.environment.get("SHARED_STATE", ""))
+    for host, port in store.hosts if store else ():
+        at = host_and_port(host, port)
+        try:
+            socket.create_connection((host, port), _CONNECT_SECONDS).close()
+        except OSError as error:
+            yield warning(
+                "shared state",
+                f"nothing answers at {at} ({error.strerror or error})",
+                "Start the Valkey, or correct SHARED_STATE; until then each replica knows only what it sees itself.",
+            )
+        else:
+            yield ok("shared state", f"something answers at {at}")
 
 
 def _check_publisher(address: str, at: HostPort, port: int, *, reached: bool) -> Finding:

@@ -17,8 +17,8 @@ def test_the_doctor_finds_what_a_plain_vllm_lacks_and_its_command_line_mends_it(
     kvcache = Commands(tmp_path)
     doctor = ("doctor", "--runtime", "process", "--port", str(free_port()), "--pod")
     found = kvcache.run(*doctor, f"http://{plain.pod}")
-    assert found.code == 0, found.output
-    assert f"warning  events of {plain.pod}: it publishes none" in found.output
+    assert found.code == 1, found.output
+    assert f"problem  events of {plain.pod}: it publishes none" in found.output
     assert f"warning  reuse of {plain.pod}: its usage does not tell cached_tokens" in found.output
     shown = re.search(rf"command line of {plain.pod}: vllm serve (.*)", found.output)
     assert shown is not None, found.output

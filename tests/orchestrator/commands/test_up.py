@@ -64,6 +64,12 @@ def test_a_detached_service_stays_until_down_which_may_come_twice(up: Up) -> Non
     assert (again.code, again.output.strip()) == (0, f"Nothing to remove: no service named {up.name}")
 
 
+def test_up_warns_once_of_a_shared_state_that_is_down(up: Up) -> None:
+    done = up.run("--detach", "--env", f"SHARED_STATE=valkey://localhost:{free_port()}")
+    assert done.code == 0, done.output
+    assert done.output.count("The shared state is down since") == 1
+
+
 def test_down_all_removes_every_service(kvcache: Commands) -> None:
     one, other = Up(kvcache, "kv-one"), Up(kvcache, "kv-other")
     assert one.run("-d").code == other.run("-d").code == 0

@@ -101,6 +101,35 @@ def test_each_fault_is_told_with_what_to_change(examined: Examined, said: str, r
     assert remedy in found.remedy
 
 
+@pytest.mark.parametrize(
+    ("examined", "severity"),
+    [
+        (replace(RIGHT, problem="connection refused", sources=[]), Severity.PROBLEM),
+        (replace(RIGHT, sources=[]), Severity.PROBLEM),
+        (replace(RIGHT, sources=[], tells_sources=False), Severity.PROBLEM),
+        (without(connected=False), Severity.PROBLEM),
+        (without(unreadable="is no list"), Severity.PROBLEM),
+        (without(messages=0), Severity.PROBLEM),
+        (replace(RIGHT, sources=[SOURCE, replace(SOURCE, messages=0)]), Severity.WARNING),
+        (replace(without(messages=0), tells_reuse=None, unanswered="answered with 503"), Severity.WARNING),
+        (without(replay=None), Severity.WARNING),
+        (replace(RIGHT, tells_reuse=False), Severity.WARNING),
+    ],
+)
+def test_only_what_leaves_the_service_without_engine_or_events_is_a_problem(
+    examined: Examined, severity: Severity
+) -> None:
+    assert {found.severity for found in warnings(examined)} == {severity}
+
+
+def test_names_of_another_network_and_events_that_come_otherwise_are_only_warned_of() -> None:
+    silent = replace(RIGHT, problem="name or service not known", sources=[])
+    (found, *_) = findings(POD, silent, resolved_here=False)
+    assert found.severity is Severity.WARNING
+    faults = [one for one in findings(POD, replace(RIGHT, sources=[]), events_elsewhere=True) if one.remedy]
+    assert [one.severity for one in faults] == [Severity.WARNING]
+
+
 def test_a_version_that_is_no_release_is_not_judged() -> None:
     assert warnings(replace(RIGHT, version="0.1.dev1+g0")) == []
 
@@ -164,8 +193,8 @@ def test_the_doctor_prints_the_command_line_for_an_engine_without_events(tmp_pat
         found = kvcache.run("doctor", *options)
     finally:
         kvcache.close()
-    assert found.code == 0
-    assert f"warning  events of 127.0.0.1:{port}: it publishes none" in found.output
+    assert found.code == 1
+    assert f"problem  events of 127.0.0.1:{port}: it publishes none" in found.output
     assert f"command line of 127.0.0.1:{port}: vllm serve builtin/demo --port {port} " in found.output
 
 
@@ -178,5 +207,7 @@ def test_that_an_engine_does_not_answer_is_said_once(tmp_path: Path) -> None:
     finally:
         kvcache.close()
     about = [line for line in found.output.splitlines() if pod in line]
-    assert [line.startswith("warning  pod: nothing answers") for line in about if line.startswith("warning")] == [True]
+    faults = [line for line in about if line.startswith(("warning", "problem"))]
+    assert [line.startswith("problem  pod: nothing answers") for line in faults] == [True]
+    assert found.code == 1
     assert any(line.startswith(f"ok       command line of {pod}: vllm serve ") for line in about)

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from orchestrator.doctor.finding import Severity
-from orchestrator.doctor.network import check_events, check_exposure, check_ports
+from orchestrator.doctor.network import check_events, check_exposure, check_pods, check_ports, check_shared_state
 from orchestrator.launch import Launch
 from orchestrator.runtimes.process import Processes
 from tests.command import free_port
@@ -36,6 +36,27 @@ def test_an_engine_that_is_not_there_yet_is_no_problem(runtime: Processes) -> No
     assert answers.severity is Severity.OK
     assert silent.severity is Severity.WARNING
     assert f"nothing answers at tcp://127.0.0.1:{nowhere} (Connection refused)" in silent.text
+
+
+def test_a_pod_that_does_not_answer_is_a_problem_unless_a_network_may_know_its_name(runtime: Processes) -> None:
+    pods = f"http://127.0.0.1:{free_port()}"
+    (here,) = check_pods(Launch(pods=pods), runtime)
+    (elsewhere,) = check_pods(Launch(pods=pods, networks=("llm",)), runtime)
+    assert (here.severity, elsewhere.severity) == (Severity.PROBLEM, Severity.WARNING)
+
+
+def test_where_replicas_meet_is_tried() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there, nowhere = server.getsockname()[1], free_port()
+        answers, silent = (
+            finding
+            for port in (there, nowhere)
+            for finding in check_shared_state(Launch(environment={"SHARED_STATE": f"valkey://localhost:{port}"}))
+        )
+    assert (answers.severity, answers.text) == (Severity.OK, f"something answers at localhost:{there}")
+    assert silent.severity is Severity.WARNING
+    assert f"nothing answers at localhost:{nowhere} (Connection refused)" in silent.text
+    assert list(check_shared_state(Launch())) == []
 
 
 @pytest.mark.parametrize(
