@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 from orchestrator.console import Console
 from orchestrator.errors import Problem, RuntimeUnavailable
@@ -14,25 +14,41 @@ from orchestrator.sweep import sweep
 
 
 def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool = False) -> None:
-    """Stops and removes the named deployment or service, or all of ours, on every runtime. Idempotent.
+    """Stops and removes the named deployment or service, or all of ours on every runtime. Idempotent.
 
-    Raises Problem if it found nothing and an installed runtime was unreachable.
+    Raises Problem if several runtimes have the name, or if it found nothing and an installed runtime was unreachable.
     """
     removed = 0
     silent: list[RuntimeUnavailable] = []
-    for runtime in answering(kind, silent):
-        with closing(runtime):
-            there = deployed(runtime)
-            one = named(there, name)
-            for deployment in there if every else [one] if one else []:
-                _down(runtime, deployment, console)
-                removed += 1
-            if every:
+    with ExitStack() as stack:
+        runtimes = [stack.enter_context(closing(runtime)) for runtime in answering(kind, silent)]
+        found = [(runtime, deployment) for runtime in runtimes for deployment in _wanted(runtime, name, every=every)]
+        if not every and len(found) > 1:
+            raise _on_several(name, [runtime.kind for runtime, _ in found])
+        for runtime, deployment in found:
+            _down(runtime, deployment, console)
+            removed += 1
+        if every:
+            for runtime in runtimes:
                 sweep(runtime, console)
     if silent and (every or not removed):
         raise not_found("Nothing to remove elsewhere" if removed else "Nothing to remove", silent)
     if not removed:
         console.step("Nothing to remove" if every else f"Nothing to remove: no service named {name}")
+
+
+def _wanted(runtime: ContainerRuntime, name: str, *, every: bool) -> list[Deployed]:
+    there = deployed(runtime)
+    one = named(there, name)
+    return there if every else [one] if one else []
+
+
+def _on_several(name: str, kinds: list[RuntimeKind]) -> Problem:
+    """Each runtime has names of its own, so that one name may stand for several services."""
+    return Problem(
+        f"There is a service named {name} on {' and on '.join(kinds)}.",
+        f"Say which: kvcache down {name} --runtime {kinds[0]}; or remove all services: kvcache down --all",
+    )
 
 
 def _down(runtime: ContainerRuntime, deployment: Deployed, console: Console) -> None:
