@@ -41,10 +41,15 @@ def start(name: str, kind: RuntimeKind | None, console: Console) -> None:
 
 
 def restart(name: str, kind: RuntimeKind | None, console: Console) -> None:
-    """Stops and starts the service; of several replicas, one after the other, so that one is ready. Raises Problem."""
+    """Stops and starts the service; of several replicas, one after the other, so that one is ready. Raises Problem.
+
+    Their Valkey goes on: what it holds would be lost.
+    """
     with found_deployed(name, kind) as (runtime, found):
         several = len(found.replicas) > 1
         for service in found.services:
+            if several and service.is_store and service.running:
+                continue
             _stop(runtime, service, console)
             _start(runtime, service, console)
             if several and not service.is_store:

@@ -19,6 +19,7 @@ from orchestrator.runtimes.base import (
     NAME_LABEL,
     PORT_LABEL,
     READY_LABEL,
+    STORE_LABEL,
     Health,
     RuntimeKind,
     Service,
@@ -88,11 +89,14 @@ class Containers(Processes):
 
 @contextmanager
 def deployment(monkeypatch: pytest.MonkeyPatch, *looks: float) -> Iterator[tuple[list[str], list[Replica]]]:
-    """What happens to replicas that are ready after so many looks, and the replicas."""
+    """What happens to replicas that are ready after so many looks, and the replicas. Several have a Valkey."""
     happened: list[str] = []
     replicas = [Replica(f"kv-{number}", ready_after, happened) for number, ready_after in enumerate(looks, 1)]
     runtime = Containers({one.name: one for one in replicas}, happened)
-    found = Deployed("kv", tuple(runtime.service(one.name) for one in replicas))
+    labels = {NAME_LABEL: "kv", STORE_LABEL: "kv"}
+    store = Service(runtime.kind, "kv-valkey", True, "", "running", True, Health.HEALTHY, labels=labels)
+    stores = (store,) if len(replicas) > 1 else ()
+    found = Deployed("kv", (*stores, *(runtime.service(one.name) for one in replicas)))
 
     @contextmanager
     def found_deployed(_: str, __: object) -> Iterator[tuple[Containers, Deployed]]:
@@ -111,7 +115,9 @@ def deployment(monkeypatch: pytest.MonkeyPatch, *looks: float) -> Iterator[tuple
             replica.server.server_close()
 
 
-def test_a_replica_stops_only_when_the_one_before_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replica_stops_only_when_the_one_before_is_ready_and_the_valkey_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with deployment(monkeypatch, 2, 0) as (happened, _):
         stop.restart("kv", None, Console(quiet=True))
     assert happened == [
