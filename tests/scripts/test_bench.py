@@ -37,7 +37,9 @@ def test_each_part_of_the_benchmark_runs_alone_and_prints_a_table(part: str, tmp
     assert running.returncode == 0, errors
     measures = json.loads(file.read_text())["measures"]
     assert measures
-    assert all(len(measure["ours"]) == 1 and measure["ours"][0] > 0 for measure in measures)
+    # A figure with a limit may be 0 (no turn of the event loop was as long), and of more than one measurement.
+    compared = [measure["ours"] for measure in measures if measure["most"] is None]
+    assert all(len(values) == 1 and values[0] > 0 for values in compared)
     assert all(measure["what"][:20] in output for measure in measures)
 
 

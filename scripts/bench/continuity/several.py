@@ -109,7 +109,7 @@ async def killed(name: str, plan: Plan) -> Outcome:
 
 async def _reserve(replica: Replica, fleet: Fleet) -> None:
     for number in range(_RESERVATIONS):
-        body = {"prompt": fleet.conversations[number].tolist(), "reserve": True}
+        body = {"prompt": fleet.conversations[number % len(fleet.conversations)].tolist(), "reserve": True}
         async with replica.session.post(f"{replica.url}/select", json=body) as response:
             response.raise_for_status()
 
