@@ -51,11 +51,11 @@ def wrong(answers: Sequence[Answered]) -> list[Answered]:
     return [answer for answer in certain if answer.predicted != answer.reused]
 
 
-def gateway_to(*engines: Engine, models_dir: Path) -> AbstractContextManager[Kvcache]:
-    """Starts a kvcache that is given the URLs of engines and nothing else."""
+def gateway_to(*engines: Engine, models_dir: Path, **settings: str) -> AbstractContextManager[Kvcache]:
+    """Starts a kvcache that is given the URLs of engines, and more settings if any, but not where their events are."""
     pods = ",".join(f"http://{engine.pod}" for engine in engines)
     own = {"PODS": pods, "ZMQ_ENDPOINT": "tcp://127.0.0.1:*", "HEALTH_INTERVAL": "0.5s"}
-    return running_kvcache([], models_dir, **own)
+    return running_kvcache([], models_dir, **own, **settings)
 
 
 def ask(kvcache: Kvcache, messages: list[dict[str, Any]], *, stream: bool = False, **fields: Any) -> Answered:

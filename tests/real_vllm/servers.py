@@ -171,8 +171,18 @@ def _sequence(frames: list[bytes]) -> bytes:
 class Kvcache:
     """A kvcache in a process of its own."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, process: subprocess.Popen[bytes]) -> None:
         self.url = url
+        self._process = process
+
+    def kill(self) -> None:
+        """Ends it at once, without a word to anybody."""
+        self._process.kill()
+        self._process.wait()
+
+    def is_ready(self) -> bool:
+        """Whether GET /ready says so."""
+        return requests.get(f"{self.url}/ready", timeout=60).ok
 
     def explain(self, **body: Any) -> dict[str, Any]:
         """POST /explain."""
@@ -236,7 +246,7 @@ def running_kvcache(engines: Sequence[Engine], models_dir: Path, **settings: str
         until(lambda: process.poll() is not None or _LISTENING.search(Path(log.name).read_text()) is not None)
         found = _LISTENING.search(text := Path(log.name).read_text())
         assert found is not None, text
-        yield Kvcache(found[1])
+        yield Kvcache(found[1], process)
     finally:
         process.terminate()
         process.wait()

@@ -1,0 +1,104 @@
+"""A kvcache that ends and starts again beside real engines, and two replicas of it: what they predict is true."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.real_vllm.chats import WITH_TOOLS, converse, gateway_to, wrong
+from tests.real_vllm.conftest import Models
+from tests.real_vllm.servers import Engine, Kvcache, free_port, until
+from tests.service.replicas.shared.valkey_server import ValkeyServer
+
+OPTIONS = ("--num-gpu-blocks-override", "300", "--max-num-batched-tokens", "512", *WITH_TOOLS)
+_CHATS = 11
+"""The seed of the chats: a second conversation with it begins with the same prompts."""
+
+
+@pytest.fixture(scope="module")
+def engines(vllm: Path, models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Engine]]:
+    folder = tmp_path_factory.mktemp("restarts")
+    started = [Engine(vllm, models("granite"), OPTIONS, folder / f"{number}.log") for number in range(2)]
+    try:
+        for engine in started:
+            engine.start()
+        for engine in started:
+            engine.wait()
+        yield started[0], started[1]
+    finally:
+        for engine in started:
+            engine.stop()
+
+
+def wait_for_snapshot(state: Path) -> None:
+    """Waits until everything up to now is in a snapshot."""
+    asked = time.time()
+    until(lambda: any(file.stat().st_mtime > asked for file in state.iterdir() if file.is_file()))
+
+
+def test_a_service_that_is_killed_and_started_again_predicts_what_engines_reuse(
+    engines: tuple[Engine, Engine], tmp_path: Path
+) -> None:
+    (state := tmp_path / "state").mkdir()
+    own = {"STATE_DIR": str(state), "SNAPSHOT_INTERVAL": "1s"}
+    with gateway_to(*engines, models_dir=tmp_path / "models", **own) as kvcache:
+        until(kvcache.is_ready)
+        answers = converse(kvcache, engines, 20, _CHATS)
+        wait_for_snapshot(state)
+        answers += converse(kvcache, engines, 10, _CHATS + 1)  # replays bring what is newer than the snapshot
+        kvcache.kill()
+    assert wrong(answers) == []
+    with gateway_to(*engines, models_dir=tmp_path / "models", **own) as kvcache:
+        until(kvcache.is_ready)
+        again = converse(kvcache, engines, 30, _CHATS)
+    assert wrong(again) == []
+    assert again[0].basis != "events, inexact"
+    assert again[0].predicted == again[0].reused > 0
+
+
+def test_blocks_of_an_engine_that_restarts_while_the_service_is_down_are_never_predicted(
+    engines: tuple[Engine, Engine], tmp_path: Path
+) -> None:
+    (state := tmp_path / "state").mkdir()
+    own = {"STATE_DIR": str(state), "SNAPSHOT_INTERVAL": "1s"}
+    with gateway_to(*engines, models_dir=tmp_path / "models", **own) as kvcache:
+        until(kvcache.is_ready)
+        converse(kvcache, engines, 20, _CHATS)
+        wait_for_snapshot(state)
+        kvcache.kill()
+    for engine in engines:
+        engine.kill(signal.SIGKILL)
+        engine.start()
+    for engine in engines:
+        engine.wait()
+    with gateway_to(*engines, models_dir=tmp_path / "models", **own) as kvcache:
+        until(kvcache.is_ready)
+        answers = converse(kvcache, engines, 20, _CHATS)
+    assert wrong(answers) == []
+    assert (answers[0].predicted, answers[0].reused) == (0, 0)
+
+
+def test_two_replicas_that_meet_in_a_valkey_both_predict_what_engines_reuse(
+    engines: tuple[Engine, Engine], tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        valkey = stack.enter_context(ValkeyServer(free_port(1), tmp_path))
+        replicas: list[Kvcache] = []
+        for number in range(2):
+            gateway = gateway_to(*engines, models_dir=tmp_path / f"models-{number}", SHARED_STATE=valkey.url)
+            replicas.append(stack.enter_context(gateway))
+        for replica in replicas:
+            until(replica.is_ready)
+        answers = []
+        for turn in range(6):  # each chat goes on at the other replica
+            answers += converse(replicas[turn % 2], engines, 6, 40)
+            for replica in replicas:
+                for engine in engines:
+                    replica.settle(engine)
+    assert wrong(answers) == []
+    assert sum(answer.reused for answer in answers) > sum(answer.tokens for answer in answers) / 2
