@@ -60,7 +60,6 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_ended",
-        "_had_answer",
         "_header_bytes",
         "_header_timeout",
         "_header_timer",
@@ -99,11 +98,10 @@ class Connection(web.RequestHandler):
         self._send_timeout = send_timeout
         self._header_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
-        self._had_answer = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._traffic.connected()
+        self._traffic.connected(self)
         self._start_timer()
         # The system closes a connection if the client does not read its response.
         if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -114,7 +112,7 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
-        self._answered()
+        self._traffic.answered_on(self)
         if self._ended is not None:
             self._ended()
 
@@ -151,14 +149,9 @@ class Connection(web.RequestHandler):
             return await self._send_large(request, resp, start_time, size)
         finally:
             release_reservation(request)
-            self._answered()
+            self._traffic.answered_on(self)
             if self._traffic.is_ending:
                 self.close()
-
-    def _answered(self) -> None:
-        if not self._had_answer:
-            self._had_answer = True
-            self._traffic.first_answered()
 
     def _is_small(self, request: web.BaseRequest, resp: web.Response) -> bool:
         """Whether a response is a body that fits into the buffers, over a connection that goes on."""

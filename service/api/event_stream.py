@@ -53,6 +53,7 @@ async def event_stream(request: web.Request) -> AsyncIterator[EventStream]:
             }
         )
         await response.prepare(request)
+        traffic.answered_on(request.protocol)  # a stop does not wait for its end
         yield EventStream(response)
     finally:
         traffic.streams -= 1

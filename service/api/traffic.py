@@ -35,19 +35,21 @@ class Traffic:
     answered: Counter[RequestKind] = field(default_factory=Counter)
     seconds: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(_seconds))
     """Seconds from the headers to the answer, by route."""
-    _unanswered: int = 0
+    _unanswered: set[object] = field(default_factory=set)
     """Connections that had no answer yet."""
     _last_connection: float = 0.0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def connected(self) -> None:
-        self._unanswered += 1
+    def connected(self, connection: object) -> None:
+        self._unanswered.add(connection)
         self._last_connection = monotonic()
 
-    def first_answered(self) -> None:
-        """To be called when a connection had its first answer, or ended without one."""
-        self._unanswered -= 1
-        self._idle.set()
+    def answered_on(self, connection: object) -> None:
+        """To be called when a connection had an answer, begins one that has no end, or ended."""
+        if connection in self._unanswered:
+            self._unanswered.remove(connection)
+            if not self._unanswered:
+                self._idle.set()
 
     def begin(self) -> None:
         self.in_flight += 1
@@ -66,11 +68,8 @@ class Traffic:
             await asyncio.sleep(left)
 
     async def wait_silent(self) -> None:
-        """Waits until every connection had an answer, since a request may be on its way that is not counted yet.
-
-        Streams of events have no end, and are not waited for.
-        """
-        while self._unanswered > self.streams:
+        """Waits until every connection had an answer, since a request may be on its way that is not counted yet."""
+        while self._unanswered:
             self._idle.clear()
             await self._idle.wait()
 
