@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,23 +21,6 @@ def blocks(part: str, language: str = "sh") -> list[str]:
     _, _, rest = PAGE.read_text(encoding="utf-8").partition(f"\n## {part}\n")
     text, _, _ = rest.partition("\n## ")
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-
-
-def free_ports(count: int) -> int:
-    """The first of so many free ports in a row, outside of those that the system gives to whoever asks for any."""
-    while True:
-        first = random.randrange(10_000, 32_000)
-        if all(_is_free(first + number) for number in range(count)):
-            return first
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as asked:
-        try:
-            asked.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 class Shell:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.command import free_port
-from tests.quickstart import Shell, blocks, free_ports
+from tests.ports import unassigned_port
+from tests.quickstart import Shell, blocks
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def _answer(output: str) -> str:
 
 
 def test_simulated_engines_answer_through_the_service(shell: Shell) -> None:
-    first, port = free_ports(3), str(free_port())
+    first, port = unassigned_port(range(3)), str(free_port())
     pods = {f"http://127.0.0.1:800{number}": f"http://127.0.0.1:{first + number}" for number in range(3)}
     ports = {"--pods 3": f"--pods 3 --port {first}", "localhost:8080": f"localhost:{port}"}
     output = shell.run("\n".join(blocks("Simulated engines")), replaced={**ports, **pods}, HTTP_PORT=port)
@@ -35,7 +36,7 @@ def test_simulated_engines_answer_through_the_service(shell: Shell) -> None:
 
 
 def test_one_engine_is_found_right_by_the_doctor_and_gets_requests(shell: Shell) -> None:
-    engine, port = free_ports(1), str(free_port())
+    engine, port = unassigned_port(), str(free_port())
     shell.program("vllm", f'test "$1" = serve && exec kvcache simulate --pods 1 --port {engine} --topic ""')
     output = shell.run(
         "\n".join(blocks("One engine")),
@@ -63,7 +64,7 @@ def test_the_options_of_one_engine_are_those_that_the_doctor_asks_for() -> None:
 
 
 def test_the_second_of_two_equal_requests_goes_where_the_first_went(shell: Shell) -> None:
-    first, port = free_ports(3), str(free_port())
+    first, port = unassigned_port(range(3)), str(free_port())
     pods = {f"http://10.0.0.{7 + number}:8000": f"http://127.0.0.1:{first + number}" for number in range(3)}
     engines = f"kvcache simulate --pods 3 --port {first} &\n"
     output = shell.run(

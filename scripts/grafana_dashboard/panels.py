@@ -41,6 +41,11 @@ def _rate(metric: str, by: str = "", *matchers: str) -> str:
     return f"sum{grouped} (rate({_of(metric, *matchers)}[$__rate_interval]))"
 
 
+def _of_each(aggregation: str, metric: str) -> str:
+    """A metric of each replica, over its workers."""
+    return f"{aggregation} by (instance) ({_of(metric)})"
+
+
 def _quantile(quantile: float, metric: str, by: str = "", *matchers: str) -> str:
     buckets = _rate(f"{metric}_bucket", f"{by}, le" if by else "le", *matchers)
     return f"histogram_quantile({quantile}, {buckets})"
@@ -190,7 +195,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             ),
             Panel(
                 title="Batches that wait for a replay",
-                queries=[(f"max by (instance) ({_of('kvcache_events_queue_depth')})", "{{instance}}")],
+                queries=[(_of_each("max", "kvcache_events_queue_depth"), "{{instance}}")],
             ),
             Panel(
                 title="Events skipped or unknown",
@@ -322,7 +327,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             Panel(
                 title="Memory",
                 unit=units.BytesIEC,
-                queries=[(f"sum by (instance) ({_of('process_resident_memory_bytes')})", "{{instance}}")],
+                queries=[(_of_each("sum", "process_resident_memory_bytes"), "{{instance}}")],
             ),
             Panel(
                 title="Open files",
@@ -337,7 +342,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             Panel(
                 title="Blocks in the index",
                 queries=[
-                    (f"max by (instance) ({_of('kvcache_index_blocks')})", "{{instance}}"),
+                    (_of_each("max", "kvcache_index_blocks"), "{{instance}}"),
                 ],
             ),
             Panel(
@@ -353,14 +358,14 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             Panel(
                 title="HTTP requests in flight",
                 queries=[
-                    (f"sum by (instance) ({_of('kvcache_http_requests_in_flight')})", "{{instance}}"),
-                    (f"sum by (instance) ({_of('kvcache_http_requests_admitted')})", "{{instance}} with their body"),
+                    (_of_each("sum", "kvcache_http_requests_in_flight"), "{{instance}}"),
+                    (_of_each("sum", "kvcache_http_requests_admitted"), "{{instance}} with their body"),
                 ],
             ),
             Panel(
                 title="Bodies and responses in flight",
                 unit=units.BytesIEC,
-                queries=[(f"sum by (instance) ({_of('kvcache_http_bytes_in_flight')})", "{{instance}}")],
+                queries=[(_of_each("sum", "kvcache_http_bytes_in_flight"), "{{instance}}")],
             ),
             Panel(
                 title="Age of the last snapshot",
@@ -371,7 +376,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                         "{{instance}}",
                     ),
                     (
-                        f"max by (instance) ({_of('kvcache_snapshot_last_duration_seconds')})",
+                        _of_each("max", "kvcache_snapshot_last_duration_seconds"),
                         "{{instance}} duration of writing",
                     ),
                 ],
@@ -379,7 +384,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             Panel(
                 title="Size of the last snapshot",
                 unit=units.BytesIEC,
-                queries=[(f"max by (instance) ({_of('kvcache_snapshot_last_bytes')})", "{{instance}}")],
+                queries=[(_of_each("max", "kvcache_snapshot_last_bytes"), "{{instance}}")],
             ),
         ),
     ),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +21,7 @@ import zmq
 
 from service.contract.endpoints import Endpoint, format_endpoints
 from tests.conftest import ROOT
+from tests.ports import unassigned_port
 
 MODEL = "builtin/demo"
 BLOCK_SIZE = 32
@@ -32,28 +31,6 @@ _ERROR = re.compile(r"^.*(\bERROR\b|Traceback)", re.MULTILINE)
 _END = b"\xff" * 8
 _TIMEOUT = 300
 _START_TIMEOUT = 600
-
-
-def free_port(ranks: int) -> int:
-    """A port that is free, as are the ones for the events and replays of so many ranks.
-
-    The system gives ports from 32768 on to whoever asks for any, and the engine binds its ports seconds later.
-    """
-    while True:
-        port = random.randrange(10_000, 32_500)
-        if all(
-            _is_free(port + offset + n) for offset, count in ((0, 1), (100, ranks), (200, ranks)) for n in range(count)
-        ):
-            return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as asked:
-        try:
-            asked.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -79,7 +56,8 @@ class Engine:
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.port = self.port or free_port(self.ranks)
+        # Its own, and those that its ranks publish on and replay from.
+        self.port = self.port or unassigned_port((0, *range(100, 100 + self.ranks), *range(200, 200 + self.ranks)))
 
     @property
     def pod(self) -> str:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from tests.command import free_port
 from tests.conftest import ROOT
+from tests.ports import unassigned_port
 from tests.quickstart import Shell, blocks
-from tests.real_vllm.servers import free_port as engine_port
 
 
 def test_a_real_vllm_on_the_cpu_answers_through_the_service(vllm: Path, tmp_path: Path) -> None:
-    engine, port = engine_port(1), str(free_port())
+    engine, port = unassigned_port(), str(free_port())
     for name in ("scripts", "service"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "vllm-cpu").symlink_to(vllm.parent.parent)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.ports import unassigned_port
 from tests.real_vllm.chats import WITH_TOOLS, converse, gateway_to, wrong
 from tests.real_vllm.conftest import Models
-from tests.real_vllm.servers import Engine, Kvcache, free_port, until
+from tests.real_vllm.servers import Engine, Kvcache, until
 from tests.service.replicas.shared.valkey_server import ValkeyServer
 
 OPTIONS = ("--num-gpu-blocks-override", "300", "--max-num-batched-tokens", "512", *WITH_TOOLS)
@@ -35,26 +36,32 @@ def engines(vllm: Path, models: Models, tmp_path_factory: pytest.TempPathFactory
             engine.stop()
 
 
-def wait_for_snapshot(state: Path) -> None:
+@contextmanager
+def keeping(engines: tuple[Engine, Engine], folder: Path) -> Iterator[Kvcache]:
+    """A kvcache that is ready, and writes a snapshot into a folder each second."""
+    (state := folder / "state").mkdir(exist_ok=True)
+    own = {"STATE_DIR": str(state), "SNAPSHOT_INTERVAL": "1s"}
+    with gateway_to(*engines, models_dir=folder / "models", **own) as kvcache:
+        until(kvcache.is_ready)
+        yield kvcache
+
+
+def wait_for_snapshot(folder: Path) -> None:
     """Waits until everything up to now is in a snapshot."""
     asked = time.time()
-    until(lambda: any(file.stat().st_mtime > asked for file in state.iterdir() if file.is_file()))
+    until(lambda: any(file.stat().st_mtime > asked for file in (folder / "state").iterdir() if file.is_file()))
 
 
 def test_a_service_that_is_killed_and_started_again_predicts_what_engines_reuse(
     engines: tuple[Engine, Engine], tmp_path: Path
 ) -> None:
-    (state := tmp_path / "state").mkdir()
-    own = {"STATE_DIR": str(state), "SNAPSHOT_INTERVAL": "1s"}
-    with gateway_to(*engines, models_dir=tmp_path / "models", **own) as kvcache:
-        until(kvcache.is_ready)
+    with keeping(engines, tmp_path) as kvcache:
         answers = converse(kvcache, engines, 20, _CHATS)
-        wait_for_snapshot(state)
+        wait_for_snapshot(tmp_path)
         answers += converse(kvcache, engines, 10, _CHATS + 1)  # replays bring what is newer than the snapshot
         kvcache.kill()
     assert wrong(answers) == []
-    with gateway_to(*engines, models_dir=tmp_path / "models", **own) as kvcache:
-        until(kvcache.is_ready)
+    with keeping(engines, tmp_path) as kvcache:
         again = converse(kvcache, engines, 30, _CHATS)
     assert wrong(again) == []
     assert again[0].basis != "events, inexact"
@@ -64,20 +71,16 @@ def test_a_service_that_is_killed_and_started_again_predicts_what_engines_reuse(
 def test_blocks_of_an_engine_that_restarts_while_the_service_is_down_are_never_predicted(
     engines: tuple[Engine, Engine], tmp_path: Path
 ) -> None:
-    (state := tmp_path / "state").mkdir()
-    own = {"STATE_DIR": str(state), "SNAPSHOT_INTERVAL": "1s"}
-    with gateway_to(*engines, models_dir=tmp_path / "models", **own) as kvcache:
-        until(kvcache.is_ready)
+    with keeping(engines, tmp_path) as kvcache:
         converse(kvcache, engines, 20, _CHATS)
-        wait_for_snapshot(state)
+        wait_for_snapshot(tmp_path)
         kvcache.kill()
     for engine in engines:
         engine.kill(signal.SIGKILL)
         engine.start()
     for engine in engines:
         engine.wait()
-    with gateway_to(*engines, models_dir=tmp_path / "models", **own) as kvcache:
-        until(kvcache.is_ready)
+    with keeping(engines, tmp_path) as kvcache:
         answers = converse(kvcache, engines, 20, _CHATS)
     assert wrong(answers) == []
     assert (answers[0].predicted, answers[0].reused) == (0, 0)
@@ -87,7 +90,7 @@ def test_two_replicas_that_meet_in_a_valkey_both_predict_what_engines_reuse(
     engines: tuple[Engine, Engine], tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
-        valkey = stack.enter_context(ValkeyServer(free_port(1), tmp_path))
+        valkey = stack.enter_context(ValkeyServer(unassigned_port(), tmp_path))
         replicas: list[Kvcache] = []
         for number in range(2):
             gateway = gateway_to(*engines, models_dir=tmp_path / f"models-{number}", SHARED_STATE=valkey.url)

@@ -42,6 +42,29 @@ export function arrange(parent, elements) {
   }
 }
 
+/** A row with a cell per column: a text, which `put` sets, and a smaller one beneath. `head` is in the pod's cell instead. */
+export function tableRow(columns, head = [el("span"), el("span", { class: "under" })]) {
+  const cells = new Map();
+  const element = el("tr", { role: "row" });
+  for (const column of columns) {
+    const isHead = column.id === "pod";
+    const title = column.group ? `${column.group}, ${column.title}` : column.title;
+    const cell = el(isHead ? "th" : "td", { role: isHead ? "rowheader" : "cell", scope: isHead ? "row" : null, class: column.number ? "number" : "", "data-title": title });
+    cell.append(...(isHead ? head : [el("span"), el("span", { class: "under" })]));
+    cells.set(column.id, cell);
+    element.append(cell);
+  }
+
+  function put(id, text, beneath = "", kind = "") {
+    const [first, second] = cells.get(id).children;
+    setText(first, text);
+    setText(second, beneath);
+    setClass(first, kind);
+  }
+
+  return { element, cells, put };
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** A line of the last values; says nothing that the number beside it does not. */

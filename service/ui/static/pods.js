@@ -1,6 +1,6 @@
 // The table of pods and ranks.
 
-import { NONE, arrange, byId, count, duration, el, rate, setClass, setText, share } from "./dom.js";
+import { NONE, arrange, byId, count, duration, el, rate, setClass, setText, share, tableRow } from "./dom.js";
 import { stateOf } from "./fleet.js";
 
 const FIRST_SHOWN = 50;
@@ -132,28 +132,8 @@ function makeBody(name) {
 }
 
 function makeRow(toggle) {
-  const cells = new Map();
-  const row = el("tr", { role: "row" });
   const under = el("span", { class: "under" });
-  for (const column of COLUMNS) {
-    const isHead = column.id === "pod";
-    const title = column.group ? `${column.group}, ${column.title}` : column.title;
-    const cell = el(isHead ? "th" : "td", { role: isHead ? "rowheader" : "cell", scope: isHead ? "row" : null, class: column.number ? "number" : "", "data-title": title });
-    if (isHead) {
-      cell.append(...(toggle ? [toggle] : []), under);
-    } else {
-      cell.append(el("span"), el("span", { class: "under" }));
-    }
-    cells.set(column.id, cell);
-    row.append(cell);
-  }
-
-  function put(id, text, beneath = "", kind = "") {
-    const [first, second] = cells.get(id).children;
-    setText(first, text);
-    setText(second, beneath);
-    setClass(first, kind);
-  }
+  const { element: row, put } = tableRow(COLUMNS, [...(toggle ? [toggle] : []), under]);
 
   return {
     element: row,

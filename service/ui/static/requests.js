@@ -1,6 +1,6 @@
 // The table of requests, from the stream of GET /requests.
 
-import { NONE, arrange, byId, count, duration, el, setClass, setText } from "./dom.js";
+import { NONE, arrange, byId, count, duration, el, setText, tableRow } from "./dom.js";
 
 const KEPT = 100;
 const COLUMNS = [
@@ -66,24 +66,10 @@ function show() {
 }
 
 function makeRow() {
-  const cells = new Map();
-  const row = el("tr", { role: "row" });
-  for (const column of COLUMNS) {
-    const isHead = column.id === "pod";
-    const cell = el(isHead ? "th" : "td", { role: isHead ? "rowheader" : "cell", scope: isHead ? "row" : null, class: column.number ? "number" : "", "data-title": column.title }, el("span"), el("span", { class: "under" }));
-    cells.set(column.id, cell);
-    row.append(cell);
-  }
+  const { element: row, cells, put } = tableRow(COLUMNS);
   const fill = el("i");
   const bar = el("span", { class: "share", "aria-hidden": "true" }, fill);
   cells.get("cached").append(bar);
-
-  function put(id, text, beneath = "", kind = "") {
-    const [first, second] = cells.get(id).children;
-    setText(first, text);
-    setText(second, beneath);
-    setClass(first, kind);
-  }
 
   return {
     element: row,
