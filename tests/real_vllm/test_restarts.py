@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from service.replicas.snapshot_file import SnapshotFile
 from tests.ports import unassigned_port
-from tests.real_vllm.chats import WITH_TOOLS, converse, gateway_to, wrong
+from tests.real_vllm.chats import WITH_TOOLS, Answered, ask, converse, gateway_to, wrong
 from tests.real_vllm.conftest import Models
 from tests.real_vllm.servers import Engine, Kvcache, until
 from tests.service.replicas.shared.valkey_server import ValkeyServer
@@ -46,18 +48,24 @@ def keeping(engines: tuple[Engine, Engine], folder: Path) -> Iterator[Kvcache]:
         yield kvcache
 
 
-def wait_for_snapshot(folder: Path) -> None:
-    """Waits until everything up to now is in a snapshot."""
-    asked = time.time()
-    until(lambda: any(file.stat().st_mtime > asked for file in (folder / "state").iterdir() if file.is_file()))
+def converse_until_snapshot(kvcache: Kvcache, engines: tuple[Engine, Engine], folder: Path) -> list[Answered]:
+    """Chats, nearly all of whose blocks are in a snapshot by then."""
+    answers = converse(kvcache, engines, 20, _CHATS)
+    snapshot = SnapshotFile(folder / "state").path
+    before_last = time.time()
+    # The last snapshot may hold all of these already; blocks that no engine has seen make one more certain.
+    answers.append(ask(kvcache, [{"role": "user", "content": uuid4().hex * 8}]))
+    for engine in engines:
+        kvcache.settle(engine)
+    until(lambda: snapshot.exists() and snapshot.stat().st_mtime > before_last)
+    return answers
 
 
 def test_a_service_that_is_killed_and_started_again_predicts_what_engines_reuse(
     engines: tuple[Engine, Engine], tmp_path: Path
 ) -> None:
     with keeping(engines, tmp_path) as kvcache:
-        answers = converse(kvcache, engines, 20, _CHATS)
-        wait_for_snapshot(tmp_path)
+        answers = converse_until_snapshot(kvcache, engines, tmp_path)
         answers += converse(kvcache, engines, 10, _CHATS + 1)  # replays bring what is newer than the snapshot
         kvcache.kill()
     assert wrong(answers) == []
@@ -72,8 +80,7 @@ def test_blocks_of_an_engine_that_restarts_while_the_service_is_down_are_never_p
     engines: tuple[Engine, Engine], tmp_path: Path
 ) -> None:
     with keeping(engines, tmp_path) as kvcache:
-        converse(kvcache, engines, 20, _CHATS)
-        wait_for_snapshot(tmp_path)
+        converse_until_snapshot(kvcache, engines, tmp_path)
         kvcache.kill()
     for engine in engines:
         engine.kill(signal.SIGKILL)
