@@ -24,6 +24,8 @@ from orchestrator.rendering.forms import Form
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 _HELP = frozenset({"-h", "--help"})
 _ASKS_FOR_HELP = "kvcache.asks_for_help"
+_LOOK_AT_ALL = frozenset({"status", "prune"})
+"""Commands about all services, whichever one the file of options names."""
 
 
 class _Commands(TyperGroup):
@@ -67,13 +69,16 @@ def _read_config(context: typer.Context, file: Path | None) -> None:
     }
     if context.meta.get(_ASKS_FOR_HELP) or not options_of.get(str(context.invoked_subcommand)):
         return  # help, and the tools of the service half, use nothing of the file
-    names = {name: frozenset(one.name for one in own) for name, own in options_of.items()}
+    names = {
+        name: frozenset(one.name for one in own) - ({"name"} if name in _LOOK_AT_ALL else set())
+        for name, own in options_of.items()
+    }
     lists = {one.name for own in options_of.values() for one in own if getattr(one, "multiple", False)}
     context.default_map = default_map(
         file and expanded(file, "--config"),
         names,
         lists,
-        # A misspelt name or port would lead to another service; `status` and `prune` look at all.
+        # A misspelt name or port would lead to another service.
         refuse_unknown="name" in names[str(context.invoked_subcommand)],
     )
 
@@ -269,14 +274,19 @@ def logs(
 
 @app.command(epilog=epilog("status"))
 def status(
+    named: options.Named = None,
+    name: options.OnlyName = None,
     as_json: options.AsJson = False,
     runtime: options.OneRuntime = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """Show every service: its runtime, health and own report. Exit code 1 if no service exists."""
+    """Show all services, or the named one, with their health.
+
+    Adds what each service reports of itself. Exit code 1 if there is none.
+    """
     from orchestrator.commands.status import show_status
 
-    run_command(lambda: show_status(options.runtime_kind(runtime), as_json=as_json), debug=debug)
+    run_command(lambda: show_status(named or name, options.runtime_kind(runtime), as_json=as_json), debug=debug)
 
 
 @app.command(epilog=epilog("doctor"))

@@ -24,7 +24,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "discover": ("kvcache discover",),
     "prune": ("kvcache prune",),
     "logs": ("kvcache logs --follow", "kvcache logs --since 10m --tail 100"),
-    "status": ("kvcache status", "kvcache status --json"),
+    "status": ("kvcache status", "kvcache status NAME", "kvcache status --json"),
     "doctor": ("kvcache doctor --pod http://10.0.0.7:8000", "kvcache doctor --runtime podman --json"),
     "demo": ("kvcache demo", "kvcache demo --requests 1000 --json"),
     "score": ("kvcache score 'When does the ferry leave?'", "kvcache score --chat request.json --model org/model"),

@@ -50,6 +50,10 @@ Named = Annotated[
         metavar="[NAME]", help="The same as --name.", show_default=False, autocompletion=completion.services
     ),
 ]
+OnlyName = Annotated[
+    str | None,
+    typer.Option("--name", help="Show only this one.", show_default="all", autocompletion=completion.services),
+]
 OneRuntime = Annotated[
     str,
     typer.Option(

@@ -8,7 +8,7 @@ from orchestrator.console import Console
 from orchestrator.errors import Problem, RuntimeUnavailable
 from orchestrator.host.state import forget_service
 from orchestrator.runtimes.base import ContainerRuntime, RuntimeKind, Service
-from orchestrator.runtimes.deployed import Deployed, deployed, named
+from orchestrator.runtimes.deployed import Deployed, on_several, wanted
 from orchestrator.runtimes.discovery import answering, not_found
 from orchestrator.sweep import sweep
 
@@ -19,12 +19,15 @@ def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool =
     Raises Problem if several runtimes have the name, or if it found nothing and an installed runtime was unreachable.
     """
     removed = 0
+    only = None if every else name
     silent: list[RuntimeUnavailable] = []
     with ExitStack() as stack:
         runtimes = [stack.enter_context(closing(runtime)) for runtime in answering(kind, silent)]
-        found = [(runtime, deployment) for runtime in runtimes for deployment in _wanted(runtime, name, every=every)]
+        found = [(runtime, deployment) for runtime in runtimes for deployment in wanted(runtime, only)]
         if not every and len(found) > 1:
-            raise _on_several(name, [runtime.kind for runtime, _ in found])
+            kinds = [runtime.kind for runtime, _ in found]
+            which = f"Say which: kvcache down {name} --runtime {kinds[0]}"
+            raise on_several(name, kinds, f"{which}; or remove all services: kvcache down --all")
         for runtime, deployment in found:
             _down(runtime, deployment, console)
             removed += 1
@@ -35,20 +38,6 @@ def down(name: str, kind: RuntimeKind | None, console: Console, *, every: bool =
         raise not_found("Nothing to remove elsewhere" if removed else "Nothing to remove", silent)
     if not removed:
         console.step("Nothing to remove" if every else f"Nothing to remove: no service named {name}")
-
-
-def _wanted(runtime: ContainerRuntime, name: str, *, every: bool) -> list[Deployed]:
-    there = deployed(runtime)
-    one = named(there, name)
-    return there if every else [one] if one else []
-
-
-def _on_several(name: str, kinds: list[RuntimeKind]) -> Problem:
-    """Each runtime has names of its own, so that one name may stand for several services."""
-    return Problem(
-        f"There is a service named {name} on {' and on '.join(kinds)}.",
-        f"Say which: kvcache down {name} --runtime {kinds[0]}; or remove all services: kvcache down --all",
-    )
 
 
 def _down(runtime: ContainerRuntime, deployment: Deployed, console: Console) -> None:

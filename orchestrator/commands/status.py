@@ -1,4 +1,4 @@
-"""`kvcache status`: every service of ours, as reported by its runtime and by itself."""
+"""`kvcache status`: every service of ours, or the named one, as reported by its runtime and by itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from orchestrator.runtimes.base import (
     RuntimeKind,
     Service,
 )
-from orchestrator.runtimes.deployed import deployed
+from orchestrator.runtimes.deployed import no_service, wanted
 from orchestrator.runtimes.discovery import answering
 
 
@@ -78,13 +78,18 @@ class Status:
     report: Report | None
 
 
-def show_status(kind: RuntimeKind | None, *, as_json: bool) -> None:
-    """Prints all services; raises typer.Exit(1) if none exists."""
+def show_status(name: str | None, kind: RuntimeKind | None, *, as_json: bool) -> None:
+    """Prints all services, or those with a name, which several runtimes may have.
+
+    Raises typer.Exit(1) if there is none, and Problem if none has the name.
+    """
     found: list[Status] = []
     silent: list[RuntimeUnavailable] = []
     for runtime in answering(kind, silent):
         with closing(runtime):
-            found.extend(_status(runtime, service) for one in deployed(runtime) for service in one.services)
+            found.extend(_status(runtime, service) for one in wanted(runtime, name) for service in one.services)
+    if name is not None and not found:
+        raise no_service(name, silent)
     for error in silent:
         Console().warn(f"Not every runtime answers: {error.what}", error.remedy)
     if as_json:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
 from orchestrator.errors import Problem, RuntimeUnavailable
@@ -54,19 +54,43 @@ def named(deployments: Iterable[Deployed], name: str) -> Deployed | None:
     return next((Deployed(name, (service,)) for service in services if service.name == name), None)
 
 
+def wanted(runtime: ContainerRuntime, name: str | None) -> list[Deployed]:
+    """All deployments of ours on a runtime; with a name, the deployment or service that has it, if there is one."""
+    there = deployed(runtime)
+    if name is None:
+        return there
+    found = named(there, name)
+    return [] if found is None else [found]
+
+
 @contextmanager
 def found_deployed(name: str, kind: RuntimeKind | None) -> Iterator[tuple[ContainerRuntime, Deployed]]:
-    """The deployment or service of that name and its runtime, the first that has one. Raises Problem if none has."""
+    """The deployment or service of that name and its runtime.
+
+    Raises Problem if no runtime has one, or several have.
+    """
     silent: list[RuntimeUnavailable] = []
-    for runtime in answering(kind, silent):
-        with closing(runtime):
-            found = named(deployed(runtime), name)
-            if found is not None and found.services:
-                yield runtime, found
-                return
+    with ExitStack() as stack:
+        runtimes = [stack.enter_context(closing(runtime)) for runtime in answering(kind, silent)]
+        found = [(runtime, one) for runtime in runtimes for one in wanted(runtime, name) if one.services]
+        if not found:
+            raise no_service(name, silent)
+        if len(found) > 1:
+            kinds = [runtime.kind for runtime, _ in found]
+            raise on_several(name, kinds, f"Say which, for example: --runtime {kinds[0]}")
+        yield found[0]
+
+
+def no_service(name: str, silent: list[RuntimeUnavailable]) -> Problem:
+    """No runtime has a service of that name; `silent` are those that did not answer."""
     if silent:
-        raise not_found(f"There is no service named {name}", silent)
-    raise Problem(f"There is no service named {name}.", "See kvcache status, or start it: kvcache up")
+        return not_found(f"There is no service named {name}", silent)
+    return Problem(f"There is no service named {name}.", "See kvcache status, or start it: kvcache up")
+
+
+def on_several(name: str, kinds: Sequence[RuntimeKind], remedy: str) -> Problem:
+    """Each runtime has names of its own, so that one name may stand for several services."""
+    return Problem(f"There is a service named {name} on {' and on '.join(kinds)}.", remedy)
 
 
 def _place(service: Service) -> tuple[bool, int, str]:

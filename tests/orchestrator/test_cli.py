@@ -175,7 +175,7 @@ def test_doctor_takes_the_options_of_up_with_the_same_meaning(invoke: Invoke) ->
 
 
 def test_a_name_can_be_an_argument(invoke: Invoke) -> None:
-    for command in ("logs", "stop", "start", "restart", "top"):
+    for command in ("logs", "status", "stop", "start", "restart", "top"):
         done = invoke(command, "kv-other", "--runtime", "process")
         assert (done.code, "There is no service named kv-other" in done.output) == (1, True), done.output
     assert invoke("down", "kv-other", "--runtime", "process").output.strip().endswith("no service named kv-other")
@@ -248,6 +248,16 @@ def test_an_unknown_name_in_the_file_stops_no_command_that_looks_at_all_services
     done = invoke("--config", str(file), "status")
     assert "is not an option" not in done.output
     assert done.code != 2, done.output
+
+
+def test_the_file_and_the_variable_do_not_narrow_status_to_one_service(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVCACHE_NAME", "kv-variable")
+    file = tmp_path / "options.toml"
+    file.write_text("runtime = 'process'\nname = 'kv-file'\n")
+    assert "No service is up." in invoke("--config", str(file), "status").output
+    assert "no service named kv-flag" in invoke("--config", str(file), "status", "--name", "kv-flag").output
 
 
 def test_an_argument_is_no_option_of_the_file(invoke: Invoke, tmp_path: Path) -> None:

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from orchestrator.runtimes.base import NAME_LABEL, STORE_LABEL, Health, RuntimeKind, Service
-from orchestrator.runtimes.deployed import deployed, named
+import pytest
+
+from orchestrator.errors import Problem
+from orchestrator.runtimes import deployed as module
+from orchestrator.runtimes.base import NAME_LABEL, STORE_LABEL, ContainerRuntime, Health, RuntimeKind, Service
+from orchestrator.runtimes.deployed import deployed, found_deployed, named
 from orchestrator.runtimes.process import Processes
 
 
@@ -52,3 +56,25 @@ def test_one_container_of_several_can_be_named_alone() -> None:
     assert found is not None
     assert ([service.name for service in found.services], found.networks) == (["kv-2"], ())
     assert named(deployed(_Runtime()), "kv-3") is None
+
+
+class _OnDocker(_Runtime):
+    kind = RuntimeKind.DOCKER
+
+    def services(self) -> Iterator[Service]:
+        yield _service("alone")
+
+
+def test_a_name_on_several_runtimes_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answering(kind: RuntimeKind | None, _: object) -> Iterator[ContainerRuntime]:
+        yield from (runtime for runtime in (_OnDocker(), _Runtime()) if kind in {None, runtime.kind})
+
+    monkeypatch.setattr(module, "answering", answering)
+    with pytest.raises(Problem) as refused, found_deployed("alone", None):
+        pass
+    assert refused.value.what == "There is a service named alone on docker and on process."
+    assert "--runtime docker" in refused.value.remedy
+    with found_deployed("alone", RuntimeKind.DOCKER) as (runtime, _):
+        assert runtime.kind is RuntimeKind.DOCKER
+    with found_deployed("kv", None) as (runtime, found):
+        assert (runtime.kind, found.name) == (RuntimeKind.PROCESS, "kv")
