@@ -62,6 +62,13 @@ def on_loopback_only(launch: Launch, runtime: ContainerRuntime) -> Iterator[str]
             yield f"{host}:{port}"
 
 
+def is_host_renamed(launch: Launch, runtime: ContainerRuntime) -> bool:
+    """Whether --pod names this machine's loopback, for which a container gets another name."""
+    if runtime.kind is RuntimeKind.PROCESS or runtime.machine or launch.engines_beside:
+        return False
+    return any(is_loopback(pod.host) for pod in launch.pod_entries)
+
+
 def pods_asked(launch: Launch) -> tuple[PodEntry, ...]:
     """The pods that the options name by their URL."""
     return with_endpoints_of(launch.pod_entries, launch.endpoints)

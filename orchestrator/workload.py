@@ -27,7 +27,6 @@ from orchestrator.proxies import seen_from_container as in_container
 from orchestrator.publishing import ports
 from orchestrator.runtimes.base import (
     ADDRESS_LABEL,
-    HOST_NAME,
     INSTANCE_LABEL,
     MODEL_LABEL,
     NAME_LABEL,
@@ -44,7 +43,7 @@ from orchestrator.runtimes.base import (
     Volume,
     Workload,
 )
-from service.contract.containers import FILE
+from service.contract.containers import FILE, HOST_NAME
 from service.contract.discovery import CONTAINERS
 from service.contract.endpoints import format_endpoints
 from service.contract.secret_environment import VARIABLE, dump

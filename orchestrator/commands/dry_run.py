@@ -16,11 +16,12 @@ from orchestrator.health import host_and_port
 from orchestrator.image import loops_of_current_image, must_build, recipe
 from orchestrator.launch import Launch
 from orchestrator.publishing import check_address, taken_ports
-from orchestrator.runtimes.base import HOST_NAME, Images, Mount, RuntimeKind, Workload
+from orchestrator.runtimes.base import Images, Mount, RuntimeKind, Workload
 from orchestrator.runtimes.discovery import choose
 from orchestrator.runtimes.hardening import flags
 from orchestrator.store import prepare_store
 from orchestrator.workload import prepare
+from service.contract.containers import HOST_NAME
 
 
 def dry_run(launch: Launch, console: Console) -> None:

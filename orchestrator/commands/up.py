@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
-from orchestrator.cautions import cautions
+from orchestrator.cautions import cautions, is_host_renamed
 from orchestrator.commands.build import ensure_image, ensure_valkey
 from orchestrator.commands.discover import discover_in_background
 from orchestrator.commands.down import refuse_if_foreign, remove, remove_deployed
@@ -31,6 +31,7 @@ from orchestrator.store import network_labels, prepare_store
 from orchestrator.sweep import sweep
 from orchestrator.systemd import systemd_unit
 from orchestrator.workload import prepare
+from service.contract.containers import HOST_NAME
 
 _ENDPOINTS = (
     ("/score", "Score prompts using KV-cache (original)"),
@@ -139,6 +140,8 @@ class _UpRun:
         launch, runtime = self._launch, self._runtime
         for caution in cautions(launch, runtime):
             self._console.warn(*caution)
+        if is_host_renamed(launch, runtime):
+            self._console.step(f"localhost in --pod is this machine, which the container reaches as {HOST_NAME}")
         if launch.models_dir:
             for objection in objections(launch.models_dir):
                 self._console.warn(objection.what, objection.remedy)
@@ -256,6 +259,9 @@ class _UpRun:
             self._console.step(f"  - POST {base}{_CHAT} - Forwarded to the pods, as is all of {base}/v1")
         else:
             self._console.step(f"  - POST {base}{_CHAT} - Full chat completions with template processing")
+        self._console.step(f"Page for browsers: {base}/ui")
+        if self._launch.forwards:
+            self._console.step(f"Gateway for OpenAI clients: {base}/v1")
 
     def _remove(self, failure: Problem | None) -> None:
         """Stops and removes all that was started. After a failure, a problem here is only a warning."""

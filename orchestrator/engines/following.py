@@ -10,8 +10,8 @@ from pathlib import Path
 
 from orchestrator.engines.recognition import Engine, NotUsable, addresses, engine_in, published
 from orchestrator.errors import Problem, RuntimeUnavailable
-from orchestrator.runtimes.base import HOST_NAME, INSTANCE_LABEL, Container, ContainerRuntime, Containers, Service
-from service.contract.containers import FILE, ContainerPods, write_container_pods
+from orchestrator.runtimes.base import INSTANCE_LABEL, Container, ContainerRuntime, Containers, Service
+from service.contract.containers import FILE, HOST_NAME, ContainerPods, write_container_pods
 from service.contract.pods import PodEntry
 
 _BEAT_SECONDS = 0.5

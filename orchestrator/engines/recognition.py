@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from orchestrator.runtimes.base import HOST_NAME, Container
+from orchestrator.runtimes.base import Container
+from service.contract.containers import HOST_NAME
 from service.contract.endpoints import is_loopback
 from service.contract.pods import PodEntry, pod_entry
 

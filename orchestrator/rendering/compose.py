@@ -9,8 +9,9 @@ import yaml
 from orchestrator.health import host_and_port
 from orchestrator.launch import Launch
 from orchestrator.rendering.portable import IMAGE_USER, Place, portable
-from orchestrator.runtimes.base import HOST_NAME, Mount, RuntimeKind, Workload
+from orchestrator.runtimes.base import Mount, RuntimeKind, Workload
 from orchestrator.runtimes.hardening import LOG_BYTES, SECOND, docker_restrictions
+from service.contract.containers import HOST_NAME
 
 _PLACE = Place(RuntimeKind.DOCKER, rootless=False)
 

@@ -14,8 +14,9 @@ from orchestrator.launch import DEFAULTS, Launch
 from orchestrator.mounted_files import MountedFile, mounted_file, mounted_files
 from orchestrator.rendering.engines import are_near, near, other_servers, ports_of_engines
 from orchestrator.rendering.portable import Place, Portable, portable
-from orchestrator.runtimes.base import HOST_NAME, RuntimeKind
+from orchestrator.runtimes.base import RuntimeKind
 from orchestrator.runtimes.hardening import docker_restrictions
+from service.contract.containers import HOST_NAME
 from service.contract.discovery import KUBERNETES, namespace_and_selector
 
 Manifest: TypeAlias = dict[str, Any]

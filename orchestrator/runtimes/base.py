@@ -35,9 +35,6 @@ STAGE_LABEL = "io.kvcache.stage"
 BUILD_STAGE = "build"
 STAGES = (BUILD_STAGE, "service", "valkey-build", "valkey")
 
-# The name by which a container reaches this machine: predefined in Podman, added for Docker.
-HOST_NAME = "host.containers.internal"
-
 
 class RuntimeKind(StrEnum):
     PODMAN = "podman"

@@ -23,7 +23,6 @@ from orchestrator.errors import RuntimeUnavailable, cause_of
 from orchestrator.runtimes.base import (
     BUILD_STAGE,
     CONTENT_LABEL,
-    HOST_NAME,
     NAME_LABEL,
     STAGE_LABEL,
     STAGES,
@@ -45,6 +44,7 @@ from orchestrator.runtimes.hardening import HEALTH_CHECK, LOG_BYTES, SECOND, doc
 from orchestrator.runtimes.inspection import refuse_network, service_from, wait_gone
 from orchestrator.runtimes.remote import remote_machine
 from orchestrator.runtimes.streams import lines, tool_lines
+from service.contract.containers import HOST_NAME
 
 _ANSWER_SECONDS = 3
 _CALL_SECONDS = 60

@@ -1,4 +1,4 @@
-"""The file in which `kvcache discover` tells a service which engines run in containers beside it."""
+"""What a service in a container knows of the machine around it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass
 from service.contract.pods import PodEntry, parse_pods
 
 FILE = "pods.json"
+"""Where `kvcache discover` tells a service which engines run in containers beside it."""
+HOST_NAME = "host.containers.internal"
+"""The name by which a container reaches the machine that runs it: predefined in Podman, added for Docker."""
 
 
 @dataclass(frozen=True, slots=True)

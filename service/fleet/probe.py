@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
 
-from service.contract.endpoints import Endpoint
+from service.contract.containers import HOST_NAME
+from service.contract.endpoints import Endpoint, is_loopback
 from service.fleet.registry import EngineKind, Learned, Pod, ServedModel
 
+_HOSTS = Path("/etc/hosts")
 _ANY_HOST = re.compile(r"tcp://(\*|0\.0\.0\.0|\[::\]|::):")
 
 
@@ -86,7 +89,20 @@ class Probe:
             async with self._session.get(pod.entry.url + path, headers=headers) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError) and is_loopback(pod.entry.host) and is_in_container():
+                raise ProbeFailed(
+                    f"{path}: no connection at {pod.entry.host}: inside a container that is the container itself; "
+                    f"the machine around it is {HOST_NAME}"
+                ) from None
             raise ProbeFailed(f"{path}: {error or type(error).__name__}") from None
+
+
+def is_in_container(hosts: Path = _HOSTS) -> bool:
+    """Whether the machine around this container has a name here: one that Podman, `kvcache up` and Compose give."""
+    try:
+        return HOST_NAME in hosts.read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return False
 
 
 def _kind(sources: object, info: object, version: object) -> EngineKind | None:

@@ -4,13 +4,14 @@ import socket
 
 import pytest
 
-from orchestrator.cautions import cautions
+from orchestrator.cautions import cautions, is_host_renamed
 from orchestrator.doctor.finding import Severity
 from orchestrator.doctor.network import check_events, check_pods
 from orchestrator.launch import Launch
-from orchestrator.runtimes.base import HOST_NAME, RuntimeKind
+from orchestrator.runtimes.base import RuntimeKind
 from orchestrator.runtimes.process import Processes
 from orchestrator.workload import prepare
+from service.contract.containers import HOST_NAME
 
 
 class Contained(Processes):
@@ -33,6 +34,13 @@ def test_an_engine_on_loopback_only_is_told_before_a_container_starts_and_by_doc
     assert "--host 0.0.0.0" in found.remedy
     assert pod.severity is events.severity is Severity.WARNING
     assert pod.remedy == found.remedy
+
+
+def test_a_container_gets_another_name_for_localhost_in_pod_and_nothing_else() -> None:
+    assert is_host_renamed(Launch(pods="http://10.0.0.7:8000,http://localhost:8000"), Contained())
+    assert not is_host_renamed(Launch(pods="http://10.0.0.7:8000"), Contained())
+    assert not is_host_renamed(Launch(), Contained())
+    assert not is_host_renamed(Launch(pods="http://localhost:8000"), Processes())
 
 
 def test_a_store_on_loopback_only_is_told_before_a_container_starts() -> None:

@@ -40,6 +40,7 @@ def test_up_says_each_step_and_ctrl_c_removes_what_it_started(up: Up, number: si
         f"POST http://localhost:{up.port}/score ",
         f"POST http://localhost:{up.port}/score_completions ",
         f"POST http://localhost:{up.port}/v1/chat/completions ",
+        f"Page for browsers: http://localhost:{up.port}/ui\n",
         "Press Ctrl+C to stop",
         "Received shutdown signal",
         "Shutting down...",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -9,8 +10,10 @@ from aiohttp import web
 
 from service.contract.endpoints import Endpoint
 from service.contract.pods import parse_pods
-from service.fleet.probe import Probe, ProbeFailed
+from service.fleet import probe as module
+from service.fleet.probe import Probe, ProbeFailed, is_in_container
 from service.fleet.registry import EngineKind, Pod, ServedModel
+from tests.command import free_port
 
 
 class Engine:
@@ -111,3 +114,25 @@ async def test_the_key_of_an_engine_is_sent(engine: Engine, probe: Probe) -> Non
     engine.pod.key = "secret"
     await probe.check_health(engine.pod)
     assert engine.authorization == "Bearer secret"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_loopback_without_an_engine_is_explained_inside_a_container(
+    probe: Probe, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = Pod(parse_pods(f"http://{host}:{free_port()}")[0])
+    monkeypatch.setattr(module, "is_in_container", lambda: True)
+    with pytest.raises(ProbeFailed, match=f"no connection at {host}: inside a container that is the container itself"):
+        await probe.check_health(pod)
+    monkeypatch.setattr(module, "is_in_container", lambda: False)
+    with pytest.raises(ProbeFailed, match="Cannot connect to host"):
+        await probe.check_health(pod)
+
+
+def test_a_container_knows_itself_by_the_name_of_the_machine_around_it(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    assert not is_in_container(hosts)
+    hosts.write_text("127.0.0.1 localhost\n")
+    assert not is_in_container(hosts)
+    hosts.write_text("127.0.0.1 localhost\n10.88.0.1\thost.containers.internal host.docker.internal\n")
+    assert is_in_container(hosts)
