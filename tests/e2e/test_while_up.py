@@ -119,8 +119,10 @@ def test_a_killed_build_is_swept(
     command.process.kill()
     command.process.wait()
 
-    done = up.kvcache.run("down", "--all", "--runtime", runtime.kind)
+    swept = make_up()
+    done = swept.start("-d").finish()
     assert done.code == 0, done.output
+    assert swept.kvcache.run("down", swept.name, "--runtime", runtime.kind).code == 0
     wait_until(lambda: runtime.containers() <= before)
     wait_until(lambda: not runtime.sleeps())
     assert not any(up.kvcache.state.rglob("*.lock"))
