@@ -6,7 +6,8 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import web
@@ -18,7 +19,6 @@ from service.api.key_rates import KeyRates
 from service.api.keys import KeyRing
 from service.api.limits import RequestLimits
 from service.api.middleware import with_limits_and_errors
-from service.api.openapi import document, own_version
 from service.api.pod_states import PodStates
 from service.api.rendering import Rendering
 from service.api.requests import chat_body_decoder
@@ -78,13 +78,6 @@ from service.gateway.routed import RoutedRequests
 from service.index.base import Index, Rank
 from service.index.memory import MemoryIndex
 from service.index.scoring import Scorer
-from service.metrics import (
-    GatewayCollector,
-    ServiceCollector,
-    SharedStateCollector,
-    SnapshotCollector,
-    registry,
-)
 from service.native.backend import COMPILED
 from service.parity.watcher import ParityWatcher
 from service.prompts.models.catalog import Models
@@ -113,6 +106,9 @@ from service.tracing.base import NOTHING, Tracer
 from service.workers.place import Place
 from service.workers.siblings import Siblings
 
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
 
 def create_app(settings: Settings, place: Place | None = None) -> web.Application:
     """Connects the parts of the service, which may be one of several workers; its resources start with it."""
@@ -140,7 +136,8 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     app[INDEX] = index
     app[SCORER] = Scorer(index, settings.tier_weights, settings.block_size)
     app[CHAT_DECODER] = chat_body_decoder(caches.chat_bodies)
-    app[DOCUMENT] = document([route for route in ROUTES if route.is_described])
+    described: Callable[[], bytes] = cache(_document)
+    app[DOCUMENT] = described
     app[ASKS_USAGE] = settings.ask_usage
     app[SESSION_KEYS] = SessionKeys(settings.affinity)
     tracer = _tracer(settings.otel_exporter_otlp_endpoint)
@@ -199,12 +196,19 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
             app[READINESS] = ready
             app[GATEWAY] = gateway
             app[SNAPSHOTS] = snapshots
-            app[REGISTRY] = registry(
-                ServiceCollector(index, pool, traffic, admission),
-                SnapshotCollector(snapshots.statistics),
-                GatewayCollector(fleet, gateway.statistics, accuracy, discovery),
-                SharedStateCollector(shared),
-            )
+
+            def registry() -> CollectorRegistry:
+                from service import metrics  # noqa: PLC0415 - prometheus_client takes a while to load
+
+                return metrics.registry(
+                    metrics.ServiceCollector(index, pool, traffic, admission),
+                    metrics.SnapshotCollector(snapshots.statistics),
+                    metrics.GatewayCollector(fleet, gateway.statistics, accuracy, discovery),
+                    metrics.SharedStateCollector(shared),
+                )
+
+            measured: Callable[[], CollectorRegistry] = cache(registry)
+            app[REGISTRY] = measured
             async with started(shared, pool if settings.shared_state is not None and place is None else None):
                 yield
 
@@ -234,6 +238,12 @@ def _add_routes(app: web.Application, settings: Settings) -> None:
         app.add_routes([web.route(route.method, route.path, handler)])
 
 
+def _document() -> bytes:
+    from service.api.openapi import document  # noqa: PLC0415 - few ask for it
+
+    return document([route for route in ROUTES if route.is_described])
+
+
 def _tracer(endpoint: str | None) -> Tracer:
     """What traces routed requests; nothing without a collector. Raises SettingsError."""
     if endpoint is None:
@@ -241,6 +251,7 @@ def _tracer(endpoint: str | None) -> Tracer:
     if (protocol := os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip()) not in {"", "http/protobuf"}:
         raise SettingsError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol}: must be http/protobuf, the port is often 4318")
     try:
+        from service.api.openapi import own_version  # noqa: PLC0415
         from service.tracing.otel import OtelTracer  # noqa: PLC0415 - an optional package, which takes a while to load
     except ImportError as error:
         raise SettingsError(f"OTEL_EXPORTER_OTLP_ENDPOINT needs pip install 'kvcache[otel]': {error}") from error

@@ -31,7 +31,8 @@ def application(app: web.Application) -> web.Application:
 
 
 async def metrics(siblings: Siblings, request: web.Request) -> web.Response:
-    families = await asyncio.to_thread(siblings.own_metrics, list(request.app[REGISTRY].collect()))
+    registry = await asyncio.to_thread(request.app[REGISTRY])
+    families = await asyncio.to_thread(siblings.own_metrics, list(registry.collect()))
     return web.Response(body=encode(families))
 
 

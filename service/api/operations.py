@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
-from prometheus_client import Metric
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
 
 from service.api.body import read_body
 from service.api.errors import ApiError
@@ -55,6 +53,9 @@ from service.fleet.parity import Verdict
 from service.index.base import Rank, RankBlocks
 from service.replicas.shared.base import describe
 
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
 _refresh = msgspec.json.Decoder(RefreshRequest)
 _pods = msgspec.json.Decoder(PodList)
 _STARTED = int(time.time())
@@ -80,23 +81,18 @@ async def ready(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """Returns the metrics in the Prometheus format that the scraper accepts."""
-    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-    families = list(request.app[REGISTRY].collect())
+    families = list((await asyncio.to_thread(request.app[REGISTRY])).collect())
     if (siblings := request.app.get(SIBLINGS)) is not None:
         families = await siblings.metrics(families)
-    snapshot = _Snapshot(families)
-    body = await asyncio.to_thread(encode, snapshot)
+    # In a thread: a thousand pods would block the event loop for too long.
+    body, content_type = await asyncio.to_thread(_written, families, request.headers.get("Accept", ""))
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
-class _Snapshot(Collector):
-    """A snapshot of the metrics, to encode in a thread: a thousand pods would block the event loop for too long."""
+def _written(families: list[Metric], accept: str) -> tuple[bytes, str]:
+    from service.api.exposition import written  # noqa: PLC0415 - loads prometheus_client, which a start need not wait for
 
-    def __init__(self, families: list[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> list[Metric]:
-        return self._families
+    return written(families, accept)
 
 
 async def pods(request: web.Request) -> web.StreamResponse:
@@ -246,4 +242,5 @@ def _card(app: web.Application, name: str) -> ModelCard:
 
 async def openapi(request: web.Request) -> web.Response:
     """Returns this document."""
-    return web.Response(body=request.app[DOCUMENT], content_type="application/json")
+    body = await asyncio.to_thread(request.app[DOCUMENT])
+    return web.Response(body=body, content_type="application/json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -12,13 +12,15 @@ from service.index.base import Medium, TokenIds
 from service.prompts.chat import Chat
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 from service.prompts.models.catalog import Models
-from service.prompts.models.model import Model
 from service.prompts.renderers.base import CLIENT, ENGINE, HARMONY, TEMPLATE
 from service.prompts.renderers.engine import EngineRenderer
 from service.prompts.renderers.engine_api import EngineApi
 from service.prompts.templates.media import first_medium, until_first_medium
 from service.prompts.truncation import Truncation, truncate
 from service.tracing.base import step
+
+if TYPE_CHECKING:
+    from service.prompts.models.model import Model
 
 EnginesOf: TypeAlias = Callable[[str], Sequence[EngineApi]]
 AgreementOf: TypeAlias = Callable[..., Agreement]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import msgspec
 
@@ -14,9 +14,11 @@ from service.api.rendering import Origin, RenderedPrompt, Rendering
 from service.api.requests import ChatRequest, PromptValue, ResponsesRequest, ScoreRequest
 from service.index.base import Index, Medium, Prompt, TokenIds
 from service.prompts.models.catalog import Models
-from service.prompts.models.model import Model
 from service.prompts.renderers.engine import media_of
 from service.prompts.truncation import Truncation, truncate
+
+if TYPE_CHECKING:
+    from service.prompts.models.model import Model
 
 TextOrTokens: TypeAlias = "str | TokenIds"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 
 from service.api.admission import Admission, Reservation
 from service.api.limits import RequestLimits
@@ -36,6 +36,9 @@ from service.routing.choice import Router
 from service.routing.issued import IssuedReservations
 from service.routing.request_listeners import RequestListeners
 from service.workers.siblings import Siblings
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 LIMITS = web.AppKey("limits", RequestLimits)
 INDEX = web.AppKey("index", Index)
@@ -68,9 +71,10 @@ SIBLINGS = web.AppKey("siblings", Siblings)
 """The other workers of this machine; not there in a process that is alone."""
 TRAFFIC = web.AppKey("traffic", Traffic)
 INSTANCE_ID = web.AppKey("instance_id", str)
-REGISTRY = web.AppKey("registry", CollectorRegistry)
-DOCUMENT = web.AppKey("document", bytes)
-"""The OpenAPI document, as JSON."""
+REGISTRY: web.AppKey[Callable[[], CollectorRegistry]] = web.AppKey("registry")
+"""Makes the metrics when they are first asked for; to be called in a thread."""
+DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")
+"""Makes the OpenAPI document, as JSON, when it is first asked for; to be called in a thread."""
 ADMISSION = web.AppKey("admission", Admission)
 TURNS = web.AppKey("turns", asyncio.Lock)
 """Held while a large body is processed: the event loop gets a turn between two large bodies."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 from aiohttp import web
 
@@ -11,7 +13,9 @@ from service.api.requests import DetokenizeRequest, PromptOrChat, TokenizeChatRe
 from service.api.resources import RESOLVER
 from service.api.responses import Detokenized, Tokenized, json_response
 from service.index.base import TokenIds
-from service.prompts.models.model import Model
+
+if TYPE_CHECKING:
+    from service.prompts.models.model import Model
 
 _prompt_or_chat = msgspec.json.Decoder(PromptOrChat)
 _text = msgspec.json.Decoder(TokenizeRequest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 from xxhash import xxh3_64_hexdigest
@@ -14,9 +14,11 @@ from service.index.base import TokenIds
 from service.parity.probes import CHATS, TEXTS
 from service.prompts.chat import Chat
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
-from service.prompts.models.model import Model
 from service.prompts.renderers.base import HARMONY
 from service.prompts.renderers.engine_api import EngineApi, EngineLacks, EngineRefused, EngineSilent, EngineTokens
+
+if TYPE_CHECKING:
+    from service.prompts.models.model import Model
 
 _SHOWN_TOKENS = 16
 _SHOWN_CHARACTERS = 200

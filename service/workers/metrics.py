@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
-from prometheus_client import Metric
-from prometheus_client.samples import Exemplar, Sample
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 _ALIKE: Final = ("kvcache_events_", "kvcache_endpoint_messages", "kvcache_index_")
 _OF_REQUESTS: Final = "kvcache_index_lookup_"
@@ -70,6 +71,9 @@ class Family(msgspec.Struct, array_like=True):
         return cls(metric.name, metric.documentation, metric.type, samples, exemplars)
 
     def metric(self) -> Metric:
+        from prometheus_client import Metric  # noqa: PLC0415 - a worker starts without it
+        from prometheus_client.samples import Exemplar, Sample  # noqa: PLC0415
+
         metric = Metric(self.name, self.meaning, self.kind)
         exemplars = {_key(name, labels): Exemplar(*exemplar) for name, labels, exemplar in self.exemplars}
         metric.samples = [

@@ -6,15 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import aiohttp
-from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
 from yarl import URL
 
 from service.workers.metrics import Family, Told, decode, merged, read_counters
 from service.workers.place import Place
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,8 @@ class Siblings:
         return await asyncio.to_thread(self._merged, own, asked)
 
     def _merged(self, own: list[Metric], asked: list[Answer | None]) -> list[Metric]:
+        from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415 - takes a while to load
+
         answering = GaugeMetricFamily("kvcache_workers", "Workers of this machine that answer")
         answering.add_metric([], 1 + sum(answer is not None for answer in asked))
         workers = [self.own_metrics([*own, answering])]

@@ -11,19 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from service.prompts.errors import BadModelFile, HubUnreachable, ModelNotFound, ModelUnavailable
 from service.prompts.models.allowed import BUILTIN_PREFIX, AllowedModels
 from service.prompts.models.detached import run_detached
+from service.prompts.models.file_names import TOKENIZER
 from service.prompts.models.load_failures import LoadFailures
-from service.prompts.models.loading import ModelLoader
-from service.prompts.models.model import Model
-from service.prompts.models.model_files import TOKENIZER
 from service.prompts.models.names import ModelNames, Source, has_tokenizer, is_relative
 from service.prompts.options import PromptOptions
-from service.prompts.templates.rendering import Renderer
 from service.prompts.tokens.token_cache import TokenCache
+
+if TYPE_CHECKING:
+    from service.prompts.models.loading import ModelLoader
+    from service.prompts.models.model import Model
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,6 @@ class Models:
             {options.model_name, *options.models, *options.model_aliases},
             lambda name: serves(name) or self._names.folder(name) is not None,
         )
-        self._renderer = Renderer(options.render_timeout, options.max_prompt_characters)
         self.token_cache = TokenCache(options.token_cache_bytes)
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Model]] = {}
@@ -71,7 +71,9 @@ class Models:
         self._failures = LoadFailures(options.hub_retry_after, clock)
         self._hub_calls = asyncio.Semaphore(_HUB_CALLS)
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prompts")
-        self._loader = ModelLoader(options, self._renderer, self.token_cache, self._workers, length_of)
+        self._length_of = length_of
+        self._loader: ModelLoader | None = None
+        """Made for the first model."""
 
     async def get(self, name: str) -> Model:
         """Returns a model from memory, disk, the hub cache or the hub; raises ModelNotFound or ModelUnavailable."""
@@ -105,7 +107,7 @@ class Models:
             if source.folder is None and not self._is_fixed(source, name):
                 await self._catch_up(source, self._revision(source, name))
             folder = await self._folder(source, name)
-            if before.state == await self._loader.state(name, folder):
+            if before.state == await (await self._made_loader()).state(name, folder):
                 return False
             await self._load(name, trusted=before.trusted)
         except (ModelNotFound, ModelUnavailable) as error:
@@ -130,8 +132,8 @@ class Models:
         await asyncio.gather(*tasks, return_exceptions=True)
         for model in self._loaded.values():
             model.close()
-        await self._renderer.close()
-        await self._loader.close()
+        if self._loader is not None:
+            await self._loader.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     async def _load(self, name: str, *, trusted: bool) -> Model:
@@ -152,22 +154,30 @@ class Models:
     async def _read(self, name: str, *, trusted: bool) -> Model:
         """Loads a model from disk, else from the hub cache, else from the hub."""
         source = self._source(name, trusted=trusted)
+        loader = await self._made_loader()
         if source.folder is not None:
             try:
-                return await self._loader.load(name, source.folder, trusted=trusted)
+                return await loader.load(name, source.folder, trusted=trusted)
             except BadModelFile as error:
                 raise ModelUnavailable(name, str(error), "Replace the file") from None
         try:
-            return await self._loader.load(name, await self._folder(source, name), trusted=trusted)
+            return await loader.load(name, await self._folder(source, name), trusted=trusted)
         except BadModelFile as half_written:
             try:
                 folder = await self._fetch(source.name, self._revision(source, name), force=True)
-                return await self._loader.load(name, folder, trusted=trusted)
+                return await loader.load(name, folder, trusted=trusted)
             except ModelUnavailable as error:
                 reason = f"{half_written}, and it cannot be fetched again: {error.reason}"
                 raise ModelUnavailable(name, reason, error.remedy) from None
             except BadModelFile as error:
                 raise ModelUnavailable(name, str(error), "The hub has the same file: use another model") from None
+
+    async def _made_loader(self) -> ModelLoader:
+        """Imports the libraries of templates and tokenizers, which take longer than to answer the first request."""
+        loading = await asyncio.get_running_loop().run_in_executor(self._workers, _loading)
+        if self._loader is None:
+            self._loader = loading(self._options, self.token_cache, self._workers, self._length_of)
+        return self._loader
 
     async def _folder(self, source: Source, name: str) -> Path:
         """Returns the folder of a model, in MODELS_DIR or the hub's cache; fetches it if it is not there."""
@@ -221,7 +231,13 @@ class Models:
         return source
 
 
-# Imported when needed: the hub client takes a quarter of the start-up time, and models on disk do not need it.
+# Imported when needed, in threads, since each takes tens of milliseconds; models on disk need no client of the hub.
+
+
+def _loading() -> type[ModelLoader]:
+    from service.prompts.models.loading import ModelLoader  # noqa: PLC0415
+
+    return ModelLoader
 
 
 def _cached(name: str, revision: str | None) -> Path | None:

@@ -20,7 +20,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from service.prompts.errors import HubUnreachable, ModelNotFound, ModelUnavailable
-from service.prompts.models.model_files import (
+from service.prompts.models.file_names import (
     CONFIG,
     FILE_PATTERNS,
     MISTRAL_TOKENIZERS,

@@ -47,14 +47,13 @@ class ModelLoader:
     def __init__(
         self,
         options: PromptOptions,
-        renderer: Renderer,
         cache: TokenCache,
         workers: Executor,
         length_of: Callable[[str], int | None],
     ) -> None:
         """`length_of` returns the maximum length that an engine gives a model."""
         self._options = options
-        self._renderer = renderer
+        self._renderer = Renderer(options.render_timeout, options.max_prompt_characters)
         self._cache = cache
         self._workers = workers
         self._length_of = length_of
@@ -93,6 +92,7 @@ class ModelLoader:
 
     async def close(self) -> None:
         """Stops the processes."""
+        await self._renderer.close()
         await self._isolated.close()
 
     async def _own(self, name: str, files: ModelFiles) -> _Parts:

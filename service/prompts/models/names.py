@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from service.prompts.models.model_files import TOKENIZERS
+from service.prompts.models.file_names import TOKENIZERS
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?"
 _HUB_NAME = re.compile(rf"{_PART}(?:/{_PART})?")

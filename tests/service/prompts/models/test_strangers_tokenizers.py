@@ -102,6 +102,7 @@ async def test_a_tokenizers_process_that_died_is_replaced(hub: FakeHub, models: 
     hub.repositories["org/good"] = Repository(FILES)
     model = await models.get("org/good")
     before = await model.tokenize(TEXT)
+    assert models._loader is not None
     processes = models._loader._isolated._processes
     assert processes
     for process in processes:
