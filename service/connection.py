@@ -144,7 +144,7 @@ class Connection(web.RequestHandler):
             if type(resp) is web.Response and self._is_small(request, resp):
                 return resp, self._send_small(request, resp, start_time)
             size = resp.content_length or 0
-            if size <= LARGE_RESPONSE:
+            if size <= LARGE_RESPONSE and not (self._paused and type(resp) is web.Response):
                 return await super().finish_response(request, resp, start_time)
             return await self._send_large(request, resp, start_time, size)
         finally:
@@ -154,7 +154,7 @@ class Connection(web.RequestHandler):
                 self.close()
 
     def _is_small(self, request: web.BaseRequest, resp: web.Response) -> bool:
-        """Whether a response is a body that fits into the buffers, over a connection that goes on."""
+        """Whether a response is a body that fits into the buffers, over a connection that goes on and is read."""
         body = resp.body
         return (
             type(body) is bytes
@@ -165,6 +165,7 @@ class Connection(web.RequestHandler):
             and request.method != hdrs.METH_HEAD
             and resp.status not in _WITHOUT_BODY
             and not (resp.prepared or resp.chunked or resp.compression or resp._cookies or self._upgraded)
+            and not self._paused
         )
 
     def _send_small(self, request: web.BaseRequest, resp: web.Response, start_time: float | None) -> bool:

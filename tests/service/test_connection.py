@@ -13,7 +13,7 @@ from aiohttp import web
 
 from service.api.traffic import Traffic
 from service.connection import Connection
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 ADVICE = f"Compare service/connection.py with aiohttp/web_protocol.py of aiohttp {aiohttp.__version__}."
 
@@ -66,6 +66,14 @@ async def test_aiohttp_resolves_waiter_when_the_headers_of_a_request_are_complet
         assert not waiter.done(), f"`_waiter` resolves before the headers are complete. {ADVICE}"
         writer.write(b"Host: a\r\n\r\n")
         await asyncio.wait_for(asyncio.shield(waiter), PATIENCE)
+
+
+async def test_aiohttp_pauses_writing_when_the_client_does_not_read() -> None:
+    async with idle_connection() as (connection, _):
+        assert connection._paused is False, f"`_paused` is not whether writing is paused. {ADVICE}"
+        connection.pause_writing()
+        assert connection._paused is True, f"`_paused` is not whether writing is paused. {ADVICE}"
+        connection.resume_writing()
 
 
 async def test_aiohttp_keeps_the_event_loop_of_a_connection_in_loop() -> None:
@@ -169,3 +177,32 @@ async def test_a_small_response_to_a_client_that_has_left_ends_the_connection() 
     listener.close()
     await server.shutdown(PATIENCE)
     assert not server.connections
+
+
+async def test_requests_wait_while_their_client_reads_no_answers() -> None:
+    connections = []
+
+    async def handler(_: web.BaseRequest) -> web.Response:
+        return web.Response(body=b"x" * 50_000)
+
+    def made() -> web.RequestHandler:
+        connections.append(own_connection(server))
+        return connections[-1]
+
+    server = web.Server(handler)
+    listener = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+    transport = writer.transport
+    assert isinstance(transport, asyncio.ReadTransport)
+    transport.pause_reading()
+    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
+    await until(lambda: bool(connections) and connections[0]._drain_waiter is not None)
+    waiting = connections[0].transport
+    assert waiting is not None and waiting.get_write_buffer_size() < 1 << 20
+    transport.resume_reading()
+    for _ in range(500):
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
+        assert await asyncio.wait_for(reader.readexactly(50_000), PATIENCE)
+    writer.close()
+    listener.close()
+    await server.shutdown(0.1)
