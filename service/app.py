@@ -14,6 +14,7 @@ from aiohttp import web
 
 from service.access_log import AccessLog
 from service.api.admission import Admission
+from service.api.at_once import AT_ONCE, AnswersAtOnce
 from service.api.client_certificates import with_client_certificate
 from service.api.key_rates import KeyRates
 from service.api.keys import KeyRing
@@ -236,6 +237,19 @@ def _add_routes(app: web.Application, settings: Settings) -> None:
         if route.is_forwarded:
             handler = recorded(handler, route.path, app[ROUTED_REQUESTS], lambda: fleet.receives_requests)
         app.add_routes([web.route(route.method, route.path, handler)])
+    app[AT_ONCE] = {
+        route.path: AnswersAtOnce(
+            app,
+            route.method,
+            route.path,
+            route.at_once,
+            keys=key_ring,
+            permissions=route.permissions,
+            needs_certificate=settings.tls_client_ca is not None and route.needs_certificate,
+        )
+        for route in ROUTES
+        if route.at_once is not None
+    }
 
 
 def _document() -> bytes:

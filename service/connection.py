@@ -8,17 +8,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion11, _serialize_headers
+from aiohttp.streams import StreamReader
 
 from service.api.admission import LARGE_RESPONSE
+from service.api.at_once import AnswersAtOnce
 from service.api.errors import ApiError, framework_error
 from service.api.resources import release_reservation, waiting_for_client
 from service.api.traffic import RequestKind, Traffic
@@ -46,19 +50,25 @@ class AccessLogger(AbstractAccessLogger):
     """Access log: failed requests at level info, others at debug, since a router sends thousands per second."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        if REQUEST_ID in request:  # ACCESS_LOG has its line
-            return
-        level = logging.INFO if response.status >= 400 else logging.DEBUG
-        if self.logger.isEnabledFor(level):
-            self.logger.log(
-                level, "%s %s %d %.1f ms", request.method, request.rel_url.raw_path, response.status, time * 1000
-            )
+        if REQUEST_ID not in request:  # ACCESS_LOG has its line
+            _log(self.logger, request.method, request.rel_url.raw_path, response.status, time)
+
+
+def _log(log: logging.Logger, method: str, path: str, status: int, seconds: float) -> None:
+    level = logging.INFO if status >= 400 else logging.DEBUG
+    if log.isEnabledFor(level):
+        log.log(level, "%s %s %d %.1f ms", method, path, status, seconds * 1000)
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's connection with a timeout for headers and every error in OpenAI's form."""
+    """aiohttp's connection with a timeout for headers and every error in OpenAI's form.
+
+    A request that waits for nothing is answered where its last bytes arrive: aiohttp's task is not woken, and makes
+    neither a task nor a request and a response for it.
+    """
 
     __slots__ = (
+        "_at_once",
         "_ended",
         "_header_bytes",
         "_header_timeout",
@@ -76,11 +86,12 @@ class Connection(web.RequestHandler):
         header_timeout: float,
         send_timeout: float,
         keepalive_timeout: float,
+        at_once: Mapping[str, AnswersAtOnce] = MappingProxyType({}),
         ended: Callable[[], None] | None = None,
     ) -> None:
         """Times in seconds; `send_timeout` is the time for which a client may leave a response unread.
 
-        `ended` is called when the connection has ended.
+        `at_once` are routes by path. `ended` is called when the connection has ended.
         """
         super().__init__(
             server,
@@ -93,6 +104,7 @@ class Connection(web.RequestHandler):
             access_log_class=AccessLogger,
         )
         self._traffic = traffic
+        self._at_once = at_once
         self._ended = ended
         self._header_timeout = header_timeout
         self._send_timeout = send_timeout
@@ -117,7 +129,21 @@ class Connection(web.RequestHandler):
             self._ended()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            super().data_received(data)
+        else:
+            self._waiter = None  # aiohttp would wake its task for each request
+            try:
+                super().data_received(data)
+            finally:
+                self._waiter = waiter
+            if self._messages:
+                if self._answer_at_once():
+                    self._header_bytes = 0
+                    self._stop_timer()
+                    return
+                waiter.set_result(None)
         if not self._awaits_headers():
             self._header_bytes = 0
             self._stop_timer()
@@ -127,6 +153,60 @@ class Connection(web.RequestHandler):
             self._end(ApiError(431, f"the headers are larger than {_HEADERS_BYTES} bytes"))
         elif self._header_timer is None:
             self._start_timer()
+
+    def _answer_at_once(self) -> bool:
+        """Answers the request that has arrived; False if it goes the ordinary way, with nothing changed."""
+        message: Any
+        payload: Any
+        message, payload = self._messages[0]
+        if type(payload) is not StreamReader:  # no body, or no valid request
+            return False
+        route, transport = self._at_once.get(message.path), self.transport
+        if (
+            route is None
+            or route.method != message.method
+            or transport is None
+            or len(self._messages) > 1
+            or not payload.is_eof()
+            or len(payload._buffer) != 1
+            or not self._is_plain(message)
+            or (route.needs_certificate and not transport.get_extra_info("peercert"))
+        ):
+            return False
+        started = self._loop.time()
+        answer = route.answer(message.headers, payload._buffer[0], self._remote())
+        if answer is None:
+            return False
+        self._messages.clear()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        date = rfc822_formatted_time().encode()
+        transport.write(b"%b%d\r\nDate: %b\r\n\r\n%b" % (route.head, len(answer), date, answer))
+        self._keep_open()
+        self._traffic.answered_on(self)
+        _log(access_logger, message.method, message.path, HTTPStatus.OK, self._loop.time() - started)
+        return True
+
+    def _is_plain(self, message: RawRequestMessage) -> bool:
+        """Whether a request needs nothing of the connection but that it goes on."""
+        headers = message.headers
+        return (
+            message.version == HttpVersion11
+            and not (message.should_close or message.upgrade or self._paused or self._traffic.is_ending)
+            and hdrs.CONTENT_ENCODING not in headers
+            and hdrs.EXPECT not in headers
+        )
+
+    def _keep_open(self) -> None:
+        """Begins the keep-alive timeout anew, as aiohttp does after a request."""
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+
+    def _remote(self) -> str:
+        """The address that requests of this connection come from, as aiohttp's `request.remote`."""
+        name = self.peername
+        return str(name[0] if isinstance(name, (list, tuple)) else name or "")
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 from aiohttp import web
 
 from service.api import for_siblings, operations
+from service.api.at_once import AT_ONCE, AnswersAtOnce
 from service.api.resources import READINESS, SIBLINGS, TRAFFIC
 from service.app import create_app
 from service.connection import Connection
@@ -56,7 +58,7 @@ async def listening(settings: Settings, worker: Worker | None = None) -> AsyncIt
         raise ListenError(str(error)) from error
     except (OSError, ValueError) as error:
         raise ListenError(f"API_KEYS_FILE={settings.api_keys_file}: {error}") from error
-    async with _running(app, settings, worker) as connection:
+    async with _running(app, settings, worker, app[AT_ONCE]) as connection:
         try:
             files = TlsFiles.of(settings)
         except TlsError as error:
@@ -77,7 +79,10 @@ async def listening(settings: Settings, worker: Worker | None = None) -> AsyncIt
 
 @asynccontextmanager
 async def _running(
-    app: web.Application, settings: Settings, worker: Worker | None
+    app: web.Application,
+    settings: Settings,
+    worker: Worker | None,
+    at_once: Mapping[str, AnswersAtOnce] = MappingProxyType({}),
 ) -> AsyncIterator[Callable[[], Connection]]:
     """Starts an application, and gives what makes a connection to it."""
     runner = web.AppRunner(
@@ -100,6 +105,7 @@ async def _running(
                 header_timeout=settings.header_timeout,
                 send_timeout=settings.body_timeout,
                 keepalive_timeout=settings.keepalive_timeout,
+                at_once=at_once,
                 ended=ended,
             )
 

@@ -54,6 +54,18 @@ class Admission:
         peer.reservations += 1
         return Reservation(self, peer, needs_place)
 
+    def would_admit(self, address: str, size: int) -> bool:
+        """Whether a request from `address` with `size` bytes fits without dropping another one."""
+        peer = self._peers.get(address)
+        return (
+            self.requests < self._max_requests
+            and self.bytes + size <= self._max_bytes
+            and (
+                peer is None
+                or (peer.requests < self._max_requests_per_peer and peer.bytes + size <= self._max_bytes_per_peer)
+            )
+        )
+
     def _make_place(self, reservation: Reservation) -> None:
         while self.requests >= self._max_requests:
             if not self._drop_slowest(reservation, lambda other: other.has_place):

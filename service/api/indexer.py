@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import web
 
+from service.api.at_once import AtOnce
 from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.requests import HashQuery, PackedTokenQuery, Registration, TokenQuery, Unregistration, decode
 from service.api.resources import INDEX, POOL, PUBLISHERS, RESOLVER
-from service.api.responses import Registered, json_response
+from service.api.responses import Registered, json_body, json_response
 from service.contract.endpoints import Endpoint, parse_endpoints
 from service.index.base import Prompt, RankMatch, Tier, TokenIds
 from service.replicas.publishers import DEFAULT_TENANT
@@ -51,13 +52,26 @@ def _response(request: web.Request, answer: object) -> web.Response:
 async def query(request: web.Request) -> web.Response:
     """Says how many tokens of a prompt each pod holds, in the form of Mooncake's and Dynamo's indexers."""
     asked = await _asked(request, PackedTokenQuery if request.content_type == _MSGPACK else TokenQuery)
+    return _response(request, _matched(request.app, asked))
+
+
+def _query_at_once(app: web.Application, headers: Mapping[str, str], body: bytes) -> bytes | None:
+    """As `query`, in JSON."""
+    if "msgpack" in headers.get("Content-Type", "").lower():
+        return None
+    return json_body(_matched(app, decode(_decoders[TokenQuery][0], body)))
+
+
+QUERY_AT_ONCE: Final = AtOnce(_query_at_once)
+
+
+def _matched(app: web.Application, asked: TokenQuery) -> dict[str, Any]:
     if asked.lora_id:
         raise ApiError(400, "`lora_id` is not known here; give `lora_name`", param="lora_id")
     tokens = _tokens(asked)
-    request.app[RESOLVER].limits.check_prompts([tokens])
+    app[RESOLVER].limits.check_prompts([tokens])
     prompt = Prompt(_model(asked.model, asked.model_name), tokens, asked.lora_name or None, asked.cache_salt or None)
-    matches = request.app[INDEX].match(prompt)
-    return _response(request, _answer(request, matches, asked))
+    return _answer(app, app[INDEX].match(prompt), asked)
 
 
 def _tokens(asked: TokenQuery) -> TokenIds:
@@ -82,7 +96,7 @@ async def query_by_hash(request: web.Request) -> web.Response:
         raise ApiError(400, "hashes must be of 64 bits", param="seq_hashes")
     hashes = [value - 2**64 if value >= 2**63 else value for value in given]
     matches = request.app[INDEX].match_hashes(_model(asked.model, asked.model_name), hashes)
-    return _response(request, _answer(request, matches, asked))
+    return _response(request, _answer(request.app, matches, asked))
 
 
 async def register(request: web.Request) -> web.Response:
@@ -142,9 +156,9 @@ def _model(*names: str | None) -> str:
     return name
 
 
-def _answer(request: web.Request, matches: Iterable[RankMatch], asked: TokenQuery | HashQuery) -> dict[str, Any]:
+def _answer(app: web.Application, matches: Iterable[RankMatch], asked: TokenQuery | HashQuery) -> dict[str, Any]:
     """All counts are tokens. Those of a tier include the faster tiers, as in Dynamo and Mooncake."""
-    registered, tenant = request.app[PUBLISHERS], _tenant(asked) or DEFAULT_TENANT
+    registered, tenant = app[PUBLISHERS], _tenant(asked) or DEFAULT_TENANT
     wanted = None if asked.instance_id is None else str(asked.instance_id)
     scores: dict[str, dict[str, int]] = {}
     instances: dict[str, dict[str, Any]] = {}

@@ -41,6 +41,21 @@ class KeyRing:
         """Raises ApiError 401 for a missing or unknown key, 403 for one with none of the permissions, 429 above its
         rate.
         """
+        self._rates.take(self._key(headers, permissions).name)
+
+    def would_admit(self, headers: Mapping[str, str], permissions: Collection[str]) -> str | None:
+        """The name of the key with which `check` would raise no error; None if it would."""
+        try:
+            name = self._key(headers, permissions).name
+        except ApiError:
+            return None
+        return name if self._rates.would_take(name) else None
+
+    def count(self, name: str) -> None:
+        """Counts a request with a key that `would_admit` gave."""
+        self._rates.take(name)
+
+    def _key(self, headers: Mapping[str, str], permissions: Collection[str]) -> ApiKey:
         self._reread()
         scheme, _, given = headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not given:
@@ -56,7 +71,7 @@ class KeyRing:
         if found.permissions.isdisjoint(permissions):
             message = f"the API key {found.name!r} does not have the permission {' or '.join(permissions)}"
             raise ApiError(403, message, code="insufficient_permissions")
-        self._rates.take(found.name)
+        return found
 
     def _reread(self) -> None:
         if self._file is None or monotonic() - self._checked_at < self._recheck_seconds:

@@ -351,7 +351,7 @@ def decode_prompt_or_chat(body: bytes, chats: ChatBodyDecoder) -> ChatRequest | 
     """
     if body[:3] == _BOM:
         body = body[3:]
-    if b'"prompt"' in body[:_HEAD] and (request := _token_id_prompt(body)) is not None:
+    if (request := decode_token_ids(body)) is not None:
         return request
     if b"messages" in body:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -386,8 +386,10 @@ def _converted(body: dict[str, Any], kind: type[ChatT]) -> ChatT:
         raise body_error(error) from None
 
 
-def _token_id_prompt(body: bytes) -> ScoreRequest | None:
-    """Decodes a prompt that is one plain list of token ids; None for every other body."""
+def decode_token_ids(body: bytes) -> ScoreRequest | None:
+    """Decodes a prompt that is one plain list of token ids; None for every other body. Raises ApiError 400."""
+    if b'"prompt"' not in body[:_HEAD]:
+        return None
     found = prompt_ids(body)
     if found is None:
         return None

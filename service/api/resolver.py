@@ -109,6 +109,8 @@ class PromptResolver:
 
     async def prompts(self, body: ScoreRequest) -> list[ResolvedPrompt]:
         """Tokenizes the prompts of a request; prompts of token ids need no model."""
+        if isinstance(body.prompt, array) and body.truncation is None:
+            return [self.token_ids(body, body.prompt)]
         target = self._target(body.model, body.lora_name)
         if not isinstance(body.prompt, (str, array)) and not isinstance(body.prompt[0], int):
             self.limits.check_number_of_prompts(len(body.prompt))
@@ -131,6 +133,12 @@ class PromptResolver:
                 tokens = value if body.truncation is None else await self._truncate(target, value, body.truncation)
                 resolved.append(ResolvedPrompt(target, self._prompt(target, tokens, body, media)))
         return resolved
+
+    def token_ids(self, body: ScoreRequest, tokens: TokenIds) -> ResolvedPrompt:
+        """The prompt of a request whose only prompt is these token ids, not truncated."""
+        target = self._target(body.model, body.lora_name)
+        self.limits.check_tokens("prompt", len(tokens))
+        return ResolvedPrompt(target, self._prompt(target, tokens, body, _media(body, [tokens])))
 
     def _target(self, name: str | None, lora_name: str | None = None) -> Target:
         """The model of a name, or the base model if the name is a LoRA that an engine announced or lists.

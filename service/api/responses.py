@@ -22,7 +22,12 @@ KNOWN_HEADER: Final = "X-Kvcache-Known-Tokens"
 
 def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON response; `body` is one of the types of this file, or is composed of them."""
-    return web.Response(body=_encoder.encode(body), status=status, content_type="application/json", headers=headers)
+    return web.Response(body=json_body(body), status=status, content_type="application/json", headers=headers)
+
+
+def json_body(body: object) -> bytes:
+    """The body of `json_response`."""
+    return _encoder.encode(body)
 
 
 def origin_headers(renderer: str, parity: str | None, known: int | None) -> dict[str, str]:

@@ -23,6 +23,7 @@ from service.api import (
     snapshot,
     tokens,
 )
+from service.api.at_once import AtOnce
 from service.index.scoring import Scores
 from service.routing.request_listeners import RoutedRequest
 
@@ -39,6 +40,8 @@ class Route:
     errors: Sequence[int] = ()
     is_forwarded: bool = False
     """Whether it waits for an engine, and so takes no place here."""
+    at_once: AtOnce | None = None
+    """How it answers requests that wait for nothing."""
 
     @property
     def is_described(self) -> bool:
@@ -93,6 +96,7 @@ ROUTES: Final = (
         _json(Scores),
         (requests.ScoreRequest, requests.ChatRequest),
         _MODEL_ERRORS,
+        at_once=scoring.SCORE_AT_ONCE,
     ),
     Route(
         "POST",
@@ -178,7 +182,15 @@ ROUTES: Final = (
         errors=(404,),
     ),
     Route("DELETE", "/reservations/{id:[^/]+}", selection.end_reservation, _json(responses.Reserved), errors=(404,)),
-    Route("POST", "/query", indexer.query, _json(dict[str, Any]), (requests.TokenQuery,), _BODY_ERRORS),
+    Route(
+        "POST",
+        "/query",
+        indexer.query,
+        _json(dict[str, Any]),
+        (requests.TokenQuery,),
+        _BODY_ERRORS,
+        at_once=indexer.QUERY_AT_ONCE,
+    ),
     Route("POST", "/query_by_hash", indexer.query_by_hash, _json(dict[str, Any]), (requests.HashQuery,), _BODY_ERRORS),
     Route(
         "POST",

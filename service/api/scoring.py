@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import Final, cast
 
 import msgspec
 from aiohttp import web
 
+from service.api.at_once import AtOnce
 from service.api.body import read_body
 from service.api.candidates import foreseen
 from service.api.errors import ApiError
 from service.api.forwarding import request_with_prompt
-from service.api.requests import ChatRequest, ExplainOptions, Messages, ScoreRequest, decode, decode_prompt_or_chat
+from service.api.rendering import Origin
+from service.api.requests import (
+    ChatRequest,
+    ExplainOptions,
+    Messages,
+    ScoreRequest,
+    decode,
+    decode_prompt_or_chat,
+    decode_token_ids,
+)
 from service.api.resolver import ResolvedChat, ResolvedPrompt
 from service.api.resources import CHAT_DECODER, FLEET, RESOLVER, ROUTER, SCORER
-from service.api.responses import ByTier, Explanation, Match, Placed, ScoredChat, json_response, origin_headers
-from service.index.base import Prompt, RankMatch
+from service.api.responses import (
+    ByTier,
+    Explanation,
+    Match,
+    Placed,
+    ScoredChat,
+    json_body,
+    json_response,
+    origin_headers,
+)
+from service.index.base import Prompt, RankMatch, TokenIds
 from service.index.scoring import Scorer, Scores, best, sum_scores
 
 _chat = msgspec.json.Decoder(ChatRequest)
@@ -29,13 +50,25 @@ async def score(request: web.Request) -> web.Response:
     wanted = decode_prompt_or_chat(await read_body(request), request.app[CHAT_DECODER])
     if isinstance(wanted, ChatRequest):
         chat = await resolver.chat(wanted, with_text=False)
-        scores = _scores(request, chat.prompt, wanted, _most(wanted))
+        scores = _scores(request.app, chat.prompt, wanted, _most(wanted))
         return json_response(scores, headers=origin_headers(*chat.origin))
     resolved = await resolver.prompts(wanted)
     most = _most(wanted)
     each = most if len(resolved) == 1 else sys.maxsize
-    scores = sum_scores([_scores(request, one.prompt, wanted, each) for one in resolved], most)
+    scores = sum_scores([_scores(request.app, one.prompt, wanted, each) for one in resolved], most)
     return json_response(scores, headers=origin_headers(*resolved[0].origin))
+
+
+def _score_at_once(app: web.Application, _: Mapping[str, str], body: bytes) -> bytes | None:
+    """As `score`, of one plain list of token ids."""
+    wanted = decode_token_ids(body)
+    if wanted is None or wanted.truncation is not None:
+        return None
+    resolved = app[RESOLVER].token_ids(wanted, cast("TokenIds", wanted.prompt))
+    return json_body(_scores(app, resolved.prompt, wanted, _most(wanted)))
+
+
+SCORE_AT_ONCE: Final = AtOnce(_score_at_once, origin_headers(*Origin()))
 
 
 async def score_completions(request: web.Request) -> web.Response:
@@ -43,7 +76,7 @@ async def score_completions(request: web.Request) -> web.Response:
     body = await read_body(request)
     wanted = decode(_chat, body)
     resolved = await request.app[RESOLVER].chat(wanted)
-    scores = _scores(request, resolved.prompt, wanted, _most(wanted))
+    scores = _scores(request.app, resolved.prompt, wanted, _most(wanted))
     messages = decode(_messages, body).messages
     scored = ScoredChat(scores, resolved.target.name, resolved.text, messages)
     return json_response(scored, headers=origin_headers(*resolved.origin))
@@ -98,12 +131,12 @@ def _most(wanted: ChatRequest | ScoreRequest) -> int:
     return sys.maxsize if wanted.top is None else wanted.top
 
 
-def _scores(request: web.Request, prompt: Prompt, wanted: ChatRequest | ScoreRequest, most: int) -> Scores:
-    scorer = request.app[SCORER]
+def _scores(app: web.Application, prompt: Prompt, wanted: ChatRequest | ScoreRequest, most: int) -> Scores:
+    scorer = app[SCORER]
     if not wanted.placements:
         return scorer.scores(prompt, most)
     matches = scorer.matches(prompt)
-    return best(scorer.scores_of([*matches, *request.app[ROUTER].placed(prompt, matches)]), most)
+    return best(scorer.scores_of([*matches, *app[ROUTER].placed(prompt, matches)]), most)
 
 
 async def _covered_characters(resolved: ResolvedPrompt | ResolvedChat, tokens: int) -> int | None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.streams import StreamReader
 
 from service.api.traffic import Traffic
 from service.connection import Connection
@@ -19,22 +20,34 @@ ADVICE = f"Compare service/connection.py with aiohttp/web_protocol.py of aiohttp
 
 
 class Observed(web.RequestHandler):
-    """aiohttp's connection, which tells when it was made and when it received data."""
+    """aiohttp's connection, which tells when it was made, received data, gave an answer and ended."""
 
-    __slots__ = ("made", "received")
+    __slots__ = ("finished", "lost", "made", "received")
 
     def __init__(self, server: web.Server) -> None:
         super().__init__(server, loop=asyncio.get_running_loop())
-        self.made = asyncio.Event()
-        self.received = asyncio.Event()
+        self.made, self.lost = asyncio.Event(), asyncio.Event()
+        self.received, self.finished = asyncio.Event(), asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.made.set()
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self.lost.set()
+
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self.received.set()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self.finished.set()
 
 
 @asynccontextmanager
@@ -66,6 +79,33 @@ async def test_aiohttp_resolves_waiter_when_the_headers_of_a_request_are_complet
         assert not waiter.done(), f"`_waiter` resolves before the headers are complete. {ADVICE}"
         writer.write(b"Host: a\r\n\r\n")
         await asyncio.wait_for(asyncio.shield(waiter), PATIENCE)
+
+
+async def test_aiohttp_queues_requests_in_messages_and_wakes_its_task_by_the_waiter_alone() -> None:
+    async with idle_connection() as (connection, writer):
+        waiter = connection._waiter
+        assert waiter is not None
+        connection._waiter = None
+        writer.write(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+        await asyncio.wait_for(connection.received.wait(), PATIENCE)
+        assert not waiter.done(), f"a request wakes the task in another way than by `_waiter`. {ADVICE}"
+        ((message, payload),) = connection._messages
+        assert isinstance(payload, StreamReader), f"the body is no StreamReader. {ADVICE}"
+        assert payload.is_eof() and list(payload._buffer) == [b"abc"], f"the body is not in `_buffer`. {ADVICE}"
+        assert (message.method, message.path) == ("POST", "/a")  # type: ignore[union-attr] # a request
+        connection._waiter = waiter
+        waiter.set_result(None)
+        await asyncio.wait_for(connection.finished.wait(), PATIENCE)
+        assert not connection._messages, f"the task takes no requests from `_messages`. {ADVICE}"
+
+
+async def test_aiohttp_closes_idle_connections_by_the_keepalive_attributes() -> None:
+    async with idle_connection() as (connection, _):
+        connection._next_keepalive_close_time = 0.0
+        assert connection._keepalive_handle is not None, f"no keep-alive timer from the start. {ADVICE}"
+        connection._keepalive_handle.cancel()
+        connection._keepalive_handle = connection._loop.call_later(0, connection._process_keepalive)
+        await asyncio.wait_for(connection.lost.wait(), PATIENCE)
 
 
 async def test_aiohttp_pauses_writing_when_the_client_does_not_read() -> None:
