@@ -21,7 +21,7 @@ class State(Enum):
 
 
 class CircuitBreaker:
-    """Closed until failures; each failed attempt doubles the backoff, a success closes it. Times are in seconds."""
+    """Closed until failures; each failed attempt doubles the backoff, an answer closes it. Times are in seconds."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self.reason: str | None = None
@@ -48,6 +48,14 @@ class CircuitBreaker:
         """Notes that a request is sent; in the half-open state it is the only one until it ends."""
         self._probing = self.state is State.HALF_OPEN
 
+    def answering(self) -> None:
+        """Notes that an answer has begun: closes the breaker, since the answer may take minutes.
+
+        Failures before it still count, so that another one opens it again, until an answer is complete.
+        """
+        self._backoff = 0.0
+        self._probing = False
+
     def succeeded(self) -> None:
         """Notes an answered request: closes the breaker."""
         self.reason = None
@@ -62,7 +70,7 @@ class CircuitBreaker:
             self.succeeded()
 
     def abandoned(self) -> None:
-        """Notes a request without a result, because its client left."""
+        """Notes a request without a result: its client left, or the engine answered with an error of its own."""
         self._probing = False
 
     def failed(self, reason: str, *, refused: bool = False) -> None:

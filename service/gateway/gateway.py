@@ -87,6 +87,8 @@ class Gateway:
                     self._accuracy.note(exchange.choice, asked.question, usage)
         if head.status < 500:
             exchange.pod.breaker.succeeded()
+        else:
+            exchange.pod.breaker.abandoned()
         return response
 
     async def _stream(self, request: web.Request, exchange: Exchange, response: Response) -> bytes:

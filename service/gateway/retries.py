@@ -96,6 +96,7 @@ class Exchange:
     def first_token(self) -> None:
         """Notes the first piece of a stream: its prefill is done."""
         if self.head.status == HTTPStatus.OK:
+            self.pod.breaker.answering()
             self.choice.reservation.first_token(monotonic())
             self.routed.first_token()
             self.attempt.first_byte()
@@ -111,7 +112,8 @@ class Exchange:
         """Ends the reservation, also of an answer that broke off."""
         if self.choice.reservation.told is not None:
             self.choice.reservation.told.answered(self.head.status)
-        self.choice.reservation.end(monotonic(), is_computed=self.head.status == HTTPStatus.OK)
+        is_whole = self.head.status == HTTPStatus.OK and not self.head.is_event_stream  # a stream has a first token
+        self.choice.reservation.end(monotonic(), is_computed=is_whole)
         self.attempt.end(self.head.status)
 
 
@@ -145,10 +147,21 @@ class Attempts:
 
         Raises NoPod, NoModel and BadEngine.
         """
+        refusals: list[Exchange] = []
+        answer: Exchange | None = None
+        try:
+            answer = await self._answer(asked, refusals)
+            return answer
+        finally:
+            for refusal in refusals:
+                if refusal is not answer:
+                    self.keep(refusal)
+
+    async def _answer(self, asked: ClientRequest, refusals: list[Exchange]) -> Exchange:
+        """As `first_answer`; adds the answers of pods that turn the request away to `refusals`."""
         question = asked.question
         started = monotonic()
         tried: list[Pod] = []
-        last: Exchange | None = None
         failures: list[EngineError] = []
         waited = False
         while len(tried) < self._limits.attempts and monotonic() - started < self._limits.retry_seconds:
@@ -183,11 +196,9 @@ class Attempts:
                 raise
             else:
                 exchange.end()
-                if last is not None:
-                    self.keep(last)
-                last = exchange
-        if last is not None:
-            return last
+                refusals.append(exchange)
+        if refusals:
+            return refusals[-1]
         if not all(isinstance(failure, ConnectionRefused) for failure in failures):
             timed_out = isinstance(failures[-1], FirstByteTimeout)
             raise BadEngine(f"{tried[-1].name}: {failures[-1]}", timed_out=timed_out)
@@ -209,7 +220,9 @@ class Attempts:
         pod.breaker.started()
         connection: EngineConnection | None = None
         try:
-            pool = self._pools[pod]
+            pool = self._pools.get(pod)
+            if pool is None:
+                raise ConnectionRefused("the pod has been removed")
             connection = pool.take_idle()
             if connection is not None:
                 try:
@@ -261,6 +274,8 @@ class Attempts:
             else:
                 pod.breaker.abandoned()
             raise
+        if head.status < 500 and not is_turned_away and not head.is_event_stream:
+            pod.breaker.answering()
         return is_turned_away
 
     async def _read_first_event(self, exchange: Exchange) -> None:

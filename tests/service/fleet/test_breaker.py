@@ -69,3 +69,17 @@ def test_the_backoff_has_a_limit(breaker: CircuitBreaker) -> None:
     for _ in range(20):
         breaker.failed("refused", refused=True)
     assert breaker.retry_after == MAX_BACKOFF
+
+
+def test_an_answer_that_has_begun_closes_it_and_one_more_failure_opens_it_again(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    for _ in range(MAX_FAILURES):
+        breaker.failed("reset")
+    clock.now = FIRST_BACKOFF
+    breaker.started()
+    assert not breaker.allows()
+    breaker.answering()
+    assert (state_of(breaker), breaker.allows()) == ("CLOSED", True)
+    breaker.failed("reset")
+    assert state_of(breaker) == "OPEN"
