@@ -192,6 +192,19 @@ class Kvcache:
         pods = requests.get(f"{self.url}/pods", timeout=60).json()["pods"]
         return {(pod["pod"], pod["rank"]): pod for pod in pods}
 
+    def hears_anew(self, engine: Engine) -> None:
+        """Waits until an engine that started again is heard, and nothing counts that it held before.
+
+        It answers before: the connection for its events is tried again in intervals of seconds.
+        """
+        ranks = [(engine.pod, rank) for rank in range(engine.ranks)]
+
+        def heard() -> bool:
+            pods = self.pods()
+            return all(pods[rank]["connected"] and not pods[rank]["blocks"]["gpu"] for rank in ranks)
+
+        until(heard)
+
     def settle(self, engine: Engine) -> None:
         """Waits until everything that an engine published so far has been applied."""
         expected = {(engine.pod, rank): last for rank, last in enumerate(engine.last_sequences()) if last >= 0}

@@ -28,6 +28,7 @@ def test_full_attention_with_evictions_loras_salts_and_a_restart(serving: Servin
     oracle.engine.stop()
     oracle.engine.start()
     oracle.engine.wait()
+    oracle.kvcache.hears_anew(oracle.engine)
     converse(oracle, conversations, kinds, 20)
     assert oracle.wrong == []
     assert sum(prediction.reused > 0 for prediction in oracle.predictions) > 20

@@ -18,6 +18,7 @@ from service.contract.api_keys import parse_api_keys
 from service.contract.settings import Settings
 from service.healthcheck import healthy
 from service.server import ListenError, listening
+from tests.command import free_port
 from tests.service.certificates import Authority, Pair
 from tests.waiting import PATIENCE, until
 
@@ -174,13 +175,12 @@ async def test_unusable_files_end_the_start_with_the_variable(settings: Settings
                 pass
 
 
-async def test_metrics_have_a_port_of_their_own_without_key_and_tls(
-    settings: Settings, authority: Authority, unused_tcp_port: int
-) -> None:
+async def test_metrics_have_a_port_of_their_own_without_key_and_tls(settings: Settings, authority: Authority) -> None:
+    port = free_port()
     pair = authority.issue("first")
     keys = parse_api_keys("a:read:sk-0123456789abcdef")
-    wanted = replace(settings, tls_cert=pair.cert, tls_key=pair.key, api_keys=keys, metrics_port=unused_tcp_port)
-    async with listening(wanted), ClientSession(f"http://127.0.0.1:{unused_tcp_port}") as scraper:
+    wanted = replace(settings, tls_cert=pair.cert, tls_key=pair.key, api_keys=keys, metrics_port=port)
+    async with listening(wanted), ClientSession(f"http://127.0.0.1:{port}") as scraper:
         async with scraper.get("/metrics") as response:
             assert response.status == 200
             assert "kvcache_" in await response.text()

@@ -20,6 +20,7 @@ from service.prompts.chat import Chat
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 from service.prompts.models.catalog import Models
 from service.prompts.options import PromptOptions
+from tests.command import free_port
 from tests.conftest import BUILTIN
 from tests.service.prompts.fake_hub import FakeHub, Repository
 from tests.waiting import PATIENCE
@@ -267,9 +268,9 @@ async def test_a_hub_that_is_silent_is_given_up(hub: FakeHub, start: Start) -> N
 
 
 async def test_a_hub_that_is_down_cannot_be_reached(
-    hub: FakeHub, start: Start, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+    hub: FakeHub, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"http://127.0.0.1:{unused_tcp_port}"
+    url = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
     error = await unavailable(start())
     assert f"the hub at {url} cannot be reached" in error.reason and "HF_ENDPOINT" in error.remedy
