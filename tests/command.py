@@ -21,6 +21,11 @@ _OPTIONS = ("KVCACHE_", "HF_", "ZMQ_", "HTTP_PORT", "MODEL_NAME", "POOL_CONCURRE
 _KEPT = ("KVCACHE_BASE_IMAGE",)
 
 
+def is_of_user(variable: str) -> bool:
+    """Whether a variable of the environment would change a command's meaning."""
+    return variable not in _KEPT and variable.startswith(_OPTIONS)
+
+
 class Finished(NamedTuple):
     code: int
     output: str
@@ -33,7 +38,7 @@ class Command:
     def __init__(self, folder: Path, root: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
         self._begun = time.monotonic()
         self._path = folder / f"output-{time.monotonic_ns()}"
-        kept = {name: value for name, value in os.environ.items() if name in _KEPT or not name.startswith(_OPTIONS)}
+        kept = {name: value for name, value in os.environ.items() if not is_of_user(name)}
         with self._path.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "orchestrator", *arguments],

@@ -14,7 +14,7 @@ BUILTIN = ROOT / "service" / "prompts" / "models" / "builtin" / "demo"
 # The examples are the same in each run, and may be as slow as the machine is.
 settings.register_profile(
     "repeatable",
-    max_examples=tries(60, 300),
+    max_examples=tries(25, 300),
     derandomize=True,
     database=None,
     deadline=None,

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from openai import OpenAI
-
 from tests.command import Commands, free_port
 from tests.conftest import ROOT
 
@@ -52,6 +50,8 @@ def test_the_comparison_in_the_documentation_prints_the_line_that_it_shows() -> 
 
 
 def test_the_first_lines_of_the_readme_serve_any_openai_client(tmp_path: Path) -> None:
+    from openai import OpenAI  # noqa: PLC0415 - slow to load
+
     readme = README.read_text(encoding="utf-8")
     up = re.findall(r"^kvcache (up .*)$", readme, re.MULTILINE)[0]
     engines = [free_port(), free_port()]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import Commands
+from tests.orchestrator.invoked import Invoker
 
 
 @pytest.fixture
@@ -16,3 +17,9 @@ def kvcache(tmp_path: Path) -> Iterator[Commands]:
     if any(commands.state.glob("process/*")):
         commands.run("down", "--all", "--runtime", "process")
     commands.close()
+
+
+@pytest.fixture
+def invoker(tmp_path: Path) -> Invoker:
+    """The same in this process, for commands that start nothing."""
+    return Invoker(tmp_path)

@@ -51,6 +51,7 @@ def settings(folder: Path) -> Settings:
         zmq_endpoint=(Endpoint(f"ipc://{folder}/events"),),
         http_host="127.0.0.1",
         http_port=0,
+        drain_timeout=0.04,  # a stop waits for a quarter of it, after which no client of a test comes
     )
 
 

@@ -6,6 +6,8 @@ import re
 import pytest
 
 from tests.command import Commands
+from tests.orchestrator.invoked import Invoker
+from tests.tries import only_thorough
 
 DEMO = ("demo", "--runtime", "process")
 
@@ -58,6 +60,7 @@ def test_ctrl_c_takes_all_down(kvcache: Commands) -> None:
     assert not any(kvcache.state.glob("process/*"))
 
 
+@only_thorough
 def test_kept_it_can_be_asked_and_watched_until_ctrl_c(kvcache: Commands) -> None:
     command = kvcache.start(*DEMO, "--requests", "60", "--keep")
     command.wait_for("Press Ctrl+C to stop")
@@ -92,10 +95,10 @@ def test_kept_it_can_be_asked_and_watched_until_ctrl_c(kvcache: Commands) -> Non
     ],
 )
 def test_what_cannot_be_played_is_said_without_a_traceback(
-    kvcache: Commands, options: tuple[str, ...], said: str
+    invoker: Invoker, options: tuple[str, ...], said: str
 ) -> None:
-    done = kvcache.run(*DEMO, *options)
+    done = invoker.run(*DEMO, *options)
     assert done.code in {1, 2}
     assert said in done.output
     assert "Traceback" not in done.output
-    assert not any(kvcache.state.glob("process/*"))
+    assert not any(invoker.state.glob("kvcache/process/*"))

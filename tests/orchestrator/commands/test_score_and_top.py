@@ -6,7 +6,8 @@ import pytest
 
 from orchestrator.commands.score import Question
 from orchestrator.errors import UsageError
-from tests.command import Commands, free_port
+from tests.command import free_port
+from tests.orchestrator.invoked import Invoker
 
 
 def asked(prompt: str | None, chat: Path | None = None, **more: str) -> Question:
@@ -35,16 +36,16 @@ def test_a_file_that_holds_no_chat_is_refused(tmp_path: Path, text: str) -> None
 
 
 @pytest.mark.parametrize("command", [("score", "text"), ("top",)])
-def test_a_service_that_is_not_there_is_said_with_a_remedy(kvcache: Commands, command: tuple[str, ...]) -> None:
-    done = kvcache.run(*command, "--url", f"http://127.0.0.1:{free_port()}")
+def test_a_service_that_is_not_there_is_said_with_a_remedy(invoker: Invoker, command: tuple[str, ...]) -> None:
+    done = invoker.run(*command, "--url", f"http://127.0.0.1:{free_port()}")
     assert done.code == 1
     assert "No service answers at" in done.output
     assert "kvcache up" in done.output
-    done = kvcache.run(*command, "--runtime", "process", "--name", "nobody")
+    done = invoker.run(*command, "--runtime", "process", "--name", "nobody")
     assert done.code == 1
     assert "There is no service named nobody" in done.output
 
 
-def test_a_text_or_a_chat_must_be_given_and_not_both(kvcache: Commands) -> None:
-    assert kvcache.run("score").code == 2
-    assert kvcache.run("score", "text", "--chat", "x").code == 2
+def test_a_text_or_a_chat_must_be_given_and_not_both(invoker: Invoker) -> None:
+    assert invoker.run("score").code == 2
+    assert invoker.run("score", "text", "--chat", "x").code == 2

@@ -13,7 +13,9 @@ import pytest
 
 from tests.command import Commands, free_port, wait_until
 from tests.conftest import ROOT
+from tests.orchestrator.invoked import Invoker
 from tests.orchestrator.launched import Up
+from tests.tries import only_thorough
 
 
 @pytest.fixture
@@ -21,7 +23,14 @@ def up(kvcache: Commands) -> Up:
     return Up(kvcache)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=only_thorough),
+        pytest.param(signal.SIGHUP, marks=only_thorough),
+    ],
+)
 def test_up_says_each_step_and_ctrl_c_removes_what_it_started(up: Up, number: signal.Signals) -> None:
     command = up.start()
     command.wait_for("Press Ctrl+C to stop")
@@ -65,12 +74,14 @@ def test_a_detached_service_stays_until_down_which_may_come_twice(up: Up) -> Non
     assert (again.code, again.output.strip()) == (0, f"Nothing to remove: no service named {up.name}")
 
 
+@only_thorough
 def test_up_warns_once_of_a_shared_state_that_is_down(up: Up) -> None:
     done = up.run("--detach", "--env", f"SHARED_STATE=valkey://localhost:{free_port()}")
     assert done.code == 0, done.output
     assert done.output.count("The shared state is down since") == 1
 
 
+@only_thorough
 def test_down_all_removes_every_service(kvcache: Commands) -> None:
     one, other = Up(kvcache, "kv-one"), Up(kvcache, "kv-other")
     assert one.run("-d").code == other.run("-d").code == 0
@@ -93,9 +104,9 @@ def test_the_service_of_a_killed_up_ends_with_it_and_the_next_up_cleans_up(up: U
     assert up.left() == []
 
 
-def test_a_taken_port_is_named_with_the_one_who_has_it(up: Up) -> None:
+def test_a_taken_port_is_named_with_the_one_who_has_it(up: Up, invoker: Invoker) -> None:
     with socket.create_server(("127.0.0.1", up.port)):
-        done = up.run()
+        done = invoker.run(*up.arguments())
 
     assert done.code == 1
     assert f"Error: Port {up.port} of 127.0.0.1 is taken by" in done.output
@@ -133,6 +144,7 @@ def test_up_ends_when_its_service_dies(up: Up) -> None:
     assert up.left() == []
 
 
+@only_thorough
 def test_up_ends_well_when_somebody_else_takes_its_service_down(up: Up) -> None:
     command = up.start()
     command.wait_for("Press Ctrl+C to stop")
@@ -144,6 +156,7 @@ def test_up_ends_well_when_somebody_else_takes_its_service_down(up: Up) -> None:
     assert up.left() == []
 
 
+@only_thorough
 def test_a_second_ctrl_c_does_not_wait_for_a_service_that_does_not_stop(up: Up) -> None:
     command = up.start()
     command.wait_for("Press Ctrl+C to stop")
@@ -169,6 +182,7 @@ def test_ctrl_c_while_waiting_for_the_service_removes_it(up: Up) -> None:
     assert up.left() == []
 
 
+@only_thorough
 def test_a_model_that_is_not_to_be_had_is_told_while_the_service_stays_up(up: Up) -> None:
     done = up.run("-d", "--model", "some/model", "--hf-endpoint", f"http://127.0.0.1:{free_port()}")
 
@@ -186,6 +200,7 @@ while "service" in sys.orig_argv and not os.path.exists({path!r}):
 """
 
 
+@only_thorough
 def test_another_program_that_takes_the_port_after_the_check_is_not_taken_for_the_service(
     up: Up, tmp_path: Path
 ) -> None:
@@ -218,6 +233,7 @@ def test_another_program_that_takes_the_port_after_the_check_is_not_taken_for_th
     assert not up.folder.exists()
 
 
+@only_thorough
 def test_of_two_that_want_one_port_exactly_one_comes_up(kvcache: Commands) -> None:
     one, other = Up(kvcache, "kv-one"), Up(kvcache, "kv-other")
     other.port = one.port
@@ -229,6 +245,7 @@ def test_of_two_that_want_one_port_exactly_one_comes_up(kvcache: Commands) -> No
     assert f"on port {one.port}" in lost or f"Port {one.port} of 127.0.0.1 is taken by kv-" in lost
 
 
+@only_thorough  # two silent health checks of the host are ten seconds and more apart
 def test_a_hung_service_is_noticed_and_so_is_that_it_answers_again(up: Up) -> None:
     command = up.start()
     command.wait_for("Press Ctrl+C to stop")
@@ -250,10 +267,10 @@ def test_what_a_killed_up_left_on_the_host_is_removed_by_the_next(up: Up, kvcach
     assert sorted(path.name for path in (kvcache.state / "process").iterdir()) == [up.name]
 
 
-def test_a_bound_port_of_events_is_checked_too_and_its_option_named(up: Up) -> None:
+def test_a_bound_port_of_events_is_checked_too_and_its_option_named(up: Up, invoker: Invoker) -> None:
     with socket.create_server(("0.0.0.0", 0)) as server:
         port = server.getsockname()[1]
-        done = up.kvcache.run(*up.arguments(), "--zmq-endpoint", f"tcp://*:{port}")
+        done = invoker.run(*up.arguments(), "--zmq-endpoint", f"tcp://*:{port}")
 
     assert done.code == 1
     assert f"Error: Port {port} of 0.0.0.0 is taken by" in done.output
@@ -267,12 +284,15 @@ def test_a_bound_port_of_events_is_checked_too_and_its_option_named(up: Up) -> N
         ("192.0.2.1", 1, "192.0.2.1 is not an address of this machine"),
     ],
 )
-def test_an_address_on_which_nothing_can_be_published_is_refused(up: Up, address: str, code: int, said: str) -> None:
-    done = up.run("--publish-address", address)
+def test_an_address_on_which_nothing_can_be_published_is_refused(
+    up: Up, invoker: Invoker, address: str, code: int, said: str
+) -> None:
+    done = invoker.run(*up.arguments("--publish-address", address))
     assert (done.code, said in done.output) == (code, True), done.output
     assert "Starting process" not in done.output
 
 
+@only_thorough
 def test_an_ipv6_address_is_shown_in_brackets(up: Up) -> None:
     done = up.run("-d", "--publish-address", "::1")
     if "not an address of this machine" in done.output:
@@ -304,6 +324,7 @@ def test_files_are_named_from_the_callers_folder_and_a_missing_one_stops_up_befo
             assert len(done.output.splitlines()) == 2
 
 
+@only_thorough
 def test_a_service_without_a_pod_that_takes_requests_is_up_and_not_ready(up: Up) -> None:
     done = up.run("-d", "--pod", f"http://127.0.0.1:{free_port()}")
     assert done.code == 0, done.output

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Commands, free_port
+from tests.command import free_port
+from tests.orchestrator.invoked import Invoker
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ from tests.command import Commands, free_port
     ],
 )
 def test_a_models_folder_with_a_wrong_layout_is_named(
-    kvcache: Commands, tmp_path: Path, places: tuple[str, ...], said: str
+    invoker: Invoker, tmp_path: Path, places: tuple[str, ...], said: str
 ) -> None:
     models = tmp_path / "models"
     (models / "org").mkdir(parents=True)
@@ -26,7 +27,7 @@ def test_a_models_folder_with_a_wrong_layout_is_named(
         (models / place).parent.mkdir(parents=True, exist_ok=True)
         (models / place).write_text("{}")
     options = ("--runtime", "process", "--port", str(free_port()), "--model", "builtin/demo", "--models-dir")
-    done = kvcache.run("doctor", *options, str(models))
+    done = invoker.run("doctor", *options, str(models))
 
     assert (
         f"warning  folders: --models-dir: {models}" in done.output

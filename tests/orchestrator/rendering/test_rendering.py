@@ -1,31 +1,23 @@
-"""`kvcache render`, as a user runs it."""
+"""`kvcache render` with its options."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.command import Commands, Finished
+from tests.orchestrator.invoked import Invoked, Invoker
 
 SERVICE = "\n\n[Service]\nRestart=on-failure\nTimeoutStartSec=60\n"
 NAMED = ("--zmq-endpoint", "tcp://vllm-0.vllm:5557")
 
 
-@pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    started = Commands(tmp_path)
-    yield started
-    started.close()
+def rendered(invoker: Invoker, *arguments: str, **environment: str) -> Invoked:
+    return invoker.run("render", *arguments, environment=environment)
 
 
-def rendered(commands: Commands, *arguments: str, **environment: str) -> Finished:
-    return commands.run("render", *arguments, environment=environment)
-
-
-def test_secrets_are_asked_for_and_not_printed(commands: Commands) -> None:
+def test_secrets_are_asked_for_and_not_printed(invoker: Invoker) -> None:
     secret = (
         "--env",
         "API_KEYS=a:admin:hunter2-hunter2-hunter2",
@@ -33,22 +25,20 @@ def test_secrets_are_asked_for_and_not_printed(commands: Commands) -> None:
         "SHARED_STATE=valkey://:hunter2@valkey:6379",
     )
     for form in ("compose", "quadlet", "kubernetes"):
-        finished = rendered(commands, form, *NAMED, *secret, HF_TOKEN="hunter2")  # noqa: S106
+        finished = rendered(invoker, form, *NAMED, *secret, HF_TOKEN="hunter2")  # noqa: S106
         assert finished.code == 0, finished.output
         assert "hunter2" not in finished.output
         assert "API_KEYS" in finished.output
         assert "SHARED_STATE" in finished.output
 
 
-def test_addresses_and_files_of_this_machine_are_those_that_a_container_sees(
-    commands: Commands, tmp_path: Path
-) -> None:
+def test_addresses_and_files_of_this_machine_are_those_that_a_container_sees(invoker: Invoker, tmp_path: Path) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
     for name in ("tls.crt", "tls.key"):
         (folder / name).write_text("…")
     certificate = ("--tls-cert", str(folder / "tls.crt"), "--tls-key", str(folder / "tls.key"))
-    finished = rendered(commands, "compose", "--pod", "http://localhost:8000,name=a", *certificate)
+    finished = rendered(invoker, "compose", "--pod", "http://localhost:8000,name=a", *certificate)
     (service,) = yaml.safe_load(finished.output)["services"].values()
     assert service["environment"]["PODS"] == "http://host.containers.internal:8000,name=a"
     assert "host.containers.internal:host-gateway" in service["extra_hosts"]
@@ -56,15 +46,15 @@ def test_addresses_and_files_of_this_machine_are_those_that_a_container_sees(
     assert f"{folder}:/run/files/tls-cert:ro,z" in service["volumes"]
 
 
-def test_what_runs_elsewhere_has_no_mark_of_this_launch(commands: Commands) -> None:
+def test_what_runs_elsewhere_has_no_mark_of_this_launch(invoker: Invoker) -> None:
     for form in ("compose", "quadlet", "kubernetes"):
-        output = rendered(commands, form, *NAMED).output
+        output = rendered(invoker, form, *NAMED).output
         assert "INSTANCE_ID" not in output
         assert "io.kvcache" not in output
 
 
-def test_a_folder_of_this_machine_is_not_made(commands: Commands, tmp_path: Path) -> None:
-    finished = rendered(commands, "compose", "--state-dir", str(tmp_path / "state-dir"))
+def test_a_folder_of_this_machine_is_not_made(invoker: Invoker, tmp_path: Path) -> None:
+    finished = rendered(invoker, "compose", "--state-dir", str(tmp_path / "state-dir"))
     assert f"{tmp_path}/state-dir:/state:rw,z" in finished.output
     assert not (tmp_path / "state-dir").exists()
 
@@ -80,20 +70,18 @@ def test_a_folder_of_this_machine_is_not_made(commands: Commands, tmp_path: Path
         ((*NAMED, "--network", "a"), "--network: a cluster does not have", "Leave it out"),
     ],
 )
-def test_what_a_cluster_lacks_is_refused(
-    commands: Commands, arguments: tuple[str, ...], what: str, remedy: str
-) -> None:
-    finished = rendered(commands, "kubernetes", *(arguments or ("--zmq-endpoint", "tcp://*:5557")))
+def test_what_a_cluster_lacks_is_refused(invoker: Invoker, arguments: tuple[str, ...], what: str, remedy: str) -> None:
+    finished = rendered(invoker, "kubernetes", *(arguments or ("--zmq-endpoint", "tcp://*:5557")))
     assert finished.code == 2
     assert what in finished.output
     assert remedy in finished.output
 
 
-def test_the_namespace_is_of_kubernetes_only(commands: Commands) -> None:
-    finished = rendered(commands, "compose", "--namespace", "llm")
+def test_the_namespace_is_of_kubernetes_only(invoker: Invoker) -> None:
+    finished = rendered(invoker, "compose", "--namespace", "llm")
     assert finished.code == 2
     assert "--namespace: compose has none." in finished.output
-    everywhere = rendered(commands, "kubernetes", *NAMED, "--namespace", "llm").output
+    everywhere = rendered(invoker, "kubernetes", *NAMED, "--namespace", "llm").output
     assert {one["metadata"]["namespace"] for one in yaml.safe_load_all(everywhere)} == {"llm"}
 
 
@@ -106,20 +94,20 @@ def test_the_namespace_is_of_kubernetes_only(commands: Commands) -> None:
     ],
 )
 def test_several_replicas_of_the_file_of_options_are_refused_with_what_has_them(
-    commands: Commands, tmp_path: Path, form: str, remedy: str
+    invoker: Invoker, tmp_path: Path, form: str, remedy: str
 ) -> None:
     file = tmp_path / "kvcache.toml"
     file.write_text("replicas = 3\n")
-    finished = commands.run("--config", str(file), "render", form, *NAMED)
+    finished = invoker.run("--config", str(file), "render", form, *NAMED)
     assert finished.code == 2
     assert f"--replicas: 3 are not rendered for {form}." in finished.output
     assert remedy in finished.output
-    assert commands.run("--config", str(file), "render", form, *NAMED, "--replicas", "1").code == 0
+    assert invoker.run("--config", str(file), "render", form, *NAMED, "--replicas", "1").code == 0
 
 
-def test_another_name_is_that_of_all_objects_and_of_no_setting(commands: Commands) -> None:
+def test_another_name_is_that_of_all_objects_and_of_no_setting(invoker: Invoker) -> None:
     prefix = ("--env", "SHARED_STATE_PREFIX=kvcache-b")
-    output = rendered(commands, "kubernetes", *NAMED, "--name", "router", *prefix).output
+    output = rendered(invoker, "kubernetes", *NAMED, "--name", "router", *prefix).output
     for one in yaml.safe_load_all(output):
         assert one["metadata"]["name"].startswith("router")
         if one["kind"] == "ConfigMap":
@@ -127,21 +115,21 @@ def test_another_name_is_that_of_all_objects_and_of_no_setting(commands: Command
     assert "name: kvcache" not in output
 
 
-def test_engines_elsewhere_are_let_through_the_policy(commands: Commands) -> None:
-    output = rendered(commands, "kubernetes", "--pod", "http://10.0.0.7:9000").output
+def test_engines_elsewhere_are_let_through_the_policy(invoker: Invoker) -> None:
+    output = rendered(invoker, "kubernetes", "--pod", "http://10.0.0.7:9000").output
     (policy,) = (one for one in yaml.safe_load_all(output) if one["kind"] == "NetworkPolicy")
     _, engines, _, _ = policy["spec"]["egress"]
     assert engines == {"ports": [{"port": 5557}, {"port": 5558}, {"port": 9000}]}
 
 
-def test_servers_that_settings_name_are_let_through_the_policy(commands: Commands) -> None:
+def test_servers_that_settings_name_are_let_through_the_policy(invoker: Invoker) -> None:
     named = (
         "SHARED_STATE=valkey://:secret@valkey:6380",
         "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector.tracing.svc:4318",
         "BOOTSTRAP_FROM=http://kvcache:8081",
     )
     given = [word for setting in named for word in ("--env", setting)]
-    output = rendered(commands, "kubernetes", *NAMED, *given, "--port", "8090").output
+    output = rendered(invoker, "kubernetes", *NAMED, *given, "--port", "8090").output
     (policy,) = (one for one in yaml.safe_load_all(output) if one["kind"] == "NetworkPolicy")
     _, _, near, elsewhere, replicas, _ = policy["spec"]["egress"]
     assert near == {"to": [{"podSelector": {}}], "ports": [{"port": 6380}, {"port": 8081}]}
@@ -158,12 +146,12 @@ def test_servers_that_settings_name_are_let_through_the_policy(commands: Command
     ],
 )
 def test_a_service_is_not_killed_while_it_answers_what_is_in_flight(
-    commands: Commands, drain: str, compose: str, quadlet: str, kubernetes: int
+    invoker: Invoker, drain: str, compose: str, quadlet: str, kubernetes: int
 ) -> None:
     setting = ("--env", f"DRAIN_TIMEOUT={drain}")
-    (service,) = yaml.safe_load(rendered(commands, "compose", *setting).output)["services"].values()
+    (service,) = yaml.safe_load(rendered(invoker, "compose", *setting).output)["services"].values()
     assert service["stop_grace_period"] == compose
-    assert quadlet in rendered(commands, "quadlet", *setting).output
-    manifests = yaml.safe_load_all(rendered(commands, "kubernetes", *NAMED, *setting).output)
+    assert quadlet in rendered(invoker, "quadlet", *setting).output
+    manifests = yaml.safe_load_all(rendered(invoker, "kubernetes", *NAMED, *setting).output)
     (deployment,) = (one for one in manifests if one["kind"] == "Deployment")
     assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == kubernetes

@@ -13,6 +13,7 @@ from orchestrator.errors import RuntimeUnavailable
 from orchestrator.runtimes.base import RuntimeKind
 from orchestrator.runtimes.discovery import connect
 from tests.command import Commands, free_port
+from tests.orchestrator.invoked import Invoker
 from tests.waiting import PATIENCE
 
 
@@ -48,10 +49,10 @@ def test_without_runtimes_auto_takes_a_child_process_and_says_why(kvcache: Comma
     [("podman", "Error: Podman did not answer when asked to connect"), ("docker", "Error: Docker does not answer at")],
 )
 def test_a_runtime_that_is_not_there_is_said_with_what_to_do(
-    kvcache: Commands, nowhere: dict[str, str], runtime: str, said: str
+    invoker: Invoker, nowhere: dict[str, str], runtime: str, said: str
 ) -> None:
     for command in ("up", "down"):
-        done = kvcache.run(command, "--runtime", runtime, environment=nowhere)
+        done = invoker.run(command, "--runtime", runtime, environment=nowhere)
         assert done.code == 1
         assert said in done.output
         assert f"{runtime} info" in done.output.splitlines()[-1]
@@ -98,32 +99,32 @@ def test_ctrl_c_while_a_runtime_is_asked_ends_well(kvcache: Commands, silent: so
     assert (done.code, done.output.strip()) == (0, "Received shutdown signal")
 
 
-def test_a_context_of_docker_that_is_not_there_is_said(kvcache: Commands, tmp_path: Path) -> None:
+def test_a_context_of_docker_that_is_not_there_is_said(invoker: Invoker, tmp_path: Path) -> None:
     environment = {"DOCKER_CONTEXT": "kv-none", "DOCKER_CONFIG": str(tmp_path)}
-    done = kvcache.run("status", "--runtime", "docker", environment=environment)
+    done = invoker.run("status", "--runtime", "docker", environment=environment)
 
     assert done.code == 1
     assert "Error: Docker has no context 'kv-none'." in done.output
 
 
-def test_the_doctor_finds_that_nothing_answers(kvcache: Commands, nowhere: dict[str, str]) -> None:
+def test_the_doctor_finds_that_nothing_answers(invoker: Invoker, nowhere: dict[str, str]) -> None:
     options = ("--runtime", "docker", "--model", "builtin/demo", "--zmq-endpoint", f"tcp://127.0.0.1:{free_port()}")
-    done = kvcache.run("doctor", *options, environment=nowhere)
+    done = invoker.run("doctor", *options, environment=nowhere)
 
     assert done.code == 1
     assert "problem  docker: Docker does not answer at" in done.output
 
 
 def test_commands_that_find_nothing_name_the_runtime_that_does_not_answer(
-    kvcache: Commands, nowhere: dict[str, str]
+    invoker: Invoker, nowhere: dict[str, str]
 ) -> None:
     for command in (("down",), ("down", "--all"), ("logs",), ("score", "x")):
-        done = kvcache.run(*command, environment=nowhere)
+        done = invoker.run(*command, environment=nowhere)
         assert done.code == 1, done.output
         assert "not every runtime answers" in done.output
         assert "no-docker" in done.output
         assert "Traceback" not in done.output
-    status = kvcache.run("status", environment=nowhere)
+    status = invoker.run("status", environment=nowhere)
     assert "Warning: Not every runtime answers" in status.output
     assert "no-docker" in status.output
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
-import openai
 import pytest
-from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletionMessageParam
 
 from tests.service.api.conftest import CHAT, Join, post, refused
 from tests.service.conftest import Serve, url_of
+from tests.service.official_client import official_client
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageParam
 
 MESSAGES: list[ChatCompletionMessageParam] = [
     {"role": "system", "content": "You are a helpful assistant."},
@@ -20,7 +22,7 @@ async def test_the_official_client_gets_a_completion(serve: Serve, join: Join) -
     client = await serve(block_size=4)
     tokens = (await post(client, "/tokenize", CHAT))["tokens"]
     await (await join(client, "a:1")).stores(tokens)
-    async with AsyncOpenAI(base_url=f"{url_of(client)}/v1", api_key="none") as official:
+    async with official_client(url_of(client)) as official:
         completion = await official.chat.completions.create(
             model="builtin/demo", messages=MESSAGES, temperature=0.5, max_tokens=5, extra_body={"top_k": 3}
         )
@@ -43,7 +45,7 @@ async def test_the_official_client_gets_a_completion(serve: Serve, join: Join) -
 async def test_the_official_client_gets_a_streamed_completion(serve: Serve) -> None:
     client = await serve()
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "a long question: " + "why? " * 1000}]
-    async with AsyncOpenAI(base_url=f"{url_of(client)}/v1", api_key="none") as official:
+    async with official_client(url_of(client)) as official:
         whole = await official.chat.completions.create(model="builtin/demo", messages=messages)
         stream = await official.chat.completions.create(
             model="builtin/demo", messages=messages, stream=True, stream_options={"include_usage": True}
@@ -75,8 +77,10 @@ async def test_a_stream_consists_of_server_sent_events_and_ends_with_done(serve:
 
 
 async def test_the_official_client_raises_its_own_error_types(serve: Serve) -> None:
+    import openai  # noqa: PLC0415 - slow to load
+
     client = await serve()
-    async with AsyncOpenAI(base_url=f"{url_of(client)}/v1", api_key="none", max_retries=0) as official:
+    async with official_client(url_of(client)) as official:
         with pytest.raises(openai.NotFoundError) as unknown:
             await official.chat.completions.create(model="no such: model", messages=MESSAGES)
         with pytest.raises(openai.BadRequestError) as wrong:

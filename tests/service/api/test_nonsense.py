@@ -99,7 +99,7 @@ async def test_nonsense_in_any_field_never_causes_an_internal_error(
     client = await serve()
     chance = random.Random(route.path)
     statuses = {
-        await check(client, route.path, json.dumps(body).encode()) for body in bodies(route, chance, tries(100, 300))
+        await check(client, route.path, json.dumps(body).encode()) for body in bodies(route, chance, tries(40, 300))
     }
     assert 400 in statuses
     assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.service.conftest import Serve, url_of
+from tests.tries import tries
 
 if not os.environ.get("CI"):
     pytest.importorskip("schemathesis", reason="comes with requirements-dev.lock")
 
-_SECONDS = 45
+_SECONDS = tries(8, 45)
 
 # Whether a chat can be rendered and a text be tokenized depends on the model, which no schema describes.
 _CONFIGURATION = """

@@ -8,15 +8,18 @@ import os
 import shutil
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from openai import AsyncOpenAI, NotFoundError
 
 from tests.conftest import ROOT
 from tests.service.conftest import url_of
 from tests.service.engines import MODEL, chat
 from tests.service.gateway.routed import CHAT, Route, Routed
+from tests.service.official_client import official_client
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 LONG = "When does the ferry leave, and may I take my bicycle? " * 12
 TIDE: dict[str, Any] = {
@@ -33,7 +36,7 @@ async def routed(route: Route) -> Routed:
 
 @pytest.fixture
 async def openai(routed: Routed) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{url_of(routed.client)}/v1", api_key="none", max_retries=0) as client:
+    async with official_client(url_of(routed.client)) as client:
         yield client
 
 
@@ -46,6 +49,8 @@ async def command(*arguments: str) -> str:
 
 
 async def test_openai_s_client_chats_whole_and_streamed(openai: AsyncOpenAI) -> None:
+    from openai import NotFoundError  # noqa: PLC0415 - slow to load
+
     messages: Any = [{"role": "user", "content": "Hello"}]
     whole = await openai.chat.completions.create(model=MODEL, messages=messages)
     options: Any = {"include_usage": True}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 from collections import Counter
 from collections.abc import Callable
 from random import Random
@@ -23,6 +22,7 @@ from service.simulation.scheduler import Speed
 from tests.service.conftest import port_of
 from tests.service.engines import chat
 from tests.service.gateway.routed import CHAT, Route, Routed
+from tests.tries import tries
 from tests.waiting import until
 
 MAX_TURNS = 50
@@ -119,7 +119,7 @@ def left_over() -> Counter[str]:
 async def test_clients_that_leave_at_random_moments_leave_nothing_behind(route: Route) -> None:
     routed = await route(2, speed=Speed(decode_seconds=0.001), kept_requests=0)
     assert not left_over()
-    numbers = iter(range(int(os.environ.get("KVCACHE_LEAVING_CLIENTS", "300"))))
+    numbers = iter(range(tries(80, 300)))
 
     async def one_after_the_other() -> None:
         for number in numbers:

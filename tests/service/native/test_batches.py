@@ -61,7 +61,7 @@ _REMOVED = ("block_hashes", "medium", "group_idx", "locality", "colour")
 def test_both_readers_give_equal_events_for_random_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     random = Random(11)
     common = 0
-    tried = tries(4_000, 20_000)
+    tried = tries(1_000, 20_000)
     for _ in range(tried):
         payload = _payload(random)
         if random.random() < 0.2:

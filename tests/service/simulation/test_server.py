@@ -11,13 +11,13 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
-from openai import AsyncOpenAI
 
 from service.simulation.faults import Fault
 from service.simulation.scheduler import Speed
 from service.simulation.server import EngineServer
 from tests.service.conftest import Serve
 from tests.service.engines import MODEL, StartEngine, chat, endpoints_of
+from tests.service.official_client import official_client
 from tests.waiting import PATIENCE, until
 
 LONG = "The harbour office answers questions about the ferry, the pilot boat and the crane. " * 20
@@ -41,7 +41,7 @@ def cached(answer: Any) -> int:
 
 async def test_openai_s_client_gets_whole_and_streamed_chats(start_engine: StartEngine) -> None:
     engine = await start_engine()
-    async with AsyncOpenAI(base_url=f"{engine.url}/v1", api_key="none", max_retries=0) as client:
+    async with official_client(engine.url) as client:
         messages: Any = [{"role": "user", "content": "Hello"}]
         whole = await client.chat.completions.create(model=MODEL, messages=messages)
         stream = await client.chat.completions.create(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import ProcessorMixin
 
 from service.prompts.errors import BadModelFile
 from service.prompts.models.model_files import read_model_files
@@ -55,6 +54,8 @@ def test_the_template_of_a_processor_is_the_one_that_transformers_takes(
         (folder / "chat_template.json").write_text(json.dumps({"chat_template": legacy}))
     config = {"processor_class": "LlavaProcessor", **({"chat_template": configured} if configured else {})}
     (folder / "processor_config.json").write_text(json.dumps(config))
+    from transformers import ProcessorMixin  # noqa: PLC0415 - slow to load
+
     taken = ProcessorMixin.get_processor_dict(folder)[0].get("chat_template")
     files = read_model_files(folder)
     # A processor without a template of its own takes that of its tokenizer.

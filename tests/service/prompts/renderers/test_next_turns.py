@@ -16,8 +16,9 @@ from service.prompts.models.model import Model
 from service.prompts.options import PromptOptions
 from tests.conftest import BUILTIN
 from tests.service.prompts.texts import random_text
+from tests.tries import tries
 
-CHATS = 12
+CHATS = tries(3, 12)
 LOOK_ALIKES = ["</s>", "<|end|>", "<|start|>", "[INST]", "[/INST]", "<|channel|>", "<s>"]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 

@@ -34,7 +34,7 @@ WALKS_PARTS = ("moonshotai-Kimi-K2",)
 OWN = Path(__file__).parent / "own"
 OWN_TEMPLATES = tuple(sorted(path.stem for path in OWN.glob("*.jinja")))
 OWN_WALKS_PARTS = ("parts",)
-RANDOM_CASES = tries(10, 25)
+RANDOM_CASES = tries(3, 25)
 
 
 class Twins:

@@ -70,7 +70,7 @@ def test_tokens_are_those_of_the_whole_text_for_tokenizers_of_all_kinds(kind: st
 
 def test_tokens_are_those_of_the_whole_text_for_the_builtin_model(cuts: Cuts) -> None:
     whole = Tokenizer.from_file(str(BUILTIN / "tokenizer.json"))
-    cache = hold_against(whole, read_model_files(BUILTIN), tries(400, 2000), cuts.name, cuts)
+    cache = hold_against(whole, read_model_files(BUILTIN), tries(100, 2000), cuts.name, cuts)
     assert cache.hits > cache.misses
 
 
@@ -78,5 +78,5 @@ def test_tokens_are_those_of_the_whole_text_for_the_builtin_model(cuts: Cuts) ->
 def test_tokens_are_those_of_the_whole_text_for_real_models(shared: Path, name: str, cuts: Cuts) -> None:
     folder = shared / "models" / name
     whole = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    cache = hold_against(whole, read_model_files(folder), tries(400, 2000), cuts.name, cuts)
+    cache = hold_against(whole, read_model_files(folder), tries(100, 2000), cuts.name, cuts)
     assert cache.hits > cache.misses
