@@ -9,7 +9,7 @@ from service.index.base import Prompt, RankMatch, Run, Tier
 from service.index.cache_groups import BlockLayout, CacheGroup, Needs, RankState
 from service.index.chain import Chain, bits, by_tiers, tiered_prefixes
 from service.index.full_attention import FullAttention
-from service.index.hybrid import hybrid_match
+from service.index.hybrid import alignment, hybrid_match
 from service.index.key_cache import KeyCache
 from service.index.keys import prompt_keys
 from service.native.backend import PodOrder
@@ -144,5 +144,6 @@ def _lookup_place(state: RankState) -> CacheGroup | RankState | None:
         primary.kind.needs is not Needs.ALL
         or state.chunk_blocks > 1
         or not all(group.on_device for group in state.groups)
+        or alignment(state.groups) < primary.block_size  # a part of its first block may be reused
     )
     return state if by_itself else primary

@@ -271,3 +271,15 @@ def test_a_group_that_was_not_heard_of_yet_makes_a_rank_inexact_until_it_is() ->
     assert index.engine_cleared(A)
     index.store(A, stored(3, **window))
     assert index.inexact_reason(A) == InexactReason.UNHEARD_GROUP
+
+
+def test_with_states_a_part_of_the_first_block_is_reused(index: MemoryIndex) -> None:
+    for blocks in ((1, 2, 3, 4), (5, 6)):
+        size = len(blocks) * SIZE  # the second prompt ends within its first block
+        for group, kind in enumerate(("full_attention", "mamba")):
+            last = Stored(blocks[-1:], None, tokens(*blocks), size, group=group, kind=kind, hash_unit=SIZE)
+            index.store(A, last)
+    assert matches(index, 5, 6, 7) == {A: 2}
+    assert matches(index, 5, 6, 7, 8, 9) == {A: 2}
+    assert matches(index, 5, 7) == {}
+    assert matches(index, 1, 2, 3, 4, 5) == {A: 4}
