@@ -220,7 +220,7 @@ class Models:
         source = self._names.source(name) if trusted else Source(name)
         if source.name.startswith(BUILTIN_PREFIX):
             folder = _BUILTIN / source.name.removeprefix(BUILTIN_PREFIX)
-            if not is_relative(source.name) or not (folder / TOKENIZER).is_file():
+            if not is_relative(source.name) or not has_tokenizer(folder):
                 raise ModelNotFound(name, "no model of that name is built in")
             return Source(source.name, folder)
         if source.folder is not None and not has_tokenizer(source.folder):

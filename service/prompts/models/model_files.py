@@ -103,14 +103,17 @@ def _check_sizes(folder: Path, max_bytes: int) -> None:
     left = max_bytes
     for pattern in FILE_PATTERNS:
         for path in folder.glob(pattern) if pattern not in TOKENIZERS else ():
-            left -= path.stat().st_size
+            try:
+                left -= path.stat().st_size
+            except OSError as error:
+                raise BadModelFile(path, error) from None
             if left < 0:
                 raise BadModelFile(path, f"the files beside the tokenizer have more than {max_bytes} bytes")
 
 
 def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Template files if there are any, else those in the configuration (`_from_pretrained`, transformers 5.19)."""
-    templates = {"default": _read_text(folder / TEMPLATE)} if (folder / TEMPLATE).is_file() else {}
+    templates = {"default": _read_text(folder / TEMPLATE)} if _is_there(folder / TEMPLATE) else {}
     templates |= {path.stem: _read_text(path) for path in sorted((folder / NAMED_TEMPLATES).glob("*.jinja"))}
     if templates:
         return templates
@@ -127,7 +130,7 @@ def _processor_template(folder: Path, config: Mapping[str, Any], model_config: M
 
     Follows `AutoProcessor.from_pretrained` and `ProcessorMixin.get_processor_dict`, transformers 5.19.
     """
-    configs = {name: _read_object(folder / name) for name in PROCESSOR_CONFIGS if (folder / name).is_file()}
+    configs = {name: _read_object(folder / name) for name in PROCESSOR_CONFIGS if _is_there(folder / name)}
     if not configs or not has_processor(model_config, config, *configs.values()):
         return None
     template = configs.get(PROCESSOR_CONFIG, {}).get("chat_template")
@@ -148,8 +151,15 @@ def _named_templates(path: Path, named: dict[str, Any] | list[Any]) -> dict[str,
     return templates
 
 
+def _is_there(path: Path) -> bool:
+    """Whether a file exists. Raises BadModelFile for a link that leads nowhere, as in a folder copied in part."""
+    if path.is_symlink() and not path.exists():
+        raise BadModelFile(path, "it is a link that leads nowhere")
+    return path.is_file()
+
+
 def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not _is_there(path):
         return {}
     try:
         value = json.loads(_read_text(path))

@@ -61,7 +61,10 @@ class ModelNames:
         if not is_relative(name):
             return None
         folder = self._models_dir / name
-        return folder if folder.is_dir() and any(file.is_file() for file in folder.iterdir()) else None
+        try:
+            return folder if folder.is_dir() and any(file.is_file() for file in folder.iterdir()) else None
+        except OSError:  # a name that is too long for a file, or a folder that may not be read
+            return None
 
     def _at_root(self, root: str) -> Source | None:
         """The source of what an engine gives as `root`: a hub name, or a path in its own file system."""

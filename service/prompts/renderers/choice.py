@@ -51,7 +51,8 @@ def choose_renderer(folder: Path, model_config: Mapping[str, Any], chosen: str |
     if model_config.get("model_type") == "gpt_oss":
         return RendererChoice(HARMONY)
     architectures = model_config.get("architectures")
-    if isinstance(architectures, list) and any(name in _ENCODED_BY_ENGINES for name in architectures[:1]):
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    if isinstance(first, str) and first in _ENCODED_BY_ENGINES:
         return RendererChoice(ENGINE)
     if (file := mistral_tokenizer_file(folder)) is not None:
         return RendererChoice(MISTRAL, file)

@@ -78,9 +78,13 @@ def has_processor(model_config: Mapping[str, Any], *others: Mapping[str, Any]) -
 
     `others` are the configurations of the processor, of its parts, and of the tokenizer.
     """
-    return model_config.get("model_type") in _table().with_processor or any(
-        isinstance(one.get("processor_class"), str) or "AutoProcessor" in (one.get("auto_map") or ()) for one in others
+    return _text(model_config.get("model_type")) in _table().with_processor or any(
+        isinstance(one.get("processor_class"), str) or _maps_a_processor(one.get("auto_map")) for one in others
     )
+
+
+def _maps_a_processor(auto_map: Any) -> bool:
+    return isinstance(auto_map, dict) and "AutoProcessor" in auto_map
 
 
 class Rebuilt(NamedTuple):

@@ -88,3 +88,39 @@ def test_a_processors_template_counts_only_with_a_processor(
 def test_templates_that_are_none_are_refused_with_the_name_of_the_file(configured: Any, tmp_path: Path) -> None:
     with pytest.raises(BadModelFile, match=r"tokenizer_config\.json"):
         read_model_files(folder_with(tmp_path, configured, None, {}))
+
+
+ODD_FIELDS = (
+    *("model_type", "architectures", "tokenizer_class", "chat_template", "auto_map", "processor_class", "legacy"),
+    *("added_tokens_decoder", "extra_special_tokens", "additional_special_tokens", "bos_token", "model_max_length"),
+    *("add_prefix_space", "split_special_tokens"),
+)
+ODD_VALUES: list[Any] = [None, True, 5, "x", [], [[]], {}, {"a": []}]
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "tokenizer_config.json", "processor_config.json", "special_tokens_map.json"]
+)
+def test_values_of_any_type_in_a_models_files_are_read_or_refused_with_the_name_of_the_file(
+    file: str, tmp_path: Path
+) -> None:
+    (tmp_path / "processor_config.json").write_text("{}")
+    for name in ODD_FIELDS:
+        for value in ODD_VALUES:
+            (tmp_path / file).write_text(json.dumps({name: value}))
+            try:
+                read_model_files(tmp_path, "org/model")
+            except BadModelFile as error:
+                assert error.path.parent == tmp_path
+
+
+@pytest.mark.parametrize("max_bytes", [None, 1000])
+@pytest.mark.parametrize(
+    "file", ["config.json", "tokenizer_config.json", "chat_template.jinja", "processor_config.json"]
+)
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, file: str, max_bytes: int | None) -> None:
+    for target in (tmp_path / file, tmp_path / "nowhere"):  # a loop, and a file that is missing
+        (tmp_path / file).symlink_to(target)
+        with pytest.raises(BadModelFile, match=file):
+            read_model_files(tmp_path, max_bytes=max_bytes)
+        (tmp_path / file).unlink()
