@@ -116,9 +116,10 @@ class Rendering:
                     raise
             else:
                 return RenderedPrompt(tokens, text, loaded, Origin(loaded.renderer_of(chat=False), agreement.verdict))
-        found = await self._engine.text(self._engines_of(model), model, text, add_special_tokens=add_special_tokens)
-        tokens = found.tokens if truncation is None else truncate(found.tokens, truncation, None)
-        return RenderedPrompt(tokens, text, self._models.find(model), Origin(ENGINE, agreement.engines))
+        found = await self._engine.text(
+            self._engines_of(model), model, text, add_special_tokens=add_special_tokens, truncation=truncation
+        )
+        return RenderedPrompt(found.tokens, text, self._models.find(model), Origin(ENGINE, agreement.engines))
 
     def _agreement_on(self, model: str, chat: Chat) -> Agreement:
         """The agreement on a chat: some chats may differ because of features that this one has not."""
@@ -163,5 +164,8 @@ class Rendering:
         tokens = await model.tokenize(text, add_special_tokens=chat.add_special_tokens, salt=chat.cache_salt)
         # The text that follows may change the last token.
         tokens = tokens[: max(0, len(tokens) - 1)]
+        if (truncation := chat.truncation) is not None:
+            # Where the prompt is cut on the left, only the engine knows where it begins.
+            tokens = truncate(tokens, truncation, model.max_model_length) if truncation.side == "right" else tokens[:0]
         origin = Origin(model.renderer_of(chat=True), agreement.verdict, len(tokens))
         return RenderedPrompt(tokens, text, model, origin)

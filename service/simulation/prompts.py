@@ -12,6 +12,7 @@ import msgspec
 
 from service.prompts.chat import Chat
 from service.prompts.models.model import Model
+from service.prompts.truncation import Truncation
 from service.simulation.phrases import ANSWERS, PERSONAS
 
 _MAX_REPLY_SENTENCES = 4
@@ -70,7 +71,12 @@ async def completion_tokens(body: dict[str, Any], model: Model) -> Sequence[int]
     """The prompt tokens of a text completion, given as a text or as token ids."""
     prompt = body.get("prompt")
     if isinstance(prompt, str):
-        return await model.tokenize(prompt, add_special_tokens=body.get("add_special_tokens", True))
+        keep = body.get("truncate_prompt_tokens")
+        return await model.tokenize(
+            prompt,
+            add_special_tokens=body.get("add_special_tokens", True),
+            truncation=None if keep is None else Truncation(keep, body.get("truncation_side")),
+        )
     if isinstance(prompt, list) and prompt and all(isinstance(token, int) and token >= 0 for token in prompt):
         return prompt
     raise BadRequest("prompt must be a string or a list of token ids", "prompt")

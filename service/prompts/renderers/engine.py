@@ -15,7 +15,8 @@ from service.byte_lru import ByteLru
 from service.index.base import Medium, TokenIds
 from service.prompts.chat import Chat
 from service.prompts.errors import ModelUnavailable, PromptError
-from service.prompts.renderers.engine_api import EngineApi, EngineRefused, EngineSilent, EngineTokens
+from service.prompts.renderers.engine_api import EngineApi, EngineRefused, EngineSilent, EngineTokens, encoded
+from service.prompts.truncation import Truncation
 
 _TTL_SECONDS = 60.0
 """Maximum age of a remembered answer: prompts may contain the date."""
@@ -75,12 +76,21 @@ class EngineRenderer:
         )
 
     async def text(
-        self, engines: Iterable[EngineApi], model: str, text: str, *, add_special_tokens: bool = True
+        self,
+        engines: Iterable[EngineApi],
+        model: str,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        truncation: Truncation | None = None,
     ) -> EngineRendered:
         """The tokens of a text; raises PromptError if the engine refuses it, and ModelUnavailable."""
-        body = {"prompt": text, "add_special_tokens": add_special_tokens}
+        body = {"prompt": text, "add_special_tokens": add_special_tokens, "truncation": truncation}
         return await self._remembered(
-            engines, model, body, lambda api: api.text(model, text, add_special_tokens=add_special_tokens)
+            engines,
+            model,
+            body,
+            lambda api: api.text(model, text, add_special_tokens=add_special_tokens, truncation=truncation),
         )
 
     def forget(self) -> None:
@@ -90,7 +100,7 @@ class EngineRenderer:
     async def _remembered(
         self, engines: Iterable[EngineApi], model: str, body: Mapping[str, Any], ask: _Ask
     ) -> EngineRendered:
-        key = xxh3_128_digest(msgspec.json.encode((model, body)))
+        key = xxh3_128_digest(encoded((model, body)))
         known = self._known.get(key)
         if known is not None and self._clock() - known.at < _TTL_SECONDS:
             return known.rendered

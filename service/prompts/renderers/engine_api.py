@@ -5,6 +5,7 @@ Follows the render endpoints of vLLM 0.32 and 0.33, and /tokenize of older relea
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ import aiohttp
 import msgspec
 
 from service.index.base import TokenIds
+from service.prompts.errors import PromptError
+from service.prompts.truncation import Truncation, truncate
 
 _CHAT, _TEXT, _TOKENIZE, _DETOKENIZE = (
     "/v1/chat/completions/render",
@@ -86,14 +89,23 @@ class EngineApi:
                 raise EngineLacks("the engine renders no chats")  # as SGLang, which takes only texts here
         return _tokens(self._checked(status, answer, _CHAT))
 
-    async def text(self, model: str, text: str, *, add_special_tokens: bool = True) -> EngineTokens:
-        """The tokens of a text, as of a text completion."""
+    async def text(
+        self, model: str, text: str, *, add_special_tokens: bool = True, truncation: Truncation | None = None
+    ) -> EngineTokens:
+        """The tokens of a text, as of a text completion.
+
+        /tokenize, which is asked without a render endpoint, does not truncate: what it leaves out can be done here only
+        if the side is given, since the tokenizer's own truncation keeps its special tokens.
+        """
         request = {"model": model, "prompt": text, "add_special_tokens": add_special_tokens}
-        status, answer = await self._post(_TEXT, request)
-        if _is_missing(status, answer):
-            status, answer = await self._post(_TOKENIZE, request)
-        answer = self._checked(status, answer, _TEXT)
-        return _tokens(answer[0] if isinstance(answer, list) and len(answer) == 1 else answer)
+        status, answer = await self._post(_TEXT, {**request, **_truncating(truncation)})
+        if not _is_missing(status, answer):
+            return _of_text(self._checked(status, answer, _TEXT))
+        if truncation is not None and (truncation.side is None or truncation.needs_model):
+            raise EngineLacks("the engine's /tokenize does not take truncate_prompt_tokens")
+        status, answer = await self._post(_TOKENIZE, request)
+        found = _of_text(self._checked(status, answer, _TEXT))
+        return found if truncation is None else EngineTokens(truncate(found.tokens, truncation, None))
 
     async def text_of(self, model: str, tokens: TokenIds) -> str | None:
         """The text of tokens; None if the engine does not tell."""
@@ -122,7 +134,7 @@ class EngineApi:
         try:
             async with self._session.post(
                 self.url + path,
-                data=msgspec.json.encode(body),
+                data=encoded(body),
                 headers={"Content-Type": "application/json", **self._headers},
             ) as response:
                 content = await _limited(response)
@@ -132,6 +144,25 @@ class EngineApi:
                     return response.status, None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise EngineSilent(f"the engine does not answer {path} ({str(error) or type(error).__name__})") from None
+
+
+def _truncating(truncation: Truncation | None) -> dict[str, Any]:
+    """The fields of a request that truncate its prompt."""
+    if truncation is None:
+        return {}
+    side = {} if truncation.side is None else {"truncation_side": truncation.side}
+    return {"truncate_prompt_tokens": truncation.keep, **side}
+
+
+def encoded(value: Any) -> bytes:
+    """A value as JSON, with whole numbers of any size. Raises PromptError if it is nested too deep."""
+    try:
+        try:
+            return msgspec.json.encode(value)
+        except OverflowError:
+            return json.dumps(value).encode()
+    except RecursionError:
+        raise PromptError("the request is nested too deep") from None
 
 
 def _is_missing(status: int, answer: Any) -> bool:
@@ -147,6 +178,11 @@ async def _limited(response: aiohttp.ClientResponse) -> bytes:
         if len(content) > _MAX_ANSWER_BYTES:
             raise EngineSilent(f"the engine's answer is larger than {_MAX_ANSWER_BYTES} bytes")
     return bytes(content)
+
+
+def _of_text(answer: Any) -> EngineTokens:
+    """Render endpoints answer with a list, since a completion may have several prompts."""
+    return _tokens(answer[0] if isinstance(answer, list) and len(answer) == 1 else answer)
 
 
 def _tokens(answer: Any) -> EngineTokens:

@@ -80,15 +80,15 @@ class HarmonyRenderer:
         return preamble
 
     def _part(self, message: _Json, *, has_tools: bool) -> _Part:
-        key = msgspec.json.encode([message, has_tools and message["role"] == "system"]).decode()
-        if (packed := self._cache.get(self._root, key)) is not None:
-            return _unpacked(packed)
         try:
+            key = msgspec.json.encode([message, has_tools and message["role"] == "system"]).decode()
+            if (packed := self._cache.get(self._root, key)) is not None:
+                return _unpacked(packed)
             options = self._harmony.RenderOptions(conversation_has_function_tools=has_tools)
             tokens = self._encoding.render(self._harmony.Message.from_dict(message), options)
-        except (ValueError, TypeError, self._harmony.HarmonyError) as error:
+            part = self._part_of(self._with_legacy_header(tokens))
+        except (ValueError, TypeError, OverflowError, RecursionError, self._harmony.HarmonyError) as error:
             raise PromptError(f"a message cannot be rendered: {str(error)[:300]}", "messages") from None
-        part = self._part_of(self._with_legacy_header(tokens))
         self._cache.put(self._root, key, _packed(part))
         return part
 
@@ -149,14 +149,14 @@ def _developer(instructions: str | None, tools: Sequence[_Json] | None) -> _Json
 
 def _conversation(messages: Sequence[_Json]) -> list[_Json]:
     rest = messages[1:] if messages and messages[0].get("role") in ("system", "developer") else messages
-    names: dict[Any, str] = {}
+    names: dict[str, str] = {}
     for number, message in enumerate(rest):
         for call in _calls(message, f"messages[{number}]"):
-            names[call.get("id")] = call["function"].get("name") or ""
+            names[_id(call, "id", f"messages[{number}].tool_calls")] = call["function"].get("name") or ""
     return [part for number, message in enumerate(rest) for part in _parts_of(message, names, f"messages[{number}]")]
 
 
-def _parts_of(message: _Json, names: Mapping[Any, str], where: str) -> list[_Json]:
+def _parts_of(message: _Json, names: Mapping[str, str], where: str) -> list[_Json]:
     """`parse_chat_input_to_harmony_message`: the Harmony messages of one message of a request."""
     role, content = message.get("role"), message.get("content")
     if content is None and "content" in message and role != "assistant":
@@ -167,7 +167,7 @@ def _parts_of(message: _Json, names: Mapping[Any, str], where: str) -> list[_Jso
         commentary = [_assistant(text, "commentary")] if (text := _flat(content)) else []
         return [*commentary, *analysis, *(_call(call, where) for call in calls)]
     if role == "tool":
-        name = names.get(message.get("tool_call_id") or "", "")
+        name = names.get(_id(message, "tool_call_id", where), "")
         return [
             {
                 "role": "tool",
@@ -195,6 +195,14 @@ def _calls(message: _Json, where: str) -> list[_Json]:
     ):
         raise PromptError(f"{where}.tool_calls must be a list of function calls", f"{where}.tool_calls")
     return calls
+
+
+def _id(of: _Json, field: str, where: str) -> str:
+    """The id of a tool call; empty if there is none."""
+    value = of.get(field)
+    if value is not None and not isinstance(value, str):
+        raise PromptError(f"{where}.{field} must be a string", f"{where}.{field}")
+    return value or ""
 
 
 def _call(call: _Json, where: str) -> _Json:

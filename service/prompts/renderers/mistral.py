@@ -75,15 +75,16 @@ class MistralRenderer:
         _check(chat, self._efforts)
         tools = parse_tools(chat.tools)
         check_tool_choice(chat.tool_choice, tools)
+        messages = [_message(message) for message in chat.messages]
         try:
             request = self._request.from_openai(
-                messages=[_message(message) for message in chat.messages],
+                messages=messages,
                 tools=tools,
                 continue_final_message=chat.continue_final_message,
                 **({"reasoning_effort": chat.reasoning_effort} if self._takes_effort else {}),
             )
             tokens = self._mistral.encode_chat_completion(request).tokens
-        except (self._error, AssertionError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except Exception as error:  # the library raises many exception types
             raise PromptError(f"mistral-common refuses the chat: {str(error)[:500]}", "messages") from None
         return Rendered(self._text_of(tokens), array("I", tokens))
 

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
+from service.prompts.renderers.engine_api import EngineApi
+from service.prompts.truncation import Truncation
 from tests.conftest import BUILTIN
 from tests.service.conftest import Serve
 from tests.service.engines import MODEL, chat
-from tests.service.parity.conftest import StartEngine
+from tests.service.parity.conftest import MakeModel, StartEngine
 from tests.service.parity.test_watcher import SHOUTING, parities, started
 from tests.waiting import PATIENCE
 
@@ -177,3 +179,30 @@ async def test_a_chat_that_begins_with_a_medium_has_few_known_tokens(serve: Serv
     body = {"model": MODEL, "messages": [{"role": "user", "content": [IMAGE]}]}
     explained, _ = await posted(client, "/explain", body)
     assert explained["known_tokens"] < 60
+
+
+@pytest.mark.parametrize("truncation", [Truncation(5), Truncation(5, "left"), Truncation(5, "right"), Truncation(-1)])
+async def test_a_text_that_an_engine_renders_is_truncated_as_here(
+    start_engine: StartEngine, make_model: MakeModel, truncation: Truncation
+) -> None:
+    engine, model = await start_engine(), await make_model()
+    async with ClientSession() as session:
+        found = await EngineApi(session, engine.url).text(MODEL, LONG, truncation=truncation)
+    assert found.tokens == await model.tokenize(LONG, truncation=truncation)
+
+
+async def test_what_is_known_before_a_medium_is_truncated_with_the_prompt(serve: Serve) -> None:
+    client = await serve()
+    known = {}
+    for side in ("left", "right", None):
+        body = {**WITH_IMAGE, "truncate_prompt_tokens": 20, **({"truncation_side": side} if side else {})}
+        known[side] = (await posted(client, "/explain", body))[0]["known_tokens"]
+    assert known == {"left": 0, "right": 20, None: 0}
+
+
+async def test_a_whole_number_of_any_size_reaches_the_engine(serve: Serve, start_engine: StartEngine) -> None:
+    engine = await start_engine()
+    client = await started(serve, engine, renderers=((MODEL, "engine"),))
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"maximum": 10**30}}}
+    _, headers = await posted(client, "/score", chat("Hi", tools=[tool]))
+    assert headers["Renderer"] == "engine"
