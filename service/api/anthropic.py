@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from service.api.errors import ApiError
+from service.api.validation import an_array, an_object
 
 _Json: TypeAlias = dict[str, Any]
 
@@ -30,12 +31,12 @@ def is_anthropic(body: Mapping[str, Any]) -> bool:
 def chat_body(body: Mapping[str, Any]) -> _Json:
     """The chat request of a body of /v1/messages. Raises ApiError 400 that names the field."""
     messages = list(_system(body))
-    for number, message in enumerate(_list(body.get("messages"), "messages")):
+    for number, message in enumerate(an_array(body.get("messages"), "messages")):
         messages += _messages(message, f"messages[{number}]")
     chat: _Json = {name: body[name] for name in _KEPT if body.get(name) is not None}
     chat["messages"] = messages
     if (tools := body.get("tools")) is not None:
-        chat["tools"] = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(_list(tools, "tools"))]
+        chat["tools"] = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(an_array(tools, "tools"))]
     if (choice := _tool_choice(body.get("tool_choice"))) is not None:
         chat["tool_choice"] = choice
     if (effort := _effort(body)) is not None:
@@ -50,7 +51,7 @@ def _system(body: Mapping[str, Any]) -> Iterator[_Json]:
     if isinstance(system, str):
         yield {"role": "system", "content": system}
         return
-    if text := _text_of(_list(system, "system"), "system"):
+    if text := _text_of(an_array(system, "system"), "system"):
         yield {"role": "system", "content": text}
 
 
@@ -58,24 +59,24 @@ def _text_of(blocks: list[Any], where: str) -> str:
     """The text of blocks, without the line that differs with every request."""
     texts = []
     for number, block in enumerate(blocks):
-        text = _object(block, f"{where}[{number}]").get("text")
+        text = an_object(block, f"{where}[{number}]").get("text")
         if block.get("type") == "text" and isinstance(text, str) and not text.startswith(_BILLING_HEADER):
             texts.append(text)
     return "".join(texts)
 
 
 def _messages(message: Any, where: str) -> list[_Json]:
-    role, content = _object(message, where).get("role"), message.get("content")
+    role, content = an_object(message, where).get("role"), message.get("content")
     if role == "system":
         # Whether vLLM moves it to the front depends on a trial of the model's template.
         raise ApiError(400, f"`{where}` is a system message within the messages: ask an engine", param=f"{where}.role")
-    if role not in {"user", "assistant"}:
+    if role not in ("user", "assistant"):
         raise ApiError(400, f"`{where}.role` must be user or assistant", param=f"{where}.role")
     if isinstance(content, str):
         return [{"role": role, "content": content}]
     turn = _Turn(role)
-    for number, block in enumerate(_list(content, f"{where}.content")):
-        turn.add(_object(block, f"{where}.content[{number}]"))
+    for number, block in enumerate(an_array(content, f"{where}.content")):
+        turn.add(block, f"{where}.content[{number}]")
     return turn.messages()
 
 
@@ -89,8 +90,9 @@ class _Turn:
     reasoning: list[str] = field(default_factory=list)
     results: list[_Json] = field(default_factory=list)
 
-    def add(self, block: _Json) -> None:
-        match block.get("type"):
+    def add(self, block: Any, where: str) -> None:
+        """Adds a block of content. Raises ApiError 400 for one that is no object."""
+        match an_object(block, where).get("type"):
             case "text" if block.get("text"):
                 self.parts.append({"type": "text", "text": block["text"]})
             case "image" if isinstance(block.get("source"), dict):
@@ -101,7 +103,7 @@ class _Turn:
                 function = {"name": block.get("name") or "", "arguments": json.dumps(block.get("input") or {})}
                 self.calls.append({"id": block.get("id") or "call_0", "type": "function", "function": function})
             case "tool_result" if self.role == "user":
-                self.results += _results(block)
+                self.results += _results(block, where)
             case "tool_result":
                 self.parts.append({"type": "text", "text": f"Tool result: {block.get('content') or ''}"})
 
@@ -117,12 +119,13 @@ class _Turn:
         return self.results if self.role == "user" and "content" not in turned else [*self.results, turned]
 
 
-def _results(block: _Json) -> list[_Json]:
+def _results(block: _Json, where: str) -> list[_Json]:
     """The messages of a tool's result: its text, its images, and the tools that it names."""
     content, call = block.get("content"), block.get("tool_use_id") or ""
     items = [item for item in content if isinstance(item, dict)] if isinstance(content, list) else []
     text = content if isinstance(content, str) else "\n".join(_texts(items))
-    images = [_image(item.get("source", {})) for item in items if item.get("type") == "image"]
+    sources = [item.get("source", {}) for item in items if item.get("type") == "image"]
+    images = [_image(an_object(source, f"{where}.content.source")) for source in sources]
     named = [item.get("tool_name") or item.get("name") for item in items if item.get("type") == "tool_reference"]
     found: list[_Json] = [{"role": "tool", "tool_call_id": call, "content": text}]
     if images:
@@ -148,7 +151,7 @@ def _image(source: _Json) -> _Json:
 
 
 def _tool(tool: Any, where: str) -> _Json:
-    schema = _object(tool, where).get("input_schema")
+    schema = an_object(tool, where).get("input_schema")
     if not isinstance(schema, dict):
         raise ApiError(400, f"`{where}.input_schema` must be an object", param=f"{where}.input_schema")
     schema = schema if "type" in schema else {**schema, "type": "object"}
@@ -160,29 +163,17 @@ def _tool(tool: Any, where: str) -> _Json:
 def _tool_choice(choice: Any) -> str | _Json | None:
     if choice is None:
         return None
-    kind = _object(choice, "tool_choice").get("type")
+    kind = an_object(choice, "tool_choice").get("type")
     if kind == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}
     known = {"auto": "auto", "any": "required", "none": "none"}
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise ApiError(400, "`tool_choice.type` must be auto, any, tool or none", param="tool_choice.type")
     return known[kind]
 
 
 def _effort(body: Mapping[str, Any]) -> str | None:
     thinking, output = body.get("thinking"), body.get("output_config")
-    if thinking is not None and _object(thinking, "thinking").get("type") == "disabled":
+    if thinking is not None and an_object(thinking, "thinking").get("type") == "disabled":
         return "none"
-    return _object(output, "output_config").get("effort") if output is not None else None
-
-
-def _object(value: Any, where: str) -> _Json:
-    if not isinstance(value, dict):
-        raise ApiError(400, f"`{where}` must be an object", param=where)
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise ApiError(400, f"`{where}` must be an array", param=where)
-    return value
+    return an_object(output, "output_config").get("effort") if output is not None else None

@@ -36,6 +36,9 @@ from service.tracing.base import step
 _JUDGED = frozenset(("/v1/chat/completions", "/v1/completions"))
 _WITH_PROMPT = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"))
 
+_OF_ANTHROPIC = {"/v1/messages": True, "/v1/chat/completions": False}
+"""Whether a path takes bodies of Anthropic's API. Engines ignore its fields in chats; on other paths, fields tell."""
+
 
 class _Named(msgspec.Struct):
     model: str | None = None
@@ -52,6 +55,8 @@ async def forward(request: web.Request) -> web.StreamResponse:
     """Forwards a request to the best pod and returns its answer; both are unchanged."""
     if not request.app[FLEET].receives_requests:
         raise ApiError(404, f"there is no endpoint {request.path}, and no pod to forward it to (PODS)")
+    if ".." in request.path.split("/"):  # a proxy before the engine would leave /v1/
+        raise ApiError(404, "a path with `..` is not forwarded")
     with step("receive"):
         body = await read_body(request)
     asked = await _client_request(request, body)
@@ -100,7 +105,7 @@ async def _client_request(request: web.Request, body: bytes) -> ClientRequest:
 async def request_with_prompt(request: web.Request, body: bytes) -> ClientRequest:
     """A request with a prompt or a chat, and who holds its prompt. Raises the errors of the resolver."""
     resolver = request.app[RESOLVER]
-    wanted = decode_prompt_or_chat(body, request.app[CHAT_DECODER])
+    wanted = decode_prompt_or_chat(body, request.app[CHAT_DECODER], of_anthropic=_OF_ANTHROPIC.get(request.path))
     around = around_messages(wanted)
     ends = ends_of(around or body)
     if wanted.model is None:

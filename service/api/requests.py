@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -15,6 +16,7 @@ from service.api.errors import ApiError
 from service.api.validation import body_error
 from service.native.backend import prompt_ids
 from service.prompts.chat import Chat
+from service.prompts.templates.conversation import are_text_only
 from service.prompts.truncation import Side, Truncation
 
 Body = TypeVar("Body")
@@ -79,6 +81,9 @@ class ScoreRequest(Struct, kw_only=True):
     prompt_logprobs: PromptLogprobs = None
     prompt_logprob_token_ids: Annotated[list[TokenId] | None, Meta(description="as prompt_logprobs")] = None
     suffix: Annotated[str | None, Meta(description="refused, as vLLM refuses it")] = None
+    prompt_embeds: Annotated[
+        str | list[str] | None, Meta(description="refused: only the engine knows their tokens")
+    ] = None
     echo: Annotated[bool | None, Meta(description="with logprobs as prompt_logprobs")] = None
     logprobs: int | bool | None = None
 
@@ -343,11 +348,14 @@ def chat_body_decoder(capacity: int) -> ChatBodyDecoder:
     return ChatDecoder(_maybe_chat.decode, capacity)
 
 
-def decode_prompt_or_chat(body: bytes, chats: ChatBodyDecoder) -> ChatRequest | ScoreRequest:
+def decode_prompt_or_chat(
+    body: bytes, chats: ChatBodyDecoder, *, of_anthropic: bool | None = None
+) -> ChatRequest | ScoreRequest:
     """Decodes a chat or prompts to score. Raises ApiError 400, also for a body with both.
 
-    Bodies of /v1/responses and of Anthropic's /v1/messages become chats. Common bodies are scanned once: determining
-    the kind first would take as long as decoding.
+    Bodies of /v1/responses and of Anthropic's /v1/messages become chats. `of_anthropic` is whether the body is one of
+    the latter; if it is None, the fields of the body tell. Common bodies are scanned once: determining the kind first
+    would take as long as decoding.
     """
     if body[:3] == _BOM:
         body = body[3:]
@@ -357,20 +365,33 @@ def decode_prompt_or_chat(body: bytes, chats: ChatBodyDecoder) -> ChatRequest | 
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             chat, around = chats.decode(body)
             chat.around = around
-            if chat.messages and bytes(chat.prompt) in _ABSENT and not chat.may_be_anthropic():
+            if chat.messages and bytes(chat.prompt) in _ABSENT and not _may_need_conversion(chat, of_anthropic):
                 return chat
         if decode(_prompt_or_chat, body).is_chat():
             document: dict[str, Any] = decode(_any, body)
-            if anthropic.is_anthropic(document):
-                return _converted(anthropic.chat_body(document), ChatRequest)
+            if anthropic.is_anthropic(document) if of_anthropic is None else of_anthropic:
+                return _converted(anthropic.chat_body, document, ChatRequest)
             return decode(_chat, body)
     if b'"input"' in body and decode(_prompt_or_chat, body).is_response():
         response: dict[str, Any] = decode(_any, body)
-        return _converted(responses_input.chat_body(response), ResponsesRequest)
-    request = decode(_score, body)
+        return _converted(responses_input.chat_body, response, ResponsesRequest)
+    return _scorable(decode(_score, body))
+
+
+def _scorable(request: ScoreRequest) -> ScoreRequest:
+    """The request, without fields that make another prompt of it. Raises ApiError 400."""
     if request.suffix is not None:
         raise ApiError(400, "`suffix` is not supported, as in vLLM", param="suffix")
+    if request.prompt_embeds:
+        raise ApiError(400, "`prompt_embeds` are not scored: only the engine knows their tokens", param="prompt_embeds")
     return request
+
+
+def _may_need_conversion(chat: _MaybeChat, of_anthropic: bool | None) -> bool:
+    """Whether a body may be one of Anthropic's API that is no chat as it is; a plain text is the same in both."""
+    if of_anthropic is False:
+        return False
+    return chat.may_be_anthropic() or (of_anthropic is True and not are_text_only(chat.messages))
 
 
 def around_messages(request: ChatRequest | ScoreRequest) -> bytes | None:
@@ -378,11 +399,13 @@ def around_messages(request: ChatRequest | ScoreRequest) -> bytes | None:
     return request.around if isinstance(request, _MaybeChat) else None
 
 
-def _converted(body: dict[str, Any], kind: type[ChatT]) -> ChatT:
-    """A chat that was converted from a body of another API; raises ApiError 400."""
+def _converted(
+    chat_body: Callable[[Mapping[str, Any]], dict[str, Any]], body: Mapping[str, Any], kind: type[ChatT]
+) -> ChatT:
+    """The chat of a body of another API, which `chat_body` converts; raises ApiError 400."""
     try:
-        return msgspec.convert(body, kind)
-    except msgspec.ValidationError as error:
+        return msgspec.convert(chat_body(body), kind)
+    except (msgspec.ValidationError, RecursionError) as error:
         raise body_error(error) from None
 
 
@@ -399,7 +422,7 @@ def decode_token_ids(body: bytes) -> ScoreRequest | None:
         return None
     request = decode(_score, rest)
     request.prompt = tokens  # type: ignore[assignment] # an array, which JSON cannot produce
-    return request
+    return _scorable(request)
 
 
 def decode(decoder: msgspec.json.Decoder[Body] | msgspec.msgpack.Decoder[Body], body: bytes) -> Body:

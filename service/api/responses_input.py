@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 from service.api.errors import ApiError
+from service.api.validation import an_array, an_object
 
 _Json: TypeAlias = dict[str, Any]
 
@@ -36,7 +37,7 @@ def chat_body(body: Mapping[str, Any]) -> _Json:
     if isinstance(given, list) and given and _is_partial(given[-1]):
         chat |= {"add_generation_prompt": False, "continue_final_message": True}
     if tools := body.get("tools"):
-        chat["tools"] = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(tools)]
+        chat["tools"] = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(an_array(tools, "tools"))]
         choice = body.get("tool_choice")
         chat["tool_choice"] = (
             {"type": "function", "function": {"name": choice.get("name")}} if isinstance(choice, dict) else choice
@@ -51,8 +52,7 @@ def chat_body(body: Mapping[str, Any]) -> _Json:
 
 def _add_item(item: Any, messages: list[_Json], where: str) -> None:
     """Adds an item as a message, or to the assistant's message before it."""
-    if not isinstance(item, dict):
-        raise ApiError(400, f"`{where}` must be an object", param=where)
+    an_object(item, where)
     before = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
     match item.get("type"):
         case "function_call":
@@ -61,7 +61,7 @@ def _add_item(item: Any, messages: list[_Json], where: str) -> None:
             if before is None:
                 messages.append({"role": "assistant", "tool_calls": [call]})
             else:
-                before.setdefault("tool_calls", []).append(call)
+                an_array(before.setdefault("tool_calls", []), "input.tool_calls").append(call)
         case "function_call_output":
             messages.append({"role": "tool", "content": item.get("output"), "tool_call_id": item.get("call_id")})
         case "reasoning":
@@ -108,9 +108,9 @@ def _is_partial(item: Any) -> bool:
     """Whether the final item is an unfinished message of the assistant, which the model continues."""
     return (
         isinstance(item, dict)
-        and item.get("type", "message") in {"message", "reasoning"}
+        and item.get("type", "message") in ("message", "reasoning")
         and item.get("role", "assistant") == "assistant"
-        and item.get("status") in {"in_progress", "incomplete"}
+        and item.get("status") in ("in_progress", "incomplete")
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -37,6 +37,20 @@ def body_error(error: Exception) -> ApiError:
     text = str(error)
     at = _AT.search(text)
     return _field_error(text[: at.start()] if at else text, _param(at["path"]) if at else "")
+
+
+def an_object(value: Any, where: str) -> dict[str, Any]:
+    """The value of the field `where`, which must be an object. Raises ApiError 400."""
+    if not isinstance(value, dict):
+        raise ApiError(400, f"`{where}` must be an object", param=where)
+    return value
+
+
+def an_array(value: Any, where: str) -> list[Any]:
+    """The value of the field `where`, which must be an array. Raises ApiError 400."""
+    if not isinstance(value, list):
+        raise ApiError(400, f"`{where}` must be an array", param=where)
+    return value
 
 
 def _field_error(problem: str, param: str) -> ApiError:

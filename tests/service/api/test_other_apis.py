@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from service.api.anthropic import chat_body as of_messages
 from service.api.anthropic import is_anthropic
 from service.api.errors import ApiError
+from service.api.requests import ChatRequest, chat_body_decoder, decode_prompt_or_chat
 from service.api.responses_input import chat_body as of_responses
 from tests.service.api.conftest import post, refused
 from tests.service.conftest import Serve
@@ -206,3 +208,82 @@ async def test_a_lone_surrogate_is_named(serve: Serve, lone: str) -> None:
         assert f"a lone surrogate, {lone[:6]}, at byte 14" in (await answer.json())["error"]["message"]
     async with client.post("/score", data=b'{"prompt": "\\ud83d\\ude80"}') as answer:
         assert answer.status == 200
+
+
+THOUGHTFUL = {
+    "messages": [
+        HI,
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."}, text("Yes?")]},
+        HI,
+    ]
+}
+
+
+def test_the_path_of_a_body_decides_whose_api_it_is_of_before_its_fields_do() -> None:
+    chats = chat_body_decoder(0)
+    decoded = decode_prompt_or_chat(json.dumps(THOUGHTFUL).encode(), chats, of_anthropic=True)
+    assert isinstance(decoded, ChatRequest)
+    assert decoded.messages[1] == {"role": "assistant", "reasoning": "Hm.", "content": "Yes?"}
+    for body in (THOUGHTFUL, {"messages": [HI], "system": "Be brief.", "thinking": {"type": "disabled"}}):
+        decoded = decode_prompt_or_chat(json.dumps(body).encode(), chats, of_anthropic=False)
+        assert isinstance(decoded, ChatRequest)
+        assert (decoded.messages, decoded.reasoning_effort) == (body["messages"], None)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"system": "x", "messages": [{"role": [], "content": "x"}]}, "messages[0].role"),
+        ({"messages": [HI], "system": "x", "tool_choice": {"type": []}}, "tool_choice.type"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "tool_result", "content": [{"type": "image", "source": 1}]}]}
+                ]
+            },
+            "messages[0].content[0].content.source",
+        ),
+    ],
+)
+def test_values_of_a_wrong_type_in_anthropics_api_are_refused(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        of_messages(body)
+    assert (caught.value.status, caught.value.detail.param) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"input": "Hi", "tools": 5}, "tools"),
+        ({"input": "Hi", "tools": {"a": 1}}, "tools"),
+        (
+            {
+                "input": [
+                    {"role": "assistant", "content": [], "tool_calls": 5},
+                    {"type": "function_call", "name": "f", "call_id": "c", "arguments": "{}"},
+                ]
+            },
+            "input.tool_calls",
+        ),
+    ],
+)
+def test_values_of_a_wrong_type_in_a_response_are_refused(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        of_responses(body)
+    assert (caught.value.status, caught.value.detail.param) == (400, param)
+
+
+def test_a_state_that_is_none_leaves_an_answer_finished() -> None:
+    assert of_responses({"input": [{"role": "assistant", "content": "Yes", "status": []}]}) == {
+        "messages": [{"role": "assistant", "content": "Yes"}]
+    }
+
+
+@pytest.mark.parametrize("prompt", ["x", [1, 2, 3]], ids=["text", "ids"])
+@pytest.mark.parametrize("field", ["suffix", "prompt_embeds"])
+async def test_what_would_be_another_prompt_is_refused_beside_texts_and_ids(
+    serve: Serve, field: str, prompt: str | list[int]
+) -> None:
+    client = await serve()
+    for path in ("/score", "/explain", "/v1/completions"):
+        assert (await refused(client, path, {"prompt": prompt, field: "y"}))[:2] == (400, field)

@@ -378,3 +378,15 @@ async def test_a_slow_client_slows_the_engine_down_and_loses_nothing(route: Rout
             received += part
     assert received.count(b"chat.completion.chunk") == 20_001
     assert received.endswith(b"data: [DONE]\n\n")
+
+
+OUTSIDE = "a path with `..` is not forwarded"
+
+
+@pytest.mark.parametrize("path", ["/v1/../sleep", "/v1/%2e%2e/sleep", "/v1/a/..%2f..%2fsleep", "/v1/.."])
+async def test_a_path_that_leads_out_of_v1_is_not_forwarded(route: Route, path: str) -> None:
+    routed = await route(1)
+    url = URL(url_of(routed.client) + path, encoded=True)
+    async with routed.client.post(url, json=chat("Hi")) as response:
+        assert (response.status, (await response.json())["error"]["message"]) == (404, OUTSIDE)
+    assert not routed.engines[0].requests

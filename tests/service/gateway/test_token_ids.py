@@ -151,3 +151,24 @@ def test_only_the_prompt_is_replaced_and_all_other_bytes_stay() -> None:
     assert with_prompt(body, tokens) == b'{ "a":"\\"prompt\\": \\"x\\"", "prompt" :\n[1,22,333] , "z":1.0 }'
     for other in (b"", b"[]", b"{}", b'{"prompt":"a","b":{"prompt":"a"}}', b'{"pr\\u006fmpt":"a"}', b'{"prompt":"a"'):
         assert with_prompt(other, tokens) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"system": "Be brief."},
+        {"thinking": {"type": "disabled"}},
+        {"stop_sequences": ["."]},
+        {"tools": [{"type": "function", "function": {"name": "f"}, "input_schema": {}}]},
+    ],
+    ids=["system", "thinking", "stop_sequences", "input_schema"],
+)
+async def test_fields_of_another_api_do_not_change_the_prompt_of_a_chat(sglang: Sglang, fields: dict[str, Any]) -> None:
+    routed, engine = await sglang()
+    await until_proven(routed)
+    body = chat("Hello", **fields)
+    async with routed.client.post(CHAT, json=body) as response:
+        assert response.status == 200
+    (sent,) = asked(engine)
+    async with aiohttp.ClientSession() as session, session.post(engine.url + RENDERING[0], json=body) as rendered:
+        assert json.loads(sent) == {**body, "input_ids": (await rendered.json())["token_ids"]}
