@@ -59,6 +59,8 @@ def request_for(asked: ClientRequest, choice: Choice, context: Headers = ()) -> 
     if asks_usage and spliced is not None:
         body = spliced
     headers = [(name, value) for name, value in end_to_end(request.raw_headers) if name.lower() not in _NOT_FORWARDED]
+    if asks_usage:  # its event is looked for in what comes
+        headers = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
     if pod.key is not None or AUTHENTICATED in request:
         headers = [(name, value) for name, value in headers if name.lower() not in _KEYS]
     if pod.key is not None:

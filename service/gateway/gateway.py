@@ -10,9 +10,9 @@ from aiohttp import web
 from service.fleet.registry import Registry
 from service.gateway.client_request import ClientRequest
 from service.gateway.connection import EngineError
-from service.gateway.headers import Response, added_headers, send_whole
-from service.gateway.http import Head
-from service.gateway.relay import Relay, client_transport, without_usage
+from service.gateway.events import Events
+from service.gateway.headers import Answer, added_headers
+from service.gateway.relay import Relay
 from service.gateway.retries import Attempts, Exchange, Limits
 from service.gateway.routed import ID_HEADER, REQUEST_ID
 from service.gateway.statistics import GatewayStatistics
@@ -68,13 +68,12 @@ class Gateway:
             added.append((ID_HEADER, identity))
         routed.chosen(exchange.choice, is_predicted=asked.origin is not None)
         routed.status = head.status
-        response: web.StreamResponse | None = None
+        response = Answer(asked.http, head, added)
         if exchange.read_at is not None:
-            response = send_whole(asked.http, client_transport(asked.http), head, added, exchange.start)
-            routed.bytes = len(exchange.start)
-        end = exchange.start
-        if response is None:
-            response = Response(head, added, asked.http.version)
+            end = exchange.start
+            routed.bytes = len(end)
+            await response.send_whole(end)
+        else:
             end = await self._stream(asked.http, exchange, response)
         is_ours = exchange.sent.names_rank == exchange.choice.names_rank  # otherwise the client chose the rank
         if head.status == HTTPStatus.OK and (usage := usage_in(end)) is not None:
@@ -91,52 +90,46 @@ class Gateway:
             exchange.pod.breaker.abandoned()
         return response
 
-    async def _stream(self, request: web.Request, exchange: Exchange, response: Response) -> bytes:
+    async def _stream(self, request: web.Request, exchange: Exchange, answer: Answer) -> bytes:
         """Sends the head and the body as it arrives; returns the end of the body."""
-        head, pod, limits = exchange.head, exchange.pod, self._limits
-        writer = await response.prepare(request)
-        start = without_usage(exchange.start) if exchange.sent.asks_usage else exchange.start
-        if start:
-            await response.write(start)
-        end = exchange.start
+        head, pod, limits, sent = exchange.head, exchange.pod, self._limits, exchange.sent
+        events = Events(hides_usage=sent.asks_usage) if head.is_event_stream else None
+        start = events.passed(exchange.start) if events is not None else exchange.start
+        answer.begin(start)
         exchange.routed.bytes = len(start)
-        if exchange.read_at is None:
-            assert writer is not None  # noqa: S101 - the request is not a websocket's
-            writer.send_headers()  # aiohttp would delay them until the first piece
-            relay = Relay(
-                exchange.connection,
-                client_transport(request),
-                is_chunked=bool(response.chunked),
-                is_event_stream=head.is_event_stream,
-                on_first=None if exchange.start else exchange.first_token,
-                hides_usage=exchange.sent.asks_usage,
-                interval=limits.stream_interval,
+        relay = Relay(
+            exchange.connection,
+            answer.transport,
+            is_chunked=answer.is_chunked,
+            events=events,
+            takes_comments=head.takes_events,
+            on_first=None if exchange.start else exchange.first_token,
+            interval=limits.stream_interval,
+        )
+        try:
+            await relay.run(
+                request.writer,
+                first_byte=limits.silence if exchange.start else limits.first_byte,
+                silence=limits.silence,
+                keep_alive=limits.keep_alive,
             )
-            try:
-                await relay.run(
-                    writer,
-                    first_byte=limits.silence if exchange.start else limits.first_byte,
-                    silence=limits.silence,
-                    keep_alive=limits.keep_alive,
-                )
-            except (EngineError, TimeoutError) as error:
-                reason = str(error) or "the engine has fallen silent"
-                pod.breaker.failed(reason)
-                self.statistics.broken_streams[pod.name] += 1
-                exchange.routed.error = f"the engine broke off: {reason}"
-                await self._break_off(request, response, head, f"{pod.name}: {reason}")
-            finally:
-                exchange.routed.bytes += relay.sent_bytes
-            end = b"".join((end, *relay.last_pieces))
-        await response.write_eof()
-        return end
+        except (EngineError, TimeoutError) as error:
+            reason = str(error) or "the engine has fallen silent"
+            pod.breaker.failed(reason)
+            self.statistics.broken_streams[pod.name] += 1
+            exchange.routed.error = f"the engine broke off: {reason}"
+            if head.takes_events:
+                answer.send(_error_event(f"{pod.name}: {reason}", follows_event=events is None or events.is_between))
+            answer.transport.close()  # without the last chunk, so that the client sees an incomplete answer
+            raise ConnectionResetError(f"{pod.name}: {reason}") from None
+        finally:
+            exchange.routed.bytes += relay.sent_bytes
+        await answer.end()
+        return b"".join((exchange.start, *relay.last_pieces))
 
-    async def _break_off(self, request: web.Request, response: web.StreamResponse, head: Head, reason: str) -> None:
-        """Ends an answer as incomplete, with an error event in a stream. Raises ConnectionError."""
-        if head.is_event_stream:
-            detail = {"message": f"the engine broke off: {reason}", "type": "server_error", "param": None}
-            error = msgspec.json.encode({"error": {**detail, "code": "engine_broke_off"}})
-            await response.write(b"data: %b\n\n" % error)
-        if request.transport is not None:
-            request.transport.close()  # without the last chunk, so that the client sees an incomplete answer
-        raise ConnectionResetError(reason)
+
+def _error_event(reason: str, *, follows_event: bool) -> bytes:
+    """An event in OpenAI's form; after an event that was cut, it begins behind an empty line."""
+    detail = {"message": f"the engine broke off: {reason}", "type": "server_error", "param": None}
+    event = b"data: %b\n\n" % msgspec.json.encode({"error": {**detail, "code": "engine_broke_off"}})
+    return event if follows_event else b"\n\n" + event

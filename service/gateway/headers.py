@@ -1,19 +1,20 @@
-"""The headers of an answer to the client."""
+"""The answer to the client: the engine's, with headers that name its pod."""
 
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Final
 
-from aiohttp import HttpVersion, HttpVersion11, web
-from multidict import CIMultiDict
+from aiohttp import HttpVersion11, hdrs, web
 
 from service.gateway.client_request import TokenOrigin
-from service.gateway.http import Head, end_to_end, response_head
+from service.gateway.http import Head, response_head
 from service.routing.choice import Basis, Choice
 
-_MAX_WHOLE: Final = 64 << 10
-"""A body up to this size fits into the buffers of the system and of the event loop."""
+_MAX_UNSENT: Final = 64 << 10
+_WITHOUT_BODY: Final = frozenset((HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED))
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 def added_headers(choice: Choice, origin: TokenOrigin | None, *, names_rank: bool) -> list[tuple[str, str]]:
@@ -31,50 +32,63 @@ def added_headers(choice: Choice, origin: TokenOrigin | None, *, names_rank: boo
     return added
 
 
-class Response(web.StreamResponse):
-    """A response with the engine's status and headers; aiohttp adds none.
+class Answer(web.StreamResponse):
+    """An answer whose bytes are written here: aiohttp's writer would add headers, and lose bytes of others."""
 
-    The head is sent with the first piece of the body, in one packet.
-    """
+    def __init__(self, request: web.Request, head: Head, added: list[tuple[str, str]]) -> None:
+        """Raises ConnectionError if the client has left."""
+        super().__init__(status=head.status)
+        self._eof_sent = True  # nothing is left to aiohttp
+        self._request = request
+        self.transport = client_transport(request)
+        has_body = request.method != hdrs.METH_HEAD and head.status not in _WITHOUT_BODY
+        is_1_1, has_length = request.version == HttpVersion11, head.get(b"content-length") is not None
+        self.is_chunked = has_body and is_1_1 and not has_length
+        """Whether the body has the framing of chunks."""
+        self._keep_alive = request.keep_alive and (self.is_chunked or has_length or not has_body)
+        lines = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in added]
+        if self.is_chunked:
+            lines.append((b"Transfer-Encoding", b"chunked"))
+        if self._keep_alive != is_1_1:
+            lines.append((b"Connection", b"keep-alive" if self._keep_alive else b"close"))
+        self._head = response_head(head, lines)
+        if not is_1_1:
+            self._head = b"HTTP/1.0" + self._head.removeprefix(b"HTTP/1.1")
 
-    _send_headers_immediately = False
+    def begin(self, piece: bytes) -> None:
+        """Sends the head and the first piece of the body, which may be empty, in one packet."""
+        self._write(self._head + self._framed(piece))
 
-    def __init__(self, head: Head, added: list[tuple[str, str]], version: HttpVersion) -> None:
-        headers: CIMultiDict[str] = CIMultiDict(
-            (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
-            for name, value in end_to_end(head.headers)
-        )
-        for name, value in added:
-            headers[name] = value
-        super().__init__(status=head.status, reason=head.reason, headers=headers)
-        if head.get(b"content-length") is None and head.status not in {204, 304} and version >= HttpVersion11:
-            self.enable_chunked_encoding()
+    def send(self, piece: bytes) -> None:
+        """Sends a further piece."""
+        self._write(self._framed(piece))
+
+    async def end(self) -> None:
+        """Ends the body, and waits until the client has read most of it."""
+        if self.is_chunked:
+            self._write(_LAST_CHUNK)
+        await self._drain()
+
+    async def send_whole(self, body: bytes) -> None:
+        """Sends the head and the whole body in one packet."""
+        self._write(b"".join((self._head, self._framed(body), _LAST_CHUNK if self.is_chunked else b"")))
+        await self._drain()
+
+    def _framed(self, piece: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(piece), piece) if self.is_chunked and piece else piece
+
+    def _write(self, sent: bytes) -> None:
+        self._request.writer.output_size += len(sent)  # a later error must not become a second response
+        self.transport.write(sent)
+
+    async def _drain(self) -> None:
+        if self.transport.get_write_buffer_size() > _MAX_UNSENT:
+            await self._request.writer.drain()
 
 
-class SentResponse(web.StreamResponse):
-    """A response whose head and whole body were sent in one write, without aiohttp's writer."""
-
-    def __init__(self, request: web.Request, status: int) -> None:
-        super().__init__(status=status)
-        self._keep_alive = request.keep_alive
-        self._eof_sent = True
-
-
-def send_whole(
-    request: web.Request, transport: asyncio.Transport, head: Head, added: list[tuple[str, str]], body: bytes
-) -> SentResponse | None:
-    """Sends a response whose body is complete; None for a rare one, which is left to aiohttp's writer.
-
-    The same bytes as from `Response`, which takes a tenth of the time of a short request for them.
-    """
-    is_common = request.version == HttpVersion11 and request.keep_alive and request.method != "HEAD"
-    if not is_common or not 0 < len(body) <= _MAX_WHOLE or head.status in {204, 304}:
-        return None
-    lines = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in added]
-    if head.get(b"content-length") is None:
-        lines.append((b"Transfer-Encoding", b"chunked"))
-        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-    sent = response_head(head, lines) + body
-    transport.write(sent)
-    request.writer.output_size += len(sent)  # a later error must not become a second response
-    return SentResponse(request, head.status)
+def client_transport(request: web.Request) -> asyncio.Transport:
+    """The client's connection. Raises ConnectionError if the client has left."""
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError("the client has left")
+    return transport

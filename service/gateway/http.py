@@ -60,6 +60,12 @@ class Head:
         return (self.get(b"content-type") or b"").lower().startswith(b"text/event-stream")
 
     @property
+    def takes_events(self) -> bool:
+        """Whether events can be added to its body."""
+        is_plain = self.get(b"content-encoding") in {None, b"identity"} and self.get(b"content-length") is None
+        return self.is_event_stream and is_plain
+
+    @property
     def is_json(self) -> bool:
         return (self.get(b"content-type") or b"").lower().startswith(b"application/json")
 
@@ -180,7 +186,7 @@ class ResponseParser:
         rest = data[end + 4 :]
         if int(status) < 200:  # an interim response, such as 100 Continue
             return self._read_head(rest)
-        self.head = Head(int(status), reason.decode("latin-1"), headers)
+        self.head = Head(int(status), reason.decode("latin-1"), _with_one_length(headers))
         self._begin_body(self.head, is_1_0=version == b"HTTP/1.0")
         return rest
 
@@ -254,6 +260,21 @@ class ResponseParser:
             raise ProtocolError("the trailers are too large")
         else:
             self._buffer = data
+
+
+def _with_one_length(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers with at most one Content-Length, and none beside Transfer-Encoding (RFC 9112, 6.3).
+
+    Raises ProtocolError if they name several lengths.
+    """
+    names = [name.lower() for name, _ in headers]
+    if names.count(b"content-length") + (b"transfer-encoding" in names) <= 1:
+        return headers
+    lengths = [header for header, name in zip(headers, names, strict=True) if name == b"content-length"]
+    if len({value for _, value in lengths}) > 1:
+        raise ProtocolError("there are several Content-Lengths")
+    others = [header for header, name in zip(headers, names, strict=True) if name != b"content-length"]
+    return others if b"transfer-encoding" in names else [*others, lengths[0]]
 
 
 def _chunk_size(line: bytes) -> int:

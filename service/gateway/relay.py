@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from service.gateway.connection import ConnectionBroken, EngineConnection
-from service.gateway.failures import Failure, failure_in, may_tell_failure
+from service.gateway.events import Events
 
 _KEEP_ALIVE_COMMENT: Final = b": keep-alive\n\n"
-_USAGE: Final = b'"usage"'
-_USAGE_EVENT: Final = re.compile(rb'data: \{[^\n]*"choices":\s*\[\][^\n]*\}\n\n')
 _MAX_UNSENT: Final = 64 << 10
 _LAST_PIECES: Final = 3
 
@@ -25,8 +21,9 @@ class Relay:
     """Forwards one body within the engine's socket callback, without a turn of the event loop.
 
     It fails after `first_byte` seconds without the first byte and after `silence` seconds without another one; an
-    event stream gets a comment after `keep_alive` seconds. Reading from the engine pauses while the client does not
-    read, and for `interval` seconds after each piece of an event stream, so that several chunks take the work of one.
+    event stream gets a comment after `keep_alive` seconds, unless one of its events has begun. Reading from the engine
+    pauses while the client does not read, and for `interval` seconds after each piece of an event stream, so that
+    several chunks take the work of one.
     """
 
     def __init__(
@@ -35,23 +32,22 @@ class Relay:
         transport: asyncio.Transport,
         *,
         is_chunked: bool,
-        is_event_stream: bool,
+        events: Events | None = None,
+        takes_comments: bool = False,
         on_first: Callable[[], None] | None = None,
-        hides_usage: bool = False,
         interval: float = 0.0,
     ) -> None:
-        """`on_first` is called when the first piece arrives. `hides_usage` leaves out the event with the usage."""
+        """`events` are those of an event stream. `on_first` is called when the first piece arrives."""
         self._connection = connection
         self._transport = transport
         self._is_chunked = is_chunked
-        self._is_event_stream = is_event_stream
+        self._events = events
+        self._takes_comments = takes_comments
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
         self._limit = self._silence = 0.0
-        self._failure: Failure | None = None
         self._on_first = on_first
-        self._hides_usage = hides_usage
-        self._interval = interval if is_event_stream else 0.0
+        self._interval = interval if events is not None else 0.0
         self._collecting: asyncio.TimerHandle | None = None
         self._is_draining = False
         self.last_pieces: deque[bytes] = deque(maxlen=_LAST_PIECES)
@@ -68,9 +64,11 @@ class Relay:
         try:
             while True:
                 self._wake.clear()
-                if self._failure is not None:
-                    raise ConnectionBroken(self._failure.reason)
+                if self._events is not None and self._events.failure is not None:
+                    raise ConnectionBroken(self._events.failure.reason)
                 if self._connection.is_finished():
+                    if self._events is not None and (rest := self._events.rest()):
+                        self._send(rest)
                     return
                 if self._transport.get_write_buffer_size() > _MAX_UNSENT:
                     self._connection.pause()
@@ -81,7 +79,7 @@ class Relay:
                     self._last = self._loop.time()
                     continue
                 due = self._last + self._limit
-                if self._is_event_stream:
+                if self._takes_comments:
                     due = min(due, max(self._last, commented) + keep_alive)
                 try:
                     async with asyncio.timeout_at(due):
@@ -90,9 +88,10 @@ class Relay:
                     now = self._loop.time()
                     if now >= self._last + self._limit:
                         raise
-                    if self._is_event_stream and now >= max(self._last, commented) + keep_alive:
+                    if self._takes_comments and now >= max(self._last, commented) + keep_alive:
                         commented = now
-                        self._send(_KEEP_ALIVE_COMMENT)
+                        if self._events is None or self._events.is_between:
+                            self._send(_KEEP_ALIVE_COMMENT)
         finally:
             if self._collecting is not None:
                 self._collecting.cancel()
@@ -101,12 +100,8 @@ class Relay:
 
     def _pass_framed(self, chunks: bytes) -> bool:
         """Passes whole chunks on as they are; False if something in them must be looked at."""
-        if (
-            self._on_first is not None
-            or self._failure is not None
-            or may_tell_failure(chunks)
-            or (self._hides_usage and _USAGE in chunks)
-        ):
+        events = self._events
+        if self._on_first is not None or (events is not None and not events.may_pass(chunks)):
             return False
         self._last = self._loop.time()
         self._limit = self._silence
@@ -117,24 +112,25 @@ class Relay:
         return True
 
     def _received(self, piece: bytes) -> None:
-        if self._failure is not None:
-            return
-        if self._is_event_stream and (failure := failure_in(piece)) is not None:
-            self._failure = failure
-            self._wake.set()
-            piece = piece[: failure.position]
-            if not piece:
+        events = self._events
+        if events is not None:
+            if events.failure is not None:
                 return
+            shown = events.passed(piece)
+            if events.failure is not None:
+                self._wake.set()
+                if not shown:
+                    return
+        else:
+            shown = piece
         self._last = self._loop.time()
         self._limit = self._silence
         if self._on_first is not None:
             self._on_first()
             self._on_first = None
         self.last_pieces.append(piece)
-        if self._hides_usage:
-            piece = without_usage(piece)
-        if piece:
-            self._send(piece)
+        if shown:
+            self._send(shown)
         self._sent()
 
     def _sent(self) -> None:
@@ -153,16 +149,3 @@ class Relay:
         sent = b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece
         self.sent_bytes += len(sent)
         self._transport.write(sent)
-
-
-def without_usage(piece: bytes) -> bytes:
-    """Whole events without the one that `include_usage` adds, which has no choices."""
-    return _USAGE_EVENT.sub(b"", piece) if _USAGE in piece else piece
-
-
-def client_transport(request: web.Request) -> asyncio.Transport:
-    """The client's connection. Raises ConnectionError if the client has left."""
-    transport = request.transport
-    if transport is None or transport.is_closing():
-        raise ConnectionResetError("the client has left")
-    return transport

@@ -15,6 +15,7 @@ from service.contract.pods import PodEntry
 from service.fleet.parity import Verdict
 from tests.service.conftest import Serve, port_of
 from tests.service.engines import MODEL, StartEngine, chat
+from tests.service.gateway.raw import post, raw
 from tests.service.gateway.routed import CHAT, Before, Routed
 from tests.service.gateway.scripted import Received, answer, scripted
 from tests.service.gateway.tap import tapped
@@ -22,28 +23,10 @@ from tests.service.gateway.tap import tapped
 BODY = json.dumps(chat("Hello")).encode()
 
 
-async def raw(routed: Routed, request: bytes) -> tuple[bytes, bytes]:
-    """Sends the bytes of a request with `Connection: close`, and returns the head and the body of the answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(routed.client))
-    writer.write(request)
-    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
-    return head, body
-
-
 def of_engine(head: bytes) -> set[bytes]:
     """The lines of a head, in lower case, without those that the gateway adds."""
     lines = {line.lower() for line in head.split(b"\r\n")}
     return {line for line in lines if not line.startswith((b"x-kvcache-", b"date:", b"connection:"))}
-
-
-def post(path: str, body: bytes, headers: bytes = b"Content-Type: application/json\r\n") -> bytes:
-    return b"POST %b HTTP/1.1\r\nHost: here\r\nConnection: close\r\n%bContent-Length: %d\r\n\r\n%b" % (
-        path.encode(),
-        headers,
-        len(body),
-        body,
-    )
 
 
 @pytest.mark.parametrize(
