@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from service.prompts.errors import BadModelFile, PromptError
 from service.prompts.tokens.segmentation import CutSizes, Segment, segmentation_of
 from service.prompts.tokens.special_tokens import SpecialTokens
 from service.prompts.tokens.token_cache import CachedChunk, PrefixHit, TokenCache
-from service.prompts.tokens.tokenizer_class import rebuilt
+from service.prompts.tokens.tokenizer_class import is_rebuilt, rebuilt
 
 _TOKEN_BYTES = 4
 _MAX_WORDS_CHARACTERS = 4096
@@ -294,11 +295,13 @@ def _without_panic(error: BaseException) -> BaseException:
 def _load(files: TokenizerFiles) -> tuple[Tokenizer, bool]:
     """Returns the tokenizer, and whether its class is known; raises BadModelFile."""
     try:
-        text = files.tokenizer_file.read_text(encoding="utf-8-sig")
-        described = json.loads(text)
-        built = rebuilt(described, files.tokenizer_class, files.config)
+        source, known = files.tokenizer_file.read_bytes().removeprefix(BOM_UTF8), True
+        if is_rebuilt(files.tokenizer_class):  # to read and write the whole vocabulary in Python takes as long again
+            built = rebuilt(described := json.loads(source), files.tokenizer_class, files.config)
+            known = built.known
+            if built.tokenizer is not described:
+                source = json.dumps(built.tokenizer).encode()
         with panics_as_errors():
-            source = text if built.tokenizer is described else json.dumps(built.tokenizer)
-            return Tokenizer.from_str(source), built.known
+            return Tokenizer.from_buffer(source), known
     except Exception as error:  # the library raises no narrower class
         raise BadModelFile(files.tokenizer_file, error) from None

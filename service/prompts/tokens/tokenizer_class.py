@@ -87,6 +87,11 @@ def _maps_a_processor(auto_map: Any) -> bool:
     return isinstance(auto_map, dict) and "AutoProcessor" in auto_map
 
 
+def is_rebuilt(class_name: str) -> bool:
+    """Whether a class may take less than all of tokenizer.json: False if `rebuilt` returns it as it is, and known."""
+    return class_name not in _TAKE_THE_FILE and class_name not in _WITHOUT_OWN_INIT
+
+
 class Rebuilt(NamedTuple):
     """A tokenizer.json as its class uses it; `known` is False for an unsupported class."""
 
@@ -96,7 +101,7 @@ class Rebuilt(NamedTuple):
 
 def rebuilt(tokenizer: _Json, class_name: str, tokenizer_config: Mapping[str, Any]) -> Rebuilt:
     """Returns tokenizer.json with the changes that the class makes."""
-    if class_name in _TAKE_THE_FILE or class_name in _WITHOUT_OWN_INIT:
+    if not is_rebuilt(class_name):
         return Rebuilt(tokenizer, known=True)
     rebuild = _REBUILD.get(class_name)
     model = tokenizer.get("model")

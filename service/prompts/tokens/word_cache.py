@@ -39,20 +39,22 @@ class WordCache:
     def tokens(self, tokenizer_id: int, words: Sequence[str], tokenize: Tokenize) -> bytes:
         """Returns the concatenated tokens of all words; calls `tokenize` at most once, with the words that missed."""
         found = list(map(self._young[tokenizer_id].get, words))
-        if None not in found:
+        try:  # most words are known, and to look for None takes as long as to join
             return b"".join(found)  # type: ignore[arg-type]
-        absent = dict.fromkeys([word for word, tokens in zip(words, found, strict=True) if tokens is None])
-        known: dict[str, bytes] = {}
-        if absent:
-            with self._lock:
-                known = self._promote(tokenizer_id, absent)
+        except TypeError:
+            places = [place for place, tokens in enumerate(found) if tokens is None]
+        absent = dict.fromkeys([words[place] for place in places])
+        with self._lock:
+            known = self._promote(tokenizer_id, absent)
         if missing := [word for word in absent if word not in known]:
             known.update(zip(missing, tokenize(missing), strict=True))
             with self._lock:
                 for word in missing:
                     if len(word) <= _MAX_WORD_CHARACTERS:
                         self._store(tokenizer_id, word, known[word])
-        return b"".join([known[word] if tokens is None else tokens for word, tokens in zip(words, found, strict=True)])
+        for place in places:
+            found[place] = known[words[place]]
+        return b"".join(found)  # type: ignore[arg-type]
 
     def _promote(self, tokenizer_id: int, words: Iterable[str]) -> dict[str, bytes]:
         """Returns the words that the old generation has, and stores them in the young one."""
