@@ -20,9 +20,10 @@ from service.contract.endpoints import Endpoint, parse_endpoints
 from service.contract.listening import Heard, write_heard
 from service.contract.settings import Settings
 from service.events.curve import KeyPair
+from service.events.messages import Message
 from service.events.replay_frames import Replay, ReplayError
 from service.events.replay_socket import ask
-from service.events.subscription import Message, Subscription
+from service.events.subscription import Subscription
 from service.events.topic import read_topic
 from service.events.wire import WireError, read_batch
 from service.index.base import Stored

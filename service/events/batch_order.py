@@ -108,12 +108,11 @@ class SequenceLog:
             return self._digests[-behind]
         return self._first_digest if sequence == 0 and self.next else None
 
-    def append(self, arrival: Arrival) -> None:
+    def append(self, sequence: int, digest: int, timestamp: float | None) -> None:
         """Records a batch as applied; skipped numbers before it count as lost."""
-        sequence, timestamp = arrival.sequence, arrival.batch.timestamp
         if sequence > self.next:
             self._digests.extend([None] * min(sequence - self.next, _REMEMBERED))
-        self._digests.append(arrival.digest)
+        self._digests.append(digest)
         self.next = sequence + 1
         if timestamp is not None:
             self._timestamp = timestamp
@@ -121,7 +120,7 @@ class SequenceLog:
                 self.began_at = 0.0  # the engine's clock was set back: dates cannot separate its runs
         if sequence == 0:
             self.began_at = timestamp or 0.0
-            self._first_digest = arrival.digest
+            self._first_digest = digest
 
     @property
     def is_verifiable(self) -> bool:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from time import time
 
 from service.events.arrival import Arrival
-from service.events.large_batches import slices
+from service.events.large_batches import SMALL_BYTES, slices
 from service.events.rate_limited_log import RateLimitedLog
 from service.events.sequencer import Notice
 from service.events.statistics import EventStatistics
 from service.events.wire import Batch, Cleared, Event
-from service.index.base import Index, Rank, Removed, Stored, Tier
+from service.index.base import Index, PackedBatches, Rank, Removed, Stored, Tier
 
 logger = logging.getLogger(__name__)
 _MAX_WAITING_BATCHES = 10_000
@@ -37,6 +37,7 @@ class IndexSink:
         "_index",
         "_log",
         "_loss",
+        "_plain",
         "_rank",
         "_slices",
         "_statistics",
@@ -79,6 +80,7 @@ class IndexSink:
         self._slices: Iterator[Batch] = iter(())
         self._loss: str | None = None
         self._held = False
+        self._plain: PackedBatches | None = None
 
     @property
     def inexact_reason(self) -> str | None:
@@ -116,6 +118,21 @@ class IndexSink:
             self._wait(batch)
             return False
         return self._apply(batch)
+
+    def apply_packed(self, payload: bytes, since: float) -> float | None:
+        if self._waiting or self._held or len(payload) > SMALL_BYTES:
+            return None
+        plain = self._plain
+        if plain is None:
+            plain = self._plain = self._index.plain_group(self._rank)
+            if plain is None:
+                return None
+        date = plain.apply(payload, since)
+        if date is not None:
+            self._note_applied(1, date)
+        elif not plain.stands:
+            self._plain = None
+        return date
 
     def _wait(self, batch: Batch) -> None:
         """Lets a batch wait for `apply_slice`. Too many are dropped, and the rank stays inexact until it is cleared."""
@@ -170,17 +187,22 @@ class IndexSink:
         if batch.unread:
             for reason, count in batch.unread.items():
                 count_skipped(statistics, self._log, rank, reason, count)
-        self.events_applied += len(batch.events)
-        statistics.events_applied += len(batch.events)
+        self._note_applied(len(batch.events), batch.timestamp)
+        return cleared
+
+    def _note_applied(self, events: int, timestamp: float | None) -> None:
+        """Counts a batch that was applied."""
+        statistics = self._statistics
+        self.events_applied += events
+        statistics.events_applied += events
         statistics.batches_applied += 1
         self.changes += 1
         self.last_event_at = now = time()
-        if batch.timestamp is not None:
-            lag = now - batch.timestamp
+        if timestamp is not None:
+            lag = now - timestamp
             self.lag_seconds = statistics.lag_seconds = lag = lag if lag > 0 else 0.0
             statistics.lag.observe(lag)
-        self._applied(rank)
-        return cleared
+        self._applied(self._rank)
 
     def clear(self) -> None:
         self._drop_waiting()

@@ -18,6 +18,7 @@ from service.events.curve import KeyPair
 from service.events.endpoint_status import EndpointState
 from service.events.exactness import inexact_reason
 from service.events.index_sink import IndexSink, count_skipped, rank_name
+from service.events.messages import Message
 from service.events.rate_limited_log import RateLimitedLog
 from service.events.relay import Relayed, RelayedSubscription
 from service.events.replay_socket import ANSWER_SECONDS, ReplayClient
@@ -28,7 +29,7 @@ from service.events.statistics import EventStatistics
 from service.events.stream_records import StreamRecord
 from service.events.stream_states import REASONS, Connection
 from service.events.streams import Limits, Stream, Streams, claimant
-from service.events.subscription import Message, Subscription
+from service.events.subscription import Subscription
 from service.events.topic import read_topic
 from service.index.base import Index, Rank
 

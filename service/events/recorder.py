@@ -13,12 +13,13 @@ import zmq
 from service.contract.endpoints import Endpoint
 from service.events.access import Access
 from service.events.arrival import Arrival
+from service.events.messages import Message
 from service.events.recording import Recorded, recorded_pod
 from service.events.replay_socket import ReplayClient
 from service.events.resolver import Resolver
 from service.events.sequencer import Notice
 from service.events.streams import Stream, Streams
-from service.events.subscription import Message, Subscription
+from service.events.subscription import Subscription
 from service.events.topic import read_topic
 from service.index.base import Rank
 
@@ -133,6 +134,9 @@ class _RecordingSink:
             self._recorder.statistics.unreadable += 1
         self._recorder.record(Recorded(self._pod, self._topic, arrival.sequence, arrival.payload))
         return False
+
+    def apply_packed(self, payload: bytes, since: float) -> float | None:
+        return None
 
     def report(self, notice: Notice, count: int, reason: str) -> None:
         statistics = self._recorder.statistics

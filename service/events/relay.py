@@ -22,7 +22,8 @@ from service.contract.endpoints import Endpoint, parse_endpoints
 from service.events.access import Access
 from service.events.curve import KeyPair
 from service.events.endpoint_status import EndpointState
-from service.events.subscription import Message, Subscription
+from service.events.messages import Message
+from service.events.subscription import Subscription
 from service.replicas.shared.framing import End, framed
 
 _WATCH_SECONDS: Final = 1.0

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Final, Protocol
 
 import msgspec
+from xxhash import xxh3_64_intdigest
 
 from service.events.arrival import Arrival
 from service.events.batch_order import BatchOrder, SequenceLog, SequenceRecord
@@ -67,6 +68,13 @@ class Sink(Protocol):
 
     def apply(self, arrival: Arrival) -> bool:
         """Applies the next batch; True if it cleared everything before it."""
+        ...
+
+    def apply_packed(self, payload: bytes, since: float) -> float | None:
+        """Applies the next batch without decoding it, and gives its date (Unix seconds).
+
+        None, without any effect, if it is to be decoded, or is dated before `since`.
+        """
         ...
 
     def clear(self) -> None:
@@ -264,15 +272,30 @@ class Sequencer:
 
     def receive(self, arrival: Arrival) -> None:
         """Applies a live batch if it is next; otherwise classifies it."""
-        self._check_after = self._timing.first_check
-        if self._replay_confirms or not self._check_at:
-            self._check_at = self._clock() + self._check_after
+        self._check_soon()
         log, sent_at = self._log, arrival.batch.timestamp
         if self._flowing and arrival.sequence == log.next and (sent_at is None or sent_at >= log.began_at):
             self._apply(arrival)
         else:
             order = log.classify(arrival, reconnected=self._states.connection in IN_DOUBT)
             self._receive_unusual(arrival, order)
+
+    def receive_packed(self, sequence: int, payload: bytes) -> bool:
+        """As `receive`, for a batch that is next and that the sink need not decode; False, without effect, if not."""
+        log = self._log
+        if not self._flowing or sequence != log.next:
+            return False
+        sent_at = self._sink.apply_packed(payload, log.began_at)
+        if sent_at is None:
+            return False
+        self._check_soon()
+        log.append(sequence, xxh3_64_intdigest(payload), sent_at)
+        return True
+
+    def _check_soon(self) -> None:
+        self._check_after = self._timing.first_check
+        if self._replay_confirms or not self._check_at:
+            self._check_at = self._clock() + self._check_after
 
     def _receive_unusual(self, arrival: Arrival, order: BatchOrder) -> None:
         if self.forgotten:
@@ -332,7 +355,7 @@ class Sequencer:
 
     def _apply(self, arrival: Arrival, *, replayed: bool = False) -> None:
         cleared = self._sink.apply(arrival)
-        self._log.append(arrival)
+        self._log.append(arrival.sequence, arrival.digest, arrival.batch.timestamp)
         if cleared:
             self._on(Trigger.CLEARED)
         if arrival.batch.unread:

@@ -11,10 +11,11 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from service.contract.endpoints import Endpoint
 from service.events.arrival import Arrival, receive_arrival, unreadable_arrival
+from service.events.messages import Message
 from service.events.replay_frames import Replayed, ReplayError
 from service.events.replay_socket import UNKNOWN_HOST, ReplayClient, Source
 from service.events.sequencer import Sequencer, Sink, Timing
-from service.events.subscription import Message, Subscription
+from service.events.subscription import Subscription
 from service.events.topic import read_topic
 from service.events.wire import WireError
 from service.index.base import Rank
@@ -135,9 +136,17 @@ class Streams(Generic[SinkT]):
         return [claimant(subscription, peer) for subscription, (_, peer) in claims.items()]
 
     def received(self, subscription: Subscription, message: Message) -> None:
-        connection = message.connection
+        connection, payload = message.connection, message.payload
+        # The last byte of most payloads is their rank, which the sink checks.
+        stream = self._heard.get((subscription, message.topic, payload[-1] if payload else 0, message.peer))
+        if (
+            stream is not None
+            and connection == stream.sequencer.settled_connection
+            and stream.sequencer.receive_packed(message.sequence, payload)
+        ):
+            return
         try:
-            arrival = receive_arrival(message.sequence, message.payload)
+            arrival = receive_arrival(message.sequence, payload)
             stream = self._heard.get((subscription, message.topic, arrival.batch.rank, message.peer))
             if stream is None or stream.removed:
                 stream = self._find(subscription, message.topic, arrival.batch.rank, message.peer, connection)

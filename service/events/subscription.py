@@ -6,21 +6,23 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import closing, suppress
-from struct import Struct
 from time import monotonic, time
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
-import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from service.contract.endpoints import Endpoint
 from service.events.access import Access
 from service.events.endpoint_status import EndpointStatus
+from service.events.messages import MALFORMED, Message, receive_from
 from service.events.resolver import Resolver, is_literal, prepare
 
 logger = logging.getLogger(__name__)
 _TURN_SECONDS = 0.002
+_DENSE_SECONDS = 0.0005
+_COLLECT_SECONDS = 0.001
+"""Pause after a turn that read several messages, or one soon after the last: to wake up for each costs more than it."""
 _WITHOUT_CLOCK = 8
 """Messages read between two checks of the clock."""
 _LONG_PAYLOAD = 16 * 1024
@@ -31,8 +33,6 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _CONNECT_MILLISECONDS = 5_000
 _RESOLVE_SECONDS = 2.0
 """Interval between two lookups of the host name while the endpoint is not connected."""
-_NOBLOCK = int(zmq.NOBLOCK)
-_unpack_sequence = Struct(">Q").unpack
 _MADE = zmq.Event.CONNECTED | zmq.Event.ACCEPTED
 _READY = zmq.Event.HANDSHAKE_SUCCEEDED
 _ENDED = zmq.Event.DISCONNECTED
@@ -41,18 +41,6 @@ _FAILED = zmq.Event.CLOSED
 """On a connecting socket: a connection attempt failed."""
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
-_Receive: TypeAlias = Callable[..., Any]
-"""A socket's `recv`: (flags, copy) to bytes, or to a Frame without a copy."""
-
-
-class Message(msgspec.Struct, gc=False):
-    """One published message. On a bound socket, `connection` is its connection and `peer` the host at the other end."""
-
-    topic: bytes
-    sequence: int
-    payload: bytes
-    connection: int | None = None
-    peer: str | None = None
 
 
 class Listener(Protocol):
@@ -104,8 +92,6 @@ class Subscription:
         self._turns = turns
         self._high_water = high_water
         self._pause = pause
-        self._by_frame = endpoint.binds
-        """Read frame by frame (needed for bound sockets, or after a malformed message)."""
         self._resolver = resolver or Resolver()
         self._access = access or Access(context)
         self._max_message_bytes = max_message_bytes
@@ -245,6 +231,8 @@ class Subscription:
     async def _run(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
         if self._begin is not None:
             await self._begin.wait()
+        receive = receive_from(socket, with_origin=self._binds)
+        last_read = 0.0
         with closing(_Signals(monitor, socket)) as signals:
             while True:
                 if not (_has_messages(monitor) or _has_messages(socket)):
@@ -254,8 +242,13 @@ class Subscription:
                         # The end of a connection is handled before messages of the next one.
                         while _has_messages(monitor):
                             self._monitored(monitor)
-                        self._drain(socket)
+                        count, is_empty = self._drain(receive)
                         await asyncio.sleep(0)
+                    if count:
+                        now = monotonic()
+                        if is_empty and (count > 1 or now - last_read < _DENSE_SECONDS):
+                            await asyncio.sleep(_COLLECT_SECONDS)
+                        last_read = now
                 except Exception:  # no exception may silence an endpoint
                     logger.exception("What came from %s could not be taken", self.endpoint.address)
                     await asyncio.sleep(self._pause)
@@ -279,28 +272,29 @@ class Subscription:
             self.ended.add(event["value"])
             self._listener.disconnected(self, event["value"])
 
-    def _drain(self, socket: zmq.Socket[bytes]) -> None:
+    def _drain(self, receive: Callable[[], Message | None]) -> tuple[int, bool]:
+        """Reads messages for a turn; gives their number, and whether the queue is empty."""
         ends = monotonic() + _TURN_SECONDS
         received = self._listener.received if not self._probing else self._received_by_probe
-        recv: _Receive = socket.recv  # looked up once: a socket looks for each attribute among its options, too
         count = 0
         try:
             while monotonic() < ends:
                 for _ in range(_WITHOUT_CLOCK):
-                    message = self._message_by_frame(recv) if self._by_frame else self._message(recv)
+                    message = receive()
                     if message is None:
+                        return count, True
+                    if message is MALFORMED:
                         self._listener.malformed(self)
                         continue
                     count += 1
                     received(self, message)
                     if len(message.payload) > _LONG_PAYLOAD:
                         break
-        except zmq.Again:
-            pass
         finally:
             if count:
                 self.status.messages += count
                 self.status.last_message_at = time()
+        return count, False
 
     def _received_by_probe(self, subscription: Subscription, message: Message) -> None:
         self._end_probe()
@@ -309,41 +303,6 @@ class Subscription:
         else:
             self.status.messages -= 1
             self.status.left_out(message.topic)
-
-    def _message(self, recv: _Receive) -> Message | None:
-        """The next message, None if its frames are wrong. Raises zmq.Again when the queue is empty.
-
-        Assumes three frames: checking RCVMORE on each costs more than reading it.
-        """
-        frames = [recv(_NOBLOCK)]
-        try:
-            frames.append(recv(_NOBLOCK))
-            last = recv(_NOBLOCK, False)
-            frames.append(last.bytes)
-            if not last.more and len(frames[1]) == 8:
-                (sequence,) = _unpack_sequence(frames[1])
-                return Message(frames[0], sequence, frames[2])
-            while last.more:
-                last = recv(_NOBLOCK, False)
-                frames.append(last.bytes)
-        except zmq.Again:
-            pass
-        # After a message with fewer frames, the read may have taken frames of the next message.
-        self._by_frame = True
-        message = _message(frames[-3:]) if len(frames) > 3 else None
-        if message is not None:
-            self._listener.malformed(self)
-        return message
-
-    def _message_by_frame(self, recv: _Receive) -> Message | None:
-        """The next message with its connection, read frame by frame. Raises zmq.Again when the queue is empty."""
-        frame = recv(_NOBLOCK, False)
-        connection, peer = _origin(frame) if self._binds else (None, None)
-        frames = [frame.bytes]
-        while frame.more:  # reading RCVMORE from the socket takes longer than a frame
-            frame = recv(_NOBLOCK, False)
-            frames.append(frame.bytes)
-        return _message(frames, connection, peer)
 
 
 def _reason(error: zmq.ZMQError | OSError | ValueError) -> str:
@@ -388,36 +347,20 @@ class _Signals:
     def __init__(self, *sockets: zmq.Socket[bytes]) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting = self._loop.create_future()
-        self._descriptors = [socket.fileno() for socket in sockets]
-        for descriptor in self._descriptors:
-            self._loop.add_reader(descriptor, self._wake)
+        self._sockets = {socket.fileno(): socket for socket in sockets}
+        for descriptor, socket in self._sockets.items():
+            self._loop.add_reader(descriptor, self._wake, socket)
 
     async def wait(self) -> None:
         self._waiting = self._loop.create_future()
         await self._waiting
 
     def close(self) -> None:
-        for descriptor in self._descriptors:
+        for descriptor in self._sockets:
             self._loop.remove_reader(descriptor)
 
-    def _wake(self) -> None:
+    def _wake(self, socket: zmq.Socket[bytes]) -> None:
         if not self._waiting.done():
             self._waiting.set_result(None)
-
-
-def _message(frames: list[bytes], connection: int | None = None, peer: str | None = None) -> Message | None:
-    if len(frames) != 3 or len(frames[1]) != 8:
-        return None
-    topic, packed, payload = frames
-    (sequence,) = _unpack_sequence(packed)
-    return Message(topic, sequence, payload, connection, peer)
-
-
-def _origin(frame: zmq.Frame) -> tuple[int | None, str | None]:
-    """The connection of a frame, numbered as in the monitor, and the host at its other end."""
-    try:
-        connection, peer = frame.get(zmq.MessageOption.SRCFD), frame.get("Peer-Address")
-    except zmq.ZMQError:
-        return None, None
-    host = str(peer).removeprefix("::ffff:") if peer else None  # IPv4 over a dual-stack socket
-    return (connection if isinstance(connection, int) else None), host
+        else:
+            _has_messages(socket)  # ends the signal, which else wakes the loop until the next turn

@@ -186,6 +186,22 @@ class Restorer(Protocol):
     def finish(self) -> None: ...
 
 
+class PackedBatches(Protocol):
+    """Applies batches of one rank that need not be decoded for it."""
+
+    @property
+    def stands(self) -> bool:
+        """Whether it may ever apply one again."""
+        ...
+
+    def apply(self, payload: bytes, since: float) -> float | None:
+        """Applies a batch as `store` or `remove` would, and gives its date (Unix seconds). O(n).
+
+        None, without any effect, for one that is to be decoded, is dated before `since` or is of another rank.
+        """
+        ...
+
+
 class Index(Protocol):
     """Which rank holds which block.
 
@@ -210,6 +226,10 @@ class Index(Protocol):
 
     def remove(self, rank: Rank, removed: Removed) -> int:
         """Removes one copy of each block; returns the number of unknown hashes. O(n * G)."""
+        ...
+
+    def plain_group(self, rank: Rank) -> PackedBatches | None:
+        """What applies the most common batches of a rank without decoding them; None while nothing can."""
         ...
 
     def engine_cleared(self, rank: Rank, pool: Tier | None = None) -> bool:

@@ -33,6 +33,7 @@ from service.index.lookup import Lookup
 from service.index.lora_names import LoraNames
 from service.index.offloading import learn_chunk, note_device_store
 from service.index.placements import note_follower, settle_by_parent, some_keys
+from service.index.plain_group import PlainGroup, plain_group
 from service.index.resets import empty, is_in_doubt, note_store, reset
 from service.index.restore import RankRestorer
 from service.index.reuse_reports import is_report
@@ -189,14 +190,18 @@ class MemoryIndex:
 
         Returns the number of blocks that the group did not hold on that tier.
         """
-        cache, statistics = self._cache, self.statistics
-        added = cache.store(group, tier, hashes, keys)
+        added = self._cache.store(group, tier, hashes, keys)
         if added:
-            group.ages.add((self._admitted_before + statistics.admissions) // self._era, added, group.sizes)
-            statistics.admissions += added
-            if cache.blocks > self._max_blocks:
-                statistics.displaced += evict_to_limit(cache, self._ranks.values(), self._max_blocks)
+            self._admit(group, added)
         return added
+
+    def _admit(self, group: CacheGroup, added: int) -> None:
+        """Counts blocks that a group has more, and evicts others above the limit."""
+        cache, statistics = self._cache, self.statistics
+        group.ages.add((self._admitted_before + statistics.admissions) // self._era, added, group.sizes)
+        statistics.admissions += added
+        if cache.blocks > self._max_blocks:
+            statistics.displaced += evict_to_limit(cache, self._ranks.values(), self._max_blocks)
 
     def remove(self, rank: Rank, removed: Removed) -> int:
         state = self._ranks.get(rank)
@@ -223,6 +228,10 @@ class MemoryIndex:
         self.statistics.evictions += len(removed.hashes) - unknown
         self.statistics.unknown_blocks += unknown
         return unknown
+
+    def plain_group(self, rank: Rank) -> PlainGroup | None:
+        state = self._ranks.get(rank)
+        return None if state is None else plain_group(state, self._cache, self.statistics, self._admit)
 
     def clear(self, rank: Rank) -> None:
         state = self._ranks.get(rank)

@@ -28,8 +28,10 @@ COMPILED = _choose(
 if TYPE_CHECKING or not COMPILED:
     from service.native.fallback import (
         GroupMasks,
+        GroupWriter,
         PodOrder,
         RankLoad,
+        Receiver,
         Table,
         as_key_vector,
         block_keys,
@@ -48,8 +50,10 @@ if TYPE_CHECKING or not COMPILED:
 else:
     from service.native.batches import read_common_batch
     from service.native.chat_shape import is_text_only
+    from service.native.group_writer import GroupWriter
     from service.native.hashing import block_keys
     from service.native.json_scan import messages_end, messages_start, prompt_ids
+    from service.native.messages import Receiver
     from service.native.msgpack_ints import unpack_hashes, unpack_tokens
     from service.native.pod_order import PodOrder
     from service.native.rank_costs import RankLoad, costs_of, near_lowest
@@ -61,8 +65,10 @@ else:
 __all__ = [
     "COMPILED",
     "GroupMasks",
+    "GroupWriter",
     "PodOrder",
     "RankLoad",
+    "Receiver",
     "Table",
     "as_key_vector",
     "block_keys",

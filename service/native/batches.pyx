@@ -3,13 +3,16 @@
 service/events/wire.py decodes every other form, and must read these batches to the same events.
 """
 
+cimport cython
+from cpython.array cimport array
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.unicode cimport PyUnicode_DecodeASCII
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from service.native.msgpack_ints cimport Cursor, array_size, hashes, number, tokens
-from service.native.vectors cimport KeyVector
+from service.native.msgpack_ints cimport Cursor, array_size, ids_into, new_ids, number, numbers_into
+from service.native.vectors cimport KeyVector, new_vector
 
 cdef extern from *:
     """
@@ -20,6 +23,8 @@ cdef extern from *:
 cdef enum:
     _NIL = 0xC0
     _LARGEST_BLOCK = 1 << 20  # in tokens
+    _LEAST = 64      # numbers for which there is memory at least
+    _KEPT = 1 << 16  # and at most after a batch
 
 
 def read_common_batch(bytes packed not None, stored, removed, gpu):
@@ -29,103 +34,167 @@ def read_common_batch(bytes packed not None, stored, removed, gpu):
     BlockRemoved, on the GPU, with no extra keys but a LoRA name. None for any other form. `stored` and `removed`
     construct the events from the fields of service.index.base.
     """
-    cdef Reader reader
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(packed), count
+    cdef Cursor cursor
+    cdef Event event
+    cdef double timestamp
+    cdef int64_t rank
+    cdef Py_ssize_t count
+    cdef bint from_first_block = False
+    cdef list events = []
+    for count in range(batch_start(packed, &cursor, &timestamp)):
+        read_event(&cursor, &event, _scratch)
+        if cursor.unsupported:
+            break
+        from_first_block |= event.is_first_of_group
+        events.append(stored_of(&event, stored, gpu) if event.is_store else removed_of(&event, removed, gpu))
+    rank = batch_end(packed, &cursor)
+    _scratch.trim()
+    return None if cursor.unsupported else (timestamp, events, rank, from_first_block)
+
+
+cdef Py_ssize_t batch_start(bytes packed, Cursor *cursor, double *timestamp) noexcept:
+    """Reads what is before the events and gives their number."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(packed)
     cdef const unsigned char *at = <const unsigned char *> PyBytes_AS_STRING(packed)
     cdef uint64_t bits
-    cdef double timestamp
-    cdef int64_t rank = 0
-    cdef list events = []
-    if size < 11 or at[0] & 0xFE != 0x92 or at[1] != 0xCB:
-        return None
+    cursor.at, cursor.end = at, at + size
+    cursor.unsupported = size < 11 or at[0] & 0xFE != 0x92 or at[1] != 0xCB
+    if cursor.unsupported:
+        return 0
     memcpy(&bits, at + 2, 8)
     bits = swapped64(bits)
-    memcpy(&timestamp, &bits, 8)
-    reader.cursor.at = at + 10
-    reader.cursor.end = at + size
-    reader.cursor.unsupported = reader.from_first_block = False
-    for count in range(array_size(&reader.cursor)):
-        event = read_event(&reader, stored, removed, gpu)
-        if reader.cursor.unsupported:
-            return None
-        events.append(event)
-    if at[0] == 0x93 and not accept_nil(&reader.cursor):
-        rank = number(&reader.cursor)
-    if reader.cursor.unsupported or reader.cursor.at != reader.cursor.end or rank < 0:
-        return None
-    return timestamp, events, rank, reader.from_first_block
+    memcpy(timestamp, &bits, 8)
+    cursor.at += 10
+    return array_size(cursor)
 
 
-cdef struct Reader:
-    Cursor cursor
-    bint from_first_block
+cdef int64_t batch_end(bytes packed, Cursor *cursor) noexcept:
+    """Reads what is behind the events and gives the rank."""
+    cdef int64_t rank = 0
+    if cursor.unsupported:
+        return 0
+    if PyBytes_AS_STRING(packed)[0] & 1 and not accept_nil(cursor):
+        rank = number(cursor)
+    if cursor.at != cursor.end or rank < 0:
+        cursor.unsupported = True
+    return rank
 
 
-cdef object read_event(Reader *reader, object stored, object removed, object gpu):
-    """Reads one event; None if it is of a form that is not read here."""
-    cdef Cursor *cursor = &reader.cursor
+@cython.final
+cdef class Scratch:
+    """Memory for the numbers of one event, which is used again for the next one."""
+
+    def __dealloc__(self):
+        PyMem_Free(self.hashes)
+        PyMem_Free(self.keys)
+        PyMem_Free(self.ids)
+
+    cdef int reserve_blocks(self, Py_ssize_t size) except -1:
+        """Makes room for as many hashes and keys."""
+        size = max(size, _LEAST)
+        if size > self.blocks_size:
+            self.hashes = <int64_t *> larger(self.hashes, size * sizeof(int64_t))
+            self.keys = <int64_t *> larger(self.keys, size * sizeof(int64_t))
+            self.blocks_size = size
+        return 0
+
+    cdef int reserve_ids(self, Py_ssize_t size) except -1:
+        size = max(size, _LEAST)
+        if size > self.ids_size:
+            self.ids = <uint32_t *> larger(self.ids, size * sizeof(uint32_t))
+            self.ids_size = size
+        return 0
+
+    cdef void trim(self) noexcept:
+        """Gives back the memory of a large event."""
+        if self.blocks_size > _KEPT:
+            PyMem_Free(self.hashes)
+            PyMem_Free(self.keys)
+            self.hashes = self.keys = NULL
+            self.blocks_size = 0
+        if self.ids_size > _KEPT:
+            PyMem_Free(self.ids)
+            self.ids = NULL
+            self.ids_size = 0
+
+
+cdef void *larger(void *memory, size_t size) except NULL:
+    cdef void *made = PyMem_Realloc(memory, size)
+    if made is NULL:
+        raise MemoryError
+    return made
+
+
+cdef Scratch _scratch = Scratch()
+
+
+cdef int read_event(Cursor *cursor, Event *event, Scratch scratch) except -1:
+    """Reads one event, with its numbers in `scratch`; one of a form that is not read here is unsupported."""
     cdef int fields = map_size(cursor) - 1
+    event.hashes, event.ids = NULL, NULL
+    event.blocks = event.tokens = event.group = event.window = event.lora_id = -1
+    event.size = event.parent = 0
+    event.has_parent = event.is_first_of_group = False
+    event.kind.at = event.lora_name.at = NULL
     if accept(cursor, 5, b"\xa4type"):
-        if accept(cursor, 12, b"\xabBlockStored"):
-            return read_stored(reader, fields, stored, gpu)
+        event.is_store = accept(cursor, 12, b"\xabBlockStored")
+        if event.is_store:
+            return read_stored(cursor, fields, event, scratch)
         if accept(cursor, 13, b"\xacBlockRemoved"):
-            return read_removed(cursor, fields, removed, gpu)
+            return read_removed(cursor, fields, event, scratch)
     cursor.unsupported = True
-    return None
+    return 0
 
 
-cdef object read_removed(Cursor *cursor, int fields, object removed, object gpu):
-    cdef KeyVector found = None
+cdef int read_removed(Cursor *cursor, int fields, Event *event, Scratch scratch) except -1:
     cdef int length
-    group = None
     while fields > 0 and not cursor.unsupported:
         fields -= 1
         length = text_size(cursor)
         if length == 12 and accept(cursor, 12, b"block_hashes"):
-            found = hashes(cursor)
+            read_hashes(cursor, event, scratch)
         elif length == 6 and accept(cursor, 6, b"medium"):
             expect_gpu(cursor)
         elif length == 9 and accept(cursor, 9, b"group_idx"):
-            group = number_or_none(cursor)
+            event.group = number_or_none(cursor)
         else:
             skip_unknown(cursor, length)
-    if found is None or cursor.unsupported:
+    if event.blocks < 0:
         cursor.unsupported = True
-        return None
-    return removed(found, gpu, group)
+    return 0
 
 
-cdef object read_stored(Reader *reader, int fields, object stored, object gpu):
-    cdef Cursor *cursor = &reader.cursor
-    cdef KeyVector found = None
+cdef int read_stored(Cursor *cursor, int fields, Event *event, Scratch scratch) except -1:
     cdef int length
-    cdef int64_t size = 0
-    ids = parent = lora_id = lora_name = group = kind = window = None
     while fields > 0 and not cursor.unsupported:
         fields -= 1
         length = text_size(cursor)
         if length == 12 and accept(cursor, 12, b"block_hashes"):
-            found = hashes(cursor)
+            read_hashes(cursor, event, scratch)
         elif length == 17 and accept(cursor, 17, b"parent_block_hash"):
-            parent = None if accept_nil(cursor) else number(cursor)
+            event.has_parent = not accept_nil(cursor)
+            event.parent = number(cursor) if event.has_parent else 0
         elif length == 9 and accept(cursor, 9, b"token_ids"):
-            ids = tokens(cursor)
+            event.tokens = array_size(cursor)
+            scratch.reserve_ids(event.tokens)
+            event.ids = scratch.ids
+            ids_into(cursor, event.tokens, scratch.ids)
         elif length == 10 and accept(cursor, 10, b"block_size"):
-            size = number(cursor)
+            event.size = number(cursor)
         elif length == 6 and accept(cursor, 6, b"medium"):
             expect_gpu(cursor)
         elif length == 7 and accept(cursor, 7, b"lora_id"):
-            lora_id = number_or_none(cursor)
+            event.lora_id = number_or_none(cursor)
         elif length == 9 and accept(cursor, 9, b"lora_name"):
-            lora_name = text_or_none(cursor)
+            event.lora_name = text_or_none(cursor)
         elif length == 10 and accept(cursor, 10, b"extra_keys"):
             skip_nil_array(cursor)
         elif length == 9 and accept(cursor, 9, b"group_idx"):
-            group = number_or_none(cursor)
+            event.group = number_or_none(cursor)
         elif length == 18 and accept(cursor, 18, b"kv_cache_spec_kind"):
-            kind = "full_attention" if accept(cursor, 15, b"\xaefull_attention") else text_or_none(cursor)
+            event.kind = text_or_none(cursor)
         elif length == 28 and accept(cursor, 28, b"kv_cache_spec_sliding_window"):
-            window = number_or_none(cursor)
+            event.window = number_or_none(cursor)
         elif (length == 19 and accept(cursor, 19, b"lookahead_token_ids")) or (
             length == 10 and accept(cursor, 10, b"cache_salt")
         ):
@@ -133,15 +202,50 @@ cdef object read_stored(Reader *reader, int fields, object stored, object gpu):
                 cursor.unsupported = True
         else:
             skip_unknown(cursor, length)
-    if cursor.unsupported or found is None or ids is None or (lora_name is None and lora_id is not None):
+    if cursor.unsupported or event.blocks <= 0 or not 0 < event.size <= _LARGEST_BLOCK:
         cursor.unsupported = True
-        return None
-    if not 0 < size <= _LARGEST_BLOCK or not found.size or len(ids) != found.size * size:
+    elif event.tokens != event.blocks * event.size or (event.lora_name.at is NULL and event.lora_id >= 0):
         cursor.unsupported = True
+    event.is_first_of_group = not event.has_parent and event.kind.at is not NULL
+    return 0
+
+
+cdef int read_hashes(Cursor *cursor, Event *event, Scratch scratch) except -1:
+    event.blocks = array_size(cursor)
+    scratch.reserve_blocks(event.blocks)
+    event.hashes = scratch.hashes
+    numbers_into(cursor, event.blocks, scratch.hashes)
+    return 0
+
+
+cdef object removed_of(Event *event, object removed, object gpu):
+    return removed(hashes_of(event), gpu, None if event.group < 0 else event.group)
+
+
+cdef object stored_of(Event *event, object stored, object gpu):
+    cdef KeyVector hashes = hashes_of(event)
+    cdef array ids = new_ids(event.tokens)
+    memcpy(ids.data.as_uints, event.ids, event.tokens * sizeof(uint32_t))
+    # Only now come objects whose creation may run other code, which may read another batch.
+    parent = event.parent if event.has_parent else None
+    lora_name, kind = text_of(&event.lora_name), text_of(&event.kind)
+    group = None if event.group < 0 else event.group
+    window = None if event.window < 0 else event.window
+    return stored(hashes, parent, ids, event.size, gpu, lora_name, (), group, kind, window)
+
+
+cdef KeyVector hashes_of(Event *event):
+    cdef KeyVector hashes = new_vector(event.blocks)
+    memcpy(hashes.at, event.hashes, event.blocks * sizeof(int64_t))
+    return hashes
+
+
+cdef object text_of(Text *text):
+    if text.at is NULL:
         return None
-    if parent is None and kind is not None:
-        reader.from_first_block = True
-    return stored(found, parent, ids, size, gpu, lora_name, (), group, kind, window)
+    if text.size == 14 and memcmp(text.at, b"full_attention", 14) == 0:
+        return "full_attention"
+    return PyUnicode_DecodeASCII(text.at, text.size, NULL)
 
 
 cdef inline bint accept(Cursor *cursor, Py_ssize_t length, const char *expected) noexcept:
@@ -223,29 +327,31 @@ cdef int map_size(Cursor *cursor) noexcept:
     return 0
 
 
-cdef object number_or_none(Cursor *cursor):
-    """Reads nil or a number of at least 0."""
+cdef int64_t number_or_none(Cursor *cursor) noexcept:
+    """Reads nil, which gives -1, or a number of at least 0."""
     cdef int64_t found
     if accept_nil(cursor):
-        return None
+        return -1
     found = number(cursor)
     if found < 0:
         cursor.unsupported = True
     return found
 
 
-cdef object text_or_none(Cursor *cursor):
+cdef Text text_or_none(Cursor *cursor) noexcept:
     """Reads nil or a short ASCII string."""
-    cdef int length, position
+    cdef Text text
+    cdef int position
+    text.at, text.size = NULL, 0
     if accept_nil(cursor):
-        return None
-    length = text_size(cursor)
-    if length < 0 or cursor.end - cursor.at < length:
+        return text
+    text.size = text_size(cursor)
+    if text.size < 0 or cursor.end - cursor.at < text.size:
         cursor.unsupported = True
-        return None
-    for position in range(length):
+        return text
+    text.at = <const char *> cursor.at
+    for position in range(text.size):
         if cursor.at[position] > 0x7F:
             cursor.unsupported = True
-            return None
-    cursor.at += length
-    return PyUnicode_DecodeASCII(<const char *> cursor.at - length, length, NULL)
+    cursor.at += text.size
+    return text

@@ -83,6 +83,37 @@ def read_common_batch(
     return None
 
 
+class Receiver:
+    """Reads messages of a ZeroMQ socket by libzmq's own functions: only compiled."""
+
+    def __init__(
+        self,
+        functions: Sequence[int],
+        socket: int,
+        *,
+        with_origin: bool,
+        message: Callable[[bytes, int, bytes, int | None, str | None], Any],
+        malformed: Any,
+        error: Callable[[int], Exception],
+    ) -> None:
+        raise NotImplementedError("libzmq's functions are called by the compiled loops alone")
+
+    def receive(self) -> Any:
+        raise NotImplementedError
+
+
+class GroupWriter:
+    """Applies whole batches to one cache group: only compiled."""
+
+    def __init__(
+        self, masks: GroupMasks, hashes: Table, *, bit: int, root: int, block_size: int, group: int | None, rank: int
+    ) -> None: ...
+
+    def apply(self, packed: bytes, since: float, removes: bool) -> tuple[float, int, int, int, bool] | None:
+        """None: the batch is not applied."""
+        return None
+
+
 def prompt_ids(body: bytes) -> tuple[array[int], int, int] | None:
     """The token ids under "prompt" of a JSON object, and the start and end of their array.
 

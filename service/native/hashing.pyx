@@ -19,14 +19,20 @@ def block_keys(int64_t parent, bytes tokens not None, Py_ssize_t block_bytes):
     if block_bytes <= 0 or block_bytes % 4:
         raise ValueError(f"a block of {block_bytes} bytes, which are no 32-bit tokens")
     cdef KeyVector keys = new_vector(PyBytes_GET_SIZE(tokens) // block_bytes)
-    cdef const char *at = PyBytes_AS_STRING(tokens)
+    chain_keys(parent, PyBytes_AS_STRING(tokens), block_bytes, keys.size, keys.at)
+    return keys
+
+
+cdef void chain_keys(
+    int64_t parent, const char *tokens, Py_ssize_t block_bytes, Py_ssize_t blocks, int64_t *keys
+) noexcept nogil:
+    """Computes the keys of `blocks` blocks; the first is chained to `parent`."""
     cdef uint64_t key = <uint64_t> parent
     cdef Py_ssize_t block
-    for block in range(keys.size):
-        key = xxh64(at, block_bytes, key) & _KEY_BITS
-        keys.at[block] = <int64_t> key
-        at += block_bytes
-    return keys
+    for block in range(blocks):
+        key = xxh64(tokens, block_bytes, key) & _KEY_BITS
+        keys[block] = <int64_t> key
+        tokens += block_bytes
 
 
 cdef inline uint64_t rotated(uint64_t number, int bits) noexcept nogil:

@@ -1,6 +1,5 @@
-from libc.stdint cimport int64_t
-
-from service.native.vectors cimport KeyVector
+from cpython.array cimport array
+from libc.stdint cimport int64_t, uint32_t
 
 
 cdef struct Cursor:
@@ -11,5 +10,6 @@ cdef struct Cursor:
 
 cdef Py_ssize_t array_size(Cursor *cursor) noexcept
 cdef int64_t number(Cursor *cursor) noexcept
-cdef KeyVector hashes(Cursor *cursor)
-cdef object tokens(Cursor *cursor)
+cdef array new_ids(Py_ssize_t size)
+cdef void numbers_into(Cursor *cursor, Py_ssize_t size, int64_t *numbers) noexcept
+cdef void ids_into(Cursor *cursor, Py_ssize_t size, uint32_t *ids) noexcept

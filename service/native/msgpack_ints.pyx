@@ -110,25 +110,41 @@ cdef int64_t number(Cursor *cursor) noexcept:
 cdef KeyVector hashes(Cursor *cursor):
     """Reads an array of integers."""
     cdef KeyVector found = new_vector(array_size(cursor))
-    cdef Py_ssize_t position
-    for position in range(found.size):
-        if cursor.unsupported:
-            break
-        if cursor.end - cursor.at >= 9 and cursor.at[0] == 0xCF:
-            found.at[position] = <int64_t> read64(cursor.at + 1)
-            cursor.at += 9
-        else:
-            found.at[position] = number(cursor)
+    numbers_into(cursor, found.size, found.at)
     return found
 
 
-cdef object tokens(Cursor *cursor):
+cdef array tokens(Cursor *cursor):
     """Reads an array of unsigned 32-bit integers."""
-    cdef Py_ssize_t size = array_size(cursor), position
-    cdef array found = clone(_IDS, size, zero=False)
-    cdef unsigned int *ids = found.data.as_uints
+    cdef Py_ssize_t size = array_size(cursor)
+    cdef array found = new_ids(size)
+    ids_into(cursor, size, found.data.as_uints)
+    return found
+
+
+cdef array new_ids(Py_ssize_t size):
+    """Token ids that are set by the caller."""
+    return clone(_IDS, size, zero=False)
+
+
+cdef void numbers_into(Cursor *cursor, Py_ssize_t size, int64_t *numbers) noexcept:
+    """Reads the elements of an array as signed 64-bit integers."""
+    cdef Py_ssize_t position
+    for position in range(size):
+        if cursor.unsupported:
+            break
+        if cursor.end - cursor.at >= 9 and cursor.at[0] == 0xCF:
+            numbers[position] = <int64_t> read64(cursor.at + 1)
+            cursor.at += 9
+        else:
+            numbers[position] = number(cursor)
+
+
+cdef void ids_into(Cursor *cursor, Py_ssize_t size, uint32_t *ids) noexcept:
+    """Reads the elements of an array as unsigned 32-bit integers."""
     cdef const unsigned char *at = cursor.at
     cdef const unsigned char *end = cursor.end
+    cdef Py_ssize_t position
     cdef int64_t larger
     for position in range(size):
         if end - at >= 3 and at[0] == 0xCD:
@@ -144,4 +160,3 @@ cdef object tokens(Cursor *cursor):
             break
         ids[position] = <uint32_t> larger
     cursor.at = at
-    return found

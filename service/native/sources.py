@@ -11,8 +11,10 @@ FOLDER = Path(__file__).resolve().parent
 MODULES = (
     "batches",
     "chat_shape",
+    "group_writer",
     "hashing",
     "json_scan",
+    "messages",
     "msgpack_ints",
     "pod_order",
     "rank_costs",

@@ -24,6 +24,8 @@ cdef class Table:
     cdef Py_ssize_t live
     cdef Py_ssize_t drained
 
+    cdef bint find_value(self, int64_t key, int64_t *value) noexcept
+    cdef void forget_one(self, int64_t key) noexcept
     cdef int add(self, Shard *shard, int64_t key, int64_t value, uint64_t h) except -1
     cdef int split(self, Shard *shard, uint64_t h) except -1
     cdef void free_shards(self) noexcept
@@ -39,6 +41,9 @@ cdef class GroupMasks:
     cdef int64_t *uses
     cdef Py_ssize_t uses_size
 
+    cdef list add_blocks(
+        self, object bit, Table hash_table, const int64_t *hashes, const int64_t *keys, Py_ssize_t size
+    )
     cdef int64_t number(self, object mask) except -1
     cdef int release(self, int64_t number) except -1
     cdef int sweep(self) except -1

@@ -227,12 +227,19 @@ cdef class Table:
 
     def get(self, int64_t key):
         """The value of a key; None if it is absent."""
+        cdef int64_t value
+        return value if self.find_value(key, &value) else None
+
+    cdef bint find_value(self, int64_t key, int64_t *value) noexcept:
+        """Reads the value of a key; False if it is absent."""
         if key == 0:
             key = _ZERO
         cdef uint64_t h = mix(key)
         cdef Shard *shard = shard_of(self, h)
         cdef Py_ssize_t entry = find(shard, key, h)
-        return None if entry < 0 else value_at(shard, entry)
+        if entry >= 0:
+            value[0] = value_at(shard, entry)
+        return entry >= 0
 
     def put(self, int64_t key, int64_t value):
         """Sets the value of a key."""
@@ -249,6 +256,9 @@ cdef class Table:
 
     def forget(self, int64_t key):
         """Deletes a key if it is present."""
+        self.forget_one(key)
+
+    cdef void forget_one(self, int64_t key) noexcept:
         if key == 0:
             key = _ZERO
         cdef uint64_t h = mix(key)
@@ -469,12 +479,12 @@ cdef int set_key(Table table, int64_t key, int64_t value) except -1:
     return table.add(shard, key, value, h)
 
 
-cdef inline void expect(Table table, KeyVector keys, Py_ssize_t position) noexcept:
+cdef inline void expect(Table table, const int64_t *keys, Py_ssize_t position, Py_ssize_t size) noexcept:
     """Fetches the slot of a key that is looked for a little later."""
     cdef uint64_t h
     cdef Shard *shard
-    if position < keys.size:
-        h = mix(keys.at[position])
+    if position < size:
+        h = mix(keys[position])
         shard = shard_of(table, h)
         prefetch(<char *> shard.slots + (home(shard, h) << (2 if shard.wide else 1)))
 
@@ -526,26 +536,34 @@ cdef class GroupMasks:
         Skips blocks whose hash is in the table or whose key the group holds, and gives their positions.
         """
         cdef KeyVector hashes = as_vector(block_hashes), keys = as_vector(block_keys)
-        cdef list skipped = []
+        if hashes.size != keys.size:
+            raise ValueError(f"{hashes.size} hashes and {keys.size} keys")
+        return self.add_blocks(bit, hash_table, hashes.at, keys.at, keys.size) or []
+
+    cdef list add_blocks(
+        self, object bit, Table hash_table, const int64_t *hashes, const int64_t *keys, Py_ssize_t size
+    ):
+        """As `add`; None if nothing was skipped."""
+        cdef list skipped = None
         cdef Py_ssize_t position
         cdef int64_t block_hash, before = -1, after = -1
         cdef uint64_t h
         cdef Shard *own
-        if hashes.size != keys.size:
-            raise ValueError(f"{hashes.size} hashes and {keys.size} keys")
-        for position in range(min(_AHEAD, keys.size)):
-            expect(hash_table, hashes, position)
-            expect(self.table, keys, position)
-        for position in range(keys.size):
-            expect(hash_table, hashes, position + _AHEAD)
-            expect(self.table, keys, position + _AHEAD)
-            block_hash = hashes.at[position] if hashes.at[position] else _ZERO
+        for position in range(min(_AHEAD, size)):
+            expect(hash_table, hashes, position, size)
+            expect(self.table, keys, position, size)
+        for position in range(size):
+            expect(hash_table, hashes, position + _AHEAD, size)
+            expect(self.table, keys, position + _AHEAD, size)
+            block_hash = hashes[position] if hashes[position] else _ZERO
             h = mix(block_hash)
             own = shard_of(hash_table, h)
-            if find(own, block_hash, h) >= 0 or not self.put(bit, keys.at[position], &before, &after):
+            if find(own, block_hash, h) >= 0 or not self.put(bit, keys[position], &before, &after):
+                if skipped is None:
+                    skipped = []
                 skipped.append(position)
             else:
-                hash_table.add(own, block_hash, keys.at[position], h)
+                hash_table.add(own, block_hash, keys[position], h)
         if self.unused:
             self.sweep()
         return skipped
@@ -562,9 +580,9 @@ cdef class GroupMasks:
         cdef Py_ssize_t position, added = 0
         cdef int64_t before = -1, after = -1
         for position in range(min(_AHEAD, keys.size)):
-            expect(self.table, keys, position)
+            expect(self.table, keys.at, position, keys.size)
         for position in range(keys.size):
-            expect(self.table, keys, position + _AHEAD)
+            expect(self.table, keys.at, position + _AHEAD, keys.size)
             added += self.put(bit, keys.at[position], &before, &after)
         self.sweep()
         return added
@@ -620,9 +638,9 @@ cdef class GroupMasks:
         cdef KeyVector keys = as_vector(asked)
         cdef Py_ssize_t position
         for position in range(min(_AHEAD, keys.size)):
-            expect(self.table, keys, position)
+            expect(self.table, keys.at, position, keys.size)
         for position in range(keys.size):
-            expect(self.table, keys, position + _AHEAD)
+            expect(self.table, keys.at, position + _AHEAD, keys.size)
             self.discard_one(bit, keys.at[position])
         self.sweep()
 

@@ -14,8 +14,8 @@ from typing import Final
 import msgspec
 
 from service.contract.endpoints import Endpoint
+from service.events.messages import Message
 from service.events.pool import EventPool
-from service.events.subscription import Message
 from service.replicas.shared.state import SharedState
 
 _TABLE: Final = "connections"

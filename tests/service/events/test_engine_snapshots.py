@@ -40,6 +40,9 @@ class Blocks:
     def apply(self, arrival: Arrival) -> bool:
         return False
 
+    def apply_packed(self, payload: bytes, since: float) -> float | None:
+        return None
+
     def clear(self) -> None:
         self.cleared = True
 

@@ -236,7 +236,7 @@ def heard(log: SequenceLog, sequence: int, number: int, time: float) -> BatchOrd
     if order is BatchOrder.RESTARTED:
         log.restart(arrival.batch.timestamp)
     if order is not BatchOrder.REPEATED:
-        log.append(arrival)
+        log.append(sequence, arrival.digest, time)
     return order
 
 

@@ -38,6 +38,13 @@ class Applied:
             self.payloads.append(arrival.payload)
         return cleared
 
+    def apply_packed(self, payload: bytes, since: float) -> float | None:
+        date = msgspec.msgpack.decode(payload)[0]
+        if date < since or b"Cleared" in payload:
+            return None
+        self.payloads.append(payload)
+        return float(date)
+
     def clear(self) -> None:
         self.payloads.clear()
 
@@ -98,9 +105,11 @@ class Network(RuleBasedStateMachine):
     replays = True
     gives_snapshots = False
 
-    @initialize(buffered=st.sampled_from([0, 3, 1000]))
-    def begin(self, buffered: int) -> None:
+    @initialize(buffered=st.sampled_from([0, 3, 1000]), packed=st.booleans())
+    def begin(self, buffered: int, packed: bool) -> None:
         self.now = 0.0
+        self.packed = packed
+        """Whether batches are applied without decoding them, where that is possible."""
         self.engine = Engine(buffered)
         self.sink = Applied()
         self.replies: list[Arrival] | None = None
@@ -125,7 +134,8 @@ class Network(RuleBasedStateMachine):
     def deliver(self, arrival: Arrival) -> None:
         self.now += 0.01
         self.recent = [*self.recent[-5:], arrival]
-        self.sequencer.receive(arrival)
+        if not (self.packed and self.sequencer.receive_packed(arrival.sequence, arrival.payload)):
+            self.sequencer.receive(arrival)
 
     @rule(number=st.integers(1, 4), clears=st.booleans())
     def the_engine_publishes(self, number: int, clears: bool) -> None:
