@@ -8,7 +8,8 @@ from typing import Protocol
 
 from service.contract.pods import PodEntry
 from service.fleet.registry import Pod
-from service.routing.cost import Demand, best_of, costs_of
+from service.native.backend import RankCosts
+from service.routing.cost import Demand, best_of, weigh
 from service.routing.estimate import Speed, median_speed
 from service.routing.reservations import RankWork, Reservation
 
@@ -33,11 +34,14 @@ class Policy:
             self._ranks.append(RankWork(Pod(PodEntry("", str(number)))))
             self._prefills.append(deque())
             self._decoding.append(deque())
-        uncached = [float(candidate.uncached) for candidate in candidates]
+        costs = RankCosts(self._ranks, 0.0)
+        for position, candidate in enumerate(candidates):
+            costs.set_uncached(position, candidate.uncached)
         tokens, arrivals = request["input_length"], self._demand.arrivals(now) / len(candidates)
         self._demand.count(now)
-        costs = costs_of(self._ranks, uncached, arrivals, self._demand.reused, now)
-        chosen = best_of(self._ranks, costs, uncached)
+        weigh(costs, arrivals, self._demand.reused, now)
+        chosen = best_of(costs)
+        assert chosen is not None  # noqa: S101 - no rank is ruled out
         self._demand.chosen(tokens, candidates[chosen].uncached)
         reservation = self._ranks[chosen].reserve(candidates[chosen].uncached, tokens, now)
         self._prefills[chosen].append(reservation)

@@ -124,7 +124,7 @@ async def request_with_prompt(request: web.Request, body: bytes) -> ClientReques
         return ClientRequest(request, body, question, shown)
     is_judged = request.path in _JUDGED and not prompt.skips_cache and origin.known is None and not _asks_several(ends)
     with step("match"):
-        matches = request.app[SCORER].matches(prompt)
+        matches = request.app[SCORER].matches_together(prompt)
     return ClientRequest(
         request,
         body,

@@ -142,6 +142,8 @@ class Registry:
         by this service.
         """
         self._pods: dict[str, Pod] = {}
+        self._servers: dict[tuple[bool, str, int, str], str] = {}
+        """The name of the pod at each host and port."""
         self._watchers: list[Watcher] = []
         self._of_server: dict[str, Parity] = {}
         self._agreements: dict[tuple[str, bool, frozenset[str] | None], Agreement] = {}
@@ -170,10 +172,11 @@ class Registry:
         """Adds a pod. Raises ValueError if its name or URL is taken, OSError if its key file cannot be read."""
         if entry.name in self._pods:
             raise ValueError(f"there is a pod {entry.name} already")
-        if twin := next((pod.name for pod in self if pod.entry.server == entry.server), None):
+        if (twin := self._servers.get(entry.server)) is not None:
             raise ValueError(f"the pod {twin} has the URL {entry.url} already")
         key = Path(entry.key_file).read_text(encoding="utf-8").strip() if entry.key_file else None
         pod = self._pods[entry.name] = Pod(entry, key=key)
+        self._servers[entry.server] = entry.name
         self.expects_pods = True
         self._agreements.clear()
         for watcher in self._watchers:
@@ -185,6 +188,7 @@ class Registry:
         pod = self._pods.pop(name, None)
         self._agreements.clear()
         if pod is not None:
+            del self._servers[pod.entry.server]
             for watcher in self._watchers:
                 watcher(pod, False)
         return pod
@@ -197,6 +201,14 @@ class Registry:
             if pod.learned is not None and event_name in pod.learned.event_names:
                 return pod.name
         return None
+
+    def names(self) -> dict[str, str]:
+        """`name_of` for every name under which a pod may publish events."""
+        found: dict[str, str] = {}
+        for pod in self:
+            for event_name in pod.learned.event_names if pod.learned is not None else ():
+                found.setdefault(event_name, pod.name)
+        return found | {name: name for name in self._pods}
 
     def set_parity(self, pod: Pod, model: str, parity: Parity | None) -> None:
         """Notes whether a pod's tokens for a model equal ours; None if it does not serve the model any more."""

@@ -95,11 +95,19 @@ class Run(NamedTuple):
 class Matches(NamedTuple):
     """All ranks that hold a prefix of a prompt, without an object for each."""
 
-    runs: Sequence[Run]
-    alone: Sequence[RankMatch]
+    runs: Sequence[Run] = ()
+    alone: Sequence[RankMatch] = ()
     """Ranks that are in no run."""
-    order: PodOrder
+    ranks: Sequence[Rank] = ()
+    """The rank of each group, by its bit in runs; another object after a change."""
+    order: PodOrder = PodOrder([])
     """The pods of the groups in runs."""
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest prefix match in tokens."""
+        in_runs = max((sum(run.tokens_by_tier.values()) for run in self.runs), default=0)
+        return max(in_runs, max((match.tokens for match in self.alone), default=0))
 
 
 @dataclass(frozen=True, slots=True)

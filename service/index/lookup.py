@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from service.index.base import Prompt, RankMatch, Run, Tier
+from service.index.base import Matches, Prompt, Rank, RankMatch, Run, Tier
 from service.index.cache_groups import BlockLayout, CacheGroup, Needs, RankState
 from service.index.chain import Chain, bits, by_tiers, tiered_prefixes
 from service.index.full_attention import FullAttention
@@ -15,6 +15,7 @@ from service.index.keys import prompt_keys
 from service.native.backend import PodOrder
 
 _GPU = Tier.GPU  # to look up a member of an enumeration takes longer than to compare it
+_NOBODY = Rank("", "")
 
 
 class Lookup:
@@ -29,18 +30,19 @@ class Lookup:
         """Per model, the ranks that are looked up one by one."""
         self._ordinary = 0
         """The mask of the groups in `_primaries` whose ranks are ordinary."""
-        self._pods: list[str] = []
-        """The pod of each group that was ever in `_primaries`, by bit."""
-        self._order = PodOrder([])
-        self._is_ordered = True
+        self._ranks: list[Rank] = []
+        """The rank of each group that was ever in `_primaries`, by bit."""
+        self._last = Matches()
+        self._is_changed = False
 
-    @property
-    def order(self) -> PodOrder:
-        """The pods of all groups in runs."""
-        if not self._is_ordered:
-            self._order = PodOrder(self._pods, self._order.names)
-            self._is_ordered = True
-        return self._order
+    def together(self, runs: Sequence[Run], alone: Sequence[RankMatch]) -> Matches:
+        """The ranks in runs, and others."""
+        last = self._last
+        if self._is_changed:
+            pods = PodOrder([rank.pod for rank in self._ranks], last.order.names)
+            last = self._last = Matches(ranks=tuple(self._ranks), order=pods)
+            self._is_changed = False
+        return Matches(runs, alone, last.ranks, last.order)
 
     def matches(self, prompt: Prompt) -> list[RankMatch]:
         """The ranks that hold a prefix of the prompt, in no order."""
@@ -112,7 +114,7 @@ class Lookup:
             primaries[key] = primaries.get(key, 0) | place.bit
             if state.is_ordinary:
                 self._ordinary |= place.bit
-            self._note_pod(place)
+            self._note_rank(place)
         else:
             self._others.setdefault(model, []).append(state)
 
@@ -127,12 +129,12 @@ class Lookup:
         else:
             self._others[model].remove(state)
 
-    def _note_pod(self, group: CacheGroup) -> None:
+    def _note_rank(self, group: CacheGroup) -> None:
         number = group.bit.bit_length() - 1
-        self._pods += [""] * (number + 1 - len(self._pods))
-        if self._pods[number] != group.rank.pod:
-            self._pods[number] = group.rank.pod
-            self._is_ordered = False
+        self._ranks += [_NOBODY] * (number + 1 - len(self._ranks))
+        if self._ranks[number] != group.rank:
+            self._ranks[number] = group.rank
+            self._is_changed = True
 
 
 def _lookup_place(state: RankState) -> CacheGroup | RankState | None:

@@ -349,11 +349,11 @@ class MemoryIndex:
 
     def match_together(self, prompt: Prompt) -> Matches:
         if prompt.pods is not None:
-            return Matches([], self.match(prompt), self._lookup.order)
+            return self._lookup.together([], self.match(prompt))
         started = perf_counter()
         runs, alone = self._lookup.runs(prompt)
         self._count_lookup(started, found=bool(runs or alone))
-        return Matches(runs, alone, self._lookup.order)
+        return self._lookup.together(runs, alone)
 
     def _count_lookup(self, started: float, *, found: bool) -> None:
         self.statistics.lookups += 1

@@ -75,6 +75,9 @@ class Scorer:
     def matches(self, prompt: Prompt) -> list[RankMatch]:
         return self._index.match(prompt)
 
+    def matches_together(self, prompt: Prompt) -> Matches:
+        return self._index.match_together(prompt)
+
     def scores_of(self, matches: Iterable[RankMatch]) -> Scores:
         """The score of each pod that has a match, best first; None if no pod has one."""
         return pod_scores(matches, self._tier_weights, self._block_size)

@@ -30,16 +30,16 @@ if TYPE_CHECKING or not COMPILED:
         GroupMasks,
         GroupWriter,
         PodOrder,
+        Positions,
+        RankCosts,
         RankLoad,
         Receiver,
         Table,
         as_key_vector,
         block_keys,
-        costs_of,
         is_text_only,
         messages_end,
         messages_start,
-        near_lowest,
         prompt_ids,
         read_common_batch,
         split_words,
@@ -56,7 +56,7 @@ else:
     from service.native.messages import Receiver
     from service.native.msgpack_ints import unpack_hashes, unpack_tokens
     from service.native.pod_order import PodOrder
-    from service.native.rank_costs import RankLoad, costs_of, near_lowest
+    from service.native.rank_costs import Positions, RankCosts, RankLoad
     from service.native.table import GroupMasks, Table
     from service.native.vectors import as_key_vector, unpack_numbers
     from service.native.word_split import split_words
@@ -67,16 +67,16 @@ __all__ = [
     "GroupMasks",
     "GroupWriter",
     "PodOrder",
+    "Positions",
+    "RankCosts",
     "RankLoad",
     "Receiver",
     "Table",
     "as_key_vector",
     "block_keys",
-    "costs_of",
     "is_text_only",
     "messages_end",
     "messages_start",
-    "near_lowest",
     "prompt_ids",
     "read_common_batch",
     "split_words",

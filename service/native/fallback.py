@@ -7,7 +7,7 @@ import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from xxhash import xxh64_intdigest
@@ -307,41 +307,126 @@ class PodOrder:
 class RankLoad:
     """One rank as its cost is computed from it. Times are in seconds."""
 
-    __slots__ = ("behind", "finish", "is_busy", "overhead", "seconds_per_token")
+    __slots__ = (
+        "behind",
+        "finish",
+        "is_busy",
+        "last_prefill",
+        "overhead",
+        "requests",
+        "seconds_per_token",
+        "weight",
+    )
 
-    def __init__(self, overhead: float, seconds_per_token: float) -> None:
-        """`overhead` and `seconds_per_token` are its prefill speed."""
+    def __init__(self, overhead: float, seconds_per_token: float, weight: float = 1.0) -> None:
+        """`overhead` and `seconds_per_token` are its prefill speed, `weight` is the share of requests that it gets."""
         self.overhead = overhead
         self.seconds_per_token = seconds_per_token
+        self.weight = weight
         self.is_busy = False
         """Whether a further prefill has to wait."""
         self.finish = 0.0
         """Time at which the oldest prefill is expected to end."""
         self.behind = 0.0
         """Seconds of work behind the oldest prefill."""
+        self.requests = 0
+        """Requests in flight."""
+        self.last_prefill = 0.0
+        """When the oldest prefill began; without one, when the last one ended."""
 
     def wait(self, now: float) -> float:
         """Seconds until a further prefill begins."""
         return max(0.0, self.finish - now) + self.behind
 
 
+class Positions:
+    """The positions of ranks, by the bits of their groups in masks."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, by_bit: list[int | None]) -> None:
+        """Groups of other ranks have the position None."""
+        self.at = by_bit.copy()
+
+
 Load = TypeVar("Load", bound=RankLoad)
 
 
-def costs_of(ranks: list[Load], uncached: list[float], arrivals: float, reused: float, now: float) -> list[float]:
-    """The cost of each rank, as service/routing/cost.py describes it; `wait` is asked only after `finish`."""
-    evicting = 1 + reused
-    return [
-        rank.overhead + tokens * rank.seconds_per_token * evicting
-        if not rank.is_busy
-        else (wait := rank.finish - now + rank.behind if rank.finish > now else rank.wait(now))
-        + rank.overhead
-        + tokens * rank.seconds_per_token * (evicting + arrivals * wait)
-        for rank, tokens in zip(ranks, uncached, strict=True)
-    ]
+class RankCosts(Generic[Load]):
+    """The cost of one request on each of many ranks, which are known by their positions.
 
+    `weigh` is called once the uncached tokens are set, then `cost`, `rule_out` and `best`.
+    """
 
-def near_lowest(costs: list[float], factor: float) -> list[int]:
-    """The positions of costs up to `factor` times the lowest."""
-    limit = min(costs) * factor
-    return [position for position, cost in enumerate(costs) if cost <= limit]
+    __slots__ = ("_bits", "_costs", "_out", "_uncached", "ranks")
+
+    def __init__(self, ranks: list[Load], uncached: float) -> None:
+        """`uncached` are the tokens that a rank must compute that holds nothing of the prompt."""
+        self.ranks = ranks
+        self._costs = [0.0] * len(ranks)
+        self._uncached = [uncached] * len(ranks)
+        self._bits = [-1] * len(ranks)
+        self._out: set[int] = set()
+
+    def hold(self, mask: int, positions: Positions, uncached: float) -> None:
+        """Sets the uncached tokens of the ranks of the groups in a mask.
+
+        Raises ValueError for a group that `positions` does not know.
+        """
+        if mask.bit_length() > len(positions.at):
+            raise ValueError(f"bit {mask.bit_length() - 1} has no position")
+        for bit, (position, is_set) in enumerate(zip(positions.at, reversed(f"{mask:b}"), strict=False)):
+            if is_set == "1" and position is not None and 0 <= position < len(self.ranks):
+                self._uncached[position] = uncached
+                self._bits[position] = bit
+
+    def bit(self, position: int) -> int:
+        """The bit by which `hold` was called last for a rank; -1 if it was not."""
+        return self._bits[position]
+
+    def uncached(self, position: int) -> float:
+        return self._uncached[position]
+
+    def set_uncached(self, position: int, uncached: float) -> None:
+        self._uncached[position] = uncached
+
+    def cost(self, position: int) -> float:
+        return self._costs[position]
+
+    def weigh(self, arrivals: float, reused: float, now: float) -> None:
+        """Computes the costs as service/routing/cost.py describes them; `wait` is asked only after `finish`."""
+        evicting = 1 + reused
+        self._costs = [
+            (
+                rank.overhead + tokens * rank.seconds_per_token * evicting
+                if not rank.is_busy
+                else (wait := rank.finish - now + rank.behind if rank.finish > now else rank.wait(now))
+                + rank.overhead
+                + tokens * rank.seconds_per_token * (evicting + arrivals * wait)
+            )
+            / rank.weight
+            for rank, tokens in zip(self.ranks, self._uncached, strict=True)
+        ]
+
+    def rule_out(self, positions: list[int]) -> None:
+        """Makes `best` leave out some ranks."""
+        self._out.update(positions)
+
+    def best(self, factor: float, chance: float) -> int | None:
+        """The position of the rank to take among those that cost up to `factor` times the lowest cost.
+
+        That of the fewest uncached tokens, of the fewest requests by weight, of the earliest last prefill; then
+        `chance`, from 0 to below 1, chooses. None if all are ruled out.
+        """
+        left = [position for position in range(len(self.ranks)) if position not in self._out]
+        limit = min((self._costs[position] for position in left), default=0.0) * factor
+        near = [
+            (self._uncached[position], rank.requests / rank.weight, rank.last_prefill, position)
+            for position, rank in ((position, self.ranks[position]) for position in left)
+            if self._costs[position] <= limit
+        ]
+        if not near:
+            return None
+        first = min(near)[:3]
+        equal = [position for *order, position in near if tuple(order) == first]
+        return equal[int(chance * len(equal))]

@@ -152,10 +152,8 @@ class Accuracy:
         if usage.cached is None or choice.basis is Basis.PLACEMENT:
             return
         last = usage.prompt - 1
-        several = {id(match.tokens_by_tier): match for match in question.matches}  # ranks that hold as much share it
-        best = max((match.tokens for match in several.values()), default=0)
         counted.prompt_tokens += usage.prompt
-        counted.available_tokens += min(best, last)
+        counted.available_tokens += min(question.matches.longest, last)
         counted.captured_tokens += choice.predicted
         counted.delivered_tokens += usage.cached
         counted.requests[compared(choice.predicted, usage.cached)] += 1

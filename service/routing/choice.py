@@ -14,8 +14,10 @@ import msgspec
 from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Learned, Pod, Registry
 from service.index.base import BlockKey, Prompt, Rank, RankMatch, Tier
+from service.native.backend import RankCosts
 from service.routing.affinity import Affinity, session_key
-from service.routing.cost import Demand, best_of, costs_of
+from service.routing.candidates import Candidates, Held
+from service.routing.cost import Demand, best_of, weigh
 from service.routing.estimate import Speed, median_speed
 from service.routing.placements import BLOCK, EVENT_SECONDS, UNIT, Placements
 from service.routing.question import Question
@@ -64,29 +66,6 @@ class Choice(msgspec.Struct, frozen=True):
         return self.pod.learned is not None and self.pod.learned.ranks > 1
 
 
-class _Candidates:
-    """The ranks that serve a model. Valid as long as the fleet does not change."""
-
-    __slots__ = ("_registry", "demand", "numbers", "positions", "ranks")
-
-    def __init__(self, registry: Registry, ranks: list[RankWork], demand: Demand) -> None:
-        self.ranks = ranks
-        self.demand = demand
-        self._registry = registry
-        self.positions: dict[Rank, int] = {}
-        """Positions by the names in events, as far as they were found."""
-        self.numbers = {rank: position for position, rank in enumerate(ranks)}
-
-    def find(self, rank: Rank) -> int | None:
-        """The position of the rank that publishes events under this name; None if it is no candidate."""
-        name = self._registry.name_of(rank.pod)
-        for position, work in enumerate(self.ranks):
-            if work.pod.name == name and work.number == rank.number:
-                self.positions[rank] = position
-                return position
-        return None
-
-
 class Estimate(NamedTuple):
     """What a request costs on one rank. `seconds` is the time to first token, `predicted` counts reused tokens."""
 
@@ -113,19 +92,21 @@ class Given(NamedTuple):
 
 
 class _Weighed(NamedTuple):
-    """The candidates for a request, and by their position: uncached tokens, what is reused, cost."""
+    """The candidates for a request, by position, and what it costs on each."""
 
     ranks: list[RankWork]
     demand: Demand
     tokens: int
     keys: Sequence[BlockKey]
-    uncached: list[float]
-    reused: list[RankMatch | int | None]
-    costs: list[float]
+    held: Held
     session: int | None
     """The key of the session."""
     preferred: int | None
     """The position of the session's last rank."""
+
+    @property
+    def costs(self) -> RankCosts[RankWork]:
+        return self.held.costs
 
 
 class Router:
@@ -139,12 +120,13 @@ class Router:
         self._weights = tier_weights
         self._work: dict[Pod, list[RankWork]] = {}
         self._learned: list[Learned | None] = []
-        self._candidates: dict[str | None, _Candidates] = {}
+        self._candidates: dict[str | None, Candidates] = {}
         self._work_of: dict[Rank, RankWork | None] = {}
         """By the names in events."""
         self._refreshed = -inf
         self._compared = -inf
-        self._is_weighted = False
+        self._names: dict[str, str] | None = None
+        """Of pods, by those in events."""
         self.placements = Placements()
         self.affinity = Affinity()
         self._mean_tokens = _FIRST_MEAN
@@ -175,28 +157,25 @@ class Router:
 
     def _best(self, weighed: _Weighed, tried: Collection[Pod], max_in_flight: int | None) -> int | None:
         """The position of the rank to take."""
-        ranks, uncached = weighed.ranks, weighed.uncached
-        chosen = best_of(ranks, weighed.costs, uncached)
-        if weighed.preferred is not None and weighed.costs[weighed.preferred] <= weighed.costs[chosen] * _AFFINITY:
+        ranks, costs = weighed.ranks, weighed.costs
+        chosen = best_of(costs)
+        if chosen is None:
+            return None
+        if weighed.preferred is not None and costs.cost(weighed.preferred) <= costs.cost(chosen) * _AFFINITY:
             chosen = weighed.preferred
         pod = ranks[chosen].pod
-        if pod.is_busy or pod in tried or not _can_take(pod, max_in_flight):
-            allowed = [
-                position
-                for position, rank in enumerate(ranks)
-                if rank.pod not in tried and _can_take(rank.pod, max_in_flight)
-            ]
-            allowed = [position for position in allowed if not ranks[position].pod.is_busy] or allowed
-            if not allowed:
-                return None
-            chosen = allowed[
-                best_of(
-                    [ranks[position] for position in allowed],
-                    [weighed.costs[position] for position in allowed],
-                    [uncached[position] for position in allowed],
-                )
-            ]
-        return chosen
+        if not pod.is_busy and pod not in tried and _can_take(pod, max_in_flight):
+            return chosen
+        unable = [
+            position
+            for position, rank in enumerate(ranks)
+            if rank.pod in tried or not _can_take(rank.pod, max_in_flight)
+        ]
+        costs.rule_out(unable)
+        busy = [position for position, rank in enumerate(ranks) if rank.pod.is_busy]
+        if len({*unable, *busy}) < len(ranks):
+            costs.rule_out(busy)
+        return best_of(costs)
 
     def given_elsewhere(self, given: Given) -> Reservation | None:
         """Counts a request that another replica gave to a rank; None if that is not known here.
@@ -223,9 +202,9 @@ class Router:
         if not self._work:  # there are no pods
             return
         if rank not in self._work_of:
-            name = self._registry.name_of(rank.pod)
-            ranks = [work for pod, works in self._work.items() if pod.name == name for work in works]
-            self._work_of[rank] = next((work for work in ranks if work.number == rank.number), None)
+            pod = self._registry.get(self._pod_names().get(rank.pod, ""))
+            ranks = self._work[pod] if pod is not None else []
+            self._work_of[rank] = ranks[rank.number] if rank.number < len(ranks) else None
         work = self._work_of[rank]
         if work is not None:
             work.heard_at = self._clock()
@@ -265,19 +244,18 @@ class Router:
         if weighed is None:
             return None, []
         best = self._best(weighed, (), None)
+        costs = weighed.costs
         estimates = [
             Estimate(
                 rank.pod,
                 rank.number,
-                rank.wait(now) + rank.overhead + uncached * rank.seconds_per_token,
-                cost,
-                round(uncached),
-                _predicted(weighed.tokens, reused),
+                rank.wait(now) + rank.overhead + costs.uncached(position) * rank.seconds_per_token,
+                costs.cost(position),
+                round(costs.uncached(position)),
+                _predicted(weighed.tokens, weighed.held.of(position)),
                 rank.requests,
             )
-            for rank, uncached, cost, reused in zip(
-                weighed.ranks, weighed.uncached, weighed.costs, weighed.reused, strict=True
-            )
+            for position, rank in enumerate(weighed.ranks)
         ]
         chosen = estimates[best] if best is not None else None
         return chosen, sorted(estimates, key=lambda estimate: estimate.cost)
@@ -292,24 +270,22 @@ class Router:
             return None
         tokens = question.tokens if question.tokens is not None else round(self._mean_tokens)
         keys = self.placements.keys(question.prompt) if question.prompt is not None else ()
-        uncached, reused = self._uncached(question, tokens, keys, candidates, now)
+        held = self._held(question, tokens, keys, candidates, now)
         session = session_key(question.session) if question.session is not None else None
         last = self.affinity.last(session) if session is not None else None
         preferred = candidates.numbers.get(last) if last is not None else None
         if preferred is not None and question.tokens is None:
-            uncached[preferred] = 1.0  # the best guess: it holds all of the session
-        costs = costs_of(ranks, uncached, demand.arrivals(now) / len(ranks), demand.reused, now)
-        if self._is_weighted:
-            costs = [cost / rank.pod.weight for cost, rank in zip(costs, ranks, strict=True)]
-        return _Weighed(ranks, demand, tokens, keys, uncached, reused, costs, session, preferred)
+            held.costs.set_uncached(preferred, 1.0)  # the best guess: it holds all of the session
+        weigh(held.costs, demand.arrivals(now) / len(ranks), demand.reused, now)
+        return _Weighed(ranks, demand, tokens, keys, held, session, preferred)
 
     def _reserve(self, question: Question, weighed: _Weighed, chosen: int, now: float) -> Choice:
-        rank, computed, tokens = weighed.ranks[chosen], round(weighed.uncached[chosen]), weighed.tokens
+        rank, computed, tokens = weighed.ranks[chosen], round(weighed.costs.uncached(chosen)), weighed.tokens
         seconds = rank.wait(now) + rank.overhead + computed * rank.seconds_per_token
         if question.tokens:
             self._mean_tokens += (computed - self._mean_tokens) * _MEAN_SHARE
             weighed.demand.chosen(tokens, computed)
-        held = weighed.reused[chosen]
+        held = weighed.held.of(chosen)
         basis = self._basis(rank, held, question, now)
         reservation = rank.reserve(computed, tokens, now, tells_first_token=question.is_streamed)
         if weighed.keys and question.prompt is not None:
@@ -335,55 +311,57 @@ class Router:
             return Basis.INEXACT
         return Basis.IN_FLIGHT if rank.requests or now - rank.ended_at < EVENT_SECONDS else Basis.EVENTS
 
-    def _uncached(
-        self, question: Question, tokens: int, keys: Sequence[BlockKey], candidates: _Candidates, now: float
-    ) -> tuple[list[float], list[RankMatch | int | None]]:
-        """By candidate: the tokens that it must compute, and what it reuses: a match, or the tokens of a placement."""
-        uncached = [float(tokens)] * len(candidates.ranks)
-        reused: list[RankMatch | int | None] = [None] * len(candidates.ranks)
-        positions, weights = candidates.positions, self._weights
-        last: Mapping[Tier, int] | None = None
-        left = 0.0
-        for match in question.matches:
-            if match.tokens_by_tier is not last:  # ranks that hold as much share it
-                last = match.tokens_by_tier
-                left = float(tokens)
-                for tier, held in last.items():
-                    left -= weights[tier] * held
-                left = max(1.0, left)
-            position = positions.get(match.rank)
-            if position is None:
-                position = candidates.find(match.rank)
-            if position is not None:
-                uncached[position] = left
-                reused[position] = match
+    def _held(
+        self, question: Question, tokens: int, keys: Sequence[BlockKey], candidates: Candidates, now: float
+    ) -> Held:
+        """What each candidate reuses, and with the costs, how many tokens it must compute."""
+        held = Held(RankCosts(candidates.ranks, float(tokens)), question.matches)
+        costs = held.costs
+        for match in question.matches.alone:
+            if (position := candidates.find(match.rank)) is not None:
+                costs.set_uncached(position, self._left(tokens, match.tokens_by_tier))
+                held.alone[position] = match
+        if question.matches.runs:
+            positions = candidates.positions(question.matches.ranks)
+            for run in question.matches.runs:
+                costs.hold(run.groups, positions, self._left(tokens, run.tokens_by_tier))
         placed = self.placements.held(question.prompt, keys, now) if question.prompt is not None else {}
-        for rank, (held, placement) in placed.items():
+        for rank, (reached, placement) in placed.items():
             number = candidates.numbers.get(rank)
             if number is None:
                 continue
-            shown = reused[number]
-            whole = held - held % shown.block_size if isinstance(shown, RankMatch) else held
-            if uncached[number] > tokens - whole:
-                uncached[number] = max(1.0, tokens - whole)
-                reused[number] = whole
-            elif held >= len(placement.keys) * UNIT:
+            uncached = costs.uncached(number)
+            if uncached > tokens - reached and isinstance(shown := held.of(number), RankMatch):
+                whole = reached - reached % shown.block_size
+            else:
+                whole = reached
+            if uncached > tokens - whole:
+                costs.set_uncached(number, max(1.0, tokens - whole))
+                held.placed[number] = whole
+            elif reached >= len(placement.keys) * UNIT:
                 placement.end()  # the events have said so
-        return uncached, reused
+        return held
 
-    def _candidates_for(self, model: str | None, now: float) -> _Candidates:
+    def _left(self, tokens: int, held: Mapping[Tier, int]) -> float:
+        """The tokens that a rank must compute if it holds these."""
+        left = float(tokens)
+        for tier, count in held.items():
+            left -= self._weights[tier] * count
+        return max(1.0, left)
+
+    def _candidates_for(self, model: str | None, now: float) -> Candidates:
         if now - self._compared >= _COMPARE_SECONDS:
             self._compared = now
             learned = [pod.learned for pod in self._registry]
             if learned != self._learned or len(self._candidates) > _MAX_MODELS:
-                self._candidates.clear()
-                self._work_of.clear()
+                self._forget_names()
             self._learned = learned
         found = self._candidates.get(model)
         if found is None:
             ranks = [rank for pod in self._serving(model) for rank in self._ranks_of(pod)]
             shared = (other.demand for other in self._candidates.values() if other.ranks == ranks)
-            found = self._candidates[model] = _Candidates(self._registry, ranks, next(shared, None) or Demand())
+            demand = next(shared, None) or Demand()
+            found = self._candidates[model] = Candidates(ranks, demand, self._pod_names())
         return found
 
     def _serving(self, model: str | None) -> list[Pod]:
@@ -402,9 +380,19 @@ class Router:
     def _ended(self) -> None:
         self.freed()
 
-    def _changed(self, pod: Pod, is_there: bool) -> None:
+    def _pod_names(self) -> dict[str, str]:
+        if self._names is None:
+            self._names = self._registry.names()
+        return self._names
+
+    def _forget_names(self) -> None:
+        """Finds candidates and names again, after a change of the fleet."""
         self._candidates.clear()
         self._work_of.clear()
+        self._names = None
+
+    def _changed(self, pod: Pod, is_there: bool) -> None:
+        self._forget_names()
         if is_there:
             self._work[pod] = []
         else:
@@ -425,7 +413,7 @@ class Router:
             load = rank.pod.load.get(rank.number)
             waiting = load.waiting - len(rank.prefills) if load is not None else 0.0
             rank.set_others(waiting * self._mean_tokens if waiting > 0 else 0.0)
-        self._is_weighted = any(pod.weight != 1 for pod in self._work)
+            rank.weight = rank.pod.weight
         if not all(rank.is_known for rank in ranks):
             median = self._median()
             for rank in ranks:

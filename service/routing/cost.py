@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import exp
 from random import Random
 from typing import Final
 
-from service.native import backend
+from service.native.backend import RankCosts
 from service.routing.reservations import RankWork
 
 _TIE: Final = 0.1
@@ -41,32 +40,21 @@ class Demand:
         self.reused += ((tokens - uncached) / max(1, tokens) - self.reused) * self._SHARE
 
 
-def costs_of(ranks: list[RankWork], uncached: list[float], arrivals: float, reused: float, now: float) -> list[float]:
-    """What each rank costs for a prompt of which it must compute so many tokens, in seconds.
+def weigh(costs: RankCosts[RankWork], arrivals: float, reused: float, now: float) -> None:
+    """Computes what each rank costs for a prompt of which it must compute the given tokens, in seconds.
 
     The estimated time to first token, and what the choice costs others. A rank that is busy for w seconds gets
     `arrivals * w` further requests meanwhile (`arrivals` per second and rank), and each waits for this prefill, too.
-    Each computed token evicts another one, which would have been reused with the probability `reused`.
+    Each computed token evicts another one, which would have been reused with the probability `reused`. Costs are
+    divided by the weights of pods.
     """
-    return backend.costs_of(ranks, uncached, arrivals, reused, now)
+    costs.weigh(arrivals, reused, now)
 
 
-def best_of(ranks: Sequence[RankWork], costs: list[float], uncached: Sequence[float]) -> int:
-    """The position of the lowest cost.
+def best_of(costs: RankCosts[RankWork]) -> int | None:
+    """The position of the lowest cost; None if all ranks are ruled out.
 
     Among nearly equal ones, of the fewest uncached tokens, then of the fewest requests in flight, then of the rank
     whose last prefill is the longest ago, so that new prefixes spread over the caches, then at random.
     """
-    near = backend.near_lowest(costs, 1 + _TIE)
-    if len(near) == 1:
-        return near[0]
-    fewest = min([uncached[position] for position in near])
-    near = [position for position in near if uncached[position] == fewest]
-    loads = [ranks[position].requests / ranks[position].pod.weight for position in near]
-    lowest = min(loads)
-    near = [position for position, load in zip(near, loads, strict=True) if load == lowest]
-    if len(near) == 1:
-        return near[0]
-    prefills = [ranks[position].last_prefill for position in near]
-    longest_ago = min(prefills)
-    return _random.choice([position for position, at in zip(near, prefills, strict=True) if at == longest_ago])
+    return costs.best(1 + _TIE, _random.random())

@@ -39,6 +39,7 @@ class Placement:
         self._computed_at = inf
 
     def counts(self, now: float) -> bool:
+        """Whether it still counts; if not, it never will."""
         return self.expires > now and self.rank.heard_at < self._computed_at
 
     def computed(self, now: float) -> None:
@@ -66,7 +67,10 @@ class Placements:
         return prompt_keys(prompt, UNIT) if len(prompt.tokens) > UNIT else ()
 
     def held(self, prompt: Prompt, keys: Sequence[BlockKey], now: float) -> dict[RankWork, tuple[int, Placement]]:
-        """The tokens that each rank will hold of a prompt with these keys, and the placement of the last of them."""
+        """The tokens that each rank will hold of a prompt with these keys, and the placement of the last of them.
+
+        Forgets placements that count no more, so that each is seen in vain only once.
+        """
         found: dict[RankWork, tuple[int, Placement]] = {}
         if not self._blocks or prompt.skips_cache:
             return found
@@ -77,13 +81,31 @@ class Placements:
                 break
             reached = tokens
             tokens += UNIT
+            over: list[RankWork] = []
             for placement in (holders,) if isinstance(holders, Placement) else holders.values():
                 rank = placement.rank
-                if placement.counts(now) and (not reached or (rank in found and found[rank][0] == reached)):
+                if not placement.counts(now):
+                    over.append(rank)
+                elif not reached or (rank in found and found[rank][0] == reached):
                     found[rank] = tokens, placement
+            if over:
+                self._forget(key, holders, over)
+        asked = prompt.tokens
         for rank, (reached, placement) in found.items():
-            found[rank] = reached + _shared(placement.tokens, prompt.tokens, reached), placement
+            placed = placement.tokens
+            # Prompts that share their start seldom share more, and many ranks may have one of these.
+            if reached < min(len(placed), len(asked)) and placed[reached] == asked[reached]:
+                found[rank] = reached + _shared(placed, asked, reached), placement
         return found
+
+    def _forget(self, key: BlockKey, holders: Placement | dict[RankWork, Placement], over: Sequence[RankWork]) -> None:
+        """Removes placements of one block."""
+        if isinstance(holders, dict):
+            for rank in over:
+                del holders[rank]
+            if holders:
+                return
+        del self._blocks[key]
 
     def place(self, tokens: TokenIds, keys: Sequence[BlockKey], rank: RankWork, now: float) -> Placement:
         """Notes that a prompt with these keys was sent to a rank. O(keys).

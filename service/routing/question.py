@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
-from service.index.base import Prompt, RankMatch
+from service.index.base import Matches, Prompt
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,6 +13,6 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     tokens: int | None = None
     prompt: Prompt | None = None
-    matches: Sequence[RankMatch] = ()
+    matches: Matches = Matches()
     session: str | None = None
     is_streamed: bool = False

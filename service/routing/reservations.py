@@ -53,7 +53,6 @@ class RankWork(RankLoad):
 
     __slots__ = (
         "_learned_at",
-        "_since",
         "decoding_tokens",
         "ended_at",
         "freed",
@@ -64,7 +63,6 @@ class RankWork(RankLoad):
         "pod",
         "prefill_tokens",
         "prefills",
-        "requests",
         "samples",
         "whole_answers",
     )
@@ -73,7 +71,7 @@ class RankWork(RankLoad):
         self, pod: Pod, number: int = 0, speed: Speed = DEFAULT, *, freed: Callable[[], None] = lambda: None
     ) -> None:
         """`freed` is called when a request ends."""
-        super().__init__(*speed)
+        super().__init__(*speed, pod.weight)
         self.pod = pod
         self.freed = freed
         self.number = number
@@ -90,11 +88,8 @@ class RankWork(RankLoad):
         """Reservations without a first token, oldest first."""
         self.prefill_tokens = 0
         self.decoding_tokens = 0
-        self.requests = 0
         self.others_tokens = 0.0
         """Tokens to prefill that wait in the engine's queue besides those given here, as its metrics say."""
-        self._since = 0.0
-        """Time from which the oldest prefill runs."""
 
     def reserve(self, uncached: int, tokens: int, now: float, *, tells_first_token: bool = True) -> Reservation:
         """Gives the rank a request with so many uncached tokens of `tokens` tokens.
@@ -103,7 +98,7 @@ class RankWork(RankLoad):
         """
         is_first = not self.is_busy
         if not self.prefills:
-            self._since = now
+            self.last_prefill = now
         reservation = Reservation(
             self, max(1, uncached), tokens, now, tells_first_token=tells_first_token, is_first=is_first
         )
@@ -113,11 +108,6 @@ class RankWork(RankLoad):
         self.pod.in_flight += 1
         self._update()
         return reservation
-
-    @property
-    def last_prefill(self) -> float:
-        """When the oldest prefill began; without one, when the last one ended."""
-        return self._since
 
     def wait(self, now: float) -> float:
         """Seconds until the rank has done the prefills that it was given."""
@@ -163,7 +153,7 @@ class RankWork(RankLoad):
     def _end_prefill(self, reservation: Reservation, at: float) -> None:
         del self.prefills[reservation]
         self.prefill_tokens -= reservation.uncached
-        self._since = at
+        self.last_prefill = at
         self._update()
 
     def _update(self) -> None:
@@ -171,7 +161,7 @@ class RankWork(RankLoad):
         self.is_busy = tokens > 0
         for oldest in self.prefills:
             tokens -= oldest.uncached
-            self.finish = self._since + oldest.uncached * self.seconds_per_token
+            self.finish = self.last_prefill + oldest.uncached * self.seconds_per_token
             break
         else:
             self.finish = -inf
@@ -229,7 +219,7 @@ class Reservation:
             self.placement.computed(now)
         if self not in rank.prefills:
             return
-        began = max(self._started, rank._since)
+        began = max(self._started, rank.last_prefill)
         rank._end_prefill(self, now)
         rank.decoding_tokens += self.tokens
         if self.tells_first_token and now > began:
@@ -263,7 +253,7 @@ class Reservation:
                 self.placement.end()
         if self in rank.prefills:
             is_oldest = next(iter(rank.prefills)) is self
-            rank._end_prefill(self, now if is_oldest else rank._since)
+            rank._end_prefill(self, now if is_oldest else rank.last_prefill)
         else:
             rank.decoding_tokens -= self.tokens
         rank.requests -= 1

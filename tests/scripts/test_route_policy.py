@@ -62,4 +62,4 @@ def test_an_engine_of_half_the_speed_gets_half_the_prompts() -> None:
 def test_what_routing_costs_is_measured_for_every_request() -> None:
     measured = costs(pods=8, requests=20)
     assert len(measured) == 20
-    assert min(measured) > 0
+    assert all(spent.lookup > 0 and spent.routing > 0 for spent in measured)

@@ -70,21 +70,52 @@ def test_compiled_costs_of_ranks_equal_those_of_the_fallback(seed: int) -> None:
     random = Random(seed)
     ranks: list[fallback.RankLoad] = []
     same: list[fallback.RankLoad] = []
-    for _ in range(random.randrange(1, 50)):
-        speed = random.choice((0.0, 0.01)), random.choice((1e-4, 2e-4))
+    for _ in range(random.randrange(1, 200)):
+        speed = random.choice((0.0, 0.01)), random.choice((1e-4, 2e-4)), random.choice((1.0, 1.0, 4.0))
         state = (
             random.random() < 0.5,
             random.choice((-float("inf"), random.random(), 2 + random.random())),
             random.random(),
+            random.randrange(2),
+            random.choice((0.0, 1.0)),
         )
         for kind, made in ((backend.RankLoad, ranks), (fallback.RankLoad, same)):
             rank = kind(*speed)
-            rank.is_busy, rank.finish, rank.behind = state
+            rank.is_busy, rank.finish, rank.behind, rank.requests, rank.last_prefill = state
             made.append(rank)
-    uncached = [random.choice((1.0, 512.0, 8000.0)) for _ in ranks]
-    costs = backend.costs_of(ranks, uncached, 0.3, 0.2, 1.0)
-    assert costs == pytest.approx(fallback.costs_of(same, uncached, 0.3, 0.2, 1.0), rel=1e-12)
-    assert backend.near_lowest(costs, 1.1) == fallback.near_lowest(costs, 1.1)
+    by_bit = [random.choice((None, random.randrange(len(ranks)))) for _ in range(150)]
+    held = [(random.getrandbits(150), random.choice((1.0, 512.0))) for _ in range(3)]
+    out = [position for position in range(len(ranks)) if random.random() < 0.2]
+    found = []
+    for of, module in ((ranks, backend), (same, fallback)):
+        costs = module.RankCosts(of, 8000.0)
+        for mask, uncached in held:
+            costs.hold(mask, module.Positions(by_bit), uncached)
+        costs.set_uncached(0, 7.0)
+        costs.weigh(0.3, 0.2, 1.0)
+        costs.rule_out(out)
+        places = range(len(of))
+        found.append(
+            (
+                [costs.bit(place) for place in places],
+                [costs.uncached(place) for place in places],
+                [costs.cost(place) for place in places],
+                [costs.best(1.1, chance / 10) for chance in range(10)],
+            )
+        )
+    assert found[0][2] == pytest.approx(found[1][2], rel=1e-12)
+    assert found[0][:2] == found[1][:2]
+    assert found[0][3] == found[1][3]
+
+
+@compiled
+def test_costs_of_unknown_groups_and_positions_are_refused() -> None:
+    for kind in (backend, fallback):
+        costs = kind.RankCosts([kind.RankLoad(0.0, 1e-4)], 1.0)
+        with pytest.raises(ValueError, match="bit 2 has no position"):
+            costs.hold(0b100, kind.Positions([0, None]), 1.0)
+        with pytest.raises(IndexError):
+            costs.cost(1)
 
 
 @compiled

@@ -8,7 +8,7 @@ from random import Random
 from service.contract.pods import parse_pods
 from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Learned, Pod, Registry, ServedModel
-from service.index.base import Prompt, Rank, RankMatch, Tier
+from service.index.base import Matches, Prompt, Rank, RankMatch, Tier
 from service.routing.choice import Choice, Router
 from service.routing.question import Question
 
@@ -32,7 +32,7 @@ class Fleet:
 
     def choose(self, tokens: int = 1000, *matches: RankMatch, tried: tuple[Pod, ...] = ()) -> Choice:
         """The choice for a streamed prompt of so many tokens."""
-        question = Question(model=MODEL, tokens=tokens, matches=matches, is_streamed=True)
+        question = Question(model=MODEL, tokens=tokens, matches=Matches(alone=matches), is_streamed=True)
         choice = self.router.choose(question, tried)
         assert choice is not None
         return choice
@@ -40,7 +40,9 @@ class Fleet:
     def ask(self, tokens: array[int], *matches: RankMatch, tried: tuple[Pod, ...] = ()) -> Choice:
         """The choice for a streamed prompt of known tokens."""
         prompt = Prompt(MODEL, tokens)
-        question = Question(model=MODEL, tokens=len(tokens), prompt=prompt, matches=matches, is_streamed=True)
+        question = Question(
+            model=MODEL, tokens=len(tokens), prompt=prompt, matches=Matches(alone=matches), is_streamed=True
+        )
         choice = self.router.choose(question, tried)
         assert choice is not None
         return choice

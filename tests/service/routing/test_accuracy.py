@@ -30,7 +30,7 @@ class Judged:
 
     def ask(self, tokens: array[int] = LONGER, counted: int = 0, *, cached: int | None = None) -> Choice:
         """Asks, and lets the engine say how many tokens it counted and reused; by default as predicted."""
-        matches = self.index.match(Prompt(MODEL, tokens))
+        matches = self.index.match_together(Prompt(MODEL, tokens))
         question = Question(model=MODEL, tokens=len(tokens), matches=matches)
         choice = self.fleet.router.choose(question)
         assert choice is not None

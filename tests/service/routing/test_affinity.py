@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from service.index.base import Matches
 from service.routing.affinity import Affinity, SessionKeys, ends_of
 from service.routing.choice import Choice
 from service.routing.question import Question
@@ -53,10 +54,10 @@ def test_a_session_of_known_tokens_stays_on_its_pod_unless_another_is_clearly_be
     first = ask(fleet, "a", 1000)
     first.reservation.end(fleet.now)
     other = next(pod for pod in fleet.pods if pod is not first.pod)
-    assert ask(fleet, "a", 1000, matches=(held(other, 160),)).pod is first.pod
+    assert ask(fleet, "a", 1000, matches=Matches(alone=[held(other, 160)])).pod is first.pod
     fleet = Fleet(2)
     ask(fleet, "a", 1000).reservation.end(fleet.now)
-    assert ask(fleet, "a", 1000, matches=(held(fleet.pods[1], 640),)).pod is fleet.pods[1]
+    assert ask(fleet, "a", 1000, matches=Matches(alone=[held(fleet.pods[1], 640)])).pod is fleet.pods[1]
 
 
 def test_a_session_moves_with_its_last_request() -> None:

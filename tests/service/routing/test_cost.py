@@ -6,7 +6,8 @@ import pytest
 
 from service.contract.pods import PodEntry
 from service.fleet.registry import Pod
-from service.routing.cost import best_of, costs_of
+from service.native.backend import RankCosts
+from service.routing.cost import best_of, weigh
 from service.routing.estimate import Speed
 from service.routing.reservations import RankWork
 from tests.tries import tries
@@ -33,17 +34,35 @@ def busy_ranks(random: Random, now: float) -> list[RankWork]:
     return ranks
 
 
+def weighed(ranks: list[RankWork], uncached: list[float], arrivals: float, reused: float, now: float) -> list[float]:
+    """The costs of ranks that must compute so many tokens each."""
+    costs = costs_for(ranks, uncached)
+    weigh(costs, arrivals, reused, now)
+    return [costs.cost(position) for position in range(len(ranks))]
+
+
+def costs_for(ranks: list[RankWork], uncached: list[float]) -> RankCosts[RankWork]:
+    costs = RankCosts(ranks, 0.0)
+    for position, tokens in enumerate(uncached):
+        costs.set_uncached(position, tokens)
+    return costs
+
+
+def order(rank: RankWork, uncached: float) -> tuple[float, float, float]:
+    return uncached, rank.requests / rank.pod.weight, rank.last_prefill
+
+
 def test_a_cost_is_the_time_to_first_token_and_what_others_lose() -> None:
     for seed in range(SEEDS):
         random, now = Random(seed), 1000.0
         ranks = busy_ranks(random, now)
         uncached = [float(random.choice(LENGTHS)) for _ in ranks]
         arrivals, reused = random.choice((0.0, 0.3, 5.0)), random.random()
-        costs = costs_of(ranks, uncached, arrivals, reused, now)
+        costs = weighed(ranks, uncached, arrivals, reused, now)
         for rank, tokens, cost in zip(ranks, uncached, costs, strict=True):
             wait, prefill = rank.wait(now), tokens * rank.seconds_per_token
-            expected = wait + rank.overhead + prefill + prefill * (reused + arrivals * wait)
-            assert cost == pytest.approx(expected, abs=1e-12), seed
+            whole = wait + rank.overhead + prefill + prefill * (reused + arrivals * wait)
+            assert cost == pytest.approx(whole / rank.pod.weight, abs=1e-12), seed
 
 
 def test_the_rank_of_the_lowest_cost_is_best_and_ties_have_an_order() -> None:
@@ -51,16 +70,27 @@ def test_the_rank_of_the_lowest_cost_is_best_and_ties_have_an_order() -> None:
         random, now = Random(seed), 1000.0
         ranks = busy_ranks(random, now)
         uncached = [float(random.choice(LENGTHS)) for _ in ranks]
-        costs = costs_of(ranks, uncached, 0.3, 0.2, now)
-        best = best_of(ranks, costs, uncached)
-        near = [position for position, cost in enumerate(costs) if cost <= 1.1 * min(costs)]
-        orders = {position: order(ranks[position], uncached[position]) for position in near}
-        assert best in near, seed
-        assert orders[best] == min(orders.values()), seed
+        costs = costs_for(ranks, uncached)
+        weigh(costs, 0.3, 0.2, now)
+        left = set(range(len(ranks)))
+        while left:
+            best = best_of(costs)
+            assert best in left, seed
+            lowest = min(costs.cost(position) for position in left)
+            near = [position for position in left if costs.cost(position) <= 1.1 * lowest]
+            orders = {position: order(ranks[position], uncached[position]) for position in near}
+            assert orders[best] == min(orders.values()), seed
+            costs.rule_out([best])
+            left.remove(best)
+        assert best_of(costs) is None, seed
 
 
-def order(rank: RankWork, uncached: float) -> tuple[float, float, float]:
-    return uncached, rank.requests / rank.pod.weight, rank.last_prefill
+def test_each_of_several_equal_ranks_is_chosen_as_often() -> None:
+    ranks = [RankWork(Pod(PodEntry("", str(number)))) for number in range(7)]
+    costs = costs_for(ranks, [1.0, 2.0, 1.0, 1.0, 2.0, 1.0, 2.0])
+    weigh(costs, 0.0, 0.0, 0.0)
+    chosen = [costs.best(1.1, chance / 8) for chance in range(8)]
+    assert chosen == [0, 0, 2, 2, 3, 3, 5, 5]
 
 
 def test_work_of_others_alone_is_all_that_a_request_waits_for() -> None:
@@ -68,4 +98,4 @@ def test_work_of_others_alone_is_all_that_a_request_waits_for() -> None:
     rank.set_others(1000)
     rank.reserve(8000, 8000, 10.0).end(10.1)
     assert rank.wait(10.2) == pytest.approx(1000 * rank.seconds_per_token)
-    assert costs_of([rank], [0.0], 0.0, 0.0, 10.2) == [rank.wait(10.2)]
+    assert weighed([rank], [0.0], 0.0, 0.0, 10.2) == [rank.wait(10.2)]
