@@ -241,6 +241,9 @@ ROUTES: Final = (
             ("POST", forwarding.forward),
             ("GET", forwarding.forward_get),
             ("DELETE", forwarding.forward_delete),
+            ("PUT", forwarding.forward_put),
+            ("PATCH", forwarding.forward_patch),
+            ("OPTIONS", forwarding.forward_options),
         )
     ),
 )

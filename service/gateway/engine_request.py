@@ -83,7 +83,10 @@ def request_for(asked: ClientRequest, choice: Choice, context: Headers = ()) -> 
         headers.append((b"Content-Length", b"%d" % len(body)))
     host, path = _host_and_path(entry)
     headers.insert(0, (b"Host", host))
-    return EngineRequest(request_head(request.method, path + request.raw_path, headers), body, names_rank, asks_usage)
+    target = (
+        request.raw_path if request.raw_path.startswith("/") else request.rel_url.raw_path_qs
+    )  # a proxy's has a host
+    return EngineRequest(request_head(request.method, path + target, headers), body, names_rank, asks_usage)
 
 
 @lru_cache(maxsize=4096)

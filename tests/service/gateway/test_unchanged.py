@@ -103,6 +103,48 @@ async def test_every_path_of_v1_reaches_an_engine_and_its_answer_the_client(befo
     assert [(one.method, one.target, one.body) for one in engine.requests] == [("POST", path, body)]
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "PUT", "PATCH", "OPTIONS"])
+async def test_every_method_reaches_an_engine(before: Before, method: str) -> None:
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        body = b"" if method == "HEAD" else b"ok"
+        writer.write(b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nContent-Length: 2\r\n\r\n" + body)
+
+    routed, (engine,) = await before(respond)
+    for _ in range(2):  # over kept connections
+        async with routed.client.request(
+            method, "/v1/chat/completions" if method == "OPTIONS" else "/v1/x/1"
+        ) as answered:
+            assert (answered.status, answered.headers["Access-Control-Allow-Origin"]) == (200, "*")
+            assert (answered.headers["Content-Length"], await answered.read()) == (
+                "2",
+                b"" if method == "HEAD" else b"ok",
+            )
+    assert [one.method for one in engine.requests] == [method, method]
+    lengths = [value for name, value in engine.requests[0].headers if name == b"Content-Length"]
+    assert lengths == ([b"0"] if method in {"DELETE", "PUT", "PATCH"} else [])
+
+
+async def test_a_target_with_a_host_is_the_path_that_it_names(before: Before) -> None:
+    routed, (engine,) = await before(answer(b"{}"))
+    await raw(routed, post("http://there:1/v1/rerank?x=%2F", BODY))
+    assert engine.requests[0].target == "/v1/rerank?x=%2F"
+
+
+@pytest.mark.parametrize("path", ["/v1/../metrics", "/v1/x/%2e%2E/pause", "/v1/x/.", "/v1/./x"])
+async def test_a_path_that_may_lead_out_of_v1_is_refused(before: Before, path: str) -> None:
+    routed, (engine,) = await before(answer(b"{}"))
+    head, _ = await raw(routed, post(path, BODY))
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize("path", ["/v1/files/a..b", "/v1/.well-known", "/v1/files/a.txt"])
+async def test_dots_in_names_are_names(before: Before, path: str) -> None:
+    routed, (engine,) = await before(answer(b"{}"))
+    await raw(routed, post(path, BODY))
+    assert [one.target for one in engine.requests] == [path]
+
+
 async def test_a_body_that_is_not_json_reaches_the_engine(before: Before) -> None:
     routed, (engine,) = await before(answer(b"ok"))
     body = Random(1).randbytes(5000)
