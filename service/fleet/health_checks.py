@@ -6,17 +6,24 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from math import inf
+from time import monotonic
 
 import aiohttp
 
 from service.fleet.breaker import State
 from service.fleet.pod_tasks import PodTasks, jittered
 from service.fleet.probe import Probe, ProbeFailed
-from service.fleet.registry import Pod, Registry
+from service.fleet.registry import Learned, Pod, Registry
 
 logger = logging.getLogger(__name__)
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 5.0
+_MODELS_SECONDS = 30.0
+"""Seconds until the models of an engine are read again: it may load LoRA adapters at any time."""
+_DOUBT_SECONDS = 1.0
+"""The same, if a request names a model that no pod lists."""
 _UNHEALTHY_AFTER = 2
 """Consecutive failed health checks after which a pod gets no requests."""
 
@@ -54,12 +61,25 @@ class Monitor:
         probe = Probe(session)
         failures = 0
         suspected = asyncio.Event()
+        read_at, is_doubted = -inf, False
+
+        def doubted() -> None:
+            nonlocal is_doubted
+            if monotonic() - read_at >= _DOUBT_SECONDS:
+                is_doubted = True
+                suspected.set()
+
         pod.breaker.on_open = suspected.set
+        pod.on_doubt = doubted
         while True:
             try:
                 await probe.check_health(pod)
                 if pod.healthy is not True or pod.learned is None:
+                    read_at = monotonic()
                     await self._learn(probe, pod)
+                elif is_doubted or monotonic() - read_at >= _MODELS_SECONDS:
+                    read_at, is_doubted = monotonic(), False
+                    await self._read_models(probe, pod, pod.learned)
             except ProbeFailed as error:
                 failures += 1
                 self._failed(pod, str(error), failures)
@@ -81,6 +101,12 @@ class Monitor:
             pod.learned = learned
             self._on_learned(pod)
         self._on_joined(pod)
+
+    async def _read_models(self, probe: Probe, pod: Pod, learned: Learned) -> None:
+        models = await probe.models(pod)
+        if models != learned.models:
+            pod.learned = replace(learned, models=models)
+            self._on_learned(pod)
 
     def _failed(self, pod: Pod, problem: str, failures: int) -> None:
         pod.problem = problem

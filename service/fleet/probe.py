@@ -34,12 +34,7 @@ class Probe:
 
     async def learn(self, pod: Pod) -> Learned:
         """Models, event sources and ranks of an engine. Unsupported endpoints (404) leave their part empty."""
-        listed = await self._json(pod, "/v1/models")
-        if not isinstance(listed, dict) or not isinstance(listed.get("data"), list):
-            raise ProbeFailed("/v1/models does not list models")
-        models = tuple(_model(card) for card in listed["data"] if isinstance(card, dict) and card.get("id"))
-        if pod.entry.model and all(model.id != pod.entry.model for model in models):
-            models = (*models, ServedModel(pod.entry.model))
+        models = await self.models(pod)
         base = next((model.id for model in models if model.parent is None), pod.entry.model)
         sources = await self._json(pod, "/kv_event_sources", optional=True)
         info = None if sources is not None else await self._json(pod, "/server_info", optional=True)
@@ -58,6 +53,16 @@ class Probe:
             engine=_kind(sources, info, version),
             tells_sources=isinstance(sources, dict) or (info is not None and "kv_events" in info),
         )
+
+    async def models(self, pod: Pod) -> tuple[ServedModel, ...]:
+        """The models and LoRA adapters of an engine, and the configured one."""
+        listed = await self._json(pod, "/v1/models")
+        if not isinstance(listed, dict) or not isinstance(listed.get("data"), list):
+            raise ProbeFailed("/v1/models does not list models")
+        models = tuple(_model(card) for card in listed["data"] if isinstance(card, dict) and card.get("id"))
+        if pod.entry.model and all(model.id != pod.entry.model for model in models):
+            models = (*models, ServedModel(pod.entry.model))
+        return models
 
     async def check_health(self, pod: Pod) -> None:
         """Raises ProbeFailed unless GET /health returns 200."""

@@ -82,6 +82,8 @@ class Pod:
     busy_until: float = 0.0
     load: dict[int, RankLoad] = field(default_factory=dict)
     key: str | None = None
+    on_doubt: Callable[[], None] = lambda: None
+    """To be called if a request names a model that no pod lists: an engine may have loaded it since."""
     parity: dict[str, Parity] = field(default_factory=dict)
     """By model; change it with `Registry.set_parity`."""
 

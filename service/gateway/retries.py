@@ -330,6 +330,8 @@ class Attempts:
     def _none_available(self, question: Question, *, waited: bool) -> NoPod | NoModel:
         serving = [pod for pod in self._registry if pod.serves(question.model)]
         if not serving and len(self._registry):
+            for pod in self._registry:
+                pod.on_doubt()
             return NoModel(f"no pod serves the model {question.model!r}")
         waits = [pod.breaker.retry_after for pod in serving if not pod.is_draining]
         full = f"full, also after {self._limits.queue_seconds:g} s (QUEUE_SECONDS)" if waited else "full"

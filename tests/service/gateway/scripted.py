@@ -44,7 +44,7 @@ class ScriptedEngine:
         """Answers of GET requests by path, beside /health and /v1/models."""
         self.renders = False
         """Whether `respond` also answers the questions of a comparison of tokens."""
-        self._models = models
+        self.models = list(models)
         self._writers: set[asyncio.StreamWriter] = set()
         self._is_closed = False
 
@@ -81,7 +81,7 @@ class ScriptedEngine:
             writer.close()
 
     async def _answer(self, received: Received, writer: asyncio.StreamWriter) -> None:
-        models = {"object": "list", "data": [{"id": name, "object": "model"} for name in self._models]}
+        models = {"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]}
         match received.method, received.target:
             case "GET", "/health":
                 await answer(b"")(received, writer)

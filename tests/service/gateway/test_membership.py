@@ -17,7 +17,7 @@ from tests.service.conftest import Serve
 from tests.service.engines import StartEngine, chat
 from tests.service.gateway.routed import CHAT, Before, Route, Routed
 from tests.service.gateway.scripted import answer, scripted
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 
 async def json_of(routed: Routed, path: str) -> Any:
@@ -163,3 +163,20 @@ async def test_a_pod_that_is_added_is_asked_for_all_it_can_tell_and_its_cache_co
             assert int(response.headers["X-Kvcache-Predicted-Tokens"]) > 100
         pods = await routed.pods()
         assert (pods["added"]["ranks"], pods["added"]["models"]) == (2, ["builtin/demo"])
+
+
+async def test_a_model_that_an_engine_loads_later_is_found_when_a_request_names_it(before: Before) -> None:
+    routed, (engine,) = await before(answer(b"{}"))
+
+    async def status() -> int:
+        async with routed.client.post(CHAT, json={"model": "lora", "messages": []}) as response:
+            return response.status
+
+    assert await status() == 404
+    engine.models.append("lora")
+    async with asyncio.timeout(PATIENCE):
+        while await status() == 404:
+            pass
+    assert await status() == 200
+    assert [card["id"] for card in (await json_of(routed, "/v1/models"))["data"]] == ["builtin/demo", "lora"]
+    assert (await routed.pods())[engine.pod]["healthy"]
