@@ -174,14 +174,15 @@ class Connection(web.RequestHandler):
         ):
             return False
         started = self._loop.time()
-        answer = route.answer(message.headers, payload._buffer[0], self._remote())
-        if answer is None:
+        found = route.answer(message.headers, payload._buffer[0], self._remote())
+        if found is None:
             return False
+        head, answer = found
         self._messages.clear()
         if self._parser is not None:
             self._parser.message_consumed()
         date = rfc822_formatted_time().encode()
-        transport.write(b"%b%d\r\nDate: %b\r\n\r\n%b" % (route.head, len(answer), date, answer))
+        transport.write(b"%b%d\r\nDate: %b\r\n\r\n%b" % (head, len(answer), date, answer))
         self._keep_open()
         self._traffic.answered_on(self)
         _log(access_logger, message.method, message.path, HTTPStatus.OK, self._loop.time() - started)

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiohttp import web
 
-from service.api.at_once import AtOnce
+from service.api.at_once import Headers
 from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.requests import HashQuery, PackedTokenQuery, Registration, TokenQuery, Unregistration, decode
@@ -55,14 +55,11 @@ async def query(request: web.Request) -> web.Response:
     return _response(request, _matched(request.app, asked))
 
 
-def _query_at_once(app: web.Application, headers: Mapping[str, str], body: bytes) -> bytes | None:
+def query_at_once(app: web.Application, headers: Mapping[str, str], body: bytes) -> tuple[Headers, bytes] | None:
     """As `query`, in JSON."""
     if "msgpack" in headers.get("Content-Type", "").lower():
         return None
-    return json_body(_matched(app, decode(_decoders[TokenQuery][0], body)))
-
-
-QUERY_AT_ONCE: Final = AtOnce(_query_at_once)
+    return (), json_body(_matched(app, decode(_decoders[TokenQuery][0], body)))
 
 
 def _matched(app: web.Application, asked: TokenQuery) -> dict[str, Any]:

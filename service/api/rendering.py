@@ -121,6 +121,13 @@ class Rendering:
         )
         return RenderedPrompt(found.tokens, text, self._models.find(model), Origin(ENGINE, agreement.engines))
 
+    def is_at_hand(self, model: str) -> bool:
+        """Whether short texts are tokenized without waiting: here, by a model that is loaded and the operator's."""
+        loaded = self._models.find(model)
+        if loaded is None or not loaded.trusted:
+            return False
+        return not self._asks_engine(model, self._agreement_of(model, chat=False))
+
     def _agreement_on(self, model: str, chat: Chat) -> Agreement:
         """The agreement on a chat: some chats may differ because of features that this one has not."""
         found = self._agreement_of(model, chat=True)

@@ -110,7 +110,7 @@ class PromptResolver:
     async def prompts(self, body: ScoreRequest) -> list[ResolvedPrompt]:
         """Tokenizes the prompts of a request; prompts of token ids need no model."""
         if isinstance(body.prompt, array) and body.truncation is None:
-            return [self.token_ids(body, body.prompt)]
+            return [self._token_ids(body, body.prompt)]
         target = self._target(body.model, body.lora_name)
         if not isinstance(body.prompt, (str, array)) and not isinstance(body.prompt[0], int):
             self.limits.check_number_of_prompts(len(body.prompt))
@@ -134,7 +134,11 @@ class PromptResolver:
                 resolved.append(ResolvedPrompt(target, self._prompt(target, tokens, body, media)))
         return resolved
 
-    def token_ids(self, body: ScoreRequest, tokens: TokenIds) -> ResolvedPrompt:
+    def is_at_hand(self, name: str | None) -> bool:
+        """Whether `prompts` waits for nothing if the prompts of a model, or of a LoRA's base model, are short."""
+        return self._rendering.is_at_hand(self._target(name).model)
+
+    def _token_ids(self, body: ScoreRequest, tokens: TokenIds) -> ResolvedPrompt:
         """The prompt of a request whose only prompt is these token ids, not truncated."""
         target = self._target(body.model, body.lora_name)
         self.limits.check_tokens("prompt", len(tokens))

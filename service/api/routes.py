@@ -23,7 +23,7 @@ from service.api import (
     snapshot,
     tokens,
 )
-from service.api.at_once import AtOnce
+from service.api.at_once import Work
 from service.index.scoring import Scores
 from service.routing.request_listeners import RoutedRequest
 
@@ -40,8 +40,8 @@ class Route:
     errors: Sequence[int] = ()
     is_forwarded: bool = False
     """Whether it waits for an engine, and so takes no place here."""
-    at_once: AtOnce | None = None
-    """How it answers requests that wait for nothing."""
+    at_once: Work | None = None
+    """Answers requests that wait for nothing."""
 
     @property
     def is_described(self) -> bool:
@@ -96,7 +96,7 @@ ROUTES: Final = (
         _json(Scores),
         (requests.ScoreRequest, requests.ChatRequest),
         _MODEL_ERRORS,
-        at_once=scoring.SCORE_AT_ONCE,
+        at_once=scoring.score_at_once,
     ),
     Route(
         "POST",
@@ -189,7 +189,7 @@ ROUTES: Final = (
         _json(dict[str, Any]),
         (requests.TokenQuery,),
         _BODY_ERRORS,
-        at_once=indexer.QUERY_AT_ONCE,
+        at_once=indexer.query_at_once,
     ),
     Route("POST", "/query_by_hash", indexer.query_by_hash, _json(dict[str, Any]), (requests.HashQuery,), _BODY_ERRORS),
     Route(

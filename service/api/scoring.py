@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Final, cast
+from functools import lru_cache
+from typing import Final
 
 import msgspec
 from aiohttp import web
 
-from service.api.at_once import AtOnce
+from service.api.at_once import Headers, result_at_once
 from service.api.body import read_body
 from service.api.candidates import foreseen
 from service.api.errors import ApiError
@@ -36,39 +37,51 @@ from service.api.responses import (
     json_response,
     origin_headers,
 )
-from service.index.base import Prompt, RankMatch, TokenIds
+from service.index.base import Prompt, RankMatch
 from service.index.scoring import Scorer, Scores, best, sum_scores
 
 _chat = msgspec.json.Decoder(ChatRequest)
 _explain = msgspec.json.Decoder(ExplainOptions)
 _messages = msgspec.json.Decoder(Messages)
+_SHORT_TEXT: Final = 8_000
+"""Bytes of a body whose texts are tokenized on the event loop, whatever is cached: prompts/tokens/threaded.py."""
 
 
 async def score(request: web.Request) -> web.Response:
     """Scores the pods for a prompt or a chat; the scores of several prompts add up."""
-    resolver = request.app[RESOLVER]
     wanted = decode_prompt_or_chat(await read_body(request), request.app[CHAT_DECODER])
     if isinstance(wanted, ChatRequest):
-        chat = await resolver.chat(wanted, with_text=False)
+        chat = await request.app[RESOLVER].chat(wanted, with_text=False)
         scores = _scores(request.app, chat.prompt, wanted, _most(wanted))
         return json_response(scores, headers=origin_headers(*chat.origin))
-    resolved = await resolver.prompts(wanted)
-    most = _most(wanted)
-    each = most if len(resolved) == 1 else sys.maxsize
-    scores = sum_scores([_scores(request.app, one.prompt, wanted, each) for one in resolved], most)
-    return json_response(scores, headers=origin_headers(*resolved[0].origin))
+    origin, scores = await _scored(request.app, wanted)
+    return json_response(scores, headers=origin_headers(*origin))
 
 
-def _score_at_once(app: web.Application, _: Mapping[str, str], body: bytes) -> bytes | None:
-    """As `score`, of one plain list of token ids."""
+def score_at_once(app: web.Application, _: Mapping[str, str], body: bytes) -> tuple[Headers, bytes] | None:
+    """As `score`, of a plain list of token ids, or of short prompts whose model is at hand."""
     wanted = decode_token_ids(body)
     if wanted is None or wanted.truncation is not None:
-        return None
-    resolved = app[RESOLVER].token_ids(wanted, cast("TokenIds", wanted.prompt))
-    return json_body(_scores(app, resolved.prompt, wanted, _most(wanted)))
+        if len(body) > _SHORT_TEXT or b"messages" in body:
+            return None
+        prompts = decode_prompt_or_chat(body, app[CHAT_DECODER])
+        if isinstance(prompts, ChatRequest) or not app[RESOLVER].is_at_hand(prompts.model):
+            return None
+        wanted = prompts
+    scored = result_at_once(_scored(app, wanted))
+    return None if scored is None else (_named(scored[0]), json_body(scored[1]))
 
 
-SCORE_AT_ONCE: Final = AtOnce(_score_at_once, origin_headers(*Origin()))
+async def _scored(app: web.Application, wanted: ScoreRequest) -> tuple[Origin, Scores]:
+    resolved = await app[RESOLVER].prompts(wanted)
+    most = _most(wanted)
+    each = most if len(resolved) == 1 else sys.maxsize
+    return resolved[0].origin, sum_scores([_scores(app, one.prompt, wanted, each) for one in resolved], most)
+
+
+@lru_cache(maxsize=64)
+def _named(origin: Origin) -> Headers:
+    return tuple(origin_headers(*origin).items())
 
 
 async def score_completions(request: web.Request) -> web.Response:
