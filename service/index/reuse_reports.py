@@ -24,7 +24,7 @@ def is_report(cache: FullAttention, group: CacheGroup, stored: Stored) -> bool:
     Nobody is taken to report before it was seen: until then a store of held blocks is a copy. Seen is a report that the
     same batch goes on from, since a request that computed it all would have stored it at once. From then on the rank is
     inexact, since each further one is a guess. A single scheduler block is a copy: it is what a prompt of whole blocks
-    that is asked again computes.
+    that is asked again computes, also while another prompt goes on from it.
     """
     state = group.state
     if stored.reuse is Reuse.SAME_AS_PREVIOUS_GROUP:
@@ -34,17 +34,19 @@ def is_report(cache: FullAttention, group: CacheGroup, stored: Stored) -> bool:
         return False
     reusable = _is_reusable(cache, group, stored)
     single = len(stored.tokens) <= scheduler_block(state)
-    state.last_was_reuse_report = reusable and (
-        stored.reuse is Reuse.FOLLOWED_BY_STORE or (state.sends_reuse_reports and not single)
-    )
-    if state.last_was_reuse_report and not state.sends_reuse_reports:
+    followed = stored.reuse is Reuse.FOLLOWED_BY_STORE
+    was_seen = state.sends_reuse_reports
+    state.last_was_reuse_report = reusable and ((followed or was_seen) if not single else (followed and was_seen))
+    if state.last_was_reuse_report and not was_seen:
         state.sends_reuse_reports = True
         state.mark_inexact(InexactReason.REUSE_REPORTS)
         for each in state.groups:
             _forget_ambiguous_copies(each)
     elif reusable and not state.last_was_reuse_report:
         for block_hash in stored.hashes:
-            group.ambiguous_copies[block_hash] = single
+            group.ambiguous_copies[block_hash] = single and not followed
+        if followed:
+            state.mark_inexact(InexactReason.REUSE_REPORTS)
     return state.last_was_reuse_report
 
 

@@ -223,6 +223,18 @@ def test_a_single_block_that_is_stored_again_is_a_copy(index: MemoryIndex) -> No
     assert index.inexact_reason(A) is None
 
 
+def test_a_single_block_that_another_prompt_goes_on_from_is_a_copy_until_a_report_was_seen(index: MemoryIndex) -> None:
+    index.store(A, full(1, 2, 3))
+    index.store(A, full(1, reuse=Reuse.FOLLOWED_BY_STORE))
+    index.remove(A, Removed([1], group=0))
+    assert matches(index, 1, 2) == {A: 2}
+    assert index.inexact_reason(A) == InexactReason.REUSE_REPORTS
+    index.store(A, full(1, reuse=Reuse.FOLLOWED_BY_STORE))
+    index.store(A, full(1, 2, reuse=Reuse.FOLLOWED_BY_STORE))
+    index.remove(A, Removed([1], group=0))
+    assert matches(index, 1, 2) == {}
+
+
 def test_what_had_to_be_computed_for_want_of_its_window_is_a_copy(index: MemoryIndex) -> None:
     index.store(A, full(1, 2, 3))
     index.store(A, windowed(1, 2, 3))
