@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
+from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError, PromptTooLong
 
 _TYPES: Final = {
     401: "authentication_error",
@@ -83,6 +83,8 @@ class ApiError(Exception):
 def prompt_error(error: PromptError | ModelNotFound | ModelUnavailable, retry_after: float) -> ApiError:
     """The response to an error of the prompts package; `retry_after` is in seconds."""
     match error:
+        case PromptTooLong():
+            return ApiError(413, error.message, param=error.param)
         case PromptError():
             return ApiError(400, error.message, param=error.param)
         case ModelNotFound():

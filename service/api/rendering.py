@@ -102,14 +102,19 @@ class Rendering:
         add_special_tokens: bool,
         truncation: Truncation | None = None,
         salt: str | None = None,
+        is_prompt: bool = True,
     ) -> RenderedPrompt:
-        """Tokenizes a text; `salt` is the request's."""
+        """Tokenizes a text; `salt` is the request's. What is no prompt may be longer."""
         agreement = self._agreement_of(model, chat=False)
         if not self._asks_engine(model, agreement):
             try:
                 loaded = await self._models.get(model)
                 tokens = await loaded.tokenize(
-                    text, add_special_tokens=add_special_tokens, truncation=truncation, salt=salt
+                    text,
+                    add_special_tokens=add_special_tokens,
+                    truncation=truncation,
+                    salt=salt,
+                    is_prompt=is_prompt,
                 )
             except (ModelNotFound, ModelUnavailable):
                 if self._renderers.get(model) is not None or not self._engines_of(model):

@@ -105,7 +105,7 @@ class PromptResolver:
 
     async def tokens_of(self, model: str, text: str) -> int:
         """The number of tokens of a text without special tokens, as of an answer."""
-        return len((await self._rendering.text(model, text, add_special_tokens=False)).tokens)
+        return len((await self._rendering.text(model, text, add_special_tokens=False, is_prompt=False)).tokens)
 
     async def prompts(self, body: ScoreRequest) -> list[ResolvedPrompt]:
         """Tokenizes the prompts of a request; prompts of token ids need no model."""

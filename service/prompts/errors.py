@@ -14,6 +14,14 @@ class PromptError(Exception):
         self.param = param
 
 
+class PromptTooLong(PromptError):
+    """The prompt has more characters than MAX_PROMPT_CHARACTERS; `characters` is None if their number is not known."""
+
+    def __init__(self, limit: int, param: str, characters: int | None = None) -> None:
+        number = f"more than {limit}" if characters is None else characters
+        super().__init__(f"the prompt has {number} characters, the limit is {limit} (MAX_PROMPT_CHARACTERS)", param)
+
+
 class BadModelFile(Exception):
     """A file of the model cannot be read; the text names the file and the reason."""
 

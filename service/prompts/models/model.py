@@ -12,7 +12,7 @@ import msgspec
 from service.contract.model_options import ModelOptions
 from service.index.base import TokenIds
 from service.prompts.chat import Chat
-from service.prompts.errors import BadModelFile, ModelUnavailable, PromptError
+from service.prompts.errors import BadModelFile, ModelUnavailable, PromptError, PromptTooLong
 from service.prompts.models.model_files import ModelFiles
 from service.prompts.options import PromptOptions
 from service.prompts.renderers.base import ENGINE, HARMONY, MISTRAL, TOKENIZER, Rendered, RendererMissing
@@ -120,8 +120,7 @@ class Model:
     async def _render_by_package(self, package: ModelRenderer, chat: Chat) -> Rendered:
         rendered = await self._within_limits(package.render(chat))
         if len(rendered.text) > self._max_characters:
-            message = f"the prompt has {len(rendered.text)} characters, the limit is {self._max_characters}"
-            raise PromptError(f"{message} (MAX_PROMPT_CHARACTERS)", "messages")
+            raise PromptTooLong(self._max_characters, "messages", len(rendered.text))
         if chat.truncation is not None and self.renderer_name == MISTRAL:  # vLLM truncates no chats of gpt-oss
             tokens = truncate(rendered.tokens, chat.truncation, self.max_model_length)
             return Rendered(rendered.text, tokens)
@@ -148,11 +147,14 @@ class Model:
         add_special_tokens: bool = True,
         truncation: Truncation | None = None,
         salt: str | None = None,
+        is_prompt: bool = True,
     ) -> TokenIds:
-        """Returns the tokens of a text; raises PromptError for an unusable text, and ModelUnavailable."""
-        if len(text) > self._max_characters:
-            message = f"the prompt has {len(text)} characters, the limit is {self._max_characters}"
-            raise PromptError(f"{message} (MAX_PROMPT_CHARACTERS)", "prompt")
+        """Returns the tokens of a text; raises PromptError for an unusable text, and ModelUnavailable.
+
+        What is no prompt, such as an answer that holds one, may be longer than prompts.
+        """
+        if is_prompt and len(text) > self._max_characters:
+            raise PromptTooLong(self._max_characters, "prompt", len(text))
         if self.renderer_name == MISTRAL:
             self._package_renderer()
         salt = salt if self._by_salt else None

@@ -74,6 +74,11 @@ def _check_name(name: Any) -> None:
         raise SecurityError(f"a namespace may not hold the name {name!r}")
 
 
+def too_many(characters: int) -> str:
+    """The failure of a template that renders more than this number of characters."""
+    return f"it renders more than {characters} characters"
+
+
 def raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
 

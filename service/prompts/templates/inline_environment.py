@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 import msgspec
 
-from service.prompts.templates.environment import ChatEnvironment
+from service.prompts.templates.environment import ChatEnvironment, too_many
 
 _BUDGET_SECONDS = 0.010
 """CPU time limit for one rendering on the event loop."""
@@ -72,7 +72,7 @@ class InlineEnvironment(ChatEnvironment):
 
     def _check(self, characters: int) -> None:
         if characters > self._max_characters:
-            raise ValueError(f"it renders more than {self._max_characters} characters")
+            raise ValueError(too_many(self._max_characters))
         if time.monotonic() < self._next_check:
             return
         # Other threads may have used the CPU in the meantime; only this thread's CPU time counts.

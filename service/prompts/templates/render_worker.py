@@ -10,7 +10,7 @@ import jinja2
 import msgspec
 
 from service.prompts.templates.content_format import content_format
-from service.prompts.templates.environment import ChatEnvironment
+from service.prompts.templates.environment import ChatEnvironment, too_many
 from service.prompts.workers.serving import serve
 
 _MSGPACK, _JSON = b"M", b"J"
@@ -62,7 +62,7 @@ def _render(source: str, variables: dict[str, Any], max_characters: int) -> str:
     for piece in _compiled(source).generate(variables):
         left -= len(piece)
         if left < 0:
-            raise ValueError(f"it renders more than {max_characters} characters")
+            raise ValueError(too_many(max_characters))
         pieces.append(piece)
     return "".join(pieces)
 

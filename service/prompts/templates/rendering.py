@@ -11,9 +11,10 @@ from typing import Any
 
 import jinja2
 
-from service.prompts.errors import PromptError
+from service.prompts.errors import PromptError, PromptTooLong
 from service.prompts.templates.content_format import content_format
 from service.prompts.templates.conversation import ContentFormat
+from service.prompts.templates.environment import too_many
 from service.prompts.templates.inline_environment import InlineEnvironment, OverBudget
 from service.prompts.templates.render_worker import Job, packed
 from service.prompts.workers.pool import WorkerPool, WorkersBusy
@@ -86,7 +87,7 @@ class Renderer:
             except (OverBudget, RecursionError, MemoryError):
                 pass  # Starts again in a process, which bounds time and memory.
             except Exception as error:  # a template may fail in any way
-                raise _failure(str(error) or type(error).__name__) from None
+                raise self._failed(str(error) or type(error).__name__) from None
             finally:
                 if time.monotonic() - started > _TOLERATED_SECONDS:  # CPU time takes longer to read
                     self._note_duration(template, self._environment.cpu_seconds())
@@ -141,10 +142,15 @@ class Renderer:
         except RecursionError:
             raise _failure("its variables are nested too deep") from None
         except WorkFailed as error:
-            raise _failure(str(error)) from error
+            raise self._failed(str(error)) from error
         except WorkersBusy as error:
             raise RenderingUnavailable(str(error)) from None
         return answer.decode("utf-8", "surrogatepass")
+
+    def _failed(self, reason: str) -> PromptError:
+        if reason == too_many(self._max_characters):
+            return PromptTooLong(self._max_characters, "messages")
+        return _failure(reason)
 
 
 def _failure(reason: str) -> PromptError:

@@ -11,6 +11,7 @@ from aiohttp import ClientSession
 
 from tests.service.api.conftest import post
 from tests.service.conftest import Serve, port_of
+from tests.service.engines import chat
 from tests.service.prompts.fake_hub import FakeHub, Repository
 from tests.waiting import PATIENCE
 
@@ -133,3 +134,22 @@ async def test_a_client_that_does_not_read_its_stream_is_disconnected(serve: Ser
             while part := await loop.sock_recv(deaf, 1 << 20):
                 received = received[-100:] + part
         assert b"[DONE]" not in received
+
+
+async def test_a_prompt_of_as_many_characters_as_allowed_is_scored_and_echoed_and_one_more_is_too_large(
+    serve: Serve,
+) -> None:
+    client = await serve(max_prompt_characters=1000)
+    around = len((await post(client, "/v1/chat/completions/render", chat("")))["prompt"])
+    for path, body in (
+        *((path, {"prompt": ""}) for path in ("/score", "/explain", "/v1/completions", "/tokenize")),
+        *(
+            (path, chat(""))
+            for path in ("/score", "/score_completions", "/explain", "/v1/chat/completions", "/tokenize")
+        ),
+    ):
+        for characters, status in ((1000, 200), (1001, 413)):
+            asked = {"prompt": "x" * characters} if "prompt" in body else chat("x" * (characters - around))
+            async with client.post(path, json=asked) as answer:
+                assert answer.status == status, (path, characters, await answer.text())
+                assert status == 200 or "MAX_PROMPT_CHARACTERS" in await answer.text()
