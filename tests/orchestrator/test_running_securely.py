@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Commands, Finished, free_port
+from tests.command import Commands, free_port
+from tests.orchestrator.invoked import Invoked, Invoker
 from tests.orchestrator.launched import Up
 from tests.service.certificates import Authority
 
@@ -31,8 +32,8 @@ class Secured(Up):
             *("--env", f"API_KEYS=reader:read:{_KEY}", "--env", f"METRICS_PORT={self.metrics_port}"),
         )
 
-    def command(self, *arguments: str, **environment: str) -> Finished:
-        return self.kvcache.run(*arguments, "--runtime", "process", environment=environment)
+    def command(self, *arguments: str, **environment: str) -> Invoked:
+        return Invoker(self.kvcache.folder).run(*arguments, "--runtime", "process", environment=environment)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Commands, Finished, free_port, wait_until
+from tests.command import Commands, free_port, wait_until
+from tests.orchestrator.invoked import Invoked, Invoker
 from tests.orchestrator.launched import Up
 
 _TOKEN = "not-a-real-token"  # noqa: S105 - so it says
@@ -24,8 +25,8 @@ class Running(Up):
         self.begun = time.time()
         self.started = self.run("-d", "--quiet", "--env", "LOG_FORMAT", "--env", "MAX_MODELS=3", **shell)
 
-    def command(self, *arguments: str) -> Finished:
-        return self.kvcache.run(*arguments, "--runtime", "process")
+    def command(self, *arguments: str) -> Invoked:
+        return Invoker(self.kvcache.folder).run(*arguments, "--runtime", "process")
 
 
 @pytest.fixture(scope="module")

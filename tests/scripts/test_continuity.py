@@ -7,14 +7,15 @@ import pytest
 
 from scripts.bench.continuity.__main__ import CASES
 from tests.conftest import ROOT
-from tests.tries import THOROUGH
+from tests.tries import only_thorough
 
 SMALL = ("--quick", "--pods", "2", "--outage", "1")
 BLOCKS = {"a full disk": "100000"}
 """Two snapshots of fewer blocks have room on the smallest disk."""
 
 
-@pytest.mark.parametrize("case", CASES if THOROUGH else ["kill -9, replay"])
+@only_thorough
+@pytest.mark.parametrize("case", CASES)
 def test_each_case_runs_alone_and_judges_its_aims(case: str) -> None:
     command = [sys.executable, "-m", "scripts.bench.continuity", *SMALL, "--blocks", BLOCKS.get(case, "2000")]
     command += ["--case", case, "--markdown"]

@@ -11,6 +11,7 @@ from orchestrator.commands import tools
 from orchestrator.errors import Problem
 from tests.command import Commands
 from tests.conftest import ROOT
+from tests.tries import only_thorough
 
 
 def test_tools_of_the_service_are_run_with_their_own_options_and_exit_codes(
@@ -23,7 +24,9 @@ def test_tools_of_the_service_are_run_with_their_own_options_and_exit_codes(
     assert kvcache.run("replay").code == 2
 
 
-@pytest.mark.parametrize("tool", ["offline", "record", "replay", "simulate"])
+@pytest.mark.parametrize(
+    "tool", ["offline", *(pytest.param(tool, marks=only_thorough) for tool in ("record", "replay", "simulate"))]
+)
 def test_their_help_names_them_as_they_were_called(kvcache: Commands, tool: str) -> None:
     done = kvcache.run(tool, "--help")
     assert done.code == 0

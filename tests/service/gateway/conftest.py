@@ -6,10 +6,18 @@ from contextlib import AsyncExitStack
 import pytest
 
 from service.contract.pods import PodEntry
+from service.gateway import connection
 from tests.service.conftest import Serve
 from tests.service.engines import StartEngine, engine_starter
 from tests.service.gateway.routed import Before, Route, Routed
 from tests.service.gateway.scripted import Respond, ScriptedEngine, scripted
+from tests.waiting import PATIENCE
+
+
+@pytest.fixture(autouse=True)
+def patient_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod counts as one that refuses connections after two seconds, which a busy machine may take."""
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", PATIENCE)
 
 
 @pytest.fixture
