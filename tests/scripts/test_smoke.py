@@ -9,6 +9,7 @@ import pytest
 
 from tests.command import free_port
 from tests.conftest import ROOT
+from tests.tries import only_thorough
 from tests.waiting import PATIENCE
 
 
@@ -25,7 +26,7 @@ def smoke(state: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("named", [False, pytest.param(True, marks=only_thorough)])
 def test_every_endpoint_is_asked_and_nothing_is_left(tmp_path: Path, named: bool) -> None:
     options = ["--name", "of-my-own", "--port", str(free_port())] if named else []
     done = smoke(tmp_path, *options)
@@ -36,6 +37,7 @@ def test_every_endpoint_is_asked_and_nothing_is_left(tmp_path: Path, named: bool
     assert not list(tmp_path.glob("**/process/*"))
 
 
+@only_thorough
 def test_an_unknown_option_of_up_is_reported_and_fails(tmp_path: Path) -> None:
     done = smoke(tmp_path, "--port", "70000")
     assert done.returncode == 1

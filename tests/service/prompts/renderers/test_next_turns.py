@@ -16,14 +16,15 @@ from service.prompts.models.model import Model
 from service.prompts.options import PromptOptions
 from tests.conftest import BUILTIN
 from tests.service.prompts.texts import random_text
-from tests.tries import tries
+from tests.tries import only_thorough, tries
 
 CHATS = tries(3, 12)
 LOOK_ALIKES = ["</s>", "<|end|>", "<|start|>", "[INST]", "[/INST]", "<|channel|>", "<s>"]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 
-@pytest.fixture(params=["template", "harmony", "mistral"])
+# The vocabularies of the others take seconds to read; what each caches is tested beside it, too.
+@pytest.fixture(params=["template", *(pytest.param(name, marks=only_thorough) for name in ("harmony", "mistral"))])
 async def twins(request: pytest.FixtureRequest, shared: Path) -> AsyncIterator[tuple[Model, Model]]:
     """A model that caches, and the same without a cache."""
     folder, package = {
