@@ -2,20 +2,27 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import pytest
 
+from service.__main__ import main
 from tests.conftest import ROOT
 from tests.service.events.conftest import listen
-from tests.waiting import PATIENCE
 
 __all__ = ["Tool", "listen", "tool"]
 
-Tool: TypeAlias = "Callable[..., subprocess.CompletedProcess[str]]"
+
+class Finished(NamedTuple):
+    """The end of a tool, and what it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Tool: TypeAlias = Callable[..., Finished]
 
 
 @pytest.fixture(autouse=True)
@@ -28,18 +35,17 @@ def log_level() -> Iterator[None]:
 
 
 @pytest.fixture
-def tool() -> Tool:
-    """Runs `python -m service …` to its end."""
+def tool(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tool:
+    """Runs `python -m service …` to its end, in this process."""
+    monkeypatch.chdir(ROOT)
 
-    def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "service", *map(str, arguments)],
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+    def run(*arguments: object, **environment: str) -> Finished:
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments], {**os.environ, **environment})
+        except SystemExit as error:  # argparse: the usage is wrong
+            assert isinstance(error.code, int)
+            code = error.code
+        return Finished(code, *capsys.readouterr())
 
     return run
