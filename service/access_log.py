@@ -6,15 +6,14 @@ one pipe, which keeps such lines whole.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from service.gateway.routed import Routed
+from service.log import STDOUT
 
 _LOGGER: Final = "service.routed"
 _MAX_PATH: Final = 256
@@ -51,18 +50,13 @@ class _Line(msgspec.Struct):
     """None if there is one process."""
 
 
-def to_stdout(line: bytes) -> None:
-    """Writes a line at once; a closed pipe or a full disk loses it."""
-    with suppress(OSError, ValueError):
-        sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
-
-
 class AccessLog:
     """Writes a line for each request that it is called with."""
 
-    def __init__(self, *, is_json: bool, worker: int | None = None, write: Callable[[bytes], None] = to_stdout) -> None:
-        """`worker` is the number of this process among several."""
+    def __init__(
+        self, *, is_json: bool, worker: int | None = None, write: Callable[[bytes], None] = STDOUT.put
+    ) -> None:
+        """`worker` is the number of this process among several; `write` must not block."""
         self._format = _json if is_json else _human
         self._worker = worker
         self._write = write

@@ -79,6 +79,7 @@ from service.gateway.routed import RoutedRequests
 from service.index.base import Index, Rank
 from service.index.memory import MemoryIndex
 from service.index.scoring import Scorer
+from service.log import STDOUT
 from service.native.backend import COMPILED
 from service.parity.watcher import ParityWatcher
 from service.prompts.models.catalog import Models
@@ -202,7 +203,7 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
                 from service import metrics  # noqa: PLC0415 - prometheus_client takes a while to load
 
                 return metrics.registry(
-                    metrics.ServiceCollector(index, pool, traffic, admission),
+                    metrics.ServiceCollector(index, pool, traffic, admission, STDOUT),
                     metrics.SnapshotCollector(snapshots.statistics),
                     metrics.GatewayCollector(fleet, gateway.statistics, accuracy, discovery),
                     metrics.SharedStateCollector(shared),

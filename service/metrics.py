@@ -19,6 +19,7 @@ from service.fleet.registry import Registry
 from service.gateway.statistics import GatewayStatistics
 from service.histogram import Histogram
 from service.index.base import Index, Rank
+from service.log import LineWriter
 from service.native.backend import COMPILED
 from service.replicas.shared.state import SharedState
 from service.replicas.snapshots import SnapshotStatistics
@@ -41,14 +42,20 @@ def registry(*parts: Collector) -> CollectorRegistry:
 class ServiceCollector(Collector):
     """Reads counters only at scrape time, so that scraping is the only cost."""
 
-    def __init__(self, index: Index, pool: EventPool, traffic: Traffic, admission: Admission) -> None:
+    def __init__(
+        self, index: Index, pool: EventPool, traffic: Traffic, admission: Admission, output: LineWriter
+    ) -> None:
         self._index = index
         self._pool = pool
         self._traffic = traffic
         self._admission = admission
+        self._output = output
 
     def collect(self) -> Iterable[Metric]:
         yield _gauge("native_compiled", "1 if the inner loops are compiled, 0 if the slower fallback runs", COMPILED)
+        yield _counter(
+            "log_lines_dropped", "Log lines dropped because standard output was read too slowly", self._output.dropped
+        )
         yield from self._of_index()
         yield from self._of_events()
         yield from self._of_pods()

@@ -37,6 +37,8 @@ def serve(settings: Settings, place: Place | None = None) -> int:
     except (ListenError, SettingsError) as error:
         logger.error("%s", error)  # noqa: TRY400 - the sentence needs no traceback
         return 1
+    finally:
+        log.STDOUT.flush()
     return 0
 
 

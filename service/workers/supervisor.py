@@ -46,7 +46,10 @@ _STEADY_SECONDS: Final = 30.0
 def supervise(settings: Settings, count: int, environment: Mapping[str, str]) -> int:
     """Runs `count` workers; returns 0 after SIGTERM or SIGINT, 1 if an address or a setting cannot be used."""
     log.configure(settings.log_format, settings.log_level)
-    return asyncio.run(_supervise(settings, count, environment))
+    try:
+        return asyncio.run(_supervise(settings, count, environment))
+    finally:
+        log.STDOUT.flush()
 
 
 async def _supervise(settings: Settings, count: int, environment: Mapping[str, str]) -> int:

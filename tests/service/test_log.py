@@ -54,3 +54,31 @@ def test_human_lines_escape_characters_that_the_output_cannot_encode(encoding: s
     first = lines_of("human", PYTHONIOENCODING=encoding)[0]
     assert "INFO    service.test: hello w" in first
     assert "\\udc80" in first
+
+
+FLOOD = """
+import logging, sys
+from service import log
+log.configure("human", "info")
+logger = logging.getLogger("service.test")
+for number in range(30_000):
+    logger.info("line %d", number)
+sys.stderr.write(f"{log.STDOUT.dropped} dropped\\n")
+sys.stderr.flush()
+input()
+"""
+
+
+def test_a_pipe_that_nobody_reads_holds_up_nobody_and_what_is_dropped_is_said_once() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FLOOD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        dropped = int(process.stderr.readline().split()[0])  # nothing of standard output was read until here
+        assert dropped > 0
+        lines = [process.stdout.readline() for _ in range(30_000 - dropped + 1)]
+        process.stdin.close()
+    assert sum(b"log lines were dropped" in line for line in lines) == 1
+    numbers = [int(line.split()[-1]) for line in lines if b"service.test" in line]
+    assert numbers == sorted(numbers)
+    assert len(numbers) == 30_000 - dropped
