@@ -291,7 +291,7 @@ def _routed_requests(settings: Settings, place: Place | None, tracer: Tracer) ->
     return routed
 
 
-def _authorizer(keys: KeyRing, permissions: Sequence[str]) -> Callable[[Mapping[str, str]], None] | None:
+def _authorizer(keys: KeyRing, permissions: Sequence[str]) -> Callable[[Mapping[str, str]], str] | None:
     if keys.is_open or not permissions:
         return None
     return partial(keys.check, permissions=permissions)

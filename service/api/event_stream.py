@@ -1,7 +1,8 @@
-"""Answers of server-sent events, of which a process sends a bounded number at once."""
+"""Answers of server-sent events, of which a process sends a bounded number at once, and to one client half of it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -10,10 +11,13 @@ from aiohttp import hdrs, web
 
 from service.api.errors import ApiError
 from service.api.resources import TRAFFIC
+from service.gateway.engine_request import KEY_NAME
 
 MEDIA_TYPE: Final = "text/event-stream"
 MAX_STREAMS: Final = 32
 """Each of them gets events every second."""
+MAX_STREAMS_PER_CLIENT: Final = 16
+"""The page has two."""
 
 
 class EventStream:
@@ -38,12 +42,15 @@ def wants_events(request: web.Request) -> bool:
 
 @asynccontextmanager
 async def event_stream(request: web.Request) -> AsyncIterator[EventStream]:
-    """Begins an answer of events. Raises ApiError 429 if this process sends too many already."""
-    traffic = request.app[TRAFFIC]
+    """Begins an answer of events. Raises ApiError 429 if this process sends too many already, or the client has."""
+    traffic, clients = request.app[TRAFFIC], _clients(request)
     if traffic.streams >= MAX_STREAMS:
-        message = f"this process sends {MAX_STREAMS} streams of events already: end one, or ask again later"
-        raise ApiError(429, message, code="too_many_streams", headers={"Retry-After": "5"})
+        raise _too_many(f"this process sends {MAX_STREAMS} streams of events already")
+    for client in clients:
+        if traffic.streams_of[client] >= MAX_STREAMS_PER_CLIENT:
+            raise _too_many(f"{client} has {MAX_STREAMS_PER_CLIENT} streams of events of this process already")
     traffic.streams += 1
+    traffic.streams_of.update(clients)
     try:
         response = web.StreamResponse(
             headers={
@@ -57,3 +64,15 @@ async def event_stream(request: web.Request) -> AsyncIterator[EventStream]:
         yield EventStream(response)
     finally:
         traffic.streams -= 1
+        traffic.streams_of -= Counter(clients)  # forgets those that have none left
+
+
+def _clients(request: web.Request) -> list[str]:
+    """Whom a stream counts for. A Unix socket has no address: the other workers of this machine ask there."""
+    address, key = request.remote, request.get(KEY_NAME)
+    return [*([address] if address else []), *([f"the API key {key!r}"] if key is not None else [])]
+
+
+def _too_many(what: str) -> ApiError:
+    message = f"{what}: end one, or ask again later"
+    return ApiError(429, message, code="too_many_streams", headers={"Retry-After": "5"})

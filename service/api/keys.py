@@ -37,11 +37,14 @@ class KeyRing:
         """Whether no key is needed."""
         return not self._fixed and self._file is None
 
-    def check(self, headers: Mapping[str, str], permissions: Collection[str]) -> None:
-        """Raises ApiError 401 for a missing or unknown key, 403 for one with none of the permissions, 429 above its
-        rate.
+    def check(self, headers: Mapping[str, str], permissions: Collection[str]) -> str:
+        """The name of the key.
+
+        Raises ApiError 401 for a missing or unknown key, 403 for one with none of the permissions, 429 above its rate.
         """
-        self._rates.take(self._key(headers, permissions).name)
+        name = self._key(headers, permissions).name
+        self._rates.take(name)
+        return name
 
     def would_admit(self, headers: Mapping[str, str], permissions: Collection[str]) -> str | None:
         """The name of the key with which `check` would raise no error; None if it would."""

@@ -32,6 +32,8 @@ class Traffic:
     """The service is stopping: what is in flight is answered, and no connection goes on."""
     streams: int = 0
     """Streams of events that are being sent."""
+    streams_of: Counter[str] = field(default_factory=Counter)
+    """Those of each client: of a peer address, or of an API key."""
     answered: Counter[RequestKind] = field(default_factory=Counter)
     seconds: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(_seconds))
     """Seconds from the headers to the answer, by route."""

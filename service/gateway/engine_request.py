@@ -28,7 +28,7 @@ _ID = ID_HEADER.encode()
 _TRACE_CONTEXT = frozenset((b"traceparent", b"tracestate"))
 _USAGE = b'{"include_usage":true}'
 
-AUTHENTICATED = web.RequestKey("authenticated", bool)
+KEY_NAME = web.RequestKey("name of the API key", str)
 """Set for a request with an API key of this service; the key is not forwarded to the engine."""
 
 
@@ -61,7 +61,7 @@ def request_for(asked: ClientRequest, choice: Choice, context: Headers = ()) -> 
     headers = [(name, value) for name, value in end_to_end(request.raw_headers) if name.lower() not in _NOT_FORWARDED]
     if asks_usage:  # its event is looked for in what comes
         headers = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
-    if pod.key is not None or AUTHENTICATED in request:
+    if pod.key is not None or KEY_NAME in request:
         headers = [(name, value) for name, value in headers if name.lower() not in _KEYS]
     if pod.key is not None:
         headers.append((b"Authorization", b"Bearer " + pod.key.encode()))

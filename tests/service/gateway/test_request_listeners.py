@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientError, ClientSession
+from aiohttp import ClientError, ClientSession, TCPConnector
 
-from service.api.event_stream import MAX_STREAMS
+from service.api.event_stream import MAX_STREAMS, MAX_STREAMS_PER_CLIENT
 from service.contract.api_keys import parse_api_keys
 from service.contract.settings import Settings
 from service.routing.request_listeners import Listener
 from service.server import listening
-from tests.service.conftest import Serve
+from tests.service.conftest import Serve, url_of
 from tests.service.engines import chat, engine_starter
 from tests.service.gateway.routed import CHAT, Before, Route
 from tests.service.gateway.scripted import answer
@@ -122,16 +122,59 @@ async def test_a_listener_that_does_not_read_loses_the_oldest_and_is_told_how_ma
     assert (dropped, waiting[0], waiting[-1]) == (200, b"200", b"1199")
 
 
+KEY = "sk-reading-0123456789"
+
+
+@asynccontextmanager
+async def coming_from(client: ClientSession, last_bytes: range) -> AsyncIterator[list[ClientSession]]:
+    """Further clients of the same service, each with an address of its own."""
+    async with AsyncExitStack() as stack:
+        connectors = [TCPConnector(local_addr=(f"127.0.0.{number}", 0)) for number in last_bytes]
+        yield [await stack.enter_async_context(ClientSession(url_of(client), connector=one)) for one in connectors]
+
+
+async def listen(stack: AsyncExitStack, client: ClientSession, **headers: str) -> None:
+    """Opens a stream, which ends with the stack."""
+    stream = await stack.enter_async_context(client.get("/requests", headers=headers))
+    assert stream.status == 200, await stream.text()
+
+
+async def assert_refused(client: ClientSession, because: str, **headers: str) -> None:
+    for accept, path in (("*/*", "/requests"), ("text/event-stream", "/pods")):
+        async with client.get(path, headers={"Accept": accept, **headers}) as refused:
+            assert refused.status == 429
+            error = (await refused.json())["error"]
+            assert error["code"] == "too_many_streams"
+            assert because in error["message"]
+
+
+async def test_an_address_has_half_of_the_streams_at_most(serve: Serve) -> None:
+    client = await serve()
+    async with coming_from(client, range(2, 3)) as (other,), AsyncExitStack() as streams:
+        for _ in range(MAX_STREAMS_PER_CLIENT):
+            await listen(streams, client)
+        await assert_refused(client, f"127.0.0.1 has {MAX_STREAMS_PER_CLIENT} streams")
+        assert (await client.get("/pods")).status == 200
+        await listen(streams, other)
+
+
+async def test_a_key_has_half_of_the_streams_at_most_from_wherever_it_comes(serve: Serve) -> None:
+    client = await serve(api_keys=parse_api_keys(f"reader:read:{KEY},other:read:{KEY}-2"))
+    async with coming_from(client, range(2, 5)) as clients, AsyncExitStack() as streams:
+        for number in range(MAX_STREAMS_PER_CLIENT):
+            await listen(streams, clients[number % len(clients)], Authorization=f"Bearer {KEY}")
+        await assert_refused(clients[0], "the API key 'reader' has", Authorization=f"Bearer {KEY}")
+        await listen(streams, clients[0], Authorization=f"Bearer {KEY}-2")
+
+
 async def test_more_listeners_than_the_limit_are_refused_until_one_leaves(serve: Serve) -> None:
     client = await serve()
-    streams = [await client.get("/requests") for _ in range(MAX_STREAMS)]
-    for headers, path in (({}, "/requests"), ({"Accept": "text/event-stream"}, "/pods")):
-        async with client.get(path, headers=headers) as refused:
-            assert refused.status == 429
-            assert (await refused.json())["error"]["code"] == "too_many_streams"
-    assert (await client.get("/pods")).status == 200
-    for stream in streams:
-        stream.close()
+    addresses = range(2, 2 + MAX_STREAMS // MAX_STREAMS_PER_CLIENT)
+    async with coming_from(client, addresses) as clients, AsyncExitStack() as streams:
+        for one in MAX_STREAMS_PER_CLIENT * clients:
+            await listen(streams, one)
+        await assert_refused(client, f"this process sends {MAX_STREAMS} streams")
+        assert (await client.get("/pods")).status == 200
     async with asyncio.timeout(PATIENCE):
         while True:
             async with client.get("/requests") as again:
