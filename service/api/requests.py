@@ -410,7 +410,7 @@ def _converted(
 
 
 def decode_token_ids(body: bytes) -> ScoreRequest | None:
-    """Decodes a prompt that is one plain list of token ids; None for every other body. Raises ApiError 400."""
+    """Decodes a plain list of token ids, or a list of such lists; None for every other body. Raises ApiError 400."""
     if b'"prompt"' not in body[:_HEAD]:
         return None
     found = prompt_ids(body)
@@ -421,7 +421,7 @@ def decode_token_ids(body: bytes) -> ScoreRequest | None:
     if b"messages" in rest:
         return None
     request = decode(_score, rest)
-    request.prompt = tokens  # type: ignore[assignment] # an array, which JSON cannot produce
+    request.prompt = tokens  # type: ignore[assignment] # arrays, which JSON cannot produce
     return _scorable(request)
 
 

@@ -114,8 +114,8 @@ class GroupWriter:
         return None
 
 
-def prompt_ids(body: bytes) -> tuple[array[int], int, int] | None:
-    """The token ids under "prompt" of a JSON object, and the start and end of their array.
+def prompt_ids(body: bytes) -> tuple[array[int] | list[array[int]], int, int] | None:
+    """The token ids under "prompt" of a JSON object, of one prompt or of several, and the start and end of their array.
 
     Always None: only the compiled scanner finds them without decoding the body.
     """

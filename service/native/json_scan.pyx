@@ -22,19 +22,55 @@ cdef uint64_t _ONES = 0x0101010101010101ULL
 
 
 def prompt_ids(bytes body not None):
-    """The token ids under "prompt" of a JSON object as an array of unsigned 32-bit integers, and its start and end.
+    """The token ids under "prompt" of a JSON object, and the start and end of their array.
 
-    None for anything that this does not read: keys with escapes, numbers in another notation, two prompts.
+    They are an array of unsigned 32-bit integers, or a list of such arrays for several prompts. None for anything that
+    this does not read: keys with escapes, numbers in another notation, two prompts.
     """
     cdef const unsigned char *text = <const unsigned char *> PyBytes_AS_STRING(body)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(body), count = 0, at, first, digits
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(body), at
     cdef Py_ssize_t start = array_under(b'"prompt"', 8, text, size)
-    cdef uint64_t word, ends, number
-    cdef array ids
     if start < 0:
         return None
-    ids = clone(_IDS, (size - start) // 2, zero=False)  # at least two characters each
-    at = start + 1
+    at = skip_space(text, size, start + 1)
+    if at < size and text[at] == 91:
+        found = []
+        while True:
+            at = skip_space(text, size, at)
+            if at >= size or text[at] != 91:
+                return None
+            ids = ids_at(text, size, &at)
+            if ids is None:
+                return None
+            found.append(ids)
+            at = skip_space(text, size, at)
+            if at >= size:
+                return None
+            at += 1
+            if text[at - 1] == 93:
+                break
+            if text[at - 1] != 44:
+                return None
+    else:
+        at = start
+        found = ids_at(text, size, &at)
+        if found is None:
+            return None
+    if body.find(b'"prompt"', at) >= 0 or body.find(b"\\", at) >= 0:
+        return None
+    return found, start, at
+
+
+cdef array ids_at(const unsigned char *text, Py_ssize_t size, Py_ssize_t *place):
+    """The numbers of the array that begins at `place`, which is moved to its end; None for one without or with others."""
+    cdef Py_ssize_t count = 0, at = place[0] + 1, first, digits
+    cdef uint64_t word, ends, number
+    cdef const void *bracket = memchr(text + at, 93, size - at)
+    cdef array ids
+    if bracket is NULL:
+        return None
+    # At least two characters each.
+    ids = clone(_IDS, (<const unsigned char *> bracket - text - at) // 2 + 1, zero=False)
     while True:
         ends = 0
         if at < size and text[at] == 32:
@@ -75,10 +111,9 @@ def prompt_ids(bytes body not None):
             break
         if text[at - 1] != 44:
             return None
-    if body.find(b'"prompt"', at) >= 0 or body.find(b"\\", at) >= 0:
-        return None
     resize(ids, count)
-    return ids, start, at
+    place[0] = at
+    return ids
 
 
 def messages_start(bytes body not None):

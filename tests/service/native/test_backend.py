@@ -250,6 +250,8 @@ def test_no_call_leaks_memory() -> None:
         lambda: backend.unpack_hashes(packed),
         lambda: backend.unpack_tokens(packed),
         lambda: backend.prompt_ids(body),
+        lambda: backend.prompt_ids(b'{"prompt":[[1,2],[3]]}'),
+        lambda: backend.prompt_ids(b'{"prompt":[[1,2],3]}'),
         lambda: backend.split_words("a b  c\nd", True, True),
         lambda: backend.read_common_batch(batch, Stored, Removed, Tier.GPU),
         lambda: backend.read_common_batch(batch[:-5], Stored, Removed, Tier.GPU),
@@ -306,7 +308,26 @@ def test_token_ids_found_in_a_body_equal_those_of_a_json_decoder(form: dict[str,
         found = backend.prompt_ids(body)
         assert found is not None
         tokens, start, end = found
+        assert isinstance(tokens, array)
         assert tokens.tolist() == ids == json.loads(body[start:end])
+
+
+@compiled
+@pytest.mark.parametrize("form", [{}, {"separators": (",", ":")}, {"indent": 2}])
+def test_token_ids_of_several_prompts_equal_those_of_a_json_decoder(form: dict[str, Any]) -> None:
+    random = Random(8)
+    for _ in range(300):
+        prompts = [
+            [random.getrandbits(random.randrange(1, 33)) for _ in range(random.randrange(1, 20))]
+            for _ in range(random.randrange(1, 6))
+        ]
+        body = json.dumps({"model": "a", "prompt": prompts, "pods": [["b"]]}, **form).encode()
+        found = backend.prompt_ids(body)
+        assert found is not None
+        tokens, start, end = found
+        assert [one.tolist() for one in tokens] == prompts == json.loads(body[start:end])  # type: ignore[union-attr]
+        for cut in range(len(body)):
+            backend.prompt_ids(body[:cut])
 
 
 @compiled
@@ -334,7 +355,16 @@ def test_token_ids_found_in_a_body_equal_those_of_a_json_decoder(form: dict[str,
         b'{"prompt":[1e5,2222222]}',
         b'{"prompt":[4294967296]}',
         b'{"prompt":[99999999999999999999999999]}',
-        b'{"prompt":[[1]]}',
+        b'{"prompt":[[]]}',
+        b'{"prompt":[[1],]}',
+        b'{"prompt":[[1],2]}',
+        b'{"prompt":[1,[2]]}',
+        b'{"prompt":[[1] [2]]}',
+        b'{"prompt":[[[1]]]}',
+        b'{"prompt":[["a"]]}',
+        b'{"prompt":[[1]',
+        b'{"prompt":[[1],',
+        b'{"prompt":[[1]],"prompt":[2]}',
         b'{"prompt":[true]}',
         b'{"prompt":"text"}',
         b'{"\\u0070rompt":[1]}',
