@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from time import monotonic, time
 from typing import Final, TypeAlias
 
-import msgspec
 from aiohttp import web
 
 from service.routing.accuracy import Usage
 from service.routing.choice import Choice
+from service.routing.course import Course
 from service.routing.question import Question
 from service.tracing.base import NOTHING, Arrival, Attempt, Facts, Trace, Tracer
 
@@ -28,10 +28,10 @@ _OPERATIONS: Final = {
 }
 
 
-class Routed(msgspec.Struct, kw_only=True):
-    """One request for the pods, complete when it has ended.
+class Routed(Course, kw_only=True):
+    """One request for the pods, complete when it has ended. Seconds count from the headers of the request.
 
-    A field is None if it is not known. Seconds count from the headers of the request.
+    Its pod is the one that answered, or the last one that was tried.
     """
 
     id: str = ""
@@ -45,20 +45,10 @@ class Routed(msgspec.Struct, kw_only=True):
     """Without its query."""
     client: str = ""
     """The address that the connection comes from."""
-    model: str | None = None
     is_streamed: bool = False
-    pod: str | None = None
-    """The pod that answered, or the last one that was tried; None if none could take the request."""
-    rank: int | None = None
-    predicted_tokens: int | None = None
-    predicted_from: str | None = None
-    cached_tokens: int | None = None
-    """What the engine reused, as it says itself."""
     prompt_tokens: int | None = None
     """As the engine counts them if it tells, else as counted here."""
     generated_tokens: int | None = None
-    first_token_seconds: float | None = None
-    """Until the first event of a stream."""
     seconds: float = 0.0
     status: int = 0
     """As the client got it; 499 if it left before."""
@@ -72,11 +62,6 @@ class Routed(msgspec.Struct, kw_only=True):
 
     def asked(self, question: Question) -> None:
         self.model, self.is_streamed, self.prompt_tokens = question.model, question.is_streamed, question.tokens
-
-    def chosen(self, choice: Choice, *, is_predicted: bool) -> None:
-        self.pod, self.rank = choice.pod.name, choice.rank
-        if is_predicted:
-            self.predicted_tokens, self.predicted_from = choice.predicted, choice.basis
 
     def attempt(self, choice: Choice, *, is_predicted: bool) -> Attempt:
         """Notes that the request is sent to a pod."""

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from service.routing.choice import Choice
+from service.routing.course import Course
 from service.routing.question import Question
 
 _WAITING: Final = 1000
@@ -33,7 +34,7 @@ class RequestState(StrEnum):
     """No pod could take it."""
 
 
-class RoutedRequest(msgspec.Struct, kw_only=True):
+class RoutedRequest(Course, kw_only=True):
     """A request, or an attempt to send it. Times in seconds from its routing, except `at`, in Unix seconds.
 
     What is not known, or not yet, is null. It holds nothing of the prompt.
@@ -42,21 +43,12 @@ class RoutedRequest(msgspec.Struct, kw_only=True):
     id: str
     state: RequestState = RequestState.ROUTED
     at: float
-    model: str | None
-    pod: str | None
-    rank: int | None = None
     attempt: int = 1
     is_select: bool = False
     """Whether a client takes it there itself, after POST /select."""
     tokens: int | None
-    predicted_tokens: int | None = None
-    """What the prediction says that the engine reuses."""
-    predicted_from: str | None = None
-    cached_tokens: int | None = None
-    """What the engine said that it reused."""
     expected_seconds: float | None = None
     """The estimated time to first token."""
-    first_token_seconds: float | None = None
     seconds: float | None = None
     status: int | None = None
     problem: str | None = None
@@ -150,37 +142,19 @@ class RequestListeners:
         """Tells where a request goes; its reservation tells what follows."""
         if not self._listeners:
             return
-        choice.reservation.told = Told(
-            RoutedRequest(
-                id=self._next_id(),
-                at=time(),
-                model=question.model,
-                pod=choice.pod.name,
-                rank=choice.rank,
-                attempt=attempt,
-                is_select=is_select,
-                tokens=question.tokens,
-                predicted_tokens=choice.predicted if question.prompt is not None else None,
-                predicted_from=choice.basis if question.prompt is not None else None,
-                expected_seconds=choice.seconds,
-            ),
-            self._listeners,
-        )
+        request = self._request(question)
+        request.chosen(choice, is_predicted=question.prompt is not None)
+        request.attempt, request.is_select, request.expected_seconds = attempt, is_select, choice.seconds
+        choice.reservation.told = Told(request, self._listeners)
 
     def refused(self, question: Question, problem: str) -> None:
         """Tells that no pod could take a request."""
         if self._listeners:
-            request = RoutedRequest(
-                id=self._next_id(),
-                state=RequestState.REFUSED,
-                at=time(),
-                model=question.model,
-                pod=None,
-                tokens=question.tokens,
-                problem=problem,
-            )
+            request = self._request(question)
+            request.state, request.problem = RequestState.REFUSED, problem
             Told(request, self._listeners)
 
-    def _next_id(self) -> str:
+    def _request(self, question: Question) -> RoutedRequest:
         self._number += 1
-        return f"{self._prefix}-{self._number}"
+        identity = f"{self._prefix}-{self._number}"
+        return RoutedRequest(id=identity, at=time(), model=question.model, tokens=question.tokens)

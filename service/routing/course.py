@@ -1,0 +1,28 @@
+"""Where a request for the pods went, and what came of it: what the page, the access log and traces tell alike."""
+
+from __future__ import annotations
+
+import msgspec
+
+from service.routing.choice import Choice
+
+
+class Course(msgspec.Struct, kw_only=True):
+    """A field is None if it is not known, or not yet."""
+
+    model: str | None = None
+    pod: str | None = None
+    """None if no pod could take it."""
+    rank: int | None = None
+    predicted_tokens: int | None = None
+    """What the prediction says that the engine reuses."""
+    predicted_from: str | None = None
+    cached_tokens: int | None = None
+    """What the engine said that it reused."""
+    first_token_seconds: float | None = None
+
+    def chosen(self, choice: Choice, *, is_predicted: bool) -> None:
+        """Notes where it goes, and what is predicted there if the prompt is known."""
+        self.pod, self.rank = choice.pod.name, choice.rank
+        if is_predicted:
+            self.predicted_tokens, self.predicted_from = choice.predicted, choice.basis
