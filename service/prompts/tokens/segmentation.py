@@ -19,7 +19,7 @@ from service.prompts.tokens.word_breaks import LOOKAHEAD, Breaks, safe_breaks
 class CutSizes(NamedTuple):
     """Characters after which a piece is cut at the next safe place, and characters searched per call."""
 
-    piece: int = 1024
+    piece: int = 2048
     window: int = 16_384
     """A regular expression holds the GIL until it matches or reaches the end of its input."""
 

@@ -1,4 +1,4 @@
-"""The tokenizer of an operator's model: short texts on the event loop, long ones in threads."""
+"""The tokenizer of an operator's model: short texts on the event loop, in steps, and long ones in threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from service.index.base import TokenIds
-from service.prompts.tokens.tokenization import TextTokenizer
+from service.prompts.tokens.tokenization import STEP_CHARACTERS, Steps, TextTokenizer, finished
 
 _T = TypeVar("_T")
 
@@ -19,8 +19,10 @@ _LONG_TEXT_CHARACTERS = 100_000
 _CONCURRENT_LONG_TEXTS = 2
 """Half of the workers, so that short texts do not wait for long ones."""
 
-_MAX_INLINE_CHARACTERS = 8_000
-"""Maximum uncached characters that are tokenized on the event loop: about a millisecond of work."""
+_MAX_INLINE_CHARACTERS = 16_000
+"""Maximum uncached characters that are tokenized on the event loop: the next turn of a chat of 100,000 tokens."""
+_MAX_UNCUT_CHARACTERS = STEP_CHARACTERS + 1024
+"""Maximum characters of a step there. Numbers and scripts without spaces have few safe places, and take longer."""
 
 
 class ThreadedTokenizer:
@@ -36,20 +38,15 @@ class ThreadedTokenizer:
     async def encode(self, text: str, *, add_special_tokens: bool, salt: str | None = None) -> TokenIds:
         prefix = self._tokenizer.find_prefix(text, salt)
         uncached = len(text) - prefix.settled_chars
-        if uncached <= _MAX_INLINE_CHARACTERS:
-            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens, prefix=prefix, salt=salt)
         cancelled = threading.Event()
-        encode = partial(
-            self._tokenizer.encode,
-            text,
-            add_special_tokens=add_special_tokens,
-            prefix=prefix,
-            salt=salt,
-            is_cancelled=cancelled.is_set,
+        steps = self._tokenizer.steps(
+            text, add_special_tokens=add_special_tokens, prefix=prefix, salt=salt, is_cancelled=cancelled.is_set
         )
+        if uncached <= _MAX_INLINE_CHARACTERS and (tokens := await _on_the_loop(steps)) is not None:
+            return tokens
         try:
             async with self._long_texts if uncached > _LONG_TEXT_CHARACTERS else nullcontext():
-                return await self._in_thread(encode)
+                return await self._in_thread(partial(finished, steps))
         finally:
             cancelled.set()  # the work of a client that disconnects is cancelled
 
@@ -67,3 +64,15 @@ class ThreadedTokenizer:
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+
+async def _on_the_loop(steps: Steps) -> TokenIds | None:
+    """The tokens, with turns for others between the steps; None before a step that is too long for the event loop."""
+    try:
+        while True:
+            if next(steps) > _MAX_UNCUT_CHARACTERS:
+                return None
+            await asyncio.sleep(0)
+    except StopIteration as done:
+        tokens: TokenIds = done.value
+        return tokens

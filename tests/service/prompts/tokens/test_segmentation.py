@@ -53,7 +53,7 @@ def test_a_token_that_strips_white_space_is_left_in_its_piece() -> None:
     ],
 )
 def test_long_prose_is_cut_between_words_where_the_pre_tokenizer_is_known_to(kind: str, pieces: int) -> None:
-    segmentation = segmentation_of(tokenizer_of(kind))
+    segmentation = segmentation_of(tokenizer_of(kind), CutSizes(piece=1024))
     assert segmentation is not None
     assert len(cuts_of(segmentation, PROSE)) == pieces
 
@@ -77,7 +77,7 @@ def test_a_search_for_tokens_goes_on_past_a_token_at_the_border_of_its_window() 
 def test_long_text_without_spaces_is_cut_at_line_breaks_where_the_pre_tokenizer_is_known_to() -> None:
     text = "我们去市场买面包、奶酪和西红柿。\n" * 300
     for kind, pieces in (("gpt2", 5), ("qwen", 5), ("metaspace first", 1)):
-        segmentation = segmentation_of(tokenizer_of(kind))
+        segmentation = segmentation_of(tokenizer_of(kind), CutSizes(piece=1024))
         assert segmentation is not None
         assert len(cuts_of(segmentation, text)) == pieces
 
