@@ -13,7 +13,8 @@ from tests.e2e.conftest import Running
 from tests.e2e.containers import RuntimeCommand
 
 _LOOK = """
-import json, os
+import json, os, sys
+import service.serving
 from service.native.backend import COMPILED
 def writes(path):
     try:
@@ -24,6 +25,8 @@ def writes(path):
     except OSError:
         return False
 hub, state = os.environ["HF_HOME"], os.environ["STATE_DIR"]
+specs = [getattr(module, "__spec__", None) for module in list(sys.modules.values())]
+bytecode = {spec.name: spec.cached for spec in specs if spec is not None}
 status = dict(line.split(":", 1) for line in open("/proc/1/status"))
 print(json.dumps({
     "uid": os.getuid(), "gid": os.getgid(), "groups": os.getgroups(),
@@ -33,6 +36,7 @@ print(json.dumps({
     "token": open(os.environ["HF_TOKEN_PATH"]).read(),
     "environment": dict(os.environ),
     "compiled": COMPILED,
+    "without_bytecode": [name for name, file in bytecode.items() if file and not os.path.exists(file)],
 }))
 """
 
@@ -55,6 +59,10 @@ def test_it_can_write_only_its_cache_its_state_and_a_temporary_folder_in_memory(
 
 def test_its_inner_loops_are_compiled(inside: dict[str, Any]) -> None:
     assert inside["compiled"]
+
+
+def test_a_start_compiles_no_python(inside: dict[str, Any]) -> None:
+    assert inside["without_bytecode"] == []
 
 
 def test_the_token_reaches_the_service_and_nobody_who_inspects_it(running: Running, inside: dict[str, Any]) -> None:
