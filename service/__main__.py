@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -38,7 +39,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     except (SettingsError, OSError, ValueError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
-    # Process 1 of a container ignores signals without a handler, and the imports below take half a second.
+    # Process 1 of a container ignores signals without a handler, and the imports below take a while.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     place = Place.of(environment)
     count = number_of_cores() if settings.workers == AUTO else settings.workers
@@ -46,6 +47,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         from service.workers.supervisor import supervise  # noqa: PLC0415 - needs none of the modules below
 
         return supervise(settings, count, {**os.environ, **environment})
+    gc.disable()  # what is imported stays: to look for garbage in it takes a twelfth of the start
     from service.serving import serve  # noqa: PLC0415 - takes half a second, which wrong usage should not wait for
 
     return serve(settings, place)

@@ -31,6 +31,7 @@ def serve(settings: Settings, place: Place | None = None) -> int:
     # one run every 700 objects wastes time.
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+    gc.enable()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(settings, place))
