@@ -11,6 +11,7 @@ from service.contract.endpoints import Endpoint, parse_endpoints
 
 _OPTIONS = ("name", "events", "replay", "model", "key_file")
 _NEXT_URL = re.compile(r",(?=https?://)")
+_NOT_IN_URLS = re.compile(r"[^!-~]|,")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +122,24 @@ def _parse_pod(text: str) -> PodEntry:
 def pod_entry(url: str, options: Mapping[str, str]) -> PodEntry:
     """The entry of a pod, with the options of `parse_pods` by name. Raises ValueError as `parse_pods` does.
 
-    A value with a comma is refused, because the text of the entry would have further options.
+    A value with a comma is refused, because the text of the entry would have further options; one with a line break or
+    another control character, because names and paths stand in HTTP headers.
     """
     for name, value in options.items():
-        if not value.strip() or "," in value:
-            raise ValueError(f"{name}={value!r} must not be empty or have a comma")
+        if not value.strip() or "," in value or not value.isprintable():
+            raise ValueError(f"{name}={value!r} must not be empty or have a comma or a control character")
     url = url.rstrip("/").removesuffix("/v1")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         raise ValueError(f"{url!r} is not a valid URL, such as http://10.0.0.7:8000") from None
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username or "," in url:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
+        raise ValueError(f"{url!r} is not a valid URL, such as http://10.0.0.7:8000")
+    if _NOT_IN_URLS.search(url) is not None:
         raise ValueError(f"{url!r} is not a valid URL, such as http://10.0.0.7:8000")
     for address in filter(None, (options.get("events"), options.get("replay"))):
         parse_endpoints(address)
+    url = parts.scheme + url[len(parts.scheme) :]  # in lower case
     name = parts.netloc if port else f"{parts.netloc}:{443 if parts.scheme == 'https' else 80}"
     return PodEntry(url, **{"name": name, **options})

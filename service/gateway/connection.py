@@ -59,9 +59,11 @@ class EngineConnection(asyncio.Protocol):
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the response is complete and the connection can carry another request."""
-        parser = self._parser
-        return self.is_open and parser is not None and parser.is_complete and parser.keep_alive and not self._pieces
+        """Whether request and response are complete and the connection can carry another request."""
+        parser, transport = self._parser, self._transport
+        if parser is None or transport is None or not self.is_open or self._pieces:
+            return False
+        return parser.is_complete and parser.keep_alive and not transport.get_write_buffer_size()
 
     def close(self) -> None:
         """Closes the connection, which aborts a request in flight."""
@@ -165,9 +167,12 @@ class EngineConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._parser is not None and not self._parser.is_complete:
             try:
-                self._parser.end()
+                if exc is None:  # a reset ends no body, also not one of unknown length
+                    self._parser.end()
+                else:
+                    self._fail(ConnectionBroken(str(exc)))
             except ProtocolError:
-                self._fail(ConnectionBroken("the engine closed the connection" if exc is None else str(exc)))
+                self._fail(ConnectionBroken("the engine closed the connection"))
         self._notify()
 
     def _fail(self, error: EngineError) -> None:

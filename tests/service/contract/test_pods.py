@@ -15,6 +15,8 @@ def test_a_pod_is_a_url_with_options() -> None:
     assert second.endpoint == Endpoint("tcp://h:1", pod="b", model="m", replay="tcp://h:2")
     assert parse_pods(f"{first},{second}") == (first, second)
     assert parse_pods(" ") == ()
+    (shouted,) = parse_pods("HTTPS://h/v1")
+    assert (shouted.url, shouted.is_tls, shouted.port) == ("https://h", True, 443)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,9 @@ def test_a_pod_is_a_url_with_options() -> None:
         ("http://", "is not a valid URL"),
         ("http://h:99999", "is not a valid URL"),
         ("http://user@h", "is not a valid URL"),
+        ("http://h/a\r\nb", "is not a valid URL"),
+        ("http://h/a b", "is not a valid URL"),
+        ("http://h,name=a\r\nX-Odd: 1", "control character"),
         ("http://h,colour=red", "must be one of name=…"),
         ("http://h,name=", "must be one of name=…"),
         ("http://h,events=h:1", "tcp://"),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
+import struct
+from contextlib import suppress
 
 import aiohttp
 import pytest
 
+from service.gateway.connection import EngineConnection
 from service.gateway.retries import Limits
 from tests.service.engines import chat
 from tests.service.gateway.bare import bare_gateway
@@ -88,6 +92,24 @@ async def test_an_answer_of_http_1_0_ends_with_its_connection(before: Before, ki
     routed, _ = await before(always(b"HTTP/1.0 200 OK\r\nContent-Type: %b\r\n\r\n" % kind + TOKEN, closes=True))
     async with routed.client.post(CHAT, json=chat("Hello", stream=True)) as response:
         assert await response.read() == TOKEN
+
+
+@pytest.mark.parametrize("kind", [b"text/event-stream", b"text/plain"])
+async def test_an_answer_without_a_length_that_ends_in_a_reset_is_broken(before: Before, kind: bytes) -> None:
+    seen = asyncio.Event()
+
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: %b\r\n\r\n" % kind + TOKEN)
+        await seen.wait()
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    routed, _ = await before(respond)
+    async with routed.client.post(CHAT, json=chat("Hello", stream=True)) as response:
+        assert await response.content.readexactly(len(TOKEN)) == TOKEN
+        seen.set()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
 
 
 @pytest.mark.parametrize("body", [b"x" * 300_000, b"x"])
@@ -197,3 +219,30 @@ async def test_comments_are_added_only_where_they_change_nothing(
         received = await response.read()
     assert (b": keep-alive\n\n" in received) == comments
     assert received.replace(b": keep-alive\n\n", b"") == body
+
+
+@pytest.mark.parametrize(("size", "is_reusable"), [(0, True), (32 << 20, False)])
+async def test_a_connection_whose_request_was_not_read_to_its_end_carries_no_other(
+    size: int, is_reusable: bool
+) -> None:
+    is_over, is_closed = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Much\r\nContent-Length: 2\r\n\r\nno")
+        await is_over.wait()  # it reads no more than its limit
+        writer.transport.abort()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        is_closed.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        _, connection = await asyncio.get_running_loop().create_connection(EngineConnection, "127.0.0.1", port)
+        head = await connection.exchange("POST", b"POST /v1/files HTTP/1.1\r\n\r\n", b"x" * size, PATIENCE)
+        assert (head.status, await connection.read(PATIENCE)) == (413, b"no")
+        assert connection.is_reusable == is_reusable
+        connection.close()
+        is_over.set()
+        await is_closed.wait()
