@@ -67,7 +67,6 @@ class AnswersAtOnce:
         needs_certificate: bool,
     ) -> None:
         self.method = method
-        self.path = path
         self.needs_certificate = needs_certificate
         self._app = app
         self._work = work

@@ -43,8 +43,8 @@ from service.index.scoring import Scorer, Scores, best, sum_scores
 _chat = msgspec.json.Decoder(ChatRequest)
 _explain = msgspec.json.Decoder(ExplainOptions)
 _messages = msgspec.json.Decoder(Messages)
-_SHORT_TEXT: Final = 8_000
-"""Bytes of a body whose texts are tokenized on the event loop, whatever is cached: prompts/tokens/threaded.py."""
+_SHORT_TEXT: Final = 2_048
+"""Bytes of a body whose texts are tokenized in one step, whatever is cached: prompts/tokens/threaded.py."""
 
 
 async def score(request: web.Request) -> web.Response:

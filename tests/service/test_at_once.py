@@ -75,6 +75,7 @@ PLAIN: dict[str, bytes] = {
     "other headers": request(IDS, headers="User-Agent: a\r\naccept: */*\r\nCONTENT-TYPE: text/plain\r\nX-A: \xe4\r\n"),
     "keep-alive": request(IDS, headers="Connection: keep-alive\r\n"),
     "text": score("What is a KV-cache?"),
+    "text of one step": score("a KV-cache " * 180, truncate_prompt_tokens=8),
     "texts": score(["a", "b"]),
     "several prompts": score([TOKENS, TOKENS[:8]]),
     "truncated": score(truncate_prompt_tokens=8),
