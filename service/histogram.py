@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from time import time
 from typing import NamedTuple
@@ -29,6 +29,20 @@ class Histogram:
         self.total = 0.0
         self.exemplars: dict[int, Exemplar] = {}
         """The last one of each bucket, by its number."""
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Counts several values at once."""
+        if len(values) == 1:
+            self.observe(values[0])
+            return
+        ascending = sorted(values)
+        start = 0
+        for bucket, bound in enumerate(self.bounds):
+            end = bisect_right(ascending, bound, start)
+            self.counts[bucket] += end - start
+            start = end
+        self.counts[-1] += len(ascending) - start
+        self.total += sum(ascending)
 
     def observe(self, value: float, trace_id: str | None = None) -> None:
         """Counts a value; `trace_id` names its trace, if that is recorded."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import time
 
 from service.events.arrival import Arrival
-from service.events.large_batches import SMALL_BYTES, slices
+from service.events.large_batches import slices
 from service.events.rate_limited_log import RateLimitedLog
 from service.events.sequencer import Notice
 from service.events.statistics import EventStatistics
@@ -26,23 +26,27 @@ class IndexSink:
     """Applies the batches of one rank to an index. Implements sequencer.Sink.
 
     A large batch, and what comes after it, waits for `apply_slice`; `defer` is called with the sink when that begins.
+    Batches that need not be decoded are counted by `settle`; `opened` is called with the sink before the first of them.
     `applied` is called with the rank after each change of its blocks.
     """
 
     __slots__ = (
         "_applied",
+        "_dates",
         "_defer",
         "_held",
         "_hidden",
         "_index",
         "_log",
         "_loss",
+        "_opened",
         "_plain",
         "_rank",
         "_slices",
         "_statistics",
         "_waiting",
         "_waiting_events",
+        "_write",
         "changes",
         "events_applied",
         "holds_blocks",
@@ -59,6 +63,7 @@ class IndexSink:
         defer: Callable[[IndexSink], None] = lambda sink: None,
         *,
         applied: Callable[[Rank], None] = lambda rank: None,
+        opened: Callable[[IndexSink], None] = lambda sink: None,
     ) -> None:
         self.last_event_at: float | None = None
         """Unix seconds."""
@@ -80,7 +85,11 @@ class IndexSink:
         self._slices: Iterator[Batch] = iter(())
         self._loss: str | None = None
         self._held = False
+        self._opened = opened
         self._plain: PackedBatches | None = None
+        self._write: Callable[[bytes, float], float | None] | None = None
+        self._dates: list[float] = []
+        """Of batches that were not decoded and are not counted yet."""
 
     @property
     def inexact_reason(self) -> str | None:
@@ -103,6 +112,7 @@ class IndexSink:
 
         False, without effect, while a large batch is being applied.
         """
+        self.settle()
         self._held = not self._waiting
         return self._held
 
@@ -113,6 +123,7 @@ class IndexSink:
             self._defer(self)
 
     def apply(self, arrival: Arrival) -> bool:
+        self.settle()
         batch = arrival.batch
         if self._waiting or self._held or batch.packed is not None:
             self._wait(batch)
@@ -120,19 +131,29 @@ class IndexSink:
         return self._apply(batch)
 
     def apply_packed(self, payload: bytes, since: float) -> float | None:
-        if self._waiting or self._held or len(payload) > SMALL_BYTES:
-            return None
-        plain = self._plain
-        if plain is None:
-            plain = self._plain = self._index.plain_group(self._rank)
-            if plain is None:
-                return None
-        date = plain.apply(payload, since)
+        write = self._write or self._open()
+        date = write(payload, since) if write is not None else None
         if date is not None:
-            self._note_applied(1, date)
-        elif not plain.stands:
-            self._plain = None
+            self._dates.append(date)
         return date
+
+    def _open(self) -> Callable[[bytes, float], float | None] | None:
+        self._plain = None if self._waiting or self._held else self._index.plain_group(self._rank)
+        if self._plain is None:
+            return None
+        self._write = self._plain.open()
+        self._opened(self)
+        return self._write
+
+    def settle(self) -> None:
+        """Counts the batches that were not decoded. To be called before anything else changes the rank."""
+        if self._plain is None:
+            return
+        self._plain.settle()
+        self._plain = self._write = None
+        if dates := self._dates:
+            self._dates = []
+            self._count(len(dates), len(dates), dates)
 
     def _wait(self, batch: Batch) -> None:
         """Lets a batch wait for `apply_slice`. Too many are dropped, and the rank stays inexact until it is cleared."""
@@ -187,24 +208,25 @@ class IndexSink:
         if batch.unread:
             for reason, count in batch.unread.items():
                 count_skipped(statistics, self._log, rank, reason, count)
-        self._note_applied(len(batch.events), batch.timestamp)
+        self._count(len(batch.events), 1, () if batch.timestamp is None else (batch.timestamp,))
         return cleared
 
-    def _note_applied(self, events: int, timestamp: float | None) -> None:
-        """Counts a batch that was applied."""
+    def _count(self, events: int, batches: int, dates: Sequence[float]) -> None:
+        """Counts batches that were applied; `dates` are theirs, as far as they have any."""
         statistics = self._statistics
         self.events_applied += events
         statistics.events_applied += events
-        statistics.batches_applied += 1
-        self.changes += 1
+        statistics.batches_applied += batches
+        self.changes += batches
         self.last_event_at = now = time()
-        if timestamp is not None:
-            lag = now - timestamp
-            self.lag_seconds = statistics.lag_seconds = lag = lag if lag > 0 else 0.0
-            statistics.lag.observe(lag)
+        if dates:
+            lags = [max(0.0, now - date) for date in dates]
+            self.lag_seconds = statistics.lag_seconds = lags[-1]
+            statistics.lag.observe_all(lags)
         self._applied(self._rank)
 
     def clear(self) -> None:
+        self.settle()
         self._drop_waiting()
         self._loss = None
         self.changes += 1
@@ -221,6 +243,7 @@ class IndexSink:
             self._index.unhide(self._rank)
 
     def forget(self) -> None:
+        self.settle()
         self._drop_waiting()
         self.changes += 1
         self._index.forget(self._rank)

@@ -152,6 +152,8 @@ class EventPool:
         if not waits:
             self._begin.set()
         self._restored = RestoredRanks(index, _FORGET_AFTER_TTLS * pod_ttl, clock)
+        self._unsettled: list[IndexSink] = []
+        """Ranks whose batches are not counted yet in the turn of an endpoint."""
         self._streams = Streams(
             self._sink,
             self,
@@ -170,7 +172,14 @@ class EventPool:
         def subscribe(endpoint: Endpoint) -> Subscription:
             if relayed is not None and endpoint.binds:
                 return RelayedSubscription(
-                    relayed, self._context, endpoint, topic, self, turns=turns, begin=self._begin
+                    relayed,
+                    self._context,
+                    endpoint,
+                    topic,
+                    self,
+                    turns=turns,
+                    begin=self._begin,
+                    turned=self._settle,
                 )
             return Subscription(
                 self._context,
@@ -182,6 +191,7 @@ class EventPool:
                 high_water=queue_batches,
                 access=self._access,
                 begin=self._begin,
+                turned=self._settle,
             )
 
         self.told: Callable[[Endpoint, Message], None] = lambda endpoint, message: None
@@ -199,7 +209,21 @@ class EventPool:
     def _sink(self, rank: Rank, topic: bytes, endpoint: Endpoint) -> IndexSink:
         if endpoint.eagle == "1":
             self._index.drop_last_block(rank)
-        return IndexSink(rank, self._index, self.statistics, self._log, self._defer, applied=self._applied)
+        return IndexSink(
+            rank,
+            self._index,
+            self.statistics,
+            self._log,
+            self._defer,
+            applied=self._applied,
+            opened=self._unsettled.append,
+        )
+
+    def _settle(self) -> None:
+        """Counts what the turn of an endpoint has applied."""
+        unsettled, self._unsettled[:] = list(self._unsettled), ()
+        for sink in unsettled:
+            sink.settle()
 
     def _defer(self, sink: IndexSink) -> None:
         self._behind[sink] = None

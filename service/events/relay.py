@@ -276,6 +276,7 @@ class RelayedSubscription(Subscription):
                 self.status.messages += 1
                 self.status.last_message_at = time()
                 self._listener.received(self, Message(*message))
+                self._turned()
 
     def lost(self) -> None:
         """The relay is gone, and with it all connections."""

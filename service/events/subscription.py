@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 _TURN_SECONDS = 0.002
 _DENSE_SECONDS = 0.0005
 _COLLECT_SECONDS = 0.001
-"""Pause after a turn that read several messages, or one soon after the last: to wake up for each costs more than it."""
+"""Pause after each turn but one with a single message that came later than _DENSE_SECONDS after the last: to wake up
+for each message costs more than the message.
+"""
 _WITHOUT_CLOCK = 8
 """Messages read between two checks of the clock."""
 _LONG_PAYLOAD = 16 * 1024
@@ -77,8 +79,9 @@ class Subscription:
         pause: float = 1.0,
         access: Access | None = None,
         begin: asyncio.Event | None = None,
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
-        """Until `begin` is set, messages wait in the socket."""
+        """Until `begin` is set, messages wait in the socket. `turned` is called after each turn that read messages."""
         self.endpoint = endpoint
         self.status = EndpointStatus(endpoint, topic)
         self.connections = self.status.connections
@@ -96,6 +99,7 @@ class Subscription:
         self._access = access or Access(context)
         self._max_message_bytes = max_message_bytes
         self._begin = begin
+        self._turned = turned
         self._attempt_failed = asyncio.Event()
         self._probing = False
         self._socket: zmq.Socket[bytes] | None = None
@@ -243,11 +247,13 @@ class Subscription:
                         while _has_messages(monitor):
                             self._monitored(monitor)
                         count, is_empty = self._drain(receive)
-                        await asyncio.sleep(0)
-                    if count:
                         now = monotonic()
-                        if is_empty and (count > 1 or now - last_read < _DENSE_SECONDS):
-                            await asyncio.sleep(_COLLECT_SECONDS)
+                        is_dense = count != 1 or now - last_read < _DENSE_SECONDS
+                        if is_dense or not is_empty:
+                            await asyncio.sleep(0)
+                    if is_empty and is_dense:
+                        await asyncio.sleep(_COLLECT_SECONDS)
+                    if count:
                         last_read = now
                 except Exception:  # no exception may silence an endpoint
                     logger.exception("What came from %s could not be taken", self.endpoint.address)
@@ -294,6 +300,7 @@ class Subscription:
             if count:
                 self.status.messages += count
                 self.status.last_message_at = time()
+                self._turned()
         return count, False
 
     def _received_by_probe(self, subscription: Subscription, message: Message) -> None:

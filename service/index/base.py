@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
 from typing import NamedTuple, Protocol, TypeAlias
@@ -195,18 +195,21 @@ class Restorer(Protocol):
 
 
 class PackedBatches(Protocol):
-    """Applies batches of one rank that need not be decoded for it."""
+    """Applies batches of one rank that need not be decoded for it.
 
-    @property
-    def stands(self) -> bool:
-        """Whether it may ever apply one again."""
+    It is for a few batches in turn: from when it was given until `settle`, nothing else may change the rank.
+    """
+
+    def open(self) -> Callable[[bytes, float], float | None]:
+        """Gives a function that applies a batch as `store` or `remove` would, and gives its date (Unix seconds). O(n).
+
+        Its arguments are the payload and the earliest date. None, without any effect, for a batch that is to be
+        decoded, is dated before that or is of another rank.
+        """
         ...
 
-    def apply(self, payload: bytes, since: float) -> float | None:
-        """Applies a batch as `store` or `remove` would, and gives its date (Unix seconds). O(n).
-
-        None, without any effect, for one that is to be decoded, is dated before `since` or is of another rank.
-        """
+    def settle(self) -> None:
+        """Counts what was applied, and evicts blocks above the limit."""
         ...
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from service.index.base import BlockHash, BlockKey, Rank, Stored, Tier, TokenIds
+from service.index.base import BlockHash, BlockKey, PackedBatches, Rank, Stored, Tier, TokenIds
 from service.index.block_ages import BlockAges
 from service.index.inexact_reasons import InexactReason
 from service.index.reset_doubt import ResetDoubt
@@ -90,6 +90,7 @@ class CacheGroup:
         "layout",
         "lookahead",
         "on_device",
+        "plain",
         "rank",
         "sizes",
         "state",
@@ -128,6 +129,8 @@ class CacheGroup:
         self.sizes = [0] * len(Tier)
         """Blocks by tier."""
         self.ages = BlockAges()
+        self.plain: PackedBatches | None = None
+        """Applies batches of blocks of this size; None before the first one."""
 
     @property
     def stride(self) -> int:

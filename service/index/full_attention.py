@@ -117,6 +117,7 @@ class FullAttention:
     def retire(self, group: CacheGroup) -> None:
         """Stops counting a group's blocks; `drain` frees their memory. O(1)."""
         self.blocks -= sum(group.sizes)
+        group.plain = None
 
     def drain(self, group: CacheGroup, count: int) -> int:
         """Frees up to `count` blocks of a retired group; returns their number. If it is less, the bit is free, too."""

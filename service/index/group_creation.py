@@ -75,7 +75,7 @@ def _of_other_size(lookup: Lookup, group: CacheGroup, stored: Stored) -> CacheGr
     fits = stored.block_size % group.layout.unit == 0
     if stored.block_size > group.block_size and fits:
         with lookup.changing(group.rank.model, state):
-            group.block_size = stored.block_size
+            group.block_size, group.plain = stored.block_size, None
             if len(state.sizes) < _MAX_GROUPS:
                 state.sizes.add(stored.block_size)
         if group.kind.needs is not Needs.STATE:

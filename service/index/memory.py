@@ -10,6 +10,7 @@ from service.index.base import (
     BlockHash,
     BlockKey,
     Matches,
+    PackedBatches,
     Prompt,
     Rank,
     RankBlocks,
@@ -33,7 +34,7 @@ from service.index.lookup import Lookup
 from service.index.lora_names import LoraNames
 from service.index.offloading import learn_chunk, note_device_store
 from service.index.placements import note_follower, settle_by_parent, some_keys
-from service.index.plain_group import PlainGroup, plain_group
+from service.index.plain_group import plain_group
 from service.index.resets import empty, is_in_doubt, note_store, reset
 from service.index.restore import RankRestorer
 from service.index.reuse_reports import is_report
@@ -229,7 +230,7 @@ class MemoryIndex:
         self.statistics.unknown_blocks += unknown
         return unknown
 
-    def plain_group(self, rank: Rank) -> PlainGroup | None:
+    def plain_group(self, rank: Rank) -> PackedBatches | None:
         state = self._ranks.get(rank)
         return None if state is None else plain_group(state, self._cache, self.statistics, self._admit)
 

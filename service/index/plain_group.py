@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from service.index.base import Tier
+from service.index.base import PackedBatches, Tier
 from service.index.cache_groups import CacheGroup, RankState
 from service.index.full_attention import FullAttention
 from service.index.keys import root_key
@@ -21,7 +21,7 @@ class PlainGroup:
     same effect. `admit` is called with the group and the number of its new blocks.
     """
 
-    __slots__ = ("_admit", "_block_size", "_cache", "_group", "_state", "_statistics", "_write")
+    __slots__ = ("_admit", "_cache", "_group", "_state", "_statistics", "_writer")
 
     def __init__(
         self,
@@ -35,11 +35,10 @@ class PlainGroup:
         root = root_key(rank.model, None, group.layout.unit)
         self._state = state
         self._group = group
-        self._block_size = group.block_size
         self._cache = cache
         self._statistics = statistics
         self._admit = admit
-        self._write = GroupWriter(
+        self._writer = GroupWriter(
             cache.masks[_GPU],
             group.hashes,
             bit=group.bit,
@@ -47,47 +46,27 @@ class PlainGroup:
             block_size=group.block_size,
             group=group.index,
             rank=rank.number,
-        ).apply
-
-    @property
-    def stands(self) -> bool:
-        """Whether the rank's blocks are still in this group alone."""
-        state, group = self._state, self._group
-        return (
-            state.is_ordinary
-            and len(state.groups) == 1
-            and state.groups[0] is group
-            and group.block_size == self._block_size
-            and not state.placements
         )
 
-    def apply(self, payload: bytes, since: float) -> float | None:
-        """Applies a batch, and gives its date (Unix seconds); None, without any effect, for one to be decoded.
-
-        That is also one dated before `since`, or of another rank.
-        """
-        if not self.stands:
-            return None
-        state, group, cache = self._state, self._group, self._cache
-        sizes = group.sizes
+    def open(self) -> Callable[[bytes, float], float | None]:
+        group, sizes = self._group, self._group.sizes
         # A removal tells something, or leaves something, where blocks are held more than once.
-        removes = not (group.extra_copies or group.alias_counts or state.has_doubts or sizes[_CPU] or sizes[_STORAGE])
-        written = self._write(payload, since, removes)
-        if written is None:
-            return None
-        date, added, removed, unknown, may_be_report = written
+        self._writer.removes = not (
+            group.extra_copies or group.alias_counts or self._state.has_doubts or sizes[_CPU] or sizes[_STORAGE]
+        )
+        return self._writer.apply
+
+    def settle(self) -> None:
+        added, removed, unknown, may_report = self._writer.take()
+        group, cache, statistics = self._group, self._cache, self._statistics
+        group.sizes[_GPU] += added - removed
+        cache.blocks += added - removed
+        statistics.evictions += removed
+        statistics.unknown_blocks += unknown
+        if may_report:  # of reuse, were its blocks not new
+            self._state.last_was_reuse_report = False
         if added:
-            sizes[_GPU] += added
-            cache.blocks += added
-            if may_be_report:  # of reuse, were its blocks not new
-                state.last_was_reuse_report = False
             self._admit(group, added)
-        else:
-            sizes[_GPU] -= removed
-            cache.blocks -= removed
-            self._statistics.evictions += removed
-            self._statistics.unknown_blocks += unknown
-        return date
 
 
 def plain_group(
@@ -95,9 +74,11 @@ def plain_group(
     cache: FullAttention,
     statistics: IndexStatistics,
     admit: Callable[[CacheGroup, int], None],
-) -> PlainGroup | None:
+) -> PackedBatches | None:
     """The only group of a rank, if it is plain, and its first stores need not be remembered (offloading.py)."""
-    if not state.is_ordinary or not state.groups or state.first_stores is not None:
+    if not state.is_ordinary or len(state.groups) != 1 or state.first_stores is not None or state.placements:
         return None
     group = state.groups[0]
-    return PlainGroup(state, group, cache, statistics, admit) if group.stride == 1 and not group.lookahead else None
+    if group.plain is None and group.stride == 1 and not group.lookahead:
+        group.plain = PlainGroup(state, group, cache, statistics, admit)
+    return group.plain

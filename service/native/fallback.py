@@ -109,9 +109,15 @@ class GroupWriter:
         self, masks: GroupMasks, hashes: Table, *, bit: int, root: int, block_size: int, group: int | None, rank: int
     ) -> None: ...
 
-    def apply(self, packed: bytes, since: float, removes: bool) -> tuple[float, int, int, int, bool] | None:
+    removes = False
+
+    def apply(self, packed: bytes, since: float) -> float | None:
         """None: the batch is not applied."""
         return None
+
+    def take(self) -> tuple[int, int, int, bool]:
+        """Nothing was applied."""
+        return 0, 0, 0, False
 
 
 def prompt_ids(body: bytes) -> tuple[array[int] | list[array[int]], int, int] | None:

@@ -8,6 +8,9 @@ from service.native.hashing cimport chain_keys
 from service.native.msgpack_ints cimport Cursor
 from service.native.table cimport GroupMasks, Table
 
+cdef enum:
+    _LARGEST = 128 * 1024  # bytes of a batch; larger ones may be applied in slices
+
 cdef Scratch _scratch = Scratch()
 
 
@@ -23,6 +26,9 @@ cdef class GroupWriter:
     cdef Table hashes
     cdef object bit
     cdef int64_t root, block_size, group, rank
+    cdef public bint removes
+    cdef Py_ssize_t added, removed, unknown
+    cdef bint may_report
 
     def __init__(
         self,
@@ -37,41 +43,49 @@ cdef class GroupWriter:
     ):
         self.masks, self.hashes, self.bit, self.root, self.block_size = masks, hashes, bit, root, block_size
         self.group, self.rank = -1 if group is None else group, rank
+        self.removes = False
 
-    def apply(self, bytes packed not None, double since, bint removes):
-        """Stores new blocks behind a known one, or removes blocks, whatever their copies.
+    def apply(self, bytes packed not None, double since):
+        """Stores new blocks behind a known one, or, if it `removes`, removes blocks with all their copies.
 
-        Gives the timestamp, the numbers of added, removed and unknown blocks, and whether the event may be a report of
-        reuse by all but its blocks. None, without any effect, for any other batch: one dated before `since`, a store
-        of which the group holds a block or lacks the parent, or a removal without `removes`.
+        Gives the batch's timestamp. None, without any effect, for any other batch: one dated before `since` or of more
+        than 128 KiB, or a store of which the group holds a block or lacks the parent.
         """
         cdef Cursor cursor
         cdef Event event
         cdef double timestamp
         cdef int64_t rank
-        if batch_start(packed, &cursor, &timestamp) != 1 or not timestamp >= since:
+        if len(packed) > _LARGEST or batch_start(packed, &cursor, &timestamp) != 1 or not timestamp >= since:
             return None
         read_event(&cursor, &event, _scratch)
         rank = batch_end(packed, &cursor)
         if cursor.unsupported or rank != self.rank:
             return None
-        if event.is_store:
-            return self.store(&event, timestamp)
-        return self.remove(&event, timestamp) if removes else None
+        return timestamp if (self.store(&event) if event.is_store else self.remove(&event)) else None
 
-    cdef object store(self, Event *event, double timestamp):
+    def take(self):
+        """The numbers of added, removed and unknown blocks since the last call, and whether a store looked like a report
+        of reuse in all but its new blocks."""
+        counted = self.added, self.removed, self.unknown, self.may_report
+        self.added = self.removed = self.unknown = 0
+        self.may_report = False
+        return counted
+
+    cdef bint store(self, Event *event) except -1:
         cdef int64_t parent = self.root
         cdef list held
         if event.group != self.group or event.size != self.block_size or event.lora_name.at is not NULL:
-            return None
+            return False
         if event.has_parent and not self.hashes.find_value(event.parent, &parent):
-            return None
+            return False
         chain_keys(parent, <const char *> event.ids, event.size * sizeof(uint32_t), event.blocks, _scratch.keys)
         held = self.masks.add_blocks(self.bit, self.hashes, event.hashes, _scratch.keys, event.blocks)
         if held is not None:
             self.undo(event, held)
-            return None
-        return timestamp, event.blocks, 0, 0, event.is_first_of_group
+            return False
+        self.added += event.blocks
+        self.may_report |= event.is_first_of_group
+        return True
 
     cdef int undo(self, Event *event, list held) except -1:
         """Takes back the blocks of a store but those that were held before."""
@@ -84,14 +98,16 @@ cdef class GroupWriter:
         self.masks.sweep()
         return 0
 
-    cdef object remove(self, Event *event, double timestamp):
+    cdef bint remove(self, Event *event) except -1:
         cdef Py_ssize_t position, removed = 0
         cdef int64_t key
-        if event.group != self.group and event.group >= 0 and self.group >= 0:
-            return None
+        if not self.removes or (event.group != self.group and event.group >= 0 and self.group >= 0):
+            return False
         for position in range(event.blocks):
             if self.hashes.find_value(event.hashes[position], &key) and self.masks.discard_one(self.bit, key):
                 self.hashes.forget_one(event.hashes[position])
                 removed += 1
         self.masks.sweep()
-        return timestamp, 0, removed, event.blocks - removed, False
+        self.removed += removed
+        self.unknown += event.blocks - removed
+        return True

@@ -31,23 +31,30 @@ compiled = pytest.mark.skipif(not backend.COMPILED, reason="the inner loops are 
 
 
 class Applied:
-    """An index with one rank, whose batches are decoded, or applied as they are where that is possible."""
+    """An index with one rank, whose batches are decoded, or applied as they are where that is possible.
 
-    def __init__(self, *, packed: bool, max_blocks: int = 100_000) -> None:
+    These are counted at once, or several `together`.
+    """
+
+    def __init__(self, *, packed: bool, max_blocks: int = 100_000, together: bool = False) -> None:
         self.index = MemoryIndex(max_blocks)
         self.statistics = EventStatistics()
         self.sink = IndexSink(RANK, self.index, self.statistics, RateLimitedLog(logging.getLogger(__name__)))
         self.packed = packed
+        self.together = together
         self.as_they_are = 0
 
     def apply(self, payload: bytes) -> None:
         if self.packed and self.sink.apply_packed(payload, 0.0) is not None:
             self.as_they_are += 1
+            if not self.together:
+                self.sink.settle()
         else:
             self.sink.apply(read_arrival(0, payload))
 
     def known(self) -> object:
         """All that is known of the rank, in an order that does not depend on the shards of a table."""
+        self.sink.settle()
         state = self.index._ranks.get(RANK)
         assert self.index.disagreements() == []
         groups = [] if state is None else state.groups
@@ -153,6 +160,19 @@ def common_batch(random: Random, fields: dict[str, Any]) -> bytes:
     return batch(store([first, first + 1], random.choice((None, random.randrange(2000), 10_001)), **fields))
 
 
+def test_batches_counted_together_have_the_same_effect() -> None:
+    random = Random(6)
+    one, same = Applied(packed=True, max_blocks=10**9, together=True), Applied(packed=False, max_blocks=10**9)
+    for applied in (one, same):
+        warmed(applied)
+    for _ in range(tries(300, 3000)):
+        for _ in range(random.randrange(10)):
+            payload = random_batch(random, {}) if random.random() < 0.05 else common_batch(random, {})
+            one.apply(payload)
+            same.apply(payload)
+        assert one.known() == same.known()
+
+
 @compiled
 def test_a_store_of_new_blocks_and_their_removal_are_applied_as_they_are() -> None:
     applied = Applied(packed=True)
@@ -161,6 +181,7 @@ def test_a_store_of_new_blocks_and_their_removal_are_applied_as_they_are() -> No
     applied.apply(batch(store([1, 2, 3], **NAMED)))
     applied.apply(batch(store([4], 3, **NAMED)))
     applied.apply(batch(remove([4, 3], medium="GPU", group_idx=0)))
+    applied.sink.settle()
     assert applied.as_they_are == before + 3
     assert applied.index.blocks == MANY + 2
 
@@ -212,4 +233,5 @@ def test_a_rank_that_was_cleared_is_decoded_again_until_it_is_plain() -> None:
     assert applied.sink.apply_packed(batch(store([1])), 0.0) is None
     warmed(applied)
     assert applied.sink.apply_packed(batch(store([1])), 0.0) == 1.0
+    applied.sink.settle()
     assert applied.index.blocks == MANY + 1
