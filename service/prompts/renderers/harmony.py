@@ -228,6 +228,8 @@ def _contents(content: Any, where: str) -> list[_Json]:
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise PromptError(f"{where}.content must be a string or a list of parts", f"{where}.content")
     for number, part in enumerate(content):
+        if not isinstance(part.get("type"), str):
+            raise PromptError(f"{where}.content[{number}].type must be a string", f"{where}.content[{number}].type")
         if not isinstance(part.get("text", ""), str):
             raise PromptError(f"{where}.content[{number}].text must be a string", f"{where}.content[{number}].text")
     return [_text(part.get("text", "")) for part in content]

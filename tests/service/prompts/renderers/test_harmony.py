@@ -94,3 +94,8 @@ async def test_without_the_package_the_answer_says_what_to_install(
         assert await model.tokenize("plain text needs no package")
     finally:
         await models.close()
+
+
+def test_a_content_part_without_a_type_is_refused_as_by_vllm(harmony: HarmonyRenderer) -> None:
+    with pytest.raises(PromptError, match=r"messages\[0\]\.content\[0\]\.type"):
+        harmony.render(Chat(messages=[{"role": "user", "content": [{"text": "Hi"}]}]))
