@@ -101,7 +101,7 @@ async def register(request: web.Request) -> web.Response:
     asked = await _asked(request, Registration)
     name = str(asked.instance_id)
     try:
-        (endpoint,) = parse_endpoints(asked.endpoint)
+        endpoint = _one_endpoint(asked.endpoint)
         if asked.replay_endpoint:
             parse_endpoints(asked.replay_endpoint)
     except ValueError as error:
@@ -120,6 +120,13 @@ async def register(request: web.Request) -> web.Response:
         raise ApiError(409, f"{endpoint.address} is followed already", param="endpoint", code="exists")
     request.app[PUBLISHERS].add(name, asked.dp_rank, tenant, endpoint)
     return _response(request, Registered("registered successfully", instance_id=name))
+
+
+def _one_endpoint(text: str) -> Endpoint:
+    endpoint, *others = parse_endpoints(text)
+    if others:
+        raise ValueError(f"names {1 + len(others)} addresses; register each by itself")
+    return endpoint
 
 
 async def unregister(request: web.Request) -> web.Response:

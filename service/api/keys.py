@@ -26,7 +26,7 @@ class KeyRing:
         self._file = file
         self._recheck_seconds = recheck_seconds
         self._rates = rates or KeyRates({})
-        self._modified = (0, 0)
+        self._modified = (0, 0, 0)
         self._checked_at = monotonic()
         self._of_file: tuple[ApiKey, ...] = ()
         if file is not None:
@@ -87,7 +87,7 @@ class KeyRing:
 
     def _read(self, file: Path) -> None:
         status = file.stat()
-        modified = (status.st_mtime_ns, status.st_size)
+        modified = (status.st_mtime_ns, status.st_size, status.st_ino)
         if modified != self._modified:
             self._modified = modified
             self._of_file = parse_api_keys(file.read_text(encoding="utf-8"))

@@ -208,9 +208,10 @@ class ExplainChat(ChatRequest, kw_only=True):
     choice: ShowsChoice = False
 
 
-InstanceId: TypeAlias = Annotated[str | int, Meta(description="the name of the pod")]
+Text: TypeAlias = Annotated[str, Meta(max_length=1024)]
+InstanceId: TypeAlias = Annotated[Text | int, Meta(description="the name of the pod")]
 Tenant: TypeAlias = Annotated[
-    str | None, Meta(description="sees the instances that it registered, and pods that nobody registered")
+    Text | None, Meta(description="sees the instances that it registered, and pods that nobody registered")
 ]
 
 
@@ -219,10 +220,10 @@ class TokenQuery(Struct, kw_only=True):
 
     token_ids: list[TokenId]
     lora_id: Annotated[int | None, Meta(description="refused; give `lora_name`")] = None
-    model: str | None = None
-    model_name: str | None = None
-    lora_name: str | None = None
-    cache_salt: str | None = None
+    model: Text | None = None
+    model_name: Text | None = None
+    lora_name: Text | None = None
+    cache_salt: Text | None = None
     tenant_id: Tenant = None
     routing_group: Tenant = None
     instance_id: InstanceId | None = None
@@ -240,9 +241,9 @@ class HashQuery(Struct, kw_only=True):
     seq_hashes: list[int] = msgspec.field(default_factory=list)
     block_hashes: list[int] = msgspec.field(default_factory=list)
     block_hash: list[int] = msgspec.field(default_factory=list)
-    model: str | None = None
-    model_name: str | None = None
-    cache_salt: str | None = None
+    model: Text | None = None
+    model_name: Text | None = None
+    cache_salt: Text | None = None
     tenant_id: Tenant = None
     routing_group: Tenant = None
     instance_id: InstanceId | None = None
@@ -253,9 +254,9 @@ class Registration(Struct, kw_only=True):
 
     instance_id: InstanceId
     endpoint: Annotated[Name, Meta(description="ZeroMQ address of its events")]
-    replay_endpoint: str | None = None
-    modelname: str | None = None
-    model_name: str | None = None
+    replay_endpoint: Text | None = None
+    modelname: Text | None = None
+    model_name: Text | None = None
     dp_rank: Annotated[int, Meta(ge=0)] = 0
     tenant_id: Tenant = None
     routing_group: Tenant = None
@@ -273,13 +274,13 @@ class Unregistration(Struct, kw_only=True):
 class NewPod(Struct, kw_only=True, forbid_unknown_fields=True):
     """A pod to forward requests to."""
 
-    url: Annotated[str, Meta(description="such as http://10.0.0.7:8000")]
+    url: Annotated[Text, Meta(description="such as http://10.0.0.7:8000")]
     name: Annotated[Name | None, Meta(description="default: host and port of the URL")] = None
-    events: Annotated[str | None, Meta(description="ZeroMQ address of its events; default: what the engine says")] = (
+    events: Annotated[Text | None, Meta(description="ZeroMQ address of its events; default: what the engine says")] = (
         None
     )
-    replay: Annotated[str | None, Meta(description="ZeroMQ address of its replay socket")] = None
-    model: Annotated[str | None, Meta(description="name of its model; default: what the engine says")] = None
+    replay: Annotated[Text | None, Meta(description="ZeroMQ address of its replay socket")] = None
+    model: Annotated[Text | None, Meta(description="name of its model; default: what the engine says")] = None
 
 
 class PodChange(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -18,13 +18,21 @@ PlainKeys: TypeAlias = Callable[[BlockKey, TokenIds, int], Sequence[BlockKey]]
 
 _TOKEN_BYTES = 4
 _KEY_BITS = (1 << 60) - 1
+_MAX_CACHED_NAME = 1024
+"""Characters of a LoRA's name. An event may name one of megabytes, which must not stay in memory."""
 _plain_block_keys = backend.block_keys  # a global lookup is faster than an attribute of a module
 assert array("I").itemsize == _TOKEN_BYTES  # noqa: S101 - keys are defined over 32-bit tokens
 
 
-@lru_cache(maxsize=4096)
 def root_key(model: str, lora_name: str | None, block_size: int) -> BlockKey:
     """The parent key of the first block of a chain."""
+    if lora_name is not None and len(lora_name) > _MAX_CACHED_NAME:
+        return _root_key.__wrapped__(model, lora_name, block_size)
+    return _root_key(model, lora_name, block_size)
+
+
+@lru_cache(maxsize=4096)
+def _root_key(model: str, lora_name: str | None, block_size: int) -> BlockKey:
     return xxh64_intdigest(msgspec.msgpack.encode((model, lora_name, block_size))) & _KEY_BITS
 
 

@@ -157,3 +157,30 @@ async def test_a_tenant_sees_its_own_instances_and_pods_that_nobody_registered(
         assert (await refused(client, "/unregister", {"instance_id": "of-a", "tenant_id": "b"}))[0] == 404
         ended = await post(client, "/unregister", {"instance_id": "of-a", "tenant_id": "a"})
         assert ended["removed_instances"] == ["of-a|a|0"]
+
+
+async def test_names_that_are_too_long_to_be_kept_are_refused(serve: Serve) -> None:
+    client, long = await serve(), "x" * 1025
+    register = {"instance_id": "a", "endpoint": "tcp://127.0.0.1:1", "modelname": MODEL}
+    for path, body, fields in (
+        (
+            "/query",
+            {"model": MODEL, "token_ids": TOKENS},
+            ("model", "model_name", "lora_name", "cache_salt", "tenant_id"),
+        ),
+        ("/query_by_hash", {"model": MODEL, "seq_hashes": [1]}, ("model_name", "routing_group", "instance_id")),
+        ("/register", register, ("instance_id", "endpoint", "replay_endpoint", "modelname", "tenant_id")),
+        ("/unregister", {"instance_id": "a"}, ("instance_id", "tenant_id")),
+        ("/pods", {"url": "http://127.0.0.1:1"}, ("url", "name", "events", "replay", "model")),
+    ):
+        for field in fields:
+            assert (await refused(client, path, {**body, field: long}))[:2] == (400, field), (path, field)
+
+
+async def test_several_addresses_at_once_are_refused_with_the_reason(serve: Serve) -> None:
+    body = {"instance_id": "a", "endpoint": "tcp://127.0.0.1:1,tcp://127.0.0.1:2", "modelname": MODEL}
+    assert await refused(await serve(), "/register", body) == (
+        400,
+        "endpoint",
+        "names 2 addresses; register each by itself",
+    )

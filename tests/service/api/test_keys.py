@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,18 @@ def test_keys_of_a_file_change_without_a_restart(tmp_path: Path) -> None:
         ring.check({"Authorization": f"Bearer {ADMIN}"}, ("admin",))
     file.write_text(f"boss:admin:{ADMIN}\n", encoding="utf-8")
     ring.check({"Authorization": f"bearer {ADMIN}"}, ("admin",))
+    with pytest.raises(ApiError):
+        ring.check({"Authorization": f"Bearer {READ}"}, ("read",))
+
+
+def test_keys_of_a_file_that_was_replaced_by_one_of_the_same_size_and_date_change(tmp_path: Path) -> None:
+    file, other = tmp_path / "keys", tmp_path / "other"
+    file.write_text(f"a:read:{READ}\n", encoding="utf-8")
+    ring = KeyRing((), file, recheck_seconds=0)
+    other.write_text(f"a:read:{READ[::-1]}\n", encoding="utf-8")
+    dates = file.stat()
+    os.utime(other, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    other.replace(file)
     with pytest.raises(ApiError):
         ring.check({"Authorization": f"Bearer {READ}"}, ("read",))
 

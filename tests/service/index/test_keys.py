@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from array import array
 
 import pytest
@@ -67,3 +68,13 @@ def test_a_prompt_that_is_looked_ahead_of_has_no_key_for_a_last_block_without_ne
 def test_text_and_bytes_are_different_extras() -> None:
     assert block_extra(["a"]) != block_extra([b"a"]) != block_extra([["a"]])
     assert block_extra([]) is None
+
+
+def test_long_names_of_loras_do_not_stay_in_memory() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            root_key("m", f"{number}" + "x" * 1_000_000, 16)
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
