@@ -15,6 +15,7 @@ from service.api.errors import ApiError, framework_error, prompt_error
 from service.api.resources import release_reservation, set_reservation
 from service.api.traffic import RequestKind, Traffic
 from service.gateway.engine_request import KEY_NAME
+from service.gateway.headers import IS_LAST
 from service.gateway.routed import ROUTED
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 
@@ -55,11 +56,16 @@ def with_limits_and_errors(
             response = await _respond(request, handler, retry_after)
         elif forwarded:
             set_reservation(request, admission.reserve(request.remote or "", needs_place=False))
+            if traffic.is_ending:
+                request[IS_LAST] = True
+            traffic.begin()
             try:
                 response = await _respond(request, handler, retry_after)
             except BaseException:
                 release_reservation(request)
                 raise
+            finally:
+                traffic.end()
         else:
             reservation = admission.reserve(request.remote or "")
             set_reservation(request, reservation)

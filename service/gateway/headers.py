@@ -16,6 +16,9 @@ _MAX_UNSENT: Final = 64 << 10
 _WITHOUT_BODY: Final = frozenset((HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED))
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
+IS_LAST = web.RequestKey("is last", bool)
+"""Set for a request whose answer ends its connection, because the service stops."""
+
 
 def added_headers(choice: Choice, origin: TokenOrigin | None, *, names_rank: bool) -> list[tuple[str, str]]:
     """The headers that an answer gets here: which pod gave it, and what was predicted if that was certain."""
@@ -45,7 +48,8 @@ class Answer(web.StreamResponse):
         is_1_1, has_length = request.version == HttpVersion11, head.get(b"content-length") is not None
         self.is_chunked = has_body and is_1_1 and not has_length
         """Whether the body has the framing of chunks."""
-        self._keep_alive = request.keep_alive and (self.is_chunked or has_length or not has_body)
+        has_end = self.is_chunked or has_length or not has_body
+        self._keep_alive = request.keep_alive and has_end and IS_LAST not in request
         lines = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in added]
         if self.is_chunked:
             lines.append((b"Transfer-Encoding", b"chunked"))
