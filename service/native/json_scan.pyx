@@ -18,7 +18,6 @@ cdef extern from *:
 
 cdef array _IDS = _array.array("I")
 cdef uint64_t _HIGH_BITS = 0x8080808080808080ULL
-cdef uint64_t _ONES = 0x0101010101010101ULL
 
 
 def prompt_ids(bytes body not None):
@@ -198,28 +197,20 @@ cdef Py_ssize_t end_of_value(const unsigned char *text, Py_ssize_t size, Py_ssiz
 
 cdef Py_ssize_t end_of_text(const unsigned char *text, Py_ssize_t size, Py_ssize_t at) noexcept:
     """The end of the JSON string that begins at `at`; -1 if none begins there or it does not end."""
-    cdef uint64_t word, quote, backslash, found
+    cdef const unsigned char *quote
+    cdef Py_ssize_t backslash
     if at >= size or text[at] != 34:
         return -1
-    at += 1
-    while at < size:
-        # Eight bytes at once. The lowest bit set in `found` marks the first quote or backslash.
-        found = 0
-        while at + 8 <= size:
-            memcpy(&word, text + at, 8)
-            quote = word ^ 0x2222222222222222ULL
-            backslash = word ^ 0x5C5C5C5C5C5C5C5CULL
-            found = (((quote - _ONES) & ~quote) | ((backslash - _ONES) & ~backslash)) & _HIGH_BITS
-            if found:
-                at += lowest_bit(found) >> 3
-                break
-            at += 8
-        if at >= size:
-            break
-        if text[at] == 34:
+    while True:
+        at += 1
+        quote = <const unsigned char *> memchr(text + at, 34, size - at)
+        if quote is NULL:
+            return -1
+        at = backslash = quote - text
+        while text[backslash - 1] == 92:  # ends at the quote before, if not earlier
+            backslash -= 1
+        if (at - backslash) % 2 == 0:
             return at + 1
-        at += 2 if text[at] == 92 else 1
-    return -1
 
 
 cdef Py_ssize_t skip_space(const unsigned char *text, Py_ssize_t size, Py_ssize_t at) noexcept:

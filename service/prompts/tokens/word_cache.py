@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from threading import Lock
 from typing import TypeAlias
 
@@ -20,56 +21,45 @@ _ENTRY_BYTES = 200
 class WordCache:
     """The words of several tokenizers, each with its own id. Thread-safe.
 
-    An approximate LRU in two generations, so that a hit is one dictionary lookup without bookkeeping: used words are in
-    or move to the young generation; when it is full, the old one is dropped.
+    A hit is one dictionary lookup without bookkeeping. When the cache is full, a quarter of each tokenizer's words is
+    dropped, those that were stored first: the ones in use are soon stored again.
     """
 
     def __init__(self, capacity: int) -> None:
-        """`capacity` is in bytes, for both generations; 0 disables the cache."""
-        self._capacity = capacity // 2
-        self._young: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
-        self._old: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
-        self._young_bytes = self._old_bytes = 0
+        """`capacity` is in bytes; 0 disables the cache."""
+        self._capacity = capacity
+        self._words: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
         self._lock = Lock()
-
-    @property
-    def size_bytes(self) -> int:
-        return self._young_bytes + self._old_bytes
+        self.size_bytes = 0
 
     def tokens(self, tokenizer_id: int, words: Sequence[str], tokenize: Tokenize) -> bytes:
         """Returns the concatenated tokens of all words; calls `tokenize` at most once, with the words that missed."""
-        found = list(map(self._young[tokenizer_id].get, words))
+        cached = self._words[tokenizer_id]
+        found = list(map(cached.get, words))
         try:  # most words are known, and to look for None takes as long as to join
             return b"".join(found)  # type: ignore[arg-type]
         except TypeError:
             places = [place for place, tokens in enumerate(found) if tokens is None]
-        absent = dict.fromkeys([words[place] for place in places])
+        missing = list(dict.fromkeys([words[place] for place in places]))
+        known = dict(zip(missing, tokenize(missing), strict=True))
         with self._lock:
-            known = self._promote(tokenizer_id, absent)
-        if missing := [word for word in absent if word not in known]:
-            known.update(zip(missing, tokenize(missing), strict=True))
-            with self._lock:
-                for word in missing:
-                    if len(word) <= _MAX_WORD_CHARACTERS:
-                        self._store(tokenizer_id, word, known[word])
+            for word, tokens in known.items():
+                if len(word) <= _MAX_WORD_CHARACTERS:
+                    self._store(cached, word, tokens)
         for place in places:
             found[place] = known[words[place]]
         return b"".join(found)  # type: ignore[arg-type]
 
-    def _promote(self, tokenizer_id: int, words: Iterable[str]) -> dict[str, bytes]:
-        """Returns the words that the old generation has, and stores them in the young one."""
-        old = self._old[tokenizer_id]
-        known = {word: tokens for word in words if (tokens := old.get(word)) is not None}
-        for word, tokens in known.items():
-            self._store(tokenizer_id, word, tokens)
-        return known
-
-    def _store(self, tokenizer_id: int, word: str, tokens: bytes) -> None:
+    def _store(self, cached: dict[str, bytes], word: str, tokens: bytes) -> None:
         size = len(tokens) + _ENTRY_BYTES
-        if size > self._capacity or word in self._young[tokenizer_id]:
+        if size > self._capacity or word in cached:
             return
-        if self._young_bytes + size > self._capacity:
-            self._old, self._old_bytes = self._young, self._young_bytes
-            self._young, self._young_bytes = defaultdict(dict), 0
-        self._young[tokenizer_id][word] = tokens
-        self._young_bytes += size
+        while self.size_bytes + size > self._capacity:
+            self._drop_first()
+        cached[word] = tokens
+        self.size_bytes += size
+
+    def _drop_first(self) -> None:
+        for cached in self._words.values():
+            for word in list(islice(cached, len(cached) // 4 + 1)):
+                self.size_bytes -= len(cached.pop(word)) + _ENTRY_BYTES

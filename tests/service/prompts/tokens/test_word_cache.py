@@ -36,14 +36,25 @@ def test_words_of_one_tokenizer_are_not_those_of_another() -> None:
     assert cache.tokens(1, ["a"], Asked()) == b"1"
 
 
-def test_words_in_use_stay_and_others_go_when_there_is_no_room() -> None:
+def test_a_full_cache_drops_the_words_that_it_stored_first_and_the_ones_in_use_come_back() -> None:
     cache, asked = WordCache(5_000), Asked()
     for number in range(1000):
         assert cache.tokens(1, [" often", f" {number}"], asked) == f" often {number}".encode()
         assert cache.size_bytes <= 5_000
-    assert asked.words.count(" often") == 1
-    cache.tokens(1, [" 0"], asked)
+    assert asked.words.count(" often") < 100
+    cache.tokens(1, [" 0", " 999"], asked)
     assert asked.words.count(" 0") == 2
+    assert asked.words.count(" 999") == 1
+
+
+def test_the_words_of_all_tokenizers_share_the_room() -> None:
+    cache, asked = WordCache(5_000), Asked()
+    for number in range(1000):
+        cache.tokens(number % 3, [f" {number}"], asked)
+        assert cache.size_bytes <= 5_000
+    for number in range(999, 989, -1):
+        cache.tokens(number % 3, [f" {number}"], asked)
+    assert len(asked.words) == 1000
 
 
 def test_a_cache_without_room_keeps_nothing() -> None:
