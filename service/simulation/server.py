@@ -122,6 +122,7 @@ class EngineServer:
         self.healthy = True
         self._options = options
         self._model = model
+        self._listener: socket.socket | None = None
         self._next_rank = cycle(range(len(ranks)))
         self._numbers = count(1)
 
@@ -150,15 +151,22 @@ class EngineServer:
             shutdown_timeout=0.0,
         )
         await self._runner.setup()
+        self._listener = listener
         await web.SockSite(self._runner, listener).start()
 
     async def stop(self) -> None:
         """Stops listening and closes all connections; the event streams stay open."""
         if self._runner is not None:
-            for site in list(self._runner.sites):
+            sites = list(self._runner.sites)
+            loop = asyncio.get_running_loop()
+            if sites and self._listener is not None and isinstance(loop, asyncio.SelectorEventLoop):
+                # asyncio loses a connection that is being accepted when its server closes: it stays open, unknown.
+                # uvloop does not, and its own reader must not be removed.
+                loop.remove_reader(self._listener)
+                await _turns()
+            for site in sites:
                 await site.stop()
-            for _ in range(_ACCEPTING_TURNS):
-                await asyncio.sleep(0)
+            await _turns()
             await self._runner.cleanup()
 
     def routes(self) -> list[web.RouteDef]:
@@ -375,6 +383,11 @@ class EngineServer:
         if not asked.isdecimal() or int(asked) >= len(self.ranks):
             raise BadRequest(f"data_parallel_rank {asked} is out of range [0, {len(self.ranks)})")
         return int(asked)
+
+
+async def _turns() -> None:
+    for _ in range(_ACCEPTING_TURNS):
+        await asyncio.sleep(0)
 
 
 @asynccontextmanager
