@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from orchestrator import options
+from orchestrator.config import DEFAULT_FILE
 from orchestrator.examples import EXIT_CODES, epilog
 from orchestrator.launch import DEFAULTS, expanded
 from orchestrator.options import LaunchOptions, launch_options
@@ -36,6 +37,16 @@ class _Commands(TyperGroup):
         before = rest[: rest.index("--")] if "--" in rest else rest
         ctx.meta[_ASKS_FOR_HELP] = not _HELP.isdisjoint(before)
         return name, command, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            name = error.param.name if error.param else None
+            source = error.ctx.get_parameter_source(name) if error.ctx and name else None
+            if source is not None and source.name == "DEFAULT_MAP":
+                error.message = f"{error.message} It is in {ctx.params.get('config') or DEFAULT_FILE}."
+            raise
 
 
 app = typer.Typer(

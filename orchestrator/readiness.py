@@ -41,7 +41,8 @@ class ReadinessWatch:
         for reason in missing:
             self._console.warn(
                 f"{self._subject}{reason}",
-                "The service stays up and tries again; `kvcache doctor` looks for the cause.",
+                "The service stays up and tries again; `kvcache status` shows its pods and events, `kvcache doctor` "
+                "looks for the cause.",
             )
         if not missing:
             ready = "Ready now: the default model is loaded and all event sockets are up"

@@ -222,6 +222,7 @@ def test_a_home_folder_that_the_shell_did_not_replace_is_found(
         ("nmae = 1", "Did you mean name?"),
         ("= nonsense", "cannot be read"),
         ("port = 'x'", "port"),
+        ("port = 'x'", "options.toml"),
     ],
 )
 def test_a_wrong_file_of_options_is_refused(invoke: Invoke, tmp_path: Path, text: str, said: str) -> None:
