@@ -1,4 +1,4 @@
-"""A service under load, and a Prometheus that scrapes it and evaluates the rules of deploy/grafana/."""
+"""Services under load or going bad, and a Prometheus that scrapes one and evaluates the rules of deploy/grafana/."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 import sys
 import time
-from asyncio.subprocess import DEVNULL
+from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,12 @@ from aiohttp import ClientError, ClientSession
 from service.prompts.models.catalog import Models
 from service.prompts.options import PromptOptions
 from service.simulation.faults import Fault
+from service.simulation.publisher import Publisher
 from service.simulation.server import EngineOptions, EngineServer, serving
 from tests.conftest import BUILTIN, ROOT
 from tests.service.engines import MODEL, chat
-from tests.service.replicas.shared.valkey_server import valkey_server
+from tests.service.events.batches import stored
+from tests.service.replicas.shared.valkey_server import ValkeyServer, valkey_server
 from tests.waiting import PATIENCE, reserved_port
 
 _DEPLOY = ROOT / "deploy"
@@ -72,18 +76,31 @@ class Prometheus:
                     await asyncio.sleep(0.2)
         raise AssertionError("no series:\n" + "\n".join(missing))
 
+    async def until_none(self, expressions: Sequence[str]) -> None:
+        """Until no expression has a series; fails with those that have one."""
+        found: list[list[dict[str, Any]]] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    found = [series for one in expressions if (series := await self.query(one))]
+                    if not found:
+                        return
+                    await asyncio.sleep(0.2)
+        raise AssertionError(f"series: {found}")
+
 
 @asynccontextmanager
-async def _process(folder: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[None]:
+async def _process(folder: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[Process]:
     with (folder / f"{Path(arguments[0]).name}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *arguments, env={"PATH": os.environ["PATH"], **environment}, stdin=DEVNULL, stdout=log, stderr=log
         )
         try:
-            yield
+            yield process
         finally:
             with suppress(ProcessLookupError):
                 process.terminate()
+                process.send_signal(signal.SIGCONT)  # of one that a test has stopped
             await process.wait()
 
 
@@ -159,6 +176,123 @@ async def busy_service(folder: Path) -> AsyncIterator[ClientSession]:
         load = asyncio.create_task(_load(client, engines))
         stack.push_async_callback(_ended, load)
         yield await stack.enter_async_context(ClientSession(f"http://127.0.0.1:{metrics}"))
+
+
+class _Publisher(Publisher):
+    replays_nonsense = False
+
+    def _reply(self, identity: bytes, topic: bytes, sequence: bytes, payload: bytes) -> None:
+        if self.replays_nonsense:
+            self._router.send_multipart((identity, b"", b"no reply"))
+        else:
+            super()._reply(identity, topic, sequence, payload)
+
+
+@dataclass
+class Breakable:
+    """A service that is well until one of the methods makes a part of it bad.
+
+    The last engine is not known to the service, and has other tokens; the publisher is a rank without URL.
+    """
+
+    folder: Path
+    client: ClientSession
+    process: Process
+    engines: Sequence[EngineServer]
+    publisher: _Publisher
+    valkey: ValkeyServer
+    metrics_port: int
+    waiting: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def fill_queue(self) -> None:
+        """Sends more requests than the engines, which hang, may have in flight."""
+        for engine in self.engines:
+            engine.faults.add(Fault("hang", times=4))
+
+        async def ask() -> None:
+            with suppress(ClientError):
+                async with self.client.post("/v1/chat/completions", json=chat("Hi", max_tokens=1)) as answer:
+                    await answer.read()
+
+        self.waiting = [asyncio.create_task(ask()) for _ in range(len(self.engines) + 2)]
+
+    async def end_waiting(self) -> None:
+        for task in self.waiting:
+            await _ended(task)
+
+    async def break_replay(self) -> None:
+        """Loses a batch, and answers nothing that can be read when it is asked for."""
+        self.publisher.replays_nonsense = True
+        self.publisher.publish(stored(1), lost=True)
+        self.publisher.publish(stored(2))
+
+    async def end_events(self) -> None:
+        await self.publisher.close()
+
+    async def add_other_tokens(self) -> None:
+        async with self.client.post("/pods", json={"url": self.engines[-1].url}) as answer:
+            assert answer.status == 201, await answer.text()
+
+    async def spoil_pods_file(self) -> None:
+        (self.folder / "pods.yaml").write_text("[", encoding="utf-8")
+
+    async def spoil_state(self) -> None:
+        """Puts a file where the folder of snapshots was, and changes the index."""
+        state = self.folder / "state"
+        state.rename(self.folder / "moved")
+        state.touch()
+        self.publisher.publish(stored(3))
+
+    async def kill_engine(self) -> None:
+        await self.end_waiting()  # it would wait for its requests
+        await self.engines[0].stop()
+
+    async def kill_store(self) -> None:
+        self.valkey.kill()
+
+    async def hang(self) -> None:
+        """Stops the process, whose port goes on to take connections."""
+        self.process.send_signal(signal.SIGSTOP)
+
+
+@asynccontextmanager
+async def breakable_service(folder: Path) -> AsyncIterator[Breakable]:
+    async with AsyncExitStack() as stack:
+        engines = await _engines(folder, stack)
+        valkey = stack.enter_context(valkey_server())
+        await valkey.answers()
+        publisher = _Publisher(topic=f"kv@without-url@{MODEL}")
+        await stack.enter_async_context(publisher)
+        port, metrics = (stack.enter_context(reserved_port()) for _ in range(2))
+        (folder / "pods.yaml").write_text(yaml.safe_dump([{"url": engines[1].url}]), encoding="utf-8")
+        environment = {
+            "CONTAINER_ENV": "true",
+            "MODEL_NAME": MODEL,
+            "RENDERERS": f"{MODEL}=template",
+            "HTTP_HOST": "127.0.0.1",
+            "HTTP_PORT": str(port),
+            "METRICS_PORT": str(metrics),
+            "ZMQ_ENDPOINT": f"{publisher.address},replay={publisher.replay}",
+            "PODS": engines[0].url,
+            "DISCOVERY": f"file:{folder / 'pods.yaml'}",
+            "HEALTH_INTERVAL": "0.2",
+            "MAX_IN_FLIGHT_PER_POD": "1",
+            "QUEUE_LENGTH": "10",
+            "QUEUE_SECONDS": str(10 * PATIENCE),
+            "FIRST_BYTE_TIMEOUT": str(10 * PATIENCE),
+            "STATE_DIR": str(folder / "state"),
+            "SNAPSHOT_INTERVAL": "0.5s",
+            "SHARED_STATE": valkey.url,
+        }
+        command = [sys.executable, "-m", "service", "serve"]
+        process = await stack.enter_async_context(_process(folder, command, environment))
+        client = await stack.enter_async_context(ClientSession(f"http://127.0.0.1:{port}"))
+        await publisher.subscribed()
+        publisher.publish(stored(0))
+        await _until_answered(client, "/ready")
+        service = Breakable(folder, client, process, engines, publisher, valkey, metrics)
+        stack.push_async_callback(service.end_waiting)
+        yield service
 
 
 async def _engines(folder: Path, stack: AsyncExitStack) -> list[EngineServer]:

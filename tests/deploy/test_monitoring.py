@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -17,8 +17,9 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.deploy.alert_cases import CASES, Case
-from tests.deploy.monitored import busy_service, concrete, scraped
+from tests.deploy.monitored import Breakable, breakable_service, busy_service, concrete, scraped
 from tests.service.conftest import port_of
+from tests.tries import THOROUGH
 
 FOLDER = ROOT / "deploy" / "grafana"
 ALERTS = FOLDER / "alerts.yaml"
@@ -114,6 +115,36 @@ async def test_every_query_finds_what_a_busy_service_tells(prometheus: Path, fol
         assert {len(trace) for trace in traces} == {32}
         async with client.get("/metrics") as answer:
             assert checked(prometheus, "check", "metrics", text=await answer.text()) == ""
+
+
+FAILURES: tuple[tuple[Callable[[Breakable], Awaitable[None]], tuple[str, ...]], ...] = (
+    (Breakable.fill_queue, ("KvcacheRequestsQueued",)),
+    (Breakable.spoil_state, ("KvcacheSnapshotsFailing",)),
+    (Breakable.break_replay, ("KvcacheReplayFailing", "KvcacheBatchesLost", "KvcachePodInexact")),
+    (Breakable.end_events, ("KvcachePodDisconnected",)),
+    (Breakable.add_other_tokens, ("KvcacheParityLost",)),
+    (Breakable.spoil_pods_file, ("KvcacheDiscoveryFailing",)),
+    (Breakable.kill_engine, ("KvcachePodUnavailable",)),
+    (Breakable.kill_store, ("KvcacheSharedStateDown",)),
+    (Breakable.hang, ("KvcacheDown",)),
+)
+"""What breaks a service, and the alerts that follow."""
+
+
+@pytest.mark.skipif(not THOROUGH, reason="only with KVCACHE_THOROUGH")
+async def test_the_conditions_of_alerts_hold_as_soon_as_a_service_goes_bad(prometheus: Path, folder: Path) -> None:
+    conditions = {name: rule["expr"] for name, rule in alerts().items()}
+    async with (
+        breakable_service(folder) as service,
+        scraped(folder, prometheus, service.metrics_port) as server,
+    ):
+        await server.until_series(
+            ["kvcache_pod_exact == 1", "kvcache_shared_state_up == 1", "kvcache_discovery_up == 1"]
+        )
+        await server.until_none([conditions[name] for _, names in FAILURES for name in names])
+        for fail, names in FAILURES:
+            await fail(service)
+            await server.until_series([conditions[name] for name in names])
 
 
 def test_the_dashboard_is_the_one_that_its_script_makes(grafana: ModuleType) -> None:
