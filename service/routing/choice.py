@@ -411,8 +411,7 @@ class Router:
             if rank.samples.expire(now):
                 rank.learn_speed()
             load = rank.pod.load.get(rank.number)
-            waiting = load.waiting - len(rank.prefills) if load is not None else 0.0
-            rank.set_others(waiting * self._mean_tokens if waiting > 0 else 0.0)
+            rank.queue_read(load, load.waiting if load is not None else 0.0, self._mean_tokens)
             rank.weight = rank.pod.weight
         if not all(rank.is_known for rank in ranks):
             median = self._median()

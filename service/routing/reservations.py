@@ -53,6 +53,8 @@ class RankWork(RankLoad):
 
     __slots__ = (
         "_learned_at",
+        "_most_prefills",
+        "_queue_reading",
         "decoding_tokens",
         "ended_at",
         "freed",
@@ -90,6 +92,9 @@ class RankWork(RankLoad):
         self.decoding_tokens = 0
         self.others_tokens = 0.0
         """Tokens to prefill that wait in the engine's queue besides those given here, as its metrics say."""
+        self._queue_reading: object = None
+        self._most_prefills = 0
+        """The most prefills at a time since the last reading of the queue."""
 
     def reserve(self, uncached: int, tokens: int, now: float, *, tells_first_token: bool = True) -> Reservation:
         """Gives the rank a request with so many uncached tokens of `tokens` tokens.
@@ -103,6 +108,7 @@ class RankWork(RankLoad):
             self, max(1, uncached), tokens, now, tells_first_token=tells_first_token, is_first=is_first
         )
         self.prefills[reservation] = None
+        self._most_prefills = max(self._most_prefills, len(self.prefills))
         self.prefill_tokens += reservation.uncached
         self.requests += 1
         self.pod.in_flight += 1
@@ -131,6 +137,16 @@ class RankWork(RankLoad):
         self.overhead, self.seconds_per_token = speed
         self.is_known = is_known
         self._update()
+
+    def queue_read(self, reading: object, waiting: float, mean_tokens: float) -> None:
+        """Takes the number of requests that wait at the engine, as it was read from its metrics.
+
+        A reading is a second old and taken once: what was given here may have waited then, and be done by now.
+        """
+        if reading is not self._queue_reading:
+            self._queue_reading = reading
+            self.set_others(max(0.0, waiting - self._most_prefills) * mean_tokens)
+            self._most_prefills = len(self.prefills)
 
     def set_others(self, tokens: float) -> None:
         self.others_tokens = tokens

@@ -93,6 +93,17 @@ def test_requests_of_others_in_an_engine_s_queue_count() -> None:
     assert fleet.choose(1000, held(busy, 800)).pod is idle
 
 
+def test_an_older_reading_of_a_queue_does_not_count_requests_from_here_that_are_done() -> None:
+    fleet = Fleet()
+    busy, idle = fleet.pods
+    given = [fleet.choose(1000, tried=(idle,)) for _ in range(8)]
+    busy.load = {0: RankLoad(running=1, waiting=7)}
+    for choice in given:
+        choice.reservation.end(fleet.now)
+    fleet.now += 1.1
+    assert fleet.choose(1000, held(busy, 800)).pod is busy
+
+
 def test_among_equals_the_fewest_requests_in_flight_win_by_weight() -> None:
     fleet = Fleet(3)
     first, second, third = fleet.pods
