@@ -21,7 +21,7 @@ def unassigned_port(offsets: Collection[int] = (0,)) -> int:
 def _is_free(port: int) -> bool:
     with socket.socket() as asked:
         try:
-            asked.bind(("127.0.0.1", port))
+            asked.bind(("0.0.0.0", port))
         except OSError:
             return False
         return True

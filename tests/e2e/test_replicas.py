@@ -16,6 +16,7 @@ from tests.command import free_port, wait_until
 from tests.e2e.containers import Replicas, RuntimeCommand, Up
 from tests.e2e.http import get, post
 from tests.e2e.publishers import RecordedEngines
+from tests.ports import unassigned_port
 
 _PING = """
 import sys
@@ -155,7 +156,7 @@ def test_after_a_crash_half_way_down_and_the_next_up_remove_what_is_left(replica
 def test_replicas_with_a_store_of_the_users_own_reach_it_on_this_machine_and_start_no_other(
     replicas: Replicas, runtime: RuntimeCommand
 ) -> None:
-    port = free_port()
+    port = unassigned_port()  # on all addresses, each client of this machine with that port would be in the way
     own = f"{replicas.name}-own"
     first = replicas.start("-d").finish(900)  # builds the image
     assert first.code == 0, first.output
