@@ -30,6 +30,8 @@ _CODES: Final = {
     500: "internal_error",
     503: "unavailable",
 }
+_MOST_CHARACTERS: Final = 900
+"""Of a message: some repeat a value of the request, which may be of any length."""
 _BODY_NOT_READ: Final = (401, 403, 408, 413, 415, 429)
 
 
@@ -64,6 +66,8 @@ class ApiError(Exception):
         self.status = status
         self.headers = headers
         default = "invalid_request_error" if status < 500 else "server_error"
+        if len(message) > _MOST_CHARACTERS:
+            message = f"{message[:_MOST_CHARACTERS]}…"
         self.detail = ErrorDetail(message, _TYPES.get(status, default), param, code or _CODES.get(status, "error"))
 
     def body(self) -> bytes:

@@ -35,6 +35,8 @@ class Browser:
         self._http = http
         self._session = session
         self._complaints: list[str] = []
+        self.expected = ""
+        """A text of complaints that are expected, whenever they come; empty if none is."""
 
     @classmethod
     async def start(cls, http: ClientSession) -> Browser:
@@ -109,10 +111,10 @@ class Browser:
         await self._cdp("Emulation.setEmulatedMedia", {"features": features})
 
     async def complaints(self) -> list[str]:
-        """Warnings and errors in the console since the last call."""
+        """Warnings and errors in the console since the last call, but the expected ones."""
         complaints = self._complaints + _serious(await self._ask("POST", "/se/log", {"type": "browser"}))
         self._complaints = []
-        return complaints
+        return [complaint for complaint in complaints if not self.expected or self.expected not in complaint]
 
     async def hosts(self) -> set[str]:
         """Where requests went since the last call."""

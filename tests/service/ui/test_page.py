@@ -178,6 +178,7 @@ async def test_everything_can_be_done_with_the_keyboard_alone(browser: Browser, 
 
 async def test_a_service_with_keys_is_asked_with_one_that_stays_in_the_tab(browser: Browser, serve: Serve) -> None:
     key = "sk-reading-0123456789"
+    browser.expected = "401"
     client = await serve(api_keys=parse_api_keys(f"reader:read:{key}"))
     await browser.open(f"{url_of(client)}/ui")
     await browser.see("document.querySelector('#key-dialog').open")
@@ -193,8 +194,6 @@ async def test_a_service_with_keys_is_asked_with_one_that_stays_in_the_tab(brows
     await browser.see_text("#explained-status", "No pod holds any of it.")
     await browser.click("#forget-key")
     await browser.see("document.querySelector('#key-dialog')?.open")
-    complaints = await browser.complaints()
-    assert all("401" in complaint for complaint in complaints), complaints
 
 
 @pytest.mark.parametrize("evil", ['<img src=x onerror="window.hit=1">', "</script><script>window.hit=1</script>"])
