@@ -94,12 +94,13 @@ class Probe:
             async with self._session.get(pod.entry.url + path, headers=headers) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            reason = f"{path}: {error or type(error).__name__}"
             if isinstance(error, aiohttp.ClientConnectorError) and is_loopback(pod.entry.host) and is_in_container():
-                raise ProbeFailed(
-                    f"{path}: no connection at {pod.entry.host}: inside a container that is the container itself; "
-                    f"the machine around it is {HOST_NAME}"
-                ) from None
-            raise ProbeFailed(f"{path}: {error or type(error).__name__}") from None
+                reason += (
+                    f"; inside a container, {pod.entry.host} is the container itself, "
+                    f"and the machine around it is {HOST_NAME}"
+                )
+            raise ProbeFailed(reason) from None
 
 
 def is_in_container(hosts: Path = _HOSTS) -> bool:
