@@ -278,6 +278,7 @@ async def test_every_route_has_the_same_status_and_headers_in_both_ways(
     serve: Serve, ways: Ways, subtests: pytest.Subtests, body: bytes
 ) -> None:
     client = await serve()
+    await ready(client)
     for route in ROUTES:
         if "text/event-stream" in route.responses and route.method == "GET" and len(route.responses) == 1:
             continue  # it has no end

@@ -13,6 +13,7 @@ from aiohttp import ClientSession
 from service.access_log import AccessLog
 from service.contract.pods import PodEntry
 from service.gateway.routed import Routed as Record
+from service.log import STDOUT
 from service.simulation.faults import Fault
 from service.simulation.scheduler import Speed
 from tests.command import free_port
@@ -33,6 +34,7 @@ class Log:
         self._text = ""
 
     def lines(self) -> list[str]:
+        STDOUT.flush(PATIENCE)  # what a thread writes while the capture is read would be lost
         self._text += self._capture.readouterr().out
         return [line for line in self._text.splitlines() if "service.routed" in line]
 
