@@ -47,7 +47,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         from service.workers.supervisor import supervise  # noqa: PLC0415 - needs none of the modules below
 
         return supervise(settings, count, {**os.environ, **environment})
-    gc.disable()  # what is imported stays: to look for garbage in it takes a twelfth of the start
+    gc.disable()  # imported modules are no garbage, and the search for it takes a twelfth of the start
     from service.serving import serve  # noqa: PLC0415 - takes half a second, which wrong usage should not wait for
 
     return serve(settings, place)

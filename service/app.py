@@ -223,7 +223,9 @@ def _add_routes(app: web.Application, settings: Settings) -> None:
     """Adds the endpoints, each with its limits, keys, errors and counters."""
     traffic, fleet = app[TRAFFIC], app[FLEET]
     key_ring = KeyRing(settings.api_keys, settings.api_keys_file, rates=KeyRates(dict(settings.api_key_rates)))
+    at_once: dict[str, AnswersAtOnce] = {}
     for route in ROUTES:
+        needs_certificate = settings.tls_client_ca is not None and route.needs_certificate
         handler = with_limits_and_errors(
             route.handler,
             route.path,
@@ -233,24 +235,22 @@ def _add_routes(app: web.Application, settings: Settings) -> None:
             is_forwarded=(lambda: fleet.receives_requests) if route.is_forwarded else None,
             authorize=_authorizer(key_ring, route.permissions),
         )
-        if settings.tls_client_ca is not None and route.needs_certificate:
+        if needs_certificate:
             handler = with_client_certificate(handler, route.path, traffic)
         if route.is_forwarded:
             handler = recorded(handler, route.path, app[ROUTED_REQUESTS], lambda: fleet.receives_requests)
         app.add_routes([web.route(route.method, route.path, handler)])
-    app[AT_ONCE] = {
-        route.path: AnswersAtOnce(
-            app,
-            route.method,
-            route.path,
-            route.at_once,
-            keys=key_ring,
-            permissions=route.permissions,
-            needs_certificate=settings.tls_client_ca is not None and route.needs_certificate,
-        )
-        for route in ROUTES
-        if route.at_once is not None
-    }
+        if route.at_once is not None:
+            at_once[route.path] = AnswersAtOnce(
+                app,
+                route.method,
+                route.path,
+                route.at_once,
+                keys=key_ring,
+                permissions=route.permissions,
+                needs_certificate=needs_certificate,
+            )
+    app[AT_ONCE] = at_once
 
 
 def _document() -> bytes:
