@@ -72,9 +72,6 @@ FORBIDDEN: Mapping[str, tuple[str, ...]] = {
     "service.prompts": ("service.index.memory",),
 }
 
-# Imports that run up, circles and forbidden imports that still stand; each is being removed.
-KNOWN: frozenset[str] = frozenset()
-
 
 def _modules() -> dict[str, Path]:
     found = {}
@@ -150,21 +147,17 @@ def _circle(graph: Mapping[str, set[str]]) -> list[str]:
     return []
 
 
-def _without_known(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    return {name: {other for other in others if f"{name} -> {other}" not in KNOWN} for name, others in graph.items()}
-
-
 def test_every_room_is_on_a_floor() -> None:
     rooms = {room(module) for module in MODULES} - HOUSES
     assert rooms - frozenset[str]().union(*FLOORS) == set()
 
 
 def test_no_file_imports_itself_through_others() -> None:
-    assert _circle(_without_known(at_the_top())) == []
+    assert _circle(at_the_top()) == []
 
 
 def test_no_room_imports_itself_through_others() -> None:
-    assert _circle(_without_known(_rooms(at_the_top()))) == []
+    assert _circle(_rooms(at_the_top())) == []
 
 
 def test_imports_between_rooms_run_down() -> None:
@@ -175,7 +168,7 @@ def test_imports_between_rooms_run_down() -> None:
         for other in others
         if name not in HOUSES and other not in HOUSES and floor[other] >= floor[name]
     }
-    assert up - KNOWN == set()
+    assert up == set()
 
 
 def test_no_room_imports_what_it_must_not_know() -> None:
@@ -188,7 +181,7 @@ def test_no_room_imports_what_it_must_not_know() -> None:
         and any(f"{other}.".startswith(f"{forbidden}.") for forbidden in unknown)
         and room(module) != room(other)
     }
-    assert wrong - KNOWN == set()
+    assert wrong == set()
 
 
 def test_the_halves_meet_only_in_the_contract() -> None:
@@ -217,13 +210,3 @@ def test_the_contract_needs_only_the_standard_library() -> None:
         )
     }
     assert needed - sys.stdlib_module_names == {"service"}
-
-
-def test_what_is_known_to_be_wrong_is_still_there() -> None:
-    graph = {
-        f"{name} -> {other}"
-        for imports in (anywhere(), _rooms(anywhere()))
-        for name, others in imports.items()
-        for other in others
-    }
-    assert KNOWN - graph == set()

@@ -32,8 +32,3 @@ def parse_revisions(text: str) -> tuple[tuple[str, str], ...]:
     if text.strip() and "=" not in text and "," not in text:
         return (("", text.strip()),)
     return parse_assignments(text)
-
-
-def format_assignments(assignments: tuple[tuple[str, str], ...]) -> str:
-    """The text that `parse_assignments` reads back."""
-    return ",".join(f"{name}={value}" for name, value in assignments)

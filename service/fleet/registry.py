@@ -237,10 +237,6 @@ class Registry:
         """Notes how a render server renders a model."""
         self._of_server[model] = parity
 
-    def server_parity(self, model: str) -> Parity | None:
-        """How the render server renders a model; None if it was not asked."""
-        return self._of_server.get(model)
-
     def may_ask_server(self, model: str) -> bool:
         """Whether the render server may be asked for a model: unless it is known to render unlike one of its pods."""
         if (server := self._of_server.get(model)) is None:

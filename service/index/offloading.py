@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from math import gcd
 
-from service.index.base import BlockHash, Stored, Tier
+from service.index.base import BlockHash, Stored
 from service.index.cache_groups import RankState
 from service.index.inexact_reasons import InexactReason
 
@@ -59,8 +59,3 @@ def _depth(state: RankState, block_hash: BlockHash) -> int | None:
             if wanted is None:
                 return depth
     return None
-
-
-def is_below_device(stored: Stored) -> bool:
-    """Whether the blocks are on a lower tier."""
-    return stored.tier is not Tier.GPU

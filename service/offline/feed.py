@@ -51,10 +51,6 @@ class Feed:
         self._last: dict[str, int] = {}
         self._ranks: dict[str, Rank] = {}
 
-    def last_applied(self) -> Mapping[Rank, int]:
-        """Sequence number of the last applied message, by rank."""
-        return {rank: sequencer.next - 1 for (_, rank), sequencer in self._sequencers.items()}
-
     def inexact(self) -> Mapping[Rank, str]:
         """The ranks that may differ from the engine, with the reason."""
         reasons = {rank: self.inexact_reason(rank) for _, rank in self._sequencers}

@@ -158,9 +158,9 @@ class Accuracy:
         counted.delivered_tokens += usage.cached
         counted.requests[compared(choice.predicted, usage.cached)] += 1
         if choice.predicted or usage.cached:
-            self._note_delivery(choice, question, usage.cached)
+            self._note_delivery(choice, usage.cached)
 
-    def _note_delivery(self, choice: Choice, question: Question, delivered: int) -> None:
+    def _note_delivery(self, choice: Choice, delivered: int) -> None:
         window = self._windows.setdefault((choice.pod, choice.rank), _RankWindow())
         window.recent.append(_Recent(choice.predicted, delivered, choice.block_size))
         name = f"{choice.pod.name} (rank {choice.rank})"

@@ -41,9 +41,6 @@ class RuntimeCommand:
         (found,) = json.loads(self("inspect", "--type", "container", name))
         return dict(found)
 
-    def image_id(self) -> str:
-        return self("image", "inspect", "--format", "{{.Id}}", self.image)
-
     def containers(self) -> set[str]:
         """All there are, those of builds included."""
         external = ["--external"] if self.kind == "podman" else []

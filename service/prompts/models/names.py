@@ -42,9 +42,6 @@ class ModelNames:
         self._aliases = dict(aliases or {})
         self._root_of = root_of
 
-    def is_alias(self, name: str) -> bool:
-        return name in self._aliases
-
     def source(self, name: str) -> Source:
         """The source of a name of the operator's; the operator decides before the engine."""
         if (alias := self._aliases.get(name)) is not None:

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from service.contract.assignments import format_assignments, parse_assignments, parse_revisions
+from service.contract.assignments import parse_assignments, parse_revisions
 
 
-def test_assignments_are_read_and_written() -> None:
-    parsed = parse_assignments(" a=b , c = d=e,, ")
-    assert parsed == (("a", "b"), ("c", "d=e"))
-    assert parse_assignments(format_assignments(parsed)) == parsed
+def test_assignments_are_read_with_spaces_and_empty_parts() -> None:
+    assert parse_assignments(" a=b , c = d=e,, ") == (("a", "b"), ("c", "d=e"))
 
 
 @pytest.mark.parametrize("text", ["a", "=b", "a=", "a=b,a=c"])

@@ -26,7 +26,7 @@ def test_the_index_that_a_recording_gives_agrees_with_what_the_engine_answered(r
     truth = Truth.read(recordings / f"{name}.truth.json")
     index, feed = fed(recordings / f"{name}.jsonl", truth.model)
     assert list(truth.differences(index)) == []
-    assert feed.last_applied() == truth.last_sequence
+    assert {feed.rank(name): last for name, last in feed.last_sequences.items()} == truth.last_sequence
 
 
 def test_each_rank_of_a_pod_has_a_name_and_a_sequence_of_its_own(recordings: Path) -> None:
@@ -49,4 +49,6 @@ def test_a_message_that_cannot_be_read_is_counted_and_the_rest_goes_on() -> None
 def test_where_a_topic_says_nothing_the_recording_names_the_pod() -> None:
     feed = Feed(MemoryIndex(max_blocks=10), "some/model")
     feed.apply(Recorded("10.0.0.7:8000", b"", 0, b"\x93\xcb\x41\xda\xc1\x09\x47\xc0\x93\x7c\x90\x00"))
-    assert [(rank.pod, rank.model) for rank in feed.last_applied()] == [("10.0.0.7:8000", "some/model")]
+    rank = feed.rank("10.0.0.7:8000")
+    assert rank is not None
+    assert (rank.pod, rank.model) == ("10.0.0.7:8000", "some/model")
