@@ -173,8 +173,8 @@ ZmqEndpoint = Annotated[
     typer.Option(
         envvar="ZMQ_ENDPOINT",
         show_default=f"{DEFAULTS.zmq_endpoint}, or none with --pod or --discovery: pods name theirs",
-        help="Where events come from: ADDRESS[,pod=…][,model=…][,replay=…][,hosts=…][,eagle=1], several "
-        "separated by commas. localhost is this machine; tcp://*:PORT is bound, and published.",
+        help="Where events come from: ADDRESS[,pod=…][,model=…][,replay=…] and further options of the setting "
+        "ZMQ_ENDPOINT, several separated by commas. localhost is this machine; tcp://*:PORT is bound, and published.",
     ),
 ]
 Pods = Annotated[

@@ -1,4 +1,4 @@
-"""The documentation: its links, and the rooms that it names."""
+"""The documentation: its links, and the rooms and files that it names."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ PAGES = sorted(
     for folder in (ROOT, ROOT / "docs", ROOT / "docs" / "decisions", ROOT / "deploy", ROOT / "tests" / "recordings")
     for page in folder.glob("*.md")
 )
+OWN_MODULES = [
+    file.relative_to(ROOT).as_posix()
+    for folder in ("orchestrator", "service", "scripts", "tests")
+    for file in (ROOT / folder).rglob("*.py*")
+]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -37,6 +42,17 @@ def test_every_link_of_a_page_leads_to_a_file_and_heading_that_exist(page: Path)
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{link}: there is no {target.relative_to(ROOT)}"
         assert not anchor or anchor in anchors(target), f"{link}: there is no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_module_that_a_page_names_exists(page: Path) -> None:
+    named = set(re.findall(r"`([\w/.-]+\.pyx?)`", page.read_text(encoding="utf-8"))) - {"vllm/distributed/kv_events.py"}
+    assert {name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in OWN_MODULES)} == set()
+
+
+def test_the_page_on_the_index_describes_every_file_of_it() -> None:
+    described = set(re.findall(r"`(\w+\.py)`", (ROOT / "docs" / "index.md").read_text(encoding="utf-8")))
+    assert {file.name for file in (ROOT / "service" / "index").glob("*.py")} - {"__init__.py"} <= described
 
 
 def test_every_page_of_docs_is_listed_in_its_index() -> None:

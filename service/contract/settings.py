@@ -385,13 +385,13 @@ class Settings:
         "kvcache", parse_prefix, "prefix of the keys there; fleets with different prefixes do not meet"
     )
 
-    log_format: str = _setting("human", _choice("human", "json"), "format of log lines: text or JSON")
+    log_format: str = _setting("human", _choice("human", "json"), "format of log lines: human (text) or json")
     log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "minimum level of log lines")
     access_log: str = _setting(
         "off",
         _choice("off", "json", "human"),
         "one line on standard output for each request to a pod: its id, the pod, predicted and actual tokens, times "
-        "and status, as JSON or aligned text; never prompts",
+        "and status, as json or human (aligned text); never prompts",
     )
     otel_exporter_otlp_endpoint: str | None = _setting(
         None,
