@@ -21,7 +21,7 @@ class EndpointState(StrEnum):
     REFUSED = "refused"
     """Connections to the address are refused."""
     REJECTED = "rejected"
-    """The engine ends the handshake: one side uses CURVE and the other does not, or a key is wrong."""
+    """The handshake fails: no publisher has the port, one side uses CURVE and the other does not, or a key is wrong."""
     LISTENING = "listening"
     """The address is bound, and no engine is connected."""
     CONNECTED = "connected"
@@ -38,8 +38,9 @@ _PROBLEMS = {
         "its publisher binds (an endpoint with *); if it connects too, use an endpoint with * here"
     ),
     EndpointState.REJECTED: (
-        "{address}: the handshake fails; see that curve= is the engine's public key if it uses CURVE, and left out if "
-        "it does not, and that the engine knows the public key of ZMQ_CURVE_KEY"
+        "{address}: the handshake fails; see that this is the port of the engine's KV events, and not of its HTTP server "
+        "or replay socket; and that curve= is the engine's public key if it uses CURVE, and left out if it does not, and "
+        "that the engine knows the public key of ZMQ_CURVE_KEY"
     ),
     EndpointState.LISTENING: (
         "{address}: no engine is connected; point the engine's publisher here (an endpoint without *), and see that "

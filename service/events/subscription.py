@@ -16,6 +16,7 @@ from service.contract.endpoints import Endpoint
 from service.events.access import Access
 from service.events.endpoint_status import EndpointStatus
 from service.events.messages import MALFORMED, Message, receive_from
+from service.events.rate_limited_log import RateLimitedLog
 from service.events.resolver import Resolver, is_literal, prepare
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,10 @@ _HIGH_WATER = 100_000
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """A larger message ends its connection (ZMQ_MAXMSGSIZE). A batch of a million tokens has about 5 MB."""
 _CONNECT_MILLISECONDS = 5_000
+_HANDSHAKE_MILLISECONDS = 5_000
+"""Of a connecting socket: whoever accepts the connection and says nothing is no publisher."""
+_AGAIN_SECONDS = 1.0
+"""Interval between two attempts where libzmq makes none itself."""
 _RESOLVE_SECONDS = 2.0
 """Interval between two lookups of the host name while the endpoint is not connected."""
 _MADE = zmq.Event.CONNECTED | zmq.Event.ACCEPTED
@@ -41,6 +46,9 @@ _ENDED = zmq.Event.DISCONNECTED
 _REJECTED = zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
 _FAILED = zmq.Event.CLOSED
 """On a connecting socket: a connection attempt failed."""
+_BROKEN_OFF = "%s: its connection ended with a message of more than %d MiB, or with bytes that are none of ZeroMQ's"
+_RETRIED = zmq.Event.CONNECT_RETRIED
+"""On a connecting socket: libzmq will try again by itself."""
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
@@ -102,6 +110,10 @@ class Subscription:
         self._turned = turned
         self._attempt_failed = asyncio.Event()
         self._probing = False
+        self._is_ready = False
+        """Whether the handshake of the last connection has succeeded."""
+        self._is_given_up = False
+        """Whether libzmq makes no further attempt: its peer broke the protocol, as with a message that is too long."""
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -114,8 +126,6 @@ class Subscription:
     def open(self) -> None:
         """Opens the socket and starts to receive; a failure becomes `problem`, and a later call retries."""
         if self._socket is not None:
-            if self.status.rejected:
-                self._connect_anew(self._socket)
             return
         socket = self._context.socket(zmq.SUB)
         socket.linger = 0
@@ -126,7 +136,9 @@ class Subscription:
         socket.maxmsgsize = self._max_message_bytes
         socket.connect_timeout = _CONNECT_MILLISECONDS
         socket.subscribe(self._topic)
-        monitor = socket.get_monitor_socket(_MADE | _READY | _ENDED | _FAILED | _REJECTED)
+        if not self._binds:
+            socket.handshake_ivl = _HANDSHAKE_MILLISECONDS
+        monitor = socket.get_monitor_socket(_MADE | _READY | _ENDED | _FAILED | _REJECTED | _RETRIED)
         address = self.endpoint.address
         try:
             self._access.secure(socket, self.endpoint)
@@ -144,6 +156,8 @@ class Subscription:
             return
         self._socket, self._monitor, self.status.closed = socket, monitor, None
         self._tasks.append(asyncio.create_task(self._run(socket, monitor), name=f"events of {address}"))
+        if not self._binds:
+            self._tasks.append(asyncio.create_task(self._connect_again(socket), name=f"attempts at {address}"))
         if not is_literal(address):
             self._tasks.append(asyncio.create_task(self._follow_name(socket), name=f"addresses of {address}"))
 
@@ -157,14 +171,20 @@ class Subscription:
             self._socket.close()
             self._socket = self._monitor = None
 
-    def _connect_anew(self, socket: zmq.Socket[bytes]) -> None:
-        """After a failed handshake, with the keys as they are: libzmq does not try again by itself."""
-        with suppress(zmq.ZMQError, OSError, ValueError):
-            self._access.secure(socket, self.endpoint)
-            address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
-            with suppress(zmq.ZMQError):
-                socket.disconnect(address)
-            socket.connect(address)
+    async def _connect_again(self, socket: zmq.Socket[bytes]) -> None:
+        """Connects where libzmq has given up, and after failed handshakes, with the keys as they are then."""
+        log = RateLimitedLog(logger)
+        while True:
+            await asyncio.sleep(_AGAIN_SECONDS)
+            if not self.connections and (self._is_given_up or self.status.rejected):
+                if not self.status.rejected:
+                    log.log(logging.WARNING, None, _BROKEN_OFF, self.endpoint.address, self._max_message_bytes >> 20)
+                with suppress(zmq.ZMQError, OSError, ValueError):
+                    self._access.secure(socket, self.endpoint)
+                    address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+                    with suppress(zmq.ZMQError):
+                        socket.disconnect(address)
+                    socket.connect(address)
 
     @property
     def is_answered(self) -> bool:
@@ -264,18 +284,23 @@ class Subscription:
         if event["event"] & _REJECTED:
             self.status.rejected = not self._binds
         elif event["event"] == _READY:
-            self.status.rejected = False
+            self._is_ready, self.status.rejected = True, False
             self._listener.connected(self)
         elif event["event"] == _FAILED:
-            self.status.refused = True
+            self.status.refused, self.status.rejected = True, False
             self._attempt_failed.set()
+        elif event["event"] == _RETRIED:
+            self._is_given_up = False
         elif event["event"] & _MADE:
             self.connections.add(event["value"])
-            self.status.refused = False
+            self._is_ready = self._is_given_up = self.status.refused = False
             self.ended.discard(event["value"])
         elif event["value"] in self.connections:
             self.connections.remove(event["value"])
             self.ended.add(event["value"])
+            if not self._binds:
+                self._is_given_up = True  # unless libzmq says next that it tries again
+                self.status.rejected |= not self._is_ready
             self._listener.disconnected(self, event["value"])
 
     def _drain(self, receive: Callable[[], Message | None]) -> tuple[int, bool]:

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import zmq
 
 from service.contract.endpoints import Endpoint
 from service.events.resolver import Resolver
+from service.events.subscription import MAX_MESSAGE_BYTES
 from service.index.base import Rank
 from service.simulation.publisher import Publisher
 from tests.service.events.batches import RANK, TOPIC, endpoint, held, stored
@@ -37,6 +39,51 @@ async def test_two_sides_that_both_connect_are_refused_and_told_that_one_must_bi
         async with Publisher(address, None, topic=TOPIC, binds=False):
             listening = await listen(Endpoint(address))
             await becomes(listening, "refused", "if it connects too, use an endpoint with *")
+
+
+async def test_a_port_of_something_else_is_rejected_and_then_refused_when_nobody_is_left(listen: Listen) -> None:
+    def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    listening = await listen(Endpoint(f"tcp://127.0.0.1:{port}"))
+    await becomes(listening, "rejected", "not of its HTTP server")
+    server.close()
+    await becomes(listening, "refused", "start the engine")
+    assert listening.pool.endpoints()[0].connections == 0
+
+
+async def test_an_engine_that_takes_the_port_of_another_kind_of_socket_is_heard(listen: Listen) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as other:
+        other.linger = 0
+        other.bind("tcp://127.0.0.1:*")
+        address = other.getsockopt_string(zmq.LAST_ENDPOINT)
+        listening = await listen(Endpoint(address))
+        await becomes(listening, "rejected", "or replay socket")
+        other.unbind(address)
+        async with Publisher(address, None, topic=TOPIC, binds=True) as publisher:
+            await publisher.subscribed()
+            publisher.publish(stored(0))
+            await until(lambda: held(listening) == {0})
+
+
+async def test_an_engine_is_heard_again_after_a_message_that_is_too_long(
+    listen: Listen, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("service.events.subscription")
+    logger.addHandler(caplog.handler)
+    async with Publisher(topic=TOPIC) as publisher:
+        listening = await listen(endpoint(publisher))
+        await publisher.subscribed()
+        publisher.publish(stored(0))
+        await until(lambda: held(listening) == {0})
+        publisher.publish_frames((TOPIC.encode(), (1).to_bytes(8, "big"), bytes(MAX_MESSAGE_BYTES + 1)))
+        publisher.publish(stored(2), sequence=2)
+        await until(lambda: held(listening) == {0, 2})
+        await becomes(listening, "heard")
+    assert "a message of more than 64 MiB" in caplog.text
+    logger.removeHandler(caplog.handler)
 
 
 async def test_an_address_that_no_engine_connects_to_is_listening(listen: Listen, folder: Path) -> None:
