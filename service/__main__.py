@@ -13,7 +13,8 @@ from contextlib import suppress
 from service.commands import TOOLS, run_tool
 from service.contract.secret_environment import load
 from service.contract.settings import AUTO, Settings, SettingsError
-from service.workers.place import Place, number_of_cores
+from service.workers.cores import number_of_cores
+from service.workers.place import Place
 
 _RUN_KVCACHE_UP = """\
 This is the service that `kvcache up` builds, starts and watches: run `kvcache up`.

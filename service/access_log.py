@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from service.gateway.routed import Routed
+from service.gateway.request_record import RequestRecord
 from service.log import STDOUT
 
 _LOGGER: Final = "service.routed"
@@ -61,63 +61,63 @@ class AccessLog:
         self._worker = worker
         self._write = write
 
-    def __call__(self, routed: Routed) -> None:
-        self._write(self._format(routed, self._worker))
+    def __call__(self, record: RequestRecord) -> None:
+        self._write(self._format(record, self._worker))
 
 
-def _json(routed: Routed, worker: int | None) -> bytes:
+def _json(record: RequestRecord, worker: int | None) -> bytes:
     line = _Line(
-        datetime.fromtimestamp(routed.received_at, UTC).isoformat(timespec="milliseconds"),
+        datetime.fromtimestamp(record.received_at, UTC).isoformat(timespec="milliseconds"),
         "info",
         _LOGGER,
-        routed.id,
-        routed.trace.id,
-        routed.method,
-        _cut(routed.path, _MAX_PATH),
-        routed.status,
-        round(routed.seconds, 6),
-        None if routed.first_token_seconds is None else round(routed.first_token_seconds, 6),
-        None if routed.pod is None else _cut(routed.pod, _MAX_NAME),
-        routed.rank,
-        None if routed.model is None else _cut(routed.model, _MAX_NAME),
-        routed.is_streamed,
-        routed.prompt_tokens,
-        routed.predicted_tokens,
-        routed.predicted_from,
-        routed.cached_tokens,
-        routed.generated_tokens,
-        routed.bytes,
-        max(0, routed.attempts - 1),
-        routed.client,
-        routed.client_left,
-        None if routed.error is None else _cut(routed.error, _MAX_ERROR),
+        record.id,
+        record.trace.id,
+        record.method,
+        _cut(record.path, _MAX_PATH),
+        record.status,
+        round(record.seconds, 6),
+        None if record.first_token_seconds is None else round(record.first_token_seconds, 6),
+        None if record.pod is None else _cut(record.pod, _MAX_NAME),
+        record.rank,
+        None if record.model is None else _cut(record.model, _MAX_NAME),
+        record.is_streamed,
+        record.prompt_tokens,
+        record.predicted_tokens,
+        record.predicted_from,
+        record.cached_tokens,
+        record.generated_tokens,
+        record.bytes,
+        max(0, record.attempts - 1),
+        record.client,
+        record.client_left,
+        None if record.error is None else _cut(record.error, _MAX_ERROR),
         worker,
     )
     return msgspec.json.encode(line) + b"\n"
 
 
-def _human(routed: Routed, worker: int | None) -> bytes:
+def _human(record: RequestRecord, worker: int | None) -> bytes:
     """Times are in seconds; a hyphen stands for an unknown value. What a stranger chose comes last."""
-    at = datetime.fromtimestamp(routed.received_at).astimezone()
+    at = datetime.fromtimestamp(record.received_at).astimezone()
     name = _LOGGER if worker is None else f"{_LOGGER} (worker {worker})"
-    pod = "-" if routed.pod is None else f"{_word(routed.pod, _MAX_NAME)}/{routed.rank}"
+    pod = "-" if record.pod is None else f"{_word(record.pod, _MAX_NAME)}/{record.rank}"
     columns = (
-        f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d} INFO    {name}: {routed.status:<3d}",
+        f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d} INFO    {name}: {record.status:<3d}",
         f"pod={pod:<23}",
-        f"predicted={_number(routed.predicted_tokens):<6}",
-        f"cached={_number(routed.cached_tokens):<6}",
-        f"prompt={_number(routed.prompt_tokens):<6}",
-        f"generated={_number(routed.generated_tokens):<6}",
-        f"first={_seconds(routed.first_token_seconds):<7}",
-        f"total={_seconds(routed.seconds):<7}",
-        f"retries={max(0, routed.attempts - 1)}",
-        f"bytes={routed.bytes:<8d}",
-        f"client={routed.client:<15}",
-        f"left={'yes' if routed.client_left else 'no':<3}",
-        f"id={routed.id}",
-        f"{routed.method} {_word(routed.path, _MAX_PATH)}",
-        f"model={'-' if routed.model is None else _word(routed.model, _MAX_NAME)}",
-        *(() if routed.error is None else (f"error={_quoted(_cut(routed.error, _MAX_ERROR))}",)),
+        f"predicted={_number(record.predicted_tokens):<6}",
+        f"cached={_number(record.cached_tokens):<6}",
+        f"prompt={_number(record.prompt_tokens):<6}",
+        f"generated={_number(record.generated_tokens):<6}",
+        f"first={_seconds(record.first_token_seconds):<7}",
+        f"total={_seconds(record.seconds):<7}",
+        f"retries={max(0, record.attempts - 1)}",
+        f"bytes={record.bytes:<8d}",
+        f"client={record.client:<15}",
+        f"left={'yes' if record.client_left else 'no':<3}",
+        f"id={record.id}",
+        f"{record.method} {_word(record.path, _MAX_PATH)}",
+        f"model={'-' if record.model is None else _word(record.model, _MAX_NAME)}",
+        *(() if record.error is None else (f"error={_quoted(_cut(record.error, _MAX_ERROR))}",)),
     )
     return (" ".join(columns) + "\n").encode()
 

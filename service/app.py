@@ -21,6 +21,7 @@ from service.api.keys import KeyRing
 from service.api.limits import RequestLimits
 from service.api.middleware import with_limits_and_errors
 from service.api.pod_states import PodStates
+from service.api.recorded import recorded
 from service.api.rendering import Rendering
 from service.api.requests import chat_body_decoder
 from service.api.resolver import PromptResolver
@@ -47,7 +48,6 @@ from service.api.resources import (
     READINESS,
     REGISTRY,
     RESOLVER,
-    ROUTED_REQUESTS,
     ROUTER,
     SCORER,
     SEND_TOKEN_IDS,
@@ -59,7 +59,6 @@ from service.api.resources import (
     TRAFFIC,
     TURNS,
 )
-from service.api.routed import recorded
 from service.api.routes import ROUTES
 from service.api.traffic import Traffic
 from service.contract.endpoints import Endpoint
@@ -74,8 +73,8 @@ from service.fleet.health_checks import Monitor
 from service.fleet.load import LoadReader
 from service.fleet.registry import Pod, Registry
 from service.gateway.gateway import Gateway
+from service.gateway.request_record import RequestRecords
 from service.gateway.retries import Limits
-from service.gateway.routed import RoutedRequests
 from service.index.base import Index, Rank
 from service.index.memory import MemoryIndex
 from service.index.scoring import Scorer
@@ -143,7 +142,6 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     app[ASKS_USAGE] = settings.ask_usage
     app[SESSION_KEYS] = SessionKeys(settings.affinity)
     tracer = _tracer(settings.otel_exporter_otlp_endpoint)
-    app[ROUTED_REQUESTS] = _routed_requests(settings, place, tracer)
     own_keys = _curve_keys(settings)
     relayed = Relayed(place.relay) if place is not None else None
     fleet = app[FLEET] = Registry()
@@ -215,11 +213,11 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
                 yield
 
     app.cleanup_ctx.append(resources)
-    _add_routes(app, settings)
+    _add_routes(app, settings, _request_records(settings, place, tracer))
     return app
 
 
-def _add_routes(app: web.Application, settings: Settings) -> None:
+def _add_routes(app: web.Application, settings: Settings, records: RequestRecords) -> None:
     """Adds the endpoints, each with its limits, keys, errors and counters."""
     traffic, fleet = app[TRAFFIC], app[FLEET]
     key_ring = KeyRing(settings.api_keys, settings.api_keys_file, rates=KeyRates(dict(settings.api_key_rates)))
@@ -238,7 +236,7 @@ def _add_routes(app: web.Application, settings: Settings) -> None:
         if needs_certificate:
             handler = with_client_certificate(handler, route.path, traffic)
         if route.is_forwarded:
-            handler = recorded(handler, route.path, app[ROUTED_REQUESTS], lambda: fleet.receives_requests)
+            handler = recorded(handler, route.path, records, lambda: fleet.receives_requests)
         app.add_routes([web.route(route.method, route.path, handler)])
         if route.at_once is not None:
             at_once[route.path] = AnswersAtOnce(
@@ -281,14 +279,12 @@ async def closed_at_the_end(tracer: Tracer) -> AsyncIterator[None]:
         await tracer.close()
 
 
-def _routed_requests(settings: Settings, place: Place | None, tracer: Tracer) -> RoutedRequests:
-    """The requests for the pods, which ACCESS_LOG watches."""
+def _request_records(settings: Settings, place: Place | None, tracer: Tracer) -> RequestRecords:
+    """Records the requests for the pods, for ACCESS_LOG and traces."""
     if settings.access_log == "off":
-        return RoutedRequests(tracer=tracer)
-    routed = RoutedRequests(tells_ids=True, tracer=tracer)
+        return RequestRecords(tracer=tracer)
     worker = place.number if place is not None else None
-    routed.watch(AccessLog(is_json=settings.access_log == "json", worker=worker))
-    return routed
+    return RequestRecords(log=AccessLog(is_json=settings.access_log == "json", worker=worker), tracer=tracer)
 
 
 def _authorizer(keys: KeyRing, permissions: Sequence[str]) -> Callable[[Mapping[str, str]], str] | None:

@@ -26,7 +26,7 @@ from service.api.at_once import AnswersAtOnce
 from service.api.errors import ApiError, framework_error
 from service.api.resources import release_reservation, waiting_for_client
 from service.api.traffic import RequestKind, Traffic
-from service.gateway.routed import REQUEST_ID
+from service.gateway.request_record import REQUEST_ID
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("service.access")

@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 from service.tls import Stamp, TlsError, TlsFiles
-from service.workers.accepting import Told
-from service.workers.handed import Handed
+from service.workers.acceptor import WorkerMessage
+from service.workers.handed_connections import HandedConnections
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class HandedListener(Listener):
         files: TlsFiles | None = None,
         *,
         handshake_timeout: float,
-        handed: Handed,
+        handed: HandedConnections,
         number: int,
     ) -> None:
         """`number` is that of the port among those of the supervisor."""
@@ -146,4 +146,4 @@ class HandedListener(Listener):
         except (OSError, TimeoutError):  # a failed handshake, or a client that has left
             with suppress(OSError):
                 connection.close()
-            self._handed.tell(Told.CONNECTION_ENDED)
+            self._handed.tell(WorkerMessage.CONNECTION_ENDED)

@@ -22,8 +22,8 @@ from service.drain import drain
 from service.listener import HandedListener, Listener
 from service.tls import TlsError, TlsFiles
 from service.unix_socket import unix_socket
-from service.workers.accepting import Told
-from service.workers.handed import Handed
+from service.workers.acceptor import WorkerMessage
+from service.workers.handed_connections import HandedConnections
 from service.workers.place import Place
 
 _HTTP: Final = 0
@@ -46,7 +46,7 @@ class Worker:
     """This process as one of several workers: its place, and what its supervisor hands over."""
 
     place: Place
-    handed: Handed
+    handed: HandedConnections
 
 
 @asynccontextmanager
@@ -95,7 +95,7 @@ async def _running(
         server = runner.server
         assert server is not None  # noqa: S101 - setup made it
         loop = asyncio.get_running_loop()
-        ended = partial(worker.handed.tell, Told.CONNECTION_ENDED) if worker is not None else None
+        ended = partial(worker.handed.tell, WorkerMessage.CONNECTION_ENDED) if worker is not None else None
 
         def connection() -> Connection:
             return Connection(
@@ -201,7 +201,7 @@ async def _as_worker(app: web.Application, worker: Worker | None) -> AsyncIterat
     path.unlink(missing_ok=True)  # of a predecessor
     try:
         await web.UnixSite(runner, str(path)).start()
-        worker.handed.tell(Told.LISTENING)
+        worker.handed.tell(WorkerMessage.LISTENING)
         telling = asyncio.create_task(_tell_readiness(app, worker), name="readiness of this worker")
         try:
             yield
@@ -217,5 +217,5 @@ async def _tell_readiness(app: web.Application, worker: Worker) -> None:
     """Tells it again and again: a worker that tells nothing hangs, and is killed."""
     while True:
         is_ready = not app[READINESS].reasons()
-        worker.handed.tell(Told.READY if is_ready else Told.NOT_READY)
+        worker.handed.tell(WorkerMessage.READY if is_ready else WorkerMessage.NOT_READY)
         await asyncio.sleep(_WATCH_SECONDS if is_ready else _FIRST_WATCH_SECONDS)

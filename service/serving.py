@@ -14,7 +14,7 @@ from service.announcement import announce
 from service.contract.settings import Settings, SettingsError
 from service.native import backend
 from service.server import ListenError, Worker, listening
-from service.workers.handed import Handed
+from service.workers.handed_connections import HandedConnections
 from service.workers.place import Place
 
 logger = logging.getLogger("service")
@@ -48,7 +48,7 @@ async def _serve(settings: Settings, place: Place | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     # A worker ends with its supervisor, also if that was killed.
-    worker = Worker(place, Handed(place.channel, stop.set)) if place is not None else None
+    worker = Worker(place, HandedConnections(place.channel, stop.set)) if place is not None else None
     async with listening(settings, worker) as port:
         logger.info(
             "inner loops are %s",

@@ -14,9 +14,9 @@ from service.api.admission import LARGE_RESPONSE, Admission
 from service.api.errors import ApiError, framework_error, prompt_error
 from service.api.resources import release_reservation, set_reservation
 from service.api.traffic import RequestKind, Traffic
+from service.gateway.answer import IS_LAST
 from service.gateway.engine_request import KEY_NAME
-from service.gateway.headers import IS_LAST
-from service.gateway.routed import ROUTED
+from service.gateway.request_record import RECORD
 from service.prompts.errors import ModelNotFound, ModelUnavailable, PromptError
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def with_limits_and_errors(
                 raise
             finally:
                 traffic.end()
-        trace_id = request[ROUTED].trace.id if forwarded else None
+        trace_id = request[RECORD].trace.id if forwarded else None
         traffic.count(RequestKind(request.method, path, response.status), perf_counter() - started, trace_id)
         return response
 

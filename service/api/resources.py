@@ -19,7 +19,6 @@ from service.events.pool import EventPool
 from service.fleet.discovery.discovery import Discovery
 from service.fleet.registry import Registry
 from service.gateway.gateway import Gateway
-from service.gateway.routed import RoutedRequests
 from service.index.base import Index
 from service.index.scoring import Scorer
 from service.prompts.models.catalog import Models
@@ -61,7 +60,6 @@ ACCURACY = web.AppKey("accuracy", Accuracy)
 SNAPSHOTS = web.AppKey("snapshots", Snapshots)
 BOOTSTRAP = web.AppKey("bootstrap", Bootstrap)
 GATEWAY = web.AppKey("gateway", Gateway)
-ROUTED_REQUESTS = web.AppKey("routed_requests", RoutedRequests)
 MODELS = web.AppKey("models", Models)
 RESOLVER = web.AppKey("resolver", PromptResolver)
 SCORER = web.AppKey("scorer", Scorer)

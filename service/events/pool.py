@@ -194,9 +194,9 @@ class EventPool:
                 turned=self._settle,
             )
 
-        self.told: Callable[[Endpoint, Message], None] = lambda endpoint, message: None
+        self.on_bound_message: Callable[[Endpoint, Message], None] = lambda endpoint, message: None
         """Called with each message of an engine that connects to us."""
-        self.lost: Callable[[Endpoint, int], None] = lambda endpoint, connection: None
+        self.on_bound_disconnect: Callable[[Endpoint, int], None] = lambda endpoint, connection: None
         """Called with a connection of such an engine that has ended."""
         self._subscribe = subscribe
         self._subscriptions = [subscribe(endpoint) for endpoint in endpoints]
@@ -435,7 +435,7 @@ class EventPool:
     def received(self, subscription: Subscription, message: Message) -> None:
         self.statistics.messages_received += 1
         if message.connection is not None and message.connection >= 0:
-            self.told(subscription.endpoint, message)
+            self.on_bound_message(subscription.endpoint, message)
         try:
             self._streams.received(subscription, message)
         except Exception as error:
@@ -457,7 +457,7 @@ class EventPool:
 
     def disconnected(self, subscription: Subscription, connection: int) -> None:
         if subscription.endpoint.binds and connection >= 0:
-            self.lost(subscription.endpoint, connection)
+            self.on_bound_disconnect(subscription.endpoint, connection)
         self._streams.disconnected(subscription, connection)
 
     # Observer of the streams

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from service.gateway.routed import ROUTED, Routed
+from service.gateway.request_record import RECORD, RequestRecord
 from service.routing.question import Question
 
 
@@ -39,6 +39,6 @@ class ClientRequest:
     """Whether engines get the tokens of the prompt, because they would compute the same ones."""
 
     @property
-    def routed(self) -> Routed:
+    def record(self) -> RequestRecord:
         """The record of the request."""
-        return self.http[ROUTED]
+        return self.http[RECORD]

@@ -11,7 +11,7 @@ from service.contract.pods import PodEntry
 from service.gateway.bodies import as_json, with_field, with_prompt
 from service.gateway.client_request import ClientRequest
 from service.gateway.http import end_to_end, request_head
-from service.gateway.routed import ID_HEADER, REQUEST_ID
+from service.gateway.request_record import ID_HEADER, REQUEST_ID
 from service.index.base import TokenIds
 from service.routing.choice import Choice
 from service.tracing.base import Headers

@@ -8,13 +8,13 @@ import msgspec
 from aiohttp import web
 
 from service.fleet.registry import Registry
+from service.gateway.answer import Answer, added_headers
 from service.gateway.client_request import ClientRequest
 from service.gateway.connection import EngineError
 from service.gateway.events import Events
-from service.gateway.headers import Answer, added_headers
 from service.gateway.relay import Relay
+from service.gateway.request_record import ID_HEADER, REQUEST_ID
 from service.gateway.retries import Attempts, Exchange, Limits
-from service.gateway.routed import ID_HEADER, REQUEST_ID
 from service.gateway.statistics import GatewayStatistics
 from service.routing.accuracy import Accuracy, usage_in
 from service.routing.choice import Router
@@ -47,39 +47,39 @@ class Gateway:
         Returns the answer, which is already sent to the client. Raises NoPod, NoModel, BadEngine, and ConnectionError
         for an incomplete answer. Cancellation closes the engine's connection.
         """
-        asked.routed.asked(asked.question)
+        asked.record.note_question(asked.question)
         exchange = await self._attempts.first_answer(asked)
         try:
             return await self._relay(asked, exchange)
         except BaseException as error:
             exchange.pod.breaker.abandoned()
             exchange.attempt.end(exchange.head.status, type(error).__name__)
-            if (told := exchange.choice.reservation.told) is not None:
-                told.failed(str(error) or "the client has left")
+            if (reporter := exchange.choice.reservation.reporter) is not None:
+                reporter.failed(str(error) or "the client has left")
             raise
         finally:
             exchange.end()
             self._attempts.keep(exchange)
 
     async def _relay(self, asked: ClientRequest, exchange: Exchange) -> web.StreamResponse:
-        head, routed = exchange.head, exchange.routed
+        head, record = exchange.head, exchange.record
         added = added_headers(exchange.choice, asked.origin, names_rank=exchange.sent.names_rank)
         if (identity := asked.http.get(REQUEST_ID)) is not None and head.get(b"x-request-id") is None:
             added.append((ID_HEADER, identity))
-        routed.chosen(exchange.choice, is_predicted=asked.origin is not None)
-        routed.status = head.status
+        record.note_choice(exchange.choice, is_predicted=asked.origin is not None)
+        record.status = head.status
         response = Answer(asked.http, head, added)
         if exchange.read_at is not None:
             end = exchange.start
-            routed.bytes = len(end)
+            record.bytes = len(end)
             await response.send_whole(end)
         else:
             end = await self._stream(asked.http, exchange, response)
         is_ours = exchange.sent.names_rank == exchange.choice.names_rank  # otherwise the client chose the rank
         if head.status == HTTPStatus.OK and (usage := usage_in(end)) is not None:
-            routed.used(usage)
-            if asked.is_judged and exchange.choice.reservation.told is not None:
-                exchange.choice.reservation.told.reused(usage.cached)
+            record.note_usage(usage)
+            if asked.is_judged and exchange.choice.reservation.reporter is not None:
+                exchange.choice.reservation.reporter.reused(usage.cached)
             if asked.is_judged and is_ours:
                 exchange.came_whole(usage)
                 if self._accuracy is not None:
@@ -96,7 +96,7 @@ class Gateway:
         events = Events(hides_usage=sent.asks_usage) if head.is_event_stream else None
         start = events.passed(exchange.start) if events is not None else exchange.start
         answer.begin(start)
-        exchange.routed.bytes = len(start)
+        exchange.record.bytes = len(start)
         relay = Relay(
             exchange.connection,
             answer.transport,
@@ -117,13 +117,13 @@ class Gateway:
             reason = str(error) or "the engine has fallen silent"
             pod.breaker.failed(reason)
             self.statistics.broken_streams[pod.name] += 1
-            exchange.routed.error = f"the engine broke off: {reason}"
+            exchange.record.error = f"the engine broke off: {reason}"
             if head.takes_events:
                 answer.send(_error_event(f"{pod.name}: {reason}", follows_event=events is None or events.is_between))
             answer.transport.close()  # without the last chunk, so that the client sees an incomplete answer
             raise ConnectionResetError(f"{pod.name}: {reason}") from None
         finally:
-            exchange.routed.bytes += relay.sent_bytes
+            exchange.record.bytes += relay.sent_bytes
         await answer.end()
         return b"".join((exchange.start, *relay.last_pieces))
 

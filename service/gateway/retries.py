@@ -24,7 +24,7 @@ from service.gateway.engine_request import EngineRequest, request_for
 from service.gateway.failures import failure_in
 from service.gateway.http import Head
 from service.gateway.queue import Queue
-from service.gateway.routed import Routed
+from service.gateway.request_record import RequestRecord
 from service.gateway.statistics import GatewayStatistics
 from service.routing.accuracy import Usage
 from service.routing.choice import Choice, Router
@@ -83,7 +83,7 @@ class Exchange:
     connection: EngineConnection
     head: Head
     sent: EngineRequest
-    routed: Routed
+    record: RequestRecord
     attempt: Attempt
     start: bytes = b""
     read_at: float | None = None
@@ -98,7 +98,7 @@ class Exchange:
         if self.head.status == HTTPStatus.OK:
             self.pod.breaker.answering()
             self.choice.reservation.first_token(monotonic())
-            self.routed.first_token()
+            self.record.first_token()
             self.attempt.first_byte()
 
     def came_whole(self, usage: Usage) -> None:
@@ -110,8 +110,8 @@ class Exchange:
 
     def end(self) -> None:
         """Ends the reservation, also of an answer that broke off."""
-        if self.choice.reservation.told is not None:
-            self.choice.reservation.told.answered(self.head.status)
+        if self.choice.reservation.reporter is not None:
+            self.choice.reservation.reporter.answered(self.head.status)
         is_whole = self.head.status == HTTPStatus.OK and not self.head.is_event_stream  # a stream has a first token
         self.choice.reservation.end(monotonic(), is_computed=is_whole)
         self.attempt.end(self.head.status)
@@ -177,7 +177,7 @@ class Attempts:
             if tried:
                 self._statistics.retries += 1
             tried.append(choice.pod)
-            attempt = asked.routed.attempt(choice, is_predicted=asked.origin is not None)
+            attempt = asked.record.attempt(choice, is_predicted=asked.origin is not None)
             self._listeners.routed(choice, question, attempt=len(tried))
             try:
                 exchange = await self._attempt(asked, choice, attempt)
@@ -227,7 +227,7 @@ class Attempts:
             if connection is not None:
                 try:
                     answer = await connection.exchange(asked.http.method, sent.head, sent.body, self._limits.first_byte)
-                    return Exchange(choice, connection, answer, sent, asked.routed, attempt)
+                    return Exchange(choice, connection, answer, sent, asked.record, attempt)
                 except ConnectionBroken:
                     if connection.received_any:
                         raise
@@ -245,7 +245,7 @@ class Attempts:
                 connection.close()
             pod.breaker.abandoned()
             raise
-        return Exchange(choice, connection, answer, sent, asked.routed, attempt)
+        return Exchange(choice, connection, answer, sent, asked.record, attempt)
 
     async def _is_turned_away(self, exchange: Exchange) -> bool:
         """Whether the engine refuses the request, so that another pod is tried.
@@ -340,8 +340,8 @@ class Attempts:
 
 
 def _end_without_answer(choice: Choice, problem: str) -> None:
-    if choice.reservation.told is not None:
-        choice.reservation.told.failed(problem)
+    if choice.reservation.reporter is not None:
+        choice.reservation.reporter.failed(problem)
     choice.reservation.end(monotonic())
 
 

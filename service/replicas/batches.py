@@ -58,7 +58,7 @@ class SharedBatches:
     async def run(self) -> None:
         """Begins when the pool takes messages."""
         await self._pool.begun()
-        self._pool.told, self._pool.lost = self._hand_on, self._lost
+        self._pool.on_bound_message, self._pool.on_bound_disconnect = self._hand_on, self._lost
         self._shared.watch_beat(self._tell_all)
         self._shared.watch(_TABLE, self._changed)
         await asyncio.Event().wait()

@@ -107,19 +107,19 @@ class SharedChoices:
         self._others: dict[str, _Other] = {}
         self._wait_seconds = wait_seconds
         self._heard = asyncio.Event()
-        router.teller = self
+        router.notifier = self
         issued.start_of_name = self._start_of_name
         shared.subscribe(_CHANNEL, self._received)
         shared.watch_beat(self._tell_all)
         shared.watch_members(self._member)
 
-    # Of this replica: a Teller of the router
+    # Of this replica: a ReplicaNotifier of the router
 
     def given(self, reservation: Reservation, keys: Sequence[int], session: int | None) -> None:
         number = self._next
         self._next += 1
         self._own[reservation] = number
-        reservation.teller = self
+        reservation.notifier = self
         rank = reservation.rank
         packed = array("Q", keys).tobytes() if keys else b""
         self._tell(

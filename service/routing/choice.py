@@ -21,7 +21,7 @@ from service.routing.cost import Demand, best_of, weigh
 from service.routing.estimate import Speed, median_speed
 from service.routing.placements import BLOCK, EVENT_SECONDS, UNIT, Placements
 from service.routing.question import Question
-from service.routing.reservations import RankWork, Reservation, Teller
+from service.routing.reservations import RankWork, ReplicaNotifier, Reservation
 
 _AFFINITY: Final = 1.25
 """How much the last rank of a session may cost, compared with the best one."""
@@ -134,7 +134,7 @@ class Router:
         """Called when a request ends."""
         self.refreshed: Callable[[], None] = lambda: None
         """Called once a second, before a choice."""
-        self.teller: Teller | None = None
+        self.notifier: ReplicaNotifier | None = None
         """Is told of each choice."""
         self.is_exact: Callable[[Rank], bool] = lambda rank: True
         """Whether the answers about a rank, by its name in events, are known to equal its engine's."""
@@ -292,8 +292,8 @@ class Router:
             reservation.placement = self.placements.place(question.prompt.tokens, weighed.keys, rank, now)
         if weighed.session is not None:
             self.affinity.note(weighed.session, rank)
-        if self.teller is not None:
-            self.teller.given(reservation, weighed.keys, weighed.session)
+        if self.notifier is not None:
+            self.notifier.given(reservation, weighed.keys, weighed.session)
         block_size = held.block_size if isinstance(held, RankMatch) else UNIT
         predicted = _predicted(tokens, held)
         return Choice(rank.pod, rank.number, predicted, basis, block_size, seconds, reservation)

@@ -17,8 +17,8 @@ from typing import Final
 import msgspec
 
 from service.routing.choice import Choice
-from service.routing.course import Course
 from service.routing.question import Question
+from service.routing.request_outcome import RequestOutcome
 
 _WAITING: Final = 1000
 
@@ -34,7 +34,7 @@ class RequestState(StrEnum):
     """No pod could take it."""
 
 
-class RoutedRequest(Course, kw_only=True):
+class RoutedRequest(RequestOutcome, kw_only=True):
     """A request, or an attempt to send it. Times in seconds from its routing, except `at`, in Unix seconds.
 
     What is not known, or not yet, is null. It holds nothing of the prompt.
@@ -62,12 +62,12 @@ class Listener:
         self._dropped = 0
         self._there = asyncio.Event()
 
-    def put(self, told: bytes) -> None:
+    def put(self, encoded: bytes) -> None:
         """Adds a RoutedRequest as JSON. The oldest one is dropped if too many wait."""
         if len(self._waiting) >= _WAITING:
             self._waiting.popleft()
             self._dropped += 1
-        self._waiting.append(told)
+        self._waiting.append(encoded)
         self._there.set()
 
     async def read(self) -> tuple[list[bytes], int]:
@@ -80,21 +80,21 @@ class Listener:
         return read, dropped
 
 
-class Told:
-    """A request whose course is told. `first_token` and `ended` have an effect once."""
+class RequestReporter:
+    """A request whose progress is reported. `first_token` and `ended` have an effect once."""
 
     __slots__ = ("_listeners", "request")
 
     def __init__(self, request: RoutedRequest, listeners: set[Listener]) -> None:
         self.request = request
         self._listeners = listeners
-        self._tell()
+        self._report()
 
     def first_token(self, seconds: float) -> None:
         if self.request.state is RequestState.ROUTED:
             self.request.first_token_seconds = seconds
             self.request.state = RequestState.FIRST_TOKEN
-            self._tell()
+            self._report()
 
     def answered(self, status: int) -> None:
         self.request.status = status
@@ -112,12 +112,12 @@ class Told:
         if request.state in (RequestState.ROUTED, RequestState.FIRST_TOKEN):
             request.seconds = seconds
             request.state = RequestState.ENDED if request.problem is None else RequestState.FAILED
-            self._tell()
+            self._report()
 
-    def _tell(self) -> None:
-        told = msgspec.json.encode(self.request)
+    def _report(self) -> None:
+        encoded = msgspec.json.encode(self.request)
         for listener in self._listeners:
-            listener.put(told)
+            listener.put(encoded)
 
 
 class RequestListeners:
@@ -143,16 +143,16 @@ class RequestListeners:
         if not self._listeners:
             return
         request = self._request(question)
-        request.chosen(choice, is_predicted=question.prompt is not None)
+        request.note_choice(choice, is_predicted=question.prompt is not None)
         request.attempt, request.is_select, request.expected_seconds = attempt, is_select, choice.seconds
-        choice.reservation.told = Told(request, self._listeners)
+        choice.reservation.reporter = RequestReporter(request, self._listeners)
 
     def refused(self, question: Question, problem: str) -> None:
         """Tells that no pod could take a request."""
         if self._listeners:
             request = self._request(question)
             request.state, request.problem = RequestState.REFUSED, problem
-            Told(request, self._listeners)
+            RequestReporter(request, self._listeners)
 
     def _request(self, question: Question) -> RoutedRequest:
         self._number += 1

@@ -23,7 +23,7 @@ class Placement(Protocol):
     def end(self) -> None: ...
 
 
-class Told(Protocol):
+class Reporter(Protocol):
     """Tells listeners of the course of one request; times in seconds since its reservation."""
 
     def first_token(self, seconds: float) -> None: ...
@@ -33,7 +33,7 @@ class Told(Protocol):
     def ended(self, seconds: float) -> None: ...
 
 
-class Teller(Protocol):
+class ReplicaNotifier(Protocol):
     """Tells other replicas of the requests that this one gives to ranks."""
 
     def given(self, reservation: Reservation, keys: Sequence[int], session: int | None) -> None:
@@ -192,12 +192,12 @@ class Reservation:
         "_is_ended",
         "_is_first",
         "_started",
+        "notifier",
         "placement",
         "rank",
-        "teller",
+        "reporter",
         "tells_first_token",
         "tokens",
-        "told",
         "uncached",
     )
 
@@ -211,8 +211,8 @@ class Reservation:
         self.tokens = tokens
         self.tells_first_token = tells_first_token
         self.placement: Placement | None = None
-        self.teller: Teller | None = None
-        self.told: Told | None = None
+        self.notifier: ReplicaNotifier | None = None
+        self.reporter: Reporter | None = None
         """There if somebody listens."""
         self._started = now
         self._is_ended = False
@@ -226,10 +226,10 @@ class Reservation:
     def first_token(self, now: float) -> None:
         """Moves the request from prefill to decoding; the rank learns from its duration."""
         rank = self.rank
-        if self.teller is not None and not self._has_first_token and not self._is_ended:
-            self.teller.first_token(self)
-        if self.told is not None:
-            self.told.first_token(now - self._started)
+        if self.notifier is not None and not self._has_first_token and not self._is_ended:
+            self.notifier.first_token(self)
+        if self.reporter is not None:
+            self.reporter.first_token(now - self._started)
         self._has_first_token = True
         if self.placement is not None:
             self.placement.computed(now)
@@ -257,10 +257,10 @@ class Reservation:
         if self._is_ended:
             return
         self._is_ended = True
-        if self.teller is not None:
-            self.teller.ended(self, is_computed=is_computed)
-        if self.told is not None:
-            self.told.ended(now - self._started)
+        if self.notifier is not None:
+            self.notifier.ended(self, is_computed=is_computed)
+        if self.reporter is not None:
+            self.reporter.ended(now - self._started)
         rank = self.rank
         if self.placement is not None:
             if is_computed:

@@ -140,7 +140,7 @@ def _add(first: float, second: float) -> float:
     return first + second
 
 
-class Told:
+class CounterFile:
     """What the workers of one number have told of their counters, in a file: it outlives each of them."""
 
     def __init__(self, file: Path) -> None:

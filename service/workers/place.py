@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from math import ceil
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,7 +11,6 @@ VARIABLE: Final = "KVCACHE_WORKER"
 """The variable with the place of a worker; only a supervisor sets it."""
 HUB: Final = "hub"
 RELAY: Final = "relay"
-_CPU_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
 class Place(NamedTuple):
@@ -53,13 +50,3 @@ class Place(NamedTuple):
     def socket_of(self, number: int) -> Path:
         """Where a worker answers its siblings."""
         return self.folder / f"worker-{number}"
-
-
-def number_of_cores(limit: Path = _CPU_LIMIT) -> int:
-    """The cores that this process may use: those of the machine or its CPU set, or a container's `--cpus`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = limit.read_text(encoding="ascii").split()
-        return max(1, min(cores, ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or "max"
-        return cores

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import aiohttp
 from yarl import URL
 
-from service.workers.metrics import Family, Told, decode, merged, read_counters
+from service.workers.metrics import CounterFile, Family, decode, merged, read_counters
 from service.workers.place import Place
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Siblings:
         self._place = place
         self._others = [number for number in range(place.workers) if number != place.number]
         self._sessions: dict[int, aiohttp.ClientSession] = {}
-        self._told = Told(self._counters_of(place.number))
+        self._counters = CounterFile(self._counters_of(place.number))
 
     async def close(self) -> None:
         await asyncio.gather(*(session.close() for session in self._sessions.values()))
@@ -70,7 +70,7 @@ class Siblings:
 
     def own_metrics(self, metrics: list[Metric]) -> list[Family]:
         """The metrics of this worker and of its predecessors. Writes a file."""
-        return self._told.with_predecessors([Family.of(metric) for metric in metrics])
+        return self._counters.with_predecessors([Family.of(metric) for metric in metrics])
 
     async def metrics(self, own: list[Metric]) -> list[Metric]:
         """The metrics of all workers; of one that does not answer, its last counters."""

@@ -26,7 +26,7 @@ from service.events.curve import KeyPair
 from service.events.relay import Relay
 from service.replicas.shared.hub import Hub
 from service.unix_socket import unix_socket
-from service.workers.accepting import Accepting, Channel, listen
+from service.workers.acceptor import Acceptor, Channel, listen
 from service.workers.place import HUB, RELAY, VARIABLE, Place
 
 logger = logging.getLogger("service")
@@ -157,7 +157,7 @@ class Workers:
         self._folder = folder
         # The file may be gone; its variables are in the environment.
         self._environment = {name: value for name, value in environment.items() if name != secret_environment.VARIABLE}
-        self._accepting = Accepting(ports)
+        self._acceptor = Acceptor(ports)
         self._processes: dict[int, asyncio.subprocess.Process] = {}
 
     async def run(self, listens: Callable[[], None]) -> int:
@@ -184,7 +184,7 @@ class Workers:
 
     async def stop(self, drain_seconds: float) -> None:
         """Stops all workers, and kills those that take longer than they may for requests in flight."""
-        self._accepting.close()
+        self._acceptor.close()
         for process in self._processes.values():
             with suppress(ProcessLookupError):
                 process.terminate()
@@ -207,7 +207,7 @@ class Workers:
                 reason = f"cannot be started: {error}"
             else:
                 reason = await self._ended(process, channel)
-                self._accepting.remove(channel)
+                self._acceptor.remove(channel)
             started = None
             delay = _FIRST_DELAY if monotonic() - began > _STEADY_SECONDS else delay
             logger.error("worker %d %s; it starts again in %.1f s", number, reason, delay)
@@ -245,7 +245,7 @@ class Workers:
         )
         self._processes[number] = process
         channel.of_worker.close()
-        self._accepting.add(channel)
+        self._acceptor.add(channel)
         return process, channel
 
 

@@ -12,8 +12,8 @@ from service.contract.tier_weights import TierWeights
 from service.fleet.registry import Registry
 from service.gateway.client_request import ClientRequest
 from service.gateway.gateway import Gateway
+from service.gateway.request_record import RequestRecords
 from service.gateway.retries import Limits
-from service.gateway.routed import RoutedRequests
 from service.routing.choice import Router
 from service.routing.question import Question
 
@@ -26,7 +26,7 @@ async def bare_gateway(url: str, pod: str, limits: Limits) -> AsyncIterator[str]
     registry.add(PodEntry(url, pod))
 
     async def forward(request: web.Request) -> web.StreamResponse:
-        RoutedRequests().begin(request, "/")
+        RequestRecords().begin(request, "/")
         return await gateway.forward(ClientRequest(request, await request.read(), Question()))
 
     app = web.Application()

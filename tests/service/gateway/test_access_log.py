@@ -12,7 +12,7 @@ from aiohttp import ClientSession
 
 from service.access_log import AccessLog
 from service.contract.pods import PodEntry
-from service.gateway.routed import Routed as Record
+from service.gateway.request_record import RequestRecord
 from service.log import STDOUT
 from service.simulation.faults import Fault
 from service.simulation.scheduler import Speed
@@ -211,7 +211,7 @@ async def test_a_line_for_people_is_aligned(route: Route, log: Log) -> None:
 )
 def test_whatever_strangers_send_a_line_is_one_line_that_a_pipe_keeps_whole(how: str, text: str) -> None:
     written: list[bytes] = []
-    record = Record(
+    record = RequestRecord(
         id="i" * 128, received_at=1.0, method="POST", path=text, client="::1", model=text, pod=text, error=text
     )
     AccessLog(is_json=how == "json", worker=3, write=written.append)(record)

@@ -136,7 +136,7 @@ async def test_the_connections_of_a_replica_that_is_gone_have_ended(join: Join) 
     engine = await connected(first)
     engine.publish(stored(0))
     await second.has(1)
-    first.pool.lost = lambda endpoint, connection: None
+    first.pool.on_bound_disconnect = lambda endpoint, connection: None
     first.carrier.is_cut = True
     second.state.remove("connections", next(iter(second.state.values("connections"))))
     await until(lambda: second.stream is not None and not second.stream.connected)

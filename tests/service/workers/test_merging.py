@@ -7,8 +7,9 @@ from prometheus_client import Metric
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.samples import Exemplar
 
-from service.workers.metrics import Family, Told, decode, encode, merged, read_counters
-from service.workers.place import Place, number_of_cores
+from service.workers.cores import number_of_cores
+from service.workers.metrics import CounterFile, Family, decode, encode, merged, read_counters
+from service.workers.place import Place
 
 
 def family(name: str, kind: str, *samples: tuple[str, dict[str, str], float]) -> Family:
@@ -65,10 +66,10 @@ def test_a_worker_goes_on_counting_where_its_predecessor_was(tmp_path: Path) -> 
             family("kvcache_index_blocks", "gauge", ("kvcache_index_blocks", {}, 7)),
         ]
 
-    first = Told(tmp_path / "counters-0")
+    first = CounterFile(tmp_path / "counters-0")
     first.with_predecessors(counted(2))
     first.with_predecessors(counted(5))
-    second = Told(tmp_path / "counters-0")
+    second = CounterFile(tmp_path / "counters-0")
     assert value(second.with_predecessors(counted(1)), "kvcache_http_requests_total") == 6
     assert value(second.with_predecessors(counted(2)), "kvcache_http_requests_total") == 7
     kept = read_counters(tmp_path / "counters-0")

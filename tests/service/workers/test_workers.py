@@ -18,7 +18,7 @@ import pytest
 from aiohttp import ClientSession, TCPConnector, UnixConnector
 
 from service.simulation.publisher import Publisher
-from service.workers.place import number_of_cores
+from service.workers.cores import number_of_cores
 from tests.command import free_port
 from tests.service.certificates import Authority
 from tests.service.engines import engine_starter

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from service.workers.accepting import Told
+from service.workers.acceptor import WorkerMessage
 
 _PER_TURN: Final = 16
 
 
-class Handed:
+class HandedConnections:
     """Takes connections from the supervisor. `gone` is called when the supervisor has ended."""
 
     def __init__(self, channel: int, gone: Callable[[], None]) -> None:
@@ -34,9 +34,9 @@ class Handed:
         else:
             self._takers[port] = taker
 
-    def tell(self, word: Told) -> None:
-        self._untold.append(word)
-        with suppress(OSError):  # the supervisor is slow: with the next word; or it has ended
+    def tell(self, message: WorkerMessage) -> None:
+        self._untold.append(message)
+        with suppress(OSError):  # the supervisor is slow: with the next message; or it has ended
             del self._untold[: self._socket.send(self._untold)]
 
     def receive_all(self) -> None:
@@ -69,7 +69,7 @@ class Handed:
             taker = self._takers.get(ports[0])
             if taker is None:
                 connection.close()
-                self.tell(Told.CONNECTION_ENDED)
+                self.tell(WorkerMessage.CONNECTION_ENDED)
             else:
                 connection.setblocking(False)
                 taker(connection)

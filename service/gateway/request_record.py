@@ -1,4 +1,4 @@
-"""The record of a routed request: where it went, what was predicted, and what came of it, for those who watch."""
+"""The record of a request for the pods: where it went, what was predicted, and what came of it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from time import monotonic, time
-from typing import Final, TypeAlias
+from typing import Final
 
 from aiohttp import web
 
 from service.routing.accuracy import Usage
 from service.routing.choice import Choice
-from service.routing.course import Course
 from service.routing.question import Question
+from service.routing.request_outcome import RequestOutcome
 from service.tracing.base import NOTHING, Arrival, Attempt, Facts, Trace, Tracer
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:+/=@,-]{1,128}")
@@ -28,7 +28,7 @@ _OPERATIONS: Final = {
 }
 
 
-class Routed(Course, kw_only=True):
+class RequestRecord(RequestOutcome, kw_only=True):
     """One request for the pods, complete when it has ended. Seconds count from the headers of the request.
 
     Its pod is the one that answered, or the last one that was tried.
@@ -60,16 +60,16 @@ class Routed(Course, kw_only=True):
     """Why there was no answer, or no whole one."""
     trace: Trace = NOTHING
 
-    def asked(self, question: Question) -> None:
+    def note_question(self, question: Question) -> None:
         self.model, self.is_streamed, self.prompt_tokens = question.model, question.is_streamed, question.tokens
 
     def attempt(self, choice: Choice, *, is_predicted: bool) -> Attempt:
         """Notes that the request is sent to a pod."""
         self.attempts += 1
-        self.chosen(choice, is_predicted=is_predicted)
+        self.note_choice(choice, is_predicted=is_predicted)
         return NOTHING if self.trace is NOTHING else self.trace.attempt(_facts_of_attempt(self, choice))
 
-    def used(self, usage: Usage) -> None:
+    def note_usage(self, usage: Usage) -> None:
         self.prompt_tokens, self.cached_tokens, self.generated_tokens = usage
 
     def first_token(self) -> None:
@@ -77,33 +77,29 @@ class Routed(Course, kw_only=True):
             self.first_token_seconds = monotonic() - self.started
 
 
-ROUTED = web.RequestKey("routed", Routed)
+RECORD = web.RequestKey("record", RequestRecord)
 """Set for every request for the pods."""
 REQUEST_ID = web.RequestKey("request id", str)
 """Set for a request whose id the engine and the client are told."""
-Watcher: TypeAlias = Callable[[Routed], None]
 
 
-class RoutedRequests:
-    """Tells watchers of each request that has ended."""
+class RequestRecords:
+    """Records requests for an access log and for traces."""
 
-    def __init__(self, *, tells_ids: bool = False, tracer: Tracer = NOTHING) -> None:
-        """`tells_ids`: whether engines and clients get the ids of watched requests."""
-        self._tells_ids = tells_ids
+    def __init__(self, *, log: Callable[[RequestRecord], None] | None = None, tracer: Tracer = NOTHING) -> None:
+        """`log` is called with each request that has ended, and must not raise or block.
+
+        With it, engines and clients get the ids of requests.
+        """
+        self._log = log
         self._tracer = tracer
-        self._watchers: list[Watcher] = []
 
-    def watch(self, watcher: Watcher) -> Callable[[], None]:
-        """Calls `watcher` with each request that ends; returns what ends that. It must not raise or block."""
-        self._watchers.append(watcher)
-        return lambda: self._watchers.remove(watcher)
-
-    def begin(self, request: web.Request, route: str) -> Routed:
+    def begin(self, request: web.Request, route: str) -> RequestRecord:
         """The record of a request, which the gateway fills; `route` is the pattern of its path."""
-        if not self._watchers and not self._tracer.is_on:
-            routed = request[ROUTED] = Routed()
-            return routed
-        routed = request[ROUTED] = Routed(
+        if self._log is None and not self._tracer.is_on:
+            record = request[RECORD] = RequestRecord()
+            return record
+        record = request[RECORD] = RequestRecord(
             id=sane_id(request) or os.urandom(16).hex(),
             received_at=time(),
             started=monotonic(),
@@ -112,21 +108,21 @@ class RoutedRequests:
             client=request.remote or "",
         )
         if self._tracer.is_on:
-            routed.trace = self._tracer.begin(
-                Arrival(request.method, route, _cut(routed.path), request.scheme, routed.client, _context_of(request))
+            record.trace = self._tracer.begin(
+                Arrival(request.method, route, _cut(record.path), request.scheme, record.client, _context_of(request))
             )
-        if self._tells_ids:
-            request[REQUEST_ID] = routed.id
-        return routed
+        if self._log is not None:
+            request[REQUEST_ID] = record.id
+        return record
 
-    def end(self, routed: Routed) -> None:
-        if not routed.received_at:
+    def end(self, record: RequestRecord) -> None:
+        if not record.received_at:
             return
-        routed.seconds = monotonic() - routed.started
-        if routed.trace is not NOTHING:
-            routed.trace.end(routed.status, _facts(routed), None if routed.error is None else _cut(routed.error))
-        for watcher in tuple(self._watchers):
-            watcher(routed)
+        record.seconds = monotonic() - record.started
+        if record.trace is not NOTHING:
+            record.trace.end(record.status, _facts(record), None if record.error is None else _cut(record.error))
+        if self._log is not None:
+            self._log(record)
 
 
 def sane_id(request: web.Request) -> str | None:
@@ -143,37 +139,37 @@ def _context_of(request: web.Request) -> dict[str, str]:
     return context
 
 
-def _facts_of_attempt(routed: Routed, choice: Choice) -> Facts:
+def _facts_of_attempt(record: RequestRecord, choice: Choice) -> Facts:
     entry = choice.pod.entry
     return _known(
         {
             "server.address": entry.host,
             "server.port": entry.port,
-            "http.request.resend_count": routed.attempts - 1 or None,
+            "http.request.resend_count": record.attempts - 1 or None,
             "kvcache.pod": choice.pod.name,
             "kvcache.rank": choice.rank,
-            "kvcache.predicted_tokens": routed.predicted_tokens,
-            "kvcache.predicted_from": routed.predicted_from,
+            "kvcache.predicted_tokens": record.predicted_tokens,
+            "kvcache.predicted_from": record.predicted_from,
         }
     )
 
 
-def _facts(routed: Routed) -> Facts:
+def _facts(record: RequestRecord) -> Facts:
     return _known(
         {
-            "http.response.body.size": routed.bytes,
-            "gen_ai.operation.name": _OPERATIONS.get(routed.path),
-            "gen_ai.request.model": None if routed.model is None else _cut(routed.model),
-            "gen_ai.usage.input_tokens": routed.prompt_tokens,
-            "gen_ai.usage.output_tokens": routed.generated_tokens,
-            "gen_ai.usage.cache_read.input_tokens": routed.cached_tokens,
-            "kvcache.request_id": routed.id,
-            "kvcache.pod": routed.pod,
-            "kvcache.rank": routed.rank,
-            "kvcache.predicted_tokens": routed.predicted_tokens,
-            "kvcache.predicted_from": routed.predicted_from,
-            "kvcache.first_token_seconds": routed.first_token_seconds,
-            "kvcache.client_left": routed.client_left or None,
+            "http.response.body.size": record.bytes,
+            "gen_ai.operation.name": _OPERATIONS.get(record.path),
+            "gen_ai.request.model": None if record.model is None else _cut(record.model),
+            "gen_ai.usage.input_tokens": record.prompt_tokens,
+            "gen_ai.usage.output_tokens": record.generated_tokens,
+            "gen_ai.usage.cache_read.input_tokens": record.cached_tokens,
+            "kvcache.request_id": record.id,
+            "kvcache.pod": record.pod,
+            "kvcache.rank": record.rank,
+            "kvcache.predicted_tokens": record.predicted_tokens,
+            "kvcache.predicted_from": record.predicted_from,
+            "kvcache.first_token_seconds": record.first_token_seconds,
+            "kvcache.client_left": record.client_left or None,
         }
     )
 

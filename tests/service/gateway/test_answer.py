@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from service.gateway.answer import added_headers
 from service.gateway.client_request import TokenOrigin
-from service.gateway.headers import added_headers
 from service.routing.choice import Choice
 from tests.service.routing.fleets import Fleet, held, text
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from service.api.errors import ErrorBody
-from service.gateway.routed import ID_HEADER, REQUEST_ID, Routed, RoutedRequests
+from service.gateway.request_record import ID_HEADER, REQUEST_ID, RequestRecord, RequestRecords
 from service.tracing.base import enter, leave
 
 _CLIENT_LEFT = 499
@@ -18,48 +18,48 @@ _CLIENT_LEFT = 499
 _error = msgspec.json.Decoder(ErrorBody)
 
 
-def recorded(handler: Handler, route: str, requests: RoutedRequests, is_forwarded: Callable[[], bool]) -> Handler:
+def recorded(handler: Handler, route: str, records: RequestRecords, is_forwarded: Callable[[], bool]) -> Handler:
     """Wraps the whole handler of an endpoint that forwards requests, with its limits and errors."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if not is_forwarded():
             return await handler(request)
-        routed = requests.begin(request, route)
-        token = enter(routed.trace)
+        record = records.begin(request, route)
+        token = enter(record.trace)
         try:
             response = await handler(request)
             if isinstance(response, web.Response):
-                _note_own(routed, request, response)
+                _note_own(record, request, response)
         except BaseException as error:
-            _note_failure(routed, request, error)
+            _note_failure(record, request, error)
             raise
         else:
             return response
         finally:
             leave(token)
-            requests.end(routed)
+            records.end(record)
 
     return handle
 
 
-def _note_own(routed: Routed, request: web.Request, response: web.Response) -> None:
+def _note_own(record: RequestRecord, request: web.Request, response: web.Response) -> None:
     """Notes an answer that is no engine's."""
     body = response.body if isinstance(response.body, bytes) else b""
-    routed.status, routed.bytes = response.status, len(body)
+    record.status, record.bytes = response.status, len(body)
     if response.status >= 400:
-        routed.error = _error.decode(body).error.message
+        record.error = _error.decode(body).error.message
     if REQUEST_ID in request:
-        response.headers[ID_HEADER] = routed.id
+        response.headers[ID_HEADER] = record.id
 
 
-def _note_failure(routed: Routed, request: web.Request, error: BaseException) -> None:
+def _note_failure(record: RequestRecord, request: web.Request, error: BaseException) -> None:
     """Notes a request without an answer, or whose answer broke off."""
     transport = request.transport
     is_gone = transport is None or transport.is_closing()
-    if routed.error is not None:  # the engine broke off, and so the client's connection was closed
+    if record.error is not None:  # the engine broke off, and so the client's connection was closed
         return
     if is_gone and isinstance(error, (asyncio.CancelledError, ConnectionError)):
-        routed.client_left = True
-        routed.status = routed.status or _CLIENT_LEFT
+        record.client_left = True
+        record.status = record.status or _CLIENT_LEFT
     else:
-        routed.error = "the service stopped" if isinstance(error, asyncio.CancelledError) else type(error).__name__
+        record.error = "the service stopped" if isinstance(error, asyncio.CancelledError) else type(error).__name__

@@ -1,6 +1,6 @@
 """The supervisor's end of the shared ports: accepts connections, and hands each to the worker with the fewest.
 
-One byte goes with each connection, the number of its port. Bytes of a worker tell of its state, as in `Told`.
+One byte goes with each connection, the number of its port. Bytes of a worker tell of its state, as in `WorkerMessage`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PAUSE: Final = 0.1
 """Seconds until the next attempt, when descriptors or room in the channels of all workers have run out."""
 
 
-class Told(IntEnum):
+class WorkerMessage(IntEnum):
     """What a worker tells its supervisor, in one byte each. Whether it is ready, it tells every second."""
 
     LISTENING = 1
@@ -52,28 +52,28 @@ class Channel:
     def read(self) -> bool:
         """Reads what the worker told; False when it has ended."""
         try:
-            told = self.socket.recv(4096)
+            received = self.socket.recv(4096)
         except BlockingIOError:
             return True
         except OSError:
             return False
         self.silent = 0
-        for word in told:
-            match word:
-                case Told.LISTENING:
+        for message in received:
+            match message:
+                case WorkerMessage.LISTENING:
                     self.is_listening.set()
-                case Told.READY | Told.NOT_READY:
-                    self.is_ready = word == Told.READY
-                case Told.CONNECTION_ENDED:
+                case WorkerMessage.READY | WorkerMessage.NOT_READY:
+                    self.is_ready = message == WorkerMessage.READY
+                case WorkerMessage.CONNECTION_ENDED:
                     self.connections -= 1
-        return bool(told)
+        return bool(received)
 
     def close(self) -> None:
         self.socket.close()
         self.of_worker.close()
 
 
-class Accepting:
+class Acceptor:
     """Accepts on the sockets of several ports.
 
     A worker that is not ready, or was silent for a few seconds, gets connections only if there is no other.

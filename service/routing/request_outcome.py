@@ -7,7 +7,7 @@ import msgspec
 from service.routing.choice import Choice
 
 
-class Course(msgspec.Struct, kw_only=True):
+class RequestOutcome(msgspec.Struct, kw_only=True):
     """A field is None if it is not known, or not yet."""
 
     model: str | None = None
@@ -21,7 +21,7 @@ class Course(msgspec.Struct, kw_only=True):
     """What the engine said that it reused."""
     first_token_seconds: float | None = None
 
-    def chosen(self, choice: Choice, *, is_predicted: bool) -> None:
+    def note_choice(self, choice: Choice, *, is_predicted: bool) -> None:
         """Notes where it goes, and what is predicted there if the prompt is known."""
         self.pod, self.rank = choice.pod.name, choice.rank
         if is_predicted:
