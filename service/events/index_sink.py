@@ -12,7 +12,7 @@ from service.events.large_batches import slices
 from service.events.rate_limited_log import RateLimitedLog
 from service.events.sequencer import Notice
 from service.events.statistics import EventStatistics
-from service.events.wire import Batch, Cleared, Event
+from service.events.wire import Batch, Cleared, Event, read_batch
 from service.index.base import Index, PackedBatches, Rank, Removed, Stored, Tier
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ class IndexSink:
         "_applied",
         "_dates",
         "_defer",
+        "_events",
         "_held",
         "_hidden",
         "_index",
@@ -89,7 +90,9 @@ class IndexSink:
         self._plain: PackedBatches | None = None
         self._write: Callable[[bytes, float], float | None] | None = None
         self._dates: list[float] = []
-        """Of batches that were not decoded and are not counted yet."""
+        """Of batches that were not decoded, or not from the first event on, and are not counted yet."""
+        self._events = 0
+        """Of these batches, as far as they are known."""
 
     @property
     def inexact_reason(self) -> str | None:
@@ -141,19 +144,28 @@ class IndexSink:
         self._plain = None if self._waiting or self._held else self._index.plain_group(self._rank)
         if self._plain is None:
             return None
-        self._write = self._plain.open()
+        self._write = self._plain.open(self._finish)
         self._opened(self)
         return self._write
 
+    def _finish(self, payload: bytes, applied: int) -> None:
+        """Decodes a batch of which so many events are applied, and applies the others."""
+        self._settle_plain()
+        events = read_batch(payload).events[applied:]
+        self._apply_events(events)
+        self._events += len(events)
+
     def settle(self) -> None:
         """Counts the batches that were not decoded. To be called before anything else changes the rank."""
-        if self._plain is None:
-            return
-        self._plain.settle()
-        self._plain = self._write = None
+        self._settle_plain()
         if dates := self._dates:
-            self._dates = []
-            self._count(len(dates), len(dates), dates)
+            events, self._events, self._dates = self._events, 0, []
+            self._count(events, len(dates), dates)
+
+    def _settle_plain(self) -> None:
+        if self._plain is not None:
+            self._events += self._plain.settle()
+            self._plain = self._write = None
 
     def _wait(self, batch: Batch) -> None:
         """Lets a batch wait for `apply_slice`. Too many are dropped, and the rank stays inexact until it is cleared."""
@@ -191,10 +203,17 @@ class IndexSink:
         return True
 
     def _apply(self, batch: Batch) -> bool:
+        cleared = self._apply_events(batch.events)
+        for reason, count in batch.unread.items():
+            count_skipped(self._statistics, self._log, self._rank, reason, count)
+        self._count(len(batch.events), 1, () if batch.timestamp is None else (batch.timestamp,))
+        return cleared
+
+    def _apply_events(self, events: Sequence[Event]) -> bool:
         cleared = False
         pools: Iterator[Tier | None] | None = None
-        rank, index, statistics = self._rank, self._index, self._statistics
-        for event in batch.events:
+        rank, index = self._rank, self._index
+        for event in events:
             if isinstance(event, Stored):
                 index.store(rank, event)
                 self.holds_blocks = True
@@ -203,12 +222,8 @@ class IndexSink:
             elif isinstance(event, Cleared) and event.tier is not None:
                 index.clear_tier(rank, event.tier)
             elif isinstance(event, Cleared):
-                pools = emptied_pools(batch.events) if pools is None else pools
+                pools = emptied_pools(events) if pools is None else pools
                 cleared |= index.engine_cleared(rank, next(pools))
-        if batch.unread:
-            for reason, count in batch.unread.items():
-                count_skipped(statistics, self._log, rank, reason, count)
-        self._count(len(batch.events), 1, () if batch.timestamp is None else (batch.timestamp,))
         return cleared
 
     def _count(self, events: int, batches: int, dates: Sequence[float]) -> None:

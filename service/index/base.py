@@ -200,16 +200,18 @@ class PackedBatches(Protocol):
     It is for a few batches in turn: from when it was given until `settle`, nothing else may change the rank.
     """
 
-    def open(self) -> Callable[[bytes, float], float | None]:
-        """Gives a function that applies a batch as `store` or `remove` would, and gives its date (Unix seconds). O(n).
+    def open(self, finish: Callable[[bytes, int], None]) -> Callable[[bytes, float], float | None]:
+        """Gives a function that applies a batch as `store` and `remove` would, and gives its date (Unix seconds). O(n).
 
         Its arguments are the payload and the earliest date. None, without any effect, for a batch that is to be
-        decoded, is dated before that or is of another rank.
+        decoded, is dated before that or is of another rank. If only an event in the middle shows that the batch is to
+        be decoded, `finish` is called with the payload and the number of events before; it settles and applies the
+        others.
         """
         ...
 
-    def settle(self) -> None:
-        """Counts what was applied, and evicts blocks above the limit."""
+    def settle(self) -> int:
+        """Counts what was applied, and evicts blocks above the limit. Gives the number of events."""
         ...
 
 

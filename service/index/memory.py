@@ -99,6 +99,8 @@ class MemoryIndex:
             return len(stored.hashes)
         if state.placements:
             note_follower(group, stored)
+        if stored.reuse is _NO:
+            state.last_was_reuse_report = False
         if stored.reuse is _NO or not is_report(self._cache, group, stored):
             copies = len(group.extra_copies)
             added = self._add(group, tier, as_key_vector(stored.hashes), keys)

@@ -1,4 +1,4 @@
-"""The ordinary batch of events, without an object for each: one store of new blocks, or one removal."""
+"""The ordinary batch of events, without an object for each: stores of new blocks, and removals."""
 
 from __future__ import annotations
 
@@ -46,27 +46,31 @@ class PlainGroup:
             block_size=group.block_size,
             group=group.index,
             rank=rank.number,
+            extra_copies=group.extra_copies,
+            ambiguous_copies=group.ambiguous_copies,
         )
 
-    def open(self) -> Callable[[bytes, float], float | None]:
-        group, sizes = self._group, self._group.sizes
-        # A removal tells something, or leaves something, where blocks are held more than once.
-        self._writer.removes = not (
-            group.extra_copies or group.alias_counts or self._state.has_doubts or sizes[_CPU] or sizes[_STORAGE]
+    def open(self, finish: Callable[[bytes, int], None]) -> Callable[[bytes, float], float | None]:
+        group, state, sizes = self._group, self._state, self._group.sizes
+        self._writer.open(
+            finish,
+            # A removal leaves something where a block is held under two hashes or on two tiers.
+            removes=not (group.alias_counts or sizes[_CPU] or sizes[_STORAGE] or state.removes_last_copy_only),
+            half_removed=state.half_removed,
         )
         return self._writer.apply
 
-    def settle(self) -> None:
-        added, removed, unknown, may_report = self._writer.take()
+    def settle(self) -> int:
+        events, added, removed, unknown = self._writer.take()
         group, cache, statistics = self._group, self._cache, self._statistics
         group.sizes[_GPU] += added - removed
         cache.blocks += added - removed
         statistics.evictions += removed
         statistics.unknown_blocks += unknown
-        if may_report:  # of reuse, were its blocks not new
-            self._state.last_was_reuse_report = False
         if added:
+            self._state.last_was_reuse_report = False
             self._admit(group, added)
+        return events
 
 
 def plain_group(

@@ -10,9 +10,9 @@ cdef struct Text:
 
 cdef struct Event:
     bint is_store      # BlockStored, or else BlockRemoved
-    int64_t *hashes
+    Py_ssize_t hashes  # where in the scratch they begin
     Py_ssize_t blocks  # number of hashes; -1 for none
-    uint32_t *ids
+    Py_ssize_t ids     # where in the scratch they begin
     Py_ssize_t tokens
     int64_t size       # tokens of a block
     int64_t parent
@@ -29,11 +29,17 @@ cdef class Scratch:
     cdef int64_t *hashes
     cdef int64_t *keys
     cdef uint32_t *ids
+    cdef Event *events
+    cdef Py_ssize_t blocks     # in use
+    cdef Py_ssize_t tokens
     cdef Py_ssize_t blocks_size
     cdef Py_ssize_t ids_size
+    cdef Py_ssize_t events_size
 
+    cdef void empty(self) noexcept
     cdef int reserve_blocks(self, Py_ssize_t size) except -1
     cdef int reserve_ids(self, Py_ssize_t size) except -1
+    cdef int reserve_events(self, Py_ssize_t size) except -1
     cdef void trim(self) noexcept
 
 

@@ -42,6 +42,7 @@ def read_common_batch(bytes packed not None, stored, removed, gpu):
     cdef bint from_first_block = False
     cdef list events = []
     for count in range(batch_start(packed, &cursor, &timestamp)):
+        _scratch.empty()
         read_event(&cursor, &event, _scratch)
         if cursor.unsupported:
             break
@@ -82,31 +83,43 @@ cdef int64_t batch_end(bytes packed, Cursor *cursor) noexcept:
 
 @cython.final
 cdef class Scratch:
-    """Memory for the numbers of one event, which is used again for the next one."""
+    """Memory for events and their numbers, which is used again once it was emptied."""
 
     def __dealloc__(self):
         PyMem_Free(self.hashes)
         PyMem_Free(self.keys)
         PyMem_Free(self.ids)
+        PyMem_Free(self.events)
+
+    cdef void empty(self) noexcept:
+        self.blocks = self.tokens = 0
 
     cdef int reserve_blocks(self, Py_ssize_t size) except -1:
-        """Makes room for as many hashes and keys."""
-        size = max(size, _LEAST)
+        """Makes room for as many more hashes, and for as many keys as there are hashes."""
+        size += self.blocks
         if size > self.blocks_size:
+            size = max(size, _LEAST, 2 * self.blocks_size)
             self.hashes = <int64_t *> larger(self.hashes, size * sizeof(int64_t))
             self.keys = <int64_t *> larger(self.keys, size * sizeof(int64_t))
             self.blocks_size = size
         return 0
 
     cdef int reserve_ids(self, Py_ssize_t size) except -1:
-        size = max(size, _LEAST)
+        size += self.tokens
         if size > self.ids_size:
+            size = max(size, _LEAST, 2 * self.ids_size)
             self.ids = <uint32_t *> larger(self.ids, size * sizeof(uint32_t))
             self.ids_size = size
         return 0
 
+    cdef int reserve_events(self, Py_ssize_t size) except -1:
+        if size > self.events_size:
+            self.events = <Event *> larger(self.events, size * sizeof(Event))
+            self.events_size = size
+        return 0
+
     cdef void trim(self) noexcept:
-        """Gives back the memory of a large event."""
+        """Gives back the memory of a large batch."""
         if self.blocks_size > _KEPT:
             PyMem_Free(self.hashes)
             PyMem_Free(self.keys)
@@ -129,9 +142,9 @@ cdef Scratch _scratch = Scratch()
 
 
 cdef int read_event(Cursor *cursor, Event *event, Scratch scratch) except -1:
-    """Reads one event, with its numbers in `scratch`; one of a form that is not read here is unsupported."""
+    """Reads one event and appends its numbers to `scratch`; one of a form that is not read here is unsupported."""
     cdef int fields = map_size(cursor) - 1
-    event.hashes, event.ids = NULL, NULL
+    event.hashes = event.ids = 0
     event.blocks = event.tokens = event.group = event.window = event.lora_id = -1
     event.size = event.parent = 0
     event.has_parent = event.is_first_of_group = False
@@ -177,8 +190,9 @@ cdef int read_stored(Cursor *cursor, int fields, Event *event, Scratch scratch) 
         elif length == 9 and accept(cursor, 9, b"token_ids"):
             event.tokens = array_size(cursor)
             scratch.reserve_ids(event.tokens)
-            event.ids = scratch.ids
-            ids_into(cursor, event.tokens, scratch.ids)
+            event.ids = scratch.tokens
+            scratch.tokens += event.tokens
+            ids_into(cursor, event.tokens, scratch.ids + event.ids)
         elif length == 10 and accept(cursor, 10, b"block_size"):
             event.size = number(cursor)
         elif length == 6 and accept(cursor, 6, b"medium"):
@@ -213,8 +227,9 @@ cdef int read_stored(Cursor *cursor, int fields, Event *event, Scratch scratch) 
 cdef int read_hashes(Cursor *cursor, Event *event, Scratch scratch) except -1:
     event.blocks = array_size(cursor)
     scratch.reserve_blocks(event.blocks)
-    event.hashes = scratch.hashes
-    numbers_into(cursor, event.blocks, scratch.hashes)
+    event.hashes = scratch.blocks
+    scratch.blocks += event.blocks
+    numbers_into(cursor, event.blocks, scratch.hashes + event.hashes)
     return 0
 
 
@@ -225,7 +240,7 @@ cdef object removed_of(Event *event, object removed, object gpu):
 cdef object stored_of(Event *event, object stored, object gpu):
     cdef KeyVector hashes = hashes_of(event)
     cdef array ids = new_ids(event.tokens)
-    memcpy(ids.data.as_uints, event.ids, event.tokens * sizeof(uint32_t))
+    memcpy(ids.data.as_uints, _scratch.ids + event.ids, event.tokens * sizeof(uint32_t))
     # Only now come objects whose creation may run other code, which may read another batch.
     parent = event.parent if event.has_parent else None
     lora_name, kind = text_of(&event.lora_name), text_of(&event.kind)
@@ -236,7 +251,7 @@ cdef object stored_of(Event *event, object stored, object gpu):
 
 cdef KeyVector hashes_of(Event *event):
     cdef KeyVector hashes = new_vector(event.blocks)
-    memcpy(hashes.at, event.hashes, event.blocks * sizeof(int64_t))
+    memcpy(hashes.at, _scratch.hashes + event.hashes, event.blocks * sizeof(int64_t))
     return hashes
 
 

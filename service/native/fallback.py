@@ -106,18 +106,28 @@ class GroupWriter:
     """Applies whole batches to one cache group: only compiled."""
 
     def __init__(
-        self, masks: GroupMasks, hashes: Table, *, bit: int, root: int, block_size: int, group: int | None, rank: int
+        self,
+        masks: GroupMasks,
+        hashes: Table,
+        *,
+        bit: int,
+        root: int,
+        block_size: int,
+        group: int | None,
+        rank: int,
+        extra_copies: dict[tuple[int, Any], int],
+        ambiguous_copies: dict[int, bool],
     ) -> None: ...
 
-    removes = False
+    def open(self, finish: Callable[[bytes, int], None], *, removes: bool, half_removed: set[int]) -> None: ...
 
     def apply(self, packed: bytes, since: float) -> float | None:
         """None: the batch is not applied."""
         return None
 
-    def take(self) -> tuple[int, int, int, bool]:
+    def take(self) -> tuple[int, int, int, int]:
         """Nothing was applied."""
-        return 0, 0, 0, False
+        return 0, 0, 0, 0
 
 
 def prompt_ids(body: bytes) -> tuple[array[int] | list[array[int]], int, int] | None:

@@ -107,8 +107,8 @@ def warmed(applied: Applied, **fields: Any) -> None:
 NAMED: dict[str, Any] = {"group_idx": 0, "kv_cache_spec_kind": "full_attention", "medium": "GPU"}
 
 
-def random_batch(random: Random, fields: dict[str, Any]) -> bytes:
-    """Mostly one store or one removal of few names, so that copies, unknown parents and repetitions are common."""
+def random_event(random: Random, fields: dict[str, Any]) -> dict[str, Any]:
+    """A store or a removal of few names, so that copies, unknown parents and repetitions are common."""
     names = [random.randrange(60) for _ in range(random.choice((1, 1, 1, 2, 5, 0)))]
     parent = random.choice((None, None, random.randrange(60), 10_000))
     nothing: dict[str, Any] = {}
@@ -119,15 +119,16 @@ def random_batch(random: Random, fields: dict[str, Any]) -> bytes:
         + [{"remaining_copy_counts": [0] * len(names)}, {"token_ids": []}]
     )
     if random.random() < 0.45:
-        event = remove(names, **{name: value for name, value in {**fields, **odd}.items() if name in REMOVED})
-    else:
-        event = store(names, parent, **{**fields, **odd})
-    draw = random.random()
-    if draw < 0.01:
+        return remove(names, **{name: value for name, value in {**fields, **odd}.items() if name in REMOVED})
+    return store(names, parent, **{**fields, **odd})
+
+
+def random_batch(random: Random, fields: dict[str, Any], most: int) -> bytes:
+    """Of up to so many events."""
+    if random.random() < 0.01:
         return batch({"type": "AllBlocksCleared"})
-    if draw < 0.1:
-        return batch(event, store([random.randrange(60)], **fields))
-    return batch(event, rank=random.choice((0, 0, 0, None)))
+    events = [random_event(random, fields) for _ in range(random.choice((1, random.randint(1, most))))]
+    return batch(*events, rank=random.choice((0, 0, 0, None)))
 
 
 REMOVED = ("medium", "group_idx", "remaining_copy_counts")
@@ -139,12 +140,14 @@ def test_batches_applied_as_they_are_have_the_same_effect(fields: dict[str, Any]
     random = Random(5)
     as_they_are = 0
     for _ in range(tries(12, 100)):
-        most = random.choice((40, 100_000))
+        # Evictions above the limit, and the ages of blocks, are settled after the batch, and not after each event.
+        most, events = random.choice(((40, 1), (100_000, 1), (10**9, 6)))
         one, same = Applied(packed=True, max_blocks=most), Applied(packed=False, max_blocks=most)
         for applied in (one, same):
             warmed(applied, **fields)
         for _ in range(150):
-            payload = random_batch(random, fields) if random.random() < odds else common_batch(random, fields)
+            common = random.random() >= odds
+            payload = common_batch(random, fields, events) if common else random_batch(random, fields, events)
             one.apply(payload)
             same.apply(payload)
             assert one.known() == same.known(), payload
@@ -152,12 +155,18 @@ def test_batches_applied_as_they_are_have_the_same_effect(fields: dict[str, Any]
     assert as_they_are > (100 if backend.COMPILED else -1)
 
 
-def common_batch(random: Random, fields: dict[str, Any]) -> bytes:
-    """A store of new blocks, or their removal, with a name that is used again now and then."""
-    first = random.randrange(2000)
-    if random.random() < 0.4:
-        return batch(remove([first, first + 1], **{name: value for name, value in fields.items() if name in REMOVED}))
-    return batch(store([first, first + 1], random.choice((None, random.randrange(2000), 10_001)), **fields))
+def common_batch(random: Random, fields: dict[str, Any], most: int) -> bytes:
+    """Stores of new blocks, and their removals, with a name that is used again now and then."""
+    events = []
+    for _ in range(random.randint(1, most)):
+        first = random.randrange(2000)
+        if random.random() < 0.4:
+            of_removal = {name: value for name, value in fields.items() if name in REMOVED}
+            events.append(remove([first, first + 1], **of_removal))
+        else:
+            parent = random.choice((None, random.randrange(2000), 10_001))
+            events.append(store([first, first + 1], parent, **fields))
+    return batch(*events)
 
 
 def test_batches_counted_together_have_the_same_effect() -> None:
@@ -167,7 +176,8 @@ def test_batches_counted_together_have_the_same_effect() -> None:
         warmed(applied)
     for _ in range(tries(300, 3000)):
         for _ in range(random.randrange(10)):
-            payload = random_batch(random, {}) if random.random() < 0.05 else common_batch(random, {})
+            is_odd = random.random() < 0.05
+            payload = random_batch(random, {}, 6) if is_odd else common_batch(random, {}, 6)
             one.apply(payload)
             same.apply(payload)
         assert one.known() == same.known()
@@ -186,6 +196,36 @@ def test_a_store_of_new_blocks_and_their_removal_are_applied_as_they_are() -> No
     assert applied.index.blocks == MANY + 2
 
 
+@compiled
+def test_a_step_of_an_engine_is_applied_as_it_is() -> None:
+    applied = Applied(packed=True)
+    warmed(applied, **NAMED)
+    before = applied.sink.events_applied
+    step = batch(remove([10_000]), remove([10_001]), store([1, 2], **NAMED), remove([999]), store([3], 2, **NAMED))
+    assert applied.sink.apply_packed(step, 0.0) == 1.0
+    applied.sink.settle()
+    assert (applied.index.blocks, applied.sink.events_applied) == (MANY + 1, before + 5)
+
+
+@compiled
+@pytest.mark.parametrize(
+    "odd",
+    [store([10_001]), store([6], 999), remove([10_000]), store([6, 6])],
+    ids=["a copy", "an unknown parent", "a removal of a copy", "a block twice"],
+)
+def test_a_batch_is_decoded_from_the_first_event_on_that_needs_it(odd: dict[str, Any]) -> None:
+    one, same = Applied(packed=True), Applied(packed=False)
+    for applied in (one, same):
+        warmed(applied)
+        applied.apply(batch(store([10_000])))
+    before = one.as_they_are
+    payload = batch(store([1]), remove([10_002]), odd, store([2, 3], 1), remove([2]))
+    for applied in (one, same):
+        applied.apply(payload)
+    assert one.as_they_are == before + 1
+    assert one.known() == same.known()
+
+
 DECODED = (
     batch(store([1]), rank=1),
     batch(store([1], 999)),
@@ -195,8 +235,12 @@ DECODED = (
     batch(store([1], lora_name="sql")),
     batch(store([1], group_idx=1)),
     batch(store([1], medium="CPU")),
-    batch(store([1]), store([2])),
     batch(),
+    batch(store([1]), store([2], group_idx=1)),
+    batch(store([1]), store([2]), rank=1),
+    batch(store([1]), {"type": "AllBlocksCleared"}),
+    batch(store([10_000]), store([1])),
+    batch(remove([10_000]), store([1]))[:-1],
     msgspec.msgpack.encode([-1.0, [store([1])], 0]),
     msgspec.msgpack.encode([float("nan"), [store([1])], 0]),
     msgspec.msgpack.encode([None, [store([1])], 0]),
@@ -216,11 +260,12 @@ def test_what_is_to_be_decoded_has_no_effect_before(payload: bytes) -> None:
 
 
 @compiled
-def test_removals_are_decoded_while_blocks_have_copies() -> None:
+def test_a_removal_of_a_block_that_has_copies_is_decoded() -> None:
     applied = Applied(packed=True)
     warmed(applied)
     applied.apply(batch(store([10_000])))
     assert applied.sink.apply_packed(batch(remove([10_000])), 0.0) is None
+    assert applied.sink.apply_packed(batch(remove([10_001])), 0.0) == 1.0
     assert applied.sink.apply_packed(batch(store([1])), 0.0) == 1.0
     assert applied.index._cache.masks[Tier.GPU]
 
