@@ -26,6 +26,7 @@ from service.api.at_once import AnswersAtOnce
 from service.api.errors import ApiError, framework_error
 from service.api.resources import release_reservation, waiting_for_client
 from service.api.traffic import RequestKind, Traffic
+from service.gateway.answer import IS_LAST
 from service.gateway.request_record import REQUEST_ID
 
 logger = logging.getLogger(__name__)
@@ -193,7 +194,8 @@ class Connection(web.RequestHandler):
         headers = message.headers
         return (
             message.version == HttpVersion11
-            and not (message.should_close or message.upgrade or self._paused or self._traffic.is_ending)
+            and not (message.should_close or message.upgrade or self._paused)
+            and not (self._traffic.is_ending or self._traffic.surplus)
             and hdrs.CONTENT_ENCODING not in headers
             and hdrs.EXPECT not in headers
         )
@@ -219,7 +221,7 @@ class Connection(web.RequestHandler):
             self._traffic.count(RequestKind("other", "other", resp.status), 0.0)
         if not resp.prepared:
             resp.headers[hdrs.SERVER] = "kvcache"
-            if self._traffic.is_ending:
+            if IS_LAST in request or self._traffic.ends_connection():
                 resp.force_close()
         try:
             if type(resp) is web.Response and self._is_small(request, resp):

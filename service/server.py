@@ -201,6 +201,7 @@ async def _as_worker(app: web.Application, worker: Worker | None) -> AsyncIterat
     path.unlink(missing_ok=True)  # of a predecessor
     try:
         await web.UnixSite(runner, str(path)).start()
+        worker.handed.take_surplus(partial(setattr, app[TRAFFIC], "surplus"))
         worker.handed.tell(WorkerMessage.LISTENING)
         telling = asyncio.create_task(_tell_readiness(app, worker), name="readiness of this worker")
         try:

@@ -30,6 +30,8 @@ class Traffic:
     in_flight: int = 0
     is_ending: bool = False
     """The service is stopping: what is in flight is answered, and no connection goes on."""
+    surplus: int = 0
+    """Connections that end with their next answer, so that their clients connect anew, to another worker."""
     streams: int = 0
     """Streams of events that are being sent."""
     streams_of: Counter[str] = field(default_factory=Counter)
@@ -52,6 +54,13 @@ class Traffic:
             self._unanswered.remove(connection)
             if not self._unanswered:
                 self._idle.set()
+
+    def ends_connection(self) -> bool:
+        """Whether a connection ends with the answer that is next; to be called once for each."""
+        if self.is_ending or not self.surplus:
+            return self.is_ending
+        self.surplus -= 1
+        return True
 
     def begin(self) -> None:
         self.in_flight += 1

@@ -1,6 +1,10 @@
 """The supervisor's end of the shared ports: accepts connections, and hands each to the worker with the fewest.
 
-One byte goes with each connection, the number of its port. Bytes of a worker tell of its state, as in `WorkerMessage`.
+One byte goes with each connection, the number of its port; a byte alone is a surplus. Bytes of a worker tell of its
+state, as in `WorkerMessage`.
+
+A worker that becomes ready late, as after a restart, finds the connections of clients that keep them at the others. So
+a worker that has many more than another is told its surplus, and ends so many of them with their next answers.
 """
 
 from __future__ import annotations
@@ -8,13 +12,21 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from enum import IntEnum
+from math import ceil
 from typing import Final
 
 _BACKLOG: Final = 1024
 _PER_TURN: Final = 64
 """Connections accepted before the event loop does other work."""
 _LATE_SECONDS: Final = 4
+SURPLUS: Final = 128
+"""Added to the number of connections that a worker should end, in the byte that tells it."""
+_MAX_SURPLUS: Final = 255 - SURPLUS
+_SPREAD_SECONDS: Final = 1.0
+_UNEVEN: Final = 1.25
+"""How many times the connections of another worker one has, and one more, before it is told to end some."""
 _PAUSE: Final = 0.1
 """Seconds until the next attempt, when descriptors or room in the channels of all workers have run out."""
 
@@ -39,6 +51,7 @@ class Channel:
         self.is_ready = False
         self.silent = 0
         """Seconds that the supervisor ran since the worker told something: not those of a machine that is suspended."""
+        self._surplus = 0
 
     def hand_over(self, port: int, connection: socket.socket) -> bool:
         """Gives a connection to the worker; False if it cannot take one."""
@@ -48,6 +61,13 @@ class Channel:
             return False
         self.connections += 1
         return True
+
+    def tell_surplus(self, count: int) -> None:
+        """Tells the worker how many of its connections should go to others, until there are none."""
+        if count or self._surplus:
+            self._surplus = count
+            with suppress(OSError):  # it reads nothing, or has ended
+                self.socket.send(bytes([SURPLUS + min(count, _MAX_SURPLUS)]))
 
     def read(self) -> bool:
         """Reads what the worker told; False when it has ended."""
@@ -84,6 +104,7 @@ class Acceptor:
         self._channels: list[Channel] = []
         self._loop = asyncio.get_running_loop()
         self._is_accepting = False
+        self._spreading = self._loop.call_later(_SPREAD_SECONDS, self._spread)
 
     def add(self, channel: Channel) -> None:
         self._channels.append(channel)
@@ -100,6 +121,7 @@ class Acceptor:
     def close(self) -> None:
         """Ends listening; the channels stay."""
         self._stop()
+        self._spreading.cancel()
         for _, listening in self._listening:
             listening.close()
         self._listening = []
@@ -143,9 +165,25 @@ class Acceptor:
 
     def _hand_over(self, port: int, connection: socket.socket) -> bool:
         listening = [channel for channel in self._channels if channel.is_listening.is_set()]
-        ready = [channel for channel in listening if channel.is_ready and channel.silent < _LATE_SECONDS]
-        fewest_first = sorted(ready or listening, key=lambda channel: channel.connections)
+        fewest_first = sorted(self._ready() or listening, key=lambda channel: channel.connections)
         return any(channel.hand_over(port, connection) for channel in fewest_first)
+
+    def _ready(self) -> list[Channel]:
+        return [
+            channel
+            for channel in self._channels
+            if channel.is_listening.is_set() and channel.is_ready and channel.silent < _LATE_SECONDS
+        ]
+
+    def _spread(self) -> None:
+        """Tells each worker that has many more connections than another how many it should end."""
+        ready = self._ready()
+        fewest = min((channel.connections for channel in ready), default=0)
+        for channel in ready:
+            is_uneven = channel.connections > fewest * _UNEVEN + 1
+            fair = ceil(sum(one.connections for one in ready) / len(ready))
+            channel.tell_surplus(channel.connections - fair if is_uneven else 0)
+        self._spreading = self._loop.call_later(_SPREAD_SECONDS, self._spread)
 
     def _pause(self) -> None:
         self._stop()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from service.workers.acceptor import WorkerMessage
+from service.workers.acceptor import SURPLUS, WorkerMessage
 
 _PER_TURN: Final = 16
 
@@ -23,6 +23,7 @@ class HandedConnections:
         self._socket.set_inheritable(False)
         self._gone = gone
         self._takers: dict[int, Callable[[socket.socket], None]] = {}
+        self._take_surplus: Callable[[int], None] = lambda count: None
         self._untold = bytearray()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._read)
@@ -33,6 +34,10 @@ class HandedConnections:
             self._takers.pop(port, None)
         else:
             self._takers[port] = taker
+
+    def take_surplus(self, taker: Callable[[int], None]) -> None:
+        """Gives the number of connections that should go to other workers to a taker, as often as it is told."""
+        self._take_surplus = taker
 
     def tell(self, message: WorkerMessage) -> None:
         self._untold.append(message)
@@ -54,7 +59,7 @@ class HandedConnections:
                 return
 
     def _receive(self) -> bool:
-        """Takes one connection; False if none waits."""
+        """Takes one connection or word; False if none waits."""
         try:
             ports, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
         except OSError as error:
@@ -64,6 +69,8 @@ class HandedConnections:
         if not ports:
             self._end()
             return False
+        if ports[0] >= SURPLUS:
+            self._take_surplus(ports[0] - SURPLUS)
         for descriptor in descriptors:
             connection = socket.socket(fileno=descriptor)
             taker = self._takers.get(ports[0])

@@ -126,6 +126,33 @@ async def test_a_killed_worker_takes_its_connections_along_and_is_started_again(
             assert all(machine.connections())
 
 
+async def test_a_worker_that_is_started_again_gets_its_part_of_the_connections_that_clients_keep(folder: Path) -> None:
+    async with engine_starter() as start_engine, AsyncExitStack() as stack:
+        environment = environment_of(folder, PODS=f"{(await start_engine()).url},name=a")
+        machine = await stack.enter_async_context(running(environment))
+        machine.workers[0].kill()
+        await until(lambda: machine.said("starts again") == 1)
+        url = f"http://127.0.0.1:{machine.port}"
+        clients = [
+            await stack.enter_async_context(ClientSession(url, connector=TCPConnector(limit=1))) for _ in range(8)
+        ]
+        requests = [
+            ("/score", {"prompt": [1, 2, 3]}),
+            ("/v1/completions", {"prompt": "Hi", "max_tokens": 1}),
+            ("/v1/completions", {"prompt": "Hi", "max_tokens": 1, "stream": True}),
+        ]
+
+        async def ask(number: int) -> None:
+            path, body = requests[number % len(requests)]
+            async with clients[number].post(path, json=body) as answer:
+                assert answer.status == 200
+                await answer.read()
+
+        async with asyncio.timeout(PATIENCE):
+            while sorted(machine.connections()) != [4, 4]:
+                await asyncio.gather(*(ask(number) for number in range(len(clients))))
+
+
 def worker_of(machine: Machine, writer: asyncio.StreamWriter) -> psutil.Process:
     """The worker at the other end of a connection."""
     port = writer.get_extra_info("sockname")[1]
