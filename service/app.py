@@ -149,8 +149,8 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     accuracy = app[ACCURACY] = Accuracy(fleet, index)
     router = _router(app, fleet, settings)
     shared = _share(app, settings, place)
-    places = _snapshot_places(settings, shared.name)
-    bootstrap = app[BOOTSTRAP] = _bootstrap(settings, index, *places)
+    places = _snapshot_places(settings, shared.name, place)
+    bootstrap = app[BOOTSTRAP] = _bootstrap(settings, index, *places, place)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         engine = EngineRenderer(settings.render_url_timeout)
@@ -320,9 +320,12 @@ def _carrier(settings: Settings, place: Place | None) -> Carrier:
     return ThroughHub(place.hub) if place is not None else Alone()
 
 
-def _snapshot_places(settings: Settings, replica: str) -> tuple[SnapshotPlace | None, SnapshotPlace | None]:
+def _snapshot_places(
+    settings: Settings, replica: str, worker: Place | None
+) -> tuple[SnapshotPlace | None, SnapshotPlace | None]:
     """The place of this replica's own snapshot, and the place of one for all replicas, if it takes part in that."""
-    file = SnapshotFile(settings.state_dir) if settings.state_dir is not None else None
+    folder = settings.state_dir
+    file = SnapshotFile(folder, is_shared=worker is not None) if folder is not None else None
     if settings.bootstrap_from != FROM_SHARED_STATE or settings.shared_state is None:
         return file, None
     from service.replicas.snapshot_store import SnapshotStore  # noqa: PLC0415 - its client takes a while to load
@@ -331,13 +334,16 @@ def _snapshot_places(settings: Settings, replica: str) -> tuple[SnapshotPlace | 
     return file, SnapshotStore(settings.shared_state, settings.shared_state_prefix, replica, interval)
 
 
-def _bootstrap(settings: Settings, index: Index, file: SnapshotPlace | None, store: SnapshotPlace | None) -> Bootstrap:
+def _bootstrap(
+    settings: Settings, index: Index, file: SnapshotPlace | None, store: SnapshotPlace | None, worker: Place | None
+) -> Bootstrap:
     return Bootstrap(
         index,
         file,
         store=store,
         sibling=settings.bootstrap_from if store is None else None,
         key_file=settings.bootstrap_key_file,
+        workers=[worker.socket_of(number) for number in worker.others] if worker is not None else (),
         seconds=settings.ready_replay_timeout,
     )
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from aiohttp import web
 
-from service.api import operations, request_events
+from service.api import operations, request_events, snapshot
 from service.api.resources import MODELS, REGISTRY, SIBLINGS
 from service.workers.metrics import encode
 from service.workers.siblings import REFRESH, Siblings
@@ -24,6 +24,7 @@ def application(app: web.Application) -> web.Application:
             web.get("/metrics", partial(metrics, app[SIBLINGS])),
             web.get("/pods", operations.pods),
             web.get("/requests", request_events.requests),
+            web.get("/snapshot", snapshot.snapshot),
             web.post(REFRESH, refresh),
         ]
     )

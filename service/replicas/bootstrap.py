@@ -1,4 +1,4 @@
-"""Fills a replica that starts: from a sibling or the shared store, or from the snapshot in STATE_DIR.
+"""Fills a replica that starts: from another worker, a sibling or the shared store, or the snapshot in STATE_DIR.
 
 Messages of engines wait in their sockets meanwhile. The streams then continue from the last number of the snapshot.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -44,11 +44,14 @@ class Bootstrap:
         store: SnapshotPlace | None = None,
         sibling: str | None = None,
         key_file: Path | None = None,
+        workers: Sequence[Path] = (),
         seconds: float = 30.0,
         clock: Callable[[], float] = monotonic,
     ) -> None:
+        """`workers` are the Unix sockets of the others of this machine, asked once each: those that run know it all."""
         self.done = False
         self._index = index
+        self._workers = workers
         self._file = file
         self._store = store
         self._sibling = sibling
@@ -74,9 +77,11 @@ class Bootstrap:
         self._pool = pool
         self._loader = Loader(self._index, pool)
         try:
-            if self._sibling is not None:
+            if running := [path for path in self._workers if path.exists()]:
+                await self._load_from_workers(running, pool)
+            if not self._loader.ranks and self._sibling is not None:
                 await self._load_from_sibling(self._sibling, pool)
-            if self._store is not None:
+            if not self._loader.ranks and self._store is not None:
                 await self._load_from_store(self._store, pool)
             if not self._loader.ranks and self._file is not None:
                 await self._load_from_file(self._file, pool)
@@ -92,6 +97,21 @@ class Bootstrap:
         self._until = self._clock() + self._seconds
         self.done = True
         pool.begin()
+
+    async def _load_from_workers(self, workers: Sequence[Path], pool: EventPool) -> None:
+        """Loads what the first worker that answers knows. One that is not there, or is being filled itself, is none."""
+        await pool.reach(_REACH_SECONDS)
+        for path in workers:
+            loader = self._loader = Loader(self._index, pool)
+            try:
+                await self._ask("http://worker", loader, aiohttp.UnixConnector(str(path)))
+            except (aiohttp.ClientError, OSError, TimeoutError, SnapshotError) as error:
+                logger.debug("no index from %s: %r", path, error)
+                loader.drop()
+            else:
+                loader.finish()
+                self._source = "another worker"
+                return
 
     async def _load_from_file(self, file: SnapshotPlace, pool: EventPool) -> None:
         self._source = file.name
@@ -159,14 +179,14 @@ class Bootstrap:
         self._loader.keep_whole_ranks()
         logger.warning("BOOTSTRAP_FROM=%s: %s; %d ranks were loaded", sibling, problem, self._loader.ranks)
 
-    async def _ask(self, sibling: str, loader: Loader) -> None:
+    async def _ask(self, sibling: str, loader: Loader, connector: aiohttp.BaseConnector | None = None) -> None:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=_SILENCE_SECONDS)
         headers = {}
-        if self._key_file is not None:
+        if self._key_file is not None and connector is None:
             key = await asyncio.to_thread(self._key_file.read_text, "utf-8")
             headers["Authorization"] = f"Bearer {key.strip()}"
         async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session,
             session.get(f"{sibling}/snapshot") as response,
         ):
             if response.status in (401, 403, 404):

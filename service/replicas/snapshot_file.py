@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from pathlib import Path
 from time import time
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from service.replicas.snapshot_format import Record, check, frame, start
 
@@ -21,10 +21,10 @@ _PIECE = 256 * 1024
 class SnapshotFile:
     """A `SnapshotPlace` in a folder. The right to write is a lock that ends with the process."""
 
-    is_shared: Final = False
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_shared: bool = False) -> None:
+        """`is_shared` among the workers of one machine."""
         self._folder = folder
+        self.is_shared = is_shared
         self._lock: int | None = None
 
     @property

@@ -21,7 +21,7 @@ class SnapshotPlace(Protocol):
 
     @property
     def is_shared(self) -> bool:
-        """Whether it belongs to all replicas, one of which writes for all."""
+        """Whether it belongs to several replicas, one of which writes for all."""
         ...
 
     async def acquire(self) -> int:

@@ -47,6 +47,11 @@ class Place(NamedTuple):
         """The Unix socket of the endpoints that the supervisor binds."""
         return self.folder / RELAY
 
+    @property
+    def others(self) -> list[int]:
+        """The numbers of the other workers."""
+        return [number for number in range(self.workers) if number != self.number]
+
     def socket_of(self, number: int) -> Path:
         """Where a worker answers its siblings."""
         return self.folder / f"worker-{number}"

@@ -35,7 +35,7 @@ class Siblings:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._others = [number for number in range(place.workers) if number != place.number]
+        self._others = place.others
         self._sessions: dict[int, aiohttp.ClientSession] = {}
         self._counters = CounterFile(self._counters_of(place.number))
 

@@ -236,6 +236,57 @@ async def test_all_workers_hear_an_engine_that_connects_and_hear_it_again_after_
         assert rank["exact"] is False, "one worker has not heard the first batch"
 
 
+@pytest.mark.parametrize("engine_binds", [True, False])
+async def test_a_worker_that_is_started_again_takes_over_what_another_one_knows(
+    folder: Path, engine_binds: bool
+) -> None:
+    address = "tcp://127.0.0.1:*" if engine_binds else f"ipc://{folder}/events"
+    async with AsyncExitStack() as stack:
+        publisher = Publisher(address, replay=None, topic="kv@a@builtin/demo", binds=engine_binds)
+        await stack.enter_async_context(publisher)
+        heard = publisher.address if engine_binds else address
+        machine = await stack.enter_async_context(running(environment_of(folder, ZMQ_ENDPOINT=heard, BLOCK_SIZE="1")))
+        await stack.enter_async_context(shared_by(machine, 2))
+        await publisher.subscribed()
+        publisher.publish(stored(0))
+        await scores_everywhere(machine, 0, {"a": 4})
+        for number, killed in enumerate(machine.workers, start=1):  # the second one learns from the first
+            loaded = machine.said("blocks of 1 ranks from another worker")
+            killed.kill()
+            await until(lambda loaded=loaded: machine.said("blocks of 1 ranks from another worker") > loaded)  # type: ignore[misc]
+            publisher.publish(stored(number))  # an engine that connects to us is asked for nothing
+            for block in range(number + 1):
+                await scores_everywhere(machine, block, {"a": 4})
+
+
+async def test_one_worker_writes_the_snapshot_and_another_one_when_it_was_killed(folder: Path) -> None:
+    states = folder / "state"
+    async with Publisher(replay=None, topic="kv@a@builtin/demo") as publisher, AsyncExitStack() as stack:
+        environment = environment_of(
+            folder, ZMQ_ENDPOINT=publisher.address, BLOCK_SIZE="1", STATE_DIR=str(states), SNAPSHOT_INTERVAL="0.1"
+        )
+        machine = await stack.enter_async_context(running(environment))
+        await stack.enter_async_context(shared_by(machine, 2))
+        await publisher.subscribed()
+        publisher.publish(stored(0))
+        await scores_everywhere(machine, 0, {"a": 4})
+        file = states / "index.snapshot"
+        await until(lambda: len(writers(machine, states)) == 1 and file.exists())
+        (writer,) = writers(machine, states)
+        writer.kill()
+        await until(lambda: machine.said("starts again") == 1 and len(writers(machine, states)) == 1)
+        written = file.stat().st_mtime_ns
+        publisher.publish(stored(1))
+        await until(lambda: file.stat().st_mtime_ns > written)
+        assert machine.said("no snapshot") == 0
+
+
+def writers(machine: Machine, states: Path) -> list[psutil.Process]:
+    """The workers that have the right to write the snapshot."""
+    lock = str(states / "lock")
+    return [worker for worker in machine.workers if lock in {file.path for file in worker.open_files()}]
+
+
 async def all_clients(machine: Machine, stack: AsyncExitStack) -> list[ClientSession]:
     """A client of each worker."""
     clients: list[ClientSession] = []
