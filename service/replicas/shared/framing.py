@@ -25,13 +25,19 @@ class End(asyncio.Protocol):
         *,
         begun: Callable[[End], None] = lambda end: None,
         ended: Callable[[End], None] = lambda end: None,
+        gather_seconds: float = 0.0,
     ) -> None:
-        """`begun` is called before the first message, `heard` with each, and `ended` after the last."""
+        """`begun` is called before the first message, `heard` with each, and `ended` after the last.
+
+        Messages of one turn of the event loop, or of `gather_seconds`, are sent together: each write wakes a process.
+        """
         self._heard = heard
         self._begun = begun
         self._ended = ended
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
+        self._gather_seconds = gather_seconds
+        self._unsent = bytearray()
         self.closed = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -59,14 +65,30 @@ class End(asyncio.Protocol):
     def send(self, sent: bytes) -> bool:
         """Sends a framed message; False if it is not connected, or the other end has too much to read."""
         transport = self._transport
-        if transport is None or transport.is_closing() or transport.get_write_buffer_size() > _MAX_UNSENT:
+        if (
+            transport is None
+            or transport.is_closing()
+            or transport.get_write_buffer_size() + len(self._unsent) > _MAX_UNSENT
+        ):
             return False
-        transport.write(sent)
+        if not self._unsent:
+            loop = asyncio.get_running_loop()
+            if self._gather_seconds:
+                loop.call_later(self._gather_seconds, self._flush)
+            else:
+                loop.call_soon(self._flush)
+        self._unsent += sent
         return True
+
+    def _flush(self) -> None:
+        if self._transport is not None and self._unsent and not self._transport.is_closing():
+            self._transport.write(bytes(self._unsent))
+        self._unsent.clear()
 
     def close(self) -> None:
         """Ends the connection when everything is sent."""
         if self._transport is not None:
+            self._flush()
             self._transport.close()
 
     def abort(self) -> None:

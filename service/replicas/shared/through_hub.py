@@ -14,6 +14,8 @@ from service.replicas.shared.wire import Append, Follow, Frame, Keep, Linked, Me
 
 _RETRY_SECONDS: Final = 0.1
 _CLOSE_SECONDS: Final = 0.2
+_GATHER_SECONDS: Final = 0.001
+"""How long a message may wait for others: each write wakes the hub, and the hub wakes all other workers."""
 
 
 class ThroughHub:
@@ -68,12 +70,15 @@ class ThroughHub:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                _, end = await loop.create_unix_connection(lambda: End(self._heard, ended=self._ended), str(self._path))
+                _, end = await loop.create_unix_connection(self._end_of_hub, str(self._path))
             except OSError as error:
                 self._down(str(error))
             else:
                 await end.closed.wait()
             await asyncio.sleep(_RETRY_SECONDS)
+
+    def _end_of_hub(self) -> End:
+        return End(self._heard, ended=self._ended, gather_seconds=_GATHER_SECONDS)
 
     def _heard(self, end: End, body: bytes) -> None:
         assert self._receiver is not None  # noqa: S101 - connected after the start
