@@ -117,9 +117,11 @@ class CheapEngine(asyncio.Protocol):
         try:
             tokens = await (chat_tokens if "messages" in request else completion_tokens)(request, self._model)
             rendered = {"token_ids": list(tokens), "features": None}
-            self._transport.write(_json(rendered if "messages" in request else [rendered]))
+            answer = _json(rendered if "messages" in request else [rendered])
         except (BadRequest, PromptError) as error:
-            self._transport.write(_json({"error": {"message": str(error)}}, b"400 Bad Request"))
+            answer = _json({"error": {"message": str(error)}}, b"400 Bad Request")
+        if not self._transport.is_closing():  # a client that did not wait
+            self._transport.write(answer)
 
     def _go_on(self, left: int, end: bytes) -> None:
         """Sends one event, and the next one later."""

@@ -24,6 +24,11 @@ class Usage:
             + getattr(ended, "children_system", 0.0)
         )
 
+    def cpu_by_process(self) -> dict[int, float]:
+        """CPU seconds so far of the process, which comes first, and of each descendant that runs, by its id."""
+        processes = (self._process, *self._process.children(recursive=True))
+        return {process.pid: _cpu_seconds(process) for process in processes}
+
     def memory(self) -> int:
         """Memory that only these processes use (USS), in bytes."""
         return sum(

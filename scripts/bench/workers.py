@@ -1,11 +1,16 @@
 """Requests per second by the number of workers: `python -m scripts.bench.workers [--workers 1 2] [--seconds 4]`.
 
 The client is wrk (`apt-get install wrk`), which costs little beside the service; still, it and the engines behind the
-gateway compute on the same machine. Prints a row per kind of request:
+gateway compute on the same machine. So each row has their CPU too, and `free` is the rate that the service's CPU
+allows on as many cores as it has workers, if client and engines are elsewhere. Prints a row per kind of request:
 
   ids      POST /score with 1,024 and 8,192 ids that 4 of 8 pods hold, no two bodies alike
-  text     POST /score with chats of about 1,000 and 8,000 tokens whose last message differs
-  gateway  POST /v1/chat/completions with such chats, to 4 engines that answer at once
+  text     POST /score with a chat of about 8,000 tokens, seen before, with another last message
+  gateway  POST /v1/chat/completions with such a chat, to 4 engines that answer at once
+
+`apart` are two services of one process each that know nothing of each other, each with half of the connections: what
+they take more than one is due to the machine, not to workers. With NVIDIA Dynamo's indexer (KVCACHE_BENCH_DYNAMO), ids
+are measured there too.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import argparse
 import asyncio
 import os
 import re
+import resource
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,14 +35,18 @@ from scripts.bench.client import connect
 from scripts.bench.conversations import conversation
 from scripts.bench.engines import BLOCK_SIZE, Chain, Engine, batch, chain, stored
 from scripts.bench.pairs import engines, held_by
-from scripts.bench.servers import ROOT, Kvcache, kvcache
+from scripts.bench.servers import ROOT, Dynamo, Kvcache, dynamo, dynamo_python, kvcache
+from scripts.bench.usage import Usage
 
 _PODS, _HOLDING = 8, 4
 _ENGINES = 4
 _BODIES = 64
+_IDS = (1024, 8192)
+_CHAT_TOKENS = 8_000
 _MARK = "99999"
 """Replaced by another number in each request."""
 _MODEL = "builtin/demo"
+_APART, _DYNAMO = "apart", "dynamo"
 _LUA = """
 local before, after, n = {}, {}, 0
 for line in io.lines(os.getenv("BODIES")) do
@@ -49,17 +59,35 @@ request = function()
   return wrk.format("POST", nil, {["Content-Type"] = "application/json"}, before[i] .. (10000 + n % 89000) .. after[i])
 end
 """
+_COUNT = re.compile(r"(\d+) requests in")
 _RATE = re.compile(r"Requests/sec:\s*([0-9.]+)")
 _SLOWEST = re.compile(r"99%\s+([0-9.]+)(us|ms|s)")
 _MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 
 class Load(NamedTuple):
-    """Requests per second, the 99th percentile of their times, and the service's CPU per request, in milliseconds."""
+    """The requests, their rate per second, the 99th percentile of their times, and their CPU; all times in ms."""
 
+    requests: int
     rate: float
     p99: float
-    cpu: float = 0.0
+    service: float = 0.0
+    supervisor: float = 0.0
+    """The part of `service` that is the supervisor's."""
+    busiest: float = 1.0
+    """The part of the busiest worker in the CPU of all workers."""
+    engines: float = 0.0
+    client: float = 0.0
+
+
+class Case(NamedTuple):
+    """A kind of request. Targets are called as in the table: `1`, `2`, `apart`, `dynamo`."""
+
+    what: str
+    paths: dict[str, str]
+    servers: dict[str, Sequence[Kvcache | Dynamo]]
+    bodies: dict[str, list[bytes]]
+    engines: Usage | None = None
 
 
 def _written(folder: Path, bodies: Sequence[bytes]) -> tuple[Path, Path]:
@@ -70,22 +98,59 @@ def _written(folder: Path, bodies: Sequence[bytes]) -> tuple[Path, Path]:
     return script, lines
 
 
-async def wrk(port: int, path: str, bodies: Sequence[bytes], connections: int, seconds: float) -> Load:
+async def wrk(port: int, path: str, bodies: Sequence[bytes], connections: int, seconds: int) -> Load:
     """Sends requests over so many connections for so long. Raises RuntimeError if one is not answered with 200."""
     with TemporaryDirectory() as folder:
         script, lines = _written(Path(folder), bodies)
         process = await asyncio.create_subprocess_exec(
-            *("wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(script)),
+            *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script)),
             f"http://127.0.0.1:{port}{path}",
             env={**os.environ, "BODIES": str(lines)},
             stdout=asyncio.subprocess.PIPE,
         )
         out, _ = await process.communicate()
     text = out.decode()
-    rate, slowest = _RATE.search(text), _SLOWEST.search(text)
-    if rate is None or slowest is None or "Non-2xx" in text or "Socket errors" in text:
+    count, rate, slowest = _COUNT.search(text), _RATE.search(text), _SLOWEST.search(text)
+    if count is None or rate is None or slowest is None or "Non-2xx" in text or "Socket errors" in text:
         raise RuntimeError(text)
-    return Load(float(rate[1]), float(slowest[1]) * _MS[slowest[2]])
+    return Load(int(count[1]), float(rate[1]), float(slowest[1]) * _MS[slowest[2]])
+
+
+async def _measured(case: Case, target: str, connections: int, seconds: int) -> Load:
+    """Loads the servers of a target, each with its part of the connections."""
+    servers = case.servers[target]
+    before = [server.usage.cpu_by_process() for server in servers]
+    of_engines, of_client = _cpu(case.engines), _cpu_of_ended_children()
+    each = connections // len(servers)
+    loads = await asyncio.gather(
+        *(wrk(server.port, case.paths[target], case.bodies[target], each, seconds) for server in servers)
+    )
+    requests = sum(load.requests for load in loads)
+    per_request = 1000 / requests
+    parents = 0.0
+    workers: list[float] = []
+    for server, one in zip(servers, before, strict=True):
+        (parent, *children) = (now - one.get(pid, 0.0) for pid, now in server.usage.cpu_by_process().items())
+        parents, workers = parents + (parent if children else 0.0), workers + (children or [parent])
+    return Load(
+        requests,
+        sum(load.rate for load in loads),
+        max(load.p99 for load in loads),
+        (parents + sum(workers)) * per_request,
+        parents * per_request,
+        max(workers) / sum(workers),
+        (_cpu(case.engines) - of_engines) * per_request,
+        (_cpu_of_ended_children() - of_client) * per_request,
+    )
+
+
+def _cpu(usage: Usage | None) -> float:
+    return usage.cpu() if usage is not None else 0.0
+
+
+def _cpu_of_ended_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _chats(random: Random, tokens: int) -> list[bytes]:
@@ -126,18 +191,24 @@ async def _get(server: Kvcache, path: str) -> bytes:
     return await connection.get(path)
 
 
-async def _cached_ids(server: Kvcache, own: Sequence[Engine], random: Random, ids: int) -> list[bytes]:
-    prompts = [chain(random, ids // BLOCK_SIZE) for _ in range(_BODIES)]
+async def _cached_ids(servers: Sequence[Kvcache | Dynamo], own: Sequence[Engine], prompts: Sequence[Chain]) -> None:
+    """Lets engines store prompts, and waits until each server knows them."""
     for prompt in prompts:
         for engine in own[:_HOLDING]:
             engine.publish(batch(stored(prompt)))
-    for prompt in prompts:
-        await held_by(server, prompt.tokens, _HOLDING)
-    return [msgspec.json.encode({"prompt": [*prompt.tokens, int(_MARK)], "model": server.model}) for prompt in prompts]
+    for server in servers:
+        await server.connections(1)
+        for prompt in prompts:
+            await held_by(server, prompt.tokens, _HOLDING)
+
+
+def _id_bodies(server: Kvcache | Dynamo, prompts: Sequence[Chain]) -> list[bytes]:
+    questions = [server.question([*prompt.tokens, int(_MARK)]) for prompt in prompts]
+    return [question.partition(b"\r\n\r\n")[2] for question in questions]
 
 
 @asynccontextmanager
-async def _cheap_engines() -> AsyncIterator[list[int]]:
+async def _cheap_engines() -> AsyncIterator[tuple[list[int], Usage]]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "scripts.bench.cheap_engine", _MODEL, str(_ENGINES), str(ROOT / "models")),
         cwd=ROOT,
@@ -145,69 +216,99 @@ async def _cheap_engines() -> AsyncIterator[list[int]]:
     )
     try:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
-        yield [int(port) for port in (await process.stdout.readline()).split()]
+        yield [int(port) for port in (await process.stdout.readline()).split()], Usage(process.pid)
     finally:
         process.terminate()
         await process.wait()
 
 
-async def measure(workers: Sequence[int], connections: int, seconds: float, rounds: int) -> None:
+async def _cases(counts: Sequence[int], stack: AsyncExitStack, *, apart: bool) -> list[Case]:
+    """Starts all servers."""
     random = Random(5)
-    loads: dict[str, dict[int, list[Load]]] = {}
     limits = {"MAX_REQUESTS_PER_PEER": "256", "MAX_BYTES_IN_FLIGHT": str(256 << 20)}
-    async with AsyncExitStack() as stack:
-        ports = await stack.enter_async_context(_cheap_engines())
-        pods = ",".join(f"http://127.0.0.1:{port}" for port in ports)
-        running: dict[int, tuple[Kvcache, Kvcache]] = {}
-        publishers = {}
-        for count in workers:
-            own = stack.enter_context(engines(_PODS))
+    ports, usage = await stack.enter_async_context(_cheap_engines())
+    pods = ",".join(f"http://127.0.0.1:{port}" for port in ports)
+    wanted = {str(count): [count] for count in counts} | ({_APART: [1, 1]} if apart else {})
+    scoring: dict[str, Sequence[Kvcache | Dynamo]] = {}
+    gateways: dict[str, Sequence[Kvcache | Dynamo]] = {}
+    publishers = {}
+    for target, processes in wanted.items():
+        own = publishers[target] = stack.enter_context(engines(_PODS))
+        servers, routing = [], []
+        for count in processes:
             several = {"WORKERS": str(count), **limits}
-            server = await stack.enter_async_context(kvcache(own, **several))
-            await _heard(server, own, count)
-            gateway = await stack.enter_async_context(kvcache((), _MODEL, PODS=pods, ZMQ_ENDPOINT="", **several))
-            running[count] = server, gateway
-            publishers[count] = own
-        cases = []
-        for ids in (1024, 8192):
-            bodies = {}
-            for count, (server, _) in running.items():
-                bodies[count] = await _cached_ids(server, publishers[count], random, ids)
-            cases.append((f"{ids:,} ids", "/score", bodies, 0))
-        for tokens in (1_000, 8_000):
-            chats = _chats(random, tokens)
-            same = dict.fromkeys(workers, chats)
-            cases.append((f"text, about {tokens:,} tokens", "/score", same, 1))
-            cases.append((f"gateway, about {tokens:,} tokens", "/v1/chat/completions", same, 1))
-        for _ in range(rounds):
-            for what, path, bodies, of in cases:
-                for count, servers in running.items():
-                    server = servers[of]
-                    before = server.usage.cpu()
-                    load = await wrk(server.port, path, bodies[count], connections, seconds)
-                    used = (server.usage.cpu() - before) / (load.rate * seconds) * 1000
-                    load = load._replace(cpu=used)
-                    loads.setdefault(what, {}).setdefault(count, []).append(load)
-    for what, by_count in loads.items():
-        rates = {count: median(load.rate for load in one) for count, one in by_count.items()}
-        slow = {count: median(load.p99 for load in one) for count, one in by_count.items()}
-        first = rates[workers[0]]
-        cpu = {count: median(load.cpu for load in one) for count, one in by_count.items()}
-        shown = (
-            f"{rates[n]:7.0f}/s ({rates[n] / first:4.2f}x, p99 {slow[n]:5.1f} ms, CPU {cpu[n]:6.3f} ms)"
-            for n in workers
-        )
-        print(f"{what:30} {'  '.join(shown)}")
+            servers.append(await stack.enter_async_context(kvcache(own, **several)))
+            await _heard(servers[-1], own, count)
+            routing.append(await stack.enter_async_context(kvcache((), _MODEL, PODS=pods, ZMQ_ENDPOINT="", **several)))
+        scoring[target], gateways[target] = servers, routing
+    indexers = dict(scoring)
+    if dynamo_python():
+        own = publishers[_DYNAMO] = stack.enter_context(engines(_PODS))
+        indexers[_DYNAMO] = [await stack.enter_async_context(dynamo(own))]
+        for engine in own:
+            engine.wait_for_subscriber()
+    score = dict.fromkeys(scoring, "/score")
+    cases = []
+    for ids in _IDS:
+        prompts = [chain(random, ids // BLOCK_SIZE) for _ in range(_BODIES)]
+        bodies = {}
+        for target, servers_of in indexers.items():
+            await _cached_ids(servers_of, publishers[target], prompts)
+            bodies[target] = _id_bodies(servers_of[0], prompts)
+        cases.append(Case(f"{ids:,} ids", {**score, _DYNAMO: "/query"}, indexers, bodies))
+    chats = dict.fromkeys(scoring, _chats(random, _CHAT_TOKENS))
+    cases.append(Case(f"text, about {_CHAT_TOKENS:,} tokens", score, scoring, chats))
+    completions = dict.fromkeys(gateways, "/v1/chat/completions")
+    cases.append(Case(f"gateway, about {_CHAT_TOKENS:,} tokens", completions, gateways, chats, usage))
+    return cases
+
+
+def _row(case: Case, target: str, loads: Sequence[Load], first: Sequence[Load]) -> str:
+    def of(name: str, among: Sequence[Load] = loads) -> float:
+        return float(median(getattr(load, name) for load in among))
+
+    rate, cpu = of("rate"), of("service")
+    cores = int(target) if target.isdecimal() else 2
+    free = cores * of("service", first) / cpu
+    return (
+        f"{case.what:26} {target:6} {rate:7.0f} {rate / of('rate', first):5.2f} {free:5.2f} {of('p99'):7.1f} "
+        f"{cpu:8.3f} {of('supervisor'):8.3f} {of('engines'):8.3f} {of('client'):8.3f} {of('busiest'):7.0%}"
+    )
+
+
+async def measure(
+    counts: Sequence[int], connections: int, seconds: int, rounds: int, *, apart: bool, only: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        cases = [case for case in await _cases(counts, stack, apart=apart) if only in case.what]
+        loads: dict[tuple[str, str], list[Load]] = {}
+        for number in range(rounds + 1):
+            for case in cases:
+                for target in case.servers:
+                    load = await _measured(case, target, connections, seconds)
+                    if number:  # before that, caches are filled
+                        loads.setdefault((case.what, target), []).append(load)
+    print(
+        f"{'':26} {'':6} {'req/s':>7} {'times':>5} {'free':>5} {'p99 ms':>7} {'CPU ms':>8} "
+        f"{'superv.':>8} {'engines':>8} {'client':>8} {'busiest':>7}"
+    )
+    for case in cases:
+        for target in case.servers:
+            print(_row(case, target, loads[case.what, target], loads[case.what, str(counts[0])]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--connections", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    asyncio.run(measure(arguments.workers, arguments.connections, arguments.seconds, arguments.rounds))
+    parser.add_argument("--apart", action="store_true")
+    parser.add_argument("--only", default="", help="cases with this in their names")
+    given = parser.parse_args()
+    asyncio.run(
+        measure(given.workers, given.connections, given.seconds, given.rounds, apart=given.apart, only=given.only)
+    )
 
 
 if __name__ == "__main__":
