@@ -33,7 +33,8 @@ from service.routing.affinity import ends_of
 from service.routing.question import Question
 from service.tracing.base import step
 
-_JUDGED = frozenset(("/v1/chat/completions", "/v1/completions"))
+_WITH_USAGE_ON_REQUEST = frozenset(("/v1/chat/completions", "/v1/completions"))
+"""Streams of these have a usage only if the request asks for it."""
 _WITH_PROMPT = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"))
 
 _OF_ANTHROPIC = {"/v1/messages": True, "/v1/chat/completions": False}
@@ -137,7 +138,8 @@ async def request_with_prompt(request: web.Request, body: bytes) -> ClientReques
     shown = TokenOrigin(origin.renderer, origin.parity)
     if origin.parity == Verdict.DIFFERS:
         return ClientRequest(request, body, question, shown)
-    is_judged = request.path in _JUDGED and not prompt.skips_cache and origin.known is None and not _asks_several(ends)
+    is_judged = not prompt.skips_cache and origin.known is None and not _asks_several(ends)
+    takes_options = request.path in _WITH_USAGE_ON_REQUEST
     with step("match"):
         matches = request.app[SCORER].matches_together(prompt)
     return ClientRequest(
@@ -147,7 +149,7 @@ async def request_with_prompt(request: web.Request, body: bytes) -> ClientReques
         shown,
         around,
         is_judged=is_judged,
-        asks_usage=is_judged and question.is_streamed and request.app[ASKS_USAGE],
+        asks_usage=is_judged and takes_options and question.is_streamed and request.app[ASKS_USAGE],
         sends_tokens=request.app[SEND_TOKEN_IDS] and _is_proven(wanted, prompt, origin),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-import msgspec
 from aiohttp import web
 
 from service.fleet.registry import Registry
@@ -12,6 +11,7 @@ from service.gateway.answer import Answer, added_headers
 from service.gateway.client_request import ClientRequest
 from service.gateway.connection import EngineError
 from service.gateway.events import Events
+from service.gateway.failures import error_event
 from service.gateway.relay import Relay
 from service.gateway.request_record import ID_HEADER, REQUEST_ID
 from service.gateway.retries import Attempts, Exchange, Limits
@@ -119,17 +119,13 @@ class Gateway:
             self.statistics.broken_streams[pod.name] += 1
             exchange.record.error = f"the engine broke off: {reason}"
             if head.takes_events:
-                answer.send(_error_event(f"{pod.name}: {reason}", follows_event=events is None or events.is_between))
+                ending = b"".join((exchange.start, *relay.last_pieces))
+                event = error_event(request.path, f"{pod.name}: {reason}", ending)
+                is_between = events is None or events.is_between
+                answer.send(event if is_between else b"\n\n" + event)  # behind an event that was cut
             answer.transport.close()  # without the last chunk, so that the client sees an incomplete answer
             raise ConnectionResetError(f"{pod.name}: {reason}") from None
         finally:
             exchange.record.bytes += relay.sent_bytes
         await answer.end()
         return b"".join((exchange.start, *relay.last_pieces))
-
-
-def _error_event(reason: str, *, follows_event: bool) -> bytes:
-    """An event in OpenAI's form; after an event that was cut, it begins behind an empty line."""
-    detail = {"message": f"the engine broke off: {reason}", "type": "server_error", "param": None}
-    event = b"data: %b\n\n" % msgspec.json.encode({"error": {**detail, "code": "engine_broke_off"}})
-    return event if follows_event else b"\n\n" + event

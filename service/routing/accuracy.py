@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 _PROMPT_TOKENS: Final = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
 _GENERATED_TOKENS: Final = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})')
-_CACHED_TOKENS: Final = re.compile(rb'"cached_tokens"\s*:\s*(\d{1,9})')
+_CACHED_TOKENS: Final = re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)"\s*:\s*(\d{1,9})')
+_BESIDE_INPUT: Final = re.compile(rb'"cache_(?:read|creation)_input_tokens"\s*:\s*(\d{1,9})')
+"""Prompt tokens that Anthropic's API does not count as `input_tokens`."""
 _USAGE: Final = b'"usage"'
 _WINDOW: Final = 32
 _MIN_JUDGED: Final = 8
@@ -61,7 +63,8 @@ def usage_in(data: bytes) -> Usage | None:
         if prompt is not None:
             cached = _CACHED_TOKENS.search(data, start)
             generated = _GENERATED_TOKENS.search(data, start)
-            return Usage(int(prompt[1]), *(int(found[1]) if found else None for found in (cached, generated)))
+            tokens = int(prompt[1]) + sum(map(int, _BESIDE_INPUT.findall(data, start)))
+            return Usage(tokens, *(int(found[1]) if found else None for found in (cached, generated)))
         start = data.rfind(_USAGE, 0, start)  # `"usage": null` in the last chunk
     return None
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 DONE = b"data: [DONE]\n\n"
+CORE_DIED = "EngineCore encountered an issue. See stack trace."
 Json = dict[str, Any]
 
 
@@ -68,6 +69,14 @@ class Answer:
             return DONE
         head = self._head("chat.completion.chunk" if self.chat else "text_completion")
         return event({**head, "choices": [], "usage": self._usage(generated)}) + DONE
+
+    def aborted(self) -> bytes:
+        """The events that end a stream on SIGTERM."""
+        return self.part("", "abort") + DONE
+
+    def failed(self) -> bytes:
+        """The events that end a stream after the death of the engine's core."""
+        return b"data: %s\n\n" % error(500, CORE_DIED, "InternalServerError") + DONE
 
     def _call(self, arguments: str) -> Json:
         function = {"name": self.tool, "arguments": arguments}

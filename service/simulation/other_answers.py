@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import xxhash
 
-from service.simulation.answers import Answer, Json
+from service.simulation.answers import CORE_DIED, Answer, Json
 
 _DIMENSIONS = 16
 
@@ -118,6 +118,13 @@ class MessageAnswer(Answer):
             )
         )
 
+    def aborted(self) -> bytes:
+        delta = {"type": "message_delta", "delta": {"stop_reason": None}, "usage": self._counted(0)}
+        return _named_event(delta) + _named_event({"type": "message_stop"})
+
+    def failed(self) -> bytes:
+        return _named_event({"type": "error", "error": {"type": "internal_error", "message": CORE_DIED}})
+
     def _block(self, arguments: Any) -> Json:
         return {"type": "tool_use", "id": f"toolu_{self.identity}", "name": self.tool, "input": arguments}
 
@@ -131,6 +138,8 @@ class MessageAnswer(Answer):
         }
 
     def _counted(self, generated: int) -> Json:
+        if not self.tells_reuse:
+            return {"input_tokens": self.prompt_tokens, "output_tokens": generated}
         uncached = self.prompt_tokens - self.cached_tokens
         return {
             "input_tokens": uncached,

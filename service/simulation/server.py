@@ -350,11 +350,10 @@ class EngineServer:
             case "stall":
                 await asyncio.Event().wait()
             case "abort":
-                return answer.part("", "abort") + answers.DONE
+                return answer.aborted()
             case "engine_dead":
                 self.healthy = False
-                failed = answers.error(500, "EngineCore encountered an issue. See stack trace.", "InternalServerError")
-                return b"data: %s\n\n" % failed + answers.DONE
+                return answer.failed()
         return None
 
     async def _body(self, request: web.Request) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from service.simulation.publisher import batch_payload
-from tests.service.engines import chat
+from tests.service.engines import MODEL, chat
 from tests.service.gateway.routed import CHAT, Route, Routed
 
 TEXT = "The harbour office answers questions about the ferry, the pilot boat and the crane. " * 8
@@ -39,6 +40,25 @@ async def test_predictions_are_held_against_the_usage_of_answers(route: Route, s
     text = await (await routed.client.get("/metrics")).text()
     (line,) = (line for line in text.splitlines() if line.startswith("kvcache_routed_requests_total"))
     assert line == f'kvcache_routed_requests_total{{pod="{routed.engines[0].pod}",result="equal"}} 10.0'
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+async def test_answers_of_other_apis_are_held_against_predictions_too(route: Route, path: str, stream: bool) -> None:
+    routed = await route(1, settings={"ask_usage": True})
+    (engine,) = routed.engines
+    for number in range(10):
+        text = f"{TEXT} {number}"
+        asked = {"input": text} if path == "/v1/responses" else {"messages": [{"role": "user", "content": text}]}
+        body = {"model": MODEL, "max_tokens": 2, "max_output_tokens": 2, "stream": stream, **asked}
+        async with routed.client.post(path, json=body) as response:
+            assert response.status == 200
+            await response.read()
+        await routed.until_applied(engine)
+    assert await verdict(routed) == "equal"
+    metrics = await (await routed.client.get("/metrics")).text()
+    assert f'kvcache_routed_requests_total{{pod="{engine.pod}",result="equal"}} 10.0' in metrics
+    assert "stream_options" not in json.loads(engine.requests[-1].body)
 
 
 async def test_a_prediction_for_a_rank_that_is_inexact_says_so(route: Route) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from service.simulation.faults import Fault
 from tests.conftest import ROOT
 from tests.service.conftest import url_of
 from tests.service.engines import MODEL, chat
@@ -107,6 +108,20 @@ async def test_openai_s_client_uses_responses(routed: Routed, openai: AsyncOpenA
     called = await openai.responses.create(**asked, tools=tools, tool_choice="required")
     item: Any = called.output[0]
     assert (item.type, item.name, list(json.loads(item.arguments))) == ("function_call", "tide", ["harbour"])
+
+
+async def test_openai_s_client_sees_a_response_break_off(openai: AsyncOpenAI, routed: Routed) -> None:
+    from openai import APIConnectionError  # noqa: PLC0415 - slow to load
+
+    for engine in routed.engines:
+        engine.faults.add(Fault("die", after=3))
+    events: list[Any] = []
+    with pytest.raises(APIConnectionError):
+        async for event in await openai.responses.create(model=MODEL, input="Hello", stream=True):
+            events.append(event)
+    assert [event.type for event in events[-2:]] == ["response.output_text.delta", "error"]
+    assert events[-1].code == "engine_broke_off"
+    assert "the engine broke off" in events[-1].message
 
 
 async def test_openai_s_client_completes_texts_and_embeds(openai: AsyncOpenAI) -> None:

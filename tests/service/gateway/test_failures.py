@@ -21,6 +21,9 @@ ABORT = b'data: {"choices":[{"index":0,"delta":{"content":""},"finish_reason":"a
 DONE = b"data: [DONE]\n\n"
 CORE_DIED = b'data: {"error":{"message":"EngineCore has died","type":"InternalServerError","code":500}}\n\n'
 REFUSED = b'data: {"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}\n\n'
+STOPPED = b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":null},"usage":{}}\n\n'
+MESSAGE_FAILED = b'event: error\ndata: {"type":"error","error":{"type":"internal_error","message":"it died"}}\n\n'
+REFUSED_MESSAGE = b'event: error\ndata: {"type":"error","error":{"type":"invalid_request_error","message":"no"}}\n\n'
 
 
 def chunk(data: bytes) -> bytes:
@@ -73,6 +76,8 @@ async def test_a_refusal_is_passed_on_although_later_attempts_broke(before: Befo
         chunk(ABORT),
         chunk(ABORT) + chunk(DONE) + b"0\r\n\r\n",
         chunk(CORE_DIED) + chunk(DONE) + b"0\r\n\r\n",
+        chunk(MESSAGE_FAILED) + b"0\r\n\r\n",
+        chunk(STOPPED) + b"0\r\n\r\n",
     ],
 )
 async def test_a_stream_that_ends_before_its_first_token_is_tried_elsewhere(before: Before, first: bytes) -> None:
@@ -210,11 +215,49 @@ async def test_a_failure_that_an_engine_ends_properly_is_an_error_and_a_broken_c
     assert sum(len(engine.requests) for engine in engines) == 1
 
 
-async def test_an_error_event_about_the_request_is_passed_on_unchanged(before: Before) -> None:
+@pytest.mark.parametrize("end", [b"", STOPPED + b"event: message_stop\ndata: {}\n\n", MESSAGE_FAILED, CORE_DIED])
+async def test_a_stream_of_messages_or_responses_breaks_off_with_an_error_in_the_form_of_its_api(
+    before: Before, end: bytes
+) -> None:
+    token = b'event: token\ndata: {"type":"token","sequence_number":41}\n\n'
+    got_token = asyncio.Event()
+
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
-        writer.write(STREAM_HEAD + chunk(REFUSED) + chunk(DONE) + b"0\r\n\r\n")
+        writer.write(STREAM_HEAD + chunk(token))
+        await got_token.wait()
+        if end:
+            writer.write(chunk(end) + b"0\r\n\r\n")
+        else:
+            writer.close()
+
+    routed, _ = await before(respond)
+    for path, form in (
+        ("/v1/messages", {"type": "error", "error": {"type": "api_error"}}),
+        ("/v1/responses", {"type": "error", "code": "engine_broke_off", "param": None, "sequence_number": 42}),
+    ):
+        received = b""
+        got_token.clear()
+        async with routed.client.post(path, json=chat("Hello", stream=True)) as response:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                async for piece in response.content.iter_any():
+                    received += piece
+                    got_token.set()
+        assert received.startswith(token + b"event: error\ndata: ")
+        told = json.loads(received.removeprefix(token + b"event: error\ndata: "))
+        message = told.get("error", told).pop("message")
+        assert message.startswith("the engine broke off: ")
+        assert ("it died" in message) == (end is MESSAGE_FAILED)
+        assert told == form
+
+
+@pytest.mark.parametrize(("path", "refused"), [(CHAT, REFUSED), ("/v1/messages", REFUSED_MESSAGE)])
+async def test_an_error_event_about_the_request_is_passed_on_unchanged(
+    before: Before, path: str, refused: bytes
+) -> None:
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(refused) + chunk(DONE) + b"0\r\n\r\n")
 
     routed, engines = await before(respond, 2)
-    async with routed.client.post(CHAT, json=chat("Hello", stream=True)) as response:
-        assert await response.read() == REFUSED + DONE
+    async with routed.client.post(path, json=chat("Hello", stream=True)) as response:
+        assert await response.read() == refused + DONE
     assert sum(len(engine.requests) for engine in engines) == 1

@@ -51,6 +51,11 @@ class Judged:
         (b'{"usage": {"prompt_tokens": 12, "total_tokens": 15, "completion_tokens": 3}}', Usage(12, None, 3)),
         (b'data: {"usage":{"prompt_tokens":5}}\n\ndata: {"choices":[],"usage":null}\n\ndata: [DONE]', Usage(5, None)),
         (b'{"usage":{"input_tokens":9,"input_tokens_details":{"cached_tokens":4}}}', Usage(9, 4)),
+        (b'{"usage":{"input_tokens":9,"output_tokens":2}}', Usage(9, None, 2)),
+        (
+            b'{"usage":{"input_tokens":5,"cache_read_input_tokens":4,"cache_creation_input_tokens":3,"output_tokens":2}}',
+            Usage(12, 4, 2),
+        ),
         (b'{"content":"\\"usage\\":{\\"prompt_tokens\\":7}"}', None),
         (b"", None),
     ],
