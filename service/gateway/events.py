@@ -14,6 +14,10 @@ _ENDS: Final = (b"\n\n", b"\n\r\n")
 _FRAMED_ENDS: Final = (b"\n\n\r\n", b"\n\r\n\r\n")
 _USAGE: Final = b'"usage"'
 _USAGE_EVENT: Final = re.compile(rb'data: ?\{[^\r\n]*"choices":\s*\[\][^\r\n]*\}\r?\n\r?\n')
+_BEFORE_ANSWER: Final = re.compile(
+    rb"(?::[^\r\n]*|event: ?(?:response\.(?:created|in_progress|queued)|ping)\r?\ndata:[^\r\n]*|)(?:\r?\n)+"
+)
+"""A comment, or an event that engines send before they compute the prompt."""
 _MAX_KEPT: Final = 16 << 10
 """Bytes that are kept of an event that has not ended."""
 
@@ -69,6 +73,11 @@ class Events:
 
     def _shown(self, events: bytes) -> bytes:
         return _USAGE_EVENT.sub(b"", events) if _USAGE in events else events
+
+
+def begins_answer(events: bytes) -> bool:
+    """Whether the first events of a stream tell that the prompt is computed, as the first token does."""
+    return bool(_BEFORE_ANSWER.sub(b"", events) if events.startswith((b":", b"event")) else events)
 
 
 def _end_of_events(data: bytes) -> int:

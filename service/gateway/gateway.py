@@ -94,6 +94,7 @@ class Gateway:
         """Sends the head and the body as it arrives; returns the end of the body."""
         head, pod, limits, sent = exchange.head, exchange.pod, self._limits, exchange.sent
         events = Events(hides_usage=sent.asks_usage) if head.is_event_stream else None
+        has_begun = exchange.has_first_token if head.is_event_stream else bool(exchange.start)
         start = events.passed(exchange.start) if events is not None else exchange.start
         answer.begin(start)
         exchange.record.bytes = len(start)
@@ -103,13 +104,13 @@ class Gateway:
             is_chunked=answer.is_chunked,
             events=events,
             takes_comments=head.takes_events,
-            on_first=None if exchange.start else exchange.first_token,
+            on_first=None if has_begun else exchange.first_token,
             interval=limits.stream_interval,
         )
         try:
             await relay.run(
                 request.writer,
-                first_byte=limits.silence if exchange.start else limits.first_byte,
+                first_byte=limits.silence if has_begun else limits.first_byte,
                 silence=limits.silence,
                 keep_alive=limits.keep_alive,
             )

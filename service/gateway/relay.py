@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp.abc import AbstractStreamWriter
 
 from service.gateway.connection import ConnectionBroken, EngineConnection
-from service.gateway.events import Events
+from service.gateway.events import Events, begins_answer
 
 _KEEP_ALIVE_COMMENT: Final = b": keep-alive\n\n"
 _MAX_UNSENT: Final = 64 << 10
@@ -37,7 +37,7 @@ class Relay:
         on_first: Callable[[], None] | None = None,
         interval: float = 0.0,
     ) -> None:
-        """`events` are those of an event stream. `on_first` is called when the first piece arrives."""
+        """`events` are those of an event stream. `on_first` is called when the first piece of the answer arrives."""
         self._connection = connection
         self._transport = transport
         self._is_chunked = is_chunked
@@ -124,10 +124,11 @@ class Relay:
         else:
             shown = piece
         self._last = self._loop.time()
-        self._limit = self._silence
-        if self._on_first is not None:
+        if self._on_first is not None and (events is None or begins_answer(piece)):
             self._on_first()
             self._on_first = None
+        if self._on_first is None:
+            self._limit = self._silence
         self.last_pieces.append(piece)
         if shown:
             self._send(shown)

@@ -21,6 +21,7 @@ from service.gateway.connection import (
     FirstByteTimeout,
 )
 from service.gateway.engine_request import EngineRequest, request_for
+from service.gateway.events import begins_answer
 from service.gateway.failures import failure_in
 from service.gateway.http import Head
 from service.gateway.queue import Queue
@@ -86,6 +87,8 @@ class Exchange:
     record: RequestRecord
     attempt: Attempt
     start: bytes = b""
+    has_first_token: bool = False
+    """Whether the first piece of a stream has been noted that tells its prefill is done."""
     read_at: float | None = None
     """When the whole body was read, which is `start`; None if there may be more of it."""
 
@@ -95,6 +98,7 @@ class Exchange:
 
     def first_token(self) -> None:
         """Notes the first piece of a stream: its prefill is done."""
+        self.has_first_token = True
         if self.head.status == HTTPStatus.OK:
             self.pod.breaker.answering()
             self.choice.reservation.first_token(monotonic())
@@ -283,10 +287,16 @@ class Attempts:
 
         After `keep_alive` seconds the client gets the head, and comments. Raises ConnectionBroken.
         """
-        try:
-            exchange.start = await exchange.connection.read(self._limits.keep_alive)
-        except TimeoutError:
-            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._limits.keep_alive
+        while not begins_answer(exchange.start):
+            try:
+                piece = await exchange.connection.read(max(0.0, due - loop.time()))
+            except TimeoutError:
+                return
+            exchange.start += piece
+            if not piece:
+                break
         if (failure := failure_in(exchange.start)) is not None:
             raise ConnectionBroken(failure.reason)
         exchange.first_token()

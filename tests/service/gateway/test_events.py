@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from service.gateway.events import Events
+from service.gateway.events import Events, begins_answer
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"x"}}],"usage":null}\n\n'
 USAGE = b'data: {"id":"1","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1}}\n\n'
@@ -79,3 +79,14 @@ def test_whole_events_in_whole_chunks_need_not_be_looked_at() -> None:
     assert not events.may_pass(b"%x\r\n%b\r\n" % (len(ABORT), ABORT))
     assert events.passed(b"data: 1\n") == b""
     assert not events.may_pass(framed), "an event has begun"
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_comments_and_events_that_come_before_the_prompt_is_computed_begin_no_answer(line_end: bytes) -> None:
+    created = b'event: response.created\ndata: {"response":{}}\n\nevent: response.in_progress\ndata: {}\n\n'
+    early = (b": keep-alive\n\n" + created).replace(b"\n", line_end)
+    assert not begins_answer(b"")
+    assert not begins_answer(early)
+    for event in (TOKEN, b"event: response.output_item.added\ndata: {}\n\n", b"event: message_start\ndata: {}\n\n"):
+        assert begins_answer(event)
+        assert begins_answer(early + event.replace(b"\n", line_end))

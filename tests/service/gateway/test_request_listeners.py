@@ -20,7 +20,7 @@ from service.server import listening
 from tests.service.conftest import Serve, url_of
 from tests.service.engines import chat, engine_starter
 from tests.service.gateway.routed import CHAT, Before, Route
-from tests.service.gateway.scripted import answer
+from tests.service.gateway.scripted import Received, answer
 from tests.service.workers.running import environment_of, running
 from tests.waiting import PATIENCE
 
@@ -70,6 +70,33 @@ async def test_a_stream_is_told_as_it_is_routed_at_its_first_token_and_at_its_en
         assert [one["state"] for one in again] == ["routed", "ended"], "an answer that is no stream has no first token"
         assert again[1]["predicted_tokens"] == again[1]["cached_tokens"] > 100
         assert TEXT[:11] not in json.dumps([courses, again])
+
+
+async def test_a_response_that_is_created_has_its_first_token_later(before: Before) -> None:
+    created, token = (b'event: %b\ndata: {"sequence_number":0}\n\n' % name for name in (b"response.created", b"token"))
+    has_prompt, is_computed = asyncio.Event(), asyncio.Event()
+
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n" + created)
+        has_prompt.set()
+        await is_computed.wait()
+        writer.write(token)
+        await writer.drain()
+        writer.close()
+
+    routed, _ = await before(respond)
+    async with told(routed.client) as events:
+        asking = asyncio.ensure_future(routed.client.post("/v1/responses", json={"input": TEXT, "stream": True}))
+        assert (await anext(events))["state"] == "routed"
+        await has_prompt.wait()
+        following = asyncio.ensure_future(anext(events))
+        for _ in range(3):
+            await routed.pods()
+        assert not following.done()
+        is_computed.set()
+        assert (await following)["state"] == "first_token"
+        async with await asking as response:
+            assert await response.read() == created + token
 
 
 async def test_attempts_that_fail_and_requests_that_no_pod_can_take_are_told(before: Before) -> None:
