@@ -43,13 +43,16 @@ class Queue:
     def has_room(self) -> bool:
         return len(self) < self._max_length
 
+    def waits(self, model: str | None) -> bool:
+        """Whether a request for the model waits."""
+        return any(entry.model == model and not entry.turn.done() for entry in self._heap)
+
     async def turn(self, model: str | None, estimate: float, choose: Callable[[], Choice | None]) -> Choice | None:
         """Waits until `choose` gives a choice; None after too long. `estimate` is in seconds."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[Choice] = loop.create_future()
         heappush(self._heap, _Entry(loop.time() + estimate, next(self._numbers), model, choose, turn))
-        if self._served is None:
-            self._served = loop.call_later(_RETRY_SECONDS, self._serve)
+        self.wake()
         try:
             async with asyncio.timeout(self._seconds):
                 return await asyncio.shield(turn)

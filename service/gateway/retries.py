@@ -169,9 +169,11 @@ class Attempts:
         failures: list[EngineError] = []
         waited = False
         while len(tried) < self._limits.attempts and monotonic() - started < self._limits.retry_seconds:
+            may_wait = not tried and self.queue.has_room
             with step("choose"):
-                choice = self._choose(question, tried)
-            if choice is None and not tried and self._is_full(question) and self.queue.has_room:
+                is_behind = may_wait and self.queue.waits(question.model)
+                choice = None if is_behind else self._choose(question, tried)
+            if choice is None and may_wait and self._is_full(question):
                 shortest = min((one.seconds for one in self._router.estimates(question)), default=0.0)
                 with step("queue"), self._statistics.queueing():
                     choice = await self.queue.turn(question.model, shortest, lambda: self._choose(question, ()))

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
+from service.gateway import queue as queue_module
 from service.gateway.queue import Queue
 from service.routing.choice import Choice
+from service.simulation.faults import Fault
 from service.simulation.scheduler import Speed
-from tests.service.engines import chat
+from tests.service.engines import StartEngine, chat
 from tests.service.gateway.routed import CHAT, Route
 from tests.service.routing.fleets import Fleet
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 LIMITED: dict[str, Any] = {"max_in_flight_per_pod": 1, "queue_length": 4, "queue_seconds": 60.0}
 
@@ -92,6 +94,37 @@ async def test_requests_beyond_the_limit_wait_and_are_answered(route: Route) -> 
 
     assert await asyncio.gather(*(ask(number) for number in range(5))) == [200] * 5
     assert routed.engines[0].in_flight == 0
+
+
+async def test_a_request_does_not_take_the_place_of_one_that_waits(
+    route: Route, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_module, "_RETRY_SECONDS", 3600.0)
+    routed = await route(1, settings=LIMITED)
+    (engine,) = routed.engines
+    engine.faults.add(Fault("hang"))
+    answered = []
+
+    async def ask(name: str) -> None:
+        async with routed.client.post(CHAT, json=chat(name, max_tokens=2)) as response:
+            assert response.status == 200
+            answered.append(name)
+
+    hanging = asyncio.ensure_future(ask("hanging"))
+    await until(lambda: bool(engine.requests))
+    first = asyncio.ensure_future(ask("first"))
+    metrics = ""
+    async with asyncio.timeout(PATIENCE):
+        while "kvcache_gateway_queued_requests 1.0" not in metrics:
+            metrics = await (await routed.client.get("/metrics")).text()
+    another = await start_engine()
+    async with routed.client.post("/pods", json={"url": another.url}) as response:
+        assert response.status == 201, await response.text()
+    await routed.until_pods(lambda pods: len(pods) == 2 and all(pod["healthy"] for pod in pods.values()))
+    await asyncio.gather(first, ask("second"))
+    assert answered == ["first", "second"]
+    hanging.cancel()
+    await asyncio.gather(hanging, return_exceptions=True)
 
 
 async def test_requests_beyond_the_queue_are_refused_at_once(route: Route) -> None:
