@@ -28,7 +28,7 @@ class Speed(NamedTuple):
 
 
 DEFAULT: Final = Speed(0.0, 1e-4)
-"""Before any rank is known. Only the comparison between ranks matters."""
+"""Before any rank is known. Only the comparison between ranks matters, and it tells nothing of seconds."""
 
 
 class _Sample(NamedTuple):
@@ -117,7 +117,7 @@ def _weighted_median(samples: Iterable[_Sample]) -> float:
 
 
 def median_speed(speeds: Sequence[Speed]) -> Speed:
-    """The speed that a rank has until it is known."""
+    """The speed that a rank has until it is known; DEFAULT itself without any speed."""
     if not speeds:
         return DEFAULT
     return Speed(median(speed.overhead for speed in speeds), median(speed.seconds_per_token for speed in speeds))

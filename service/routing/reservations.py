@@ -52,6 +52,7 @@ class RankWork(RankLoad):
     """
 
     __slots__ = (
+        "_is_guessed",
         "_learned_at",
         "_most_prefills",
         "_queue_reading",
@@ -83,6 +84,7 @@ class RankWork(RankLoad):
         """When the last of its requests ended."""
         self.is_known = False
         """Whether the speed is the rank's own, not the fleet's median."""
+        self._is_guessed = speed is DEFAULT
         self.samples = PrefillSamples()
         self.whole_answers = WholeAnswers()
         self._learned_at = -inf
@@ -123,12 +125,16 @@ class RankWork(RankLoad):
         return left + self.behind if left >= 0 else self.wait_if_late(now)
 
     def wait_if_late(self, now: float) -> float:
-        """`wait` after `finish`: a prefill that is late is expected to take as long again as it is late."""
+        """`wait` after `finish`: a prefill that is late is expected to take as long again as it is late.
+
+        While no speed of the fleet is known, it is the speed that is wrong: the prefill is expected to take its time.
+        """
         while self.prefills:
             oldest = next(iter(self.prefills))
             left = self.finish - now
             if left > 0 or oldest.tells_first_token:
-                return abs(left) + self.behind
+                longest = oldest.uncached * self.seconds_per_token if self._is_guessed else inf
+                return min(abs(left), longest) + self.behind
             self._end_prefill(oldest, self.finish)
             self.decoding_tokens += oldest.tokens
         return self.behind
@@ -136,6 +142,7 @@ class RankWork(RankLoad):
     def set_speed(self, speed: Speed, *, is_known: bool) -> None:
         self.overhead, self.seconds_per_token = speed
         self.is_known = is_known
+        self._is_guessed = speed is DEFAULT
         self._update()
 
     def queue_read(self, reading: object, waiting: float, mean_tokens: float) -> None:

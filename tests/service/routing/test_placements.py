@@ -61,6 +61,19 @@ def test_a_burst_with_one_prefix_is_computed_by_few_pods() -> None:
     assert sum(choice.predicted == 0 for choice in choices) <= 2
 
 
+def test_a_prefix_that_is_computed_for_long_is_not_computed_elsewhere_while_no_speed_is_known() -> None:
+    fleet = Fleet(2)
+    first = fleet.ask(SHARED)
+    fleet.now += 4.0
+    assert fleet.ask(SHARED).pod is first.pod
+    slow = Fleet(2)
+    for pod in slow.pods:
+        slow.serve(pod, 4000, 0.4)
+    first = slow.ask(SHARED)
+    slow.now += 4.0
+    assert slow.ask(SHARED).pod is not first.pod, "this one is slower than all before"
+
+
 def test_a_placement_ends_after_five_seconds() -> None:
     fleet = Fleet()
     fleet.ask(prompts(2)[0])
