@@ -61,7 +61,7 @@ class Monitor:
         probe = Probe(session)
         failures = 0
         suspected = asyncio.Event()
-        read_at, is_doubted = -inf, False
+        read_at, is_doubted, is_failing = -inf, False, False
 
         def doubted() -> None:
             nonlocal is_doubted
@@ -89,6 +89,7 @@ class Monitor:
                     logger.info("Pod %s is healthy", pod.name)
                 pod.healthy, pod.problem = True, None
                 pod.breaker.reachable()
+                is_failing = _tell_breaker(pod, is_failing)
             is_well = pod.healthy and not failures and pod.breaker.state is State.CLOSED
             suspected.clear()
             with suppress(TimeoutError):
@@ -114,3 +115,13 @@ class Monitor:
             if pod.healthy is not False:
                 logger.warning("Pod %s is down: %s", pod.name, problem)
             pod.healthy = False
+
+
+def _tell_breaker(pod: Pod, was_open: bool) -> bool:
+    """Whether the circuit breaker of a healthy pod is open; logs a change."""
+    is_open = pod.breaker.state is not State.CLOSED
+    if is_open and not was_open:
+        logger.warning("Pod %s is healthy, but requests to it fail: %s", pod.name, pod.breaker.reason)
+    elif was_open and not is_open:
+        logger.info("Pod %s answers requests again", pod.name)
+    return is_open

@@ -18,6 +18,7 @@ _HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _MAX_HEAD = 64 << 10
 _MAX_CHUNK_LINE = 256
 _MAX_HELD = 1 << 20
+_MAX_DIGITS = 18
 HOP_BY_HOP = frozenset(
     (
         b"connection",
@@ -200,7 +201,7 @@ class ResponseParser:
             self._state = _Body.CHUNKED
             self._whole_chunks = head.is_event_stream
         elif length is not None:
-            if not length.isdigit():
+            if not length.isdigit() or len(length) > _MAX_DIGITS:
                 raise ProtocolError("Content-Length is not a number")
             self._left = int(length)
             self._state = _Body.LENGTH if self._left else _Body.COMPLETE

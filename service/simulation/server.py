@@ -422,6 +422,8 @@ async def _errors(
     except (BadRequest, PromptError, PromptTooLong) as error:
         body = answers.error(400, str(error), "BadRequestError", getattr(error, "param", None))
         return _json(body, 400)
+    except ConnectionResetError:  # a fault, or the client has left: nothing can be sent
+        return web.Response()
 
 
 async def _before_answer(request: web.Request, fault: Fault) -> web.Response | None:

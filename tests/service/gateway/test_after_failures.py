@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -44,6 +45,29 @@ async def test_an_error_of_the_engine_to_the_request_that_tries_lets_another_one
     engine.respond = answer(b"{}")
     assert [await status_of(routed) for _ in range(2)] == [200, 200]
     assert (await routed.pods())[engine.pod]["breaker"] == "closed"
+
+
+async def test_the_log_tells_once_that_requests_to_a_healthy_pod_fail_and_once_that_they_do_not(
+    before: Before, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "service.fleet.health_checks"]
+
+    routed, (engine,) = await before(reset, health_interval=0.2)
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    for _ in range(MAX_FAILURES):
+        assert await status_of(routed) == 502
+    await until(lambda: len(told()) == 1)
+    await until_one_may_try(routed, engine)
+    assert await status_of(routed) == 502
+    await until_one_may_try(routed, engine)
+    engine.respond = answer(b"{}")
+    assert await status_of(routed) == 200
+    await until(lambda: len(told()) == 2)
+    failing, answering = told()
+    assert failing.startswith(f"Pod {engine.pod} is healthy, but requests to it fail: ")
+    assert answering == f"Pod {engine.pod} answers requests again"
 
 
 async def test_others_need_not_wait_until_a_long_answer_ends_after_the_engine_is_back(before: Before) -> None:

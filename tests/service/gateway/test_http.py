@@ -90,6 +90,7 @@ def test_a_connection_that_closes_is_not_kept(connection: bytes) -> None:
         b"HTTP/1.1 200 OK\r\nA: 1\nB: 2\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nA: 1\rB: 2\r\n\r\n",
         HEAD + b"Content-Length: -1\r\n\r\n",
+        HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n",
         HEAD + b"Content-Length: 1\r\n\r\nab",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\nx\r\n",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n+1\r\na\r\n",

@@ -164,7 +164,9 @@ async def test_a_rank_out_of_range_is_refused(start_engine: StartEngine, http: a
         assert response.status == 400
 
 
-async def test_faults_before_an_answer(start_engine: StartEngine, http: aiohttp.ClientSession) -> None:
+async def test_faults_before_an_answer(
+    start_engine: StartEngine, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
     engine = await start_engine()
     url = f"{engine.url}/v1/chat/completions"
     fault = {"kind": "status", "status": 429, "retry_after": 7}
@@ -183,6 +185,7 @@ async def test_faults_before_an_answer(start_engine: StartEngine, http: aiohttp.
     await http.post(f"{engine.url}/simulation/faults", json={**fault, "times": 9})
     await http.delete(f"{engine.url}/simulation/faults")
     await ask(http, engine, chat("Hello"))
+    assert not caplog.records, "a fault that was asked for is no error of the simulation"
 
 
 async def streamed(http: aiohttp.ClientSession, engine: EngineServer) -> list[str]:
