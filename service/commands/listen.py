@@ -19,11 +19,12 @@ from service.commands.command_line import parser, seconds
 from service.contract.endpoints import Endpoint, parse_endpoints
 from service.contract.listening import Heard, write_heard
 from service.contract.settings import Settings
+from service.events.access import Access
 from service.events.curve import KeyPair
 from service.events.messages import Message
 from service.events.replay_frames import Replay, ReplayError
 from service.events.replay_socket import ask
-from service.events.subscription import Subscription
+from service.events.subscription import Subscription, SubscriptionOptions
 from service.events.topic import read_topic
 from service.events.wire import WireError, read_batch
 from service.index.base import Stored
@@ -60,9 +61,15 @@ async def listen(
     `model` is the model of topics without one.
     """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    turns = asyncio.Semaphore()
+    turns, access = asyncio.Semaphore(), Access(context)
     listeners = [Listener(endpoint, model) for endpoint in endpoints]
-    subscriptions = [Subscription(context, listener.endpoint, "", listener, turns=turns) for listener in listeners]
+    subscriptions = [
+        Subscription(
+            listener.endpoint,
+            SubscriptionOptions(context=context, topic="", listener=listener, turns=turns, access=access),
+        )
+        for listener in listeners
+    ]
     try:
         for subscription in subscriptions:
             subscription.open()

@@ -38,9 +38,9 @@ _PROBLEMS = {
         "its publisher binds (an endpoint with *); if it connects too, use an endpoint with * here"
     ),
     EndpointState.REJECTED: (
-        "{address}: the handshake fails; see that this is the port of the engine's KV events, and not of its HTTP server "
-        "or replay socket; and that curve= is the engine's public key if it uses CURVE, and left out if it does not, and "
-        "that the engine knows the public key of ZMQ_CURVE_KEY"
+        "{address}: the handshake fails; check that this is the port of KV events, not of HTTP or replay; that curve= "
+        "is the engine's public key, or left out if it does not use CURVE; and that the engine knows the public key of "
+        "ZMQ_CURVE_KEY"
     ),
     EndpointState.LISTENING: (
         "{address}: no engine is connected; point the engine's publisher here (an endpoint without *), and see that "

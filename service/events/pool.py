@@ -29,7 +29,7 @@ from service.events.statistics import EventStatistics
 from service.events.stream_records import StreamRecord
 from service.events.stream_states import REASONS, Connection
 from service.events.streams import Limits, Stream, Streams, claimant
-from service.events.subscription import Subscription
+from service.events.subscription import Subscription, SubscriptionOptions
 from service.events.topic import read_topic
 from service.index.base import Index, Rank
 
@@ -163,48 +163,35 @@ class EventPool:
             limits=Limits(streams=max_streams, waiting=queue_batches),
             created=self._created,
         )
-        turns = asyncio.Semaphore(concurrency)
-
         if relayed is not None:
             relayed.turned_away = self._turned_away
         self._relayed = relayed
-
-        def subscribe(endpoint: Endpoint) -> Subscription:
-            if relayed is not None and endpoint.binds:
-                return RelayedSubscription(
-                    relayed,
-                    self._context,
-                    endpoint,
-                    topic,
-                    self,
-                    turns=turns,
-                    begin=self._begin,
-                    turned=self._settle,
-                )
-            return Subscription(
-                self._context,
-                endpoint,
-                topic,
-                self,
-                turns=turns,
-                resolver=resolver,
-                high_water=queue_batches,
-                access=self._access,
-                begin=self._begin,
-                turned=self._settle,
-            )
-
+        self._options = SubscriptionOptions(
+            context=self._context,
+            topic=topic,
+            listener=self,
+            turns=asyncio.Semaphore(concurrency),
+            access=self._access,
+            resolver=resolver,
+            high_water=queue_batches,
+            begin=self._begin,
+            turned=self._settle,
+        )
         self.on_bound_message: Callable[[Endpoint, Message], None] = lambda endpoint, message: None
         """Called with each message of an engine that connects to us."""
         self.on_bound_disconnect: Callable[[Endpoint, int], None] = lambda endpoint, connection: None
         """Called with a connection of such an engine that has ended."""
-        self._subscribe = subscribe
-        self._subscriptions = [subscribe(endpoint) for endpoint in endpoints]
+        self._subscriptions = [self._subscribe(endpoint) for endpoint in endpoints]
         self._behind: dict[IndexSink, None] = {}
         """Ranks with large batches that are not applied yet."""
         self._is_behind = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _subscribe(self, endpoint: Endpoint) -> Subscription:
+        if self._relayed is not None and endpoint.binds:
+            return RelayedSubscription(self._relayed, endpoint, self._options)
+        return Subscription(endpoint, self._options)
 
     def _sink(self, rank: Rank, topic: bytes, endpoint: Endpoint) -> IndexSink:
         if endpoint.eagle == "1":

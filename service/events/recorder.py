@@ -19,7 +19,7 @@ from service.events.replay_socket import ReplayClient
 from service.events.resolver import Resolver
 from service.events.sequencer import Notice
 from service.events.streams import Stream, Streams
-from service.events.subscription import Subscription
+from service.events.subscription import Subscription, SubscriptionOptions
 from service.events.topic import read_topic
 from service.index.base import Rank
 
@@ -56,11 +56,15 @@ class Recorder:
         self._client = ReplayClient(resolver)
         self._streams = Streams(self._sink, self, self._client, default_model=model, rebuilds=False, exclusive=False)
         self._access = Access(self._context)
-        turns = asyncio.Semaphore()
-        self._subscriptions = [
-            Subscription(self._context, endpoint, topic, self, turns=turns, resolver=resolver, access=self._access)
-            for endpoint in endpoints
-        ]
+        options = SubscriptionOptions(
+            context=self._context,
+            topic=topic,
+            listener=self,
+            turns=asyncio.Semaphore(),
+            access=self._access,
+            resolver=resolver,
+        )
+        self._subscriptions = [Subscription(endpoint, options) for endpoint in endpoints]
 
     def _sink(self, rank: Rank, topic: bytes, _: Endpoint) -> _RecordingSink:
         return _RecordingSink(recorded_pod(rank), topic, self)

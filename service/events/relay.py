@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, time
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 import zmq
@@ -23,7 +23,7 @@ from service.events.access import Access
 from service.events.curve import KeyPair
 from service.events.endpoint_status import EndpointState
 from service.events.messages import Message
-from service.events.subscription import Subscription
+from service.events.subscription import Subscription, SubscriptionOptions
 from service.replicas.shared.framing import End, framed
 
 _WATCH_SECONDS: Final = 1.0
@@ -86,11 +86,16 @@ class Relay:
     """Binds endpoints that workers want, until none wants them any more. Implements subscription.Listener."""
 
     def __init__(self, *, topic: str, concurrency: int, high_water: int, own_keys: KeyPair | None = None) -> None:
-        self._topic = topic
-        self._high_water = high_water
-        self._turns = asyncio.Semaphore(concurrency)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._access = Access(self._context, own_keys, self._turned_away)
+        self._options = SubscriptionOptions(
+            context=self._context,
+            topic=topic,
+            listener=self,
+            turns=asyncio.Semaphore(concurrency),
+            access=self._access,
+            high_water=high_water,
+        )
         self._subscriptions: dict[str, Subscription] = {}
         self._workers: dict[str, set[End]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -127,7 +132,7 @@ class Relay:
                 self._workers.setdefault(endpoint.address, set()).add(end)
                 subscription = self._subscriptions.get(endpoint.address)
                 if subscription is None:
-                    subscription = self._subscriptions[endpoint.address] = self._subscribe(endpoint)
+                    subscription = self._subscriptions[endpoint.address] = Subscription(endpoint, self._options)
                     subscription.open()
                 self._send(end, _state(subscription))
                 if subscription.connections:
@@ -147,17 +152,6 @@ class Relay:
         self._ends.discard(end)
         for workers in self._workers.values():
             workers.discard(end)
-
-    def _subscribe(self, endpoint: Endpoint) -> Subscription:
-        return Subscription(
-            self._context,
-            endpoint,
-            self._topic,
-            self,
-            turns=self._turns,
-            high_water=self._high_water,
-            access=self._access,
-        )
 
     # Listener of the subscriptions
 
@@ -219,9 +213,8 @@ def _state(subscription: Subscription) -> State:
 class RelayedSubscription(Subscription):
     """A worker's subscription to a bound endpoint: tells its listener what the relay tells."""
 
-    def __init__(self, relay: Relayed, *arguments: Any, **options: Any) -> None:
-        """After the relay, the arguments are those of Subscription."""
-        super().__init__(*arguments, **options)
+    def __init__(self, relay: Relayed, endpoint: Endpoint, options: SubscriptionOptions) -> None:
+        super().__init__(endpoint, options)
         self._relay = relay
         self._bound = self.endpoint.address
         self.status.closed = None  # the relay says so if it cannot be bound
@@ -252,11 +245,11 @@ class RelayedSubscription(Subscription):
             self._take(word)
 
     def _has_begun(self) -> bool:
-        return self._begin is None or self._begin.is_set()
+        return (begin := self._options.begin) is None or begin.is_set()
 
     async def _take_early(self) -> None:
-        if self._begin is not None:
-            await self._begin.wait()
+        if self._options.begin is not None:
+            await self._options.begin.wait()
         while self._early:
             self._take(self._early.popleft())
             await asyncio.sleep(0)
@@ -276,7 +269,7 @@ class RelayedSubscription(Subscription):
                 self.status.messages += 1
                 self.status.last_message_at = time()
                 self._listener.received(self, Message(*message))
-                self._turned()
+                self._options.turned()
 
     def lost(self) -> None:
         """The relay is gone, and with it all connections."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Protocol, TypeAlias
 
@@ -30,7 +31,6 @@ _WITHOUT_CLOCK = 8
 """Messages read between two checks of the clock."""
 _LONG_PAYLOAD = 16 * 1024
 """Bytes; the clock is checked after a longer one."""
-_HIGH_WATER = 100_000
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """A larger message ends its connection (ZMQ_MAXMSGSIZE). A batch of a million tokens has about 5 MB."""
 _CONNECT_MILLISECONDS = 5_000
@@ -65,49 +65,41 @@ class Listener(Protocol):
     def disconnected(self, subscription: Subscription, connection: int) -> None: ...
 
 
-class Subscription:
-    """Subscribes to one endpoint. `connections` are the open ones.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionOptions:
+    """What the subscriptions of one listener share.
 
     `turns` limits how many endpoints are read, a few milliseconds each, before the event loop runs other tasks. Up to
     `high_water` messages per connection wait in the socket. `pause` is the delay in seconds after an exception of the
-    listener.
+    listener. Until `begin` is set, messages wait in the socket. `turned` is called after each turn that read messages.
     """
 
-    def __init__(
-        self,
-        context: Context,
-        endpoint: Endpoint,
-        topic: str,
-        listener: Listener,
-        *,
-        turns: asyncio.Semaphore,
-        resolver: Resolver | None = None,
-        high_water: int = _HIGH_WATER,
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
-        pause: float = 1.0,
-        access: Access | None = None,
-        begin: asyncio.Event | None = None,
-        turned: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Until `begin` is set, messages wait in the socket. `turned` is called after each turn that read messages."""
+    context: Context
+    topic: str
+    listener: Listener
+    turns: asyncio.Semaphore
+    access: Access
+    resolver: Resolver = field(default_factory=Resolver)
+    high_water: int = 100_000
+    pause: float = 1.0
+    begin: asyncio.Event | None = None
+    turned: Callable[[], None] = lambda: None
+
+
+class Subscription:
+    """Subscribes to one endpoint. `connections` are the open ones."""
+
+    def __init__(self, endpoint: Endpoint, options: SubscriptionOptions) -> None:
         self.endpoint = endpoint
-        self.status = EndpointStatus(endpoint, topic)
+        self.status = EndpointStatus(endpoint, options.topic)
         self.connections = self.status.connections
         self._binds = endpoint.binds
         self.ended: set[int] = set()
         """Connections of a bound socket that have ended; messages of theirs may still come."""
         # An endpoint with a name of its own has topics without names, so it cannot be filtered by topic.
-        self._topic = b"" if endpoint.pod or endpoint.model else topic.encode()
-        self._context = context
-        self._listener = listener
-        self._turns = turns
-        self._high_water = high_water
-        self._pause = pause
-        self._resolver = resolver or Resolver()
-        self._access = access or Access(context)
-        self._max_message_bytes = max_message_bytes
-        self._begin = begin
-        self._turned = turned
+        self._topic = b"" if endpoint.pod or endpoint.model else options.topic.encode()
+        self._options = options
+        self._listener = options.listener
         self._attempt_failed = asyncio.Event()
         self._probing = False
         self._is_ready = False
@@ -127,13 +119,13 @@ class Subscription:
         """Opens the socket and starts to receive; a failure becomes `problem`, and a later call retries."""
         if self._socket is not None:
             return
-        socket = self._context.socket(zmq.SUB)
+        socket = self._options.context.socket(zmq.SUB)
         socket.linger = 0
-        socket.rcvhwm = self._high_water
+        socket.rcvhwm = self._options.high_water
         # Without heartbeats, a connection stays open for hours after its peer vanished.
         socket.heartbeat_ivl, socket.heartbeat_timeout = 10_000, 30_000
         socket.reconnect_ivl, socket.reconnect_ivl_max = 100, 2_000
-        socket.maxmsgsize = self._max_message_bytes
+        socket.maxmsgsize = MAX_MESSAGE_BYTES
         socket.connect_timeout = _CONNECT_MILLISECONDS
         socket.subscribe(self._topic)
         if not self._binds:
@@ -141,7 +133,7 @@ class Subscription:
         monitor = socket.get_monitor_socket(_MADE | _READY | _ENDED | _FAILED | _REJECTED | _RETRIED)
         address = self.endpoint.address
         try:
-            self._access.secure(socket, self.endpoint)
+            self._options.access.secure(socket, self.endpoint)
             if self.endpoint.binds:
                 _bind(socket, address)
             elif is_literal(address):
@@ -178,9 +170,9 @@ class Subscription:
             await asyncio.sleep(_AGAIN_SECONDS)
             if not self.connections and (self._is_given_up or self.status.rejected):
                 if not self.status.rejected:
-                    log.log(logging.WARNING, None, _BROKEN_OFF, self.endpoint.address, self._max_message_bytes >> 20)
+                    log.log(logging.WARNING, None, _BROKEN_OFF, self.endpoint.address, MAX_MESSAGE_BYTES >> 20)
                 with suppress(zmq.ZMQError, OSError, ValueError):
-                    self._access.secure(socket, self.endpoint)
+                    self._options.access.secure(socket, self.endpoint)
                     address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
                     with suppress(zmq.ZMQError):
                         socket.disconnect(address)
@@ -226,7 +218,7 @@ class Subscription:
             if not self.connections:
                 status.resolving = True
                 try:
-                    found = await self._resolver.resolve(self.endpoint.address)
+                    found = await self._options.resolver.resolve(self.endpoint.address)
                 except OSError as error:
                     status.unresolved = str(error)
                 else:
@@ -253,8 +245,8 @@ class Subscription:
             self._socket.unsubscribe(b"")
 
     async def _run(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
-        if self._begin is not None:
-            await self._begin.wait()
+        if self._options.begin is not None:
+            await self._options.begin.wait()
         receive = receive_from(socket, with_origin=self._binds)
         last_read = 0.0
         with closing(_Signals(monitor, socket)) as signals:
@@ -262,7 +254,7 @@ class Subscription:
                 if not (_has_messages(monitor) or _has_messages(socket)):
                     await signals.wait()
                 try:
-                    async with self._turns:
+                    async with self._options.turns:
                         # The end of a connection is handled before messages of the next one.
                         while _has_messages(monitor):
                             self._monitored(monitor)
@@ -277,7 +269,7 @@ class Subscription:
                         last_read = now
                 except Exception:  # no exception may silence an endpoint
                     logger.exception("What came from %s could not be taken", self.endpoint.address)
-                    await asyncio.sleep(self._pause)
+                    await asyncio.sleep(self._options.pause)
 
     def _monitored(self, monitor: zmq.Socket[bytes]) -> None:
         event = recv_monitor_message(monitor)
@@ -325,7 +317,7 @@ class Subscription:
             if count:
                 self.status.messages += count
                 self.status.last_message_at = time()
-                self._turned()
+                self._options.turned()
         return count, False
 
     def _received_by_probe(self, subscription: Subscription, message: Message) -> None:

@@ -8,8 +8,9 @@ import pytest
 import zmq
 
 from service.contract.endpoints import Endpoint
+from service.events.access import Access
 from service.events.messages import Message
-from service.events.subscription import Subscription
+from service.events.subscription import Subscription, SubscriptionOptions
 from service.simulation.publisher import Publisher
 from tests.waiting import PATIENCE, until
 
@@ -79,7 +80,10 @@ async def test_an_endpoint_that_floods_does_not_keep_others_waiting() -> None:
         stack.callback(context.destroy, linger=0)
         publishers = [await stack.enter_async_context(Publisher(replay=None, linger=0.0)) for _ in range(2)]
         for publisher, listener in zip(publishers, (flooded, heard), strict=True):
-            subscription = Subscription(context, Endpoint(publisher.address), "", listener, turns=turns)
+            options = SubscriptionOptions(
+                context=context, topic="", listener=listener, turns=turns, access=Access(context)
+            )
+            subscription = Subscription(Endpoint(publisher.address), options)
             stack.push_async_callback(subscription.close)
             subscription.open()
             await publisher.subscribed()
@@ -99,9 +103,15 @@ async def test_an_endpoint_goes_on_after_a_message_that_could_not_be_taken(
     publisher = context.socket(zmq.XPUB)
     port = publisher.bind_to_random_port("tcp://127.0.0.1")
     listener = Startled()
-    subscription = Subscription(
-        context, Endpoint(f"tcp://127.0.0.1:{port}"), "kv@", listener, turns=asyncio.Semaphore(), pause=0.0
+    options = SubscriptionOptions(
+        context=context,
+        topic="kv@",
+        listener=listener,
+        turns=asyncio.Semaphore(),
+        access=Access(context),
+        pause=0.0,
     )
+    subscription = Subscription(Endpoint(f"tcp://127.0.0.1:{port}"), options)
     subscription.open()
     try:
         await asyncio.to_thread(publisher.poll, int(PATIENCE * 1000))
