@@ -1,4 +1,4 @@
-"""What a service of a launch would lack, as far as it is visible before the start. None of it stops `up`."""
+"""Warnings about a launch that are visible before its start. None of them stops `up`."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ _DISCOVERED = "/run/discovered"
 
 
 class Place(Protocol):
-    """What the description of a service depends on, of the runtime that it is for."""
+    """The facts about a runtime on which the description of a service depends."""
 
     @property
     def kind(self) -> RuntimeKind: ...

@@ -258,7 +258,7 @@ def _document() -> bytes:
 
 
 def _tracer(endpoint: str | None) -> Tracer:
-    """What traces routed requests; nothing without a collector. Raises SettingsError."""
+    """The tracer of routed requests, which records nothing without a collector. Raises SettingsError."""
     if endpoint is None:
         return NOTHING
     if (protocol := os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip()) not in {"", "http/protobuf"}:
@@ -294,7 +294,7 @@ def _authorizer(keys: KeyRing, permissions: Sequence[str]) -> Callable[[Mapping[
 
 
 def _router(app: web.Application, fleet: Registry, settings: Settings) -> Router:
-    """What chooses ranks, and who is told of it."""
+    """The router, and the listeners to its choices."""
     router = app[ROUTER] = Router(fleet, settings.tier_weights)
     app[LISTENERS], app[POD_STATES] = RequestListeners(), PodStates()
     issued = app[ISSUED] = IssuedReservations()

@@ -118,7 +118,7 @@ class Watch:
 
 
 class _Watched:
-    """What was said of a replica so far."""
+    """The reports about a replica so far."""
 
     def __init__(self, replica: Replica, console: Console) -> None:
         self.name = replica.name

@@ -29,7 +29,7 @@ _VLLM_FAULTS = (
     ((0, 14, 0), "does not name LoRA adapters in its events, so that their blocks count for no request", "0.14.0"),
     ((0, 17, 0), "does not tell salts and media of blocks: its ranks become inexact where they are used", "0.17.0"),
 )
-"""What a vLLM before a version lacks, and the version to use; the first that applies is told."""
+"""Features that a vLLM before a version lacks, and the version to use; the first that applies is reported."""
 
 
 def check_engines(launch: Launch, silent: set[str] | None = None) -> Iterator[Finding]:

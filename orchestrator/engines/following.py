@@ -68,7 +68,7 @@ class Following:
             self._changed.wait(_BEAT_SECONDS)
 
     def _look(self) -> ContainerPods | None:
-        """What runs; None if the service is gone."""
+        """The running containers; None if the service is gone."""
         there = self._runtime.find(self._name)
         if there is None or there.labels.get(INSTANCE_LABEL) != self._service.labels.get(INSTANCE_LABEL):
             return None

@@ -71,7 +71,7 @@ def discovered_folder(runtime: str, name: str) -> Path:
 
 
 def make_discovered_folder(runtime: str, name: str) -> Path:
-    """That folder, which the service's user may read. Raises Problem."""
+    """Makes the folder of discovered engines, which the service's user may read. Raises Problem."""
     make_service_folder(runtime, name)
     folder = discovered_folder(runtime, name)
     with _writing(folder):

@@ -194,7 +194,7 @@ def _to_other_servers(launch: Launch) -> Iterable[Manifest]:
 
 
 def _roles(namespace: str, own: str) -> Iterable[Manifest]:
-    """What lets the service, in the namespace `own`, find engines in another."""
+    """The Role and RoleBinding that let the service, in the namespace `own`, find engines in another."""
     role, binding = _manifest("discovery/role"), _manifest("discovery/rolebinding")
     for one in (role, binding):
         one["metadata"]["namespace"] = namespace

@@ -1,4 +1,4 @@
-"""What all rendered forms of a launch share: its description without anything of this machine's runtimes."""
+"""The part that all rendered forms of a launch share: its description without this machine's runtimes."""
 
 from __future__ import annotations
 

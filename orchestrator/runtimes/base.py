@@ -99,7 +99,7 @@ class Workload:
     restart: str = "no"
     lives_with_parent: bool = False
     arguments: tuple[str, ...] = ()
-    """Those of the image's program; empty for the image's own."""
+    """Arguments of the image's program; empty for the image's own."""
     is_service: bool = True
     """Whether it has the service's health check."""
 

@@ -19,7 +19,7 @@ LARGE_RESPONSE: Final = 64 << 10
 
 
 class _Peer:
-    """What the requests of one peer address hold; kept while it has reservations."""
+    """Places and bytes that the requests of one peer address hold; kept while it has reservations."""
 
     __slots__ = ("address", "bytes", "requests", "reservations")
 

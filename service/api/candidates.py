@@ -22,7 +22,7 @@ def foreseen(router: Router, fleet: Iterable[Pod], question: Question) -> Forese
 
 
 def candidates(estimates: Iterable[Estimate]) -> list[Candidate]:
-    """Those of the ranks that can take the request."""
+    """The candidates among ranks: those that can take the request."""
     return [_candidate(one) for one in estimates if unavailable_reason(one.pod) is None]
 
 

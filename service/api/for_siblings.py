@@ -1,4 +1,4 @@
-"""What a worker answers the others of its machine: of itself alone."""
+"""The endpoints that a worker has for the others of its machine: its own figures alone."""
 
 from __future__ import annotations
 

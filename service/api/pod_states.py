@@ -1,4 +1,4 @@
-"""What GET /pods lists at one moment, and what has changed since an earlier one."""
+"""The list of GET /pods at one moment, and its changes since an earlier one."""
 
 from __future__ import annotations
 

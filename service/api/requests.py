@@ -191,7 +191,7 @@ ShowsChoice: TypeAlias = Annotated[
 
 
 class ExplainOptions(Struct):
-    """What a body of POST /explain has besides a prompt or a chat."""
+    """The fields of POST /explain besides those of a prompt or a chat."""
 
     choice: ShowsChoice = False
 

@@ -498,7 +498,7 @@ class Ready(Struct):
     ready: bool
     reasons: list[str]
     shared_state: str | UnsetType = UNSET
-    """What connects the replicas: up, or since when it is down and why. Down is no reason for 503."""
+    """State of the shared store: up, or down with the time and the reason. It never makes the answer 503."""
 
 
 class NotReady(ErrorBody):

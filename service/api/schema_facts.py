@@ -1,4 +1,4 @@
-"""What holds for bodies beyond their types, as JSON Schema: rules that handlers and renderers check."""
+"""Rules for bodies beyond their types, as JSON Schema; handlers and renderers check them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Traffic:
     streams: int = 0
     """Streams of events that are being sent."""
     streams_of: Counter[str] = field(default_factory=Counter)
-    """Those of each client: of a peer address, or of an API key."""
+    """Streams by client: a peer address, or an API key."""
     answered: Counter[RequestKind] = field(default_factory=Counter)
     seconds: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(_seconds))
     """Seconds from the headers to the answer, by route."""

@@ -181,7 +181,7 @@ async def _wait(holds: Callable[[], bool], seconds: float) -> bool:
 
 
 def _cache_config(metrics: bytes) -> _CacheConfig:
-    """What vLLM's `vllm:cache_config_info` says; an empty one for other engines."""
+    """The labels of vLLM's `vllm:cache_config_info`; empty for other engines."""
     found = _CONFIG.search(metrics)
     labels = {name.decode(): value.decode() for name, value in _LABEL.findall(found[1])} if found else {}
     size, caching = labels.get("block_size", ""), labels.get("enable_prefix_caching")

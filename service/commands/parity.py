@@ -151,7 +151,7 @@ def _print(pod: Pod, learned: Learned, found: Mapping[ServedModel, Parity], file
 
 
 def _advice(found: Mapping[ServedModel, Parity], files: str | None) -> list[str]:
-    """What to set, a line for each setting."""
+    """The settings to make, a line each."""
     lines = [f"{parity.remedy}." for parity in found.values() if parity.remedy]
     if files and any(parity.verdict is not Verdict.UNKNOWN for parity in found.values()):
         lines.append("Set MODEL_ALIASES=" + ",".join(f"{model.id}={files}" for model in found))

@@ -1,4 +1,4 @@
-"""What a service in a container knows of the machine around it."""
+"""The facts about the machine around it that a service in a container needs."""
 
 from __future__ import annotations
 

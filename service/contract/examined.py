@@ -11,7 +11,7 @@ from service.contract.listening import Heard
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What an engine says, and does when it gets requests. With `problem`, its HTTP server could not be asked."""
+    """An engine's own answers, and its behaviour under requests. With `problem`, its HTTP server could not be asked."""
 
     pod: str
     url: str
@@ -35,7 +35,7 @@ class Examined:
     """Of a prompt that it had just computed."""
     block_size: int | None = None
     prefix_caching: bool | None = None
-    """What its /metrics say; None if nothing."""
+    """From its /metrics; None if they lack it."""
     hash_algorithm: str | None = None
 
 

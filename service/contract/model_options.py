@@ -1,4 +1,4 @@
-"""What engines were started with, by model: the setting MODEL_OPTIONS. The fields have the names of vLLM's flags."""
+"""The flags of engines by model, from the setting MODEL_OPTIONS. The fields have the names of vLLM's flags."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _options(model: str, given: Any) -> ModelOptions:
 
 
 def _expected(name: str, value: Any) -> str | None:
-    """What the value of an option must be; None if it is."""
+    """The type that the value of an option must have; None if it has it."""
     is_valid, expected = _RULES.get(name, (lambda given: isinstance(given, str) and bool(given), "a text"))
     return None if is_valid(value) else expected
 

@@ -1,4 +1,4 @@
-"""Who may connect to bound endpoints, and with which keys: CURVE (RFC 26) and ZeroMQ's authentication (ZAP, RFC 27)."""
+"""Admission of peers to bound endpoints, by address and key: CURVE (RFC 26) and ZAP (RFC 27)."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _NEXT = BatchOrder.NEXT  # a global lookup is faster than an enum attribute
 
 
 class SequenceRecord(msgspec.Struct, array_like=True, gc=False):
-    """What a snapshot holds of a SequenceLog."""
+    """A snapshot's record of a SequenceLog."""
 
     next: int
     digests: list[int | None]

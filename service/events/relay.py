@@ -219,7 +219,7 @@ class RelayedSubscription(Subscription):
         self._bound = self.endpoint.address
         self.status.closed = None  # the relay says so if it cannot be bound
         self._early: deque[_ToWorker] = deque()
-        """What came before the pool begins to take messages."""
+        """Messages that arrived before the pool takes any."""
 
     def open(self) -> None:
         """Asks the relay for the endpoint, once."""

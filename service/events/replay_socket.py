@@ -39,7 +39,7 @@ _MAX_SNAPSHOT_BYTES = 1024**3
 
 
 class Source(NamedTuple):
-    """What can be asked about one stream, and the file with the public key of the sockets if they use CURVE."""
+    """The replay and snapshot sockets of one stream, and the file with their public key if they use CURVE."""
 
     replay: str | None
     """Address of the replay socket."""

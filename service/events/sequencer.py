@@ -108,7 +108,7 @@ _TIMING = Timing()
 
 
 class SequencerRecord(msgspec.Struct, array_like=True, gc=False):
-    """What a snapshot holds of a stream's order, at the time of its blocks."""
+    """A snapshot's record of a stream's order, as of its blocks."""
 
     sequence: SequenceRecord
     loss: str | None

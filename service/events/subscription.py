@@ -67,7 +67,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionOptions:
-    """What the subscriptions of one listener share.
+    """Options that the subscriptions of one listener share.
 
     `turns` limits how many endpoints are read, a few milliseconds each, before the event loop runs other tasks. Up to
     `high_water` messages per connection wait in the socket. `pause` is the delay in seconds after an exception of the

@@ -29,7 +29,7 @@ class Events:
         """`hides_usage` leaves out the event that `include_usage` adds, which has no choices."""
         self._hides_usage = hides_usage
         self._begun = b""
-        """What has arrived of an event that has not ended; it is held back if the usage is hidden."""
+        """The beginning of an event whose end has not arrived; it is held back if the usage is hidden."""
         self.failure: Failure | None = None
         """The first failure that an event tells; what comes after it is left out."""
 
@@ -49,7 +49,7 @@ class Events:
         )
 
     def passed(self, piece: bytes) -> bytes:
-        """What to pass on of a piece, or of what was held back before it."""
+        """Returns the bytes to pass on of a piece, and of those held back before it."""
         begun = self._begun
         data = begun + piece if begun else piece
         self.failure = failure_in(data)
@@ -67,7 +67,7 @@ class Events:
         return self._shown(data[:end])
 
     def rest(self) -> bytes:
-        """What was held back, at the end of the stream."""
+        """Returns the bytes that were held back, at the end of the stream."""
         rest, self._begun = self._begun, b""
         return rest if self._hides_usage else b""
 

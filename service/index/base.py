@@ -242,7 +242,7 @@ class Index(Protocol):
         ...
 
     def plain_group(self, rank: Rank) -> PackedBatches | None:
-        """What applies the most common batches of a rank without decoding them; None while nothing can."""
+        """The writer that applies the most common batches of a rank without decoding them; None while there is none."""
         ...
 
     def engine_cleared(self, rank: Rank, pool: Tier | None = None) -> bool:

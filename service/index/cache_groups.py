@@ -55,7 +55,7 @@ class UnsupportedGroupError(Exception):
 
 
 def group_kind(stored: Stored) -> GroupKind:
-    """What the group of these blocks needs. Raises UnsupportedGroupError.
+    """The requirements of the group of these blocks. Raises UnsupportedGroupError.
 
     Source: find_longest_cache_hit of the managers in vllm/v1/core/single_type_kv_cache_manager.py, vLLM 0.33. No event
     names the chunk size of local attention: alone it counts as full attention, which promises too little.

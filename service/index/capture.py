@@ -112,7 +112,7 @@ def _blocks(cache: FullAttention, place: int, group: CacheGroup) -> Iterator[Blo
 
 
 def _placements(state: RankState, places: Mapping[int, int]) -> list[PlacementRecord]:
-    """Those of a group that does not count any more are left out: the rank is inexact since."""
+    """Placements of a group that stopped counting are left out: the rank is inexact since then."""
     placed: dict[int, list[int]] = {}
     for name, placement in state.placements.items():
         placed.setdefault(id(placement), []).append(name)

@@ -18,7 +18,7 @@ Chains = Callable[[BlockLayout], Chain]
 
 
 def hybrid_match(state: RankState, tokens: int, chain: Chains) -> RankMatch | None:
-    """What the engine would reuse of a prompt of `tokens` tokens; None if nothing.
+    """The prefix that the engine would reuse of a prompt of `tokens` tokens; None without one.
 
     A prompt that is held whole counts as such, although the engine computes at least its last token again, unless that
     makes the engine reuse less than all blocks before it.

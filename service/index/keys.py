@@ -58,7 +58,7 @@ def block_keys(
 
 
 def block_extra(names: Sequence[object]) -> bytes | None:
-    """What an engine hashed into one block besides its tokens, as bytes for `block_keys`; None for nothing.
+    """The extra keys that an engine hashed into one block, as bytes for `block_keys`; None without any.
 
     `names` may hold text (a salt), bytes (a digest of prompt embeddings), numbers and lists of them (multimodal ids).
     """
@@ -66,7 +66,7 @@ def block_extra(names: Sequence[object]) -> bytes | None:
 
 
 def salt_extra(cache_salt: str) -> bytes | None:
-    """What a salt adds to the first block of a chain, for events that name it apart from `extra_keys`."""
+    """The extra bytes of a salt in the first block of a chain, for events that name it apart from `extra_keys`."""
     return block_extra([cache_salt])
 
 

@@ -404,12 +404,12 @@ class MemoryIndex:
         return self._loras.announced()
 
     def disagreements(self) -> list[str]:
-        """What does not fit together, a sentence each: for tests, since it walks over every block."""
+        """A sentence for each broken invariant: for tests, since it walks over every block."""
         return list(disagreements(self._cache, self._ranks.values()))
 
 
 def _per_unit(stored: Stored, stride: int) -> Sequence[bytes | None]:
-    """What is hashed into each unit. An event that names some of its blocks' hashes names as many extras: the last."""
+    """The extras of each unit. An event that names some of its blocks' hashes names as many extras: the last."""
     extras = stored.extras
     unnamed = len(stored.tokens) // stored.block_size - len(extras)
     if unnamed > 0 and len(extras) == len(stored.hashes):

@@ -28,7 +28,7 @@ class OldBlock(msgspec.Struct, gc=False):
 
 
 class ResetDoubt:
-    """What is unknown since one or several resets of a rank that has blocks below the device."""
+    """The doubt after resets of a rank that has blocks below the device."""
 
     __slots__ = ("blocks", "followed", "resets")
 

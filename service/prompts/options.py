@@ -48,7 +48,7 @@ class PromptOptions:
     renderers: Mapping[str, str] = field(default_factory=dict)
     """The operator's renderer of a model."""
     model_options: Mapping[str, ModelOptions] = field(default_factory=dict)
-    """What the engines of a model were started with."""
+    """The flags that the engines of a model were started with."""
     max_models: int = 8
     hub_timeout: float = 10.0
     hub_retry_after: float = 30.0

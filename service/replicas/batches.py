@@ -36,7 +36,7 @@ class _Batch(msgspec.Struct, frozen=True, array_like=True):
 
 
 _NO_CONNECTION: Final = -1
-"""What sequencers call no connection; those to other replicas have the numbers below it."""
+"""The number that stands for no connection in sequencers; connections to other replicas have lower numbers."""
 
 _connections = msgspec.msgpack.Decoder(_Connection)
 _batches = msgspec.msgpack.Decoder(_Batch)
@@ -50,7 +50,7 @@ class SharedBatches:
         self._shared = shared
         self._pool = pool
         self._own: dict[str, bytes] = {}
-        """What is told of the connections that engines have to this replica, by log."""
+        """The announced connections of engines to this replica, by log."""
         self._followed: dict[str, tuple[str, int]] = {}
         """The address and the number of each connection that an engine has to another replica, by log."""
         self._last = _NO_CONNECTION

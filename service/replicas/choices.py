@@ -78,10 +78,10 @@ _encode = msgspec.msgpack.Encoder().encode
 
 @dataclass(slots=True)
 class _Other:
-    """What another replica told."""
+    """The requests of another replica."""
 
     requests: dict[int, Reservation] = field(default_factory=dict)
-    """Those in flight, by number."""
+    """Requests in flight, by number."""
     last: int = -1
     """The highest number so far."""
 

@@ -20,7 +20,7 @@ _REMOVED_SECONDS: Final = 86_400.0
 
 
 class _Pod(msgspec.Struct, frozen=True):
-    """What was changed of a pod. `entry` is one that was added at run time, as in PODS."""
+    """A change of a pod. `entry` is set for a pod that was added at run time, in the form of PODS."""
 
     entry: str | None = None
     draining: bool = False

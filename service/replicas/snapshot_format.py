@@ -23,7 +23,7 @@ _MAX_FRAME = 64 << 20
 
 
 class SnapshotError(Exception):
-    """What was read is no snapshot that can be used; the text says why."""
+    """The bytes are not a usable snapshot; the text gives the reason."""
 
 
 class Header(msgspec.Struct, array_like=True, tag=True, gc=False):

@@ -41,7 +41,7 @@ class Usage(NamedTuple):
 
 
 class Delivery(StrEnum):
-    """What engines reused, compared with the prediction."""
+    """The reused tokens compared with the prediction."""
 
     UNKNOWN = "unknown"
     EQUAL = "equal"
@@ -75,11 +75,11 @@ class PodAccuracy:
 
     prompt_tokens: int = 0
     available_tokens: int = 0
-    """What the best rank of the fleet held."""
+    """Held by the best rank of the fleet."""
     captured_tokens: int = 0
-    """What the chosen rank held."""
+    """Held by the chosen rank."""
     delivered_tokens: int = 0
-    """What the engine reused."""
+    """Reused by the engine."""
     requests: Counter[str] = field(default_factory=Counter)
     """By delivery, and `tokens_differ`."""
 

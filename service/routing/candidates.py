@@ -39,7 +39,7 @@ class Candidates:
 
 
 class Held:
-    """What candidates reuse of a prompt."""
+    """The tokens of a prompt that candidates reuse."""
 
     __slots__ = ("_matches", "alone", "costs", "placed")
 
@@ -52,7 +52,7 @@ class Held:
         self._matches = matches
 
     def of(self, position: int) -> RankMatch | int | None:
-        """What one candidate reuses: a match, or the tokens of a placement."""
+        """The tokens that one candidate reuses, from a match or a placement."""
         if (tokens := self.placed.get(position)) is not None:
             return tokens
         if (bit := self.costs.bit(position)) < 0:

@@ -34,7 +34,7 @@ _NO_TOKENS: Final = array("I")
 
 
 class Basis(StrEnum):
-    """What a prediction rests on."""
+    """The basis of a prediction."""
 
     EVENTS = "events"
     """The rank's events, and it has no other request from here: nothing changes its blocks before this prompt."""
@@ -67,7 +67,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Estimate(NamedTuple):
-    """What a request costs on one rank. `seconds` is the time to first token, `predicted` counts reused tokens."""
+    """The cost of a request on one rank. `seconds` is the time to first token, `predicted` counts reused tokens."""
 
     pod: Pod
     rank: int
@@ -214,7 +214,7 @@ class Router:
         choice.reservation.end(self._clock())
 
     def placed(self, prompt: Prompt, matches: Iterable[RankMatch]) -> list[RankMatch]:
-        """What ranks will hold of a prompt because requests were sent there, where that is more than their matches."""
+        """Matches that ranks will have because requests were sent there, where they exceed those of the index."""
         held = self.placements.held(prompt, self.placements.keys(prompt), self._clock())
         if not held:
             return []
@@ -261,7 +261,7 @@ class Router:
         return chosen, sorted(estimates, key=lambda estimate: estimate.cost)
 
     def _weigh(self, question: Question, now: float) -> _Weighed | None:
-        """What a request costs on each candidate; None if there are none."""
+        """The costs of a request on each candidate; None without candidates."""
         candidates = self._candidates_for(question.model, now)
         if now - self._refreshed >= _REFRESH_SECONDS:
             self._refresh(now)
@@ -299,7 +299,7 @@ class Router:
         return Choice(rank.pod, rank.number, predicted, basis, block_size, seconds, reservation)
 
     def _basis(self, rank: RankWork, held: RankMatch | int | None, question: Question, now: float) -> Basis:
-        """What the prediction of a choice rests on."""
+        """The basis of a choice's prediction."""
         if isinstance(held, int):
             return Basis.PLACEMENT
         if isinstance(held, RankMatch):
@@ -314,7 +314,7 @@ class Router:
     def _held(
         self, question: Question, tokens: int, keys: Sequence[BlockKey], candidates: Candidates, now: float
     ) -> Held:
-        """What each candidate reuses, and with the costs, how many tokens it must compute."""
+        """The tokens that each candidate reuses, and with the costs those that it must compute."""
         held = Held(RankCosts(candidates.ranks, float(tokens)), question.matches)
         costs = held.costs
         for match in question.matches.alone:

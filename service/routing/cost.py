@@ -1,4 +1,4 @@
-"""What the choice of a rank costs: the seconds until the first token, and what others lose by it."""
+"""The cost of a rank: the seconds until the first token, and the time that other requests lose by it."""
 
 from __future__ import annotations
 

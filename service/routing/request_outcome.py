@@ -1,4 +1,4 @@
-"""Where a request for the pods went, and what came of it: what the page, the access log and traces tell alike."""
+"""The destination and the outcome of a request: the fields that the page, the access log and traces share."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class RequestOutcome(msgspec.Struct, kw_only=True):
     """None if no pod could take it."""
     rank: int | None = None
     predicted_tokens: int | None = None
-    """What the prediction says that the engine reuses."""
+    """Tokens that the engine is predicted to reuse."""
     predicted_from: str | None = None
     cached_tokens: int | None = None
-    """What the engine said that it reused."""
+    """Tokens that the engine reported as reused."""
     first_token_seconds: float | None = None
 
     def note_choice(self, choice: Choice, *, is_predicted: bool) -> None:

@@ -62,7 +62,7 @@ _MESSAGE = _Api(read_chat, MessageAnswer, "msg_", chat_of_message)
 
 
 class Part(StrEnum):
-    """What an engine has only if its options say so."""
+    """A part that an engine has only with an option."""
 
     EVENTS = "events"
     REPLAY = "replay"

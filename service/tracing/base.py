@@ -1,4 +1,4 @@
-"""What a routed request tells of itself while it passes: the protocol, and the implementation that records nothing."""
+"""The tracing of routed requests: the protocol, and the implementation that records nothing."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _PAUSE: Final = 0.1
 
 
 class WorkerMessage(IntEnum):
-    """What a worker tells its supervisor, in one byte each. Whether it is ready, it tells every second."""
+    """A message of a worker to its supervisor, in one byte. READY or NOT_READY is sent every second."""
 
     LISTENING = 1
     READY = 2

@@ -141,7 +141,7 @@ def _add(first: float, second: float) -> float:
 
 
 class CounterFile:
-    """What the workers of one number have told of their counters, in a file: it outlives each of them."""
+    """A file with the counters that the workers of one number have reported: it outlives each of them."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

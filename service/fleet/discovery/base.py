@@ -1,4 +1,4 @@
-"""What every source of pods gives."""
+"""The contract of a source of pods."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class _Asking:
         self._problems: dict[str, None] = {}
 
     def end(self) -> str | None:
-        """What was wrong with some of the questions; None for nothing.
+        """The problem of some of the questions; None without one.
 
         Raises SourceFailed if none about the name itself was answered, or one that had records has none of today. A
         server that answers for IPv4 alone is no failure.

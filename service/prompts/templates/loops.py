@@ -45,6 +45,6 @@ class ListLoop(LoopContext):
 def loop_over(
     items: Iterable[Any], undefined: Callable[..., Any], *recursion: Any
 ) -> Iterable[tuple[Any, LoopContext]]:
-    """What a compiled `{% for %}` iterates over: each item, and the loop."""
+    """The iterator of a compiled `{% for %}`: gives each item, and the loop."""
     loop: type[LoopContext] = ListLoop if type(items) is list else LoopContext
     return loop(items, undefined, *recursion)  # type: ignore[arg-type]

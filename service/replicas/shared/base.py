@@ -1,4 +1,4 @@
-"""What the replicas of a fleet share, and the contract of what carries it between them.
+"""The contract of a carrier, which takes messages between the replicas of a fleet.
 
 `SharedState` (state.py) is the same for all: tables, channels, logs and membership, held in this process's memory, so
 that nobody ever waits to read them. A `Carrier` takes what a replica tells to the others: `Alone` (alone.py) carries

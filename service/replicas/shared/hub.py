@@ -14,7 +14,7 @@ from service.replicas.shared.wire import Append, Follow, Frame, Keep, Linked, Un
 
 _LOG_ENTRIES: Final = 10_000
 _LOG_BYTES: Final = 16 << 20
-"""What a log holds at most; the oldest entries are dropped."""
+"""Maximum size of a log; the oldest entries are dropped."""
 
 
 class _Log:

@@ -1,4 +1,4 @@
-"""What the replicas of a fleet tell each other: tables, channels and logs, and which replicas there are."""
+"""The state that the replicas of a fleet share: tables, channels and logs, and the list of replicas."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Frame(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """What a replica says of itself. `url` is where other replicas reach it, empty if it does not say."""
+    """A replica's own description. Other replicas reach it at `url`, which may be empty."""
 
     started: float
     """Unix seconds."""

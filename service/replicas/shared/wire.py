@@ -1,4 +1,4 @@
-"""What goes between a hub and the replicas of its machine."""
+"""The messages between a hub and the replicas of its machine."""
 
 from __future__ import annotations
 
