@@ -271,7 +271,8 @@ def _sources() -> tuple[Path, Path]:
         if containerfile.is_file() and service.is_dir():
             return containerfile, service
     raise Problem(
-        f"What the image is built from is missing beside {_PACKAGE}.", "Install kvcache again, or use its checkout."
+        f"Files that the image is built from are missing beside {_PACKAGE}.",
+        "Install kvcache again, or use its checkout.",
     )
 
 

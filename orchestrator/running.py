@@ -63,7 +63,7 @@ class Running:
                 raise self._not_kvcache() from None
             if response.status_code in {401, 403}:
                 raise Problem(f"The service refuses: {said}", f"Set {API_KEY_VARIABLE} to a key of its API_KEYS.")
-            raise Problem(f"The service refuses: {said}", f"It is {method} {path} at {self.url} that it answered.")
+            raise Problem(f"The service refuses: {said}", f"It answered {method} {path} at {self.url}.")
         return response
 
     def _not_kvcache(self) -> Problem:

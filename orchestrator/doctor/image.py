@@ -51,7 +51,7 @@ def check_valkey(launch: Launch, images: Images) -> Iterator[Finding]:
     elif refusal := images.refusal(reference):
         yield problem(
             "valkey image",
-            f"{reference} is not here and cannot be had: {refusal}",
+            f"{reference} is not here and cannot be pulled: {refusal}",
             "Name another with --valkey-image; or leave that out, and `up` builds one.",
         )
     else:
@@ -73,7 +73,7 @@ def _check_base(launch: Launch, images: Images) -> Finding:
     if refusal := images.refusal(launch.base_image):
         return problem(
             "base image",
-            f"{launch.base_image} is not here and cannot be had: {refusal}",
+            f"{launch.base_image} is not here and cannot be pulled: {refusal}",
             "Name an image that can, with Python 3.11 or newer: --base-image (scripts/base-image makes one on Debian); "
             "or run without a container: --runtime process.",
         )

@@ -52,7 +52,7 @@ _PROBLEMS = {
     ),
 }
 _UNHEARD_BOUND = (EndpointState.LISTENING, EndpointState.CONNECTED)
-_TURNED_AWAY = "{address}: {turned_away} may not connect; correct peers= or curve=, or look who it is"
+_TURNED_AWAY = "{address}: {turned_away} may not connect; correct peers= or curve=, or find out who it is"
 _LEFT_OUT = (
     "{address}: its topics ({topics}) do not start with {prefix}; set ZMQ_TOPIC, set the engine's topic to "
     "kv@POD@MODEL, or name the pod at the endpoint (pod=)"

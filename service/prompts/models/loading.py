@@ -68,7 +68,7 @@ class ModelLoader:
         parts = await (self._own(name, files) if trusted else self._strangers(name, files))
         if not parts.is_known_class:
             logger.warning(
-                "%s: whether its tokens are the engine's is not known: the rules of %s are not",
+                "the tokens of %s may differ from its engine's: how %s changes tokenizer.json is not known here",
                 name,
                 files.tokenizer_class,
             )

@@ -46,7 +46,7 @@ def template_variables(
     """
     if chat.continue_final_message and chat.add_generation_prompt:
         raise PromptError(
-            "continue_final_message and add_generation_prompt cannot both be true (the latter is, unless it is given)",
+            "continue_final_message and add_generation_prompt (true by default) cannot both be true",
             "continue_final_message",
         )
     tools = parse_tools(chat.tools)

@@ -230,7 +230,7 @@ class SharedState:
     def _left_out(self, error: Exception) -> None:
         self.malformed += 1
         if self.malformed == 1:
-            logger.warning("Something that another replica said was left out: %s", error)
+            logger.warning("A message of another replica is ignored: %s", error)
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
