@@ -19,8 +19,8 @@ from orchestrator.config import DEFAULT_FILE
 from orchestrator.examples import EXIT_CODES, epilog
 from orchestrator.launch import DEFAULTS, expanded
 from orchestrator.options import LaunchOptions, launch_options
-from orchestrator.outcome import run_command
 from orchestrator.rendering.forms import Form
+from orchestrator.run_command import run_command
 
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 _HELP = frozenset({"-h", "--help"})
@@ -395,12 +395,12 @@ def score(
     """Ask a running service how much of a prompt each pod holds."""
     from orchestrator.commands.score import Question
     from orchestrator.commands.score import score as ask
-    from orchestrator.running import find_running
+    from orchestrator.service_client import find_client
 
     def run() -> None:
         file = chat and expanded(chat, "--chat")
         body = Question(prompt, file, model, lora_name, cache_salt).body()
-        ask(find_running(name, url, options.runtime_kind(runtime)), body, as_json=as_json)
+        ask(find_client(name, url, options.runtime_kind(runtime)), body, as_json=as_json)
 
     run_command(run, debug=debug)
 
@@ -421,12 +421,12 @@ def select(
     """Ask a running service which pod it would choose, and why."""
     from orchestrator.commands.score import Question
     from orchestrator.commands.select import select as ask
-    from orchestrator.running import find_running
+    from orchestrator.service_client import find_client
 
     def run() -> None:
         file = chat and expanded(chat, "--chat")
         body = Question(prompt, file, model, lora_name, cache_salt).body()
-        ask(find_running(name, url, options.runtime_kind(runtime)), body, as_json=as_json)
+        ask(find_client(name, url, options.runtime_kind(runtime)), body, as_json=as_json)
 
     run_command(run, debug=debug)
 
@@ -445,10 +445,10 @@ def top(
 ) -> None:
     """Watch the pods of a running service. Shows blocks, events per second, lag, exactness."""
     from orchestrator.commands.top import top as watch
-    from orchestrator.running import find_replicas
+    from orchestrator.service_client import find_clients
 
     def run() -> None:
-        running = find_replicas(named or name, url, options.runtime_kind(runtime))
+        running = find_clients(named or name, url, options.runtime_kind(runtime))
         watch(running, interval=interval, count=1 if once else count, as_json=as_json)
 
     run_command(run, debug=debug)

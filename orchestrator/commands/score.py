@@ -16,7 +16,7 @@ from rich.text import Text
 
 from orchestrator.console import terminal
 from orchestrator.errors import UsageError
-from orchestrator.running import Running
+from orchestrator.service_client import ServiceClient
 
 _BAR = 30
 
@@ -40,7 +40,7 @@ class Question:
         return {**body, **{name: value for name, value in named.items() if value is not None}}
 
 
-def score(running: Running, question: Mapping[str, Any], *, as_json: bool) -> None:
+def score(running: ServiceClient, question: Mapping[str, Any], *, as_json: bool) -> None:
     """Sends the request and shows the result. Raises Problem."""
     answer = running.post("/explain", question)
     if as_json:

@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.console import terminal
-from orchestrator.running import Running
+from orchestrator.service_client import ServiceClient
 
 _COLUMNS = ("", "pod", "rank", "first token", "reused tokens", "in flight")
 
 
-def select(running: Running, question: Mapping[str, Any], *, as_json: bool) -> None:
+def select(running: ServiceClient, question: Mapping[str, Any], *, as_json: bool) -> None:
     """Sends the request and shows the result. Raises Problem."""
     answer = running.post("/select", question)
     if as_json:

@@ -17,7 +17,7 @@ from rich.text import Text
 from orchestrator.console import terminal
 from orchestrator.errors import Problem
 from orchestrator.exposition import totals
-from orchestrator.running import Running
+from orchestrator.service_client import ServiceClient
 
 _REASONS_SHOWN = 5
 _LOOKUPS = ("kvcache_index_lookup_requests_total", "kvcache_index_lookup_hits_total")
@@ -69,7 +69,7 @@ class _Look:
     ranks: list[dict[str, Any]]
 
     @classmethod
-    def at_service(cls, running: Sequence[Running]) -> _Look:
+    def at_service(cls, running: Sequence[ServiceClient]) -> _Look:
         """Leaves replicas out that do not answer. Raises Problem if none does."""
         answers = []
         for replica in running:
@@ -105,7 +105,7 @@ def _identity(rank: dict[str, Any]) -> tuple[Any, ...]:
     return rank["pod"], rank["model"], rank["rank"]
 
 
-def top(running: Sequence[Running], *, interval: float, count: int | None, as_json: bool) -> None:
+def top(running: Sequence[ServiceClient], *, interval: float, count: int | None, as_json: bool) -> None:
     """Refreshes every `interval` seconds, `count` times or until Ctrl+C. Raises Problem if no replica answers."""
     output = terminal()
     live = output.is_terminal and not as_json and count is None
@@ -122,7 +122,7 @@ def top(running: Sequence[Running], *, interval: float, count: int | None, as_js
             output.print(frame(view))
 
 
-def _views(running: Sequence[Running], interval: float, count: int | None) -> Iterator[View]:
+def _views(running: Sequence[ServiceClient], interval: float, count: int | None) -> Iterator[View]:
     before = _Look.at_service(running)
     if count is None:
         yield _view(running, None, before)  # show the first view without delay
@@ -134,7 +134,7 @@ def _views(running: Sequence[Running], interval: float, count: int | None) -> It
         before, shown = look, shown + 1
 
 
-def _view(running: Sequence[Running], before: _Look | None, now: _Look) -> View:
+def _view(running: Sequence[ServiceClient], before: _Look | None, now: _Look) -> View:
     metrics = now.metrics
     lookups = metrics.get("kvcache_index_lookup_requests_total", 0.0)
     last = {} if before is None else {_identity(rank): rank for rank in before.ranks}

@@ -13,7 +13,7 @@ from service.api.body import read_body
 from service.api.errors import ApiError
 from service.api.event_stream import wants_events
 from service.api.fleet import fleet_pod, fleet_source
-from service.api.of_all_workers import of_all_workers
+from service.api.merged_pods import merged_pods
 from service.api.pod_updates import updates
 from service.api.requests import RefreshRequest, decode
 from service.api.resources import (
@@ -107,7 +107,7 @@ async def _pods_of_all(app: web.Application) -> tuple[PodList, int]:
     if (siblings := app.get(SIBLINGS)) is None:
         return _own_pods(app), 1
     answers = await siblings.ask("GET", "/pods")
-    return of_all_workers(_own_pods(app), [_pods.decode(answer) for answer in answers]), 1 + len(answers)
+    return merged_pods(_own_pods(app), [_pods.decode(answer) for answer in answers]), 1 + len(answers)
 
 
 def _own_pods(app: web.Application) -> PodList:

@@ -18,7 +18,7 @@ from orchestrator.runtimes.deployed import found_deployed
 _ANSWER_SECONDS = 30.0
 
 
-class Running:
+class ServiceClient:
     """The service at a URL. Methods raise Problem."""
 
     def __init__(self, url: str, *, verify: bool = True) -> None:
@@ -70,21 +70,21 @@ class Running:
         return Problem(f"What answers at {self.url} is not kvcache.", "Name another address: --url http://HOST:PORT")
 
 
-def find_running(name: str, address: str | None, kind: RuntimeKind | None) -> Running:
+def find_client(name: str, address: str | None, kind: RuntimeKind | None) -> ServiceClient:
     """The service at an address, else a replica of the named one on any runtime. Raises Problem if none runs."""
-    return find_replicas(name, address, kind)[0]
+    return find_clients(name, address, kind)[0]
 
 
-def find_replicas(name: str, address: str | None, kind: RuntimeKind | None) -> list[Running]:
+def find_clients(name: str, address: str | None, kind: RuntimeKind | None) -> list[ServiceClient]:
     """The service at an address, else the replicas that run of the named one. Raises Problem if none runs."""
     if address is not None:
-        return [Running(address if "://" in address else f"http://{address}")]
+        return [ServiceClient(address if "://" in address else f"http://{address}")]
     with found_deployed(name, kind) as (_, found):
         if running := [replica for replica in found.replicas if replica.running]:
             return [_of(replica) for replica in running]
     raise Problem(f"The service {name} does not run.", "Start it: kvcache start, or kvcache up")
 
 
-def _of(service: Service) -> Running:
+def _of(service: Service) -> ServiceClient:
     address, port = service.labels.get(ADDRESS_LABEL, "127.0.0.1"), int(service.labels.get(PORT_LABEL, 8080))
-    return Running(url(address, port, tls=service.tls), verify=False)
+    return ServiceClient(url(address, port, tls=service.tls), verify=False)

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from service.api.of_all_workers import of_all_workers
+from service.api.merged_pods import merged_pods
 from service.api.responses import PodList
 
 RANK = {
@@ -53,7 +53,7 @@ def test_routed_tokens_are_added_and_the_largest_lag_is_shown() -> None:
     one = listed({"lag_seconds": None}, {"routed": {"requests": 1, "prompt": 100, "captured": 60, "delivered": 50}})
     two = listed({"lag_seconds": 0.5}, {"routed": {"requests": 2, "prompt": 50, "captured": 10, "delivered": 10}})
     three = listed({"lag_seconds": 0.2}, {})
-    found = of_all_workers(one, [two, three])
+    found = merged_pods(one, [two, three])
     routed = found.fleet[0].routed
     assert (routed.requests, routed.prompt, routed.captured, routed.delivered) == (3, 150, 70, 60)
     assert found.pods[0].lag_seconds == 0.5
@@ -62,6 +62,6 @@ def test_routed_tokens_are_added_and_the_largest_lag_is_shown() -> None:
 def test_a_rank_is_inexact_and_a_pod_has_a_problem_if_it_is_so_for_one_worker() -> None:
     one = listed({}, {})
     two = listed({"exact": False, "inexact_reason": "a gap"}, {"healthy": False, "problem": "down"})
-    found = of_all_workers(one, [two])
+    found = merged_pods(one, [two])
     assert (found.pods[0].exact, found.pods[0].inexact_reason) == (False, "a gap")
     assert (found.fleet[0].healthy, found.fleet[0].problem) == (False, "down")

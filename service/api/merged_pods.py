@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from service.api.responses import FleetPod, PodList, PodRank
 
 
-def of_all_workers(own: PodList, others: Sequence[PodList]) -> PodList:
+def merged_pods(own: PodList, others: Sequence[PodList]) -> PodList:
     """The list of one worker, with what others add: a rank is exact and connected if it is so for all of them.
 
     Every worker knows the requests in flight of all; a pod that is unhealthy or shut out for one of them is shown so,
