@@ -38,7 +38,6 @@ from service.api.resources import (
     GATEWAY,
     INDEX,
     INSTANCE_ID,
-    ISSUED,
     LIMITS,
     LISTENERS,
     MODELS,
@@ -101,7 +100,6 @@ from service.replicas.snapshots import Snapshots
 from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
-from service.routing.issued import IssuedReservations
 from service.routing.request_listeners import RequestListeners
 from service.tracing.base import NOTHING, Tracer
 from service.workers.place import Place
@@ -147,7 +145,8 @@ def create_app(settings: Settings, place: Place | None = None) -> web.Applicatio
     fleet = app[FLEET] = Registry()
     discovery = app[DISCOVERY] = Discovery(fleet, sources(settings.pods_file, settings.discovery))
     accuracy = app[ACCURACY] = Accuracy(fleet, index)
-    router = _router(app, fleet, settings)
+    router = app[ROUTER] = Router(fleet, settings.tier_weights)
+    app[LISTENERS], app[POD_STATES] = RequestListeners(), PodStates()
     shared = _share(app, settings, place)
     places = _snapshot_places(settings, shared.name, place)
     bootstrap = app[BOOTSTRAP] = _bootstrap(settings, index, *places, place)
@@ -293,21 +292,12 @@ def _authorizer(keys: KeyRing, permissions: Sequence[str]) -> Callable[[Mapping[
     return partial(keys.check, permissions=permissions)
 
 
-def _router(app: web.Application, fleet: Registry, settings: Settings) -> Router:
-    """The router, and the listeners to its choices."""
-    router = app[ROUTER] = Router(fleet, settings.tier_weights)
-    app[LISTENERS], app[POD_STATES] = RequestListeners(), PodStates()
-    issued = app[ISSUED] = IssuedReservations()
-    router.refreshed = issued.expire
-    return router
-
-
 def _share(app: web.Application, settings: Settings, place: Place | None) -> SharedState:
     """Lets this replica decide with the others, if there may be others."""
     shared = app[SHARED] = SharedState(_carrier(settings, place))
     if shared.status() is not None:
         wait_seconds = WAIT_SECONDS if settings.shared_state is not None else WAIT_FOR_WORKER_SECONDS
-        app[CHOICES] = SharedChoices(shared, app[ROUTER], app[ISSUED], wait_seconds=wait_seconds)
+        app[CHOICES] = SharedChoices(shared, app[ROUTER], wait_seconds=wait_seconds)
     return shared
 
 

@@ -32,7 +32,6 @@ from service.replicas.snapshots import Snapshots
 from service.routing.accuracy import Accuracy
 from service.routing.affinity import SessionKeys
 from service.routing.choice import Router
-from service.routing.issued import IssuedReservations
 from service.routing.request_listeners import RequestListeners
 from service.workers.siblings import Siblings
 
@@ -50,7 +49,6 @@ LISTENERS = web.AppKey("listeners", RequestListeners)
 ROUTER = web.AppKey("router", Router)
 CHOICES = web.AppKey("choices", SharedChoices)
 """There with SHARED_STATE: replicas on other machines."""
-ISSUED = web.AppKey("issued", IssuedReservations)
 PUBLISHERS = web.AppKey("publishers", Publishers)
 SHARED_PODS = web.AppKey("shared_pods", SharedPods)
 ASKS_USAGE = web.AppKey("asks_usage", bool)

@@ -10,7 +10,7 @@ from service.api.candidates import candidates, left_out
 from service.api.errors import ApiError
 from service.api.forwarding import request_with_prompt
 from service.api.requests import SelectOptions, decode
-from service.api.resources import CHOICES, FLEET, ISSUED, LISTENERS, ROUTER
+from service.api.resources import CHOICES, FLEET, LISTENERS, ROUTER
 from service.api.responses import Reserved, Selection, json_response
 from service.gateway.engine_request import RANK_FIELD, RANK_HEADER
 from service.routing.choice import Choice
@@ -59,7 +59,7 @@ async def note_first_token(request: web.Request) -> web.Response:
     """Moves a reserved request from prefill to decoding; the pod's speed is learned from it."""
     name = request.match_info["id"]
     elsewhere = request.app.get(CHOICES)
-    is_known = request.app[ISSUED].first_token(name)
+    is_known = request.app[ROUTER].issued.first_token(name)
     if not is_known and not (elsewhere and await elsewhere.first_token_elsewhere(name)):
         raise _unknown(name)
     return json_response(Reserved(name, active=True))
@@ -70,7 +70,7 @@ async def end_reservation(request: web.Request) -> web.Response:
     name = request.match_info["id"]
     is_computed = request.query.get("answered") != "false"
     elsewhere = request.app.get(CHOICES)
-    is_known = request.app[ISSUED].end(name, is_computed=is_computed)
+    is_known = request.app[ROUTER].issued.end(name, is_computed=is_computed)
     if not is_known and not (elsewhere and await elsewhere.end_elsewhere(name, is_computed=is_computed)):
         raise _unknown(name)
     return json_response(Reserved(name, active=False))
@@ -82,7 +82,7 @@ def _issued(request: web.Request, choice: Choice, options: SelectOptions) -> str
         return None
     choice.reservation.tells_first_token = True
     try:
-        return request.app[ISSUED].issue(choice.reservation, options.seconds)
+        return request.app[ROUTER].issued.issue(choice.reservation, options.seconds)
     except TooManyReservations as error:
         request.app[ROUTER].withdraw(choice)
         raise ApiError(429, str(error), code="too_many_reservations") from None

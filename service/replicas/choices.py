@@ -18,7 +18,6 @@ import msgspec
 
 from service.replicas.shared.state import SharedState
 from service.routing.choice import Given, Router
-from service.routing.issued import IssuedReservations
 from service.routing.reservations import Reservation
 
 _CHANNEL: Final = "choices"
@@ -93,14 +92,13 @@ class SharedChoices:
         self,
         shared: SharedState,
         router: Router,
-        issued: IssuedReservations,
         clock: Callable[[], float] = monotonic,
         *,
         wait_seconds: float = WAIT_SECONDS,
     ) -> None:
         self._shared = shared
         self._router = router
-        self._issued = issued
+        self._issued = router.issued
         self._clock = clock
         self._next = 0
         self._own: dict[Reservation, int] = {}
@@ -108,7 +106,7 @@ class SharedChoices:
         self._wait_seconds = wait_seconds
         self._heard = asyncio.Event()
         router.notifier = self
-        issued.start_of_name = self._start_of_name
+        router.issued.start_of_name = self._start_of_name
         shared.subscribe(_CHANNEL, self._received)
         shared.watch_beat(self._tell_all)
         shared.watch_members(self._member)

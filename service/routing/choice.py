@@ -19,6 +19,7 @@ from service.routing.affinity import Affinity, session_key
 from service.routing.candidates import Candidates, Held
 from service.routing.cost import Demand, best_of, weigh
 from service.routing.estimate import Speed, median_speed
+from service.routing.issued import IssuedReservations
 from service.routing.placements import BLOCK, EVENT_SECONDS, UNIT, Placements
 from service.routing.question import Question
 from service.routing.reservations import RankWork, ReplicaNotifier, Reservation
@@ -129,11 +130,10 @@ class Router:
         """Of pods, by those in events."""
         self.placements = Placements()
         self.affinity = Affinity()
+        self.issued = IssuedReservations(clock)
         self._mean_tokens = _FIRST_MEAN
         self.freed: Callable[[], None] = lambda: None
         """Called when a request ends."""
-        self.refreshed: Callable[[], None] = lambda: None
-        """Called once a second, before a choice."""
         self.notifier: ReplicaNotifier | None = None
         """Is told of each choice."""
         self.is_exact: Callable[[Rank], bool] = lambda rank: True
@@ -403,9 +403,9 @@ class Router:
         return median_speed([Speed(rank.overhead, rank.seconds_per_token) for rank in known])
 
     def _refresh(self, now: float) -> None:
-        """Reads what changes slowly: the engines' own queues, weights, and speeds that expired."""
+        """Ends reservations that expired, and reads the engines' own queues, weights, and speeds that expired."""
         self._refreshed = now
-        self.refreshed()
+        self.issued.expire()
         ranks = [rank for ranks in self._work.values() for rank in ranks]
         for rank in ranks:
             if rank.samples.expire(now):

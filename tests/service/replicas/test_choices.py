@@ -10,7 +10,6 @@ from service.index.base import Prompt
 from service.replicas.choices import SharedChoices
 from service.replicas.shared.state import SharedState
 from service.routing.choice import Choice
-from service.routing.issued import IssuedReservations
 from service.routing.question import Question
 from tests.service.replicas.shared.joined import Between, Joined
 from tests.service.routing.fleets import MODEL, Fleet, text
@@ -19,10 +18,9 @@ from tests.service.routing.fleets import MODEL, Fleet, text
 class Replica:
     def __init__(self, between: Between, name: str, pods: int = 2) -> None:
         self.fleet = Fleet(pods)
-        self.issued = IssuedReservations(lambda: self.fleet.now)
         self.carrier: Joined = between.carrier()
         self.state = SharedState(self.carrier, name)
-        self.choices = SharedChoices(self.state, self.fleet.router, self.issued, lambda: self.fleet.now)
+        self.choices = SharedChoices(self.state, self.fleet.router, lambda: self.fleet.now)
 
     def load(self) -> list[int]:
         return [pod.in_flight for pod in self.fleet.pods]
@@ -124,13 +122,13 @@ async def test_a_pod_that_another_replica_does_not_know_is_no_harm(replicas: tup
 
 async def test_a_reservation_may_be_ended_at_any_replica(replicas: tuple[Replica, Replica]) -> None:
     first, second = replicas
-    name = first.issued.issue(first.fleet.choose().reservation, 600.0)
+    name = first.fleet.router.issued.issue(first.fleet.choose().reservation, 600.0)
     assert await second.choices.first_token_elsewhere(name)
     assert sum(first.load()) == sum(second.load()) == 1
     assert await second.choices.end_elsewhere(name, is_computed=True)
     assert sum(first.load()) == sum(second.load()) == 0
     assert not await second.choices.end_elsewhere(name, is_computed=True)
-    new = first.issued.issue(first.fleet.choose().reservation, 600.0)
+    new = first.fleet.router.issued.issue(first.fleet.choose().reservation, 600.0)
     later = new.replace("-1-", "-2-")
     for unknown in ("x", "1-y-z", "3-0-z", name, later):
         assert not await second.choices.end_elsewhere(unknown, is_computed=True)

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from service.routing.issued import IssuedReservations
 from tests.service.routing.fleets import Fleet
 
 
 def test_a_reservation_that_nobody_ends_expires() -> None:
     fleet = Fleet(1)
-    issued = IssuedReservations(clock=lambda: fleet.now)
+    issued = fleet.router.issued
     short, long = (issued.issue(fleet.choose().reservation, seconds) for seconds in (10.0, 60.0))
     fleet.now += 30
     assert len(issued) == 1
@@ -19,8 +18,7 @@ def test_a_reservation_that_nobody_ends_expires() -> None:
 
 def test_reservations_expire_while_only_others_are_routed() -> None:
     fleet = Fleet(1)
-    issued = IssuedReservations(clock=lambda: fleet.now)
-    fleet.router.refreshed = issued.expire
+    issued = fleet.router.issued
     issued.issue(fleet.choose().reservation, 10.0)
     fleet.now += 30
     fleet.choose().reservation.end(fleet.now)
