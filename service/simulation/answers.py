@@ -49,6 +49,10 @@ class Answer:
         head = self._head("chat.completion" if self.chat else "text_completion")
         return msgspec.json.encode({**head, "choices": [choice], "usage": self._usage(len(tokens))})
 
+    def created(self) -> bytes:
+        """The events that come before the prompt is computed."""
+        return b""
+
     def first(self) -> bytes:
         """The event of a chat's role, sent with the first token; nothing for a text completion."""
         if not self.chat:

@@ -29,9 +29,13 @@ class ResponseAnswer(Answer):
     def whole(self, text: str, tokens: Sequence[int], finish_reason: str) -> bytes:
         return msgspec.json.encode(self._response("completed", [self._item(text, "completed")], len(tokens)))
 
+    def created(self) -> bytes:
+        response = self._response("in_progress", [], 0)
+        kinds = ("response.created", "response.in_progress")
+        return b"".join(_named_event({"type": kind, "response": response, "sequence_number": 0}) for kind in kinds)
+
     def first(self) -> bytes:
         events: list[Json] = [
-            {"type": "response.created", "response": self._response("in_progress", [], 0)},
             {"type": "response.output_item.added", "output_index": 0, "item": self._item("", "in_progress")},
         ]
         if self.tool is None:

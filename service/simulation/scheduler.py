@@ -55,11 +55,15 @@ class Scheduler:
         """Prompt and output tokens of the longest request."""
         return (self.cache.blocks - 1) * self.cache.block_size
 
+    def check(self, prompt: Sequence[int]) -> None:
+        """Raises PromptTooLong."""
+        if len(prompt) >= self.max_tokens:
+            raise PromptTooLong(f"the prompt has {len(prompt)} tokens, the engine takes {self.max_tokens - 1}")
+
     @asynccontextmanager
     async def run(self, prompt: Sequence[int], output: Sequence[int], salt: str | None) -> AsyncIterator[Running]:
         """Runs a request until the context ends, which aborts an unfinished one. Raises PromptTooLong."""
-        if len(prompt) >= self.max_tokens:
-            raise PromptTooLong(f"the prompt has {len(prompt)} tokens, the engine takes {self.max_tokens - 1}")
+        self.check(prompt)
         output = output[: self.max_tokens - len(prompt)]
         self.waiting += 1
         try:

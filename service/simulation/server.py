@@ -8,7 +8,7 @@ import struct
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import count, cycle
 from typing import Any, NamedTuple, TypeAlias
@@ -297,20 +297,24 @@ class EngineServer:
             number = self._rank(request)
             work = await api.read(body, self._model)
             rank = self.ranks[number]
+            rank.check(work.prompt)
+            identity = request.headers.get("X-Request-Id") or f"{next(self._numbers):032x}"
+            answer = api.answer(
+                f"{api.prefix}{identity}",
+                body.get("model") or self._options.served_models[0],
+                api is not _COMPLETION,
+                len(work.prompt),
+                0,
+                work.tool,
+                tells_reuse=Part.PROMPT_TOKENS_DETAILS not in self._options.without,
+            )
+            response = await _begun(request, answer.created()) if body.get("stream") else None
             async with rank.run(work.prompt, work.output, body.get("cache_salt")) as running:
-                identity = request.headers.get("X-Request-Id") or f"{next(self._numbers):032x}"
-                answer = api.answer(
-                    f"{api.prefix}{identity}",
-                    body.get("model") or self._options.served_models[0],
-                    api is not _COMPLETION,
-                    len(work.prompt),
-                    running.cached_tokens,
-                    work.tool,
-                    tells_reuse=Part.PROMPT_TOKENS_DETAILS not in self._options.without,
-                )
-                if body.get("stream"):
+                answer = replace(answer, cached_tokens=running.cached_tokens)
+                if response is not None:
                     options = body.get("stream_options") or {}
-                    return await self._stream(request, _Stream(answer, work, running.tokens, options, fault))
+                    stream = _Stream(answer, work, running.tokens, options, fault)
+                    return await self._stream(request, response, stream)
                 tokens = [token async for token in running.tokens]
                 if fault is not None and fault.kind in {"die", "engine_dead"}:
                     _reset(request)
@@ -320,11 +324,8 @@ class EngineServer:
             self.aborted += 1
             raise
 
-    async def _stream(self, request: web.Request, stream: _Stream) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, response: web.StreamResponse, stream: _Stream) -> web.StreamResponse:
         answer, work, tokens, options, fault = stream
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-        response.enable_chunked_encoding()
-        await response.prepare(request)
         texts = list(answers.pieces(work.text, len(work.output)))
         generated = 0
         async for _ in tokens:
@@ -424,6 +425,16 @@ async def _errors(
         return _json(body, 400)
     except ConnectionResetError:  # a fault, or the client has left: nothing can be sent
         return web.Response()
+
+
+async def _begun(request: web.Request, events: bytes) -> web.StreamResponse:
+    """A stream whose head and first events are sent: vLLM sends them before it computes the prompt."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    if events:
+        await response.write(events)
+    return response
 
 
 async def _before_answer(request: web.Request, fault: Fault) -> web.Response | None:

@@ -112,6 +112,18 @@ async def test_prefill_takes_time_for_uncached_tokens(start_engine: StartEngine,
     assert time.monotonic() - started >= answer["usage"]["prompt_tokens"] / 2_000
 
 
+async def test_a_stream_begins_before_its_prompt_is_computed(
+    start_engine: StartEngine, http: aiohttp.ClientSession
+) -> None:
+    engine = await start_engine(speed=Speed(prefill_rate=0.001))
+    async with http.post(f"{engine.url}/v1/chat/completions", json=chat("Hello", stream=True)) as response:
+        assert response.content_type == "text/event-stream"
+    body = {"model": MODEL, "input": "Hello", "stream": True}
+    async with http.post(f"{engine.url}/v1/responses", json=body) as response:
+        assert await response.content.readline() == b"event: response.created\n"
+    assert engine.ranks[0].hit_tokens == engine.ranks[0].requests == 0
+
+
 async def test_requests_beyond_the_limit_wait(start_engine: StartEngine, http: aiohttp.ClientSession) -> None:
     engine = await start_engine(speed=Speed(decode_seconds=60, max_running=2))
     tasks = [asyncio.create_task(ask(http, engine, chat(f"Hello {number}"))) for number in range(5)]
