@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -16,16 +17,20 @@ from service.prompts.models.isolated_tokenizer import PROCESSES, WORKER, Isolate
 from service.prompts.models.model import Model, given_template_file
 from service.prompts.models.model_files import ModelFiles, files_state, read_model_files
 from service.prompts.models.tokenizer_worker import ModelSource
+from service.prompts.models.vocabulary_process import ProcessVocabulary
+from service.prompts.models.vocabulary_worker import Source
 from service.prompts.options import PromptOptions
 from service.prompts.renderers.base import HARMONY, MISTRAL, RendererMissing
 from service.prompts.renderers.choice import PackageTokenizer, load_package
 from service.prompts.renderers.threaded import ModelRenderer, ThreadedPackage, ThreadedRenderer
 from service.prompts.templates.rendering import Renderer
-from service.prompts.tokens.base import ModelTokenizer
+from service.prompts.tokens.base import ModelTokenizer, TokenizerUnavailable
 from service.prompts.tokens.threaded import ThreadedTokenizer
 from service.prompts.tokens.token_cache import TokenCache
-from service.prompts.tokens.tokenization import TextTokenizer, panics_as_errors
+from service.prompts.tokens.tokenization import TextTokenizer
+from service.prompts.tokens.vocabulary import LoadedVocabulary
 from service.prompts.workers.pool import WorkerPool
+from service.prompts.workers.shared import SharedProcess
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +38,11 @@ _T = TypeVar("_T")
 
 _MAX_BYTES_OF_STRANGERS: Final = 4 << 20
 """Of all files but the tokenizer."""
+
+_LARGE_BYTES = 4 << 20
+"""Of a tokenizer.json that is loaded in a process. To load a smaller one holds the GIL for 0.3 s at most."""
+_VOCABULARY_WORKER: Final = "service.prompts.models.vocabulary_worker"
+_MAX_ANSWER_BYTES: Final = 1 << 30
 
 
 class _Parts(NamedTuple):
@@ -58,6 +68,7 @@ class ModelLoader:
         self._workers = workers
         self._length_of = length_of
         self._isolated = WorkerPool(WORKER, PROCESSES)
+        self._processes: set[SharedProcess] = set()
 
     async def load(self, name: str, folder: Path, *, trusted: bool) -> Model:
         """Raises BadModelFile and ModelUnavailable."""
@@ -94,6 +105,8 @@ class ModelLoader:
         """Stops the processes."""
         await self._renderer.close()
         await self._isolated.close()
+        for process in list(self._processes):
+            await self._end(process)
 
     async def _own(self, name: str, files: ModelFiles) -> _Parts:
         package: ModelRenderer | RendererMissing | None = None
@@ -110,8 +123,45 @@ class ModelLoader:
                     threaded = ThreadedPackage(loaded, self._workers)
                     return _Parts(threaded, threaded, is_known_class=True)
                 package = ThreadedRenderer(loaded, self._workers)
-        tokenizer = await self._in_thread(lambda: _text_tokenizer(files, self._cache))
-        return _Parts(ThreadedTokenizer(tokenizer, self._workers), package, tokenizer.is_known_class)
+        if await self._in_thread(lambda: _is_large(files)):
+            tokenizer = await self._in_process(name, files)
+        else:
+            tokenizer = await self._in_thread(
+                lambda: ThreadedTokenizer(TextTokenizer(LoadedVocabulary(files), self._cache), self._workers)
+            )
+        return _Parts(tokenizer, package, tokenizer.is_known_class)
+
+    async def _in_process(self, name: str, files: ModelFiles) -> ThreadedTokenizer:
+        """A tokenizer whose vocabulary is in a process, which ends when no request needs it any longer."""
+        process = SharedProcess(_VOCABULARY_WORKER, _MAX_ANSWER_BYTES)
+        self._processes.add(process)
+
+        def load() -> tuple[ProcessVocabulary, ThreadedTokenizer]:
+            vocabulary = ProcessVocabulary(process, Source(str(files.folder), name, files.renderer.name))
+            return vocabulary, ThreadedTokenizer(TextTokenizer(vocabulary, self._cache), vocabulary.threads)
+
+        try:
+            vocabulary, tokenizer = await self._in_thread(load)
+        except BaseException as error:
+            await self._end(process)
+            match error:
+                case TokenizerUnavailable():
+                    raise ModelUnavailable(name, f"its tokenizer cannot be loaded: {error}", "Try again") from None
+                case PromptError():
+                    raise BadModelFile(files.tokenizer_file, error.message) from None
+            raise
+        weakref.finalize(vocabulary, self._end_soon, process, asyncio.get_running_loop()).atexit = False
+        return tokenizer
+
+    def _end_soon(self, process: SharedProcess, loop: asyncio.AbstractEventLoop) -> None:
+        """Ends a process. May be called in any thread, whatever locks it holds."""
+        if process in self._processes and not loop.is_closed():
+            loop.call_soon_threadsafe(lambda: loop.create_task(self._end(process)))
+
+    async def _end(self, process: SharedProcess) -> None:
+        process.kill()
+        await self._in_thread(process.close)
+        self._processes.discard(process)
 
     async def _strangers(self, name: str, files: ModelFiles) -> _Parts:
         source = ModelSource(str(files.folder), name, files.renderer.name, self._options.token_cache_by_salt)
@@ -136,10 +186,8 @@ class ModelLoader:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)
 
 
-def _text_tokenizer(files: ModelFiles, cache: TokenCache) -> TextTokenizer:
-    """Raises BadModelFile. Blocks while it reads the vocabulary."""
+def _is_large(files: ModelFiles) -> bool:
     try:
-        with panics_as_errors():
-            return TextTokenizer(files, cache)
-    except PromptError as error:
-        raise BadModelFile(files.tokenizer_file, error.message) from None
+        return files.tokenizer_file.stat().st_size > _LARGE_BYTES
+    except OSError as error:
+        raise BadModelFile(files.tokenizer_file, error) from None

@@ -15,7 +15,8 @@ from service.prompts.models.model_files import read_model_files
 from service.prompts.renderers.base import MISTRAL, RendererMissing
 from service.prompts.renderers.choice import PackageTokenizer, RendererChoice
 from service.prompts.tokens.token_cache import TokenCache
-from service.prompts.tokens.tokenization import TextTokenizer, panics_as_errors
+from service.prompts.tokens.tokenization import TextTokenizer
+from service.prompts.tokens.vocabulary import LoadedVocabulary, panics_as_errors
 from service.prompts.workers.serving import serve
 
 MEMORY_BYTES = 1 << 30
@@ -157,7 +158,7 @@ def _tokenizer(source: ModelSource) -> TextTokenizer | PackageTokenizer:
         with panics_as_errors():
             if source.renderer == MISTRAL:
                 return _package(files.renderer, source)
-            return TextTokenizer(files, _cache)
+            return TextTokenizer(LoadedVocabulary(files), _cache)
     except PromptError as error:
         raise BadModelFile(files.tokenizer_file, error.message) from None
 

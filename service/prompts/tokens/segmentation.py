@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from tokenizers import AddedToken, Tokenizer
+import msgspec
+from tokenizers import Tokenizer
 
 from service.prompts.tokens.word_breaks import LOOKAHEAD, Breaks, safe_breaks
 
@@ -112,20 +113,53 @@ class Segmentation:
         return segments
 
 
-def segmentation_of(tokenizer: Tokenizer, sizes: CutSizes = _DEFAULT_SIZES) -> Segmentation | None:
+class Added(msgspec.Struct, frozen=True):
+    """An added token, as tokenizer.json describes it."""
+
+    content: str
+    lstrip: bool
+    rstrip: bool
+    single_word: bool
+    normalized: bool
+
+
+class CutRules(msgspec.Struct, frozen=True):
+    """The parts of a tokenizer that decide where texts may be cut; steps are in tokenizer.json's form."""
+
+    is_regular: bool
+    """Whether its model is a known one, tokenizes equal texts equally, and special tokens are recognized in texts."""
+    normalizer: dict[str, Any] | None
+    pre_tokenizer: dict[str, Any] | None
+    added: dict[int, Added]
+
+
+def cut_rules_of(tokenizer: Tokenizer) -> CutRules:
+    """Returns the rules of a tokenizer."""
+    return CutRules(
+        not tokenizer.encode_special_tokens
+        and type(tokenizer.model).__name__ in _MODELS
+        and not getattr(tokenizer.model, "dropout", None),
+        _state(tokenizer.normalizer),
+        _state(tokenizer.pre_tokenizer),
+        {
+            number: Added(token.content, token.lstrip, token.rstrip, token.single_word, token.normalized)
+            for number, token in tokenizer.get_added_tokens_decoder().items()
+        },
+    )
+
+
+def segmentation_of(rules: CutRules, sizes: CutSizes = _DEFAULT_SIZES) -> Segmentation | None:
     """Returns the safe cuts of a tokenizer; None if none are known."""
-    normalizers = list(_types(_state(tokenizer.normalizer), "normalizers"))
-    pre_tokenizer = _state(tokenizer.pre_tokenizer)
+    normalizers = list(_types(rules.normalizer, "normalizers"))
+    pre_tokenizer = rules.pre_tokenizer
     steps = list(_types(pre_tokenizer, "pretokenizers"))
     if (
-        tokenizer.encode_special_tokens
-        or type(tokenizer.model).__name__ not in _MODELS
-        or getattr(tokenizer.model, "dropout", None)
+        not rules.is_regular
         or not _NORMALIZERS.issuperset(step["type"] for step in normalizers)
         or not _PRE_TOKENIZERS.issuperset(step["type"] for step in steps)
     ):
         return None
-    added = tokenizer.get_added_tokens_decoder()
+    added = rules.added
     first = _Cuts({number: token for number, token in added.items() if not token.normalized}, sizes.window)
     late = {number: token for number, token in added.items() if token.normalized}
     second = _Cuts(late if not normalizers and first.takes_all else {}, sizes.window)
@@ -153,7 +187,7 @@ def segmentation_of(tokenizer: Tokenizer, sizes: CutSizes = _DEFAULT_SIZES) -> S
 class _Cuts:
     """Cuts at the added tokens of one of the two rounds."""
 
-    def __init__(self, tokens: Mapping[int, AddedToken], window: int) -> None:
+    def __init__(self, tokens: Mapping[int, Added], window: int) -> None:
         self._window = window
         self.takes_all = not any(_reaches(token) for token in tokens.values())
         self.longest = max((len(token.content) for token in tokens.values()), default=0)
@@ -193,7 +227,7 @@ class _Cuts:
         if start < end:
             yield start, end, None
 
-    def plainest(self, added: Iterable[AddedToken]) -> str | None:
+    def plainest(self, added: Iterable[Added]) -> str | None:
         """Returns a token of this round that is not a prefix of another token."""
         contents = [token.content for token in added]
         for content in self._numbers:
@@ -201,7 +235,7 @@ class _Cuts:
                 return content
         return None
 
-    def separator(self, added: Iterable[AddedToken]) -> tuple[str, int] | None:
+    def separator(self, added: Iterable[Added]) -> tuple[str, int] | None:
         """Returns a token of this round, and its id, that is recognized between any two texts without tokens.
 
         No other token overlaps its start or continues it (lemma 2).
@@ -219,7 +253,7 @@ def _touches(content: str, start: str) -> bool:
     return start in content or any(start.startswith(content[n:]) for n in range(1, len(content)))
 
 
-def _reaches(token: AddedToken) -> bool:
+def _reaches(token: Added) -> bool:
     """Whether a token absorbs or inspects the characters around it."""
     return token.lstrip or token.rstrip or token.single_word
 

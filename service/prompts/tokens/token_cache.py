@@ -111,6 +111,10 @@ class TokenCache:
             self._entries.touch(key)
             return chunk.tokens
 
+    def has(self, parent: CachedChunk, text: str) -> bool:
+        """Whether the tokens of a text after `parent` are cached; counts as no use of them."""
+        return self._entries.get((parent.id, text)) is not None
+
     def put(self, parent: CachedChunk, text: str, tokens: bytes) -> None:
         """Stores the tokens of a text after `parent`."""
         with self._lock:

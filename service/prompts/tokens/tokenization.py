@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from array import array
-from codecs import BOM_UTF8
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from threading import Lock
-from typing import Any, NamedTuple, Protocol, TypeAlias
-
-from tokenizers import Tokenizer
+from typing import NamedTuple, TypeAlias
 
 from service.index.base import TokenIds
-from service.prompts.errors import BadModelFile, PromptError
-from service.prompts.tokens.segmentation import CutSizes, Segment, segmentation_of
-from service.prompts.tokens.special_tokens import SpecialTokens
+from service.prompts.errors import PromptError
+from service.prompts.tokens.segmentation import CutSizes, Segment, Words, segmentation_of
 from service.prompts.tokens.token_cache import CachedChunk, PrefixHit, TokenCache
-from service.prompts.tokens.tokenizer_class import is_rebuilt, rebuilt
+from service.prompts.tokens.vocabulary import Vocabulary
 
 _TOKEN_BYTES = 4
 _MAX_WORDS_CHARACTERS = 4096
@@ -31,24 +25,8 @@ STEP_CHARACTERS = 2048
 
 _MAX_SALTS = 1000
 
-_PROBES = ("a", "b c")
-_PANIC = "PanicException"
-"""A class that the library does not export."""
-
-
-class TokenizerFiles(Protocol):
-    """The model files of the tokenizer (service/prompts/models/model_files.py)."""
-
-    @property
-    def tokenizer_file(self) -> Path: ...
-    @property
-    def config_file(self) -> Path: ...
-    @property
-    def config(self) -> Mapping[str, Any]: ...
-    @property
-    def tokenizer_class(self) -> str: ...
-    @property
-    def special_tokens(self) -> SpecialTokens: ...
+_QUESTION_CHARACTERS = 32_000
+"""At which a question is asked: 5 ms of work for a process that others ask, too."""
 
 
 class _Roots(NamedTuple):
@@ -58,9 +36,28 @@ class _Roots(NamedTuple):
     anywhere: CachedChunk
     at_start: CachedChunk
 
+    def of(self, segment: Segment) -> CachedChunk:
+        """The root of a segment."""
+        return self.anywhere if segment[0] else self.at_start
+
 
 Steps: TypeAlias = Generator[int, None, TokenIds]
 """Work that ends with tokens. Any thread may go on with it."""
+
+
+Known: TypeAlias = Mapping[str, bytes]
+"""Tokens of words, and of pieces with the context before them, 4 bytes each."""
+
+
+class Question(NamedTuple):
+    """Words, and pieces with the context before them, whose tokens are not cached."""
+
+    words: Sequence[str]
+    pieces: Sequence[str]
+
+
+class NotKnown(Exception):
+    """Tokens were dropped from the cache, and not asked for."""
 
 
 def finished(steps: Steps) -> TokenIds:
@@ -74,33 +71,25 @@ def finished(steps: Steps) -> TokenIds:
 
 
 class TextTokenizer:
-    """A tokenizer as AutoTokenizer of transformers 5.19 configures it: no truncation, no padding, all tokens added.
+    """A model's tokenizer with a cache. Thread-safe."""
 
-    Thread-safe.
-    """
-
-    def __init__(self, files: TokenizerFiles, cache: TokenCache, cuts: CutSizes = CutSizes()) -> None:  # noqa: B008 - immutable
-        """Raises BadModelFile. Blocks while it reads the vocabulary."""
-        self._tokenizer, self.is_known_class = _load(files)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        try:
-            files.special_tokens.add_to(self._tokenizer)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise BadModelFile(files.config_file, f"its added tokens cannot be used ({error})") from None
-        self._tokenizer.encode_special_tokens = bool(files.config.get("split_special_tokens", False))
-        self.vocabulary_size: int = self._tokenizer.get_vocab_size()
+    def __init__(self, vocabulary: Vocabulary, cache: TokenCache, cuts: CutSizes = CutSizes()) -> None:  # noqa: B008 - immutable
+        self._vocabulary = vocabulary
+        described = vocabulary.described
+        self.vocabulary_size = described.size
+        self.is_known_class = described.is_known_class
+        self.asks = vocabulary.waits
+        """Whether to ask all `questions` of a text before its `steps`."""
         self._closed = False
-        self._file = files.tokenizer_file
         self._cache = cache
-        self._segmentation = segmentation_of(self._tokenizer, cuts)
+        self._segmentation = segmentation_of(described.cut_rules, cuts)
         # Without a cache, tokenizing word by word is slower than tokenizing the whole text.
         self._words = self._segmentation.words if self._segmentation is not None and cache.capacity else None
         self._needs_context = self._segmentation is not None and self._segmentation.context is not None
         self._shared = self._new_roots()
         self._of_salt: dict[str, _Roots] = {}
         self._lock = Lock()
-        self._around = self._special_tokens_around()
+        self._around = described.before, described.after
 
     @property
     def special_tokens_around(self) -> tuple[int, int]:
@@ -111,6 +100,7 @@ class TextTokenizer:
     def close(self) -> None:
         """Cancels every `encode` in flight, in any thread; each soon raises CancelledError."""
         self._closed = True
+        self._vocabulary.close()
 
     def find_prefix(self, text: str, salt: str | None = None) -> PrefixHit:
         """Returns the prefix of a text that was cached with this salt; fast for any length."""
@@ -156,29 +146,84 @@ class TextTokenizer:
         add_special_tokens: bool,
         prefix: PrefixHit | None = None,
         salt: str | None = None,
+        known: Known | None = None,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> Steps:
-        """As `encode`, in steps: yields before each the number of characters that cannot be cut and begin it."""
+        """As `encode`, in steps: yields before each the number of characters that cannot be cut and begin it.
+
+        With `known`, the answers to all `questions`, nothing is asked of the vocabulary; raises NotKnown if the cache
+        has dropped something in between.
+        """
         try:
             pieces = yield from self._encode(
-                text, prefix or self.find_prefix(text, salt), self._roots(salt), is_cancelled
+                text, prefix or self.find_prefix(text, salt), self._roots(salt), known, is_cancelled
             )
         except (TypeError, UnicodeEncodeError):
             raise PromptError("the text holds an invalid character (a lone surrogate)") from None
         before, after = self._around if add_special_tokens else (b"", b"")
         return array("I", b"".join((before, *pieces, after)))
 
+    def questions(self, text: str, prefix: PrefixHit, salt: str | None = None) -> Iterator[Question]:
+        """Yields what has to be asked of the vocabulary for a text of which a prefix is known."""
+        roots = self._roots(salt)
+        asked: set[str] = set()
+        words: list[str] = []
+        pieces: list[str] = []
+        size = 0
+        for segment in self._segments(text, prefix.settled_chars):
+            start, end, token = segment
+            if token is not None or self._cache.has(roots.of(segment), piece := text[start:end]):
+                continue
+            if (split := self._splits(piece, roots)) is None:
+                new = _others([self._context(segment) + piece], asked)
+                pieces += new
+            else:
+                new = _others(self._cache.words.missing(self._shared.anywhere.id, split.find(piece)), asked)
+                words += new
+            size += sum(map(len, new))
+            if size >= _QUESTION_CHARACTERS:
+                yield Question(words, pieces)
+                words, pieces, size = [], [], 0
+        if words or pieces:
+            yield Question(words, pieces)
+
+    def answer(self, question: Question) -> Known:
+        """Asks the vocabulary, and blocks meanwhile."""
+        return self._answer(question, self._vocabulary.ids)
+
+    def answer_soon(self, question: Question) -> Known | None:
+        """As `answer`, for the event loop; None if it would have to wait."""
+        try:
+            return self._answer(question, self._ids_soon)
+        except NotKnown:
+            return None
+
+    def _answer(self, question: Question, ids: Callable[[str], TokenIds]) -> Known:
+        known = dict(zip(question.words, self._split_words(question.words, ids), strict=True)) if question.words else {}
+        context = (self._segmentation and self._segmentation.context) or ""
+        for piece in question.pieces:
+            has_context = bool(context) and piece.startswith(context)
+            known[piece] = ids(piece)[has_context:].tobytes()
+        return known
+
+    def _ids_soon(self, text: str) -> TokenIds:
+        if (tokens := self._vocabulary.ids_soon(text)) is None:
+            raise NotKnown
+        return tokens
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of tokens, including special ones; raises PromptError for a number outside 32 bits."""
         try:
-            with panics_as_errors():
-                return self._tokenizer.decode_batch([tokens], skip_special_tokens=False)[0]
+            packed = array("I", tokens)
         except (OverflowError, TypeError):
             raise PromptError("tokens must be whole numbers of 0 or more", "tokens") from None
+        return self._vocabulary.decode(packed)
 
     def strings(self, tokens: Sequence[int]) -> list[str | None]:
         """Returns each token's vocabulary entry; None for an unknown id."""
-        return [self._tokenizer.id_to_token(token) if 0 <= token < 1 << 32 else None for token in tokens]
+        known = {token for token in tokens if 0 <= token < 1 << 32}
+        of = dict(zip(known, self._vocabulary.strings(array("I", known)), strict=True))
+        return [of.get(token) for token in tokens]
 
     def reach(self, text: str, tokens: TokenIds, count: int) -> int:
         """Returns the number of characters from the start of the text to the end of token `count`.
@@ -186,7 +231,7 @@ class TextTokenizer:
         `tokens` are those of the text, with or without special tokens, and possibly truncated at one end; raises
         PromptError for others.
         """
-        segments = self._segments(text)
+        segments = list(self._segments(text))
         pieces = [self._piece(text, segment, self._shared) for segment in segments]
         left = self._offset(tokens.tobytes(), b"".join(pieces)) + count
         reached = 0
@@ -200,13 +245,13 @@ class TextTokenizer:
         return reached
 
     def _encode(
-        self, text: str, prefix: PrefixHit, roots: _Roots, is_cancelled: Callable[[], bool]
+        self, text: str, prefix: PrefixHit, roots: _Roots, known: Known | None, is_cancelled: Callable[[], bool]
     ) -> Generator[int, None, list[bytes]]:
         """Returns the tokens of a text in pieces, and caches them by segments and by chunks."""
         pieces, uncached, chunk, start, settled = prefix
         if self._segmentation is None:
             yield len(text)
-            return [self._piece(text, (0, len(text), None), roots)] if text else []
+            return [self._piece(text, (0, len(text), None), roots, known)] if text else []
         lookahead = self._segmentation.lookahead
         last_settled = len(text) - lookahead
         remainder_end = remainder_pieces = 0
@@ -223,7 +268,7 @@ class TextTokenizer:
             if segment[1] - step_end > STEP_CHARACTERS:
                 step_end = settled
                 yield segment[1] - settled
-            pieces.append(self._piece(text, segment, roots))
+            pieces.append(self._piece(text, segment, roots, known))
             settled = segment[1]
             if settled <= last_settled:
                 remainder_end, remainder_pieces = settled, len(pieces)
@@ -232,51 +277,54 @@ class TextTokenizer:
             self._cache.set_remainder(chunk, text[start : remainder_end + lookahead], tokens, remainder_end)
         return pieces
 
-    def _segments(self, text: str) -> list[Segment]:
+    def _segments(self, text: str, start: int = 0) -> Iterable[Segment]:
         if self._segmentation is None:
-            return [(0, len(text), None)]
-        return list(self._segmentation.segments(text))
+            return [(0, len(text), None)] if text else []
+        return self._segmentation.segments(text, start)
 
-    def _piece(self, text: str, segment: Segment, roots: _Roots) -> bytes:
+    def _piece(self, text: str, segment: Segment, roots: _Roots, known: Known | None = None) -> bytes:
         start, end, token = segment
         if token is not None:
             return token.to_bytes(_TOKEN_BYTES, sys.byteorder)
         piece = text[start:end]
-        parent = roots.anywhere if start else roots.at_start
+        parent = roots.of(segment)
         tokens = self._cache.get(parent, piece)
         if tokens is None:
-            tokens = self._tokenized(segment, piece, by_words=roots is self._shared)
+            tokens = self._tokenized(segment, piece, roots, known)
             self._cache.put(parent, piece, tokens)
         return tokens
 
-    def _tokenized(self, segment: Segment, piece: str, *, by_words: bool) -> bytes:
+    def _tokenized(self, segment: Segment, piece: str, roots: _Roots, known: Known | None) -> bytes:
         """The tokens of a segment that is not cached as a whole. Cached words are shared by all texts without salt."""
-        if by_words and self._words is not None and len(piece) <= _MAX_WORDS_CHARACTERS:
-            return self._cache.words.tokens(self._shared.anywhere.id, self._words.find(piece), self._tokens_of_words)
+        if (split := self._splits(piece, roots)) is not None:
+            tokenize = self._tokens_of_words if known is None else partial(_each, known)
+            return self._cache.words.tokens(self._shared.anywhere.id, split.find(piece), tokenize)
         context = self._context(segment)
-        return self._ids(context + piece)[bool(context) :].tobytes()
+        if known is not None:
+            return _each(known, [context + piece])[0]
+        return self._vocabulary.ids(context + piece)[bool(context) :].tobytes()
+
+    def _splits(self, piece: str, roots: _Roots) -> Words | None:
+        """How to split a piece into words; None if it is tokenized as a whole."""
+        return self._words if roots is self._shared and len(piece) <= _MAX_WORDS_CHARACTERS else None
 
     def _tokens_of_words(self, words: Sequence[str]) -> list[bytes]:
+        return self._split_words(words, self._vocabulary.ids)
+
+    def _split_words(self, words: Sequence[str], ids: Callable[[str], TokenIds]) -> list[bytes]:
         """The tokens of each of several words, in one call: its overhead exceeds the work for a single word."""
         assert self._words is not None  # noqa: S101 - only called with words
-        ids = self._ids(self._words.separator.join(words))
-        tokens, number = ids.tobytes(), self._words.separator_id
-        if ids.count(number) != len(words) - 1:
+        joined = ids(self._words.separator.join(words))
+        tokens, number = joined.tobytes(), self._words.separator_id
+        if joined.count(number) != len(words) - 1:
             # The separator is also the model's token for unknown characters.
-            return [self._ids(word).tobytes() for word in words]
+            return [ids(word).tobytes() for word in words]
         pieces, start = [], 0
         for _ in words[1:]:
-            end = ids.index(number, start)
+            end = joined.index(number, start)
             pieces.append(tokens[start * _TOKEN_BYTES : end * _TOKEN_BYTES])
             start = end + 1
         return [*pieces, tokens[start * _TOKEN_BYTES :]]
-
-    def _ids(self, text: str) -> TokenIds:
-        try:  # without panics_as_errors, which takes longer than a short text
-            (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
-        except BaseException as error:
-            raise _without_panic(error) from None
-        return array("I", encoding.ids)
 
     def _context(self, segment: Segment) -> str:
         """Text of one token to prepend to a segment that would tokenize differently at the start of a text; or none."""
@@ -286,10 +334,8 @@ class TextTokenizer:
         """The end of each token of a segment, in characters from the segment's start."""
         context = self._context(segment)
         start, end, _ = segment
-        piece = context + text[start:end]
-        with panics_as_errors():
-            (encoding,) = self._tokenizer.encode_batch([piece], add_special_tokens=False)
-        return [end - len(context) for _, end in encoding.offsets[bool(context) :]]
+        ends = self._vocabulary.ends(context + text[start:end])
+        return [end - len(context) for end in ends[bool(context) :]]
 
     def _offset(self, tokens: bytes, body: bytes) -> int:
         """Returns the number of body tokens before the first of `tokens`; negative if special tokens come first."""
@@ -301,47 +347,16 @@ class TextTokenizer:
                 return -start // _TOKEN_BYTES
         raise PromptError("the tokens are not those of the text", "tokens")
 
-    def _special_tokens_around(self) -> tuple[bytes, bytes]:
-        """The tokens that the post-processor adds around a text; raises BadModelFile if it does anything else."""
-        around: set[tuple[bytes, bytes]] = set()
-        for probe in _PROBES:
-            bare, full = (
-                array("I", self._tokenizer.encode(probe, add_special_tokens=special).ids) for special in (False, True)
-            )
-            starts = (n for n in range(len(full) - len(bare) + 1) if full[n : n + len(bare)] == bare)
-            if (start := next(starts, None)) is not None:
-                around.add((full[:start].tobytes(), full[start + len(bare) :].tobytes()))
-        if len(around) != 1:
-            raise BadModelFile(self._file, "its post_processor does more than put tokens around a text")
-        return around.pop()
+
+def _others(texts: Iterable[str], asked: set[str]) -> list[str]:
+    """The texts that are not in `asked`, and adds them."""
+    new = [text for text in dict.fromkeys(texts) if text not in asked]
+    asked.update(new)
+    return new
 
 
-@contextmanager
-def panics_as_errors() -> Iterator[None]:
-    """Turns failures of the tokenizer library, its panics and plain Exceptions, to PromptError."""
+def _each(known: Known, texts: Sequence[str]) -> list[bytes]:
     try:
-        yield
-    except BaseException as error:
-        raise _without_panic(error) from None
-
-
-def _without_panic(error: BaseException) -> BaseException:
-    """PromptError for a failure of the tokenizer library; any other error is returned as it is."""
-    if type(error) is not Exception and type(error).__name__ != _PANIC:
-        return error
-    return PromptError(f"the model's tokenizer fails: {str(error)[:200]}")
-
-
-def _load(files: TokenizerFiles) -> tuple[Tokenizer, bool]:
-    """Returns the tokenizer, and whether its class is known; raises BadModelFile."""
-    try:
-        source, known = files.tokenizer_file.read_bytes().removeprefix(BOM_UTF8), True
-        if is_rebuilt(files.tokenizer_class):  # to read and write the whole vocabulary in Python takes as long again
-            built = rebuilt(described := json.loads(source), files.tokenizer_class, files.config)
-            known = built.known
-            if built.tokenizer is not described:
-                source = json.dumps(built.tokenizer).encode()
-        with panics_as_errors():
-            return Tokenizer.from_buffer(source), known
-    except Exception as error:  # the library raises no narrower class
-        raise BadModelFile(files.tokenizer_file, error) from None
+        return [known[text] for text in texts]
+    except KeyError:
+        raise NotKnown from None

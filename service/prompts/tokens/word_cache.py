@@ -50,6 +50,11 @@ class WordCache:
             found[place] = known[words[place]]
         return b"".join(found)  # type: ignore[arg-type]
 
+    def missing(self, tokenizer_id: int, words: Sequence[str]) -> list[str]:
+        """Returns the words that are not cached."""
+        cached = self._words[tokenizer_id]
+        return [word for word in words if word not in cached]
+
     def _store(self, cached: dict[str, bytes], word: str, tokens: bytes) -> None:
         size = len(tokens) + _ENTRY_BYTES
         if size > self._capacity or word in cached:

@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 from service.prompts.workers.serving import ANSWER, ERROR, READY, REQUEST
 
@@ -41,6 +42,8 @@ class WorkerProcess:
         """`module` has a function `main` that calls `serve`."""
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
+        self._in_flight: bytes | None = None
+        """The job that the process works on, or whose answer has not been read."""
 
     def run(self, job: bytes, seconds: float, max_bytes: int) -> bytes:
         """Returns the answer to a job; raises WorkFailed, or OSError if no process can be started. Blocks."""
@@ -68,6 +71,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Kills the process and frees its pipes."""
         process, self._process = self._process, None
+        self._in_flight = None
         if process is None:
             return
         process.kill()
@@ -76,15 +80,45 @@ class WorkerProcess:
             pipe.close()
         process.wait()
 
-    def _ask(self, process: subprocess.Popen[bytes], job: bytes, seconds: float, max_bytes: int) -> bytes:
+    def run_soon(self, job: bytes, seconds: float, soon: float, max_bytes: int) -> bytes | None:
+        """As `run`, but None if no process runs, or none answers within `soon` seconds; `run` then gets a later answer.
+
+        `job` is so short that a pipe takes it, and the answer, as a whole.
+        """
+        process = self._process
+        if process is None or process.poll() is not None or self._in_flight is not None:
+            return None
         assert process.stdin is not None and process.stdout is not None  # noqa: S101
+        self._in_flight = job
+        if os.write(process.stdin.fileno(), REQUEST.pack(seconds, len(job)) + job) < REQUEST.size + len(job):
+            process.kill()  # it does not read, though it has nothing else to do
+            return None
+        try:
+            _wait(process.stdout.fileno(), select.POLLIN, time.monotonic() + soon)
+        except TimeoutError:
+            return None
+        return self._receive(process, time.monotonic() + seconds, max_bytes)
+
+    def _ask(self, process: subprocess.Popen[bytes], job: bytes, seconds: float, max_bytes: int) -> bytes:
+        assert process.stdin is not None  # noqa: S101
         deadline = time.monotonic() + seconds
-        answers = process.stdout.fileno()
+        if self._in_flight == job:
+            return self._receive(process, deadline, max_bytes)
+        if self._in_flight is not None:  # nobody waits for it any longer
+            with suppress(WorkFailed):
+                self._receive(process, deadline, max_bytes)
+        self._in_flight = job
         _write(process.stdin.fileno(), REQUEST.pack(seconds, len(job)) + job, deadline)
+        return self._receive(process, deadline, max_bytes)
+
+    def _receive(self, process: subprocess.Popen[bytes], deadline: float, max_bytes: int) -> bytes:
+        assert process.stdout is not None  # noqa: S101
+        answers = process.stdout.fileno()
         kind, size = ANSWER.unpack(_read(answers, ANSWER.size, deadline))
         if size > max_bytes:
             raise ValueError("the answer exceeds its limit")
         answer = _read(answers, size, deadline)
+        self._in_flight = None
         if kind == ERROR:
             raise WorkFailed(answer.decode("utf-8", "surrogatepass"))
         return answer

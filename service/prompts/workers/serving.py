@@ -23,8 +23,8 @@ _MAX_ERROR_CHARACTERS = 1000
 _GRACE_SECONDS = 2.0
 
 
-def serve(work: Callable[[bytes], bytes], memory_bytes: int) -> None:
-    """Answers jobs until standard input ends. Bounds this process's memory."""
+def serve(work: Callable[[bytes], bytes], memory_bytes: int | None = None) -> None:
+    """Answers jobs until standard input ends. Bounds this process's memory, if told to."""
     _bound_this_process(memory_bytes)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(READY)
@@ -50,15 +50,14 @@ def _outcome(work: Callable[[bytes], bytes], requests: BinaryIO, size: int) -> t
 
 
 def _answer(answers: BinaryIO, kind: bytes, body: bytes) -> None:
-    answers.write(ANSWER.pack(kind, len(body)))
-    answers.write(body)
+    answers.write(
+        ANSWER.pack(kind, len(body)) + body
+    )  # at once, so that who reads the start need not wait for the rest
     answers.flush()
 
 
-def _bound_this_process(memory_bytes: int) -> None:
-    for limit, value in (
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-    ):
-        resource.setrlimit(limit, (value, value))
+def _bound_this_process(memory_bytes: int | None) -> None:
+    if memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+        resource.setrlimit(limit, (0, 0))

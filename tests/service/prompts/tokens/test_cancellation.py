@@ -7,11 +7,12 @@ import pytest
 from service.prompts.models.model_files import read_model_files
 from service.prompts.tokens.token_cache import TokenCache
 from service.prompts.tokens.tokenization import TextTokenizer
+from service.prompts.tokens.vocabulary import LoadedVocabulary
 from tests.conftest import BUILTIN
 
 
 def test_tokenizing_ends_soon_after_it_is_cancelled() -> None:
-    tokenizer = TextTokenizer(read_model_files(BUILTIN), TokenCache(0))
+    tokenizer = TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), TokenCache(0))
     asked = 0
 
     def is_cancelled() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from service.prompts.models.model_files import read_model_files
 from service.prompts.tokens.token_cache import TokenCache
 from service.prompts.tokens.tokenization import _MAX_SALTS, TextTokenizer
+from service.prompts.tokens.vocabulary import LoadedVocabulary
 from tests.conftest import BUILTIN
 from tests.service.prompts.tokens.test_token_cache import conversation
 
@@ -18,9 +19,11 @@ def hits_of(tokenizer: TextTokenizer, cache: TokenCache, text: str, salt: str | 
 
 def test_a_text_of_one_salt_is_no_hit_for_another_or_for_none() -> None:
     cache = TokenCache(10_000_000)
-    tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
+    tokenizer = TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), cache)
     text = conversation(1)[:5000]
-    plain = TextTokenizer(read_model_files(BUILTIN), TokenCache(0)).encode(text, add_special_tokens=False)
+    plain = TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), TokenCache(0)).encode(
+        text, add_special_tokens=False
+    )
     for salt in ("a", "b", None):
         fresh = hits_of(tokenizer, cache, text, salt)
         assert hits_of(tokenizer, cache, text, salt) > fresh + len(text) // 2
@@ -30,7 +33,7 @@ def test_a_text_of_one_salt_is_no_hit_for_another_or_for_none() -> None:
 
 
 def test_the_salts_that_are_remembered_are_bounded() -> None:
-    tokenizer = TextTokenizer(read_model_files(BUILTIN), TokenCache(10_000_000))
+    tokenizer = TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), TokenCache(10_000_000))
     text = conversation(1)[:2000]
     for number in range(_MAX_SALTS + 5):
         tokenizer.find_prefix(text, str(number))

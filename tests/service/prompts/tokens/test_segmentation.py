@@ -5,7 +5,7 @@ from random import Random
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from service.prompts.tokens.segmentation import CutSizes, Segmentation, segmentation_of
+from service.prompts.tokens.segmentation import CutSizes, Segmentation, cut_rules_of, segmentation_of
 from tests.service.prompts.tokenizers_of_all_kinds import KINDS, tokenizer_of
 
 PROSE = "The cat sat on the mat and looked at the moon. " * 100
@@ -17,20 +17,20 @@ def cuts_of(segmentation: Segmentation, text: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_segments_are_the_text(kind: str) -> None:
-    segmentation = segmentation_of(tokenizer_of(kind))
+    segmentation = segmentation_of(cut_rules_of(tokenizer_of(kind)))
     assert segmentation is not None
     text = f"<s>{PROSE}</s><n> <r> [INST]"
     assert "".join(cuts_of(segmentation, text)) == text
 
 
 def test_a_text_is_cut_at_added_tokens() -> None:
-    segmentation = segmentation_of(tokenizer_of("gpt2"))
+    segmentation = segmentation_of(cut_rules_of(tokenizer_of("gpt2")))
     assert segmentation is not None
     assert cuts_of(segmentation, "<s>one<|im_end|>two [INST]") == ["<s>", "one", "<|im_end|>", "two ", "[INST]"]
 
 
 def test_a_token_that_strips_white_space_is_left_in_its_piece() -> None:
-    segmentation = segmentation_of(tokenizer_of("tokens that strip"))
+    segmentation = segmentation_of(cut_rules_of(tokenizer_of("tokens that strip")))
     assert segmentation is not None
     assert cuts_of(segmentation, "<s>one <l> two<r> three<s>four") == ["<s>", "one <l> two<r> three", "<s>", "four"]
 
@@ -53,23 +53,23 @@ def test_a_token_that_strips_white_space_is_left_in_its_piece() -> None:
     ],
 )
 def test_long_prose_is_cut_between_words_where_the_pre_tokenizer_is_known_to(kind: str, pieces: int) -> None:
-    segmentation = segmentation_of(tokenizer_of(kind), CutSizes(piece=1024))
+    segmentation = segmentation_of(cut_rules_of(tokenizer_of(kind)), CutSizes(piece=1024))
     assert segmentation is not None
     assert len(cuts_of(segmentation, PROSE)) == pieces
 
 
 def test_a_tokenizer_that_draws_lots_is_not_cut() -> None:
-    assert segmentation_of(Tokenizer(models.BPE(dropout=0.1))) is None
+    assert segmentation_of(cut_rules_of(Tokenizer(models.BPE(dropout=0.1)))) is None
 
 
 def test_a_tokenizer_that_splits_special_tokens_is_not_cut() -> None:
     tokenizer = Tokenizer.from_str(tokenizer_of("gpt2").to_str())
     tokenizer.encode_special_tokens = True
-    assert segmentation_of(tokenizer) is None
+    assert segmentation_of(cut_rules_of(tokenizer)) is None
 
 
 def test_a_search_for_tokens_goes_on_past_a_token_at_the_border_of_its_window() -> None:
-    segmentation = segmentation_of(tokenizer_of("gpt2"), CutSizes(window=4))
+    segmentation = segmentation_of(cut_rules_of(tokenizer_of("gpt2")), CutSizes(window=4))
     assert segmentation is not None
     assert cuts_of(segmentation, "ab<|im_start|><|im_end|>cd<s>") == ["ab", "<|im_start|>", "<|im_end|>", "cd", "<s>"]
 
@@ -77,14 +77,14 @@ def test_a_search_for_tokens_goes_on_past_a_token_at_the_border_of_its_window() 
 def test_long_text_without_spaces_is_cut_at_line_breaks_where_the_pre_tokenizer_is_known_to() -> None:
     text = "我们去市场买面包、奶酪和西红柿。\n" * 300
     for kind, pieces in (("gpt2", 5), ("qwen", 5), ("metaspace first", 1)):
-        segmentation = segmentation_of(tokenizer_of(kind), CutSizes(piece=1024))
+        segmentation = segmentation_of(cut_rules_of(tokenizer_of(kind)), CutSizes(piece=1024))
         assert segmentation is not None
         assert len(cuts_of(segmentation, text)) == pieces
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen", "o200k"])
 def test_a_piece_is_cut_into_words_at_all_places_where_it_might_be_cut(kind: str) -> None:
-    segmentation = segmentation_of(tokenizer_of(kind))
+    segmentation = segmentation_of(cut_rules_of(tokenizer_of(kind)))
     assert segmentation is not None and segmentation.words is not None
     words = segmentation.words.find('It costs 3 EUR,  "more"\u00a0or\n  less  .\n\n  4')
     assert words == ["It", " costs", " 3", " EUR, ", ' "more"\u00a0or\n ', " less ", " .\n\n  4"]
@@ -92,7 +92,7 @@ def test_a_piece_is_cut_into_words_at_all_places_where_it_might_be_cut(kind: str
 
 @pytest.mark.parametrize("kind", ["metaspace always", "words"])
 def test_a_piece_is_cut_into_words_at_single_spaces_where_nothing_is_known_of_runs(kind: str) -> None:
-    segmentation = segmentation_of(tokenizer_of(kind))
+    segmentation = segmentation_of(cut_rules_of(tokenizer_of(kind)))
     assert segmentation is not None and segmentation.words is not None
     words = segmentation.words.find('It costs 3 EUR,  "more"\u00a0or less  .')
     assert words == ["It", " costs", " 3", ' EUR,  "more"\u00a0or', " less  ."]
@@ -101,7 +101,7 @@ def test_a_piece_is_cut_into_words_at_single_spaces_where_nothing_is_known_of_ru
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_tokenize_to_what_they_tokenize_to_together(kind: str) -> None:
     tokenizer = tokenizer_of(kind)
-    segmentation = segmentation_of(tokenizer)
+    segmentation = segmentation_of(cut_rules_of(tokenizer))
     if segmentation is None or segmentation.words is None:
         return
     random = Random(kind)
@@ -117,16 +117,16 @@ def test_words_tokenize_to_what_they_tokenize_to_together(kind: str) -> None:
 
 
 def test_a_piece_is_not_cut_into_words_where_it_matters_that_one_starts_the_text() -> None:
-    segmentation = segmentation_of(tokenizer_of("metaspace first"))
+    segmentation = segmentation_of(cut_rules_of(tokenizer_of("metaspace first")))
     assert segmentation is not None
     assert segmentation.words is None
 
 
 def test_words_are_kept_apart_by_a_token_that_no_other_reaches_into() -> None:
-    segmentation = segmentation_of(tokenizer_of("tokens in tokens"))
+    segmentation = segmentation_of(cut_rules_of(tokenizer_of("tokens in tokens")))
     assert segmentation is not None and segmentation.words is not None
     assert segmentation.words.separator == "<a><a>"
-    without = segmentation_of(_byte_level_with("ab", "bc", "ca"))
+    without = segmentation_of(cut_rules_of(_byte_level_with("ab", "bc", "ca")))
     assert without is not None
     assert without.words is None
 

@@ -10,6 +10,7 @@ from service.prompts.errors import BadModelFile
 from service.prompts.models.model_files import read_model_files
 from service.prompts.tokens.token_cache import TokenCache
 from service.prompts.tokens.tokenization import TextTokenizer
+from service.prompts.tokens.vocabulary import LoadedVocabulary
 from tests.conftest import BUILTIN
 from tests.service.prompts.oracle import Oracle
 
@@ -50,7 +51,7 @@ def test_configured_tokens_are_known_as_transformers_knows_them(
 ) -> None:
     folder = folder_with(tmp_path, config, legacy)
     oracle, files = Oracle(folder), read_model_files(folder)
-    tokens = TextTokenizer(files, TokenCache(1 << 20)).encode(TEXT, add_special_tokens=True)
+    tokens = TextTokenizer(LoadedVocabulary(files), TokenCache(1 << 20)).encode(TEXT, add_special_tokens=True)
     assert tokens.tolist() == oracle.tokens(TEXT, add_special_tokens=True)
     assert files.special_tokens.variables == oracle.tokenizer.special_tokens_map
 
@@ -68,4 +69,4 @@ def test_configured_tokens_that_are_none_are_refused_with_the_name_of_the_file(
 ) -> None:
     folder = folder_with(tmp_path, config)
     with pytest.raises(BadModelFile, match=r"tokenizer_config\.json"):
-        TextTokenizer(read_model_files(folder), TokenCache(0))
+        TextTokenizer(LoadedVocabulary(read_model_files(folder)), TokenCache(0))

@@ -12,6 +12,7 @@ from service.prompts.models.model_files import read_model_files
 from service.prompts.tokens.threaded import ThreadedTokenizer
 from service.prompts.tokens.token_cache import TokenCache
 from service.prompts.tokens.tokenization import TextTokenizer
+from service.prompts.tokens.vocabulary import LoadedVocabulary
 from tests.conftest import BUILTIN
 
 WORDS = " ".join(f"word{number} and others" for number in range(500))
@@ -20,7 +21,7 @@ WORDS = " ".join(f"word{number} and others" for number in range(500))
 
 @pytest.fixture
 def expected() -> TextTokenizer:
-    return TextTokenizer(read_model_files(BUILTIN), TokenCache(0))
+    return TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), TokenCache(0))
 
 
 async def tokenized(text: str) -> tuple[list[int], int, bool]:
@@ -34,7 +35,9 @@ async def tokenized(text: str) -> tuple[list[int], int, bool]:
             await asyncio.sleep(0)
 
     with ThreadPoolExecutor(1, initializer=used.set) as workers:
-        tokenizer = ThreadedTokenizer(TextTokenizer(read_model_files(BUILTIN), TokenCache(1 << 20)), workers)
+        tokenizer = ThreadedTokenizer(
+            TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), TokenCache(1 << 20)), workers
+        )
         other = asyncio.create_task(others())
         await asyncio.sleep(0)
         before = turns

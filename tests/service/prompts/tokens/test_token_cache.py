@@ -7,6 +7,7 @@ import pytest
 from service.prompts.models.model_files import read_model_files
 from service.prompts.tokens.token_cache import CachedChunk, ChunkSizes, TokenCache
 from service.prompts.tokens.tokenization import TextTokenizer
+from service.prompts.tokens.vocabulary import LoadedVocabulary
 from tests.conftest import BUILTIN
 
 
@@ -45,7 +46,7 @@ def test_the_least_recently_used_text_is_evicted() -> None:
 @pytest.mark.parametrize("characters", [0, 10, 1000, 100_000])
 def test_a_cache_without_room_keeps_nothing(characters: int) -> None:
     cache = TokenCache(0)
-    tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
+    tokenizer = TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), cache)
     text = conversation(1)[:characters]
     assert tokenizer.encode(text, add_special_tokens=False) == tokenizer.encode(text, add_special_tokens=False)
     assert (len(cache), cache.size_bytes, cache.hits) == (0, 0, 0)
@@ -53,8 +54,8 @@ def test_a_cache_without_room_keeps_nothing(characters: int) -> None:
 
 def test_the_settled_part_of_a_trailing_incomplete_chunk_is_a_hit() -> None:
     cache = TokenCache(10_000_000)
-    tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
-    plain = TextTokenizer(read_model_files(BUILTIN), TokenCache(0))
+    tokenizer = TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), cache)
+    plain = TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), TokenCache(0))
     text = conversation(1)
     for end in range(700, len(text), 777):
         shorter = text[:end]
@@ -69,7 +70,7 @@ def test_the_settled_part_of_a_trailing_incomplete_chunk_is_a_hit() -> None:
 
 def test_the_cached_prefix_of_a_text_ends_where_another_differs() -> None:
     cache = TokenCache(10_000_000)
-    tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
+    tokenizer = TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), cache)
     text = conversation(1)
     tokenizer.encode(text, add_special_tokens=False)
     assert tokenizer.find_prefix(text).chunk_end == last_whole_chunk(len(text))
@@ -81,8 +82,8 @@ def test_the_cached_prefix_of_a_text_ends_where_another_differs() -> None:
 
 def test_conversations_that_share_a_start_do_not_disturb_each_other() -> None:
     cache = TokenCache(10_000_000)
-    tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
-    plain = TextTokenizer(read_model_files(BUILTIN), TokenCache(0))
+    tokenizer = TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), cache)
+    plain = TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), TokenCache(0))
     for _ in range(2):
         for number in range(4):
             text = conversation(0) + conversation(number)
@@ -91,8 +92,8 @@ def test_conversations_that_share_a_start_do_not_disturb_each_other() -> None:
 
 def test_a_cache_that_is_always_full_still_gives_the_right_tokens_and_keeps_to_its_bound() -> None:
     cache = TokenCache(60_000)
-    tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
-    plain = TextTokenizer(read_model_files(BUILTIN), TokenCache(0))
+    tokenizer = TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), cache)
+    plain = TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), TokenCache(0))
     for number in (0, 1, 2, 1, 0, 3, 0):
         text = conversation(number)
         assert tokenizer.encode(text, add_special_tokens=False) == plain.encode(text, add_special_tokens=False)
@@ -103,6 +104,6 @@ def test_tokens_of_one_tokenizer_are_not_those_of_another(tmp_path: Path) -> Non
     other = (BUILTIN / "tokenizer.json").read_text(encoding="utf-8").replace('"<|say|>"', '"<|SAY|>"')
     (tmp_path / "tokenizer.json").write_text(other, encoding="utf-8")
     cache = TokenCache(10_000_000)
-    one, two = (TextTokenizer(read_model_files(folder), cache) for folder in (BUILTIN, tmp_path))
+    one, two = (TextTokenizer(LoadedVocabulary(read_model_files(folder)), cache) for folder in (BUILTIN, tmp_path))
     tokens = [tokenizer.encode(conversation(1), add_special_tokens=False) for tokenizer in (one, two)]
     assert tokens[0] != tokens[1]

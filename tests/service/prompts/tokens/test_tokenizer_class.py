@@ -14,6 +14,7 @@ from service.prompts.models.model_files import read_model_files
 from service.prompts.tokens.token_cache import TokenCache
 from service.prompts.tokens.tokenization import TextTokenizer
 from service.prompts.tokens.tokenizer_class import tokenizer_class
+from service.prompts.tokens.vocabulary import LoadedVocabulary
 from tests.service.prompts.texts import random_text
 from tests.service.prompts.tokenizers_of_all_kinds import SPECIAL, tokenizer_of
 from tests.tries import tries
@@ -59,7 +60,7 @@ def auto_tokenizer(folder: Path) -> Any:
 @pytest.mark.parametrize("name", CASES)
 def test_tokens_are_those_of_auto_tokenizer(name: str, tmp_path: Path) -> None:
     folder = saved(tmp_path, *CASES[name])
-    ours = TextTokenizer(read_model_files(folder), TokenCache(1_000_000))
+    ours = TextTokenizer(LoadedVocabulary(read_model_files(folder)), TokenCache(1_000_000))
     theirs = auto_tokenizer(folder)
     assert ours.is_known_class
     random_ = random.Random(name)
@@ -78,7 +79,7 @@ def test_special_tokens_are_those_of_auto_tokenizer(name: str, tmp_path: Path) -
 
 def test_the_class_changes_the_tokens(tmp_path: Path) -> None:
     folder = saved(tmp_path, *CASES["gpt2 with digits apart"])
-    ours = TextTokenizer(read_model_files(folder), TokenCache(0))
+    ours = TextTokenizer(LoadedVocabulary(read_model_files(folder)), TokenCache(0))
     as_it_is = Tokenizer.from_file(str(folder / "tokenizer.json"))
     random_ = random.Random(1)
     texts = [random_text(random_, SPECIAL) for _ in range(TEXTS)]
@@ -87,7 +88,7 @@ def test_the_class_changes_the_tokens(tmp_path: Path) -> None:
 
 def test_a_class_that_is_not_known_takes_the_file_and_says_so(tmp_path: Path) -> None:
     folder = saved(tmp_path, "bert", "bert", {"tokenizer_class": "BertTokenizer"})
-    tokenizer = TextTokenizer(read_model_files(folder), TokenCache(0))
+    tokenizer = TextTokenizer(LoadedVocabulary(read_model_files(folder)), TokenCache(0))
     assert not tokenizer.is_known_class
     expected = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("the word").ids
     assert tokenizer.encode("the word", add_special_tokens=True).tolist() == expected

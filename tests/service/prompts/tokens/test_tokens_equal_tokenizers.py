@@ -18,7 +18,8 @@ from tokenizers import Tokenizer
 from service.prompts.models.model_files import ModelFiles, read_model_files
 from service.prompts.tokens.segmentation import CutSizes
 from service.prompts.tokens.token_cache import ChunkSizes, TokenCache
-from service.prompts.tokens.tokenization import TextTokenizer
+from service.prompts.tokens.tokenization import NotKnown, TextTokenizer, finished
+from service.prompts.tokens.vocabulary import LoadedVocabulary
 from tests.conftest import BUILTIN
 from tests.service.prompts.texts import growing_texts
 from tests.service.prompts.tokenizers_of_all_kinds import KINDS, tokenizer_of
@@ -46,7 +47,9 @@ def cuts(request: pytest.FixtureRequest) -> Cuts:
 def hold_against(whole: Tokenizer, files: ModelFiles, texts: int, seed: str, cuts: Cuts) -> TokenCache:
     """Tokenizes growing texts with a cache that is too small for them all; gives the cache."""
     cache = TokenCache(200_000, cuts.chunks)
-    pieces = TextTokenizer(files, cache, cuts.pieces)
+    vocabulary = LoadedVocabulary(files)
+    pieces = TextTokenizer(vocabulary, cache, cuts.pieces)
+    asked = TextTokenizer(vocabulary, TokenCache(200_000, cuts.chunks), cuts.pieces)
     added = [token.content for token in whole.get_added_tokens_decoder().values()]
     random_ = random.Random(zlib.crc32(seed.encode()))
     tried = 0
@@ -55,9 +58,22 @@ def hold_against(whole: Tokenizer, files: ModelFiles, texts: int, seed: str, cut
             for special in (False, True):
                 tokens = array("I", whole.encode(text, add_special_tokens=special).ids)
                 assert pieces.encode(text, add_special_tokens=special) == tokens, repr(text)
+                assert by_questions(asked, text, special) == tokens, repr(text)
             tried += 1
     assert cache.size_bytes <= cache.capacity
     return cache
+
+
+def by_questions(tokenizer: TextTokenizer, text: str, special: bool) -> array[int]:
+    """The tokens of a text, asked for beforehand, as of a vocabulary in a process."""
+    prefix = tokenizer.find_prefix(text)
+    known: dict[str, bytes] = {}
+    for question in tokenizer.questions(text, prefix):
+        known |= tokenizer.answer(question)
+    try:
+        return finished(tokenizer.steps(text, add_special_tokens=special, prefix=prefix, known=known))
+    except NotKnown:  # the cache is too small for one text
+        return tokenizer.encode(text, add_special_tokens=special)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from service.prompts.models.model_files import read_model_files
 from service.prompts.tokens.token_cache import TokenCache
 from service.prompts.tokens.tokenization import TextTokenizer
+from service.prompts.tokens.vocabulary import LoadedVocabulary
 from service.prompts.tokens.word_cache import WordCache
 from tests.conftest import BUILTIN
 
@@ -75,7 +76,7 @@ def test_long_words_are_not_kept() -> None:
 def test_a_full_cache_takes_the_memory_that_it_says() -> None:
     capacity = 1 << 19
     cache = TokenCache(capacity)
-    tokenizer = TextTokenizer(read_model_files(BUILTIN), cache)
+    tokenizer = TextTokenizer(LoadedVocabulary(read_model_files(BUILTIN)), cache)
     random_ = random.Random(1)
     tracemalloc.start()
     try:
