@@ -24,11 +24,10 @@ from service.events.curve import KeyPair
 from service.events.endpoint_status import EndpointState
 from service.events.messages import Message
 from service.events.subscription import Subscription, SubscriptionOptions
-from service.replicas.shared.framing import End, framed
+from service.replicas.shared.framing import End, framed, keep_connected
 
 _WATCH_SECONDS: Final = 1.0
 _PROBE_SECONDS: Final = 60.0
-_RETRY_SECONDS: Final = 0.1
 
 
 class Want(msgspec.Struct, array_like=True, tag=1):
@@ -296,7 +295,7 @@ class Relayed:
         self._connecting: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._connecting = asyncio.create_task(self._connect(), name="bound endpoints")
+        self._connecting = asyncio.create_task(keep_connected(self._path, self._new_end), name="bound endpoints")
 
     async def close(self) -> None:
         if self._connecting is not None:
@@ -315,17 +314,8 @@ class Relayed:
         if self._subscriptions.pop(subscription.endpoint.address, None) is not None:
             self._send(Leave(subscription.endpoint.address))
 
-    async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                _, end = await loop.create_unix_connection(
-                    lambda: End(self._heard, begun=self._begun, ended=self._ended), str(self._path)
-                )
-                await end.closed.wait()
-            except OSError:
-                pass
-            await asyncio.sleep(_RETRY_SECONDS)
+    def _new_end(self) -> End:
+        return End(self._heard, begun=self._begun, ended=self._ended)
 
     def _begun(self, end: End) -> None:
         self._end = end

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from struct import Struct
 from typing import Final
 
 _LENGTH: Final = Struct(">I")
 _MAX_UNSENT: Final = 64 << 20
 """Bytes that may wait until the other end reads them."""
+_RETRY_SECONDS: Final = 0.1
 
 
 def framed(message: bytes) -> bytes:
@@ -94,3 +96,18 @@ class End(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+async def keep_connected(
+    path: Path, new_end: Callable[[], End], failed: Callable[[str], None] = lambda problem: None
+) -> None:
+    """Connects to a Unix socket, and again whenever the connection has ended; `failed` is told why it cannot."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            _, end = await loop.create_unix_connection(new_end, str(path))
+        except OSError as error:
+            failed(str(error))
+        else:
+            await end.closed.wait()
+        await asyncio.sleep(_RETRY_SECONDS)

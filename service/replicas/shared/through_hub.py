@@ -9,10 +9,9 @@ from time import time
 from typing import Final
 
 from service.replicas.shared.base import CarrierStatus, Receiver
-from service.replicas.shared.framing import End
+from service.replicas.shared.framing import End, keep_connected
 from service.replicas.shared.wire import Append, Follow, Frame, Keep, Linked, Message, Unfollow, decode, encoded
 
-_RETRY_SECONDS: Final = 0.1
 _CLOSE_SECONDS: Final = 0.2
 _GATHER_SECONDS: Final = 0.001
 """How long a message may wait for others: each write wakes the hub, and the hub wakes all other workers."""
@@ -33,7 +32,9 @@ class ThroughHub:
 
     async def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._connecting = asyncio.create_task(self._connect(), name="shared state of this machine")
+        self._connecting = asyncio.create_task(
+            keep_connected(self._path, self._new_end, self._down), name="shared state of this machine"
+        )
 
     async def close(self) -> None:
         if self._connecting is not None:
@@ -65,19 +66,7 @@ class ThroughHub:
     def status(self) -> CarrierStatus:
         return CarrierStatus(self._down_since, self._problem, self._sent, self._received, self._dropped)
 
-    async def _connect(self) -> None:
-        """Connects, and again whenever the connection has ended."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                _, end = await loop.create_unix_connection(self._end_of_hub, str(self._path))
-            except OSError as error:
-                self._down(str(error))
-            else:
-                await end.closed.wait()
-            await asyncio.sleep(_RETRY_SECONDS)
-
-    def _end_of_hub(self) -> End:
+    def _new_end(self) -> End:
         return End(self._heard, ended=self._ended, gather_seconds=_GATHER_SECONDS)
 
     def _heard(self, end: End, body: bytes) -> None:
