@@ -17,16 +17,14 @@ from service.contract.endpoints import Endpoint
 from service.events.access import Access
 from service.events.endpoint_status import EndpointStatus
 from service.events.messages import MALFORMED, Message, receive_from
+from service.events.pace import Pace
 from service.events.rate_limited_log import RateLimitedLog
 from service.events.resolver import Resolver, is_literal, prepare
 
 logger = logging.getLogger(__name__)
 _TURN_SECONDS = 0.002
-_DENSE_SECONDS = 0.0005
 _COLLECT_SECONDS = 0.001
-"""Pause after each turn but one with a single message that came later than _DENSE_SECONDS after the last: to wake up
-for each message costs more than the message.
-"""
+"""Pause after a turn while messages come fast."""
 _WITHOUT_CLOCK = 8
 """Messages read between two checks of the clock."""
 _LONG_PAYLOAD = 16 * 1024
@@ -46,6 +44,7 @@ _ENDED = zmq.Event.DISCONNECTED
 _REJECTED = zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
 _FAILED = zmq.Event.CLOSED
 """On a connecting socket: a connection attempt failed."""
+_EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)  # to combine members of enumerations takes microseconds
 _BROKEN_OFF = "%s: its connection ended with a message of more than %d MiB, or with bytes that are none of ZeroMQ's"
 _RETRIED = zmq.Event.CONNECT_RETRIED
 """On a connecting socket: libzmq will try again by itself."""
@@ -248,26 +247,26 @@ class Subscription:
         if self._options.begin is not None:
             await self._options.begin.wait()
         receive = receive_from(socket, with_origin=self._binds)
-        last_read = 0.0
+        pace = Pace()
+        is_empty = False
         with closing(_Signals(monitor, socket)) as signals:
             while True:
-                if not (_has_messages(monitor) or _has_messages(socket)):
+                if is_empty:
                     await signals.wait()
                 try:
                     async with self._options.turns:
+                        signals.clear()
                         # The end of a connection is handled before messages of the next one.
                         while _has_messages(monitor):
                             self._monitored(monitor)
                         count, is_empty = self._drain(receive)
-                        now = monotonic()
-                        is_dense = count != 1 or now - last_read < _DENSE_SECONDS
-                        if is_dense or not is_empty:
+                        is_fast = pace.is_fast(count)
+                        if count > 1 or not is_empty:
                             await asyncio.sleep(0)
-                    if is_empty and is_dense:
+                    if is_fast and is_empty:
                         await asyncio.sleep(_COLLECT_SECONDS)
-                    if count:
-                        last_read = now
                 except Exception:  # no exception may silence an endpoint
+                    is_empty = False
                     logger.exception("What came from %s could not be taken", self.endpoint.address)
                     await asyncio.sleep(self._options.pause)
 
@@ -359,32 +358,40 @@ def _reconnect(socket: zmq.Socket[bytes], former: str | None, address: str) -> s
 
 
 def _has_messages(socket: zmq.Socket[bytes]) -> bool:
-    return bool(socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # type: ignore[arg-type, operator]
+    return bool(socket.getsockopt(_EVENTS) & _READABLE)  # type: ignore[operator]
 
 
 class _Signals:
-    """Waits for activity on sockets without queued messages.
+    """Waits for activity on sockets whose messages were all read.
 
     Much faster than the poller of zmq.asyncio, which would dominate the cost of a single message.
     """
 
     def __init__(self, *sockets: zmq.Socket[bytes]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting = self._loop.create_future()
+        self._waiting: asyncio.Future[None] | None = None
+        self._signalled = False
         self._sockets = {socket.fileno(): socket for socket in sockets}
         for descriptor, socket in self._sockets.items():
             self._loop.add_reader(descriptor, self._wake, socket)
 
     async def wait(self) -> None:
-        self._waiting = self._loop.create_future()
-        await self._waiting
+        """Waits for activity since `clear`."""
+        if not self._signalled:
+            self._waiting = self._loop.create_future()
+            await self._waiting
+
+    def clear(self) -> None:
+        """To be called before the sockets are read."""
+        self._signalled = False
 
     def close(self) -> None:
         for descriptor in self._sockets:
             self._loop.remove_reader(descriptor)
 
     def _wake(self, socket: zmq.Socket[bytes]) -> None:
-        if not self._waiting.done():
+        if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
         else:
+            self._signalled = True
             _has_messages(socket)  # ends the signal, which else wakes the loop until the next turn
