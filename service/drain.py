@@ -7,27 +7,25 @@ are taken and answered: whoever closes a listening socket resets the connections
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
-from typing import Final
 
 from service.api.traffic import Traffic
 from service.listener import Listener
-
-_QUIET_SECONDS: Final = 0.25
-"""No connection came for so long: the next ones go elsewhere."""
-_QUIET_SHARE: Final = 0.25
-"""The share of the time that goes by at most until then."""
+from service.quiet import until_quiet
 
 
-async def drain(traffic: Traffic, listeners: Iterable[Listener], seconds: float) -> None:
-    """Returns when everything is answered, or after `seconds`."""
+async def drain(
+    traffic: Traffic, listeners: Iterable[Listener], seconds: float, last_taken: Awaitable[None] | None = None
+) -> None:
+    """Returns when everything is answered, or after `seconds`.
+
+    New connections are taken until `last_taken` says that there will be none, or until it is quiet.
+    """
     traffic.is_ending = True
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds * _QUIET_SHARE):
-                    await traffic.wait_quiet(_QUIET_SECONDS)
+            await (last_taken or until_quiet(lambda: traffic.last_connection, seconds))
             for listener in listeners:
                 listener.close()
             await traffic.wait_silent()  # HEADER_TIMEOUT ends connections that send nothing

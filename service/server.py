@@ -74,7 +74,8 @@ async def listening(settings: Settings, worker: Worker | None = None) -> AsyncIt
             try:
                 yield port
             finally:
-                await drain(app[TRAFFIC], [listener, *at_socket], settings.drain_timeout)
+                last_taken = worker.handed.last_taken(settings.drain_timeout / 2) if worker is not None else None
+                await drain(app[TRAFFIC], [listener, *at_socket], settings.drain_timeout, last_taken)
 
 
 @asynccontextmanager

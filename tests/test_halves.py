@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     for floor in (
         "service.contract",
         "service.tls service.native service.log service.byte_lru service.histogram service.healthcheck service.tracing "
-        "service.unix_socket",
+        "service.unix_socket service.event_loop service.quiet",
         "service.replicas.shared",
         "service.index service.prompts.errors service.prompts.options",
         "service.prompts.truncation service.prompts.workers",

@@ -39,14 +39,15 @@ class Traffic:
     answered: Counter[RequestKind] = field(default_factory=Counter)
     seconds: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(_seconds))
     """Seconds from the headers to the answer, by route."""
+    last_connection: float = 0.0
+    """When the last connection was made, on the clock of `monotonic`."""
     _unanswered: set[object] = field(default_factory=set)
     """Connections that had no answer yet."""
-    _last_connection: float = 0.0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def connected(self, connection: object) -> None:
         self._unanswered.add(connection)
-        self._last_connection = monotonic()
+        self.last_connection = monotonic()
 
     def answered_on(self, connection: object) -> None:
         """To be called when a connection had an answer, begins one that has no end, or ended."""
@@ -69,14 +70,6 @@ class Traffic:
         self.in_flight -= 1
         if not self.in_flight:
             self._idle.set()
-
-    async def wait_quiet(self, seconds: float) -> None:
-        """Waits until no connection was made for so long."""
-        while True:
-            left = self._last_connection + seconds - monotonic()
-            if left <= 0:
-                return
-            await asyncio.sleep(left)
 
     async def wait_silent(self) -> None:
         """Waits until every connection had an answer, since a request may be on its way that is not counted yet."""

@@ -15,7 +15,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from math import ceil
+from time import monotonic
 from typing import Final
+
+from service.quiet import until_quiet
 
 _BACKLOG: Final = 1024
 _PER_TURN: Final = 64
@@ -88,6 +91,11 @@ class Channel:
                     self.connections -= 1
         return bool(received)
 
+    def end(self) -> None:
+        """Tells the worker that no connection follows."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         self.socket.close()
         self.of_worker.close()
@@ -104,6 +112,7 @@ class Acceptor:
         self._channels: list[Channel] = []
         self._loop = asyncio.get_running_loop()
         self._is_accepting = False
+        self._last_connection = 0.0
         self._spreading = self._loop.call_later(_SPREAD_SECONDS, self._spread)
 
     def add(self, channel: Channel) -> None:
@@ -118,13 +127,22 @@ class Acceptor:
             channel.close()
             self._look()
 
+    async def drain(self, seconds: float) -> None:
+        """Hands over connections until none come, for a part of `seconds` at most; then there are no more."""
+        await until_quiet(lambda: self._last_connection, seconds)
+        self.close()
+
     def close(self) -> None:
-        """Ends listening; the channels stay."""
-        self._stop()
+        """Ends listening, and tells the workers so; the channels stay."""
         self._spreading.cancel()
+        for port, listening in self._listening:
+            self._accept(port, listening, at_most=_BACKLOG)  # those that wait would be reset
+        self._stop()
         for _, listening in self._listening:
             listening.close()
         self._listening = []
+        for channel in self._channels:
+            channel.end()
 
     def _read(self, channel: Channel) -> None:
         if not channel.read():
@@ -149,8 +167,8 @@ class Acceptor:
         for _, listening in self._listening:
             self._loop.remove_reader(listening)
 
-    def _accept(self, port: int, listening: socket.socket) -> None:
-        for _ in range(_PER_TURN):
+    def _accept(self, port: int, listening: socket.socket, at_most: int = _PER_TURN) -> None:
+        for _ in range(at_most):
             try:
                 connection, _ = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -158,6 +176,7 @@ class Acceptor:
             except OSError:  # too many open files
                 self._pause()
                 return
+            self._last_connection = monotonic()
             with connection:
                 if not self._hand_over(port, connection):
                     self._pause()

@@ -14,7 +14,7 @@ _PER_TURN: Final = 16
 
 
 class HandedConnections:
-    """Takes connections from the supervisor. `gone` is called when the supervisor has ended."""
+    """Takes connections from the supervisor. `gone` is called when it hands over none any more."""
 
     def __init__(self, channel: int, gone: Callable[[], None]) -> None:
         """`channel` is the descriptor of the socket to the supervisor."""
@@ -24,6 +24,7 @@ class HandedConnections:
         self._gone = gone
         self._takers: dict[int, Callable[[socket.socket], None]] = {}
         self._take_surplus: Callable[[int], None] = lambda count: None
+        self._has_ended = asyncio.Event()
         self._untold = bytearray()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._read)
@@ -38,6 +39,12 @@ class HandedConnections:
     def take_surplus(self, taker: Callable[[int], None]) -> None:
         """Gives the number of connections that should go to other workers to a taker, as often as it is told."""
         self._take_surplus = taker
+
+    async def last_taken(self, seconds: float) -> None:
+        """Waits until the supervisor has handed over its last connection, for so long at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._has_ended.wait()
 
     def tell(self, message: WorkerMessage) -> None:
         self._untold.append(message)
@@ -84,4 +91,5 @@ class HandedConnections:
 
     def _end(self) -> None:
         self._loop.remove_reader(self._socket)
+        self._has_ended.set()
         self._gone()

@@ -184,13 +184,14 @@ class Workers:
 
     async def stop(self, drain_seconds: float) -> None:
         """Stops all workers, and kills those that take longer than they may for requests in flight."""
-        self._acceptor.close()
+        ends = monotonic() + _STOP_SECONDS + drain_seconds
         for process in self._processes.values():
             with suppress(ProcessLookupError):
                 process.terminate()
+        await self._acceptor.drain(drain_seconds)
         waiting = [asyncio.create_task(process.wait()) for process in self._processes.values()]
         if waiting:
-            await asyncio.wait(waiting, timeout=_STOP_SECONDS + drain_seconds)
+            await asyncio.wait(waiting, timeout=max(0.0, ends - monotonic()))
         for process in self._processes.values():
             with suppress(ProcessLookupError):
                 process.kill()

@@ -407,6 +407,30 @@ async def test_a_signal_to_the_supervisor_stops_all_with_exit_code_0(folder: Pat
     assert await asyncio.to_thread(lambda: list(folder.glob("kvcache-*"))) == []
 
 
+async def test_connections_that_are_made_while_the_workers_stop_are_answered(folder: Path) -> None:
+    answers: list[bytes] = []
+    enough = 1000
+
+    async def ask() -> None:
+        with suppress(ConnectionRefusedError):
+            while len(answers) < enough:
+                reader, writer = await asyncio.open_connection("127.0.0.1", machine.port)
+                writer.write(GET_HEALTH)
+                answers.append(await asyncio.wait_for(reader.readuntil(b"\r\n\r\nOK"), PATIENCE))
+                writer.close()
+
+    async with running(environment_of(folder, DRAIN_TIMEOUT="1h")) as machine, shared_by(machine, 2):
+        asking = [asyncio.create_task(ask()) for _ in range(8)]
+        machine.process.send_signal(signal.SIGTERM)
+        await until(lambda: machine.said("Received shutdown signal") == 1)
+        before = len(answers)
+        enough = before + 100
+        await asyncio.gather(*asking)
+        assert len(answers) > before + len(asking), "these were not in flight at the signal"
+        assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+        assert await asyncio.wait_for(machine.process.wait(), PATIENCE) == 0
+
+
 async def test_workers_end_with_a_supervisor_that_was_killed(folder: Path) -> None:
     async with running(environment_of(folder)) as machine:
         workers = machine.workers
