@@ -6,12 +6,12 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable
 
 from service import log
 from service.allocator import give_back_large_blocks
 from service.announcement import announce
 from service.contract.settings import Settings, SettingsError
+from service.event_loop import loop_factory
 from service.native import backend
 from service.server import ListenError, Worker, listening
 from service.workers.handed_connections import HandedConnections
@@ -33,7 +33,7 @@ def serve(settings: Settings, place: Place | None = None) -> int:
     gc.set_threshold(20_000, 20, 50)
     gc.enable()
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_serve(settings, place))
     except (ListenError, SettingsError) as error:
         logger.error("%s", error)  # noqa: TRY400 - the sentence needs no traceback
@@ -61,11 +61,3 @@ async def _serve(settings: Settings, place: Place | None) -> None:
             logger.info("Received shutdown signal")
     if worker is None:
         logger.info("stopped")
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # noqa: PLC0415 - not on every platform
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

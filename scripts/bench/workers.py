@@ -46,12 +46,18 @@ _CHAT_TOKENS = 8_000
 _MARK = "99999"
 """Replaced by another number in each request."""
 _MODEL = "builtin/demo"
+_CLIENTS = 2
+"""Threads of wrk: a single one that waits for its core leaves both workers without requests."""
 _APART, _DYNAMO = "apart", "dynamo"
 _LUA = """
-local before, after, n = {}, {}, 0
+local before, after, threads = {}, {}, 0
 for line in io.lines(os.getenv("BODIES")) do
   local at = line:match(".*()99999")
   before[#before + 1], after[#after + 1] = line:sub(1, at - 1), line:sub(at + 5)
+end
+setup = function(thread)
+  thread:set("n", threads * 44500)
+  threads = threads + 1
 end
 request = function()
   n = n + 1
@@ -103,7 +109,7 @@ async def wrk(port: int, path: str, bodies: Sequence[bytes], connections: int, s
     with TemporaryDirectory() as folder:
         script, lines = _written(Path(folder), bodies)
         process = await asyncio.create_subprocess_exec(
-            *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script)),
+            *("wrk", f"-t{_CLIENTS}", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script)),
             f"http://127.0.0.1:{port}{path}",
             env={**os.environ, "BODIES": str(lines)},
             stdout=asyncio.subprocess.PIPE,

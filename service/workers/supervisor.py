@@ -22,6 +22,7 @@ from service import log
 from service.announcement import announce
 from service.contract import secret_environment
 from service.contract.settings import Settings
+from service.event_loop import loop_factory
 from service.events.curve import KeyPair
 from service.events.relay import Relay
 from service.replicas.shared.hub import Hub
@@ -47,7 +48,8 @@ def supervise(settings: Settings, count: int, environment: Mapping[str, str]) ->
     """Runs `count` workers; returns 0 after SIGTERM or SIGINT, 1 if an address or a setting cannot be used."""
     log.configure(settings.log_format, settings.log_level)
     try:
-        return asyncio.run(_supervise(settings, count, environment))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(_supervise(settings, count, environment))
     finally:
         log.STDOUT.flush()
 
@@ -242,7 +244,7 @@ class Workers:
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=[channel.of_worker.fileno()],
             # Ctrl+C in a terminal is for the supervisor, which stops the workers.
-            process_group=0,
+            start_new_session=True,
         )
         self._processes[number] = process
         channel.of_worker.close()

@@ -31,14 +31,17 @@ class End(asyncio.Protocol):
     ) -> None:
         """`begun` is called before the first message, `heard` with each, and `ended` after the last.
 
-        Messages of one turn of the event loop, or of `gather_seconds`, are sent together: each write wakes a process.
+        A message is sent in the next turn of the event loop, but not within `gather_seconds` of the one before: what
+        comes meanwhile is sent together, since each write wakes a process.
         """
         self._heard = heard
         self._begun = begun
         self._ended = ended
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
+        self._loop = asyncio.get_running_loop()
         self._gather_seconds = gather_seconds
+        self._flushed_at = 0.0
         self._unsent = bytearray()
         self.closed = asyncio.Event()
 
@@ -74,17 +77,14 @@ class End(asyncio.Protocol):
         ):
             return False
         if not self._unsent:
-            loop = asyncio.get_running_loop()
-            if self._gather_seconds:
-                loop.call_later(self._gather_seconds, self._flush)
-            else:
-                loop.call_soon(self._flush)
+            self._loop.call_at(self._flushed_at + self._gather_seconds, self._flush)
         self._unsent += sent
         return True
 
     def _flush(self) -> None:
         if self._transport is not None and self._unsent and not self._transport.is_closing():
             self._transport.write(bytes(self._unsent))
+            self._flushed_at = self._loop.time()
         self._unsent.clear()
 
     def close(self) -> None:

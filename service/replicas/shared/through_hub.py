@@ -13,8 +13,8 @@ from service.replicas.shared.framing import End, keep_connected
 from service.replicas.shared.wire import Append, Follow, Frame, Keep, Linked, Message, Unfollow, decode, encoded
 
 _CLOSE_SECONDS: Final = 0.2
-_GATHER_SECONDS: Final = 0.001
-"""How long a message may wait for others: each write wakes the hub, and the hub wakes all other workers."""
+_GATHER_SECONDS: Final = 0.005
+"""The least time between two writes, as with a Valkey: each wakes the hub, and the hub wakes all other workers."""
 
 
 class ThroughHub:
