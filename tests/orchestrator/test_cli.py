@@ -131,7 +131,7 @@ def test_wrong_usage_is_told_and_has_exit_code_2(invoke: Invoke, arguments: tupl
 def test_a_flag_beats_its_variable_and_a_variable_the_default(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KVCACHE_NAME", "of-the-variable")
     monkeypatch.setenv("HTTP_PORT", str(free_port()))
-    options = ("doctor", "--runtime", "process", "--model", "builtin/demo")
+    options = ("doctor", "--runtime", "process", "--model", "builtin/demo", "--zmq-endpoint", "")
 
     assert "name: of-the-variable is free" in invoke(*options).output
     assert "name: of-the-flag is free" in invoke(*options, "--name", "of-the-flag").output
@@ -196,7 +196,9 @@ def test_a_file_of_options_counts_less_than_variables_and_flags(
     invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "options.toml"
-    file.write_text(f'runtime = "process"\nname = "kv-file"\nport = {free_port()}\nmodel = "builtin/demo"\n')
+    file.write_text(
+        f'runtime = "process"\nname = "kv-file"\nport = {free_port()}\nmodel = "builtin/demo"\nzmq-endpoint = ""\n'
+    )
     assert "name: kv-file is free" in invoke("--config", str(file), "doctor").output
     monkeypatch.setenv("KVCACHE_NAME", "kv-variable")
     assert "name: kv-variable is free" in invoke("--config", str(file), "doctor").output

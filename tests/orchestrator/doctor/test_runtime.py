@@ -26,8 +26,8 @@ def test_a_models_folder_with_a_wrong_layout_is_named(
     for place in places:
         (models / place).parent.mkdir(parents=True, exist_ok=True)
         (models / place).write_text("{}")
-    options = ("--runtime", "process", "--port", str(free_port()), "--model", "builtin/demo", "--models-dir")
-    done = invoker.run("doctor", *options, str(models))
+    options = ("--runtime", "process", "--port", str(free_port()), "--model", "builtin/demo", "--zmq-endpoint", "")
+    done = invoker.run("doctor", *options, "--models-dir", str(models))
 
     assert (
         f"warning  folders: --models-dir: {models}" in done.output

@@ -122,21 +122,15 @@ def test_the_salt_of_an_event_that_is_applied_in_slices_counts_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [
-        {"block_hashes": list(range(4_500_000)), "token_ids": list(range(4_500_000)), "block_size": 1},
-        {
-            "block_hashes": [1],
-            "token_ids": list(range(LARGE_BLOCKS + 1)),
-            "block_size": 1,
-            "kv_cache_spec_kind": "sliding_window",
-        },
-    ],
+    ("hashes", "tokens", "kind"), [(1_500_000, 1_500_000, "full_attention"), (1, LARGE_BLOCKS + 1, "sliding_window")]
 )
-def test_an_event_that_is_too_large_to_read_or_to_cut_makes_the_rank_inexact(fields: dict[str, Any]) -> None:
+def test_an_event_that_is_too_large_to_read_or_to_cut_makes_the_rank_inexact(
+    hashes: int, tokens: int, kind: str
+) -> None:
+    fields = {"block_hashes": [2**63] * hashes, "token_ids": [2**31] * tokens, "block_size": 1}
     index = MemoryIndex(1_000_000)
     target = sink(index)
-    target.apply(receive_arrival(0, payload(event(0), event(1, **fields))))
+    target.apply(receive_arrival(0, payload(event(0), event(1, **fields, kv_cache_spec_kind=kind))))
     while target.apply_slice():
         pass
     assert target.inexact_reason == "an event could not be read (an event of too many blocks)"
