@@ -139,7 +139,7 @@ REMOVED = ("medium", "group_idx", "remaining_copy_counts")
 def test_batches_applied_as_they_are_have_the_same_effect(fields: dict[str, Any], odds: float) -> None:
     random = Random(5)
     as_they_are = 0
-    for _ in range(tries(12, 100)):
+    for _ in range(tries(5, 40)):
         # Evictions above the limit, and the ages of blocks, are settled after the batch, and not after each event.
         most, events = random.choice(((40, 1), (100_000, 1), (10**9, 6)))
         one, same = Applied(packed=True, max_blocks=most), Applied(packed=False, max_blocks=most)
@@ -174,7 +174,7 @@ def test_batches_counted_together_have_the_same_effect() -> None:
     one, same = Applied(packed=True, max_blocks=10**9, together=True), Applied(packed=False, max_blocks=10**9)
     for applied in (one, same):
         warmed(applied)
-    for _ in range(tries(300, 3000)):
+    for _ in range(tries(300, 1000)):
         for _ in range(random.randrange(10)):
             is_odd = random.random() < 0.05
             payload = random_batch(random, {}, 6) if is_odd else common_batch(random, {}, 6)

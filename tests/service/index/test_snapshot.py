@@ -79,7 +79,7 @@ def _same(twins: Twins) -> Twins:
 @pytest.mark.parametrize("name", SETUPS)
 def test_a_restored_rank_of_any_engine_behaves_as_the_original(name: str) -> None:
     copies = 0
-    for seed in range(tries(1, 30)):
+    for seed in range(tries(1, 8)):
         twins = Twins(seed, max_blocks=1 << 40)
         make: Callable[[], Any] = partial(_same, twins)
         for _ in run(SETUPS[name], generate(SETUPS[name], seed, 15), make):
