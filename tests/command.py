@@ -47,8 +47,7 @@ class Command:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                # A test runner in the background ignores Ctrl+C, and its children would inherit that.
-                start_new_session=True,
+                start_new_session=True,  # Ctrl+C at the terminal of the test runner is not meant for it
             )
 
     @property

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from tests.tries import tries
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILTIN = ROOT / "service" / "prompts" / "models" / "builtin" / "demo"
+
+# A shell's background job ignores Ctrl+C, and so would the commands that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The examples are the same in each run, and may be as slow as the machine is.
 settings.register_profile(
