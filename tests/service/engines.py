@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from typing import Any, TypeAlias
 
 from service.contract.endpoints import Endpoint
@@ -16,13 +17,17 @@ MODEL = "builtin/demo"
 StartEngine: TypeAlias = Callable[..., Awaitable[EngineServer]]
 
 
+@cache
+def _models() -> Models:
+    """The models of all engines of a process: to load one takes longer than to start an engine."""
+    return Models(PromptOptions())
+
+
 @asynccontextmanager
 async def engine_starter() -> AsyncIterator[StartEngine]:
     """Gives a function that starts engines, with options of EngineOptions; all end with the context."""
     async with AsyncExitStack() as stack:
-        models = Models(PromptOptions())
-        stack.push_async_callback(models.close)
-        model = await models.get(MODEL)
+        model = await _models().get(MODEL)
 
         async def start(**options: Any) -> EngineServer:
             made = EngineOptions(**{"served_models": [MODEL], "kept_requests": 1000, **options})

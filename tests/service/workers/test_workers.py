@@ -24,6 +24,7 @@ from tests.service.certificates import Authority
 from tests.service.engines import engine_starter
 from tests.service.events.batches import stored, tokens_of
 from tests.service.workers.running import Machine, environment_of, running
+from tests.tries import only_thorough
 from tests.waiting import PATIENCE, until
 
 GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -359,23 +360,21 @@ async def test_a_reservation_is_ended_through_any_worker(folder: Path) -> None:
                 assert (await other.delete(f"/reservations/{name}")).status == 404
 
 
-async def test_metrics_port_is_shared_too(folder: Path) -> None:
-    port = free_port()
-    environment = environment_of(folder, METRICS_PORT=str(port), API_KEYS="a:read:0123456789abcdef")
-    async with running(environment), ClientSession(f"http://127.0.0.1:{port}") as client:
-        for path in ("/metrics", "/health", "/ready"):
-            async with client.get(path) as answer:
-                assert answer.status == 200
-        async with client.get("/pods") as answer:
-            assert answer.status == 404
-
-
-async def test_the_unix_socket_is_shared_too(folder: Path) -> None:
-    path = folder / "http.sock"
-    async with running(environment_of(folder, HTTP_SOCKET=str(path))) as machine:
+async def test_the_metrics_port_and_the_unix_socket_are_shared_too(folder: Path) -> None:
+    port, path = free_port(), folder / "http.sock"
+    keys = "a:read:0123456789abcdef"
+    environment = environment_of(folder, METRICS_PORT=str(port), HTTP_SOCKET=str(path), API_KEYS=keys)
+    async with running(environment) as machine:
+        async with ClientSession(f"http://127.0.0.1:{port}") as client:
+            for shared in ("/metrics", "/health", "/ready"):
+                async with client.get(shared) as answer:
+                    assert answer.status == 200
+            async with client.get("/pods") as answer:
+                assert answer.status == 404
+        headers = {"Authorization": "Bearer 0123456789abcdef"}
         for _ in machine.workers:
             async with (
-                ClientSession("http://kvcache", connector=UnixConnector(str(path))) as client,
+                ClientSession("http://kvcache", connector=UnixConnector(str(path)), headers=headers) as client,
                 client.post("/score", json={"prompt": [1, 2]}) as answer,
             ):
                 assert await answer.text() == "null"
@@ -396,7 +395,7 @@ async def test_each_worker_speaks_tls(folder: Path, tmp_path: Path) -> None:
                 assert (await reader.readuntil(b"\r\n\r\nOK")).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=only_thorough)])
 async def test_a_signal_to_the_supervisor_stops_all_with_exit_code_0(folder: Path, number: signal.Signals) -> None:
     async with running(environment_of(folder)) as machine:
         workers = machine.workers
