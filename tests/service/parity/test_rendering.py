@@ -46,7 +46,7 @@ async def test_a_chat_whose_tokens_differ_is_rendered_by_its_engine(serve: Serve
     found, headers = await posted(client, "/v1/chat/completions", chat(LONG))
     assert headers["Renderer"] == "engine"
     assert headers["Parity"] == "equal"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             scores, headers = await posted(client, "/score", chat(LONG))
             if scores:
