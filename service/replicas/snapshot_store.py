@@ -76,11 +76,13 @@ class SnapshotStore:
             for key in (self._key, self._written):
                 if key is not None:
                     await _answer(client.expire(key, _KEPT_SECONDS))
+            # The answer that gave the lease may have been lost.
+            self._holds = max(self._holds, 1)
             return self._holds
 
     async def release(self) -> None:
         try:
-            if self._client is not None and self._holds:
+            if self._client is not None:
                 async with self._connected() as client:
                     if await _answer(client.get(self._lease)) == self._replica.encode():
                         await _answer(client.delete(self._lease))

@@ -119,6 +119,17 @@ async def test_a_snapshot_leaves_room_in_the_store_and_it_is_said(
     assert "80% of its maxmemory" in said[0]
 
 
+async def test_a_lease_whose_answer_was_lost_is_held_and_released(valkey: ValkeyServer) -> None:
+    """A stop cancels the command that takes the lease, and then writes the last snapshot."""
+    client, address = valkey.client(), parse_shared_state(valkey.url)
+    assert address is not None
+    store = SnapshotStore(address, "kvcache", "me", 30.0)
+    client.set(f"{KEY}:lease", "me")
+    assert await store.acquire()
+    await store.release()
+    assert client.get(f"{KEY}:lease") is None
+
+
 async def test_a_store_that_does_not_answer_is_given_up_in_time(
     run: Run, engine: Publisher, valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
