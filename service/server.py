@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from service.api import for_siblings, operations
@@ -41,8 +41,7 @@ class ListenError(Exception):
     """The service cannot listen on its address or use its keys; the text names the variable."""
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
+class Worker(msgspec.Struct, frozen=True):
     """This process as one of several workers: its place, and what its supervisor hands over."""
 
     place: Place

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+
+import msgspec
 
 from service.contract.settings import Settings
 
@@ -17,8 +18,7 @@ class TlsError(Exception):
     """The files cannot be used; the text names the variable and the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
+class TlsFiles(msgspec.Struct, frozen=True):
     """PEM files: the certificate with its chain, its key (which the certificate's file may hold), and client CAs."""
 
     cert: Path

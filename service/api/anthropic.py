@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
+
+import msgspec
 
 from service.api.errors import ApiError
 from service.api.validation import an_array, an_object
@@ -80,15 +81,14 @@ def _messages(message: Any, where: str) -> list[_Json]:
     return turn.messages()
 
 
-@dataclass
-class _Turn:
+class _Turn(msgspec.Struct):
     """The messages of one message with blocks: the results of tools come first."""
 
     role: str
-    parts: list[_Json] = field(default_factory=list)
-    calls: list[_Json] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    results: list[_Json] = field(default_factory=list)
+    parts: list[_Json] = msgspec.field(default_factory=list)
+    calls: list[_Json] = msgspec.field(default_factory=list)
+    reasoning: list[str] = msgspec.field(default_factory=list)
+    results: list[_Json] = msgspec.field(default_factory=list)
 
     def add(self, block: Any, where: str) -> None:
         """Adds a block of content. Raises ApiError 400 for one that is no object."""

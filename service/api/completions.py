@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 from uuid import uuid4
@@ -108,8 +107,7 @@ async def render(request: web.Request) -> web.Response:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(msgspec.Struct, frozen=True):
     """An answer, which is sent whole or in chunks."""
 
     id: str

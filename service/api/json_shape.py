@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 _SLICE_BYTES: Final = 1 << 18
 """A slice takes at most a few milliseconds."""
@@ -13,8 +14,7 @@ _MEMBER_BYTES: Final = 128
 _VALUE_BYTES: Final = 48
 
 
-@dataclass(slots=True)
-class JsonShape:
+class JsonShape(msgspec.Struct):
     """Upper bounds of the numbers of values in a JSON text."""
 
     containers: int = 0

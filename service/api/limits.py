@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from service.api.errors import ApiError
 from service.api.json_shape import JsonShape
@@ -15,8 +16,7 @@ _TEXT_ONLY_FIELDS = 2
 """A message without lists has two fields: its role and its text."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestLimits:
+class RequestLimits(msgspec.Struct, frozen=True):
     """Each limit is the setting that its error message names; sizes in bytes, times in seconds."""
 
     max_body_bytes: int

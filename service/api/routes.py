@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from aiohttp.typedefs import Handler
 
 from service.api import (
@@ -28,8 +28,7 @@ from service.index.scoring import Scores
 from service.routing.request_listeners import RoutedRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """An endpoint: `bodies` are the alternative types of its body, `responses` the types of a 200 by media type."""
 
     method: str

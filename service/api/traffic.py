@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
+
+import msgspec
 
 from service.histogram import Histogram
 
@@ -23,8 +24,7 @@ def _seconds() -> Histogram:
     return Histogram((0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10))
 
 
-@dataclass(slots=True)
-class Traffic:
+class Traffic(msgspec.Struct):
     """The requests since the start."""
 
     in_flight: int = 0
@@ -34,16 +34,16 @@ class Traffic:
     """Connections that end with their next answer, so that their clients connect anew, to another worker."""
     streams: int = 0
     """Streams of events that are being sent."""
-    streams_of: Counter[str] = field(default_factory=Counter)
+    streams_of: Counter[str] = msgspec.field(default_factory=Counter)
     """Streams by client: a peer address, or an API key."""
-    answered: Counter[RequestKind] = field(default_factory=Counter)
-    seconds: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(_seconds))
+    answered: Counter[RequestKind] = msgspec.field(default_factory=Counter)
+    seconds: defaultdict[str, Histogram] = msgspec.field(default_factory=lambda: defaultdict(_seconds))
     """Seconds from the headers to the answer, by route."""
     last_connection: float = 0.0
     """When the last connection was made, on the clock of `monotonic`."""
-    _unanswered: set[object] = field(default_factory=set)
+    _unanswered: set[object] = msgspec.field(default_factory=set)
     """Connections that had no answer yet."""
-    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _idle: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     def connected(self, connection: object) -> None:
         self._unanswered.add(connection)

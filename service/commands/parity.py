@@ -10,10 +10,10 @@ import asyncio
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
+from msgspec.structs import replace
 
 from service.commands.command_line import parser
 from service.contract.compared import Compared, write_compared

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import zmq
-import zmq.auth
 
 _Z85_LENGTH = 40
 MAX_KEYS = 10_000
@@ -55,7 +54,9 @@ def _alone(file: Path) -> bytes | None:
 
 
 def _certificate(file: Path) -> tuple[bytes, bytes | None]:
+    from zmq.auth import load_certificate  # noqa: PLC0415 - most sockets are not encrypted
+
     try:
-        return zmq.auth.load_certificate(file)
+        return load_certificate(file)
     except ValueError:
         raise ValueError(f"{file} holds no CURVE key, of 40 characters or as a ZeroMQ certificate") from None

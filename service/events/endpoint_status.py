@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 from service.contract.endpoints import Endpoint
 
@@ -59,14 +60,13 @@ _LEFT_OUT = (
 )
 
 
-@dataclass(slots=True)
-class EndpointStatus:
+class EndpointStatus(msgspec.Struct):
     """Updated by the endpoint's subscription."""
 
     endpoint: Endpoint
     topic: str
     """The prefix that topics must have."""
-    connections: set[int] = field(default_factory=set)
+    connections: set[int] = msgspec.field(default_factory=set)
     messages: int = 0
     last_message_at: float | None = None
     """Unix seconds."""
@@ -78,7 +78,7 @@ class EndpointStatus:
     rejected: bool = False
     turned_away: str | None = None
     """The last peer that was not allowed to connect, and why."""
-    topics_left_out: list[str] = field(default_factory=list)
+    topics_left_out: list[str] = msgspec.field(default_factory=list)
     """Topics that a probe received and that do not match the prefix."""
 
     @property

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+import msgspec
 import zmq
 
 from service.contract.endpoints import Endpoint
@@ -51,8 +51,7 @@ _TIMING = Timing()
 _LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True)
-class StreamReport:
+class StreamReport(msgspec.Struct, frozen=True):
     """Source and state of a rank's blocks, as `/pods` shows them. Times are Unix seconds."""
 
     rank: Rank
@@ -68,8 +67,7 @@ class StreamReport:
     lag_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointReport:
+class EndpointReport(msgspec.Struct, frozen=True):
     """State of an endpoint, as `/endpoints` shows it. Times are Unix seconds."""
 
     address: str

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import zmq
 
 from service.contract.endpoints import Endpoint
@@ -24,11 +24,10 @@ from service.events.topic import read_topic
 from service.index.base import Rank
 
 
-@dataclass(slots=True)
-class RecorderStatistics:
+class RecorderStatistics(msgspec.Struct):
     """Counts of recorded messages by pod, of replayed messages, and of messages that could not be obtained."""
 
-    messages: Counter[str] = field(default_factory=Counter)
+    messages: Counter[str] = msgspec.field(default_factory=Counter)
     replayed: int = 0
     missing: int = 0
     restarts: int = 0

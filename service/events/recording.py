@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
@@ -35,8 +34,7 @@ class _Line(msgspec.Struct):
     payload: str
 
 
-@dataclass(slots=True)
-class Recording:
+class Recording(msgspec.Struct):
     """Iterates over the messages of a recording, in recorded order.
 
     Skips unreadable lines: `malformed` counts them, and `malformed_lines` has the numbers of the first ones, from 1.
@@ -46,7 +44,7 @@ class Recording:
 
     lines: Iterable[bytes]
     malformed: int = 0
-    malformed_lines: list[int] = field(default_factory=list)
+    malformed_lines: list[int] = msgspec.field(default_factory=list)
     line: int = 0
 
     def __iter__(self) -> Iterator[Recorded]:

@@ -13,7 +13,6 @@ number of the next live batch. No release of an engine gives snapshots; two form
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
@@ -52,8 +51,7 @@ class Exchange(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
+class Replay(msgspec.Struct, frozen=True):
     """The batches from a number on, as far as the engine keeps them."""
 
     start: int

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from time import monotonic
 from typing import Final, Protocol
@@ -94,8 +93,7 @@ class Sink(Protocol):
     def report(self, notice: Notice, count: int, reason: str) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True):
     """Seconds until a quiet stream is checked for lost last batches, and until a lost stream is hidden and dropped."""
 
     first_check: float = 1.0
@@ -679,8 +677,7 @@ class Sequencer:
         self.settled_connection = self._connection if up else -1
 
 
-@dataclass(slots=True)
-class _Question:
+class _Question(msgspec.Struct):
     """A request to the replay socket, and the progress of its answer."""
 
     start: int

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Generic, Protocol, TypeAlias, TypeVar
+
+import msgspec
 
 from service.contract.endpoints import Endpoint
 from service.events.arrival import Arrival, receive_arrival, unreadable_arrival
@@ -25,8 +26,7 @@ _Speaker: TypeAlias = tuple[Subscription, int | None]
 _SEARCHED = 1000
 
 
-@dataclass(slots=True, eq=False)
-class Stream(Generic[SinkT]):
+class Stream(msgspec.Struct, Generic[SinkT], eq=False):
     """One rank's batches from one endpoint."""
 
     rank: Rank
@@ -68,8 +68,7 @@ def claimant(subscription: Subscription, peer: str | None) -> str:
     return address if peer is None else f"{address} from {peer}"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Bounds on what a misbehaving publisher can create."""
 
     streams: int = 10_000

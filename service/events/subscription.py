@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Protocol, TypeAlias
 
+import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
@@ -64,8 +64,7 @@ class Listener(Protocol):
     def disconnected(self, subscription: Subscription, connection: int) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubscriptionOptions:
+class SubscriptionOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Options that the subscriptions of one listener share.
 
     `turns` limits how many endpoints are read, a few milliseconds each, before the event loop runs other tasks. Up to
@@ -78,7 +77,7 @@ class SubscriptionOptions:
     listener: Listener
     turns: asyncio.Semaphore
     access: Access
-    resolver: Resolver = field(default_factory=Resolver)
+    resolver: Resolver = msgspec.field(default_factory=Resolver)
     high_water: int = 100_000
     pause: float = 1.0
     begin: asyncio.Event | None = None

@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from math import inf
 from time import monotonic
 
 import aiohttp
+from msgspec.structs import replace
 
 from service.fleet.breaker import State
 from service.fleet.pod_tasks import PodTasks, jittered

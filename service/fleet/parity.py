@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 
 class Verdict(StrEnum):
@@ -22,8 +23,7 @@ class Verdict(StrEnum):
         return next((one for one in (cls.DIFFERS, cls.UNKNOWN) if one in verdicts), cls.EQUAL)
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """The first request whose tokens differ.
 
     `position` is the index of the first differing token; `here` and `engine` are the texts from there on, shortened.
@@ -35,8 +35,7 @@ class Difference:
     engine: str
 
 
-@dataclass(frozen=True, slots=True)
-class Parity:
+class Parity(msgspec.Struct, frozen=True):
     """The result for one pod and model. `chats` and `texts` are the verdicts on the two kinds of requests."""
 
     chats: Verdict = Verdict.UNKNOWN
@@ -54,7 +53,7 @@ class Parity:
     """The setting to change, unless all is equal."""
     renderer: str | None = None
     """The renderer whose tokens were compared."""
-    rendered: Mapping[str, str] = field(default_factory=dict)
+    rendered: Mapping[str, str] = msgspec.field(default_factory=dict)
     """A hash of the engine's tokens for each compared request, by the name of the request."""
 
     @property
@@ -74,8 +73,7 @@ class Parity:
 UNASKED = Parity(reason="the engine has not been asked yet")
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
+class Agreement(msgspec.Struct, frozen=True):
     """Whether tokens agree, for one model and one kind of requests, over all pods that serve the model."""
 
     verdict: Verdict

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
+
+import msgspec
 
 from service.contract.endpoints import Endpoint
 from service.contract.pods import PodEntry
@@ -21,8 +22,7 @@ class EngineKind(StrEnum):
     SGLANG = "sglang"
 
 
-@dataclass(frozen=True, slots=True)
-class ServedModel:
+class ServedModel(msgspec.Struct, frozen=True):
     """A model as the engine's /v1/models lists it; `parent` is the base model of a LoRA adapter."""
 
     id: str
@@ -31,8 +31,7 @@ class ServedModel:
     max_model_len: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Learned:
+class Learned(msgspec.Struct, frozen=True):
     """Information from an engine about itself. `ranks` are its data-parallel ranks, `sources` their event endpoints."""
 
     models: tuple[ServedModel, ...]
@@ -46,8 +45,7 @@ class Learned:
     """Whether it says where its events are, or that it publishes none."""
 
 
-@dataclass(frozen=True, slots=True)
-class RankLoad:
+class RankLoad(msgspec.Struct, frozen=True):
     """A rank's load, from its engine's /metrics: requests, KV-cache usage from 0 to 1, and tokens since its start."""
 
     running: float = 0.0
@@ -60,14 +58,13 @@ class RankLoad:
     """Share of cache hits from 0 to 1, from an engine that gives it in place of tokens."""
 
 
-@dataclass(eq=False)
-class Pod:
+class Pod(msgspec.Struct, eq=False):
     """One pod. `in_flight` counts the requests of all replicas, as far as this one knows, and `in_flight_elsewhere`
     those of the others; `busy_until` is the end of the engine's Retry-After.
     """
 
     entry: PodEntry
-    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    breaker: CircuitBreaker = msgspec.field(default_factory=CircuitBreaker)
     learned: Learned | None = None
     healthy: bool | None = None
     """Result of the last health check; None before the first."""
@@ -80,11 +77,11 @@ class Pod:
     in_flight: int = 0
     in_flight_elsewhere: int = 0
     busy_until: float = 0.0
-    load: dict[int, RankLoad] = field(default_factory=dict)
+    load: dict[int, RankLoad] = msgspec.field(default_factory=dict)
     key: str | None = None
     on_doubt: Callable[[], None] = lambda: None
     """To be called if a request names a model that no pod lists: an engine may have loaded it since."""
-    parity: dict[str, Parity] = field(default_factory=dict)
+    parity: dict[str, Parity] = msgspec.field(default_factory=dict)
     """By model; change it with `Registry.set_parity`."""
 
     @property

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 from aiohttp import web
 
 from service.gateway.request_record import RECORD, RequestRecord
@@ -18,8 +18,7 @@ class TokenOrigin(NamedTuple):
     parity: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ClientRequest:
+class ClientRequest(msgspec.Struct, frozen=True):
     """A request to forward: where it should go (`question`), and how it is sent and judged.
 
     `origin` is None if nothing is predicted.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
+import msgspec
 from aiohttp import web
 
 from service.contract.pods import PodEntry
@@ -32,8 +32,7 @@ KEY_NAME = web.RequestKey("name of the API key", str)
 """Set for a request with an API key of this service; the key is not forwarded to the engine."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineRequest:
+class EngineRequest(msgspec.Struct, frozen=True):
     """A request as a pod gets it. `names_rank`: whether it asks for the rank that was chosen here.
 
     `asks_usage`: whether it asks for the usage of a stream, and the client does not.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TypeAlias
 
@@ -39,18 +38,16 @@ class ProtocolError(Exception):
     """The engine's response is not valid HTTP."""
 
 
-@dataclass(frozen=True, slots=True)
 class Head:
     """Status line and headers of a response."""
 
-    status: int
-    reason: str
-    headers: RawHeaders
-    _first: dict[bytes, bytes] = field(init=False)
+    __slots__ = ("_first", "headers", "reason", "status")
 
-    def __post_init__(self) -> None:
-        first = {name.lower(): value for name, value in reversed(self.headers)}
-        object.__setattr__(self, "_first", first)
+    def __init__(self, status: int, reason: str, headers: RawHeaders) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self._first = {name.lower(): value for name, value in reversed(headers)}
 
     def get(self, name: bytes) -> bytes | None:
         """The first header of this lower-case name."""

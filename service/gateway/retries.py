@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
 from typing import Final
+
+import msgspec
 
 from service.fleet.registry import Pod, Registry
 from service.gateway.client_request import ClientRequest
@@ -39,8 +40,7 @@ _MAX_READ_AHEAD: Final = 1 << 20
 _MAX_BUSY_SECONDS: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Timeouts in seconds, and bounds. No attempt begins later than `retry_seconds` after the first."""
 
     first_byte: float = 600.0
@@ -76,8 +76,7 @@ class BadEngine(Exception):
         self.timed_out = timed_out
 
 
-@dataclass(slots=True)
-class Exchange:
+class Exchange(msgspec.Struct):
     """A response whose head has arrived. `start` is the part of the body that was read for the retry decision."""
 
     choice: Choice

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+
+import msgspec
 
 
-@dataclass(slots=True)
-class GatewayStatistics:
+class GatewayStatistics(msgspec.Struct):
     """Total retries; requests that wait; per pod: failed attempts by kind, refusals by status, broken streams."""
 
     retries: int = 0
     queued: int = 0
-    failures: Counter[tuple[str, str]] = field(default_factory=Counter)
-    refusals: Counter[tuple[str, int]] = field(default_factory=Counter)
-    broken_streams: Counter[str] = field(default_factory=Counter)
+    failures: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
+    refusals: Counter[tuple[str, int]] = msgspec.field(default_factory=Counter)
+    broken_streams: Counter[str] = msgspec.field(default_factory=Counter)
 
     @contextmanager
     def queueing(self) -> Iterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum, auto
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -110,14 +109,13 @@ class Matches(NamedTuple):
         return max(in_runs, max((match.tokens for match in self.alone), default=0))
 
 
-@dataclass(frozen=True, slots=True)
-class RankBlocks:
+class RankBlocks(msgspec.Struct, frozen=True):
     """The blocks of one rank, for `/pods` and the metrics."""
 
     rank: Rank
     block_sizes: Sequence[int]
     blocks_by_tier: Mapping[Tier, int]
-    unsupported_groups: Sequence[str] = field(default=())
+    unsupported_groups: Sequence[str] = ()
     """Kinds of KV-cache groups that the rank announces and the index does not support; they are ignored."""
     inexact_reason: str | None = None
     """Why answers for this rank may differ from its engine although no event was lost; None if they are equal."""

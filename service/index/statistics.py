@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from service.histogram import Histogram
 
@@ -11,8 +11,7 @@ def _lookup_seconds() -> Histogram:
     return Histogram((0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1))
 
 
-@dataclass(slots=True)
-class IndexStatistics:
+class IndexStatistics(msgspec.Struct):
     """Counters of an index since its creation. A copy on one tier of one rank counts as one block."""
 
     admissions: int = 0
@@ -30,4 +29,4 @@ class IndexStatistics:
     lookups: int = 0
     lookup_hits: int = 0
     """Lookups that found at least one rank with a prefix of the prompt."""
-    lookup_seconds: Histogram = field(default_factory=_lookup_seconds)
+    lookup_seconds: Histogram = msgspec.field(default_factory=_lookup_seconds)

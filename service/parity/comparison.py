@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -27,18 +26,17 @@ _Render: TypeAlias = Callable[[Any], Awaitable[TokenIds]]
 _Ask: TypeAlias = Callable[[Any], Awaitable[EngineTokens]]
 
 
-@dataclass(slots=True)
-class _Kind:
+class _Kind(msgspec.Struct):
     """The comparison of one kind of requests."""
 
     compared: int = 0
-    differing: list[str] = field(default_factory=list)
+    differing: list[str] = msgspec.field(default_factory=list)
     difference: Difference | None = None
     problem: str | None = None
     """Why the comparison ended early."""
     refusal: str | None = None
     """A message of the engine, if it refused requests."""
-    theirs: dict[str, str] = field(default_factory=dict)
+    theirs: dict[str, str] = msgspec.field(default_factory=dict)
     """Hashes of the engine's tokens by the names of requests."""
 
     @property
@@ -48,15 +46,14 @@ class _Kind:
         return Verdict.UNKNOWN if self.problem or not self.compared else Verdict.EQUAL
 
 
-@dataclass(slots=True)
-class Comparison:
+class Comparison(msgspec.Struct):
     """Compares one model of one engine; `served` is the engine's name of the model."""
 
     api: EngineApi
     served: str
     model: Model
-    chats: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: CHATS)
-    texts: Mapping[str, str] = field(default_factory=lambda: TEXTS)
+    chats: Mapping[str, Mapping[str, Any]] = msgspec.field(default_factory=lambda: CHATS)
+    texts: Mapping[str, str] = msgspec.field(default_factory=lambda: TEXTS)
 
     async def run(self) -> Parity:
         """The parity of all probe requests. One request at a time, so that the engine stays free for others."""

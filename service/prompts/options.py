@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from service.contract.model_options import ModelOptions, read_model_options
 from service.contract.settings import Settings, SettingsError
@@ -33,21 +34,20 @@ class CacheBudget(NamedTuple):
         return cls(total - quarter, quarter if compiled else 0, 0 if compiled else quarter)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptOptions:
+class PromptOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Each field is the setting of the same name."""
 
     model_name: str = "builtin/demo"
     models: tuple[str, ...] = ()
     """Further models that requests may name; ANY_MODEL allows all."""
     models_dir: Path = Path("/models")
-    model_aliases: Mapping[str, str] = field(default_factory=dict)
+    model_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Names in requests, and the names or folders of their tokenizers."""
-    revisions: Mapping[str, str] = field(default_factory=dict)
+    revisions: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Revisions on the hub by model; others are the latest of the main branch."""
-    renderers: Mapping[str, str] = field(default_factory=dict)
+    renderers: Mapping[str, str] = msgspec.field(default_factory=dict)
     """The operator's renderer of a model."""
-    model_options: Mapping[str, ModelOptions] = field(default_factory=dict)
+    model_options: Mapping[str, ModelOptions] = msgspec.field(default_factory=dict)
     """The flags that the engines of a model were started with."""
     max_models: int = 8
     hub_timeout: float = 10.0

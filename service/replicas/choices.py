@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, TypeAlias
 
@@ -75,11 +74,10 @@ _decode = msgspec.msgpack.Decoder(_Message).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-@dataclass(slots=True)
-class _Other:
+class _Other(msgspec.Struct):
     """The requests of another replica."""
 
-    requests: dict[int, Reservation] = field(default_factory=dict)
+    requests: dict[int, Reservation] = msgspec.field(default_factory=dict)
     """Requests in flight, by number."""
     last: int = -1
     """The highest number so far."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -15,12 +14,11 @@ DEFAULT_TENANT: Final = "default"
 _TABLE: Final = "publishers"
 
 
-@dataclass(slots=True)
-class Instance:
+class Instance(msgspec.Struct):
     """An engine whose events are followed for a tenant: an endpoint per rank."""
 
     tenant: str
-    endpoints: dict[int, Endpoint] = field(default_factory=dict)
+    endpoints: dict[int, Endpoint] = msgspec.field(default_factory=dict)
 
 
 class _Publisher(msgspec.Struct, frozen=True):

@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic, time
+
+import msgspec
 
 from service.events.capture import RankCapture
 from service.events.pool import EventPool
@@ -19,8 +20,7 @@ _AT_ONCE = 1 << 20
 """Bytes, about, that are handed to a thread or a client at once."""
 
 
-@dataclass(slots=True)
-class SnapshotStatistics:
+class SnapshotStatistics(msgspec.Struct):
     """Of the snapshots that this process wrote. Times are Unix seconds."""
 
     written: int = 0

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, deque
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
+
+import msgspec
 
 from service.fleet.parity import Parity, Verdict
 from service.fleet.registry import Pod, Registry
@@ -69,8 +70,7 @@ def usage_in(data: bytes) -> Usage | None:
     return None
 
 
-@dataclass(slots=True)
-class PodAccuracy:
+class PodAccuracy(msgspec.Struct):
     """Counters of one pod, over all answers that had a usage, in tokens and requests."""
 
     prompt_tokens: int = 0
@@ -80,7 +80,7 @@ class PodAccuracy:
     """Held by the chosen rank."""
     delivered_tokens: int = 0
     """Reused by the engine."""
-    requests: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = msgspec.field(default_factory=Counter)
     """By delivery, and `tokens_differ`."""
 
 

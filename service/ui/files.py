@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from importlib.resources import files
+from pathlib import Path
 from typing import Final
+
+import msgspec
 
 _TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 PAGE: Final = "page.html"
@@ -27,8 +28,7 @@ HEADERS: Final[Mapping[str, str]] = {
 """Headers of every file: nothing from elsewhere is loaded or asked, no text becomes HTML, no other page frames it."""
 
 
-@dataclass(frozen=True)
-class File:
+class File(msgspec.Struct, frozen=True):
     """A file of the page; `etag` is another one after each change."""
 
     content_type: str
@@ -41,7 +41,7 @@ class File:
 def page_files() -> Mapping[str, File]:
     """All files by name. Reads them once."""
     found = {}
-    for one in (files(__package__) / "static").iterdir():
+    for one in (Path(__file__).parent / "static").iterdir():
         kind = _TYPES.get(one.name.rpartition(".")[2])
         if kind is not None:
             body = one.read_bytes()

@@ -7,35 +7,46 @@ import sys
 
 from tests.conftest import ROOT
 
-_SCRIPT = """
+_START = """
 import sys
 import service.serving
 from service.app import create_app
 from service.contract.settings import Settings
 create_app(Settings.from_environment({"CONTAINER_ENV": "true"}))
-print(*sys.modules)
 """
 
 _LATER = (
     "dns",  # DISCOVERY=dns:…
     "huggingface_hub",
     "importlib.metadata",
+    "importlib.resources",
     "jinja2",
     "mistral_common",
     "openai_harmony",
     "opentelemetry",  # OTEL_EXPORTER_OTLP_ENDPOINT
     "prometheus_client",
     "redis",  # SHARED_STATE
+    "service.fleet.discovery.kubernetes",  # DISCOVERY=kubernetes:…
     "tokenizers",
     "yaml",  # PODS_FILE
+    "zmq.auth",  # ZMQ_CURVE_KEY
 )
 """Packages for single settings, for the first model, and for the first scrape."""
 
 
 def test_a_start_imports_nothing_that_only_later_work_needs() -> None:
-    done = subprocess.run([sys.executable, "-c", _SCRIPT], cwd=ROOT, capture_output=True, text=True, check=True)
-    loaded = {name for name in done.stdout.split() if name.startswith(_LATER)}
+    loaded = {name for name in _printed(f"{_START}print(*sys.modules)") if name.startswith(_LATER)}
     assert {name for name in loaded if any(f"{name}.".startswith(f"{later}.") for later in _LATER)} == set()
+
+
+def test_a_start_defines_no_dataclasses_but_those_of_the_contract() -> None:
+    script = f"""{_START}
+for name in list(sys.modules):
+    for defined in vars(sys.modules[name]).values() if name.startswith("service.") else ():
+        if hasattr(defined, "__dataclass_fields__"):
+            print(defined.__module__)
+"""
+    assert {name for name in _printed(script) if not name.startswith("service.contract.")} == set()
 
 
 def test_garbage_is_collected_once_the_service_serves() -> None:
@@ -50,5 +61,10 @@ async def told(*_):
 serving._serve = told
 main(["serve"], {"CONTAINER_ENV": "true"})
 """
+    assert _printed(script) == ["True"]
+
+
+def _printed(script: str) -> list[str]:
+    """The words that a script prints in a process of its own."""
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True"]
+    return done.stdout.split()

@@ -6,9 +6,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple
+
+import msgspec
 
 from service.fleet.discovery.base import Found, Present, Source, SourceFailed
 from service.fleet.pod_tasks import jittered
@@ -30,8 +31,7 @@ class SourceReport(NamedTuple):
     problem: str | None
 
 
-@dataclass(eq=False)
-class _Followed:
+class _Followed(msgspec.Struct, eq=False):
     """A source, with the pods that it named last: they are kept while it fails."""
 
     source: Source

@@ -6,7 +6,6 @@ import base64
 import binascii
 import os
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -16,8 +15,7 @@ import msgspec
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(msgspec.Struct, frozen=True):
     """`server` is a URL without a trailing slash. The token of `token_file` is read for each request: it is renewed."""
 
     server: str

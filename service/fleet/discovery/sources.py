@@ -10,7 +10,6 @@ from service.contract.discovery import CONTAINERS, DNS, KUBERNETES, SourceEntry
 from service.fleet.discovery.base import Source
 from service.fleet.discovery.containers import ContainerPodsFile
 from service.fleet.discovery.file import PodsFile
-from service.fleet.discovery.kubernetes import kubernetes_pods
 
 
 def sources(pods_file: Path | None, discovery: Iterable[SourceEntry]) -> list[Source]:
@@ -31,5 +30,7 @@ def _source(entry: SourceEntry) -> Source:
     if entry.kind == CONTAINERS:
         return ContainerPodsFile(Path(entry.place or FILE))
     if entry.kind == KUBERNETES:
+        from service.fleet.discovery.kubernetes import kubernetes_pods  # noqa: PLC0415 - needed in Kubernetes only
+
         return kubernetes_pods(entry)
     return PodsFile(Path(entry.place).expanduser())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from service.prompts.errors import BadModelFile
 from service.prompts.models.file_names import (
@@ -27,8 +28,7 @@ from service.prompts.tokens.special_tokens import SpecialTokens
 from service.prompts.tokens.tokenizer_class import default_tokens, has_processor, tokenizer_class
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
+class ModelFiles(msgspec.Struct, frozen=True):
     folder: Path
     config: Mapping[str, Any]
     """tokenizer_config.json."""

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, replace
 from typing import Any
 
 import jinja2
+import msgspec
+from msgspec.structs import replace
 
 from service.prompts.errors import PromptError, PromptTooLong
 from service.prompts.templates.content_format import content_format
@@ -39,16 +40,14 @@ class RenderingUnavailable(Exception):
     """No template can be rendered at the moment; the text has the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class TemplateSource:
+class TemplateSource(msgspec.Struct, frozen=True):
     """The source of a chat template, and whether it is trusted because the operator chose it."""
 
     text: str
     trusted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(msgspec.Struct, frozen=True):
     source: TemplateSource
     content_format: ContentFormat
     inline: jinja2.Template | None

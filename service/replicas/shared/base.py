@@ -13,18 +13,17 @@ state again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 FORMAT = 1
 """The version of everything that replicas exchange. Replicas of different versions share nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class CarrierStatus:
+class CarrierStatus(msgspec.Struct, frozen=True):
     """Whether a carrier reaches the other replicas. Counts are those since the start of this replica."""
 
     down_since: float | None = None
