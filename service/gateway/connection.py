@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from time import monotonic
 from typing import cast
 
@@ -189,6 +190,12 @@ class EngineConnection(asyncio.Protocol):
             self._wake.set_result(None)
 
 
+@cache
+def _trusting() -> ssl.SSLContext:
+    """Trusts the certificates of SSL_CERT_FILE, or the system's; reading them takes 20 ms, so all engines share it."""
+    return ssl.create_default_context()
+
+
 class ConnectionPool:
     """The idle connections to one engine, most recently used first. Each is closed after a few seconds without use."""
 
@@ -196,7 +203,7 @@ class ConnectionPool:
         self._entry = entry
         self._idle: deque[EngineConnection] = deque()
         self._expiry: asyncio.TimerHandle | None = None
-        self._tls = ssl.create_default_context() if entry.is_tls else None
+        self._tls = _trusting() if entry.is_tls else None
 
     def __len__(self) -> int:
         return len(self._idle)

@@ -49,6 +49,24 @@ for name in list(sys.modules):
     assert {name for name in _printed(script) if not name.startswith("service.contract.")} == set()
 
 
+def test_trusted_certificates_are_read_once_for_all_pods() -> None:
+    script = """
+import ssl
+from service.contract.pods import parse_pods
+from service.gateway.connection import ConnectionPool
+
+create = ssl.create_default_context
+def told():
+    print("read")
+    return create()
+
+ssl.create_default_context = told
+for entry in parse_pods("https://a.example,https://b.example,http://c.example"):
+    ConnectionPool(entry)
+"""
+    assert _printed(script) == ["read"]
+
+
 def test_garbage_is_collected_once_the_service_serves() -> None:
     script = """
 import gc
