@@ -6,9 +6,10 @@ import asyncio
 import gc
 import logging
 import signal
+from typing import Final
 
 from service import log
-from service.allocator import give_back_large_blocks
+from service.allocator import give_back_freed_pages, give_back_large_blocks
 from service.announcement import announce
 from service.contract.settings import Settings, SettingsError
 from service.event_loop import loop_factory
@@ -16,6 +17,9 @@ from service.native import backend
 from service.server import ListenError, Worker, listening
 from service.workers.handed_connections import HandedConnections
 from service.workers.place import Place
+
+_GIVE_BACK_SECONDS: Final = 10.0
+"""Seconds between two times that freed memory is given back."""
 
 logger = logging.getLogger("service")
 
@@ -56,8 +60,17 @@ async def _serve(settings: Settings, place: Place | None) -> None:
         )
         if worker is None:
             announce(settings, port)
+        giving_back = asyncio.create_task(_give_back(), name="freed memory")
         await stop.wait()
+        giving_back.cancel()
         if worker is None:
             logger.info("Received shutdown signal")
     if worker is None:
         logger.info("stopped")
+
+
+async def _give_back() -> None:
+    """Gives back freed memory: events that waited in ZeroMQ's threads, and long texts, leave much of it."""
+    while True:
+        await asyncio.sleep(_GIVE_BACK_SECONDS)
+        await asyncio.to_thread(give_back_freed_pages)
