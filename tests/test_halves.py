@@ -22,7 +22,8 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     for floor in (
         "service.contract",
         "service.tls service.native service.log service.byte_lru service.histogram service.healthcheck service.tracing "
-        "service.unix_socket service.event_loop service.quiet",
+        "service.unix_socket service.lookups service.quiet",
+        "service.event_loop",
         "service.replicas.shared",
         "service.index service.prompts.errors service.prompts.options",
         "service.prompts.truncation service.prompts.workers",

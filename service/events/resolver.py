@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, TypeAlias
 
 from service.contract.endpoints import host_port
+from service.lookups import Lookups
 
 Lookup: TypeAlias = Callable[[str], Sequence[str]]
 """Returns the IP addresses of a host name; may block; raises OSError."""
-
-_MAX_LOOKUPS = 256
 
 
 def lookup(host: str) -> list[str]:
@@ -25,49 +21,21 @@ def lookup(host: str) -> list[str]:
 
 
 class Resolver:
-    """Resolves names in daemon threads, so that a slow lookup delays neither other work nor process exit."""
+    """Resolves names in threads of their own."""
 
     def __init__(self, lookup: Lookup = lookup) -> None:
-        self._lookup = lookup
-        self._running: dict[str, asyncio.Future[Sequence[str]]] = {}
+        self._lookups: Lookups[str, Sequence[str]] = Lookups(lookup)
 
     async def resolve(self, address: str) -> list[str]:
         """ZeroMQ addresses with the host name replaced by an IP address. Raises OSError if it has none."""
         if is_literal(address):
             return [address]
         host, _, port = address.removeprefix("tcp://").rpartition(":")
-        found = await asyncio.shield(self._future(host))
-        return [f"tcp://[{one}]:{port}" if ":" in one else f"tcp://{one}:{port}" for one in found]
-
-    def _future(self, host: str) -> asyncio.Future[Sequence[str]]:
-        future = self._running.get(host)
-        if future is None:
-            if len(self._running) >= _MAX_LOOKUPS:
-                raise OSError(f"{_MAX_LOOKUPS} other names are being looked up")
-            loop = asyncio.get_running_loop()
-            self._running[host] = future = loop.create_future()
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller may have left
-            threading.Thread(target=self._run, args=(host, loop), name=f"resolver of {host}", daemon=True).start()
-        return future
-
-    def _run(self, host: str, loop: asyncio.AbstractEventLoop) -> None:
-        found: Sequence[str] = ()
-        error: OSError | None = None
         try:
-            found = self._lookup(host)
+            found = await self._lookups.find(host)
         except (OSError, UnicodeError) as failure:
-            error = OSError(f"{host} cannot be resolved: {failure}")
-        with suppress(RuntimeError):  # the loop may be closed already
-            loop.call_soon_threadsafe(self._done, host, found, error)
-
-    def _done(self, host: str, found: Sequence[str], error: OSError | None) -> None:
-        future = self._running.pop(host)
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(found)
+            raise OSError(f"{host} cannot be resolved: {failure}") from failure
+        return [f"tcp://[{one}]:{port}" if ":" in one else f"tcp://{one}:{port}" for one in found]
 
 
 def is_literal(address: str) -> bool:

@@ -237,16 +237,21 @@ socket.getaddrinfo = getaddrinfo
 """
 
 
-async def test_a_resolver_that_hangs_delays_neither_answers_nor_the_stop(folder: Path) -> None:
+@pytest.mark.parametrize("variable", ["ZMQ_ENDPOINT", "PODS"])
+async def test_a_resolver_that_hangs_delays_neither_answers_nor_the_stop(folder: Path, variable: str) -> None:
     (folder / "sitecustomize.py").write_text(HANGING_RESOLVER)
-    endpoints = [f"tcp://pod-{number}.test:5557,replay=tcp://pod-{number}.test:5558" for number in range(60)]
-    environment = environment_of(folder, PYTHONPATH=str(folder), ZMQ_ENDPOINT=",".join(endpoints))
+    names = [f"pod-{number}.test" for number in range(60)]
+    named = {
+        "ZMQ_ENDPOINT": [f"tcp://{name}:5557,replay=tcp://{name}:5558" for name in names],
+        "PODS": [f"http://{name}:8000" for name in names],
+    }
+    environment = environment_of(folder, PYTHONPATH=str(folder), **{variable: ",".join(named[variable])})
     async with running(environment) as (process, port), ClientSession(f"http://127.0.0.1:{port}") as client:
         async with client.get("/health") as answer:
             assert answer.status == 200
         assert process.stderr is not None
-        asked = {await process.stderr.readline() for _ in endpoints}
-        assert asked == {f"asked for pod-{number}.test\n".encode() for number in range(60)}
+        asked = {await process.stderr.readline() for _ in names}
+        assert asked == {f"asked for {name}\n".encode() for name in names}
         await stop(process)
     assert process.returncode == 0
 
