@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -90,13 +90,15 @@ class Endpoint:
         return (self.address, *filter(None, others))
 
     def admits(self, host: str) -> bool:
-        """Whether an IP address may connect."""
+        """Whether an IP address may connect. An IPv4 address counts as such, also where IPv6 maps it."""
         if self.peers is None:
             return True
         try:
             address = ip_address(host.partition("%")[0])
         except ValueError:
             return False
+        if isinstance(address, IPv6Address):
+            address = address.ipv4_mapped or address
         return any(address in network for network in _networks(self.peers))
 
     def speaks_for(self, pod: str) -> bool:
@@ -195,10 +197,17 @@ def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     networks = []
     for part in text.split("+"):
         try:
-            networks.append(ip_network(part, strict=False))
+            networks.append(_unmapped(ip_network(part, strict=False)))
         except ValueError:
             raise ValueError(f"{part!r} in peers= must be an IP address or a network, such as 10.0.0.0/8") from None
     return tuple(networks)
+
+
+def _unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """The network of IPv4 that IPv6 maps to ::ffff:0:0/96."""
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96 and network.network_address.ipv4_mapped is not None:  # noqa: PLR2004
+        return IPv4Network((network.network_address.ipv4_mapped, network.prefixlen - 96))
+    return network
 
 
 def _option(part: str) -> tuple[str | None, str]:

@@ -236,3 +236,12 @@ def test_keys_are_read_from_certificates_and_from_plain_files(tmp_path: Path, ou
 def test_peers_are_networks_of_a_bound_address(text: str) -> None:
     with pytest.raises(ValueError, match="peers="):
         parse_endpoints(text)
+
+
+@pytest.mark.parametrize("peers", ["127.0.0.0/8", "::ffff:127.0.0.0/104", "::ffff:7f00:1"])
+def test_an_ipv4_address_is_allowed_however_ipv6_writes_it(peers: str) -> None:
+    (endpoint,) = parse_endpoints(f"tcp://*:1,peers={peers}")
+    assert endpoint.admits("127.0.0.1")
+    assert endpoint.admits("::ffff:127.0.0.1")
+    assert not endpoint.admits("128.0.0.1")
+    assert not endpoint.admits("::1")

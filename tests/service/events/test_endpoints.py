@@ -55,17 +55,17 @@ async def test_a_port_of_something_else_is_rejected_and_then_refused_when_nobody
 
 
 async def test_an_engine_that_takes_the_port_of_another_kind_of_socket_is_heard(listen: Listen) -> None:
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as other:
-        other.linger = 0
-        other.bind("tcp://127.0.0.1:*")
-        address = other.getsockopt_string(zmq.LAST_ENDPOINT)
-        listening = await listen(Endpoint(address))
-        await becomes(listening, "rejected", "or replay")
-    # The end of its context has let go of the port.
-    async with Publisher(address, None, topic=TOPIC, binds=True) as publisher:
-        await publisher.subscribed()
-        publisher.publish(stored(0))
-        await until(lambda: held(listening) == {0})
+    with reserved_port() as port:
+        address = f"tcp://127.0.0.1:{port}"
+        with zmq.Context() as context, context.socket(zmq.ROUTER) as other:
+            other.linger = 0
+            other.bind(address)
+            listening = await listen(Endpoint(address))
+            await becomes(listening, "rejected", "or replay")
+        async with Publisher(address, None, topic=TOPIC, binds=True) as publisher:
+            await publisher.subscribed()
+            publisher.publish(stored(0))
+            await until(lambda: held(listening) == {0})
 
 
 async def test_an_engine_is_heard_again_after_a_message_that_is_too_long(
