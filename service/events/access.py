@@ -15,6 +15,7 @@ from zmq.utils import z85
 
 from service.contract.endpoints import Endpoint
 from service.events.curve import KeyPair, read_public, read_publics
+from service.events.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 _ADDRESS = "inproc://zeromq.zap.01"
@@ -42,6 +43,7 @@ class Access:
         self._endpoints: dict[str, Endpoint] = {}
         self._known: dict[str, tuple[float, frozenset[bytes]]] = {}
         self._answering: asyncio.Task[None] | None = None
+        self._log = RateLimitedLog(logger)
 
     def secure(self, socket: zmq.Socket[bytes], endpoint: Endpoint) -> None:
         """Sets a socket's keys and its authentication, before it binds or connects. Raises OSError or ValueError."""
@@ -111,13 +113,16 @@ class Access:
         read_at, keys = self._known.get(path, (0.0, frozenset()))
         if monotonic() - read_at > _REREAD_SECONDS or not read_at:
             try:
-                keys = read_publics(Path(path))
+                keys = read_publics(Path(path), self._unusable if read_at else None)
             except (OSError, ValueError) as error:
                 if not read_at:
                     raise
-                logger.error("%s cannot be read, the former keys stay: %s", path, error)  # noqa: TRY400
+                self._log.log(logging.ERROR, path, "%s cannot be read, the former keys stay: %s", path, error)
             self._known[path] = monotonic(), keys
         return keys
+
+    def _unusable(self, error: Exception) -> None:
+        self._log.log(logging.ERROR, str(error), "A file of keys is left out: %s", error)
 
 
 def connect_with(socket: zmq.Socket[bytes], own: KeyPair, engine: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import zmq
 
 _Z85_LENGTH = 40
 MAX_KEYS = 10_000
 """Maximum files of keys that are read from a folder."""
+
+
+Unusable: TypeAlias = Callable[[Exception], None]
 
 
 class KeyPair(NamedTuple):
@@ -39,11 +43,22 @@ def read_public(file: Path) -> bytes:
     return _certificate(file)[0] if alone is None else alone
 
 
-def read_publics(path: Path) -> frozenset[bytes]:
-    """The public key of a file, or those of the `*.key` files of a folder. Raises OSError or ValueError."""
+def read_publics(path: Path, unusable: Unusable | None = None) -> frozenset[bytes]:
+    """The public key of a file, or those of the `*.key` files of a folder.
+
+    Raises OSError or ValueError; for a file of a folder, calls `unusable` instead if it is given.
+    """
     if not path.is_dir():
         return frozenset({read_public(path)})
-    return frozenset(read_public(file) for file in sorted(path.glob("*.key"))[:MAX_KEYS])
+    found = set()
+    for file in sorted(path.glob("*.key"))[:MAX_KEYS]:
+        try:
+            found.add(read_public(file))
+        except (OSError, ValueError) as error:
+            if unusable is None:
+                raise
+            unusable(error)
+    return frozenset(found)
 
 
 def _alone(file: Path) -> bytes | None:

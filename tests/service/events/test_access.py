@@ -121,6 +121,22 @@ async def test_a_key_that_is_added_to_the_folder_may_connect_without_a_restart(
     await sender.subscribed()
 
 
+async def test_a_broken_file_in_the_folder_keeps_no_key_in_or_out(
+    listen: Listen, senders: Senders, tmp_path: Path, ours: Keys, engine: Keys
+) -> None:
+    folder, stranger = tmp_path / "allowed", keys(tmp_path, "stranger")
+    folder.mkdir()
+    shutil.copy(stranger.public, folder / "former.key")
+    listening = await listen(Endpoint("tcp://127.0.0.1:*", curve=str(folder)), own_keys=ours.pair)
+    await senders.connect(listening, stranger, ours).subscribed()
+    (folder / "broken.key").write_text("half")
+    shutil.move(folder / "former.key", tmp_path / "revoked")
+    shutil.copy(engine.public, folder)
+    await senders.connect(listening, engine, ours).subscribed()
+    senders.connect(listening, stranger, ours)
+    await until(lambda: "its key is not in curve=" in (listening.pool.endpoints()[0].problem or ""))
+
+
 async def test_an_engine_without_encryption_is_not_heard_where_keys_are_needed(
     listen: Listen, senders: Senders, ours: Keys, engine: Keys
 ) -> None:
