@@ -205,7 +205,7 @@ def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
 
 def _unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
     """The network of IPv4 that IPv6 maps to ::ffff:0:0/96."""
-    if isinstance(network, IPv6Network) and network.prefixlen >= 96 and network.network_address.ipv4_mapped is not None:  # noqa: PLR2004
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96 and network.network_address.ipv4_mapped is not None:
         return IPv4Network((network.network_address.ipv4_mapped, network.prefixlen - 96))
     return network
 

@@ -54,6 +54,10 @@ _PROBLEMS = {
 }
 _UNHEARD_BOUND = (EndpointState.LISTENING, EndpointState.CONNECTED)
 _TURNED_AWAY = "{address}: {turned_away} may not connect; correct peers= or curve=, or find out who it is"
+_UNUSABLE = (
+    "{address}: no message can be used ({unusable}); see that this is the port of the engine's KV events, and correct "
+    "its topic, or pods= here"
+)
 _LEFT_OUT = (
     "{address}: its topics ({topics}) do not start with {prefix}; set ZMQ_TOPIC, set the engine's topic to "
     "kv@POD@MODEL, or name the pod at the endpoint (pod=)"
@@ -78,6 +82,10 @@ class EndpointStatus(msgspec.Struct):
     rejected: bool = False
     turned_away: str | None = None
     """The last peer that was not allowed to connect, and why."""
+    speaks: bool = False
+    """Whether messages have told of a rank."""
+    unusable: str | None = None
+    """Why the last message before that was of no use, and its topic."""
     topics_left_out: list[str] = msgspec.field(default_factory=list)
     """Topics that a probe received and that do not match the prefix."""
 
@@ -107,6 +115,8 @@ class EndpointStatus(msgspec.Struct):
         template = _PROBLEMS.get(self.state)
         if self.state is EndpointState.CONNECTED and self.topics_left_out:
             template = _LEFT_OUT
+        if self.unusable is not None and self.state in (EndpointState.CONNECTED, EndpointState.HEARD):
+            template = _UNUSABLE
         if self.state in _UNHEARD_BOUND and self.endpoint.binds and self.turned_away is not None:
             template = _TURNED_AWAY
         if template is None:
@@ -118,10 +128,24 @@ class EndpointStatus(msgspec.Struct):
             topics=topics,
             prefix=repr(self.topic),
             turned_away=self.turned_away,
+            unusable=self.unusable,
         )
+
+    def could_not_use(self, reason: str, topic: bytes | None = None) -> None:
+        """Records a message that was of no use; it matters while no other was."""
+        if not self.speaks:
+            self.unusable = reason if topic is None else f"{reason}, topic {_text(topic)!r}"
+
+    def has_spoken(self) -> None:
+        """Records that a message has told of a rank."""
+        self.speaks, self.unusable = True, None
 
     def left_out(self, topic: bytes) -> None:
         """Records a topic that does not match the prefix."""
-        text = topic[:_TOPIC_LENGTH].decode(errors="backslashreplace")
+        text = _text(topic)
         if text not in self.topics_left_out and len(self.topics_left_out) < _MAX_TOPICS:
             self.topics_left_out.append(text)
+
+
+def _text(topic: bytes) -> str:
+    return topic[:_TOPIC_LENGTH].decode(errors="backslashreplace")

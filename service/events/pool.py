@@ -299,6 +299,7 @@ class EventPool:
         return parked + sum(stream.sequencer.awaits_engine for stream in self._streams)
 
     def _created(self, stream: Stream[IndexSink]) -> None:
+        stream.subscription.status.has_spoken()
         record = self._restored.take(stream.rank)
         if record is not None:
             stream.sink.restore(record.lost, record.last_event_at)
@@ -431,6 +432,7 @@ class EventPool:
 
     def malformed(self, subscription: Subscription) -> None:
         self.statistics.messages_received += 1
+        subscription.status.could_not_use("frames")
         count_skipped(self.statistics, self._log, subscription.endpoint.address, "frames")
 
     def connected(self, subscription: Subscription) -> None:
@@ -448,6 +450,7 @@ class EventPool:
     # Observer of the streams
 
     def unreadable(self, subscription: Subscription, message: Message, reason: str) -> None:
+        subscription.status.could_not_use(reason, message.topic)
         count_skipped(self.statistics, self._log, subscription.endpoint.address, reason)
 
     def refused(self, stream: Stream[Any], subscription: Subscription, peer: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -48,6 +49,12 @@ _EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)  # to combine members of e
 _BROKEN_OFF = "%s: its connection ended with a message of more than %d MiB, or with bytes that are none of ZeroMQ's"
 _RETRIED = zmq.Event.CONNECT_RETRIED
 """On a connecting socket: libzmq will try again by itself."""
+
+_REMEDIES = {
+    errno.EADDRINUSE: "; end the program that has it, or choose another port",
+    errno.EADDRNOTAVAIL: "; name an address of this machine, or * for all of them",
+    errno.ENODEV: "; name an address of this machine, or * for all of them",
+}
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
@@ -142,7 +149,9 @@ class Subscription:
             monitor.close()
             socket.close()
             verb = "bind" if self.endpoint.binds else "connect to"
-            self.status.closed = f"cannot {verb} {address}: {_reason(error)}"
+            self.status.closed = (
+                f"cannot {verb} {address}: {_reason(error)}{_REMEDIES.get(getattr(error, 'errno', 0), '')}"
+            )
             return
         self._socket, self._monitor, self.status.closed = socket, monitor, None
         self._tasks.append(asyncio.create_task(self._run(socket, monitor), name=f"events of {address}"))

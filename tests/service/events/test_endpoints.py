@@ -120,6 +120,30 @@ async def test_a_topic_that_the_prefix_leaves_out_is_named(listen: Listen, caplo
     logger.removeHandler(caplog.handler)
 
 
+@pytest.mark.parametrize(
+    ("payload", "pods", "said"),
+    [
+        (stored(0), "192.0.2.*", "a pod that pods= leaves out, topic 'kv@10.0.0.1:8000@m'"),
+        (b"\xc1", "*", "no msgpack"),
+        (None, "*", "frames"),
+    ],
+)
+async def test_messages_of_which_none_can_be_used_are_a_problem_until_one_can(
+    listen: Listen, payload: bytes | None, pods: str, said: str
+) -> None:
+    async with Publisher(topic=TOPIC) as publisher:
+        listening = await listen(endpoint(publisher, replay=False, pods=f"{pods}+node-1"))
+        await publisher.subscribed()
+        if payload is None:
+            publisher.publish_frames([TOPIC.encode(), b"1"])
+        else:
+            publisher.publish(payload)
+        await until(lambda: said in (listening.pool.endpoints()[0].problem or ""))
+        publisher.topic = b"kv@node-1@m"
+        publisher.publish(stored(1))
+        await until(lambda: listening.pool.endpoints()[0].problem is None)
+
+
 async def test_an_engine_is_inexact_as_not_heard_yet_before_its_first_message(listen: Listen) -> None:
     async with Publisher(topic=TOPIC) as publisher:
         listening = await listen(endpoint(publisher, replay=False, pod="a", model="m"))
