@@ -29,6 +29,8 @@ class KeyRing:
         self._modified = (0, 0, 0)
         self._checked_at = monotonic()
         self._of_file: tuple[ApiKey, ...] = ()
+        self._problem: str | None = None
+        """What was logged last of a file that cannot be used."""
         if file is not None:
             self._read(file)
 
@@ -83,14 +85,18 @@ class KeyRing:
         try:
             self._read(self._file)
         except (OSError, ValueError) as error:
-            logger.error("%s is not used, the former keys stay: %s", self._file, error)  # noqa: TRY400
+            if str(error) != self._problem:
+                logger.error("%s is not used, the former keys stay: %s", self._file, error)  # noqa: TRY400
+            self._problem = str(error)
 
     def _read(self, file: Path) -> None:
         status = file.stat()
         modified = (status.st_mtime_ns, status.st_size, status.st_ino)
         if modified != self._modified:
+            text = file.read_text(encoding="utf-8")
             self._modified = modified
-            self._of_file = parse_api_keys(file.read_text(encoding="utf-8"))
+            self._of_file = parse_api_keys(text)
+            self._problem = None
             logger.info("%d API keys are in %s", len(self._of_file), file)
 
 

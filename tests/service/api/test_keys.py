@@ -90,6 +90,21 @@ def test_a_broken_file_of_keys_leaves_the_former_keys_and_logs_no_key(
     assert ADMIN not in caplog.text
 
 
+def test_a_file_of_keys_that_is_missing_for_a_while_is_told_once_and_leaves_the_former_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"reader:read:{READ}\n", encoding="utf-8")
+    ring = KeyRing((), file, recheck_seconds=0)
+    file.unlink()
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            ring.check({"Authorization": f"Bearer {READ}"}, ("read",))
+    assert caplog.text.count("the former keys stay") == 1
+    file.write_text(f"root:admin:{ADMIN}\n", encoding="utf-8")
+    ring.check({"Authorization": f"Bearer {ADMIN}"}, ("admin",))
+
+
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", f"Basic {READ}", READ, "Bearer \udcff" + "x" * 20])
 def test_a_header_that_is_not_a_bearer_key_is_rejected(header: str | None) -> None:
     with pytest.raises(ApiError) as rejected:
