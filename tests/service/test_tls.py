@@ -122,15 +122,25 @@ async def test_a_changed_certificate_is_presented_to_new_connections_while_old_o
         assert (await old.get(url)).status == 200
 
 
-async def test_an_unusable_changed_certificate_leaves_the_former_one(
-    secure: Any, authority: Authority, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("change", ["broken", "of another key", "missing"])
+async def test_an_unusable_changed_certificate_leaves_the_former_one_and_is_told_once(
+    secure: Any, authority: Authority, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
-    pair = authority.issue("first")
+    pair, second = authority.issue("first"), authority.issue("second")
     service = await secure(tls_cert=pair.cert, tls_key=pair.key)
-    with caplog.at_level(logging.ERROR):
-        pair.cert.write_text("not a certificate")
+    with caplog.at_level(logging.INFO):
+        if change == "broken":
+            pair.cert.write_text("not a certificate")
+        elif change == "missing":
+            pair.cert.unlink()
+        else:
+            shutil.copy(second.cert, pair.cert)
         await until(lambda: "The former certificate stays" in caplog.text)
-    assert await name_of_certificate(service.port) == "first"
+        assert await name_of_certificate(service.port) == "first"
+        shutil.copy(second.key, pair.key)
+        shutil.copy(second.cert, pair.cert)
+        await presents(service.port, "second")
+    assert caplog.text.count("The former certificate stays") == 1
 
 
 async def test_without_a_client_certificate_only_health_and_readiness_are_answered(
