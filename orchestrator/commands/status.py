@@ -162,7 +162,7 @@ def _print(status: Status) -> None:
     if status.report and status.report.open_to_others:
         rows["access"] = "other machines may use all of it without a key (API_KEYS)"
     for number, endpoint in enumerate(status.report.endpoints if status.report else ()):
-        rows["events" if not number else f"events {number + 1}"] = _endpoint(endpoint)
+        rows["events" if not number else f"events {number + 1}"] = endpoint_line(endpoint)
     for number, pod in enumerate(status.report.fleet if status.report else ()):
         rows["pods" if not number else f"pods {number + 1}"] = pod_line(pod)
     for number, source in enumerate(status.report.discovery if status.report else ()):
@@ -199,9 +199,12 @@ def _endpoints(address: str, port: int, *, tls: bool) -> tuple[dict[str, Any], .
     return tuple(answer[1]["endpoints"]) if answer is not None and answer[0] == 200 else ()
 
 
-def _endpoint(endpoint: dict[str, Any]) -> str:
+def endpoint_line(endpoint: dict[str, Any]) -> str:
+    """One source of events: its state, and why nothing comes, with the remedy."""
     told = f"{endpoint['address']}: {endpoint['state']}, {endpoint['messages']} messages"
-    return f"{told}; {endpoint['problem']}" if endpoint["problem"] else told
+    if not endpoint["problem"]:
+        return told
+    return f"{told}; {endpoint['problem'].removeprefix(endpoint['address'] + ': ')}"
 
 
 def pod_line(pod: dict[str, Any]) -> str:

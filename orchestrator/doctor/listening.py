@@ -61,7 +61,11 @@ def _nothing_usable(heard: Heard) -> tuple[str, str] | None:
     if heard.problem:
         return heard.problem, "Correct --zmq-endpoint."
     if not heard.connected:
-        return "no ZeroMQ publisher answers", "Start the engine with --kv-events-config; see its line above, too."
+        return (
+            "no ZeroMQ publisher answers",
+            "Start the engine with --kv-events-config; see its line above, too. If something answers there, it has "
+            "another port than the engine's KV events.",
+        )
     if heard.unreadable:
         return (
             f"a message cannot be read: {heard.unreadable}",

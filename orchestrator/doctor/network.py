@@ -103,6 +103,9 @@ def check_shared_state(launch: Launch) -> Iterator[Finding]:
 def _check_publisher(address: str, at: HostPort, port: int, *, reached: bool) -> Finding:
     try:
         socket.create_connection((at.host.strip("[]"), port), _CONNECT_SECONDS).close()
+    except socket.gaierror as error:
+        said = f"{at.host} cannot be resolved ({error.strerror or error})"
+        return warning("events", said, "Correct the name, or the DNS of this machine.")
     except OSError as error:
         return warning(
             "events",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.commands.status import pod_line, source_line
+from orchestrator.commands.status import endpoint_line, pod_line, source_line
 
 PARITY: dict[str, Any] = {"model": "m", "verdict": "equal", "differing": [], "remedy": None, "reason": None}
 POD = {"name": "a:1", "healthy": True, "problem": None, "parity": [PARITY]}
@@ -34,3 +34,10 @@ def test_a_source_of_pods_has_their_number_and_what_is_wrong_with_it() -> None:
     assert source_line({**source, "pods": 2, "problem": "b has no port"}) == "dns:a:8000: 2 pods (b has no port)"
     failing = source_line({**source, "failing": True, "problem": "no server answers"})
     assert failing == "dns:a:8000: fails (no server answers); keeps 1 pod"
+
+
+def test_a_source_of_events_has_its_state_and_the_remedy() -> None:
+    endpoint = {"address": "tcp://a:1", "state": "heard", "messages": 3, "problem": None}
+    assert endpoint_line(endpoint) == "tcp://a:1: heard, 3 messages"
+    refused = {**endpoint, "state": "refused", "messages": 0, "problem": "tcp://a:1: nobody is there; start it"}
+    assert endpoint_line(refused) == "tcp://a:1: refused, 0 messages; nobody is there; start it"

@@ -38,6 +38,13 @@ def test_an_engine_that_is_not_there_yet_is_no_problem(runtime: Processes) -> No
     assert f"nothing answers at tcp://127.0.0.1:{nowhere} (Connection refused)" in silent.text
 
 
+def test_a_name_without_an_address_is_to_be_corrected(runtime: Processes) -> None:
+    (unknown,) = check_events(Launch(zmq_endpoint="tcp://engine.invalid:5557"), runtime)
+    assert unknown.severity is Severity.WARNING
+    assert "engine.invalid cannot be resolved" in unknown.text
+    assert unknown.remedy == "Correct the name, or the DNS of this machine."
+
+
 def test_a_pod_that_does_not_answer_is_a_problem_unless_a_network_may_know_its_name(runtime: Processes) -> None:
     pods = f"http://127.0.0.1:{free_port()}"
     (here,) = check_pods(Launch(pods=pods), runtime)
