@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
+from contextlib import suppress
 from typing import Final
 
 from service import log
@@ -36,6 +38,7 @@ def serve(settings: Settings, place: Place | None = None) -> int:
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     gc.enable()
+    _raise_limit_of_files()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_serve(settings, place))
@@ -74,3 +77,10 @@ async def _give_back() -> None:
     while True:
         await asyncio.sleep(_GIVE_BACK_SECONDS)
         await asyncio.to_thread(give_back_freed_pages)
+
+
+def _raise_limit_of_files() -> None:
+    """Allows as many open files as the system does: an endpoint takes three, and shells often allow 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -24,7 +24,7 @@ from service.events.curve import KeyPair
 from service.events.messages import Message
 from service.events.replay_frames import Replay, ReplayError
 from service.events.replay_socket import ask
-from service.events.subscription import Subscription, SubscriptionOptions
+from service.events.subscription import Subscription, SubscriptionOptions, new_context
 from service.events.topic import read_topic
 from service.events.wire import WireError, read_batch
 from service.index.base import Stored
@@ -60,7 +60,7 @@ async def listen(
 
     `model` is the model of topics without one.
     """
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context: zmq.Context[zmq.Socket[bytes]] = new_context()
     turns, access = asyncio.Semaphore(), Access(context)
     listeners = [Listener(endpoint, model) for endpoint in endpoints]
     subscriptions = [

@@ -29,7 +29,7 @@ from service.events.statistics import EventStatistics
 from service.events.stream_records import StreamRecord
 from service.events.stream_states import REASONS, Connection
 from service.events.streams import Limits, Stream, Streams, claimant
-from service.events.subscription import Subscription, SubscriptionOptions
+from service.events.subscription import Subscription, SubscriptionOptions, new_context
 from service.events.topic import read_topic
 from service.index.base import Index, Rank
 
@@ -135,7 +135,7 @@ class EventPool:
         self._index = index
         self._applied = applied
         self._log = RateLimitedLog(logger)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context: zmq.Context[zmq.Socket[bytes]] = new_context()
         resolver = resolver or Resolver()
         self._client = ReplayClient(resolver, replay_timeout, own_keys)
         self._access = Access(self._context, own_keys, self._turned_away)

@@ -19,7 +19,7 @@ from service.events.replay_socket import ReplayClient
 from service.events.resolver import Resolver
 from service.events.sequencer import Notice
 from service.events.streams import Stream, Streams
-from service.events.subscription import Subscription, SubscriptionOptions
+from service.events.subscription import Subscription, SubscriptionOptions, new_context
 from service.events.topic import read_topic
 from service.index.base import Rank
 
@@ -50,7 +50,7 @@ class Recorder:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._model = model
         self._write = write
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context: zmq.Context[zmq.Socket[bytes]] = new_context()
         resolver = Resolver()
         self._client = ReplayClient(resolver)
         self._streams = Streams(self._sink, self, self._client, default_model=model, rebuilds=False, exclusive=False)

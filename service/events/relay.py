@@ -23,7 +23,7 @@ from service.events.access import Access
 from service.events.curve import KeyPair
 from service.events.endpoint_status import EndpointState
 from service.events.messages import Message
-from service.events.subscription import Subscription, SubscriptionOptions
+from service.events.subscription import Subscription, SubscriptionOptions, new_context
 from service.replicas.shared.framing import End, framed, keep_connected
 
 _WATCH_SECONDS: Final = 1.0
@@ -85,7 +85,7 @@ class Relay:
     """Binds endpoints that workers want, until none wants them any more. Implements subscription.Listener."""
 
     def __init__(self, *, topic: str, concurrency: int, high_water: int, own_keys: KeyPair | None = None) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context: zmq.Context[zmq.Socket[bytes]] = new_context()
         self._access = Access(self._context, own_keys, self._turned_away)
         self._options = SubscriptionOptions(
             context=self._context,

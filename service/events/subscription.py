@@ -53,10 +53,18 @@ _RETRIED = zmq.Event.CONNECT_RETRIED
 _REMEDIES = {
     errno.EADDRINUSE: "; end the program that has it, or choose another port",
     errno.EADDRNOTAVAIL: "; name an address of this machine, or * for all of them",
+    errno.EMFILE: "; raise the limit of open files (ulimit -n)",
     errno.ENODEV: "; name an address of this machine, or * for all of them",
 }
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
+
+
+def new_context() -> Context:
+    """A context for any number of endpoints; that of libzmq's default has sockets for 341."""
+    context: Context = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
+    return context
 
 
 class Listener(Protocol):
@@ -124,7 +132,37 @@ class Subscription:
         """Opens the socket and starts to receive; a failure becomes `problem`, and a later call retries."""
         if self._socket is not None:
             return
-        socket = self._options.context.socket(zmq.SUB)
+        address = self.endpoint.address
+        socket = monitor = None
+        try:
+            socket = self._options.context.socket(zmq.SUB)
+            monitor = self._prepare(socket)
+            self._options.access.secure(socket, self.endpoint)
+            if self.endpoint.binds:
+                _bind(socket, address)
+            elif is_literal(address):
+                prepare(socket, address)
+                socket.connect(address)
+        except (zmq.ZMQError, OSError, ValueError) as error:
+            if socket is not None:
+                with suppress(zmq.ZMQError):
+                    socket.disable_monitor()
+                socket.close()
+            if monitor is not None:
+                monitor.close()
+            verb = "bind" if self.endpoint.binds else "connect to"
+            remedy = _REMEDIES.get(getattr(error, "errno", 0), "")
+            self.status.closed = f"cannot {verb} {address}: {_reason(error)}{remedy}"
+            return
+        self._socket, self._monitor, self.status.closed = socket, monitor, None
+        self._tasks.append(asyncio.create_task(self._run(socket, monitor), name=f"events of {address}"))
+        if not self._binds:
+            self._tasks.append(asyncio.create_task(self._connect_again(socket), name=f"attempts at {address}"))
+        if not is_literal(address):
+            self._tasks.append(asyncio.create_task(self._follow_name(socket), name=f"addresses of {address}"))
+
+    def _prepare(self, socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+        """Sets the options of a new socket; gives its monitor. Raises ZMQError."""
         socket.linger = 0
         socket.rcvhwm = self._options.high_water
         # Without heartbeats, a connection stays open for hours after its peer vanished.
@@ -135,30 +173,7 @@ class Subscription:
         socket.subscribe(self._topic)
         if not self._binds:
             socket.handshake_ivl = _HANDSHAKE_MILLISECONDS
-        monitor = socket.get_monitor_socket(_MADE | _READY | _ENDED | _FAILED | _REJECTED | _RETRIED)
-        address = self.endpoint.address
-        try:
-            self._options.access.secure(socket, self.endpoint)
-            if self.endpoint.binds:
-                _bind(socket, address)
-            elif is_literal(address):
-                prepare(socket, address)
-                socket.connect(address)
-        except (zmq.ZMQError, OSError, ValueError) as error:
-            socket.disable_monitor()
-            monitor.close()
-            socket.close()
-            verb = "bind" if self.endpoint.binds else "connect to"
-            self.status.closed = (
-                f"cannot {verb} {address}: {_reason(error)}{_REMEDIES.get(getattr(error, 'errno', 0), '')}"
-            )
-            return
-        self._socket, self._monitor, self.status.closed = socket, monitor, None
-        self._tasks.append(asyncio.create_task(self._run(socket, monitor), name=f"events of {address}"))
-        if not self._binds:
-            self._tasks.append(asyncio.create_task(self._connect_again(socket), name=f"attempts at {address}"))
-        if not is_literal(address):
-            self._tasks.append(asyncio.create_task(self._follow_name(socket), name=f"addresses of {address}"))
+        return socket.get_monitor_socket(_MADE | _READY | _ENDED | _FAILED | _REJECTED | _RETRIED)
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -33,6 +33,12 @@ async def test_an_endpoint_where_nobody_listens_is_refused(listen: Listen) -> No
         await becomes(listening, "refused", "start the engine with KV events on")
 
 
+async def test_more_endpoints_are_followed_than_libzmq_has_sockets_for_by_itself(listen: Listen) -> None:
+    with reserved_port() as port:
+        listening = await listen(*(Endpoint(f"tcp://127.0.{1 + n // 200}.{1 + n % 200}:{port}") for n in range(400)))
+        await until(lambda: {report.state for report in listening.pool.endpoints()} == {"refused"})
+
+
 async def test_two_sides_that_both_connect_are_refused_and_told_that_one_must_bind(listen: Listen) -> None:
     with reserved_port() as port:
         address = f"tcp://127.0.0.1:{port}"

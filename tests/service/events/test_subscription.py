@@ -123,3 +123,19 @@ async def test_an_endpoint_goes_on_after_a_message_that_could_not_be_taken(
     finally:
         await subscription.close()
         context.destroy(linger=0)
+
+
+@pytest.mark.parametrize("sockets", [1, 2])
+async def test_a_socket_that_cannot_be_made_is_a_problem_with_the_remedy(sockets: int) -> None:
+    """One socket is held, and the subscription needs three."""
+    with zmq.Context() as context:
+        context.set(zmq.MAX_SOCKETS, sockets)
+        with context.socket(zmq.PAIR):
+            endpoint = Endpoint("tcp://127.0.0.1:5557")
+            options = SubscriptionOptions(
+                context=context, topic="", listener=Counting(), turns=asyncio.Semaphore(), access=Access(context)
+            )
+            subscription = Subscription(endpoint, options)
+            subscription.open()
+            assert "raise the limit of open files" in (subscription.problem or "")
+            await subscription.close()
