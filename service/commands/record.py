@@ -20,6 +20,7 @@ from service.commands.progress import Progress
 from service.contract.endpoints import parse_endpoints
 from service.contract.settings import Settings, SettingsError
 from service.contract.units import format_size
+from service.events.curve import KeyPair
 from service.events.recorder import Recorder
 from service.events.recording import Recorded
 from service.events.recording_file import RecordingFile
@@ -35,8 +36,13 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         return 1
     options = _options(arguments, settings)
     try:
+        own_keys = KeyPair.read(settings.zmq_curve_key) if settings.zmq_curve_key is not None else None
+    except (OSError, ValueError) as error:
+        print(f"record: ZMQ_CURVE_KEY={settings.zmq_curve_key}: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    try:
         with RecordingFile(options.file, append=options.append) as file:
-            return asyncio.run(_record(options, file))
+            return asyncio.run(_record(options, file, own_keys))
     except FileExistsError:
         print(f"record: {options.file} exists; use --append to add to it", file=sys.stderr)  # noqa: T201
     except OSError as error:
@@ -75,14 +81,14 @@ def _options(arguments: list[str], settings: Settings) -> argparse.Namespace:
     return options
 
 
-async def _record(options: argparse.Namespace, file: RecordingFile) -> int:
+async def _record(options: argparse.Namespace, file: RecordingFile, own_keys: KeyPair | None) -> int:
     count: int | None = options.count
 
     def write(message: Recorded) -> bool:
         file.write(message)
         return count is None or file.messages < count
 
-    recorder = Recorder(options.endpoints, options.zmq_topic, options.model, write)
+    recorder = Recorder(options.endpoints, options.zmq_topic, options.model, write, own_keys)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -99,9 +105,12 @@ async def _record(options: argparse.Namespace, file: RecordingFile) -> int:
                     progress.update(f"{file.messages:,} messages, {format_size(file.bytes)}")
                     with suppress(TimeoutError):
                         await asyncio.wait_for(stop.wait(), _UPDATE_SECONDS)
+        silent = recorder.silent()
     finally:
         await recorder.close()
     progress.finish(_summary(recorder, file))
+    if silent:
+        print(f"record: nothing came from {'; '.join(silent)}", file=sys.stderr)  # noqa: T201
     return _outcome(recorder, file)
 
 

@@ -13,6 +13,7 @@ import zmq
 from service.contract.endpoints import Endpoint
 from service.events.access import Access
 from service.events.arrival import Arrival
+from service.events.curve import KeyPair
 from service.events.messages import Message
 from service.events.recording import Recorded, recorded_pod
 from service.events.replay_socket import ReplayClient
@@ -40,11 +41,17 @@ class Recorder:
     """Subscribes as the service does, and gives `write` each message once, in the order of its publisher.
 
     Asks replay sockets for earlier and missed batches, and counts those that no replay brings. `model` is the model of
-    topics without a model name. `ended` is done when `write` returns False (enough recorded) or raises OSError.
+    topics without a model name; `own_keys` are those of endpoints with `curve=`. `ended` is done when `write` returns
+    False (enough recorded) or raises OSError.
     """
 
     def __init__(
-        self, endpoints: Iterable[Endpoint], topic: str, model: str, write: Callable[[Recorded], bool]
+        self,
+        endpoints: Iterable[Endpoint],
+        topic: str,
+        model: str,
+        write: Callable[[Recorded], bool],
+        own_keys: KeyPair | None = None,
     ) -> None:
         self.statistics = RecorderStatistics()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -52,9 +59,9 @@ class Recorder:
         self._write = write
         self._context: zmq.Context[zmq.Socket[bytes]] = new_context()
         resolver = Resolver()
-        self._client = ReplayClient(resolver)
+        self._client = ReplayClient(resolver, own=own_keys)
         self._streams = Streams(self._sink, self, self._client, default_model=model, rebuilds=False, exclusive=False)
-        self._access = Access(self._context)
+        self._access = Access(self._context, own_keys)
         options = SubscriptionOptions(
             context=self._context,
             topic=topic,
@@ -75,6 +82,11 @@ class Recorder:
 
     def problems(self) -> list[str]:
         return [subscription.problem for subscription in self._subscriptions if subscription.problem]
+
+    def silent(self) -> list[str]:
+        """A sentence with the remedy for each endpoint that has sent nothing."""
+        silent = (one.status for one in self._subscriptions if not one.status.messages)
+        return [status.problem for status in silent if status.problem]
 
     async def close(self) -> None:
         await self._client.close()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -10,6 +11,8 @@ from typing import TypeAlias
 
 import msgspec
 import pytest
+import zmq
+import zmq.auth
 
 from scripts.truth import Truth
 from service.contract.endpoints import Endpoint, parse_endpoints
@@ -17,8 +20,9 @@ from service.events.recording import Recorded, Recording, recorded_line
 from tests.command import free_port
 from tests.conftest import ROOT
 from tests.service.conftest import Serve
+from tests.service.events.batches import TOPIC, stored
 from tests.service.events.conftest import Listen
-from tests.waiting import PATIENCE, until
+from tests.waiting import PATIENCE, reserved_port, until
 
 Start: TypeAlias = Callable[..., Awaitable[Process]]
 
@@ -28,10 +32,10 @@ async def start() -> AsyncIterator[Start]:
     """Starts `python -m service …` and ends what is left of it."""
     started: list[Process] = []
 
-    async def run(*arguments: object) -> Process:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "service", *map(str, arguments), cwd=ROOT, stdout=PIPE, stderr=PIPE
-        )
+    async def run(*arguments: object, **settings: str) -> Process:
+        command = (sys.executable, "-m", "service", *map(str, arguments))
+        environment = {**os.environ, **settings}
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stdout=PIPE, stderr=PIPE)
         started.append(process)
         return process
 
@@ -131,6 +135,32 @@ async def test_ctrl_c_ends_a_recording_well(start: Start, recordings: Path, tmp_
     assert line.startswith("3 messages, ")
     assert await asyncio.wait_for(recording.wait(), PATIENCE) == 0
     assert [message.sequence for message in messages(path)] == [0, 1, 2]
+
+
+async def test_a_recording_of_an_engine_that_is_not_there_says_so_at_its_end(start: Start, tmp_path: Path) -> None:
+    with reserved_port() as port:
+        endpoint = f"tcp://127.0.0.1:{port}"
+        recording = await start("record", tmp_path / "new", "--zmq-endpoint", endpoint, "--for", "1s", "--quiet")
+        line = await said(recording, "nothing came from")
+    assert line.startswith(f"record: nothing came from {endpoint}: nobody accepts connections there; start the engine")
+
+
+async def test_an_engine_that_asks_for_our_key_is_recorded_with_it(start: Start, tmp_path: Path) -> None:
+    """The service's key pair is that of ZMQ_CURVE_KEY, in a recording, too."""
+    ours, engine = (zmq.auth.create_certificates(tmp_path, name) for name in ("ours", "engine"))
+    port = free_port()
+    endpoint = f"tcp://*:{port},curve={engine[0]}"
+    path = tmp_path / "new"
+    recording = await start("record", path, "--zmq-endpoint", endpoint, "--count", "1", ZMQ_CURVE_KEY=ours[1])
+    with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
+        publisher.linger = 0
+        publisher.curve_publickey, publisher.curve_secretkey = zmq.auth.load_certificate(engine[1])
+        publisher.curve_serverkey, _ = zmq.auth.load_certificate(ours[0])
+        publisher.connect(f"tcp://127.0.0.1:{port}")
+        await until(lambda: bool(publisher.poll(0)))
+        publisher.send_multipart((TOPIC.encode(), bytes(8), stored(0)))
+        assert await asyncio.wait_for(recording.wait(), PATIENCE) == 0
+    assert [message.topic for message in messages(path)] == [TOPIC.encode()]
 
 
 async def test_a_killed_recording_can_be_read_and_gone_on_with(start: Start, recordings: Path, tmp_path: Path) -> None:
