@@ -22,25 +22,28 @@ class Lookups(Generic[KeyT, FoundT]):
         self._running: dict[KeyT, asyncio.Future[FoundT]] = {}
 
     async def find(self, key: KeyT) -> FoundT:
-        """What the function returns. Raises what it raises, and OSError beside very many other lookups."""
+        """What the function returns. Raises what it raises, and OSError beside very many other lookups or threads."""
         future = self._running.get(key)
         if future is None:
             if len(self._running) >= MAX_LOOKUPS:
                 raise OSError(f"{MAX_LOOKUPS} other names are being looked up")
-            loop = asyncio.get_running_loop()
-            self._running[key] = future = loop.create_future()
+            future = asyncio.get_running_loop().create_future()
             future.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller may have left
-            threading.Thread(target=self._run, args=(key, loop), name=f"resolver of {key}", daemon=True).start()
+            thread = threading.Thread(target=self._run, args=(key, future), name=f"resolver of {key}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system gives no more threads
+                raise OSError(str(error)) from error
+            self._running[key] = future
         return await asyncio.shield(future)
 
-    def _run(self, key: KeyT, loop: asyncio.AbstractEventLoop) -> None:
-        future = self._running[key]
+    def _run(self, key: KeyT, future: asyncio.Future[FoundT]) -> None:
         try:
             done: Callable[[], None] = partial(future.set_result, self._call(key))
         except Exception as error:
             done = partial(future.set_exception, error)
         with suppress(RuntimeError):  # the loop may be closed already
-            loop.call_soon_threadsafe(self._end, key, done)
+            future.get_loop().call_soon_threadsafe(self._end, key, done)
 
     def _end(self, key: KeyT, done: Callable[[], None]) -> None:
         if not self._running.pop(key).done():

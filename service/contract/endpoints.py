@@ -90,16 +90,17 @@ class Endpoint:
         return (self.address, *filter(None, others))
 
     def admits(self, host: str) -> bool:
-        """Whether an IP address may connect. An IPv4 address counts as such, also where IPv6 maps it."""
+        """Whether an IP address may connect. An IPv4 address that IPv6 maps may be allowed as either."""
         if self.peers is None:
             return True
         try:
             address = ip_address(host.partition("%")[0])
         except ValueError:
             return False
-        if isinstance(address, IPv6Address):
-            address = address.ipv4_mapped or address
-        return any(address in network for network in _networks(self.peers))
+        forms = [address]
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            forms.append(address.ipv4_mapped)
+        return any(form in network for network in _networks(self.peers) for form in forms)
 
     def speaks_for(self, pod: str) -> bool:
         """Whether messages of the endpoint may be about a pod."""

@@ -261,3 +261,10 @@ def test_an_ipv4_address_is_allowed_however_ipv6_writes_it(peers: str) -> None:
     assert endpoint.admits("::ffff:127.0.0.1")
     assert not endpoint.admits("128.0.0.1")
     assert not endpoint.admits("::1")
+
+
+def test_an_ipv6_network_that_holds_the_mapped_addresses_allows_them() -> None:
+    (endpoint,) = parse_endpoints("tcp://*:1,peers=::/0")
+    assert endpoint.admits("::ffff:127.0.0.1")
+    assert endpoint.admits("::1")
+    assert not endpoint.admits("127.0.0.1")
