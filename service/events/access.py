@@ -113,7 +113,7 @@ class Access:
         read_at, keys = self._known.get(path, (0.0, frozenset()))
         if monotonic() - read_at > _REREAD_SECONDS or not read_at:
             try:
-                keys = read_publics(Path(path), self._unusable if read_at else None)
+                keys = read_publics(Path(path), self._unusable)
             except (OSError, ValueError) as error:
                 if not read_at:
                     raise

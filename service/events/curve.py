@@ -43,10 +43,10 @@ def read_public(file: Path) -> bytes:
     return _certificate(file)[0] if alone is None else alone
 
 
-def read_publics(path: Path, unusable: Unusable | None = None) -> frozenset[bytes]:
+def read_publics(path: Path, unusable: Unusable) -> frozenset[bytes]:
     """The public key of a file, or those of the `*.key` files of a folder.
 
-    Raises OSError or ValueError; for a file of a folder, calls `unusable` instead if it is given.
+    Raises OSError or ValueError; for a file of a folder, calls `unusable` instead.
     """
     if not path.is_dir():
         return frozenset({read_public(path)})
@@ -55,8 +55,6 @@ def read_publics(path: Path, unusable: Unusable | None = None) -> frozenset[byte
         try:
             found.add(read_public(file))
         except (OSError, ValueError) as error:
-            if unusable is None:
-                raise
             unusable(error)
     return frozenset(found)
 

@@ -61,7 +61,7 @@ class Recorder:
         resolver = Resolver()
         self._client = ReplayClient(resolver, own=own_keys)
         self._streams = Streams(self._sink, self, self._client, default_model=model, rebuilds=False, exclusive=False)
-        self._access = Access(self._context, own_keys)
+        self._access = Access(self._context, own_keys, self._turned_away)
         options = SubscriptionOptions(
             context=self._context,
             topic=topic,
@@ -122,6 +122,11 @@ class Recorder:
 
     def disconnected(self, subscription: Subscription, connection: int) -> None:
         self._streams.disconnected(subscription, connection)
+
+    def _turned_away(self, endpoint: Endpoint, peer: str, reason: str) -> None:
+        for subscription in self._subscriptions:
+            if subscription.endpoint == endpoint:
+                subscription.status.turned_away = f"{peer} ({reason})"
 
     # Observer of the streams
 

@@ -127,6 +127,7 @@ async def test_a_broken_file_in_the_folder_keeps_no_key_in_or_out(
     folder, stranger = tmp_path / "allowed", keys(tmp_path, "stranger")
     folder.mkdir()
     shutil.copy(stranger.public, folder / "former.key")
+    (folder / "torn.key").write_text("ha")
     listening = await listen(Endpoint("tcp://127.0.0.1:*", curve=str(folder)), own_keys=ours.pair)
     await senders.connect(listening, stranger, ours).subscribed()
     (folder / "broken.key").write_text("half")
@@ -238,7 +239,7 @@ def test_keys_are_read_from_certificates_and_from_plain_files(tmp_path: Path, ou
     (tmp_path / "plain.pub").write_bytes(public)
     assert KeyPair.read(tmp_path / "plain") == ours.pair
     assert read_public(tmp_path / "plain.pub") == public == read_public(ours.public)
-    assert read_publics(tmp_path) == {public}
+    assert read_publics(tmp_path, lambda error: pytest.fail(str(error))) == {public}
     (tmp_path / "nonsense").write_text("nonsense")
     with pytest.raises(ValueError, match="holds no CURVE key"):
         KeyPair.read(tmp_path / "nonsense")

@@ -17,7 +17,7 @@ from service.simulation.publisher import Publisher
 from tests.ipv6 import needs_ipv6
 from tests.service.events.proxy import Proxy, Weather
 from tests.service.playback import playing
-from tests.waiting import PATIENCE, until
+from tests.waiting import PATIENCE, reserved_port, until
 
 TOPIC = "kv@pod@m"
 
@@ -211,3 +211,10 @@ async def test_an_address_that_cannot_be_bound_is_a_problem(record: Record) -> N
     assert first.recorder.problems() == []
     taken = await record(Endpoint("ipc:///no/such/folder/socket"))
     assert "cannot bind" in taken.recorder.problems()[0]
+
+
+async def test_an_engine_that_may_not_connect_is_told_as_the_reason_that_nothing_came(record: Record) -> None:
+    with reserved_port() as port:
+        written = await record(Endpoint(f"tcp://*:{port}", peers="192.0.2.7"))
+        async with Publisher(f"tcp://127.0.0.1:{port}", None, topic=TOPIC, binds=False):
+            await until(lambda: "127.0.0.1 (its address is not in peers=)" in "".join(written.recorder.silent()))
