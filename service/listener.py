@@ -70,6 +70,9 @@ class Listener:
         for server in self._servers:
             server.close()
 
+    async def wait_begun(self) -> None:
+        """Waits until each connection that was handed over is made, or has failed: a TLS handshake takes its time."""
+
     def _read(self) -> ssl.SSLContext | None:
         if self._files is None:
             return None
@@ -130,6 +133,9 @@ class HandedListener(Listener):
     def close(self) -> None:
         self._handed.receive_all()
         self._handed.take(self._number, None)
+
+    async def wait_begun(self) -> None:
+        await asyncio.gather(*self._beginning, return_exceptions=True)
 
     async def _listen_anew(self, context: ssl.SSLContext | None) -> None:
         self._context = context

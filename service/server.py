@@ -73,8 +73,9 @@ async def listening(settings: Settings, worker: Worker | None = None) -> AsyncIt
             try:
                 yield port
             finally:
-                last_taken = worker.handed.last_taken(settings.drain_timeout / 2) if worker is not None else None
-                await drain(app[TRAFFIC], [listener, *at_socket], settings.drain_timeout, last_taken)
+                seconds = settings.drain_timeout
+                no_more_connections = worker.handed.last_taken(seconds / 2) if worker is not None else None
+                await drain(app[TRAFFIC], [listener, *at_socket], seconds, no_more_connections)
 
 
 @asynccontextmanager
