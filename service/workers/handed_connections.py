@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from service.workers.acceptor import SURPLUS, WorkerMessage
+
+logger = logging.getLogger(__name__)
 
 _PER_TURN: Final = 16
 
@@ -25,6 +28,7 @@ class HandedConnections:
         self._takers: dict[int, Callable[[socket.socket], None]] = {}
         self._take_surplus: Callable[[int], None] = lambda count: None
         self._has_ended = asyncio.Event()
+        self._has_lost = False
         self._untold = bytearray()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._read)
@@ -66,7 +70,7 @@ class HandedConnections:
                 return
 
     def _receive(self) -> bool:
-        """Takes one connection or word; False if none waits."""
+        """Takes one connection or message; False if none waits."""
         try:
             ports, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
         except OSError as error:
@@ -78,6 +82,8 @@ class HandedConnections:
             return False
         if ports[0] >= SURPLUS:
             self._take_surplus(ports[0] - SURPLUS)
+        elif not descriptors:
+            self._lose()
         for descriptor in descriptors:
             connection = socket.socket(fileno=descriptor)
             taker = self._takers.get(ports[0])
@@ -88,6 +94,13 @@ class HandedConnections:
                 connection.setblocking(False)
                 taker(connection)
         return True
+
+    def _lose(self) -> None:
+        """Tells of a connection that the system closed, since this process has no descriptor left for it."""
+        self.tell(WorkerMessage.CONNECTION_ENDED)
+        if not self._has_lost:
+            self._has_lost = True
+            logger.error("connections are lost: too many open files; raise the limit (ulimit -n)")
 
     def _end(self) -> None:
         self._loop.remove_reader(self._socket)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,3 +109,33 @@ async def test_the_last_connection_that_is_handed_over_is_answered(
         stopping = asyncio.create_task(stack.aclose())
         assert (await ask()).endswith(b"\r\n\r\n{}")
         await stopping
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """As many open files as there are: no further one can be opened."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_connections_for_which_there_is_no_descriptor_are_told_and_logged_once(
+    supervisor: Supervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken: list[socket.socket] = []
+    supervisor.handed.take(0, taken.append)
+    for _ in range(2):
+        first, second = socket.socketpair()
+        with first, second:
+            assert supervisor.channel.hand_over(0, first)
+        with no_more_files():
+            supervisor.handed.receive_all()
+    assert not taken
+    assert supervisor.channel.read()
+    assert supervisor.channel.connections == 0
+    assert len([record for record in caplog.records if "too many open files" in record.getMessage()]) == 1
