@@ -125,7 +125,7 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
-        self._traffic.answered_on(self)
+        self._traffic.disconnected(self)
         if self._ended is not None:
             self._ended()
 
@@ -221,7 +221,7 @@ class Connection(web.RequestHandler):
             self._traffic.count(RequestKind("other", "other", resp.status), 0.0)
         if not resp.prepared:
             resp.headers[hdrs.SERVER] = "kvcache"
-            if IS_LAST in request or self._traffic.ends_connection():
+            if IS_LAST in request or self._traffic.ends_connection(self):
                 resp.force_close()
         try:
             if type(resp) is web.Response and self._is_small(request, resp):

@@ -202,7 +202,7 @@ async def _as_worker(app: web.Application, worker: Worker | None) -> AsyncIterat
     path.unlink(missing_ok=True)  # of a predecessor
     try:
         await web.UnixSite(runner, str(path)).start()
-        worker.handed.take_surplus(partial(setattr, app[TRAFFIC], "surplus"))
+        worker.handed.take_surplus(app[TRAFFIC].end_connections)
         worker.handed.tell(WorkerMessage.LISTENING)
         telling = asyncio.create_task(_tell_readiness(app, worker), name="readiness of this worker")
         try:

@@ -56,7 +56,7 @@ def with_limits_and_errors(
             response = await _respond(request, handler, retry_after)
         elif forwarded:
             set_reservation(request, admission.reserve(request.remote or "", needs_place=False))
-            if traffic.ends_connection():
+            if traffic.ends_connection(request.protocol):
                 request[IS_LAST] = True
             traffic.begin()
             try:

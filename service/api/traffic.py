@@ -43,6 +43,8 @@ class Traffic(msgspec.Struct):
     """When the last connection was made, on the clock of `monotonic`."""
     _unanswered: set[object] = msgspec.field(default_factory=set)
     """Connections that had no answer yet."""
+    _ending: set[object] = msgspec.field(default_factory=set)
+    """Connections of the surplus that are still open, and end with the answer that they wait for."""
     _idle: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     def connected(self, connection: object) -> None:
@@ -50,17 +52,26 @@ class Traffic(msgspec.Struct):
         self.last_connection = monotonic()
 
     def answered_on(self, connection: object) -> None:
-        """To be called when a connection had an answer, begins one that has no end, or ended."""
+        """To be called when a connection had an answer, or begins one that has no end."""
         if connection in self._unanswered:
             self._unanswered.remove(connection)
             if not self._unanswered:
                 self._idle.set()
 
-    def ends_connection(self) -> bool:
+    def disconnected(self, connection: object) -> None:
+        self._ending.discard(connection)
+        self.answered_on(connection)
+
+    def end_connections(self, count: int) -> None:
+        """Ends so many connections with their next answers; those that are ending already count."""
+        self.surplus = max(0, count - len(self._ending))
+
+    def ends_connection(self, connection: object) -> bool:
         """Whether a connection ends with the answer that is next; to be called once for each."""
         if self.is_ending or not self.surplus:
             return self.is_ending
         self.surplus -= 1
+        self._ending.add(connection)
         return True
 
     def begin(self) -> None:

@@ -17,7 +17,7 @@ _WITHOUT_BODY: Final = frozenset((HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 IS_LAST = web.RequestKey("is last", bool)
-"""Set for a request whose answer ends its connection, because the service stops."""
+"""Set for a request whose answer is the last of its connection: the service stops, or other workers have fewer."""
 
 
 def added_headers(choice: Choice, origin: TokenOrigin | None, *, names_rank: bool) -> list[tuple[str, str]]:

@@ -111,6 +111,41 @@ async def test_the_last_connection_that_is_handed_over_is_answered(
         await stopping
 
 
+async def test_a_surplus_that_is_told_again_ends_no_more_connections_than_it_says(
+    supervisor: Supervisor, settings: Settings, folder: Path
+) -> None:
+    goes_on = asyncio.Event()
+
+    async def respond(received: Received, writer: asyncio.StreamWriter) -> None:
+        await goes_on.wait()
+        await answer(b"{}")(received, writer)
+
+    async with AsyncExitStack() as stack, asyncio.timeout(PATIENCE):
+        engine = await stack.enter_async_context(scripted(respond))
+        settings = replace(settings, pods=(PodEntry(engine.url, engine.pod),))
+        await stack.enter_async_context(worker_of(supervisor, settings, folder))
+        stack.callback(supervisor.channel.end)
+
+        async def answers(count: int) -> list[bytes]:
+            """The heads of the answers to requests that begin one after another, with a surplus of one told before."""
+            goes_on.clear()
+            readers = []
+            for _ in range(count):
+                supervisor.channel.tell_surplus(1)
+                reader, writer = await (await supervisor.hand_over())
+                stack.callback(writer.close)
+                writer.write(REQUEST)
+                readers.append(reader)
+                begun = len(engine.requests) + 1
+                await until(lambda begun=begun: len(engine.requests) == begun)  # type: ignore[misc]
+            goes_on.set()
+            return [await reader.readuntil(b"\r\n\r\n{}") for reader in readers]
+
+        assert [b"Connection: close" in head for head in await answers(3)] == [True, False, False]
+        await until(lambda: supervisor.channel.read() and supervisor.channel.connections == 2)
+        assert [b"Connection: close" in head for head in await answers(2)] == [True, False]
+
+
 @contextmanager
 def no_more_files() -> Iterator[None]:
     """As many open files as there are: no further one can be opened."""
