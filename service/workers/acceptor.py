@@ -1,7 +1,7 @@
 """The supervisor's end of the shared ports: accepts connections, and hands each to the worker with the fewest.
 
-One byte goes with each connection, the number of its port; a byte alone is a surplus. Bytes of a worker tell of its
-state, as in `WorkerMessage`.
+One byte goes with each connection, the number of its port; a byte alone is a surplus, added to SURPLUS. Bytes of a
+worker tell of its state, as in `WorkerMessage`.
 
 A worker that becomes ready late, as after a restart, finds the connections of clients that keep them at the others. So
 a worker that has many more than another is told its surplus, and ends so many of them with their next answers.
@@ -29,7 +29,7 @@ SURPLUS: Final = 128
 _MAX_SURPLUS: Final = 255 - SURPLUS
 _SPREAD_SECONDS: Final = 1.0
 _UNEVEN: Final = 1.25
-"""How many times the connections of another worker one has, and one more, before it is told to end some."""
+"""A worker with more than so many times the connections of another one, plus one, is told to end some."""
 _PAUSE: Final = 0.1
 """Seconds until the next attempt, when descriptors or room in the channels of all workers have run out."""
 
@@ -68,9 +68,9 @@ class Channel:
     def tell_surplus(self, count: int) -> None:
         """Tells the worker how many of its connections should go to others, until there are none."""
         if count or self._surplus:
-            self._surplus = count
             with suppress(OSError):  # it reads nothing, or has ended
                 self.socket.send(bytes([SURPLUS + min(count, _MAX_SURPLUS)]))
+                self._surplus = count
 
     def read(self) -> bool:
         """Reads what the worker told; False when it has ended."""

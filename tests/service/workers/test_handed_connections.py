@@ -8,7 +8,7 @@ import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from service.contract.pods import PodEntry
 from service.contract.settings import Settings
 from service.replicas.shared.hub import Hub
 from service.server import Worker, listening
-from service.workers.acceptor import Channel
+from service.workers.acceptor import SURPLUS, Channel
 from service.workers.handed_connections import HandedConnections
 from service.workers.place import Place
 from tests.service.certificates import Authority
@@ -174,3 +174,18 @@ async def test_connections_for_which_there_is_no_descriptor_are_told_and_logged_
     assert supervisor.channel.read()
     assert supervisor.channel.connections == 0
     assert len([record for record in caplog.records if "too many open files" in record.getMessage()]) == 1
+
+
+async def test_a_surplus_of_none_is_told_when_the_worker_reads_again(supervisor: Supervisor) -> None:
+    told: list[int] = []
+    supervisor.handed.take_surplus(told.append)
+    supervisor.channel.tell_surplus(3)
+    with suppress(BlockingIOError):
+        while True:
+            supervisor.channel.socket.send(bytes([SURPLUS + 3]))
+    supervisor.channel.tell_surplus(0)
+    supervisor.handed.receive_all()
+    assert set(told) == {3}
+    supervisor.channel.tell_surplus(0)
+    supervisor.handed.receive_all()
+    assert told[-1] == 0
