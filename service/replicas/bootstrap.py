@@ -100,6 +100,7 @@ class Bootstrap:
 
     async def _load_from_workers(self, workers: Sequence[Path], pool: EventPool) -> None:
         """Loads what the first worker that answers knows. One that is not there, or is being filled itself, is none."""
+        self._source = "another worker"
         await pool.reach(_REACH_SECONDS)
         for path in workers:
             loader = self._loader = Loader(self._index, pool)
@@ -110,7 +111,6 @@ class Bootstrap:
                 loader.drop()
             else:
                 loader.finish()
-                self._source = "another worker"
                 return
 
     async def _load_from_file(self, file: SnapshotPlace, pool: EventPool) -> None:
@@ -122,6 +122,7 @@ class Bootstrap:
 
     async def _load_from_store(self, store: SnapshotPlace, pool: EventPool) -> None:
         """Asks until the store answers, in time, and again if a newer snapshot took the place of what was read."""
+        self._source = store.name
         problem, readings = "no answer", 0
         await pool.reach(_REACH_SECONDS)
         with suppress(TimeoutError):
@@ -154,6 +155,7 @@ class Bootstrap:
 
     async def _load_from_sibling(self, sibling: str, pool: EventPool) -> None:
         """Asks until the sibling answers, in time; a torn answer leaves the ranks that are whole."""
+        self._source = sibling
         problem = ""
         await pool.reach(_REACH_SECONDS)  # so that no batch falls between the sibling's snapshot and our sockets
         try:
