@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from time import monotonic
 from typing import Final, NamedTuple
@@ -32,12 +33,15 @@ class Queue:
         """No request waits longer than `seconds`; a length of 0 turns the queue off."""
         self._max_length = max_length
         self._seconds = seconds
-        self._heap: list[_Entry] = []
+        self._lines: dict[str | None, list[_Entry]] = {}
+        """A heap for each model, also of entries whose client has left."""
+        self._waiting: Counter[str | None] = Counter()
+        """The entries of each model that wait."""
         self._numbers = count()
         self._served: asyncio.Handle | None = None
 
     def __len__(self) -> int:
-        return sum(not entry.turn.done() for entry in self._heap)
+        return self._waiting.total()
 
     @property
     def has_room(self) -> bool:
@@ -45,13 +49,15 @@ class Queue:
 
     def waits(self, model: str | None) -> bool:
         """Whether a request for the model waits."""
-        return any(entry.model == model and not entry.turn.done() for entry in self._heap)
+        return model in self._waiting
 
     async def turn(self, model: str | None, estimate: float, choose: Callable[[], Choice | None]) -> Choice | None:
         """Waits until `choose` gives a choice; None after too long. `estimate` is in seconds."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[Choice] = loop.create_future()
-        heappush(self._heap, _Entry(loop.time() + estimate, next(self._numbers), model, choose, turn))
+        entry = _Entry(loop.time() + estimate, next(self._numbers), model, choose, turn)
+        heappush(self._lines.setdefault(model, []), entry)
+        self._waiting[model] += 1
         self.wake()
         try:
             async with asyncio.timeout(self._seconds):
@@ -63,29 +69,52 @@ class Queue:
                 turn.result().reservation.end(monotonic())
             raise
         finally:
-            turn.cancel()
+            if turn.cancel():
+                self._ended(model)
+                self._drop_ended(model)
 
     def wake(self) -> None:
         """Gives free places to those who wait, after the current callback."""
-        if self._heap:
+        if self._lines:
             if self._served is not None:
                 self._served.cancel()
-            self._served = asyncio.get_running_loop().call_soon(self._serve)
+            self._served = asyncio.get_running_loop().call_soon(self.serve)
 
-    def _serve(self) -> None:
-        self._served = None
-        left: list[_Entry] = []
-        full: set[str | None] = set()
-        while self._heap:
-            entry = heappop(self._heap)
-            if entry.turn.done():
-                continue
-            choice = entry.choose() if entry.model not in full else None
-            if choice is None:
-                full.add(entry.model)
-                left.append(entry)
-            else:
+    def serve(self) -> None:
+        """Gives free places to those who wait, at once."""
+        if self._served is not None:
+            self._served.cancel()
+            self._served = None
+        firsts = [line[0] for line in self._lines.values()]
+        heapify(firsts)
+        while firsts:
+            entry = heappop(firsts)
+            if not entry.turn.done():
+                choice = entry.choose()
+                if choice is None:
+                    continue  # nor is there a place for another one of the model
                 entry.turn.set_result(choice)
-        self._heap = left  # in order, so that it is a heap
-        if left:
-            self._served = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._serve)
+                self._ended(entry.model)
+            line = self._lines[entry.model]
+            heappop(line)
+            if line:
+                heappush(firsts, line[0])
+            else:
+                del self._lines[entry.model]
+        if self._lines:
+            self._served = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.serve)
+
+    def _ended(self, model: str | None) -> None:
+        """Notes that one of those who wait does so no longer."""
+        self._waiting[model] -= 1
+        if not self._waiting[model]:
+            del self._waiting[model]
+
+    def _drop_ended(self, model: str | None) -> None:
+        """Drops the entries of those who have left once they are most of the line."""
+        line = self._lines.get(model, [])
+        if len(line) > 2 * self._waiting[model]:
+            line[:] = [entry for entry in line if not entry.turn.done()]
+            heapify(line)
+            if not line:
+                del self._lines[model]

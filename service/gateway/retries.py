@@ -168,11 +168,10 @@ class Attempts:
         failures: list[EngineError] = []
         waited = False
         while len(tried) < self._limits.attempts and monotonic() - started < self._limits.retry_seconds:
-            may_wait = not tried and self.queue.has_room
             with step("choose"):
-                is_behind = may_wait and self.queue.waits(question.model)
+                is_behind = not tried and self._is_behind(question)
                 choice = None if is_behind else self._choose(question, tried)
-            if choice is None and may_wait and self._is_full(question):
+            if choice is None and not tried and self.queue.has_room and self._is_full(question):
                 shortest = min((one.seconds for one in self._router.estimates(question)), default=0.0)
                 with step("queue"), self._statistics.queueing():
                     choice = await self.queue.turn(question.model, shortest, lambda: self._choose(question, ()))
@@ -213,6 +212,12 @@ class Attempts:
 
     def _choose(self, question: Question, tried: Collection[Pod]) -> Choice | None:
         return self._router.choose(question, tried, self._limits.max_in_flight_per_pod)
+
+    def _is_behind(self, question: Question) -> bool:
+        """Whether others wait for the model, who come first."""
+        if self.queue.waits(question.model) and not self.queue.has_room:
+            self.queue.serve()  # makes room if there are free places
+        return self.queue.waits(question.model)
 
     def _is_full(self, question: Question) -> bool:
         """Whether a pod would take the request if it had fewer in flight."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
+from heapq import heappop
 from typing import Any
 
 import pytest
@@ -84,6 +87,63 @@ async def test_a_client_that_leaves_leaves_no_reservation() -> None:
     assert len(queue) == 0
 
 
+async def test_places_go_to_the_first_of_all_models() -> None:
+    queue, places = Queue(10, 60.0), Places()
+    turns = [places.wait_in(queue, f"{model}{seconds}", seconds, model) for model in "mn" for seconds in (10, 20)]
+    turns.append(places.wait_in(queue, "n0", 0, "n"))
+    await asyncio.sleep(0)
+    for free in (1, 2, 2):
+        places.free = free
+        queue.wake()
+        await asyncio.sleep(0)
+    await asyncio.gather(*turns)
+    assert places.given == ["n0", "m10", "n10", "m20", "n20"]
+    assert not any(map(queue.waits, "mn"))
+
+
+async def test_one_more_does_not_cost_the_work_of_all_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, places = Queue(1000, 60.0), Places()
+    turns = [places.wait_in(queue, str(seconds), seconds) for seconds in range(500)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    popped: list[object] = []
+
+    def pop(heap: list[Any]) -> object:
+        popped.append(heap)
+        return heappop(heap)
+
+    monkeypatch.setattr(queue_module, "heappop", pop)
+    turns.append(places.wait_in(queue, "one more", 600))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(queue) == 501
+    assert len(popped) == 1
+    for turn in turns:
+        turn.cancel()
+    await asyncio.gather(*turns, return_exceptions=True)
+
+
+async def test_those_who_leave_are_not_kept_behind_one_who_waits() -> None:
+    queue, places = Queue(10, 60.0), Places()
+    first = places.wait_in(queue, "first", 0)
+    kept = []
+    for _ in range(20):
+        request = Places()
+        kept.append(weakref.ref(request))
+        turn = request.wait_in(queue, "leaves", 10)
+        del request
+        await asyncio.sleep(0)
+        turn.cancel()
+        await asyncio.gather(turn, return_exceptions=True)
+        del turn
+    gc.collect()
+    assert sum(request() is not None for request in kept) < 3
+    assert len(queue) == 1
+    places.free = 1
+    queue.wake()
+    assert await first is not None
+
+
 async def test_requests_beyond_the_limit_wait_and_are_answered(route: Route) -> None:
     routed = await route(1, settings=LIMITED, speed=Speed(decode_seconds=0.005))
 
@@ -96,11 +156,12 @@ async def test_requests_beyond_the_limit_wait_and_are_answered(route: Route) -> 
     assert routed.engines[0].in_flight == 0
 
 
+@pytest.mark.parametrize("queue_length", [4, 1])
 async def test_a_request_does_not_take_the_place_of_one_that_waits(
-    route: Route, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+    route: Route, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch, queue_length: int
 ) -> None:
     monkeypatch.setattr(queue_module, "_RETRY_SECONDS", 3600.0)
-    routed = await route(1, settings=LIMITED)
+    routed = await route(1, settings={**LIMITED, "queue_length": queue_length})
     (engine,) = routed.engines
     engine.faults.add(Fault("hang"))
     answered = []
