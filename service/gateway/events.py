@@ -14,10 +14,15 @@ _ENDS: Final = (b"\n\n", b"\n\r\n")
 _FRAMED_ENDS: Final = (b"\n\n\r\n", b"\n\r\n\r\n")
 _USAGE: Final = b'"usage"'
 _USAGE_EVENT: Final = re.compile(rb'data: ?\{[^\r\n]*"choices":\s*\[\][^\r\n]*\}\r?\n\r?\n')
-_BEFORE_ANSWER: Final = re.compile(
-    rb"(?::[^\r\n]*|event: ?(?:response\.(?:created|in_progress|queued)|ping)\r?\ndata:[^\r\n]*|)(?:\r?\n)+"
+_EARLY: Final = rb"event: ?(?:response\.(?:created|in_progress|queued)|ping)\r?\n"
+_BEFORE_ANSWER: Final = re.compile(rb"(?:(?::[^\r\n]*|" + _EARLY + rb"data:[^\r\n]*|)\r?\n)*")
+"""Comments, and events that engines send before they compute the prompt."""
+_MAYBE_BEFORE: Final = re.compile(
+    rb"(?::[^\r\n]*|e?v?e?n?t?|event:[^\r\n]*|" + _EARLY + rb"(?:d?a?t?a?|data:[^\r\n]*))\r?"
 )
-"""A comment, or an event that engines send before they compute the prompt."""
+"""The beginning of what may become one of these."""
+_MAX_HEAD: Final = 128
+"""More than the length of such an event before its data."""
 _MAX_KEPT: Final = 16 << 10
 """Bytes that are kept of an event that has not ended."""
 
@@ -75,9 +80,15 @@ class Events:
         return _USAGE_EVENT.sub(b"", events) if _USAGE in events else events
 
 
-def begins_answer(events: bytes) -> bool:
-    """Whether the first events of a stream tell that the prompt is computed, as the first token does."""
-    return bool(_BEFORE_ANSWER.sub(b"", events) if events.startswith((b":", b"event")) else events)
+def before_answer(events: bytes) -> bytes | None:
+    """None if the first events of a stream tell that the prompt is computed, as the first token does.
+
+    Otherwise, what has to stand before the next piece to tell it; it is short.
+    """
+    rest = _BEFORE_ANSWER.sub(b"", events, count=1)
+    if _MAYBE_BEFORE.fullmatch(rest) is None:
+        return None
+    return rest if len(rest) <= _MAX_HEAD else rest[:_MAX_HEAD] + rest[-1:]
 
 
 def _end_of_events(data: bytes) -> int:

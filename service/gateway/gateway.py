@@ -105,6 +105,7 @@ class Gateway:
             events=events,
             takes_comments=head.takes_events,
             on_first=None if has_begun else exchange.first_token,
+            before=exchange.start,
             interval=limits.stream_interval,
         )
         try:

@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp.abc import AbstractStreamWriter
 
 from service.gateway.connection import ConnectionBroken, EngineConnection
-from service.gateway.events import Events, begins_answer
+from service.gateway.events import Events, before_answer
 
 _KEEP_ALIVE_COMMENT: Final = b": keep-alive\n\n"
 _MAX_UNSENT: Final = 64 << 10
@@ -35,9 +35,13 @@ class Relay:
         events: Events | None = None,
         takes_comments: bool = False,
         on_first: Callable[[], None] | None = None,
+        before: bytes = b"",
         interval: float = 0.0,
     ) -> None:
-        """`events` are those of an event stream. `on_first` is called when the first piece of the answer arrives."""
+        """`events` are those of an event stream.
+
+        `on_first` is called when the first piece of the answer arrives; `before` are the events before it.
+        """
         self._connection = connection
         self._transport = transport
         self._is_chunked = is_chunked
@@ -47,6 +51,7 @@ class Relay:
         self._last = self._loop.time()
         self._limit = self._silence = 0.0
         self._on_first = on_first
+        self._before = before
         self._interval = interval if events is not None else 0.0
         self._collecting: asyncio.TimerHandle | None = None
         self._is_draining = False
@@ -124,9 +129,13 @@ class Relay:
         else:
             shown = piece
         self._last = self._loop.time()
-        if self._on_first is not None and (events is None or begins_answer(piece)):
-            self._on_first()
-            self._on_first = None
+        if self._on_first is not None:
+            before = before_answer(self._before + piece) if events is not None else None
+            if before is None:
+                self._on_first()
+                self._on_first = None
+            else:
+                self._before = before
         if self._on_first is None:
             self._limit = self._silence
         self.last_pieces.append(piece)

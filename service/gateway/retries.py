@@ -22,7 +22,7 @@ from service.gateway.connection import (
     FirstByteTimeout,
 )
 from service.gateway.engine_request import EngineRequest, request_for
-from service.gateway.events import begins_answer
+from service.gateway.events import before_answer
 from service.gateway.failures import failure_in
 from service.gateway.http import Head
 from service.gateway.queue import Queue
@@ -295,7 +295,7 @@ class Attempts:
         """
         loop = asyncio.get_running_loop()
         due = loop.time() + self._limits.keep_alive
-        while not begins_answer(exchange.start):
+        while before_answer(exchange.start) is not None:
             try:
                 piece = await exchange.connection.read(max(0.0, due - loop.time()))
             except TimeoutError:

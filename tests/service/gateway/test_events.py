@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from service.gateway.events import Events, begins_answer
+from service.gateway.events import Events, before_answer
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"x"}}],"usage":null}\n\n'
 USAGE = b'data: {"id":"1","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1}}\n\n'
@@ -85,8 +85,26 @@ def test_whole_events_in_whole_chunks_need_not_be_looked_at() -> None:
 def test_comments_and_events_that_come_before_the_prompt_is_computed_begin_no_answer(line_end: bytes) -> None:
     created = b'event: response.created\ndata: {"response":{}}\n\nevent: response.in_progress\ndata: {}\n\n'
     early = (b": keep-alive\n\n" + created).replace(b"\n", line_end)
-    assert not begins_answer(b"")
-    assert not begins_answer(early)
+    assert before_answer(b"") == before_answer(early) == b""
     for event in (TOKEN, b"event: response.output_item.added\ndata: {}\n\n", b"event: message_start\ndata: {}\n\n"):
-        assert begins_answer(event)
-        assert begins_answer(early + event.replace(b"\n", line_end))
+        assert before_answer(event) is None
+        assert before_answer(early + event.replace(b"\n", line_end)) is None
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("space", [b"", b" "])
+def test_an_early_event_begins_no_answer_wherever_it_is_cut(line_end: bytes, space: bytes) -> None:
+    long = b'{"instructions":"' + 300 * b"event: x " + b'"}'
+    created = b"event:%bresponse.created\ndata:%b%b\n\nevent:%bping\ndata: {}\n\n" % (space, space, long, space)
+    early = (b": ping\n\n" + created).replace(b"\n", line_end)
+    for end in range(len(early) + 1):
+        assert before_answer(early[:end]) is not None
+    for seed in range(100):
+        before: bytes | None = b""
+        for piece in cut(early, seed):
+            before = before_answer((before or b"") + piece)
+            assert before is not None
+            assert len(before) < 200
+        assert before_answer((before or b"") + TOKEN) is None
+        assert before_answer((before or b"") + b"event: token") is not None, "its name may go on"
+        assert before_answer((before or b"") + b"event: token\n") is None

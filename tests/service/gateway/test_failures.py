@@ -182,6 +182,31 @@ async def test_a_long_prefill_is_no_silence_since_the_stream_has_not_begun(patie
     assert rest.replace(b": keep-alive\n\n", b"") == b"data: {}\n\n" + DONE
 
 
+async def test_an_event_that_comes_before_the_answer_in_pieces_does_not_begin_it() -> None:
+    has_head, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(CREATED[:40]))
+        await has_head.wait()
+        writer.write(chunk(CREATED[40:]))
+        await goes_on.wait()
+        writer.write(chunk(DONE) + b"0\r\n\r\n")
+
+    limits = Limits(first_byte=PATIENCE, silence=0.05, keep_alive=0.01)
+    async with (
+        scripted(respond) as engine,
+        bare_gateway(engine.url, engine.pod, limits) as url,
+        aiohttp.ClientSession() as session,
+        session.post(url + "/v1/responses", json={"input": "Hello", "stream": True}) as response,
+    ):
+        has_head.set()
+        assert await response.content.readuntil(b"\n\n") == CREATED
+        # each comment after 0.01 s at least, and so for longer than the silence that is allowed
+        assert {await response.content.readuntil(b"\n\n") for _ in range(20)} == {b": keep-alive\n\n"}
+        goes_on.set()
+        assert (await response.read()).endswith(DONE)
+
+
 async def test_an_event_that_says_abort_in_its_text_is_a_text(before: Before) -> None:
     event = b"data: %b\n\n" % json.dumps({"choices": [{"delta": {"content": '"finish_reason": "abort"'}}]}).encode()
 
