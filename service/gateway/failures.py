@@ -1,7 +1,8 @@
 """Answers that an engine ends as if they were complete, although it has failed; and the event that tells a client so.
 
 vLLM 0.32 ends running requests with `finish_reason` "abort" on SIGTERM, and with an error event if its core dies; both
-under status 200, and a proper end after them. In Anthropic's form, an aborted message has no `stop_reason`.
+under status 200, and a proper end after them. In Anthropic's form, an aborted message has no `stop_reason`: null in a
+stream, absent from a whole message.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 
 _ABORT = b'"abort"'
 _NO_STOP = b'{"stop_reason":null'
+_MESSAGE = b'"type":"message"'
 _ERROR_STARTS = (b'{"error"', b'{"type":"error"')
 _ABORTED = re.compile(rb'"finish_reason":\s*"abort"')
 _STOPPED = re.compile(
@@ -50,6 +52,17 @@ class _ErrorEvent(msgspec.Struct):
     error: _Error
 
 
+class _Message(msgspec.Struct):
+    type: str = ""
+    usage: object = None
+    stop_reason: object = None
+
+    @property
+    def is_aborted(self) -> bool:
+        return self.type == "message" and self.usage is not None and self.stop_reason is None
+
+
+_message = msgspec.json.Decoder(_Message)
 _error_event = msgspec.json.Decoder(_ErrorEvent)
 
 
@@ -64,6 +77,8 @@ def failure_in(body: bytes) -> Failure | None:
         return Failure(max(0, body.rfind(b"data:", 0, aborted.start())), _SHUTTING_DOWN)
     if _NO_STOP in body and (stopped := _STOPPED.search(body)) is not None:
         return Failure(stopped.start(), _SHUTTING_DOWN)
+    if body.startswith(b"{") and _MESSAGE in body and _is_aborted_message(body):
+        return Failure(0, _SHUTTING_DOWN)
     if any(start in body for start in _ERROR_STARTS) and (found := _ERROR.search(body)) is not None:
         try:
             error = _error_event.decode(found[1]).error
@@ -72,6 +87,13 @@ def failure_in(body: bytes) -> Failure | None:
         if error.is_engines:
             return Failure(found.start(), error.message[:_MAX_REASON])
     return None
+
+
+def _is_aborted_message(body: bytes) -> bool:
+    try:
+        return _message.decode(body).is_aborted
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
 
 
 def error_event(path: str, reason: str, before: bytes) -> bytes:

@@ -95,7 +95,8 @@ class MessageAnswer(Answer):
 
     def whole(self, text: str, tokens: Sequence[int], finish_reason: str) -> bytes:
         block = self._block(msgspec.json.decode(text)) if self.tool else {"type": "text", "text": text}
-        return msgspec.json.encode({**self._message([block], len(tokens)), "stop_reason": self._stop(finish_reason)})
+        message = {**self._message([block], len(tokens)), "stop_reason": self._stop(finish_reason)}
+        return msgspec.json.encode({name: value for name, value in message.items() if value is not None})
 
     def first(self) -> bytes:
         block = self._block({}) if self.tool else {"type": "text", "text": ""}
@@ -132,7 +133,9 @@ class MessageAnswer(Answer):
     def _block(self, arguments: Any) -> Json:
         return {"type": "tool_use", "id": f"toolu_{self.identity}", "name": self.tool, "input": arguments}
 
-    def _stop(self, finish_reason: str) -> str:
+    def _stop(self, finish_reason: str) -> str | None:
+        if finish_reason == "abort":
+            return None
         return "tool_use" if self.tool else {"length": "max_tokens"}.get(finish_reason, "end_turn")
 
     def _message(self, content: list[Json], generated: int) -> Json:

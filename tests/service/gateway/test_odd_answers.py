@@ -77,6 +77,14 @@ async def test_an_answer_with_two_lengths_is_none(before: Before) -> None:
         assert response.status == 502
 
 
+async def test_a_stored_message_is_no_answer_that_an_engine_aborted(before: Before) -> None:
+    stored = b'{"id":"msg_1","type":"message","role":"user","content":[]}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(stored)
+    routed, _ = await before(always(head + stored))
+    async with routed.client.get("/v1/conversations/1/items/msg_1") as response:
+        assert (response.status, await response.read()) == (200, stored)
+
+
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
 async def test_an_answer_without_a_body_leaves_the_connection_for_the_next(before: Before, status: bytes) -> None:
     routed, (engine,) = await before(always(b"HTTP/1.1 %b\r\nETag: 1\r\n\r\n" % status))
