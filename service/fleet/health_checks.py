@@ -117,11 +117,16 @@ class Monitor:
             pod.healthy = False
 
 
-def _tell_breaker(pod: Pod, was_open: bool) -> bool:
-    """Whether the circuit breaker of a healthy pod is open; logs a change."""
-    is_open = pod.breaker.state is not State.CLOSED
-    if is_open and not was_open:
-        logger.warning("Pod %s is healthy, but requests to it fail: %s", pod.name, pod.breaker.reason)
-    elif was_open and not is_open:
+def _tell_breaker(pod: Pod, was_failing: bool) -> bool:
+    """Whether requests to a healthy pod fail; logs a change.
+
+    They fail from the opening of the circuit breaker until an answer is complete: it closes when one begins.
+    """
+    breaker = pod.breaker
+    if was_failing and breaker.reason is None:
         logger.info("Pod %s answers requests again", pod.name)
-    return is_open
+        return False
+    if not was_failing and breaker.state is not State.CLOSED:
+        logger.warning("Pod %s is healthy, but requests to it fail: %s", pod.name, breaker.reason)
+        return True
+    return was_failing

@@ -39,6 +39,7 @@ class ScriptedEngine:
         self.respond = respond
         self.requests: list[Received] = []
         """All but the questions of a health check."""
+        self.health_checks = 0
         self.port = 0
         self.facts: dict[str, object] = {}
         """Answers of GET requests by path, beside /health and /v1/models."""
@@ -84,6 +85,7 @@ class ScriptedEngine:
         models = {"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]}
         match received.method, received.target:
             case "GET", "/health":
+                self.health_checks += 1
                 await answer(b"")(received, writer)
             case "GET", "/v1/models":
                 await answer(json.dumps(models).encode())(received, writer)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 import pytest
+from aiohttp import ClientPayloadError
 
 from service.fleet.breaker import MAX_FAILURES
 from tests.service.engines import chat
@@ -47,27 +48,65 @@ async def test_an_error_of_the_engine_to_the_request_that_tries_lets_another_one
     assert (await routed.pods())[engine.pod]["breaker"] == "closed"
 
 
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "service.fleet.health_checks"]
+
+
 async def test_the_log_tells_once_that_requests_to_a_healthy_pod_fail_and_once_that_they_do_not(
     before: Before, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def told() -> list[str]:
-        return [record.getMessage() for record in caplog.records if record.name == "service.fleet.health_checks"]
-
     routed, (engine,) = await before(reset, health_interval=0.2)
     caplog.set_level(logging.INFO)
     caplog.clear()
     for _ in range(MAX_FAILURES):
         assert await status_of(routed) == 502
-    await until(lambda: len(told()) == 1)
+    await until(lambda: len(told(caplog)) == 1)
     await until_one_may_try(routed, engine)
     assert await status_of(routed) == 502
     await until_one_may_try(routed, engine)
     engine.respond = answer(b"{}")
     assert await status_of(routed) == 200
-    await until(lambda: len(told()) == 2)
-    failing, answering = told()
+    await until(lambda: len(told(caplog)) == 2)
+    failing, answering = told(caplog)
     assert failing.startswith(f"Pod {engine.pod} is healthy, but requests to it fail: ")
     assert answering == f"Pod {engine.pod} answers requests again"
+
+
+async def test_a_pod_whose_streams_begin_and_break_does_not_answer_again(
+    before: Before, caplog: pytest.LogCaptureFixture
+) -> None:
+    breaks = asyncio.Event()
+
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM + b"a\r\ndata: {}\n\n\r\n")
+        await breaks.wait()
+        writer.transport.abort()
+
+    routed, (engine,) = await before(respond, health_interval=0.05)
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+
+    async def until_checked() -> None:
+        seen = engine.health_checks
+        await until(lambda: engine.health_checks > seen + 1)
+
+    for _ in range(MAX_FAILURES + 2):
+        await routed.until_pods(lambda pods: pods[engine.pod]["breaker"] != "open")
+        breaks.clear()
+        async with routed.client.post(CHAT, json=chat("Hello", stream=True)) as response:
+            assert await response.content.readuntil(b"\n\n") == b"data: {}\n\n"
+            await until_checked()
+            breaks.set()
+            with pytest.raises(ClientPayloadError):
+                await response.read()
+        await until_checked()
+    (failing,) = told(caplog)
+    assert failing.startswith(f"Pod {engine.pod} is healthy, but requests to it fail: ")
+    engine.respond = answer(b"{}")
+    await until_one_may_try(routed, engine)
+    assert await status_of(routed) == 200
+    await until(lambda: len(told(caplog)) == 2)
+    assert told(caplog)[1] == f"Pod {engine.pod} answers requests again"
 
 
 async def test_others_need_not_wait_until_a_long_answer_ends_after_the_engine_is_back(before: Before) -> None:
