@@ -76,11 +76,11 @@ class Gateway:
         else:
             end = await self._stream(asked.http, exchange, response)
         is_ours = exchange.sent.names_rank == exchange.choice.names_rank  # otherwise the client chose the rank
-        if head.status == HTTPStatus.OK and (usage := usage_in(end)) is not None:
+        if head.status == HTTPStatus.OK and (usage := usage_in(end, asked.question.tokens)) is not None:
             record.note_usage(usage)
             if asked.is_judged and exchange.choice.reservation.reporter is not None:
                 exchange.choice.reservation.reporter.reused(usage.cached)
-            if asked.is_judged and is_ours:
+            if asked.is_judged and is_ours and usage.is_certain:
                 exchange.came_whole(usage)
                 if self._accuracy is not None:
                     self._accuracy.note(exchange.choice, asked.question, usage)

@@ -70,7 +70,7 @@ class RequestRecord(RequestOutcome, kw_only=True):
         return NOTHING if self.trace is NOTHING else self.trace.attempt(_facts_of_attempt(self, choice))
 
     def note_usage(self, usage: Usage) -> None:
-        self.prompt_tokens, self.cached_tokens, self.generated_tokens = usage
+        self.prompt_tokens, self.cached_tokens, self.generated_tokens, _ = usage
 
     def first_token(self) -> None:
         if self.first_token_seconds is None:

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 _PROMPT_TOKENS: Final = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
 _GENERATED_TOKENS: Final = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})')
 _CACHED_TOKENS: Final = re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)"\s*:\s*(\d{1,9})')
-_BESIDE_INPUT: Final = re.compile(rb'"cache_(?:read|creation)_input_tokens"\s*:\s*(\d{1,9})')
-"""Prompt tokens that Anthropic's API does not count as `input_tokens`."""
+_BESIDE_INPUT: Final = re.compile(rb'"cache_(read|creation)_input_tokens"\s*:\s*(\d{1,9})')
+"""Prompt tokens that Anthropic's API does not count as `input_tokens`; some versions of SGLang count them there too."""
 _USAGE: Final = b'"usage"'
 _WINDOW: Final = 32
 _MIN_JUDGED: Final = 8
@@ -39,6 +39,8 @@ class Usage(NamedTuple):
     prompt: int
     cached: int | None
     generated: int | None = None
+    is_certain: bool = True
+    """Whether the engine cannot mean another number of prompt tokens."""
 
 
 class Delivery(StrEnum):
@@ -56,16 +58,26 @@ _REASONS: Final = {
 }
 
 
-def usage_in(data: bytes) -> Usage | None:
-    """The last usage in a piece of an answer; None without one."""
+def usage_in(data: bytes, expected: int | None = None) -> Usage | None:
+    """The last usage in a piece of an answer; None without one.
+
+    Of the two numbers of prompt tokens that an answer in Anthropic's form can mean, it has the `expected` one.
+    """
     start = data.rfind(_USAGE)
     while start >= 0:
         prompt = _PROMPT_TOKENS.search(data, start)
         if prompt is not None:
             cached = _CACHED_TOKENS.search(data, start)
-            generated = _GENERATED_TOKENS.search(data, start)
-            tokens = int(prompt[1]) + sum(map(int, _BESIDE_INPUT.findall(data, start)))
-            return Usage(tokens, *(int(found[1]) if found else None for found in (cached, generated)))
+            generated = _GENERATED_TOKENS.findall(data, start)  # a later usage of Anthropic's form may have only these
+            tokens = int(prompt[1])
+            beside = {name: int(count) for name, count in reversed(_BESIDE_INPUT.findall(data, start))}
+            total = tokens + sum(beside.values())
+            return Usage(
+                prompt=tokens if tokens == expected else total,
+                cached=int(cached[1]) if cached else None,
+                generated=int(generated[-1]) if generated else None,
+                is_certain=total == tokens or expected in {tokens, total},
+            )
         start = data.rfind(_USAGE, 0, start)  # `"usage": null` in the last chunk
     return None
 

@@ -9,7 +9,8 @@ import pytest
 
 from service.simulation.publisher import batch_payload
 from tests.service.engines import MODEL, chat
-from tests.service.gateway.routed import CHAT, Route, Routed
+from tests.service.gateway.routed import CHAT, Before, Route, Routed
+from tests.service.gateway.scripted import answer
 
 TEXT = "The harbour office answers questions about the ferry, the pilot boat and the crane. " * 8
 
@@ -59,6 +60,21 @@ async def test_answers_of_other_apis_are_held_against_predictions_too(route: Rou
     metrics = await (await routed.client.get("/metrics")).text()
     assert f'kvcache_routed_requests_total{{pod="{engine.pod}",result="equal"}} 10.0' in metrics
     assert "stream_options" not in json.loads(engine.requests[-1].body)
+
+
+@pytest.mark.parametrize(("reused", "differ"), [(0, True), (50, False)])
+async def test_a_count_that_can_be_read_in_two_ways_is_no_proof_that_tokens_differ(
+    before: Before, caplog: pytest.LogCaptureFixture, reused: int, differ: bool
+) -> None:
+    usage = {"input_tokens": 7777, "cache_read_input_tokens": reused, "output_tokens": 2}
+    message = {"type": "message", "content": [], "stop_reason": "end_turn", "usage": usage}
+    routed, _ = await before(answer(json.dumps(message).encode()))
+    for number in range(10):
+        async with routed.client.post("/v1/messages", json=chat(f"{TEXT} {number}", max_tokens=2)) as response:
+            assert response.status == 200
+            await response.read()
+    told = [record.getMessage() for record in caplog.records if record.name == "service.routing.accuracy"]
+    assert bool(told) == differ
 
 
 async def test_a_prediction_for_a_rank_that_is_inexact_says_so(route: Route) -> None:

@@ -54,7 +54,17 @@ class Judged:
         (b'{"usage":{"input_tokens":9,"output_tokens":2}}', Usage(9, None, 2)),
         (
             b'{"usage":{"input_tokens":5,"cache_read_input_tokens":4,"cache_creation_input_tokens":3,"output_tokens":2}}',
-            Usage(12, 4, 2),
+            Usage(12, 4, 2, is_certain=False),
+        ),
+        (
+            b'data: {"message":{"usage":{"input_tokens":10,"cache_read_input_tokens":90,"output_tokens":0}}}\n\n'
+            b'data: {"type":"message_delta","usage":{"output_tokens":5}}\n\n',
+            Usage(100, 90, 5, is_certain=False),
+        ),
+        (
+            b'data: {"message":{"usage":{"input_tokens":10,"cache_read_input_tokens":90,"output_tokens":0}}}\n\n'
+            b'data: {"type":"message_delta","usage":{"cache_read_input_tokens":90,"output_tokens":5}}\n\n',
+            Usage(100, 90, 5, is_certain=False),
         ),
         (b'{"content":"\\"usage\\":{\\"prompt_tokens\\":7}"}', None),
         (b"", None),
@@ -62,6 +72,25 @@ class Judged:
 )
 def test_usage_is_read_from_the_end_of_an_answer(answer: bytes, usage: Usage | None) -> None:
     assert usage_in(answer) == usage
+
+
+@pytest.mark.parametrize(
+    ("expected", "usage"),
+    [
+        (100, Usage(100, 90, 5)),
+        (190, Usage(190, 90, 5)),
+        (120, Usage(190, 90, 5, is_certain=False)),
+        (None, Usage(190, 90, 5, is_certain=False)),
+    ],
+)
+def test_input_tokens_may_include_the_reused_ones_if_these_are_expected(expected: int | None, usage: Usage) -> None:
+    answer = b'{"usage":{"input_tokens":100,"cache_read_input_tokens":90,"output_tokens":5}}'
+    assert usage_in(answer, expected) == usage
+
+
+def test_input_tokens_of_which_none_are_reused_are_certain() -> None:
+    answer = b'{"usage":{"input_tokens":100,"cache_read_input_tokens":0,"output_tokens":5}}'
+    assert usage_in(answer, 120) == Usage(100, 0, 5)
 
 
 def test_answers_as_predicted_make_a_pod_equal() -> None:
