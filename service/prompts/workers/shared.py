@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from threading import Lock
 
@@ -12,32 +13,37 @@ _SOON_SECONDS = 0.001
 """That the event loop may wait; to ask a thread instead takes it a tenth of that."""
 
 _PAUSE_SECONDS = 5.0
-"""After which a process that died twice is started again."""
+"""After which a process that died twice, or could not be started, is started again."""
+
+_KILL_SECONDS = 0.1
+"""Between kills of a process that ends: one that was just being started got none."""
+
+
+class _Refused(WorkerLost):
+    """The process is not started at the moment."""
 
 
 class SharedProcess:
     """A WorkerProcess that is started again when it dies. Thread-safe."""
 
-    def __init__(self, module: str, max_answer_bytes: int) -> None:
+    def __init__(self, module: str, max_answer_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         """`module` is that of the process, as of WorkerProcess."""
         self._process = WorkerProcess(module)
         self._max_answer_bytes = max_answer_bytes
+        self._clock = clock
         self._lock = Lock()
         self._closed = False
         self._refuses_until = 0.0
+        self._refuses_because = ""
 
     def run(self, job: bytes, seconds: float) -> bytes:
         """Returns the answer to a job; raises WorkFailed, OSError if no process can be started, or CancelledError."""
         try:
             return self._run(job, seconds)
-        except WorkerTimedOut:
+        except (WorkerTimedOut, _Refused):
             raise
         except WorkerLost:  # for want of memory, perhaps, which others have freed since
-            try:
-                return self._run(job, seconds)
-            except WorkerLost:
-                self._refuses_until = time.monotonic() + _PAUSE_SECONDS
-                raise
+            return self._run(job, seconds, is_last=True)
 
     def run_soon(self, job: bytes, seconds: float) -> bytes | None:
         """As `run`, for the event loop; None if it would have to wait, or if `run` fails."""
@@ -58,18 +64,28 @@ class SharedProcess:
     def close(self) -> None:
         """Ends the process and the jobs in flight. Blocks until it has ended."""
         self.kill()
-        with self._lock:
-            self._process.close()
+        while not self._lock.acquire(timeout=_KILL_SECONDS):
+            self._process.kill()
+        self._process.close()
+        self._lock.release()
 
-    def _run(self, job: bytes, seconds: float) -> bytes:
+    def _run(self, job: bytes, seconds: float, *, is_last: bool = False) -> bytes:
         with self._lock:
             if self._closed:
                 raise CancelledError
-            if time.monotonic() < self._refuses_until:
-                raise WorkerLost("its process has died twice")
+            if self._clock() < self._refuses_until:
+                raise _Refused(self._refuses_because)
             try:
                 return self._process.run(job, seconds, self._max_answer_bytes)
-            except WorkerLost:
+            except (WorkerLost, OSError) as error:
                 if self._closed:
                     raise CancelledError from None
+                if isinstance(error, OSError):
+                    self._pause(f"no process can be started for it ({error})")
+                elif is_last:
+                    self._pause("its process has died twice")
                 raise
+
+    def _pause(self, reason: str) -> None:
+        self._refuses_until = self._clock() + _PAUSE_SECONDS
+        self._refuses_because = reason

@@ -155,7 +155,7 @@ async def test_a_process_that_dies_of_every_job_is_not_started_for_each_request(
         with pytest.raises(ModelUnavailable, match=reason):
             await model.tokenize(TEXT)
     shared._process._module = loading._VOCABULARY_WORKER
-    shared._refuses_until = 0.0
+    shared._clock = lambda: time.monotonic() + 5
     assert await model.tokenize(TEXT) == expected(TEXT)
 
 

@@ -1,0 +1,81 @@
+"""A process that several threads share: it dies, cannot be started, or is to end while it starts."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
+import pytest
+
+from service.prompts.workers import process
+from service.prompts.workers.process import WorkerLost
+from service.prompts.workers.shared import SharedProcess
+
+ECHOING = "tests.service.prompts.workers.echoing_worker"
+DYING = "tests.service.prompts.models.dying_worker"
+LONG_SECONDS = 60.0
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def shared(clock: Clock) -> Iterator[SharedProcess]:
+    made = SharedProcess(ECHOING, 1000, clock)
+    yield made
+    made.close()
+
+
+def test_a_process_that_died_twice_is_started_again_after_five_seconds_though_requests_kept_coming(
+    shared: SharedProcess, clock: Clock
+) -> None:
+    shared._process._module = DYING
+    with pytest.raises(WorkerLost, match="crashes the process"):
+        shared.run(b"job", LONG_SECONDS)
+    shared._process._module = ECHOING
+    for clock.now in (1.0, 2.0, 3.0, 4.0):
+        with pytest.raises(WorkerLost, match="died twice"):
+            shared.run(b"job", LONG_SECONDS)
+    clock.now = 5.0
+    assert shared.run(b"job", LONG_SECONDS) == b"job"
+
+
+def test_a_process_that_cannot_be_started_is_not_started_for_each_request(shared: SharedProcess, clock: Clock) -> None:
+    shared._process._module = "no_such_module"
+    with pytest.raises(OSError, match="a new process does not answer"):
+        shared.run(b"job", LONG_SECONDS)
+    shared._process._module = ECHOING
+    for clock.now in (1.0, 2.0, 3.0, 4.0):
+        with pytest.raises(WorkerLost, match="no process can be started for it"):
+            shared.run(b"job", LONG_SECONDS)
+    clock.now = 5.0
+    assert shared.run(b"job", LONG_SECONDS) == b"job"
+
+
+def test_a_process_that_is_to_end_while_it_starts_is_killed(
+    shared: SharedProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = process._start
+
+    def start_during_the_end(module: str) -> subprocess.Popen[bytes]:
+        started = start(module)
+        started.send_signal(signal.SIGSTOP)  # it is never ready
+        shared.kill()
+        threads.submit(shared.close)
+        return started
+
+    monkeypatch.setattr(process, "_start", start_during_the_end)
+    monkeypatch.setattr(process, "START_SECONDS", LONG_SECONDS)
+    with ThreadPoolExecutor(1) as threads, pytest.raises(CancelledError):
+        shared.run(b"job", LONG_SECONDS)
