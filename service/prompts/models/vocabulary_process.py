@@ -16,7 +16,7 @@ from service.prompts.errors import BadModelFile, PromptError
 from service.prompts.models.vocabulary_worker import BadFile, Decode, Ends, Ids, Job, Load, Source, Strings
 from service.prompts.tokens.base import TokenizerUnavailable
 from service.prompts.tokens.vocabulary import Description
-from service.prompts.workers.process import WorkerLost, WorkerTimedOut, WorkFailed
+from service.prompts.workers.process import WorkerLost, WorkFailed
 from service.prompts.workers.shared import SharedProcess
 
 _T = TypeVar("_T")
@@ -83,8 +83,6 @@ class ProcessVocabulary:
             answer = answers.decode(self._process.run(request, _LOAD_SECONDS + size / _CHARACTERS_PER_SECOND))
         except UnicodeEncodeError:
             raise PromptError("the text holds an invalid character (a lone surrogate)") from None
-        except WorkerTimedOut as error:
-            raise PromptError(f"the model's tokenizer fails: {error}") from None
         except WorkerLost as error:
             raise TokenizerUnavailable(str(error)) from None
         except WorkFailed as error:
@@ -95,4 +93,4 @@ class ProcessVocabulary:
             return answer
         if isinstance(job, Load):
             raise BadModelFile(Path(answer.path), answer.reason)
-        raise TokenizerUnavailable(f"{answer.path}: {answer.reason}; POST /models/refresh loads them again")
+        raise TokenizerUnavailable(f"{answer.path}: {answer.reason}")

@@ -91,7 +91,8 @@ def _answer(job: Job) -> Description | BadFile | bytes | str | list[int] | list[
     if isinstance(job, Load):
         return vocabulary.described
     if job.digest != vocabulary.described.digest:
-        return BadFile(job.source.folder, "its files have changed since they were loaded")
+        reason = "its files have changed since they were loaded; POST /models/refresh loads them again"
+        return BadFile(job.source.folder, reason)
     match job:
         case Ids(text=text):
             return vocabulary.ids(text).tobytes()

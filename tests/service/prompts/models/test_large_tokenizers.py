@@ -17,7 +17,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from service.prompts.errors import ModelUnavailable, PromptError
-from service.prompts.models import loading
+from service.prompts.models import loading, vocabulary_process
 from service.prompts.models.catalog import Models
 from service.prompts.options import PromptOptions
 from service.prompts.workers.shared import SharedProcess
@@ -178,6 +178,33 @@ async def test_other_files_than_those_that_were_loaded_give_no_tokens(models: Mo
         await model.tokenize("Some text that is not cached")
     assert await models.refresh("demo")
     assert await (await models.get("demo")).tokenize(TEXT) == expected(TEXT, file)
+
+
+async def test_a_file_that_cannot_be_read_when_the_process_starts_again_is_named_until_it_can_be(
+    models: Models, tmp_path: Path
+) -> None:
+    model = await models.get("demo")
+    file = tmp_path / "demo" / "tokenizer.json"
+    content = file.read_bytes()
+    file.unlink()
+    process_of(models).kill()
+    with pytest.raises(ModelUnavailable, match=r"tokenizer\.json: .*No such file") as raised:
+        await model.tokenize(TEXT)
+    assert "refresh" not in str(raised.value)  # it would load nothing
+    file.write_bytes(content)
+    assert await model.tokenize(TEXT) == expected(TEXT)
+
+
+async def test_a_process_that_does_not_answer_makes_the_model_unavailable(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = await models.get("demo")
+    process_of(models).send_signal(signal.SIGSTOP)
+    with monkeypatch.context() as patched:
+        patched.setattr(vocabulary_process, "_LOAD_SECONDS", 0.1)
+        with pytest.raises(ModelUnavailable, match="it takes longer than"):
+            await model.tokenize(TEXT)
+    assert await model.tokenize(TEXT) == expected(TEXT)
 
 
 async def test_the_process_of_an_evicted_model_ends_after_its_last_request(models: Models, tmp_path: Path) -> None:
