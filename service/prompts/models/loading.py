@@ -133,7 +133,7 @@ class ModelLoader:
 
     async def _in_process(self, name: str, files: ModelFiles) -> ThreadedTokenizer:
         """A tokenizer whose vocabulary is in a process, which ends when no request needs it any longer."""
-        process = SharedProcess(_VOCABULARY_WORKER, _MAX_ANSWER_BYTES)
+        process = SharedProcess(_VOCABULARY_WORKER, _MAX_ANSWER_BYTES, f"the tokenizer of {name}")
         self._processes.add(process)
 
         def load() -> tuple[ProcessVocabulary, ThreadedTokenizer]:

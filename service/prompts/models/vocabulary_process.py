@@ -93,4 +93,5 @@ class ProcessVocabulary:
             return answer
         if isinstance(job, Load):
             raise BadModelFile(Path(answer.path), answer.reason)
-        raise TokenizerUnavailable(f"{answer.path}: {answer.reason}")
+        self._process.warn(reason := f"{answer.path}: {answer.reason}")
+        raise TokenizerUnavailable(reason)

@@ -45,10 +45,15 @@ class WorkerProcess:
         self._in_flight: bytes | None = None
         """The job that the process works on, or whose answer has not been read."""
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process has ended, and not by `close`."""
+        return self._process is not None and self._process.poll() is not None
+
     def run(self, job: bytes, seconds: float, max_bytes: int) -> bytes:
         """Returns the answer to a job; raises WorkFailed, or OSError if no process can be started. Blocks."""
         try:
-            if self._process is None or self._process.poll() is not None:
+            if self._process is None or self.is_dead:
                 self.close()
                 self._process = _start(self._module)
                 _await_ready(self._process)

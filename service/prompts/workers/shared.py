@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from threading import Lock
 
 from service.prompts.workers.process import WorkerLost, WorkerProcess, WorkerTimedOut, WorkFailed
+
+logger = logging.getLogger(__name__)
 
 _SOON_SECONDS = 0.001
 """That the event loop may wait; to ask a thread instead takes it a tenth of that."""
@@ -18,6 +21,9 @@ _PAUSE_SECONDS = 5.0
 _KILL_SECONDS = 0.1
 """Between kills of a process that ends: one that was just being started got none."""
 
+_SILENT_SECONDS = 60.0
+"""Between two equal warnings."""
+
 
 class _Refused(WorkerLost):
     """The process is not started at the moment."""
@@ -26,15 +32,19 @@ class _Refused(WorkerLost):
 class SharedProcess:
     """A WorkerProcess that is started again when it dies. Thread-safe."""
 
-    def __init__(self, module: str, max_answer_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """`module` is that of the process, as of WorkerProcess."""
+    def __init__(
+        self, module: str, max_answer_bytes: int, title: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`module` is that of the process, as of WorkerProcess; `title` its name in the log."""
         self._process = WorkerProcess(module)
         self._max_answer_bytes = max_answer_bytes
+        self._title = title
         self._clock = clock
         self._lock = Lock()
         self._closed = False
         self._refuses_until = 0.0
         self._refuses_because = ""
+        self._warned: dict[str, float] = {}
 
     def run(self, job: bytes, seconds: float) -> bytes:
         """Returns the answer to a job; raises WorkFailed, OSError if no process can be started, or CancelledError."""
@@ -56,6 +66,13 @@ class SharedProcess:
         finally:
             self._lock.release()
 
+    def warn(self, what: str) -> None:
+        """Logs a sentence about the process, unless it did so within a minute."""
+        now = self._clock()
+        if now >= self._warned.get(what, now):
+            self._warned[what] = now + _SILENT_SECONDS
+            logger.warning("%s: %s", self._title, what)
+
     def kill(self) -> None:
         """Ends the process and the jobs in flight; `close` must still be called."""
         self._closed = True
@@ -75,11 +92,17 @@ class SharedProcess:
                 raise CancelledError
             if self._clock() < self._refuses_until:
                 raise _Refused(self._refuses_because)
+            if self._process.is_dead:
+                self.warn("its process has died")
             try:
                 return self._process.run(job, seconds, self._max_answer_bytes)
             except (WorkerLost, OSError) as error:
                 if self._closed:
                     raise CancelledError from None
+                if isinstance(error, WorkerTimedOut):
+                    self.warn("its process did not answer in time and was killed")
+                elif isinstance(error, WorkerLost):
+                    self.warn("its process has died")
                 if isinstance(error, OSError):
                     self._pause(f"no process can be started for it ({error})")
                 elif is_last:
@@ -89,3 +112,4 @@ class SharedProcess:
     def _pause(self, reason: str) -> None:
         self._refuses_until = self._clock() + _PAUSE_SECONDS
         self._refuses_because = reason
+        self.warn(f"{reason}; requests that need it are refused for {_PAUSE_SECONDS:g} s")

@@ -167,7 +167,9 @@ async def test_a_process_that_cannot_be_started_is_said(models: Models) -> None:
         await model.tokenize(TEXT)
 
 
-async def test_other_files_than_those_that_were_loaded_give_no_tokens(models: Models, tmp_path: Path) -> None:
+async def test_other_files_than_those_that_were_loaded_give_no_tokens(
+    models: Models, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = await models.get("demo")
     await model.tokenize(TEXT)
     file = tmp_path / "demo" / "tokenizer.json"
@@ -176,6 +178,9 @@ async def test_other_files_than_those_that_were_loaded_give_no_tokens(models: Mo
     process_of(models).kill()
     with pytest.raises(ModelUnavailable, match=r"files have changed .* POST /models/refresh"):
         await model.tokenize("Some text that is not cached")
+    died, changed = caplog.messages
+    assert died == "the tokenizer of demo: its process has died"
+    assert "its files have changed since they were loaded" in changed
     assert await models.refresh("demo")
     assert await (await models.get("demo")).tokenize(TEXT) == expected(TEXT, file)
 

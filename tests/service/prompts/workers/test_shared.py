@@ -32,7 +32,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def shared(clock: Clock) -> Iterator[SharedProcess]:
-    made = SharedProcess(ECHOING, 1000, clock)
+    made = SharedProcess(ECHOING, 1000, "the echo", clock)
     yield made
     made.close()
 
@@ -79,3 +79,49 @@ def test_a_process_that_is_to_end_while_it_starts_is_killed(
     monkeypatch.setattr(process, "START_SECONDS", LONG_SECONDS)
     with ThreadPoolExecutor(1) as threads, pytest.raises(CancelledError):
         shared.run(b"job", LONG_SECONDS)
+
+
+def test_a_death_and_a_pause_are_logged_once_a_minute(
+    shared: SharedProcess, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared._process._module = DYING
+    warnings = [
+        "the echo: its process has died",
+        "the echo: its process has died twice; requests that need it are refused for 5 s",
+    ]
+    for clock.now in (0.0, 1.0, 30.0, 59.0):
+        with pytest.raises(WorkerLost):
+            shared.run(b"job", LONG_SECONDS)
+        assert caplog.messages == warnings
+    clock.now = 70.0
+    with pytest.raises(WorkerLost):
+        shared.run(b"job", LONG_SECONDS)
+    assert caplog.messages == warnings * 2
+
+
+def test_a_death_between_two_jobs_is_logged(shared: SharedProcess, caplog: pytest.LogCaptureFixture) -> None:
+    shared.run(b"job", LONG_SECONDS)
+    running = shared._process._process
+    assert running is not None
+    running.kill()
+    running.wait()
+    assert shared.run(b"job", LONG_SECONDS) == b"job"
+    assert caplog.messages == ["the echo: its process has died"]
+
+
+def test_a_failed_start_is_logged(shared: SharedProcess, caplog: pytest.LogCaptureFixture) -> None:
+    shared._process._module = "no_such_module"
+    with pytest.raises(OSError):
+        shared.run(b"job", LONG_SECONDS)
+    (warning,) = caplog.messages
+    assert warning.startswith("the echo: no process can be started for it")
+
+
+def test_the_end_of_a_process_that_is_to_end_is_not_logged(
+    shared: SharedProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared.run(b"job", LONG_SECONDS)
+    shared.kill()
+    with pytest.raises(CancelledError):
+        shared.run(b"job", LONG_SECONDS)
+    assert not caplog.messages
