@@ -29,7 +29,7 @@ _CHARACTERS_PER_SECOND = 20_000
 _MAX_SOON_CHARACTERS = 4096
 
 _description = Decoder(Description | BadFile)
-_ids = Decoder(bytes | BadFile)
+_ids: Decoder[list[bytes] | BadFile] = Decoder(list[bytes] | BadFile)
 _ends = Decoder(list[int] | BadFile)
 _text: Decoder[str | BadFile] = Decoder(str | BadFile)
 _strings = Decoder(list[str | None] | BadFile)
@@ -49,19 +49,20 @@ class ProcessVocabulary:
         self.described: Description = self._ask(Load(source), 0, _description)
         self._digest = self.described.digest
 
-    def ids(self, text: str) -> TokenIds:
-        return array("I", self._ask(Ids(self._source, self._digest, text), len(text), _ids))
+    def ids(self, texts: Sequence[str]) -> list[TokenIds]:
+        answer = self._ask(Ids(self._source, self._digest, texts), sum(map(len, texts)), _ids)
+        return [array("I", ids) for ids in answer]
 
-    def ids_soon(self, text: str) -> TokenIds | None:
-        if len(text) > _MAX_SOON_CHARACTERS:
+    def ids_soon(self, texts: Sequence[str]) -> list[TokenIds] | None:
+        if sum(map(len, texts)) > _MAX_SOON_CHARACTERS:
             return None
         try:
-            job = msgspec.msgpack.encode(Ids(self._source, self._digest, text))
+            job = msgspec.msgpack.encode(Ids(self._source, self._digest, texts))
         except UnicodeEncodeError:
             return None
         answer = self._process.run_soon(job, _LOAD_SECONDS)
-        ids = None if answer is None else _ids.decode(answer)
-        return array("I", ids) if isinstance(ids, bytes) else None
+        decoded = None if answer is None else _ids.decode(answer)
+        return [array("I", ids) for ids in decoded] if isinstance(decoded, list) else None
 
     def ends(self, text: str) -> list[int]:
         return self._ask(Ends(self._source, self._digest, text), len(text), _ends)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
@@ -30,11 +31,11 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ids(msgspec.Struct, frozen=True, tag=True):
-    """Tokenizes a text; the answer is its tokens, 4 bytes each."""
+    """Tokenizes texts; the answer is the tokens of each, 4 bytes each."""
 
     source: Source
     digest: bytes
-    text: str
+    texts: Sequence[str]
 
 
 class Ends(msgspec.Struct, frozen=True, tag=True):
@@ -86,7 +87,7 @@ def _work(data: bytes) -> bytes:
     return msgspec.msgpack.encode(answer)
 
 
-def _answer(job: Job) -> Description | BadFile | bytes | str | list[int] | list[str | None]:
+def _answer(job: Job) -> Description | BadFile | list[bytes] | str | list[int] | list[str | None]:
     vocabulary = _vocabulary(job.source)
     if isinstance(job, Load):
         return vocabulary.described
@@ -94,8 +95,8 @@ def _answer(job: Job) -> Description | BadFile | bytes | str | list[int] | list[
         reason = "its files have changed since they were loaded; POST /models/refresh loads them again"
         return BadFile(job.source.folder, reason)
     match job:
-        case Ids(text=text):
-            return vocabulary.ids(text).tobytes()
+        case Ids(texts=texts):
+            return [ids.tobytes() for ids in vocabulary.ids(texts)]
         case Ends(text=text):
             return vocabulary.ends(text)
         case Decode(tokens=tokens):

@@ -189,27 +189,34 @@ class TextTokenizer:
 
     def answer(self, question: Question) -> Known:
         """Asks the vocabulary, and blocks meanwhile."""
-        return self._answer(question, self._vocabulary.ids)
+        known = self._known(question, self._vocabulary.ids(self._texts(question)))
+        return self.answer(Question([], [*question.words, *question.pieces])) if known is None else known
 
     def answer_soon(self, question: Question) -> Known | None:
-        """As `answer`, for the event loop; None if it would have to wait."""
-        try:
-            return self._answer(question, self._ids_soon)
-        except NotKnown:
-            return None
+        """As `answer`, for the event loop; None if it would have to wait, or to ask more than once."""
+        tokens = self._vocabulary.ids_soon(self._texts(question))
+        return None if tokens is None else self._known(question, tokens)
 
-    def _answer(self, question: Question, ids: Callable[[str], TokenIds]) -> Known:
-        known = dict(zip(question.words, self._split_words(question.words, ids), strict=True)) if question.words else {}
+    def _texts(self, question: Question) -> list[str]:
+        """The words, joined to one text, and the pieces."""
+        if not question.words:
+            return list(question.pieces)
+        assert self._words is not None  # noqa: S101 - only asked for with words
+        return [self._words.separator.join(question.words), *question.pieces]
+
+    def _known(self, question: Question, tokens: list[TokenIds]) -> Known | None:
+        """`tokens` are those of `_texts`. None if the words cannot be told apart."""
+        known: dict[str, bytes] = {}
+        if question.words:
+            joined, *tokens = tokens
+            if (apart := self._apart(joined, len(question.words))) is None:
+                return None
+            known = dict(zip(question.words, apart, strict=True))
         context = (self._segmentation and self._segmentation.context) or ""
-        for piece in question.pieces:
+        for piece, ids in zip(question.pieces, tokens, strict=True):
             has_context = bool(context) and piece.startswith(context)
-            known[piece] = ids(piece)[has_context:].tobytes()
+            known[piece] = ids[has_context:].tobytes()
         return known
-
-    def _ids_soon(self, text: str) -> TokenIds:
-        if (tokens := self._vocabulary.ids_soon(text)) is None:
-            raise NotKnown
-        return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of tokens, including special ones; raises PromptError for a number outside 32 bits."""
@@ -302,25 +309,27 @@ class TextTokenizer:
         context = self._context(segment)
         if known is not None:
             return _each(known, [context + piece])[0]
-        return self._vocabulary.ids(context + piece)[bool(context) :].tobytes()
+        return self._vocabulary.ids([context + piece])[0][bool(context) :].tobytes()
 
     def _splits(self, piece: str, roots: _Roots) -> Words | None:
         """How to split a piece into words; None if it is tokenized as a whole."""
         return self._words if roots is self._shared and len(piece) <= _MAX_WORDS_CHARACTERS else None
 
     def _tokens_of_words(self, words: Sequence[str]) -> list[bytes]:
-        return self._split_words(words, self._vocabulary.ids)
-
-    def _split_words(self, words: Sequence[str], ids: Callable[[str], TokenIds]) -> list[bytes]:
         """The tokens of each of several words, in one call: its overhead exceeds the work for a single word."""
         assert self._words is not None  # noqa: S101 - only called with words
-        joined = ids(self._words.separator.join(words))
+        (joined,) = self._vocabulary.ids([self._words.separator.join(words)])
+        apart = self._apart(joined, len(words))
+        return [ids.tobytes() for ids in self._vocabulary.ids(words)] if apart is None else apart
+
+    def _apart(self, joined: TokenIds, count: int) -> list[bytes] | None:
+        """The tokens of each of `count` words that were joined; None if the separator is also the unknown token."""
+        assert self._words is not None  # noqa: S101 - only called with words
         tokens, number = joined.tobytes(), self._words.separator_id
-        if joined.count(number) != len(words) - 1:
-            # The separator is also the model's token for unknown characters.
-            return [ids(word).tobytes() for word in words]
+        if joined.count(number) != count - 1:
+            return None
         pieces, start = [], 0
-        for _ in words[1:]:
+        for _ in range(count - 1):
             end = joined.index(number, start)
             pieces.append(tokens[start * _TOKEN_BYTES : end * _TOKEN_BYTES])
             start = end + 1

@@ -61,11 +61,11 @@ class Vocabulary(Protocol):
     waits: bool
     """Whether methods wait for a process, which the event loop may not."""
 
-    def ids(self, text: str) -> TokenIds:
-        """Returns the tokens of a text, without special ones around it."""
+    def ids(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Returns the tokens of each text, without special ones around it."""
         ...
 
-    def ids_soon(self, text: str) -> TokenIds | None:
+    def ids_soon(self, texts: Sequence[str]) -> list[TokenIds] | None:
         """As `ids`, for the event loop; None if it would have to wait, or if `ids` fails."""
         ...
 
@@ -121,15 +121,15 @@ class LoadedVocabulary:
             blake2b(source + msgspec.msgpack.encode((rules, before, after)), digest_size=16).digest(),
         )
 
-    def ids(self, text: str) -> TokenIds:
+    def ids(self, texts: Sequence[str]) -> list[TokenIds]:
         try:  # without panics_as_errors, which takes longer than a short text
-            (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         except BaseException as error:
             raise _without_panic(error) from None
-        return array("I", encoding.ids)
+        return [array("I", encoding.ids) for encoding in encodings]
 
-    def ids_soon(self, text: str) -> TokenIds:
-        return self.ids(text)
+    def ids_soon(self, texts: Sequence[str]) -> list[TokenIds]:
+        return self.ids(texts)
 
     def ends(self, text: str) -> list[int]:
         with panics_as_errors():

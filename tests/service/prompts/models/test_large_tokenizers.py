@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from service.prompts.errors import ModelUnavailable, PromptError
 from service.prompts.models import loading, vocabulary_process
 from service.prompts.models.catalog import Models
 from service.prompts.options import PromptOptions
+from service.prompts.workers.process import WorkerProcess
 from service.prompts.workers.shared import SharedProcess
 from tests.conftest import BUILTIN
 from tests.service.prompts.large_tokenizer import write_large_tokenizer
@@ -111,6 +113,20 @@ async def test_a_large_tokenizer_has_the_tokens_that_a_small_one_has(
         assert await large.reach(text, tokens, half) == await ours.reach(text, tokens, half)
 
 
+async def test_words_are_told_apart_where_the_model_has_no_added_token_but_the_unknown_one(
+    models: Models, tmp_path: Path
+) -> None:
+    described = json.loads(tokenizer_of("words").to_str())
+    described["added_tokens"] = described["added_tokens"][:1]
+    file = tmp_path / "demo" / "tokenizer.json"
+    file.write_text(json.dumps(described))
+    (tmp_path / "demo" / "tokenizer_config.json").write_text("{}")
+    model = await models.get("demo")
+    for text in ("The word xyzzy is unknown", LONG):
+        tokens = await model.tokenize(text, add_special_tokens=False)
+        assert tokens == array("I", Tokenizer.from_file(str(file)).encode(text, add_special_tokens=False).ids)
+
+
 async def test_what_a_large_tokenizer_refuses_is_said_as_a_small_one_says_it(models: Models) -> None:
     model = await models.get("demo")
     for text in ("\ud800", LONG + "\ud800"):
@@ -118,6 +134,36 @@ async def test_what_a_large_tokenizer_refuses_is_said_as_a_small_one_says_it(mod
             await model.tokenize(text)
     with pytest.raises(PromptError, match="0 or more"):
         await model.detokenize([-1])
+
+
+@pytest.mark.parametrize("kind", ["demo", "gpt2 with a space before the text", "bert", "words"])
+async def test_a_short_text_of_any_number_of_pieces_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Pieces are between added tokens: with a salt, or a tokenizer whose words cannot be cut, each is tokenized."""
+    monkeypatch.setattr(loading, "_LARGE_BYTES", 1000)
+    write_demo(tmp_path / "demo")
+    file = tmp_path / "demo" / "tokenizer.json"
+    if kind != "demo":
+        tokenizer_of(kind).save(str(file))
+        (tmp_path / "demo" / "tokenizer_config.json").write_text("{}")
+    models = Models(PromptOptions(models_dir=tmp_path, token_cache_by_salt=True))
+    model = await models.get("demo")
+    asked: list[bytes] = []
+    run_soon = WorkerProcess.run_soon
+
+    def counted(process: WorkerProcess, job: bytes, seconds: float, soon: float, max_bytes: int) -> bytes | None:
+        asked.append(job)
+        return run_soon(process, job, seconds, soon, max_bytes)
+
+    monkeypatch.setattr(WorkerProcess, "run_soon", counted)
+    for salt in (None, "salt"):
+        asked.clear()
+        text = "".join(f"{salt}{number}<|end|>[INST]" for number in range(120))
+        tokens = await model.tokenize(text, add_special_tokens=False, salt=salt)
+        assert tokens == array("I", Tokenizer.from_file(str(file)).encode(text, add_special_tokens=False).ids)
+        assert len(asked) == 1
+    await models.close()
 
 
 async def test_requests_survive_the_death_of_the_process(models: Models) -> None:
