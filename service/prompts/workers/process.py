@@ -44,6 +44,8 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._in_flight: bytes | None = None
         """The job that the process works on, or whose answer has not been read."""
+        self._unsent = b""
+        """The rest of its request."""
 
     @property
     def is_dead(self) -> bool:
@@ -76,7 +78,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Kills the process and frees its pipes."""
         process, self._process = self._process, None
-        self._in_flight = None
+        self._in_flight, self._unsent = None, b""
         if process is None:
             return
         process.kill()
@@ -88,15 +90,16 @@ class WorkerProcess:
     def run_soon(self, job: bytes, seconds: float, soon: float, max_bytes: int) -> bytes | None:
         """As `run`, but None if no process runs, or none answers within `soon` seconds; `run` then gets a later answer.
 
-        `job` is so short that a pipe takes it, and the answer, as a whole.
+        `job` is so short that most pipes take it, and the answer, as a whole.
         """
         process = self._process
-        if process is None or process.poll() is not None or self._in_flight is not None:
+        if process is None or self.is_dead or self._in_flight is not None:
             return None
         assert process.stdin is not None and process.stdout is not None  # noqa: S101
-        self._in_flight = job
-        if os.write(process.stdin.fileno(), REQUEST.pack(seconds, len(job)) + job) < REQUEST.size + len(job):
-            process.kill()  # it does not read, though it has nothing else to do
+        self._in_flight, self._unsent = job, REQUEST.pack(seconds, len(job)) + job
+        with suppress(BlockingIOError):
+            self._unsent = self._unsent[os.write(process.stdin.fileno(), self._unsent) :]
+        if self._unsent:  # a user with many pipes gets small ones
             return None
         try:
             _wait(process.stdout.fileno(), select.POLLIN, time.monotonic() + soon)
@@ -105,16 +108,21 @@ class WorkerProcess:
         return self._receive(process, time.monotonic() + seconds, max_bytes)
 
     def _ask(self, process: subprocess.Popen[bytes], job: bytes, seconds: float, max_bytes: int) -> bytes:
-        assert process.stdin is not None  # noqa: S101
         deadline = time.monotonic() + seconds
-        if self._in_flight == job:
-            return self._receive(process, deadline, max_bytes)
-        if self._in_flight is not None:  # nobody waits for it any longer
-            with suppress(WorkFailed):
+        if self._in_flight is not None:
+            self._send(process, deadline)
+            if self._in_flight == job:
+                return self._receive(process, deadline, max_bytes)
+            with suppress(WorkFailed):  # nobody waits for it any longer
                 self._receive(process, deadline, max_bytes)
-        self._in_flight = job
-        _write(process.stdin.fileno(), REQUEST.pack(seconds, len(job)) + job, deadline)
+        self._in_flight, self._unsent = job, REQUEST.pack(seconds, len(job)) + job
+        self._send(process, deadline)
         return self._receive(process, deadline, max_bytes)
+
+    def _send(self, process: subprocess.Popen[bytes], deadline: float) -> None:
+        assert process.stdin is not None  # noqa: S101
+        _write(process.stdin.fileno(), self._unsent, deadline)
+        self._unsent = b""
 
     def _receive(self, process: subprocess.Popen[bytes], deadline: float, max_bytes: int) -> bytes:
         assert process.stdout is not None  # noqa: S101

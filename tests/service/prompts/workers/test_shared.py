@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def shared(clock: Clock) -> Iterator[SharedProcess]:
-    made = SharedProcess(ECHOING, 1000, "the echo", clock)
+    made = SharedProcess(ECHOING, 100_000, "the echo", clock)
     yield made
     made.close()
 
@@ -79,6 +80,18 @@ def test_a_process_that_is_to_end_while_it_starts_is_killed(
     monkeypatch.setattr(process, "START_SECONDS", LONG_SECONDS)
     with ThreadPoolExecutor(1) as threads, pytest.raises(CancelledError):
         shared.run(b"job", LONG_SECONDS)
+
+
+@pytest.mark.parametrize("next_job", [b"long job" * 10_000, b"another job"])
+def test_a_question_that_exceeds_a_small_pipe_is_asked_by_a_thread(shared: SharedProcess, next_job: bytes) -> None:
+    shared.run(b"job", LONG_SECONDS)
+    running = shared._process._process
+    assert running is not None and running.stdin is not None
+    fcntl.fcntl(running.stdin, fcntl.F_SETPIPE_SZ, 4096)
+    assert shared.run_soon(b"long job" * 10_000, LONG_SECONDS) is None
+    assert shared.run(next_job, LONG_SECONDS) == next_job
+    assert shared.run(b"job", LONG_SECONDS) == b"job"
+    assert shared._process._process is running
 
 
 def test_a_death_and_a_pause_are_logged_once_a_minute(
