@@ -1,4 +1,4 @@
-"""A process that works on what strangers chose, and is killed on timeout."""
+"""A process that works for the service, and is killed on timeout."""
 
 from __future__ import annotations
 

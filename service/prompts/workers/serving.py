@@ -1,4 +1,4 @@
-"""The loop of a process that works on what strangers chose: bounded in memory, killed on timeout.
+"""The loop of a process that works for the service, and is killed on timeout.
 
 Reads jobs from standard input and answers on standard output, one at a time; `process` is the other end. Has no
 secrets in its environment.
