@@ -26,7 +26,7 @@ def give_back_large_blocks() -> None:
 
 
 def give_back_freed_pages() -> None:
-    """Gives back what was freed between blocks that stay, in the heaps of all threads. Call it on a thread.
+    """Gives freed pages of all heaps back to the system, also those between blocks in use. Call it on a thread.
 
     It takes a millisecond, and 0.1 to 0.2 ms for each megabyte that it gives back; other threads wait for most of that
     time when they allocate (malloc_trim(3)).

@@ -30,7 +30,7 @@ class KeyRing:
         self._checked_at = monotonic()
         self._of_file: tuple[ApiKey, ...] = ()
         self._problem: str | None = None
-        """What was logged last of a file that cannot be used."""
+        """The error of the file that was logged last."""
         if file is not None:
             self._read(file)
 

@@ -149,7 +149,7 @@ class IndexSink:
         return self._write
 
     def _finish(self, payload: bytes, applied: int) -> None:
-        """Decodes a batch of which so many events are applied, and applies the others."""
+        """Decodes a batch, and applies its events after the first `applied`, which are in the index already."""
         self._settle_plain()
         events = read_batch(payload).events[applied:]
         self._apply_events(events)

@@ -29,7 +29,7 @@ from service.events.statistics import EventStatistics
 from service.events.stream_records import StreamRecord
 from service.events.stream_states import REASONS, Connection
 from service.events.streams import Limits, Stream, Streams, claimant
-from service.events.subscription import Subscription, SubscriptionOptions, new_context
+from service.events.subscription import Subscription, SubscriptionOptions, new_context, tell_turned_away
 from service.events.topic import read_topic
 from service.index.base import Index, Rank
 
@@ -461,9 +461,7 @@ class EventPool:
 
     def _turned_away(self, endpoint: Endpoint, peer: str, reason: str) -> None:
         self.statistics.peers_refused += 1
-        for subscription in self._subscriptions:
-            if subscription.endpoint == endpoint:
-                subscription.status.turned_away = f"{peer} ({reason})"
+        tell_turned_away(self._subscriptions, endpoint, peer, reason)
         notice = "%s may not connect to %s: %s"
         self._log.log(logging.WARNING, (endpoint.address, reason), notice, peer, endpoint.address, reason)
 

@@ -20,7 +20,7 @@ from service.events.replay_socket import ReplayClient
 from service.events.resolver import Resolver
 from service.events.sequencer import Notice
 from service.events.streams import Stream, Streams
-from service.events.subscription import Subscription, SubscriptionOptions, new_context
+from service.events.subscription import Subscription, SubscriptionOptions, new_context, tell_turned_away
 from service.events.topic import read_topic
 from service.index.base import Rank
 
@@ -124,9 +124,7 @@ class Recorder:
         self._streams.disconnected(subscription, connection)
 
     def _turned_away(self, endpoint: Endpoint, peer: str, reason: str) -> None:
-        for subscription in self._subscriptions:
-            if subscription.endpoint == endpoint:
-                subscription.status.turned_away = f"{peer} ({reason})"
+        tell_turned_away(self._subscriptions, endpoint, peer, reason)
 
     # Observer of the streams
 

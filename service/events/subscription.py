@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from time import monotonic, time
 from typing import Protocol, TypeAlias
@@ -349,6 +349,13 @@ class Subscription:
         else:
             self.status.messages -= 1
             self.status.left_out(message.topic)
+
+
+def tell_turned_away(subscriptions: Iterable[Subscription], endpoint: Endpoint, peer: str, reason: str) -> None:
+    """Records in the status of an endpoint a peer that may not connect."""
+    for subscription in subscriptions:
+        if subscription.endpoint == endpoint:
+            subscription.status.turned_away = f"{peer} ({reason})"
 
 
 def _reason(error: zmq.ZMQError | OSError | ValueError) -> str:

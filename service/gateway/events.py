@@ -20,7 +20,7 @@ _BEFORE_ANSWER: Final = re.compile(rb"(?:(?::[^\r\n]*|" + _EARLY + rb"data:[^\r\
 _MAYBE_BEFORE: Final = re.compile(
     rb"(?::[^\r\n]*|e?v?e?n?t?|event:[^\r\n]*|" + _EARLY + rb"(?:d?a?t?a?|data:[^\r\n]*))\r?"
 )
-"""The beginning of what may become one of these."""
+"""An unfinished comment or event of these kinds."""
 _MAX_HEAD: Final = 128
 """More than the length of such an event before its data."""
 _MAX_KEPT: Final = 16 << 10

@@ -50,9 +50,8 @@ def _outcome(work: Callable[[bytes], bytes], requests: BinaryIO, size: int) -> t
 
 
 def _answer(answers: BinaryIO, kind: bytes, body: bytes) -> None:
-    answers.write(
-        ANSWER.pack(kind, len(body)) + body
-    )  # at once, so that who reads the start need not wait for the rest
+    # In one write: a reader of the start need not wait for the rest.
+    answers.write(ANSWER.pack(kind, len(body)) + body)
     answers.flush()
 
 

@@ -5,23 +5,14 @@ import pytest
 from service.api.errors import ApiError
 from service.api.key_rates import KeyRates
 from service.contract.api_keys import parse_api_keys, parse_rates
+from tests.clock import Clock
 from tests.service.conftest import Serve
 
 KEY, OTHER = "sk-first-0123456789", "sk-second-0123456789"
 
 
-class Clock:
-    """Time that passes when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_a_key_may_send_the_requests_of_a_second_at_once_and_then_at_its_rate() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     rates = KeyRates({"a": 3.0}, clock)
     for _ in range(3):
         rates.take("a")
@@ -35,7 +26,7 @@ def test_a_key_may_send_the_requests_of_a_second_at_once_and_then_at_its_rate() 
 
 
 def test_a_rate_below_one_per_second_says_how_long_to_wait() -> None:
-    rates = KeyRates({"a": 0.1}, Clock())
+    rates = KeyRates({"a": 0.1}, Clock(100.0))
     rates.take("a")
     with pytest.raises(ApiError) as refused:
         rates.take("a")
@@ -43,13 +34,13 @@ def test_a_rate_below_one_per_second_says_how_long_to_wait() -> None:
 
 
 def test_keys_have_their_own_rates_and_others_that_of_the_star() -> None:
-    rates = KeyRates(dict(parse_rates("a=1, *=2")), Clock())
+    rates = KeyRates(dict(parse_rates("a=1, *=2")), Clock(100.0))
     for name, allowed in (("a", 1), ("b", 2), ("c", 2)):
         for _ in range(allowed):
             rates.take(name)
         with pytest.raises(ApiError):
             rates.take(name)
-    free = KeyRates({"a": 1.0}, Clock())
+    free = KeyRates({"a": 1.0}, Clock(100.0))
     for _ in range(1000):
         free.take("b")
 

@@ -10,22 +10,13 @@ import pytest
 from service.contract.endpoints import Endpoint
 from service.index.base import Rank
 from service.simulation.publisher import Publisher
+from tests.clock import Clock
 from tests.service.events.batches import RANK, TOPIC, batch, becomes_exact, endpoint, held, state, stored
 from tests.service.events.conftest import Listen
 from tests.service.events.proxy import Proxy, Weather
 from tests.waiting import until
 
 CLEAR = Weather()
-
-
-class Clock:
-    """The seconds by which a pool hides and forgets the blocks of lost connections."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def test_a_connection_that_stays_lost_takes_the_blocks_out_of_the_scores_until_it_is_back(

@@ -3,13 +3,7 @@ from __future__ import annotations
 import pytest
 
 from service.fleet.breaker import FIRST_BACKOFF, MAX_BACKOFF, MAX_FAILURES, CircuitBreaker
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

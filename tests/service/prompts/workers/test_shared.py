@@ -13,17 +13,11 @@ import pytest
 from service.prompts.workers import process
 from service.prompts.workers.process import WorkerLost
 from service.prompts.workers.shared import SharedProcess
+from tests.clock import Clock
 
 ECHOING = "tests.service.prompts.workers.echoing_worker"
 DYING = "tests.service.prompts.models.dying_worker"
 LONG_SECONDS = 60.0
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

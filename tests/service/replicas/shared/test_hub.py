@@ -13,17 +13,10 @@ from service.replicas.shared.base import describe
 from service.replicas.shared.hub import Hub
 from service.replicas.shared.state import SharedState
 from service.replicas.shared.through_hub import ThroughHub
+from tests.clock import Clock
 from tests.waiting import until
 
 Join: TypeAlias = Callable[[str], Awaitable[SharedState]]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
